@@ -1,0 +1,1 @@
+"""Benchmarks: the commands behind every number in the documentation."""

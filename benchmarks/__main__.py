@@ -1,0 +1,70 @@
+"""Run the benchmarks: `python -m benchmarks [NAME ...]`, all of them by default.
+
+A benchmark is a list of `fewer` commands, so each can be run by hand. Training goes on where it was
+interrupted. Rows are added to `benchmarks/results/NAME.jsonl`; `scripts/tables.py` makes the
+tables of README and docs from them. The data lies in `../shared/data` (or `FEWER_DATA`).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+DATA = Path(os.environ.get("FEWER_DATA", "../shared/data"))
+RESULTS = Path("benchmarks/results")
+SEEDS = (42, 43, 44)
+
+
+def _trained(recipe: str, seed: int, train: str, test: str, rows: int | None) -> list[list[str]]:
+    """Train a recipe with a seed, then score and time the result on test data."""
+    run = f"runs/{recipe}-{seed}"
+    fit = ["fit", "--recipe", f"recipes/{recipe}.yaml", "--train", str(DATA / train)]
+    fit += ["--seed", str(seed), "--output", run, "--resume"]
+    evaluate = ["evaluate", f"{run}/model", "--data", str(DATA / test), "--threads", "1"]
+    evaluate += ["--baseline", f"{run}/0-dense/model"]
+    evaluate += ["--results", str(RESULTS / f"{recipe}.jsonl"), "--report", f"{run}/report.html"]
+    return [fit, evaluate + (["--rows", str(rows)] if rows else [])]
+
+
+def _lengths(model: str, test: str, max_length: int) -> list[list[str]]:
+    """Time batches of natural, mixed lengths."""
+    bench = ["bench", model, "--data", str(DATA / test), "--max-length", str(max_length)]
+    return [[*bench, "--threads", "1", "--results", str(RESULTS / "latency.jsonl")]]
+
+
+def benchmarks() -> dict[str, list[list[str]]]:
+    """Name every benchmark and its commands."""
+    imdb, sst2 = "imdb/train.jsonl.gz", "glue/sst2/train.jsonl.gz"
+    return {
+        "imdb": [
+            c for s in SEEDS for c in _trained("imdb-ltp", s, imdb, "imdb/test.jsonl.gz", 5000)
+        ],
+        "sst2": [
+            c for s in SEEDS for c in _trained("sst2-ltp", s, sst2, "glue/sst2/dev.jsonl.gz", None)
+        ],
+        "latency": _lengths("runs/imdb-ltp-42/model", "imdb/test.jsonl.gz", 256)
+        + _lengths("runs/imdb-ltp-42/model", "imdb/test.jsonl.gz", 512),
+    }
+
+
+def main(names: list[str]) -> int:
+    """Run the named benchmarks; the exit status is that of the first command that failed."""
+    known = benchmarks()
+    for name in names or list(known):
+        if name not in known:
+            print(f"unknown benchmark {name!r}; known: {', '.join(known)}", file=sys.stderr)
+            return 2
+        for command in known[name]:
+            print("fewer", *command, flush=True)
+            status = subprocess.run(
+                [sys.executable, "-m", "fewer", *command], check=False
+            ).returncode
+            if status:
+                return status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,59 @@
+"""Write the tables of README and docs from the result rows; `--check` only says whether they are.
+
+A block begins with `<!-- results:NAME -->` and ends with `<!-- end results -->`; NAME says which
+rows of benchmarks/results/ it shows.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from fewer.measure.report import markdown
+from fewer.measure.rows import read_results
+
+RESULTS = Path("benchmarks/results")
+SHOWN = {
+    "imdb": ["imdb-ltp"],
+    "sst2": ["sst2-ltp"],
+    "latency": ["latency"],
+    "readme": ["imdb-ltp", "sst2-ltp"],
+}
+BLOCK = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- end results -->)", re.DOTALL)
+
+
+def filled(text: str) -> str:
+    """Fill every block of a page; the newest row counts where a run was measured again."""
+    return BLOCK.sub(lambda block: f"{block[1]}{_table(block[2])}{block[3]}", text)
+
+
+def _table(name: str) -> str:
+    files = [RESULTS / f"{stem}.jsonl" for stem in SHOWN[name]]
+    newest = {}
+    for row in (row for file in files if file.exists() for row in read_results(file)):
+        newest[row["model"], row["data"]["hash"], row["max_length"], row["kind"]] = row
+    if not newest:
+        return "\nNot measured yet: run `make bench`.\n\n"
+    processors = sorted({str(row["processor"]) for row in newest.values()})
+    note = f"Measured on {'; '.join(processors)}, one thread, fp32; rows in `{RESULTS}`.\n"
+    return f"\n{markdown(list(newest.values()))}\n{note}\n"
+
+
+def main(check: bool) -> int:
+    """Fill all pages, or with `check` return 1 and name those that are out of date."""
+    stale = []
+    for page in [Path("README.md"), *sorted(Path("docs").rglob("*.md"))]:
+        text = page.read_text(encoding="utf-8")
+        if (wanted := filled(text)) != text:
+            stale.append(str(page))
+            if not check:
+                page.write_text(wanted, encoding="utf-8")
+    if check and stale:
+        print(f"tables out of date in {', '.join(stale)}: run python scripts/tables.py")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))

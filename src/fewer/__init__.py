@@ -1,0 +1,74 @@
+"""fewer: fine-tuned Transformer encoders that read less and answer the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fewer.version import __version__
+
+if TYPE_CHECKING:
+    from fewer.config import method_from, method_to
+    from fewer.core.decision import Decision, Fate, Site, View
+    from fewer.core.policy import Dense, Method, Phase, Policy
+    from fewer.core.trace import Trace, record
+    from fewer.methods import METHODS
+    from fewer.models import applying, attach, attachment, detach, load, save
+    from fewer.pruning.ltp import LTP
+
+_HOMES = {
+    "LTP": "fewer.pruning.ltp",
+    "METHODS": "fewer.methods",
+    "Decision": "fewer.core.decision",
+    "Dense": "fewer.core.policy",
+    "Fate": "fewer.core.decision",
+    "Method": "fewer.core.policy",
+    "Phase": "fewer.core.policy",
+    "Policy": "fewer.core.policy",
+    "Site": "fewer.core.decision",
+    "Trace": "fewer.core.trace",
+    "View": "fewer.core.decision",
+    "applying": "fewer.models",
+    "attach": "fewer.models",
+    "attachment": "fewer.models",
+    "detach": "fewer.models",
+    "load": "fewer.models",
+    "method_from": "fewer.config",
+    "method_to": "fewer.config",
+    "record": "fewer.core.trace",
+    "save": "fewer.models",
+}
+
+__all__ = [
+    "LTP",
+    "METHODS",
+    "Decision",
+    "Dense",
+    "Fate",
+    "Method",
+    "Phase",
+    "Policy",
+    "Site",
+    "Trace",
+    "View",
+    "__version__",
+    "applying",
+    "attach",
+    "attachment",
+    "detach",
+    "load",
+    "method_from",
+    "method_to",
+    "record",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use, so that importing fewer costs next to nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fewer' has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,180 @@
+"""What several subcommands share: options, loading, where results go."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from fewer.tasks.classification import TextClassification
+
+__all__ = [
+    "Columns",
+    "Loaded",
+    "RowsOption",
+    "ThreadsOption",
+    "finish",
+    "load",
+    "quiet",
+    "settings",
+]
+
+ROLES = ("text", "text_pair", "label")
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        help="A column by its role: text=review, text_pair=summary, label=stars. Repeatable.",
+    ),
+]
+RowsOption = Annotated[
+    int | None, typer.Option(min=1, help="Use this many rows, drawn with the seed; default all.")
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="Threads of the processor; default as torch has it.")
+]
+
+
+class Loaded:
+    """An attached model, its tokenizer, and encoded rows with labels."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        task: TextClassification,
+        encoded: Dataset,
+        row: dict[str, Any],
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.task = task
+        self.encoded = encoded
+        self.row = row  # a result row, complete but for its systems
+
+
+def quiet() -> None:
+    """Silence the chatter of loading and saving; errors, our own lines and our bars stay."""
+    import logging
+
+    from transformers.utils import logging as hf_logging
+
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    own = logging.getLogger("fewer")
+    if not own.handlers:
+        own.addHandler(logging.StreamHandler())
+        own.setLevel(logging.INFO)
+
+
+def settings(pairs: list[str] | None, option: str) -> dict[str, Any]:
+    """Read `key=value` options; values are YAML. Raises `ValueError` for one without `=`."""
+    found = {}
+    for pair in pairs or []:
+        key, mark, value = pair.partition("=")
+        if not mark or not key:
+            raise ValueError(
+                f"{option} {pair!r}: wanted key=value, for example {option} target=0.5"
+            )
+        found[key.strip()] = yaml.safe_load(value)
+    return found
+
+
+def roles(columns: list[str] | None) -> dict[str, Any]:
+    """Read `--column` options. Raises `ValueError` for an unknown role."""
+    found = settings(columns, "--column")
+    for role in found:
+        if role not in ROLES:
+            raise ValueError(f"--column {role}=...: unknown role; wanted one of {', '.join(ROLES)}")
+    return found
+
+
+def load(
+    model_name: str,
+    data: str,
+    *,
+    kind: str,
+    columns: list[str] | None,
+    split: str | None,
+    rows: int | None,
+    max_length: int | None,
+    seed: int,
+    threads: int | None,
+) -> Loaded:
+    """Load a saved model and the rows to measure it on."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from fewer.cli.recipe import labels_of
+    from fewer.measure.rows import describe
+    from fewer.models import attachment, longest
+    from fewer.models import load as load_model
+    from fewer.packaged import model_folder
+    from fewer.tasks.classification import infer
+    from fewer.tasks.rows import read_rows
+
+    quiet()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    folder = model_folder(model_name)
+    model, tokenizer = load_model(folder), AutoTokenizer.from_pretrained(folder)
+    if len(tokenizer) < model.config.vocab_size // 2:  # transformers makes one up where none is
+        raise ValueError(
+            f"{model_name} holds a tokenizer of {len(tokenizer)} pieces for a model of "
+            f"{model.config.vocab_size}: save the model's own beside it"
+        )
+    table = read_rows(data, split=split)
+    if rows is not None and rows < len(table):
+        table = table.shuffle(seed=seed).select(range(rows))
+    task = infer(table, **{**labels_of(model_name), **roles(columns)})
+    length = longest(model, max_length, tokenizer.model_max_length)
+    encoded = task.encode(table, tokenizer, max_length=length)
+    row = describe(
+        kind,
+        model=model_name,
+        method=attachment(model).method,
+        source=data,
+        table=table,
+        encoded=encoded,
+        max_length=length,
+        seed=seed,
+    )
+    row["training_seed"] = _training_seed(Path(folder))
+    return Loaded(model, tokenizer, task, encoded, row)
+
+
+def _training_seed(folder: Path) -> int | None:
+    """Return the seed that `fewer fit` noted in the run a model belongs to."""
+    for parent in list(folder.resolve().parents)[:2]:
+        if (note := parent / "fit.json").is_file():
+            return int(json.loads(note.read_text(encoding="utf-8"))["schedule"]["seed"])
+    return None
+
+
+def finish(row: dict[str, Any], results: Path | None, report: Path | None) -> None:
+    """Print the table; write the row and the report where they were asked for."""
+    from rich.console import Console
+
+    from fewer.measure.report import table, write_html
+    from fewer.measure.rows import append_row
+
+    console = Console()
+    console.print(table([row]))
+    if results is not None:
+        append_row(row, results)
+        console.print(f"row added to {results}")
+    if report is not None:
+        write_html([row], report, title=f"{row['model']} on {row['data']['source']}")
+        console.print(f"report written to {report}")
+
+
+def printed(value: Any) -> str:
+    """Show a value of a setting as one would write it in a recipe."""
+    return json.dumps(value)

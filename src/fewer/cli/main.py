@@ -1,0 +1,60 @@
+"""The `fewer` command: one file a subcommand, errors in plain words."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from fewer.cli import bench, demo, evaluate, explain, fit, methods
+from fewer.version import __version__
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="fewer",
+    help="Fine-tuned Transformer encoders that read fewer tokens, with the same answers.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+for command in (
+    fit.fit,
+    evaluate.evaluate,
+    bench.bench,
+    explain.explain,
+    methods.methods,
+    demo.demo,
+):
+    app.command()(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fewer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Read fewer tokens, with the same answers."""
+
+
+def main() -> None:
+    """Run the command; what the user can mend is said in a line, exit status 2.
+
+    Set FEWER_DEBUG=1 to see the traceback instead.
+    """
+    try:
+        app()
+    except (ValueError, TypeError, OSError) as error:
+        if os.environ.get("FEWER_DEBUG"):
+            raise
+        typer.secho(f"fewer: {error}", fg=typer.colors.RED, err=True)
+        sys.exit(2)

@@ -1,0 +1,133 @@
+"""A recipe: everything `fewer fit` needs, as plain values, from a YAML file or from options."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewer.config import method_from
+from fewer.packaged import model_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from fewer.tasks.classification import TextClassification
+
+__all__ = ["Recipe", "labels_of", "load_for", "run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Values only: `model` is a folder, hub name or `pypi:PACKAGE`, `train` a file or hub name."""
+
+    model: str
+    train: str
+    method: dict[str, Any] | str = "ltp"
+    split: str | None = None
+    rows: int | None = None  # train on this many rows, drawn with the schedule's seed; None: all
+    max_length: int | None = None  # in tokens; None: what the tokenizer or the model says
+    columns: dict[str, Any] = field(
+        default_factory=dict
+    )  # text, text_pair, label, label_names, ...
+    dense: dict[str, float] | None = None  # epochs, learning_rate; {"epochs": 0}: never
+    schedule: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Recipe:
+        """Read a YAML file.
+
+        Raises `ValueError` for unknown keys or a file that is not a mapping.
+        """
+        import yaml
+
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} is not valid YAML: {error}") from error
+        if not isinstance(content, dict):
+            raise ValueError(f"{path} holds no mapping; wanted keys such as model, train, method")
+        return cls.of(content, str(path))
+
+    @classmethod
+    def of(cls, content: dict[str, Any], origin: str) -> Recipe:
+        """Check the keys of a mapping. Raises `ValueError` with the nearest known key."""
+        known = [entry.name for entry in fields(cls)]
+        for key in content:
+            if key not in known:
+                near = difflib.get_close_matches(str(key), known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"{origin}: unknown key {key!r}{hint} Known: {', '.join(known)}")
+        missing = [key for key in ("model", "train") if not content.get(key)]
+        if missing:
+            raise ValueError(f"{origin}: {' and '.join(missing)} missing; wanted a model and data")
+        return cls(**content)
+
+
+def run(recipe: Recipe, output_dir: Path, *, resume: bool = False) -> PreTrainedModel:
+    """Train as the recipe says; returns the model, attached, saved in `output_dir/model`."""
+    from transformers import AutoTokenizer
+
+    from fewer.models import longest
+    from fewer.tasks.classification import infer
+    from fewer.tasks.rows import read_rows
+    from fewer.training.fit import Schedule, fit
+
+    method, schedule = method_from(recipe.method), Schedule(**recipe.schedule)
+    rows = read_rows(recipe.train, split=recipe.split)
+    if recipe.rows is not None and recipe.rows < len(rows):
+        rows = rows.shuffle(seed=schedule.seed).select(range(recipe.rows))
+    task = infer(rows, **{**labels_of(recipe.model), **recipe.columns})
+    tokenizer = AutoTokenizer.from_pretrained(model_folder(recipe.model))
+    model, new_head = load_for(task, recipe.model)
+    # saved with the model, so that pipelines and `fewer evaluate` cut texts where training did
+    tokenizer.model_max_length = longest(model, recipe.max_length, tokenizer.model_max_length)
+    return fit(
+        model,
+        method,
+        task.encode(rows, tokenizer, max_length=tokenizer.model_max_length),
+        tokenizer=tokenizer,
+        output_dir=output_dir,
+        dense=_dense(recipe.dense, new_head),
+        schedule=schedule,
+        resume=resume,
+    )
+
+
+def labels_of(name: str) -> dict[str, Any]:
+    """Return what a model's trained head already knows of its labels, as arguments of `infer`."""
+    from transformers import AutoConfig
+
+    config: Any = AutoConfig.from_pretrained(model_folder(name))
+    if not any("ForSequenceClassification" in kind for kind in config.architectures or []):
+        return {}
+    if config.problem_type == "regression" or config.num_labels == 1:
+        return {"regression": True}
+    return {"label_names": [config.id2label[label] for label in range(config.num_labels)]}
+
+
+def load_for(task: TextClassification, name: str) -> tuple[PreTrainedModel, bool]:
+    """Load a model with a head for the task, and tell whether the head is new."""
+    from transformers import AutoModelForSequenceClassification
+
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        model_folder(name),
+        num_labels=task.num_labels,
+        id2label=task.id2label,
+        label2id=task.label2id,
+        problem_type=task.problem_type,
+        output_loading_info=True,
+    )
+    return model, bool(info["missing_keys"])
+
+
+def _dense(settings: dict[str, float] | None, new_head: bool) -> Any:
+    from fewer.training.fit import dense_phase
+
+    if settings is None:
+        return dense_phase() if new_head else None
+    phase = dense_phase(**settings)
+    if phase.epochs <= 0 and new_head:
+        raise ValueError("the model's head is new, so it needs a dense fine-tune: dense.epochs > 0")
+    return phase if phase.epochs > 0 else None

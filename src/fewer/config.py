@@ -1,0 +1,152 @@
+"""A method as plain data, and back: what the side file of a saved model holds."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from fewer.core.policy import Dense, Method
+from fewer.methods import METHODS
+from fewer.version import __version__
+
+__all__ = [
+    "SCHEMA",
+    "SIDE_FILE",
+    "Settings",
+    "method_from",
+    "method_to",
+    "read_settings",
+    "write_settings",
+]
+
+SCHEMA = 1
+SIDE_FILE = "fewer.json"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `attach` was told: all that `load` needs beside the model itself."""
+
+    method: Method
+    kernel: str = "auto"
+    protect: tuple[int, ...] = ()
+
+
+def method_to(method: Method) -> dict[str, Any]:
+    """Describe a method as `{"name": ..., "args": {...}}`.
+
+    Raises `ValueError` for one that is not in the table.
+    """
+    names = {kind: name for name, kind in METHODS.items()}
+    if type(method) not in names or not is_dataclass(method):
+        raise ValueError(
+            f"{type(method).__name__} is not in the table of methods; known: "
+            f"{', '.join(sorted(METHODS))}"
+        )
+    return {"name": names[type(method)], "args": asdict(method)}
+
+
+def method_from(description: dict[str, Any] | str) -> Method:
+    """Build a method from its name or description.
+
+    Raises `ValueError` for unknown names, keys or values.
+    """
+    if isinstance(description, str):
+        description = {"name": description}
+    if not isinstance(description, dict) or not {"name"} <= set(description) <= {"name", "args"}:
+        raise ValueError(
+            f"got {description!r}, wanted the name of a method or {{'name': ..., 'args': {{...}}}}"
+        )
+    name, args = description["name"], description.get("args", {})
+    if not isinstance(name, str) or name not in METHODS:
+        raise ValueError(
+            f"unknown method {name!r}{_nearest(str(name), METHODS)}; known: "
+            f"{', '.join(sorted(METHODS))}"
+        )
+    if not isinstance(args, dict):
+        raise ValueError(f"method {name!r} has the args {args!r}, wanted settings and their values")
+    kind: Any = METHODS[name]
+    known = [field.name for field in fields(kind)]
+    for key in args:
+        if key not in known:
+            wanted = ", ".join(known) or "none"
+            raise ValueError(
+                f"method {name!r} has no setting {key!r}{_nearest(key, known)}; its settings: "
+                f"{wanted}"
+            )
+    try:
+        method: Method = kind(**args)
+    except TypeError as error:
+        raise ValueError(f"method {name!r} cannot have the settings {args}: {error}") from error
+    return method
+
+
+def write_settings(settings: Settings, folder: str | Path) -> None:
+    """Write the side file into a model's folder."""
+    content = {
+        "schema": SCHEMA,
+        "version": __version__,
+        "method": method_to(settings.method),
+        "kernel": settings.kernel,
+        "protect": list(settings.protect),
+    }
+    (Path(folder) / SIDE_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_settings(folder: str | Path) -> Settings:
+    """Read the side file of a folder; a folder without one is a plain model (`Dense`).
+
+    Raises `ValueError` for a file that is broken, has unknown keys or another schema; warns when a
+    newer version wrote it.
+    """
+    path = Path(folder) / SIDE_FILE
+    if not path.exists():
+        return Settings(Dense())
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not valid JSON ({error}); restore the file or save the model again"
+        ) from error
+    if not isinstance(content, dict) or "method" not in content:
+        raise ValueError(
+            f"{path} holds no method; wanted the keys schema, version, method, kernel, protect"
+        )
+    schema = content.get("schema")
+    if schema != SCHEMA:
+        raise ValueError(
+            f"{path} has schema {schema!r}, written by fewer {content.get('version')}; this is "
+            f"fewer {__version__}, which "
+            f"reads schema {SCHEMA}: install the version that wrote it"
+        )
+    unknown = sorted(set(content) - {"schema", "version", "method", "kernel", "protect"})
+    if unknown:
+        raise ValueError(
+            f"{path} has unknown keys {unknown}; wanted schema, version, method, kernel, protect"
+        )
+    if _newer(str(content.get("version")), __version__):
+        warnings.warn(
+            f"{path} was written by fewer {content['version']}, this is {__version__}", stacklevel=2
+        )
+    protect = content.get("protect", [])
+    if not isinstance(protect, list) or not all(isinstance(token, int) for token in protect):
+        raise ValueError(f"{path} has protect {protect!r}, wanted a list of token ids")
+    return Settings(method_from(content["method"]), content.get("kernel", "auto"), tuple(protect))
+
+
+def _nearest(word: str, choices: Any) -> str:
+    close = get_close_matches(word, list(choices), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _newer(written: str, present: str) -> bool:
+    def parts(version: str) -> list[int]:
+        return [
+            int("".join(c for c in part if c.isdigit()) or 0) for part in version.split(".")[:3]
+        ]
+
+    return parts(written) > parts(present)

@@ -1,0 +1,70 @@
+"""What a model costs: FLOPs (a multiply-add is 2), from the rows that pass through each layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fewer.core.trace import LayerTrace, Trace
+
+__all__ = ["LayerCost", "Shape"]
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """FLOPs a token of each projection, and a (query, key) pair of the attention.
+
+    Norms and softmax are not counted.
+    """
+
+    query: float
+    key_value: float
+    output: float
+    ffn: float
+    pair: float  # both matrix products, all heads: 4 * D
+    score: float  # summing attention received: one addition a head
+
+    def flops(self, layer: LayerTrace) -> Float[Tensor, "B"]:
+        """FLOPs of one layer for each text; differentiable where the trace is."""
+        pairs = layer.queries * layer.keys
+        return (
+            self.key_value * layer.keys
+            + (self.query + self.output) * layer.queries
+            + (self.pair + (self.score if layer.scored else 0.0)) * pairs
+            + self.ffn * layer.read
+        )
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a method may know of a model before it is built."""
+
+    num_layers: int
+    hidden_size: int
+    heads: int
+    embed: float  # FLOPs a token of projections between embeddings and first layer
+    layers: tuple[LayerCost, ...]
+
+    def flops(self, trace: Trace) -> Float[Tensor, "B"]:
+        """FLOPs that a pass really took, for each text (fp32)."""
+        start = self.embed * trace.layers[0].keys
+        return torch.stack([cost.flops(layer) for cost, layer in self._pairs(trace)]).sum(0) + start
+
+    def dense_flops(self, lengths: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
+        """FLOPs of texts of these lengths when every token reads every layer.
+
+        Of a padded batch it is `B * dense_flops(N)`.
+        """
+        n = lengths.detach()
+        full = LayerTrace(keys=n, queries=n, read=n, scored=False)
+        return torch.stack([cost.flops(full) for cost in self.layers]).sum(0) + self.embed * n
+
+    def share(self, trace: Trace) -> Float[Tensor, ""]:
+        """FLOPs of a pass over those of the same texts read in full; differentiable."""
+        return self.flops(trace).sum() / self.dense_flops(trace.layers[0].keys).sum()
+
+    def _pairs(self, trace: Trace) -> list[tuple[LayerCost, LayerTrace]]:
+        return list(zip(self.layers, trace.layers, strict=False))  # a pass may stop early

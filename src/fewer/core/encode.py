@@ -1,0 +1,172 @@
+"""One forward pass: the loop that a method only steers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from fewer.core.apply import Apply
+from fewer.core.decision import Site, View
+from fewer.core.packed import Packed
+from fewer.core.policy import Policy
+from fewer.core.trace import LayerTrace, Trace
+from fewer.kernels import AttentionCall, Kernel
+
+__all__ = ["Layer", "encode"]
+
+
+class Layer(Protocol):
+    """One layer of a backbone: the model's own modules, called in the model's own order."""
+
+    @property
+    def window(self) -> int | None:
+        """Farthest original distance attended, or `None` for all."""
+        ...
+
+    @property
+    def dropout(self) -> float:
+        """Dropout of the attention probabilities; 0 in eval mode."""
+        ...
+
+    def qkv(
+        self,
+        hidden: Float[Tensor, "T D"],
+        position: Int[Tensor, "T"],
+        rows: Int[Tensor, "Tq"] | None,
+    ) -> tuple[Float[Tensor, "Tq H d"], Float[Tensor, "T H d"], Float[Tensor, "T H d"]]:
+        """Project to queries (of `rows` only, `None` = all), keys and values."""
+        ...
+
+    def attended(
+        self, context: Float[Tensor, "Tq H*d"], hidden: Float[Tensor, "Tq D"]
+    ) -> Float[Tensor, "Tq D"]:
+        """Finish the attention block: output projection, residual, norm."""
+        ...
+
+    def ffn(self, hidden: Float[Tensor, "Tq D"]) -> Float[Tensor, "Tq D"]:
+        """Run the feed-forward block with its residual and norm."""
+        ...
+
+
+def encode(
+    layers: Sequence[Layer],
+    policy: Policy,
+    tokens: Packed,
+    *,
+    apply: Apply,
+    attend: Kernel,
+    finish: Callable[[Tensor], Tensor] = nn.Identity(),  # noqa: B008 (stateless)
+) -> tuple[Float[Tensor, "B N D"], Trace]:
+    """Read the tokens through the layers, letting the policy decide who reads on.
+
+    Returns every token's last state in the caller's grid, gone or not (the output of the last layer
+    it finished, passed once through `finish`, the final norm; zeros on padding), and the trace.
+    """
+    trace = Trace(tokens.grid, tokens.slot.new_zeros(tokens.grid[0] * tokens.grid[1]))
+    left: list[Packed] = []
+    for index, layer in enumerate(layers):
+        entered, keys, queries = tokens, tokens.count(tokens.gate), tokens.count(tokens.presence)
+        scored = policy.scored(index)
+        tokens = _attention(layer, tokens, apply, attend, scored)
+        tokens, gate = _decide(policy, View(index, len(layers), Site.MIDDLE, tokens, trace), apply)
+        entered, tokens = _remove(entered, tokens, apply, left)
+        tokens = _ffn(layer, entered, tokens, apply)
+        trace.layers.append(LayerTrace(keys, queries, tokens.count(tokens.presence), scored, gate))
+        trace.depth.index_add_(0, tokens.slot, _reads(tokens))
+        tokens = apply.settle(entered, tokens)
+        tokens, _ = _decide(policy, View(index, len(layers), Site.AFTER, tokens, trace), apply)
+        _, tokens = _remove(tokens, tokens, apply, left)
+        if not tokens.slot.numel():
+            break
+    return _restore([*left, tokens], finish), trace
+
+
+def _attention(layer: Layer, tokens: Packed, apply: Apply, attend: Kernel, scored: bool) -> Packed:
+    rows = _query_rows(tokens, apply)
+    q, k, v = layer.qkv(tokens.hidden, tokens.position, rows)
+    heard = apply.heard(tokens)
+    call = AttentionCall(
+        q=q,
+        k=k,
+        v=v,
+        cu_q=tokens.cu if rows is None else tokens.offsets(rows),
+        cu_k=tokens.cu,
+        position_q=_pick(tokens.slot, rows),  # columns, not position ids, are what a window counts
+        position_k=tokens.slot,
+        window=layer.window,
+        gate=heard.gate,
+        vote=None if rows is not None or heard.presence is None else heard.presence,
+        scored=scored,
+        dropout=layer.dropout,
+    )
+    attended = attend(call)
+    hidden = layer.attended(attended.context, _pick(tokens.hidden, rows))
+    return replace(tokens, hidden=_place(tokens.hidden, hidden, rows), received=attended.received)
+
+
+def _ffn(layer: Layer, entered: Packed, tokens: Packed, apply: Apply) -> Packed:
+    rows = _query_rows(tokens, apply)
+    return tokens.with_hidden(_place(entered.hidden, layer.ffn(_pick(tokens.hidden, rows)), rows))
+
+
+def _decide(policy: Policy, view: View, apply: Apply) -> tuple[Packed, Tensor | None]:
+    """Ask the policy, spare the protected, note the decision on the tokens.
+
+    The gate goes to the trace.
+    """
+    decision = policy.decide(view) if view.site in policy.sites else None
+    if decision is None:
+        return view.tokens, None
+    spared = decision.sparing(view.tokens.protected)
+    return apply.carry(view.tokens, spared), spared.gate
+
+
+def _remove(
+    entered: Packed, tokens: Packed, apply: Apply, left: list[Packed]
+) -> tuple[Packed, Packed]:
+    """Take the gone out of memory; they are kept as they entered, for the caller's grid."""
+    if tokens.alive is None or not apply.removes:
+        return entered, tokens
+    left.append(entered.select(~tokens.alive))
+    stays = tokens.alive
+    return replace(entered.select(stays), alive=None), replace(tokens.select(stays), alive=None)
+
+
+def _query_rows(tokens: Packed, apply: Apply) -> Tensor | None:
+    """Rows that are queries, `None` for all; while freezing is only played, all are computed."""
+    if tokens.active is None or not apply.removes:
+        return None
+    return tokens.active.nonzero().squeeze(1)
+
+
+def _reads(tokens: Packed) -> Tensor:
+    presence = tokens.presence
+    return (
+        torch.ones_like(tokens.slot)
+        if presence is None
+        else (presence >= 0.5).to(tokens.slot.dtype)
+    )
+
+
+def _pick(values: Tensor, rows: Tensor | None) -> Tensor:
+    return values if rows is None else values.index_select(0, rows)
+
+
+def _place(base: Tensor, values: Tensor, rows: Tensor | None) -> Tensor:
+    return values if rows is None else base.to(values.dtype).index_copy(0, rows, values)
+
+
+def _restore(parts: list[Packed], finish: Callable[[Tensor], Tensor]) -> Float[Tensor, "B N D"]:
+    last = parts[-1]
+    parts = [part for part in parts if part.slot.numel()]
+    hidden = finish(torch.cat([part.hidden.to(last.hidden.dtype) for part in parts]))
+    slot = torch.cat([part.slot for part in parts])
+    rows, columns = last.grid
+    grid = hidden.new_zeros(rows * columns, hidden.shape[1])
+    restored: Tensor = grid.index_copy(0, slot, hidden).unflatten(0, last.grid)
+    return restored

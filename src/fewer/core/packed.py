@@ -1,0 +1,156 @@
+"""The only layout of data: all tokens of a batch in one row, no padding.
+
+A grid `(B, N)` is what callers of a Hugging Face model hold: B texts, padded to N columns. `plan`
+reads the attention mask once and says where every real token stands; everything inside the encoder
+is then `(T, ...)`, T real tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+__all__ = ["Packed", "Plan", "plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where each real token of a padded grid stands, before any token has a state."""
+
+    grid: tuple[int, int]
+    slot: Int[Tensor, "T"]  # index into the flattened grid, ascending
+    sequence: Int[Tensor, "T"]
+    column: Int[Tensor, "T"]
+
+    def take(self, values: Tensor) -> Tensor:
+        """Pick the real tokens of `values` `(B, N, ...)`: `(T, ...)`."""
+        return values.reshape(-1, *values.shape[2:]).index_select(0, self.slot)
+
+
+def plan(mask: Tensor | None, grid: tuple[int, int], device: torch.device) -> Plan:
+    """Read an attention mask `(B, N)` (nonzero = a real token; `None` = all real) into a `Plan`.
+
+    A hole (a zero between real tokens) is left out and its neighbours keep their columns. Raises
+    `ValueError` for a mask of another shape, for a text without any token and for left padding: the
+    heads of encoders read column 0.
+    """
+    rows, columns = grid
+    if mask is None:
+        slot = torch.arange(rows * columns, device=device)
+    else:
+        if tuple(mask.shape) != grid:
+            raise ValueError(
+                f"attention_mask has shape {tuple(mask.shape)}, wanted (batch, length) = "
+                f"{grid}; masks of pairs of "
+                "tokens (3 or 4 dimensions) cannot be packed: pass one row a text"
+            )
+        real = mask.to(device) != 0
+        if rows and columns and not bool(real[:, 0].all()):
+            _refuse(real)
+        slot = real.flatten().nonzero().squeeze(1)
+    if not rows or not columns:
+        raise ValueError(
+            f"the batch has shape {grid}, wanted at least one text, with one token or more (the "
+            "tokenizer adds [CLS])"
+        )
+    return Plan(grid, slot, slot // columns, slot % columns)
+
+
+def _refuse(real: Bool[Tensor, "B N"]) -> None:
+    row = int((~real[:, 0]).nonzero()[0, 0])
+    if not bool(real[row].any()):
+        raise ValueError(
+            f"text {row} of the batch has no token: its attention_mask is all zero. Encode "
+            "empty texts with the "
+            "tokenizer's special tokens, or leave them out"
+        )
+    raise ValueError(
+        f"text {row} of the batch starts at column {int(real[row].float().argmax())}: left "
+        "padding. The heads of "
+        "encoders read column 0 ([CLS]); set tokenizer.padding_side = 'right'"
+    )
+
+
+@dataclass(frozen=True)
+class Packed:
+    """All tokens of a batch in one row.
+
+    `alive`, `active`, `gate` are `None` as long as they would be all ones.
+    """
+
+    hidden: Float[Tensor, "T D"]
+    sequence: Int[Tensor, "T"]  # which text; ascending
+    position: Int[Tensor, "T"]  # position in the text as it came; never renumbered
+    slot: Int[Tensor, "T"]  # index into the caller's flattened grid
+    protected: Bool[Tensor, "T"]  # never leaves
+    cu: Int[Tensor, "B+1"]  # text b owns rows cu[b]:cu[b+1]
+    grid: tuple[int, int]
+    alive: Bool[Tensor, "T"] | None = None  # False: gone, but still in memory; None: all alive
+    active: Bool[Tensor, "T"] | None = None  # False: rests (a key and a value, no longer a query)
+    gate: Float[Tensor, "T"] | None = (
+        None  # how far a token still takes part, 0..1, while removal is played
+    )
+    received: Float[Tensor, "T"] | None = (
+        None  # attention received in this layer, if a policy asked for it
+    )
+
+    @classmethod
+    def start(cls, plan: Plan, hidden: Tensor, position: Tensor, protected: Tensor) -> Packed:
+        """Lay the embedded tokens of a plan in one row, all alive and active."""
+        counts = torch.bincount(plan.sequence, minlength=plan.grid[0])
+        return cls(
+            hidden=hidden,
+            sequence=plan.sequence,
+            position=position,
+            slot=plan.slot,
+            protected=protected,
+            cu=_offsets(counts),
+            grid=plan.grid,
+        )
+
+    def with_hidden(self, hidden: Tensor) -> Packed:
+        """Put new states in place of the old, row by row."""
+        return replace(self, hidden=hidden)
+
+    def select(self, keep: Bool[Tensor, "T"]) -> Packed:
+        """Drop the rows where `keep` is False; their memory goes with them."""
+        rows = keep.nonzero().squeeze(1)
+        if rows.numel() == keep.numel():
+            return self
+        picked: dict[str, Any] = {
+            field.name: value.index_select(0, rows)
+            for field in fields(self)
+            if field.name != "cu" and isinstance(value := getattr(self, field.name), Tensor)
+        }
+        counts = torch.bincount(picked["sequence"], minlength=self.grid[0])
+        return replace(self, cu=_offsets(counts), **picked)
+
+    def count(self, weight: Float[Tensor, "T"] | None) -> Float[Tensor, "B"]:
+        """Add up `weight` over the tokens of each text, in fp32, differentiably.
+
+        `None` counts 1 a row.
+        """
+        if weight is None:
+            return self.cu.diff().float()
+        return torch.zeros(self.grid[0], device=weight.device).index_add(
+            0, self.sequence, weight.float()
+        )
+
+    def offsets(self, rows: Int[Tensor, "Tq"]) -> Int[Tensor, "B+1"]:
+        """Return where each text begins among `rows` only."""
+        return _offsets(torch.bincount(self.sequence.index_select(0, rows), minlength=self.grid[0]))
+
+    @property
+    def presence(self) -> Tensor | None:
+        """How much of each token takes part as a query, 0..1; `None` when all do in full."""
+        if self.active is None:
+            return self.gate
+        return self.active.float() if self.gate is None else self.gate * self.active
+
+
+def _offsets(counts: Int[Tensor, "B"]) -> Int[Tensor, "B+1"]:
+    return torch.nn.functional.pad(counts.cumsum(0), (1, 0))

@@ -1,0 +1,106 @@
+"""The model's border: what a Hugging Face model is called with, checked and packed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fewer.backbones.base import Backbone, Tokens
+from fewer.core.packed import Packed, Plan, plan
+
+__all__ = ["pack"]
+
+
+def pack(
+    backbone: Backbone,
+    input_ids: Tensor | None,
+    inputs_embeds: Tensor | None,
+    attention_mask: Tensor | None,
+    token_type_ids: Tensor | None,
+    position_ids: Tensor | None,
+    protect: tuple[int, ...],
+) -> Packed:
+    """Check a padded batch, drop its padding and embed the rest.
+
+    Column 0 and every id in `protect` are protected. Raises `ValueError` for a batch that the model
+    cannot read: no or two inputs, a bad shape, left padding, a text without tokens, ids out of
+    range, a text beyond the model's maximum length.
+    """
+    given = input_ids if input_ids is not None else inputs_embeds
+    if given is None or (input_ids is not None and inputs_embeds is not None):
+        raise ValueError("pass either input_ids or inputs_embeds, and only one of them")
+    wanted = 2 if input_ids is not None else 3
+    if given.ndim != wanted:
+        raise ValueError(
+            f"the input has shape {tuple(given.shape)}, wanted {wanted} dimensions: (batch, "
+            f"length{', width' * (wanted == 3)})"
+        )
+    where = plan(attention_mask, (given.shape[0], given.shape[1]), given.device)
+    ids = None if input_ids is None else where.take(input_ids)
+    if ids is not None:
+        _check_range(
+            ids,
+            backbone.vocabulary,
+            "input_ids",
+            where,
+            "was the text encoded by this model's own tokenizer?",
+        )
+    segment = None
+    if token_type_ids is not None and backbone.segments:
+        segment = where.take(_over(where.grid, token_type_ids, "token_type_ids"))
+        _check_range(
+            segment, backbone.segments, "token_type_ids", where, "pass none for a single text"
+        )
+    position = _positions(backbone, where, input_ids, position_ids)
+    if backbone.max_positions is not None:
+        _check_range(
+            position,
+            backbone.max_positions,
+            "positions",
+            where,
+            "truncate: tokenizer(..., truncation=True)",
+        )
+    embeds = None if inputs_embeds is None else where.take(inputs_embeds)
+    hidden = backbone.embed(Tokens(ids, embeds, position, segment))
+    protected = where.column == 0
+    if protect:
+        if ids is None:
+            raise ValueError(
+                "protect names token ids, but inputs_embeds were given: pass input_ids"
+            )
+        protected = protected | torch.isin(ids, torch.tensor(protect, device=ids.device))
+    return Packed.start(where, hidden, position, protected)
+
+
+def _positions(
+    backbone: Backbone, where: Plan, input_ids: Tensor | None, position_ids: Tensor | None
+) -> Tensor:
+    """Give each token the position that the model itself would, before any has left."""
+    if position_ids is not None:
+        return where.take(_over(where.grid, position_ids, "position_ids"))
+    if backbone.padding_id is None:
+        return where.column
+    if input_ids is None:
+        return where.column + backbone.padding_id + 1
+    real = input_ids != backbone.padding_id
+    return where.take(real.cumsum(1) * real + backbone.padding_id)
+
+
+def _over(grid: tuple[int, int], values: Tensor, name: str) -> Tensor:
+    """Spread one row over the batch, as the model does; refuse every other shape."""
+    if tuple(values.shape) not in (grid, (1, grid[1])):
+        raise ValueError(f"{name} has shape {tuple(values.shape)}, wanted (batch, length) = {grid}")
+    return values.expand(grid)
+
+
+def _check_range(values: Tensor, limit: int, name: str, where: Plan, advice: str) -> None:
+    if not values.numel():
+        return
+    low, high = (int(bound) for bound in values.aminmax())
+    if low < 0 or high >= limit:
+        wrong = low if low < 0 else high
+        text = int(where.sequence[(values == wrong).nonzero()[0, 0]])
+        raise ValueError(
+            f"text {text} of the batch has {name} {wrong}, wanted 0..{limit - 1} for this "
+            f"model; {advice}"
+        )

@@ -1,0 +1,50 @@
+"""The reference: one text at a time, every matrix in full. Slow and plain.
+
+The other kernels are tested against it.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fewer.kernels.call import Attended, AttentionCall, log_gate, never
+
+__all__ = ["attend"]
+
+
+def attend(call: AttentionCall) -> Attended:
+    """Attend text by text with explicit probabilities.
+
+    Attention received is LTP eq. 4: the mean over heads and queries of the probability that a key
+    gets, queries weighted by their vote: `s_j = sum_h sum_i vote_i A[h, i, j] / (H * sum_i
+    vote_i)`; fp32, sums to 1 over a text.
+    """
+    contexts, scores = [], []
+    cu_q, cu_k = call.cu_q.tolist(), call.cu_k.tolist()
+    for text in range(len(cu_q) - 1):
+        rows, keys = slice(cu_q[text], cu_q[text + 1]), slice(cu_k[text], cu_k[text + 1])
+        probabilities = _probabilities(call, rows, keys)  # (H, nq, nk)
+        dropped = F.dropout(probabilities, call.dropout).to(call.v.dtype)
+        contexts.append(
+            (dropped @ call.v[keys].transpose(0, 1)).transpose(0, 1).flatten(1)
+        )  # (nq, H*d)
+        vote = torch.ones(rows.stop - rows.start) if call.vote is None else call.vote[rows]
+        vote = vote.to(probabilities)
+        heads = probabilities.shape[0]
+        total = vote.sum().clamp_min(torch.finfo(vote.dtype).tiny)
+        scores.append((probabilities * vote[:, None]).sum((0, 1)) / (heads * total))
+    return Attended(torch.cat(contexts), torch.cat(scores) if call.scored else None)
+
+
+def _probabilities(call: AttentionCall, rows: slice, keys: slice) -> Tensor:
+    q, k = call.q[rows].transpose(0, 1), call.k[keys].transpose(0, 1)  # (H, n, d)
+    scores = (q @ k.transpose(1, 2)).float() * q.shape[-1] ** -0.5
+    if call.gate is not None:
+        scores = scores + log_gate(call.gate[keys])
+    if call.window is not None:
+        distance = (call.position_q[rows, None] - call.position_k[None, keys]).abs()
+        scores = scores.masked_fill(distance > call.window, never(scores.dtype))
+    probabilities: Tensor = scores.softmax(-1)
+    return probabilities

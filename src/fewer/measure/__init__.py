@@ -1,0 +1,1 @@
+"""Measuring, honestly: padded, packed and the method, on the same texts, in one run."""

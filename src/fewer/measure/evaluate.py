@@ -1,0 +1,141 @@
+"""The three-way comparison: padded Hugging Face, the same model packed, and with its method."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fewer.core.policy import Dense
+from fewer.core.trace import Trace, record
+from fewer.models import attach, attachment, detach
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["Outcome", "batches", "histogram", "predict", "systems", "three_way"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one system said about a data set, and what it took."""
+
+    logits: Tensor  # (texts, C), in the order of the data set
+    flops_per_text: float
+    tokens_per_layer: list[float]  # mean over texts
+
+
+def systems(
+    model: PreTrainedModel, baseline: PreTrainedModel | None = None
+) -> dict[str, PreTrainedModel]:
+    """Return the systems to compare: padded, packed, and the method if the model has one.
+
+    The first two are copies of `baseline`, the model that one would run otherwise; without one, of
+    the model itself, whose weights were tuned for its method.
+    """
+    own, dense = attachment(model), model if baseline is None else baseline
+    packed = attach(copy.deepcopy(dense), Dense(), kernel=own.settings.kernel)
+    found = {"padded": detach(copy.deepcopy(dense)), "packed": packed}
+    if not isinstance(own.method, Dense):
+        found["method"] = model
+    return {name: system.eval() for name, system in found.items()}
+
+
+def batches(
+    encoded: Dataset, tokenizer: PreTrainedTokenizerBase, order: list[int], size: int
+) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    """Cut rows into padded batches in this order; yields row numbers and the model's inputs."""
+    columns = [name for name in tokenizer.model_input_names if name in encoded.column_names]
+    plain = encoded.select_columns(columns)
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        taken = plain[rows]
+        yield rows, dict(tokenizer.pad(taken, return_tensors="pt"))
+
+
+def predict(
+    model: PreTrainedModel,
+    encoded: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    batch_size: int = 32,
+    title: str = "predict",
+) -> Outcome:
+    """Run a model over encoded rows, sorted by length; a progress bar shows on a terminal.
+
+    For a model that is not attached, FLOPs are those of batches padded in the data's own order, as
+    users run them.
+    """
+    from rich.progress import track
+
+    lengths = torch.tensor(encoded["length"])
+    order = torch.argsort(lengths, stable=True).tolist()
+    logits: list[Tensor] = []
+    steps = list(range(0, len(order), batch_size))
+    walk = batches(encoded, tokenizer, order, batch_size)
+    with torch.inference_mode(), record() as passes:
+        for _ in track(steps, description=title, transient=True):
+            _, inputs = next(walk)
+            inputs = {name: value.to(model.device) for name, value in inputs.items()}
+            logits.append(model(**inputs).logits.float().cpu())
+    back = torch.argsort(torch.tensor(order))
+    found = torch.cat(logits)[back]
+    if passes:
+        return Outcome(found, *_of_traces(model, passes))
+    return Outcome(found, *_of_lengths(attach(copy.deepcopy(model)), lengths, batch_size))
+
+
+def three_way(
+    model: PreTrainedModel,
+    encoded: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    regression: bool,
+    batch_size: int = 32,
+    baseline: PreTrainedModel | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Score every one of `systems` on the same rows: metrics, FLOPs a text, tokens a layer."""
+    from fewer.tasks.metrics import score
+
+    rows = {}
+    for name, system in systems(model, baseline).items():
+        outcome = predict(system, encoded, tokenizer, batch_size=batch_size, title=name)
+        rows[name] = {
+            "metrics": score(outcome.logits.numpy(), encoded["labels"], regression=regression),
+            "flops_per_text": outcome.flops_per_text,
+            "tokens_per_layer": outcome.tokens_per_layer,
+        }
+    return rows
+
+
+def histogram(lengths: list[int], bins: int = 24) -> dict[str, list[int]]:
+    """Count texts by length: `edges` (bins + 1 whole numbers) and `counts`."""
+    top = max(lengths) + 1
+    step = max(1, -(-top // bins))
+    edges = list(range(0, top + step, step))
+    counts = torch.histc(torch.tensor(lengths).float(), len(edges) - 1, 0, edges[-1])
+    return {"edges": edges, "counts": [int(count) for count in counts]}
+
+
+def _of_traces(model: PreTrainedModel, passes: list[Trace]) -> tuple[float, list[float]]:
+    shape, texts = attachment(model).shape, sum(trace.grid[0] for trace in passes)
+    flops = sum(float(shape.flops(trace).sum()) for trace in passes)
+    read = torch.zeros(shape.num_layers)
+    for trace in passes:
+        for number, layer in enumerate(trace.layers):
+            read[number] += layer.read.sum().cpu()
+    return flops / texts, (read / texts).tolist()
+
+
+def _of_lengths(
+    model: PreTrainedModel, lengths: Tensor, batch_size: int
+) -> tuple[float, list[float]]:
+    shape = attachment(model).shape
+    padded = torch.cat([part.max().expand_as(part) for part in lengths.split(batch_size)]).float()
+    flops = shape.dense_flops(padded.double())
+    return float(flops.mean()), [float(padded.mean())] * shape.num_layers

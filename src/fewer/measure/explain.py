@@ -1,0 +1,274 @@
+"""Which words a model read how far: one text, word by word, and the page that shows it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fewer.core.trace import Trace, record
+from fewer.models import attachment, longest
+from fewer.tasks.texts import _kept_tokens, _shorten, clean
+
+if TYPE_CHECKING:
+    from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["Explanation", "Passage", "Prediction", "Word", "explain", "write_explanation"]
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of the text as it was written."""
+
+    before: str  # what stands between the word before and this one: white space, dropped characters
+    text: str
+    layers_read: int | None  # the most of its pieces, 0..L; None where truncation cut it off
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One text: its words in order, and what stands after the last. Together they are the text."""
+
+    words: tuple[Word, ...]
+    rest: str
+
+    @property
+    def text(self) -> str:
+        """The text as it was given, lone surrogates replaced by U+FFFD."""
+        return "".join(word.before + word.text for word in self.words) + self.rest
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model answers; empty for a model without a head for whole texts."""
+
+    label: str | None = None  # the most probable; None for regression
+    probabilities: Mapping[str, float] = field(default_factory=dict)  # of each label
+    value: float | None = None  # of regression
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a model made of one text, or of a pair."""
+
+    passages: tuple[Passage, ...]  # one, or the two of a pair
+    prediction: Prediction
+    num_layers: int
+    tokens_per_layer: tuple[int, ...]  # special tokens too; 0 in layers after an exit
+    flops_share: float  # of the FLOPs that the same tokens take when each reads every layer
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """All words in order, of both texts of a pair."""
+        return tuple(word for passage in self.passages for word in passage.words)
+
+
+def explain(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    text_pair: str | None = None,
+    max_length: int | None = None,
+) -> Explanation:
+    """Run an attached model on one text and say of each word how many layers read it.
+
+    `max_length` is in tokens, by default the longest that model and tokenizer take. Raises
+    `ValueError` for a model with nothing attached, and for a tokenizer that cannot say where a
+    token stands in the text.
+
+    >>> explain(model, tokenizer, "a fine film").words[2].layers_read  # doctest: +SKIP
+    6
+    """
+    own = attachment(model)
+    texts = [text] if text_pair is None else [text, text_pair]
+    _check(tokenizer, texts, max_length)
+    limit = longest(model, max_length, tokenizer.model_max_length)
+    read = _Encoded.read(tokenizer, texts, limit)
+    logits, trace = _run(model, read.inputs(tokenizer.model_input_names, model.device))
+    depths = dict(zip(read.kept, trace.layers_read[0].tolist(), strict=True))
+    counts = [int(layer.read.sum()) for layer in trace.layers]
+    return Explanation(
+        passages=tuple(
+            _passage(one, read.words(side, depths), len(short))
+            for side, (one, short) in enumerate(zip(read.texts, read.shortened, strict=True))
+        ),
+        prediction=_prediction(model.config, logits),
+        num_layers=own.shape.num_layers,
+        tokens_per_layer=(*counts, *[0] * (own.shape.num_layers - len(counts))),
+        flops_share=float(own.shape.share(trace)),
+    )
+
+
+def write_explanation(explanation: Explanation, path: str | Path) -> Path:
+    """Write a page that needs nothing but itself: each word shaded by how far it was read.
+
+    Makes the folder where it is missing; returns the path.
+    """
+    from fewer.measure.page import write_page
+
+    layers, words = explanation.num_layers, explanation.words
+    return write_page(
+        path,
+        "explain.html",
+        explanation=explanation,
+        passages=[list(_runs(passage, layers)) for passage in explanation.passages],
+        depths=range(layers, -1, -1),
+        opacity=[round(0.04 + 0.5 * (depth / layers) ** 1.5, 3) for depth in range(layers + 1)],
+        said={depth: _said(depth, layers) for depth in [*range(layers + 1), None]},
+        by_depth={
+            depth: [word.text for word in words if word.layers_read == depth]
+            for depth in [*range(layers, -1, -1), None]
+        },
+        most=max(explanation.tokens_per_layer),
+        others=sorted(explanation.prediction.probabilities.items(), key=lambda one: -one[1])[1:6],
+    )
+
+
+# Where a word stands in its text: start, end, layers read.
+Span = tuple[int, int, "int | None"]
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """Texts as tokens with their places, and which of the tokens the model gets."""
+
+    texts: Sequence[str]  # cleaned
+    shortened: Sequence[str]  # what was tokenised: a million characters take seconds
+    encoding: BatchEncoding
+    kept: Sequence[int]
+
+    @classmethod
+    def read(
+        cls, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
+    ) -> _Encoded:
+        """Encode as `encode_texts` does: the same ids."""
+        cleaned = [clean(one) for one in texts]
+        shortened = [_shorten(one, tokenizer, max_length) for one in cleaned]
+        encoding = tokenizer(
+            *shortened,
+            padding=False,
+            truncation=False,
+            return_attention_mask=True,
+            return_offsets_mapping=True,
+            verbose=False,
+        )
+        kept = list(range(len(encoding["input_ids"])))
+        if len(kept) > max_length:
+            owners = encoding.sequence_ids()
+            kept = _kept_tokens(owners, max_length, tokenizer.truncation_side)
+        return cls(cleaned, shortened, encoding, kept)
+
+    def inputs(self, names: Iterable[str], device: torch.device) -> dict[str, Tensor]:
+        """Build the model's inputs, a batch of one."""
+        wanted = [name for name in {*names, "attention_mask"} if name in self.encoding]
+        columns = {name: self.encoding[name] for name in wanted}
+        return {
+            name: torch.tensor([[column[token] for token in self.kept]], device=device)
+            for name, column in columns.items()
+        }
+
+    def words(self, side: int, depths: Mapping[int, int]) -> list[Span]:
+        """Gather the pieces of each word of one text; its depth is the most of theirs.
+
+        Words that share a character (a sign that a normaliser spells out) are one.
+        """
+        text, last = self.texts[side], None
+        spans: list[Span] = []
+        owners, numbers = self.encoding.sequence_ids(), self.encoding.word_ids()
+        for token, (first, end) in enumerate(self.encoding["offset_mapping"]):
+            start = end - len(text[first:end].lstrip())  # a byte-level token may be " film"
+            if owners[token] != side or start >= end:
+                continue
+            known = {depths[token]} if token in depths else set()
+            if spans and (numbers[token] == last or start < spans[-1][1]):
+                start, before, deepest = spans.pop()
+                end = max(before, end)
+                known |= set() if deepest is None else {deepest}
+            spans.append((start, end, max(known) if known else None))
+            last = numbers[token]
+        return spans
+
+
+def _check(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[object], max_length: int | None
+) -> None:
+    for name, text in zip(("text", "text_pair"), texts, strict=False):
+        if not isinstance(text, str):
+            raise TypeError(f"{name} is a {type(text).__name__}, wanted a string (it may be empty)")
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"{type(tokenizer).__name__} cannot say where a token stands in the text; wanted a "
+            "fast tokenizer: load it with AutoTokenizer.from_pretrained(...)"
+        )
+    special = tokenizer.num_special_tokens_to_add(pair=len(texts) > 1)
+    if max_length is not None and max_length <= special:
+        raise ValueError(
+            f"max_length={max_length} leaves no room: {special} of the tokens are special tokens"
+        )
+
+
+def _run(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> tuple[Tensor | None, Trace]:
+    training = model.training
+    try:
+        with torch.inference_mode(), record() as traces:
+            output = model.eval()(**inputs, return_dict=True)
+    finally:
+        model.train(training)
+    return output.get("logits"), traces[-1]
+
+
+def _prediction(config: Any, logits: Tensor | None) -> Prediction:
+    """Read logits of classes or of regression; those of tokens say nothing of the whole text."""
+    if logits is None or logits.ndim != 2:
+        return Prediction()
+    row = logits[0].float()
+    if config.problem_type == "regression" or len(row) == 1:
+        return Prediction(value=float(row[0])) if len(row) == 1 else Prediction()
+    several = config.problem_type == "multi_label_classification"
+    chances = (row.sigmoid() if several else row.softmax(-1)).tolist()
+    probabilities = {str(config.id2label[index]): chance for index, chance in enumerate(chances)}
+    return Prediction(max(probabilities, key=probabilities.__getitem__), probabilities)
+
+
+def _passage(text: str, spans: Iterable[Span], tokenised: int) -> Passage:
+    """Cut a text into words; what was never tokenised is cut at white space, and was not read."""
+    beyond = [
+        (tokenised + found.start(), tokenised + found.end(), None)
+        for found in re.finditer(r"\S+", text[tokenised:])
+    ]
+    words, place = [], 0
+    for start, end, depth in [*spans, *beyond]:
+        words.append(Word(text[place:start], text[start:end], depth))
+        place = end
+    return Passage(tuple(words), text[place:])
+
+
+def _runs(passage: Passage, layers: int) -> Iterator[tuple[str, str, int | None]]:
+    """Yield what to write: (before, text, depth); words that were not read in one piece."""
+    unread: list[str] = []
+    before = ""
+    for word in passage.words:
+        if word.layers_read is None:
+            before = before if unread else word.before
+            unread += [word.before, word.text] if unread else [word.text]
+            continue
+        if unread:
+            yield before, "".join(unread), None
+            unread = []
+        yield word.before, word.text, word.layers_read
+    if unread:
+        yield before, "".join(unread), None
+    yield passage.rest, "", layers
+
+
+def _said(depth: int | None, layers: int) -> str:
+    if depth is None:
+        return "not read: beyond the longest text"
+    if depth == layers:
+        return f"read to the end, by all {layers} layers"
+    return f"dropped after layer {depth}" if depth else "dropped in layer 1"

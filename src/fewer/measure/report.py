@@ -1,0 +1,158 @@
+"""Result rows to tables and to one page: padded, packed and the method, side by side."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewer.measure.blocks import SYSTEMS, Block, Row, blocks, metric_names
+from fewer.measure.cells import ABSENT, Cell, column_names, headline, lines
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+    from fewer.measure.figures import Drawing
+
+__all__ = ["markdown", "table", "write_html"]
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """Lay the three systems side by side for a terminal, one section a setting.
+
+    Runs that differ in their seed only are averaged. What was not measured is left out.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    found = blocks(rows)
+    names = column_names(found)
+    columns = [name for name in SYSTEMS if any(name in block.systems for block in found)]
+    several = len(found) != 1
+    drawn = Table(caption=_caption(found))
+    drawn.add_column("" if several else Text(found[0].runs))
+    for column in columns:
+        drawn.add_column(Text(names[column]), justify="right")
+    for block in found:
+        if several:
+            drawn.add_row(Text(f"{block.number}. {block.label}\n{block.runs}", style="bold"))
+        for line in lines(block, columns):
+            drawn.add_row(Text(line.name), *(_stacked(cell) for cell in line.cells))
+        drawn.add_section()
+    return drawn
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Write one Markdown table, a line for each system of each setting."""
+    found = blocks(rows)
+    names = column_names(found)
+    several = len(found) > 1 or any(len(block.rows) > 1 for block in found)
+    told = [{line.name: line for line in lines(block, block.systems)} for block in found]
+    quantities = list(dict.fromkeys(name for one in told for name in one))
+    heads = ["setting"] * several + ["system"]
+    written = [heads + quantities, ["---"] * len(heads) + ["---:"] * len(quantities)]
+    for block, one in zip(found, told, strict=True):
+        for place, system in enumerate(block.systems):
+            cells = [str(one[name].cells[place]) if name in one else ABSENT for name in quantities]
+            setting = [f"{block.label}, {block.runs}"] * several
+            written.append([*setting, names[system], *cells])
+    return "".join(f"| {' | '.join(_markdown_safe(cell) for cell in row)} |\n" for row in written)
+
+
+def write_html(rows: Sequence[Row], path: str | Path, *, title: str = "What it costs") -> Path:
+    """Write one page that needs nothing but itself: tables, figures, and where each row is from.
+
+    Makes the folder where it is missing; returns the path.
+    """
+    from fewer.measure import figures
+    from fewer.measure.page import write_page
+
+    found = blocks(rows)
+    return write_page(
+        path,
+        "report.html",
+        title=title,
+        found=found,
+        heads={one.number: [column_names([one])[name] for name in one.systems] for one in found},
+        lines={block.number: lines(block, block.systems) for block in found},
+        headline=headline(found[0]) if len(found) == 1 else [],
+        summary=_summary(found),
+        caption=_caption(found),
+        drawings=_drawings(found),
+        latency={block.number: figures.latency(block) for block in found},
+        provenance=[(block, row, _provenance(row)) for block in found for row in block.rows],
+        raw="\n".join(json.dumps(dict(row), default=str) for row in rows),
+    )
+
+
+def _caption(found: Sequence[Block]) -> str | None:
+    systems = [system for block in found for system in block.systems.values()]
+    notes = []
+    if any(system.latency for system in systems):
+        notes.append("ms a batch: median (p5-p95); faster or slower than packed")
+    if any(mean.spread is not None for one in systems for mean in one.metrics.values()):
+        notes.append("±: standard deviation over the runs")
+    return "; ".join(notes) or None
+
+
+def _summary(found: Sequence[Block]) -> dict[str, list[Cell]]:
+    """Compare the last systems of several blocks: each quantity, a cell for each block."""
+    if len(found) < 2:
+        return {}
+    told = [
+        {line.name: line.cells[-1] for line in lines(block, list(block.systems)[-1:])}
+        for block in found
+    ]
+    names = dict.fromkeys(name for one in told for name in one if not name.startswith("tokens"))
+    return {name: [one.get(name, Cell(ABSENT)) for one in told] for name in names}
+
+
+def _drawings(found: Sequence[Block]) -> list[Drawing]:
+    """Draw what concerns all blocks; lengths once for each data set and limit."""
+    from fewer.measure import figures
+
+    lengths = {
+        json.dumps([row["lengths"], row.get("max_length")]): row
+        for block in found
+        for row in block.rows
+        if row.get("lengths")
+    }
+    drawn = [
+        *(figures.metric_against_flops(found, metric) for metric in metric_names(found)[:1]),
+        figures.tokens_per_layer(found),
+        *(figures.length_histogram(row) for row in lengths.values()),
+    ]
+    return [drawing for drawing in drawn if drawing is not None]
+
+
+def _provenance(row: Row) -> dict[str, str]:
+    """Say all that is needed to measure a row again."""
+    data, method = row.get("data", {}), row.get("method", {})
+    versions = ", ".join(f"{name} {version}" for name, version in row.get("versions", {}).items())
+    told: dict[str, Any] = {
+        "command": row.get("command"),
+        "time": row.get("time"),
+        "seed": row.get("seed"),
+        "model": row.get("model"),
+        "method": f"{method.get('name')} {json.dumps(method.get('args', {}))}",
+        "max_length": row.get("max_length"),
+        "data": f"{data.get('source')}, {data.get('rows')} rows, hash {data.get('hash')}",
+        "precision": row.get("precision"),
+        "processor": row.get("processor"),
+        "threads": row.get("threads"),
+        "versions": versions,
+    }
+    return {name: ABSENT if value is None else str(value) for name, value in told.items()}
+
+
+def _stacked(cell: Cell) -> Text:
+    from rich.text import Text
+
+    return Text.assemble(cell.full, *([("\n" + cell.note, "dim")] if cell.note else []))
+
+
+def _markdown_safe(text: str) -> str:
+    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")

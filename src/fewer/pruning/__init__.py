@@ -1,0 +1,7 @@
+"""Fewer tokens: one paper a file."""
+
+from __future__ import annotations
+
+from fewer.pruning.ltp import LTP
+
+__all__ = ["LTP"]

@@ -1,0 +1,327 @@
+"""Classification and regression of single texts and pairs: the columns to read, the labels known.
+
+`infer` guesses a `TextClassification` from rows; `encode` turns rows into token ids and labels;
+`num_labels`, `id2label`, `label2id`, `problem_type` are what a Hugging Face config wants.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from fewer.tasks.texts import Overlong, check_strings, encode_texts
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+# Guessed in this order; a pair is tried before a single text.
+PAIR_COLUMNS = (
+    ("text", "text_b"),
+    ("text", "text_pair"),
+    ("text_a", "text_b"),
+    ("text1", "text2"),
+    ("sentence1", "sentence2"),
+    ("sentence_a", "sentence_b"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("question", "passage"),
+    ("question", "context"),
+    ("query", "passage"),
+    ("query", "document"),
+)
+TEXT_COLUMNS = (
+    *("text", "sentence", "content", "review", "document", "comment", "body", "tweet", "title"),
+    *(first for first, _ in PAIR_COLUMNS[2:]),
+)
+LABEL_COLUMNS = ("label", "labels", "target", "class", "category", "score", "rating", "stars")
+
+_MOST_CLASSES = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextClassification:
+    """Describe a task: the columns it reads and the labels it knows.
+
+    Classification has `label_names`, in the order of the model's outputs; regression has none, and
+    says `regression=True`. A label of classification is a name, or the index of a name. Where names
+    are numbers themselves, as in `("1", "2", "3")` for stars, a number is always a name. A label of
+    regression is any finite number.
+
+    >>> task = TextClassification(label_names=("negative", "positive"))
+    >>> task.num_labels, task.id2label
+    (2, {0: 'negative', 1: 'positive'})
+    """
+
+    text: str = "text"
+    text_pair: str | None = None
+    label: str = "label"
+    label_names: tuple[str, ...] = ()
+    regression: bool = False
+
+    def __post_init__(self) -> None:
+        if self.regression and self.label_names:
+            raise ValueError(f"regression has no label names, got {_few(self.label_names)}")
+        if not self.regression and len(self.label_names) < 2:
+            raise ValueError(
+                f"classification wants at least two label names, got {list(self.label_names)}; "
+                "for numbers on a scale say regression=True"
+            )
+        if len(set(self.label_names)) < len(self.label_names):
+            raise ValueError(f"a label name stands twice in {_few(self.label_names)}")
+
+    @property
+    def num_labels(self) -> int:
+        """Outputs of the model: one a class, or one for regression."""
+        return 1 if self.regression else len(self.label_names)
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """Name of each output; regression's is the label column."""
+        return dict(enumerate((self.label,) if self.regression else self.label_names))
+
+    @property
+    def label2id(self) -> dict[str, int]:
+        """Output of each name."""
+        return {name: index for index, name in self.id2label.items()}
+
+    @property
+    def problem_type(self) -> str:
+        """What Hugging Face calls it: it chooses the loss."""
+        return "regression" if self.regression else "single_label_classification"
+
+    def encode(
+        self,
+        rows: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_length: int,
+        overlong: Overlong = "truncate",
+    ) -> Dataset:
+        """Encode texts and labels without padding: as many rows out as in, in the same order.
+
+        Columns: those of `encode_texts`, and labels (int, or float for regression).
+        """
+        labels = self.labels(rows)
+        texts = _strings(rows, self.text)
+        pairs = None if self.text_pair is None else _strings(rows, self.text_pair)
+        encoded = encode_texts(
+            texts, tokenizer, pairs=pairs, max_length=max_length, overlong=overlong
+        )
+        return encoded.add_column("labels", labels)
+
+    def labels(self, rows: Dataset) -> list[int] | list[float]:
+        """Read the labels: indices of `label_names`, or numbers for regression."""
+        values = _values(rows, self.label)
+        if self.regression:
+            return [_number(value, row, self.label) for row, value in enumerate(values)]
+        indices = self._indices()
+        try:
+            return [indices[_name(value)] for value in values]
+        except KeyError:
+            row = next(row for row, value in enumerate(values) if _name(value) not in indices)
+        raise ValueError(
+            f"column {self.label!r}, row {row} (the first is 0): unknown label {values[row]!r}. "
+            f"Known are {_few(self.label_names)}{_nearest(str(values[row]), self.label_names)}. "
+            "Mend or remove the row, or choose another column or other label names."
+        )
+
+    def _indices(self) -> dict[str, int]:
+        """Output of all that may stand for a label: names, and indices unless names are numbers."""
+        names = self.label2id
+        if any(map(_is_integer, names)):
+            return names
+        return {str(index): index for index in names.values()} | names
+
+
+def infer(
+    rows: Dataset,
+    *,
+    text: str | None = None,
+    text_pair: str | None = None,
+    label: str | None = None,
+    label_names: Sequence[str] | None = None,
+    regression: bool | None = None,
+) -> TextClassification:
+    """Guess the task of these rows; what is given is not guessed.
+
+    Columns: the usual names (`text`, `sentence1`, `premise`, ...; `label`, `target`, `score`, ...)
+    in any case. A second text is looked for only when the first is not given. Labels: numbers with
+    a point are regression; all else is classes, sorted, numbers by their value. Give `label_names`
+    where a model knows them already: rows may lack a class, or hold indices of its outputs.
+    """
+    if not len(rows):
+        raise ValueError("there are no rows to infer a task from")
+    label = _label_column(rows, label)
+    text, text_pair = _text_columns(rows, text, text_pair, label)
+    if regression is None:
+        regression = label_names is None and _is_scale(rows, label)
+    names: tuple[str, ...] = ()
+    if not regression:
+        names = tuple(label_names) if label_names is not None else _names(rows, label)
+    return TextClassification(
+        text=text, text_pair=text_pair, label=label, label_names=names, regression=regression
+    )
+
+
+def _label_column(rows: Dataset, label: str | None) -> str:
+    """Choose the column of labels."""
+    if label is not None:
+        return _known(label, rows)
+    written: dict[str, str] = {name.lower(): name for name in rows.column_names}
+    for name in LABEL_COLUMNS:
+        if name in written:
+            return written[name]
+    raise ValueError(
+        f"no column looks like the label: the rows have {_few(rows.column_names)}; "
+        f"looked for {_few(LABEL_COLUMNS)}. Say which it is: label='...'"
+    )
+
+
+def _text_columns(
+    rows: Dataset, text: str | None, text_pair: str | None, label: str
+) -> tuple[str, str | None]:
+    """Choose the column of texts, and the one of second texts if there is one."""
+    if text is not None:
+        return _known(text, rows), None if text_pair is None else _known(text_pair, rows)
+    if text_pair is not None:
+        _known(text_pair, rows)
+    free = {name.lower(): name for name in rows.column_names if name not in (label, text_pair)}
+    for first, second in PAIR_COLUMNS:
+        if first in free and (second in free if text_pair is None else second == text_pair.lower()):
+            return free[first], text_pair or free[second]
+    for first in TEXT_COLUMNS:
+        if first in free:
+            return free[first], text_pair
+    strings = [name for name in free.values() if _is_string(rows, name)]
+    if len(strings) == 1:
+        return strings[0], text_pair
+    raise ValueError(
+        f"no column looks like the text: the rows have {_few(rows.column_names)}; "
+        f"looked for {_few(TEXT_COLUMNS)}. Say which it is: text='...'"
+    )
+
+
+def _is_string(rows: Dataset, name: str) -> bool:
+    from datasets import Value
+
+    feature = rows.features[name]
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
+
+
+def _is_scale(rows: Dataset, label: str) -> bool:
+    """Tell whether the labels are numbers with a point; also as text, for CSV has only text."""
+    values = [value for value in _values(rows, label) if value is not None]
+    if all(isinstance(value, float) for value in values):
+        return bool(values)
+    if not all(isinstance(value, str) for value in values):
+        return False
+    return all(map(_is_number, values)) and not all(map(_is_integer, values))
+
+
+def _names(rows: Dataset, label: str) -> tuple[str, ...]:
+    """Find the label names: those the column declares, or its values, sorted."""
+    from datasets import ClassLabel
+
+    feature = rows.features[label]
+    if isinstance(feature, ClassLabel):
+        return tuple(feature.names)
+    values = _values(rows, label)
+    for row, value in enumerate(values):
+        if not (isinstance(value, str | int) or _is_whole(value)) or not str(value).strip():
+            raise ValueError(
+                f"column {label!r}, row {row} (the first is 0): wanted a label, a string or an "
+                f"integer, got {value!r} ({type(value).__name__}). Mend or remove the row; for "
+                "numbers on a scale say regression=True."
+            )
+    names = sorted({_name(value) for value in values}, key=_numbers_first)
+    if len(names) == 1:
+        raise ValueError(
+            f"column {label!r} holds the same label {names[0]!r} in all {len(values)} rows; two at "
+            "least are wanted. If a model knows the labels, give them: label_names=(...)"
+        )
+    if len(names) > _MOST_CLASSES:
+        raise ValueError(
+            f"column {label!r} holds {len(names)} different values ({_few(names, 3)}); at most "
+            f"{_MOST_CLASSES} classes are wanted. Choose another column, or say regression=True if "
+            "these are numbers on a scale."
+        )
+    return tuple(names)
+
+
+def _values(rows: Dataset, column: str) -> list[Any]:
+    return list(rows[_known(column, rows)][:])
+
+
+def _strings(rows: Dataset, column: str) -> list[str]:
+    values = _values(rows, column)
+    check_strings(values, f"column {column!r}")
+    return values
+
+
+def _known(column: str, rows: Dataset) -> str:
+    """Return the name of a column that exists."""
+    if column in rows.column_names:
+        return column
+    raise ValueError(
+        f"there is no column {column!r}: the rows have {_few(rows.column_names)}"
+        f"{_nearest(column, rows.column_names)}"
+    )
+
+
+def _name(value: object) -> str:
+    """Write a label as its name: 1, 1.0 and True are "1"."""
+    return str(int(value)) if isinstance(value, bool) or _is_whole(value) else str(value)
+
+
+def _number(value: object, row: int, column: str) -> float:
+    """Read one label of regression."""
+    if isinstance(value, int | float) or (isinstance(value, str) and _is_number(value)):
+        number = float(value)
+        if math.isfinite(number):
+            return number
+    raise ValueError(
+        f"column {column!r}, row {row} (the first is 0): wanted a finite number, got {value!r}"
+    )
+
+
+def _is_whole(value: object) -> TypeGuard[float]:
+    return isinstance(value, float) and value.is_integer()
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_integer(text: str) -> bool:
+    try:
+        int(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _numbers_first(name: str) -> tuple[bool, int, str]:
+    """Sort numbers by value, before words."""
+    return (False, int(name), name) if _is_integer(name) else (True, 0, name)
+
+
+def _few(names: Iterable[str], most: int = 12) -> str:
+    """List names for a message, not all of a thousand."""
+    listed = [repr(name if len(name) <= 40 else name[:39] + "…") for name in names]
+    more = f", ... ({len(listed)} in all)" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """Suggest the nearest of the known names, if one is near."""
+    near = difflib.get_close_matches(name.lower(), list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

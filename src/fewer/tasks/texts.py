@@ -1,0 +1,238 @@
+"""Texts in, token ids out: cleaning, encoding, truncating. Whatever a `str` holds gets a result.
+
+| the text | the result |
+|---|---|
+| empty or blank | only the special tokens, `[CLS] [SEP]` |
+| a lone surrogate | read as U+FFFD (the fast tokenizers raise `TypeError` on it) |
+| NUL, control and right-to-left marks | the tokenizer's: BERT's drops them, a byte-level one not |
+| only unknown tokens | `[CLS] [UNK] ... [SEP]` |
+| a million characters | the same ids as without the limit on characters, see `_shorten` |
+| more than `max_length` tokens | cut, with one `TruncationWarning`, or `OverlongError` if asked |
+| not a `str` | `TypeError` that names the row |
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+Overlong = Literal["truncate", "error"]
+
+_BATCH_TEXTS = 1000
+# A text is first read up to so many characters (English reviews have 4 to 5 a token).
+_CHARS_PER_TOKEN = 32
+_LEAST_CHARS = 8192
+# A cut inside a word can change its pieces (WordPiece: at most 100), never those well before it.
+_SPARE_TOKENS = 256
+
+
+class TruncationWarning(UserWarning):
+    """Some texts are longer than `max_length` tokens and lost their end."""
+
+
+class OverlongError(ValueError):
+    """A text is longer than `max_length` tokens, and truncation was not wanted."""
+
+
+def clean(text: str) -> str:
+    r"""Replace lone surrogates by U+FFFD and join surrogate pairs; leave all else as it is.
+
+    Tokenizers and files take only text that UTF-8 can hold.
+
+    >>> clean("lone \ud83d, pair \ud83d\ude00") == "lone \ufffd, pair \U0001f600"
+    True
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def encode_texts(
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    pairs: Sequence[str] | None = None,
+    max_length: int,
+    overlong: Overlong = "truncate",
+) -> Dataset:
+    """Encode texts, or pairs of texts, without padding: one row a text, in the same order.
+
+    Columns: input_ids, attention_mask, token_type_ids (where the tokenizer has them), length. Of
+    an overlong pair the longer text loses its end first. `max_length` counts the special tokens
+    and must not exceed the model's own maximum.
+    """
+    from datasets import Dataset, concatenate_datasets
+
+    _check(texts, pairs, tokenizer, max_length, overlong)
+    cut: dict[int, int] = {}  # row -> tokens it had
+    parts = []
+    for start in _with_progress(range(0, max(len(texts), 1), _BATCH_TEXTS)):
+        stop = start + _BATCH_TEXTS
+        columns, too_long = _encode_batch(
+            texts[start:stop],
+            pairs[start:stop] if pairs is not None else None,
+            tokenizer,
+            max_length,
+        )
+        cut |= {start + row: tokens for row, tokens in too_long.items()}
+        parts.append(Dataset.from_dict(columns))
+    if cut:
+        _report(cut, len(texts), max_length, overlong)
+    return concatenate_datasets(parts)
+
+
+def check_strings(texts: Sequence[object], name: str) -> None:
+    """Raise `TypeError` for the first value that is not a string; `name` says where it stood."""
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(
+                f"{name}, row {row} (the first is 0): wanted a string, got {text!r} "
+                f"({type(text).__name__}). Remove the row or give it a text; it may be empty."
+            )
+
+
+def _check(
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    overlong: str,
+) -> None:
+    """Raise for arguments that cannot be encoded."""
+    if isinstance(texts, str) or isinstance(pairs, str):
+        raise TypeError("wanted a list of texts, got one string: wrap it in a list, [text]")
+    if overlong not in ("truncate", "error"):
+        raise ValueError(f"overlong is 'truncate' or 'error', got {overlong!r}")
+    check_strings(texts, "texts")
+    if pairs is not None:
+        check_strings(pairs, "pairs")
+        if len(pairs) != len(texts):
+            raise ValueError(
+                f"as many texts as pairs are wanted, got {len(texts)} texts and {len(pairs)} pairs"
+            )
+    if not tokenizer.is_fast:
+        raise TypeError(
+            f"wanted a fast tokenizer (one of the `tokenizers` library), got "
+            f"{type(tokenizer).__name__}: load it with AutoTokenizer.from_pretrained(...)"
+        )
+    special = int(tokenizer.num_special_tokens_to_add(pair=pairs is not None))
+    if special == 0:
+        raise ValueError(
+            f"{type(tokenizer).__name__} adds no special tokens: an empty text would have no token "
+            "at all. Use the tokenizer of an encoder (BERT, RoBERTa, ...)."
+        )
+    if max_length <= special:
+        raise ValueError(
+            f"max_length={max_length} leaves no room: {special} of the tokens are special tokens"
+        )
+
+
+def _encode_batch(
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+) -> tuple[dict[str, list[Any]], dict[int, int]]:
+    """Encode one batch; return its columns, and for each row that was cut the tokens it had."""
+    names = dict.fromkeys(["input_ids", *tokenizer.model_input_names, "attention_mask"])
+    if not texts:
+        return {name: [] for name in [*names, "length"]}, {}
+    # padding and truncation are said aloud: a tokenizer's file may ask for both
+    encoded = tokenizer(
+        [_shorten(clean(text), tokenizer, max_length) for text in texts],
+        None if pairs is None else [_shorten(clean(text), tokenizer, max_length) for text in pairs],
+        padding=False,
+        truncation=False,
+        return_attention_mask=True,
+        verbose=False,
+    )
+    columns = {name: list(encoded[name]) for name in names}
+    cut = {row: len(ids) for row, ids in enumerate(columns["input_ids"]) if len(ids) > max_length}
+    for row in cut:
+        keep = _kept_tokens(encoded.sequence_ids(row), max_length, tokenizer.truncation_side)
+        for values in columns.values():
+            values[row] = [values[row][token] for token in keep]
+    columns["length"] = [len(ids) for ids in columns["input_ids"]]
+    return columns, cut
+
+
+def _kept_tokens(sequence_ids: Sequence[int | None], max_length: int, side: str) -> list[int]:
+    """Choose the tokens that truncation leaves: the special ones, then "longest first".
+
+    `sequence_ids` says of each token: of the first text 0, of the second 1, special None. The
+    tokenizer's own truncation gives the same, but of a pair it also builds all combinations of the
+    two remainders, which for two texts of 100,000 tokens takes all memory there is.
+    """
+    special = [token for token, owner in enumerate(sequence_ids) if owner is None]
+    first, second = ([t for t, owner in enumerate(sequence_ids) if owner == one] for one in (0, 1))
+    room = max_length - len(special)
+    shorter = min(len(first), len(second), room // 2)
+    longer = room - shorter
+    sizes = (longer, shorter) if len(first) > len(second) else (shorter, longer)
+    kept = [
+        tokens[len(tokens) - size :] if side == "left" else tokens[:size]
+        for tokens, size in zip((first, second), sizes, strict=True)
+    ]
+    return sorted(special + kept[0] + kept[1])
+
+
+def _shorten(text: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
+    """Drop characters that cannot reach the model: to tokenise a million takes seconds.
+
+    The ids after truncation stay the same. What is kept ends at white space if there is some near,
+    and has clearly more tokens than `max_length`; if it has not (long runs of spaces or of dropped
+    characters, words of thousands of letters), four times as much is tried, at last the whole.
+    """
+    chars = max(_CHARS_PER_TOKEN * max_length, _LEAST_CHARS)
+    while len(text) > chars and tokenizer.truncation_side == "right":
+        head = text[:chars]
+        words = head.rsplit(maxsplit=1)
+        if len(words) == 2 and len(words[1]) < chars // 4:
+            head = words[0]
+        ids = tokenizer(
+            head, add_special_tokens=False, padding=False, truncation=False, verbose=False
+        )["input_ids"]
+        if len(ids) >= max_length + _SPARE_TOKENS:
+            return head
+        chars *= 4
+    return text
+
+
+def _report(cut: dict[int, int], rows: int, max_length: int, overlong: str) -> None:
+    """Say once what truncation took, as a warning or as an error."""
+    row, tokens = max(cut.items(), key=lambda item: item[1])
+    found = (
+        f"{len(cut)} of {rows} texts are longer than max_length={max_length} tokens "
+        f"(the longest seen is row {row}, the first is 0, with at least {tokens})"
+    )
+    if overlong == "error":
+        raise OverlongError(
+            f"{found}. Raise max_length if the model allows it, or cut them: overlong='truncate'."
+        )
+    warnings.warn(
+        f"{found}; they lose their end. overlong='error' refuses them.",
+        TruncationWarning,
+        stacklevel=3,
+    )
+
+
+def _with_progress(starts: range) -> Iterator[int]:
+    """Show a bar on a terminal once it has taken two seconds."""
+    from tqdm.auto import tqdm
+
+    yield from tqdm(
+        starts,
+        desc="tokenising",
+        unit_scale=_BATCH_TEXTS,
+        unit=" texts",
+        delay=2,
+        leave=False,
+        disable=None,
+    )

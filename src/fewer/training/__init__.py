@@ -1,0 +1,1 @@
+"""Training: a method's phases on the Hugging Face Trainer."""

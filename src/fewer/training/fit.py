@@ -1,0 +1,283 @@
+"""`fit`: a dense fine-tune where it is needed, then a method's phases, resumable after a kill."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainingArguments,
+    set_seed,
+)
+
+from fewer.config import method_to
+from fewer.core.policy import Dense, Method, Phase
+from fewer.core.trace import record
+from fewer.models import applying, attach, attachment, load, save
+from fewer.training.checkpoints import is_whole, newest_whole, seal
+from fewer.training.precision import Precision, choose
+from fewer.training.trainer import PhaseTrainer
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["Schedule", "dense_phase", "fit"]
+
+CALIBRATION_TEXTS = 512
+_WRAPPED = ("forward", "_original_forward")
+_LOG = logging.getLogger("fewer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How to train, whatever the method: the same for every phase."""
+
+    batch_size: int = 32
+    seed: int = 42
+    precision: Precision = "auto"
+    weight_decay: float = 0.01
+    warmup: float = 0.06  # share of a phase's steps
+    dropout: float | None = None  # None: the model's own; 0 doubles the speed of training on a CPU
+    save_every: int = 500  # steps between checkpoints
+    log_every: int = 50
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        for name in ("batch_size", "save_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, wanted 1 or more")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup is {self.warmup}, wanted a share of the steps in [0, 1)")
+
+
+def dense_phase(epochs: float = 3.0, learning_rate: float = 3e-5) -> Phase:
+    """Return the ordinary fine-tune that a model with a new head needs first."""
+    return Phase("dense", "compact", "all", epochs, learning_rate)
+
+
+def fit(
+    model: PreTrainedModel,
+    method: Method,
+    train: Dataset,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    output_dir: str | Path,
+    dense: Phase | None = None,
+    phases: Sequence[Phase] | None = None,
+    schedule: Schedule | None = None,
+    resume: bool = False,
+) -> PreTrainedModel:
+    """Train `model` for `method` on encoded rows and return it attached, in eval mode.
+
+    Saved under `output_dir/model`.
+
+    `train` has the columns of `TextClassification.encode` (input_ids, attention_mask, labels,
+    length; not padded). `dense` is trained first when given (a new head); then `phases` (default:
+    the method's own). Each phase is kept whole in a folder of its own, so `resume=True` goes on
+    after a kill from the newest whole checkpoint. Raises `ValueError` for an empty data set, and
+    for an `output_dir` that holds another run, or one that was not asked to be resumed.
+    """
+    schedule = schedule or Schedule()
+    if not isinstance(model, PreTrainedModel):
+        raise ValueError(
+            f"got a {type(model).__name__}, wanted a transformers model; merge adapters first "
+            "(model.merge_and_unload())"
+        )
+    if len(train) == 0:
+        raise ValueError("the training set has no rows")
+    stages: list[tuple[Method, Phase]] = [(Dense(), dense)] if dense is not None else []
+    stages += [(method, phase) for phase in (method.phases() if phases is None else phases)]
+    folder = Path(output_dir)
+    _claim(
+        folder,
+        {"method": method_to(method), "phases": [asdict(p) for _, p in stages], "rows": len(train)},
+        schedule,
+        resume,
+    )
+    for number, (own, phase) in enumerate(stages):
+        place = folder / f"{number}-{phase.name}"
+        if is_whole(place / "model"):
+            model = _taken_up(place / "model", model)
+            continue
+        _LOG.info("phase %d of %d: %s", number + 1, len(stages), phase.name)
+        set_seed(schedule.seed + number)
+        _put_on(model, own)
+        _run(model, phase, train, tokenizer, place, schedule)
+        save(model, place / "model")
+        tokenizer.save_pretrained(place / "model")
+        seal(place / "model")
+        for checkpoint in place.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+    _put_on(model, method)
+    save(model, folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    model.eval()
+    return model
+
+
+def _run(
+    model: PreTrainedModel,
+    phase: Phase,
+    train: Dataset,
+    tokenizer: Any,
+    place: Path,
+    schedule: Schedule,
+) -> None:
+    own = attachment(model)
+    precision = choose(schedule.precision, model.device)
+    share = _share(model, train, tokenizer, schedule)
+    unfinished = newest_whole(place)
+    if phase.calibrate and unfinished is None:
+        own.policy.calibrate(share)
+    own.apply_in_training = phase.apply
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    trainer = PhaseTrainer(
+        model=model,
+        args=_arguments(phase, place, schedule, precision, len(train), model.device.type == "cpu"),
+        train_dataset=train,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        phase=phase,
+    )
+    with _dropout(model, schedule.dropout), _own_forward(model):
+        trainer.train(resume_from_checkpoint=str(unfinished) if unfinished else None)
+    own.apply_in_training = "compact"
+    for parameter in own.policy.parameters():
+        parameter.requires_grad_(not any(parameter is other for other in frozen))
+    if phase.calibrate:
+        own.policy.calibrate(share)
+
+
+@contextmanager
+def _dropout(model: nn.Module, probability: float | None) -> Iterator[None]:
+    """Set every dropout of the model inside the block; layers read attention's from modules too."""
+    modules = [module for module in model.modules() if isinstance(module, nn.Dropout)]
+    before = [module.p for module in modules]
+    for module in modules:
+        module.p = module.p if probability is None else probability
+    try:
+        yield
+    finally:
+        for module, p in zip(modules, before, strict=True):
+            module.p = p
+
+
+@contextmanager
+def _own_forward(model: nn.Module) -> Iterator[None]:
+    """Take off the autocast that accelerate leaves around `forward` after training.
+
+    It would run inference in the training's precision, and copies of the model would call the
+    original through it.
+    """
+    before = {name: model.__dict__[name] for name in _WRAPPED if name in model.__dict__}
+    try:
+        yield
+    finally:
+        for name in _WRAPPED:
+            model.__dict__.pop(name, None)
+        model.__dict__.update(before)
+
+
+def _arguments(
+    phase: Phase, place: Path, schedule: Schedule, precision: str, rows: int, cpu: bool
+) -> TrainingArguments:
+    steps = max(1, round(phase.epochs * rows / schedule.batch_size))
+    return TrainingArguments(
+        output_dir=str(place),
+        max_steps=steps,
+        learning_rate=phase.learning_rate,
+        per_device_train_batch_size=schedule.batch_size,
+        warmup_steps=round(schedule.warmup * steps),
+        weight_decay=schedule.weight_decay,
+        seed=schedule.seed,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        train_sampling_strategy="group_by_length",
+        length_column_name="length",
+        save_steps=schedule.save_every,
+        save_total_limit=2,
+        logging_steps=schedule.log_every,
+        report_to="none",
+        disable_tqdm=False,
+        use_cpu=cpu,
+    )
+
+
+def _share(
+    model: PreTrainedModel, train: Dataset, tokenizer: Any, schedule: Schedule
+) -> Callable[[], float]:
+    """Return a measure of the share of dense FLOPs kept, hard, on a sample of training texts."""
+    rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(schedule.seed))[
+        :CALIBRATION_TEXTS
+    ].tolist()
+    columns = [name for name in tokenizer.model_input_names if name in train.column_names]
+    sample = sorted(
+        ({name: row[name] for name in columns} for row in train.select(rows)),
+        key=lambda row: len(row["input_ids"]),
+    )
+    batches = [sample[start : start + 64] for start in range(0, len(sample), 64)]
+
+    def share() -> float:
+        shape, was_training = attachment(model).shape, model.training
+        model.eval()
+        with torch.no_grad(), applying(model, "compact"), record() as traces:
+            for batch in batches:
+                model(**tokenizer.pad(batch, return_tensors="pt").to(model.device))
+        model.train(was_training)
+        kept = sum(float(shape.flops(trace).sum()) for trace in traces)
+        return kept / sum(float(shape.dense_flops(trace.layers[0].keys).sum()) for trace in traces)
+
+    return share
+
+
+def _put_on(model: PreTrainedModel, method: Method) -> None:
+    """Attach a method unless it is; kernel and protected ids stay as they were."""
+    try:
+        before = attachment(model).settings
+    except ValueError:
+        attach(model, method)
+        return
+    if before.method != method:
+        attach(model, method, kernel=before.kernel, protect=before.protect)
+
+
+def _taken_up(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
+    """Load what a finished phase left; device and frozen parameters are those of `model`."""
+    left = load(folder)
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    for name, parameter in left.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    nn.Module.to(left, model.device)
+    return left
+
+
+def _claim(folder: Path, run: dict[str, Any], schedule: Schedule, resume: bool) -> None:
+    """Write what this run is into its folder, or check that the folder holds this very run."""
+    note = folder / "fit.json"
+    content = json.loads(json.dumps({**run, "schedule": asdict(schedule)}))
+    if note.exists():
+        if not resume:
+            raise ValueError(
+                f"{folder} already holds a run; pass resume=True to go on with it, or another "
+                "output_dir"
+            )
+        held = json.loads(note.read_text(encoding="utf-8"))
+        changed = sorted(key for key in content if held.get(key) != content[key])
+        if changed:
+            raise ValueError(
+                f"{folder} holds another run: {', '.join(changed)} differ; resume with the "
+                "same settings"
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

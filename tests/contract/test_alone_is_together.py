@@ -1,0 +1,97 @@
+"""Law 3. Alone = together: neither batch mates nor padding change what is read or answered."""
+
+import pytest
+import torch
+
+import fewer
+from fewer import LTP
+from tests.contract.table import (
+    METHODS,
+    counts,
+    every_backbone,
+    every_kernel,
+    every_method,
+    read,
+    watched,
+)
+from tests.tiny import LENGTHS, ragged, real, text, tiny
+
+
+@every_kernel
+@every_backbone
+@every_method
+def test_a_batch_equals_its_texts_one_by_one(method, backbone, kernel):
+    model = fewer.attach(tiny(backbone), METHODS[method], kernel=kernel)
+    batch = ragged(model)
+    logits, trace = read(model, batch)
+    for row, length in enumerate(LENGTHS):
+        alone, alone_trace = read(model, text(batch, row))
+        torch.testing.assert_close(logits[row : row + 1], alone, atol=1e-5, rtol=0)
+        assert torch.equal(trace.layers_read[row, :length], alone_trace.layers_read[0])
+        assert torch.equal(counts(trace)[..., row], counts(alone_trace)[..., 0])
+
+
+@every_backbone
+@every_method
+def test_the_order_of_the_texts_does_not_matter(method, backbone):
+    model = fewer.attach(tiny(backbone), METHODS[method])
+    batch, order = ragged(model), [3, 0, 4, 2, 1]
+    logits, trace = read(model, batch)
+    shuffled, shuffled_trace = read(model, {name: v[order] for name, v in batch.items()})
+    torch.testing.assert_close(shuffled, logits[order], atol=1e-5, rtol=0)
+    assert torch.equal(shuffled_trace.layers_read, trace.layers_read[order])
+
+
+@every_kernel
+@every_backbone
+@every_method
+def test_more_padding_changes_nothing(method, backbone, kernel):
+    model = fewer.attach(tiny(backbone, "TokenClassification"), METHODS[method], kernel=kernel)
+    tight, loose = ragged(model), ragged(model, columns=max(LENGTHS) + 9)
+    logits, trace = read(model, tight)
+    padded, padded_trace = read(model, loose)
+    assert torch.equal(real(padded, loose), real(logits, tight))
+    assert torch.equal(padded_trace.layers_read[:, : max(LENGTHS)], trace.layers_read)
+    assert int(padded_trace.layers_read[:, max(LENGTHS) :].sum()) == 0
+    assert torch.equal(counts(padded_trace), counts(trace))
+
+
+@pytest.mark.parametrize("apply", ["soften", "soften_output", "mask", "compact"])
+@every_backbone
+@pytest.mark.parametrize("method", ["ltp", "ltp-reference"])
+def test_padding_changes_neither_scores_nor_regulariser(method, backbone, apply):
+    model = fewer.attach(tiny(backbone), METHODS[method])
+    seen, losses = [], []
+    for columns in (max(LENGTHS), max(LENGTHS) + 9):
+        with watched(model) as views:
+            _, trace = read(model, ragged(model, columns=columns), apply)
+        seen.append([view.tokens.received for view, _ in views if view.layer])
+        losses.append(fewer.attachment(model).policy.loss(trace))
+    for tight, loose in zip(*seen, strict=True):
+        assert torch.equal(tight, loose)
+    assert losses[0] == losses[1] > 0
+
+
+@every_backbone
+def test_batch_mates_do_not_change_scores(backbone):
+    model = fewer.attach(tiny(backbone), LTP(final_threshold=0.2))
+    batch = ragged(model)
+    with watched(model) as together:
+        read(model, batch)
+    for row in range(len(LENGTHS)):
+        with watched(model) as alone:
+            read(model, text(batch, row))
+        for (view, _), (own, _) in zip(together, alone, strict=True):
+            if view.layer:
+                mine = view.tokens.received[view.tokens.sequence == row]
+                torch.testing.assert_close(mine, own.tokens.received, atol=1e-6, rtol=0)
+
+
+@every_backbone
+def test_the_share_of_flops_does_not_depend_on_padding(backbone):
+    model = fewer.attach(tiny(backbone), LTP(final_threshold=0.2, target=0.5))
+    policy = fewer.attachment(model).policy
+    with fewer.applying(model, "soften"), fewer.record() as traces:
+        for columns in (max(LENGTHS), max(LENGTHS) + 9):
+            model(**ragged(model, columns=columns))
+    assert policy.loss(traces[0]).item() == policy.loss(traces[1]).item() > 0

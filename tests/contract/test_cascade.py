@@ -1,0 +1,99 @@
+"""Law 5. The cascade is monotone: the gone stay gone, the frozen rest, the protected never go."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+import fewer
+from fewer import Fate
+from tests.contract.table import (
+    METHODS,
+    every_backbone,
+    every_method,
+    read,
+    watched,
+)
+from tests.tiny import LENGTHS, ragged, tiny
+
+APPLIES = ("compact", "mask")
+NEVER_GONE = (7, 11, 13, 17, 23)
+
+
+def _living(view):
+    """List the slots that a policy was shown as alive, and those of them that may ask."""
+    tokens = view.tokens
+    alive = torch.ones_like(tokens.protected) if tokens.alive is None else tokens.alive
+    asking = alive if tokens.active is None else alive & tokens.active
+    return set(tokens.slot[alive].tolist()), set(tokens.slot[asking].tolist())
+
+
+@pytest.mark.parametrize("apply", APPLIES)
+@every_backbone
+@every_method
+def test_who_is_gone_or_frozen_never_comes_back(method, backbone, apply):
+    model = fewer.attach(tiny(backbone), METHODS[method])
+    with watched(model) as seen:
+        read(model, ragged(model), apply)
+    steps = [_living(view) for view, _ in seen]
+    for before, after in pairwise(steps):
+        assert after[0] <= before[0]
+        assert after[1] <= before[1]
+
+
+@pytest.mark.parametrize("apply", APPLIES)
+@every_backbone
+@every_method
+def test_fewer_layers_are_read_the_deeper_it_gets(method, backbone, apply):
+    model = fewer.attach(tiny(backbone), METHODS[method])
+    _, trace = read(model, ragged(model), apply)
+    for before, after in pairwise(trace.layers):
+        assert (before.keys >= before.queries).all()
+        assert (before.queries >= before.read).all()
+        assert (before.keys >= after.keys).all()
+        assert (before.read >= after.queries).all()
+
+
+@pytest.mark.parametrize("apply", APPLIES)
+@every_backbone
+@every_method
+def test_the_protected_read_every_layer(method, backbone, apply):
+    model = fewer.attach(tiny(backbone), METHODS[method], protect=NEVER_GONE)
+    batch = ragged(model)
+    _, trace = read(model, batch, apply)
+    depth, spared = trace.layers_read, torch.isin(batch["input_ids"], torch.tensor(NEVER_GONE))
+    assert spared.sum() >= 3
+    assert depth[:, 0].tolist() == [len(trace.layers)] * len(LENGTHS)
+    assert (depth[spared] == len(trace.layers)).all()
+
+
+@pytest.mark.parametrize("apply", APPLIES)
+@every_backbone
+def test_only_the_protected_remain_where_everybody_is_sent_away(backbone, apply):
+    model = fewer.attach(tiny(backbone), METHODS["nobody"])
+    _, trace = read(model, ragged(model), apply)
+    first, *rest = trace.layers
+    assert first.keys.tolist() == list(LENGTHS)
+    assert first.read.tolist() == [1.0] * len(LENGTHS)
+    assert all(layer.keys.tolist() == [1.0] * len(LENGTHS) for layer in rest)
+    assert trace.layers_read.sum(1).tolist() == [len(trace.layers)] * len(LENGTHS)
+
+
+@every_backbone
+def test_the_frozen_stay_keys_but_are_no_queries(backbone):
+    model = fewer.attach(tiny(backbone), METHODS["freeze"])
+    with watched(model) as seen:
+        _, trace = read(model, ragged(model))
+    assert any((decision.fate == int(Fate.FROZEN)).any() for _, decision in seen)
+    for layer in trace.layers:
+        assert layer.keys.tolist() == list(LENGTHS)
+    assert trace.layers[-1].queries.sum() < trace.layers[0].queries.sum() == sum(LENGTHS)
+
+
+@every_backbone
+def test_padding_is_never_read(backbone):
+    model = fewer.attach(tiny(backbone))
+    batch = ragged(model)
+    _, trace = read(model, batch)
+    wanted = batch["attention_mask"] * len(trace.layers)
+    assert torch.equal(trace.layers_read, wanted)

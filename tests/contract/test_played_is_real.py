@@ -1,0 +1,126 @@
+"""Law 2. Played = real: `mask` and `compact` give the same survivors, answers and trace."""
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+import fewer
+from fewer import LTP, Method, Site
+from tests.contract.policies import Drop, Freeze, Together
+from tests.contract.table import (
+    BACKBONES,
+    KERNELS,
+    METHODS,
+    TASKS,
+    counts,
+    every_backbone,
+    every_kernel,
+    every_method,
+    read,
+)
+from tests.tiny import VOCABULARY, ragged, real, tiny
+
+BLOCKS, MODELS, DRAWS = 4, 60, 5  # 1,200 configurations
+
+
+@every_kernel
+@every_backbone
+@every_method
+def test_mask_equals_compact(method, backbone, kernel):
+    for task in TASKS:
+        model = fewer.attach(tiny(backbone, task), METHODS[method], kernel=kernel)
+        batch = ragged(model)
+        played, played_trace = read(model, batch, "mask")
+        answers, trace = read(model, batch, "compact")
+        assert torch.equal(played_trace.layers_read, trace.layers_read)
+        assert torch.equal(counts(played_trace), counts(trace))
+        torch.testing.assert_close(played, answers, atol=1e-5, rtol=0)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One random configuration."""
+
+    model: Any
+    method: Method
+    kernels: tuple[str, str]  # of `mask` and of `compact`
+    protect: tuple[int, ...]
+    batch: dict[str, torch.Tensor]
+
+
+def _method(draw: random.Random, mean_length: float) -> Method:
+    share, site = draw.uniform(0.05, 0.6), draw.choice(list(Site))
+    threshold = min(0.9, draw.uniform(0.5, 2.0) / mean_length)  # the mean score is 1 / n
+    return draw.choice(
+        [
+            LTP(final_threshold=threshold),
+            LTP(final_threshold=threshold),
+            LTP(final_threshold=threshold, reference_length=max(1, round(mean_length))),
+            Drop(share=share, site=site, salt=draw.randrange(1000)),
+            Freeze(share=share, site=site, salt=draw.randrange(1000)),
+            Together(threshold=threshold),
+        ]
+    )
+
+
+def _drawn(draw: random.Random, model: Any) -> Drawn:
+    longest = draw.randint(1, 24)
+    lengths = [1, min(2, longest), longest]
+    lengths = draw.sample(lengths, draw.randint(1, 3)) + [
+        draw.randint(1, longest) for _ in range(draw.randint(0, 4))
+    ]
+    return Drawn(
+        model=model,
+        method=_method(draw, sum(lengths) / len(lengths)),
+        kernels=(draw.choice(KERNELS), draw.choice(KERNELS)),
+        protect=tuple(draw.sample(range(5, VOCABULARY), draw.choice([0, 0, 3]))),
+        batch=ragged(model, lengths, max(lengths) + draw.randint(0, 3), draw.randrange(10**6)),
+    )
+
+
+def _model(draw: random.Random) -> Any:
+    heads = draw.choice([1, 2, 4])
+    return tiny(
+        draw.choice(BACKBONES),
+        draw.choice(TASKS),
+        layers=draw.choice([2, 4]),
+        heads=heads,
+        width=heads * draw.choice([2, 4, 8]),
+        seed=draw.randrange(10**6),
+    )
+
+
+def _compared(drawn: Drawn) -> tuple[str, torch.Tensor]:
+    """Say what differs between `mask` and `compact`, or nothing; and how deep tokens were read."""
+    outcomes = []
+    for apply, kernel in zip(("mask", "compact"), drawn.kernels, strict=True):
+        fewer.attach(drawn.model, drawn.method, kernel=kernel, protect=drawn.protect)
+        outcomes.append(read(drawn.model, drawn.batch, apply))
+    (logits, trace), (wanted, wanted_trace) = outcomes
+    gap = float((real(logits, drawn.batch) - real(wanted, drawn.batch)).abs().max())
+    differences = {
+        "survivors": not torch.equal(trace.layers_read, wanted_trace.layers_read),
+        "counts": not torch.equal(counts(trace), counts(wanted_trace)),
+        f"logits by {gap}": gap > 1e-5,
+    }
+    return ", ".join(name for name, differ in differences.items() if differ), trace.layers_read
+
+
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_mask_equals_compact_in_300_random_configurations(block):
+    draw = random.Random(block)
+    mismatches, read_layers, all_layers = [], 0, 0
+    for _ in range(MODELS):
+        model = _model(draw)
+        for _ in range(DRAWS):
+            drawn = _drawn(draw, model)
+            difference, depth = _compared(drawn)
+            if difference:
+                mismatches.append((difference, drawn.method, model.config.model_type))
+            read_layers += int(depth.sum())
+            all_layers += int(drawn.batch["attention_mask"].sum() * depth.max())
+    assert mismatches == []
+    assert 0.3 < read_layers / all_layers < 0.8  # a good share was pruned, a good share was not

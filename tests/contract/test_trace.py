@@ -1,0 +1,152 @@
+"""Law 6. The trace does not lie: its counts are the rows really multiplied, its FLOPs too."""
+
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import fewer
+from fewer import LTP
+from fewer.kernels import KERNELS
+from tests.contract.table import METHODS, every_backbone, every_kernel, every_method, read
+from tests.tiny import FAMILIES, LENGTHS, ragged, text, tiny
+
+TASK = "TokenClassification"  # whose encoders have no pooler
+
+
+@contextmanager
+def _rows(model, ends):
+    """Count the rows that pass through the linear maps whose names end so, call by call."""
+    counted, hooks = [], []
+    for name, module in model.named_modules():
+        if ("." + name).endswith("." + ends):
+            hooks.append(module.register_forward_hook(lambda _, x, __: counted.append(len(x[0]))))
+    assert hooks
+    try:
+        yield counted
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _multiplications(shape):
+    """Leave out what scoring costs: additions, which torch's counter does not see."""
+    return replace(shape, layers=tuple(replace(cost, score=0.0) for cost in shape.layers))
+
+
+def _counted(model, batch):
+    """Ask torch for the FLOPs of an encoder."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.base_model(**batch)
+    return counter.get_total_flops()
+
+
+@every_kernel
+@every_backbone
+@every_method
+def test_the_counts_are_the_rows_really_multiplied(method, backbone, kernel):
+    model = fewer.attach(tiny(backbone, TASK), METHODS[method], kernel=kernel)
+    family = FAMILIES[backbone]
+    with (
+        _rows(model, family.key) as keys,
+        _rows(model, family.output) as queries,
+        _rows(model, family.ffn) as reads,
+    ):
+        _, trace = read(model, ragged(model))
+    assert keys == [int(layer.keys.sum()) for layer in trace.layers]
+    assert queries == [int(layer.queries.sum()) for layer in trace.layers]
+    assert reads == [int(layer.read.sum()) for layer in trace.layers]
+
+
+@every_backbone
+@every_method
+def test_the_kernel_is_given_as_many_queries_and_keys_as_were_counted(
+    method, backbone, monkeypatch
+):
+    calls = []
+
+    def counting(call):
+        calls.append((call.cu_q.diff().tolist(), call.cu_k.diff().tolist(), call.scored))
+        return KERNELS["reference"](call)
+
+    monkeypatch.setitem(KERNELS, "counting", counting)
+    model = fewer.attach(tiny(backbone, TASK), METHODS[method], kernel="counting")
+    _, trace = read(model, ragged(model))
+    wanted = [(x.queries.tolist(), x.keys.tolist(), x.scored) for x in trace.layers]
+    assert calls == wanted
+
+
+@every_backbone
+@every_method
+def test_flops_of_the_trace_are_those_that_torch_counts(method, backbone):
+    model = fewer.attach(tiny(backbone, TASK), METHODS[method], kernel="reference")
+    batch = ragged(model)
+    shape = _multiplications(fewer.attachment(model).shape)
+    assert float(shape.flops(read(model, batch)[1]).sum()) == _counted(model, batch)
+
+
+@every_backbone
+def test_flops_are_told_apart_by_text(backbone):
+    model = fewer.attach(tiny(backbone, TASK), LTP(final_threshold=0.2), kernel="reference")
+    batch = ragged(model)
+    shape = _multiplications(fewer.attachment(model).shape)
+    flops = shape.flops(read(model, batch)[1]).tolist()
+    assert flops == [_counted(model, text(batch, row)) for row in range(len(LENGTHS))]
+
+
+@every_backbone
+def test_the_padded_and_the_packed_model_cost_what_torch_counts(backbone):
+    model = tiny(backbone, TASK, attn_implementation="eager")
+    batch = ragged(model)
+    padded = _counted(model, batch)
+    alone = [_counted(model, text(batch, row)) for row in range(len(LENGTHS))]
+    shape = fewer.attachment(fewer.attach(model)).shape
+    columns = torch.full((len(LENGTHS),), float(max(LENGTHS)))
+    assert shape.dense_flops(torch.tensor(LENGTHS).float()).tolist() == alone
+    assert float(shape.dense_flops(columns).sum()) == padded
+
+
+@every_backbone
+def test_scoring_costs_one_addition_a_head_and_pair(backbone):
+    model = fewer.attach(tiny(backbone), LTP(final_threshold=0.2))
+    _, trace = read(model, ragged(model))
+    shape = fewer.attachment(model).shape
+    pairs = sum(float((x.queries * x.keys).sum()) for x in trace.layers if x.scored)
+    scoring = shape.flops(trace).sum() - _multiplications(shape).flops(trace).sum()
+    assert float(scoring) == shape.heads * pairs
+    assert [layer.scored for layer in trace.layers] == [False] + [True] * (len(trace.layers) - 1)
+
+
+@every_backbone
+def test_flops_fall_as_tokens_fall(backbone):
+    shares = []
+    for threshold in (0.02, 0.1, 0.2, 0.5):
+        model = fewer.attach(tiny(backbone), LTP(final_threshold=threshold))
+        _, trace = read(model, ragged(model))
+        shares.append(float(fewer.attachment(model).shape.share(trace)))
+    assert shares == sorted(shares, reverse=True)
+    assert shares[-1] < shares[0]
+
+
+def test_adapters_are_counted_with_the_maps_they_sit_on():
+    peft = pytest.importorskip("peft")
+    model = tiny("bert", TASK)
+    plain = fewer.attachment(fewer.attach(model)).shape.layers[0]
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["query"], r=4))
+    with_adapter = fewer.attachment(fewer.attach(adapted)).shape.layers[0]
+    assert with_adapter.query - plain.query == 2 * 2 * 4 * 16
+    assert with_adapter.ffn == plain.ffn
+
+
+@every_backbone
+def test_traces_are_recorded_in_order_by_the_innermost_block(backbone):
+    model = fewer.attach(tiny(backbone))
+    with fewer.record() as outer, torch.no_grad():
+        model(**ragged(model, (3, 1)))
+        with fewer.record() as inner:
+            model(**ragged(model, (2, 4)))
+        model(**ragged(model, (5,)))
+    assert [trace.grid for trace in outer] == [(2, 3), (1, 5)]
+    assert [trace.grid for trace in inner] == [(2, 4)]

@@ -1,0 +1,153 @@
+"""Tiny random models of every supported architecture, ragged batches, and a tokenizer of words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers as hf
+from tokenizers import Tokenizer, pre_tokenizers, processors
+from tokenizers.models import WordLevel
+from torch import Tensor
+
+LENGTHS = (1, 12, 2, 7, 5)
+VOCABULARY = 60
+SPREAD = 0.3  # of the random weights: attention is far from uniform, answers far apart
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one architecture is called, and which of its linear maps see which rows."""
+
+    prefix: str  # of the class names
+    sizes: dict[str, str]  # our name -> the config's
+    extra: dict[str, Any]
+    key: str = "attention.self.key"
+    output: str = "attention.output.dense"
+    ffn: str = "intermediate.dense"
+
+    def sized(self, **sizes: int) -> dict[str, int]:
+        return {self.sizes.get(name, name): size for name, size in sizes.items()}
+
+
+_BERT = {
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "width": "hidden_size",
+    "inner": "intermediate_size",
+}
+_DISTIL = {"layers": "n_layers", "heads": "n_heads", "width": "dim", "inner": "hidden_dim"}
+_ALBERT = {"key": "attention.key", "output": "attention.dense", "ffn": "ffn"}
+_MODERN = {"key": "attn.Wqkv", "output": "attn.Wo", "ffn": "mlp.Wi"}
+_WINDOWS = {
+    "local_attention": 4,
+    "global_attn_every_n_layers": 2,
+    "cls_token_id": 1,
+    "sep_token_id": 2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+FAMILIES = {
+    "bert": Family("Bert", _BERT, {}),
+    "roberta": Family("Roberta", _BERT, {}),
+    "xlm-roberta": Family("XLMRoberta", _BERT, {}),
+    "camembert": Family("Camembert", _BERT, {}),
+    "electra": Family("Electra", _BERT, {"embedding_size": 6}),
+    "distilbert": Family(
+        "DistilBert", _DISTIL, {}, "attention.k_lin", "attention.out_lin", "ffn.lin1"
+    ),
+    "albert": Family("Albert", _BERT, {"embedding_size": 6, "num_hidden_groups": 2}, **_ALBERT),
+    "albert-inner": Family("Albert", _BERT, {"embedding_size": 6, "inner_group_num": 2}, **_ALBERT),
+    "modernbert": Family("ModernBert", _BERT, _WINDOWS, **_MODERN),
+}
+
+
+def tiny(
+    name: str = "bert",
+    task: str = "SequenceClassification",
+    *,
+    layers: int = 3,
+    heads: int = 2,
+    width: int = 16,
+    seed: int = 0,
+    **settings: Any,
+) -> Any:
+    """Build a model in eval mode; the same arguments give the same weights."""
+    family = FAMILIES[name]
+    sizes = family.sized(layers=layers, heads=heads, width=width, inner=2 * width)
+    common = {
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": 40,
+        "num_labels": 3,
+        "initializer_range": SPREAD,
+    }
+    config = getattr(hf, family.prefix + "Config")(**common | sizes | family.extra | settings)
+    torch.manual_seed(seed)
+    kind = "Model" if task == "Model" else f"For{task}"
+    model = getattr(hf, family.prefix + kind)(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:  # biases start at 0 and norms at 1: a lost one would not show
+                parameter.add_(SPREAD * torch.randn_like(parameter))
+    return model.eval()
+
+
+def ragged(
+    model: Any, lengths: Sequence[int] = LENGTHS, columns: int | None = None, seed: int = 0
+) -> dict[str, Tensor]:
+    """Draw a padded batch of texts; segments too, where the model has two."""
+    generator = torch.Generator().manual_seed(seed)
+    config, shape = model.config, (len(lengths), columns or max(lengths))
+    column = torch.arange(shape[1])
+    length = torch.tensor(lengths)[:, None]
+    mask = column < length
+    ids = torch.stack(  # row by row, so that a text does not depend on the padding
+        [torch.randint(5, VOCABULARY, (40,), generator=generator)[: shape[1]] for _ in lengths]
+    )
+    batch = {
+        "input_ids": ids.masked_fill(~mask, config.pad_token_id),
+        "attention_mask": mask.long(),
+    }
+    if getattr(config, "type_vocab_size", 0) == 2 and config.model_type != "modernbert":
+        batch["token_type_ids"] = (mask & (column > length // 2)).long()
+    return batch
+
+
+def text(batch: dict[str, Tensor], row: int) -> dict[str, Tensor]:
+    """Take one text out of a batch, without its padding."""
+    length = int(batch["attention_mask"][row].sum())
+    return {name: values[row : row + 1, :length] for name, values in batch.items()}
+
+
+def real(values: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """Take what belongs to tokens: all of `(B, C)`, the real rows of `(B, N, C)`."""
+    return values if values.ndim == 2 else values[batch["attention_mask"].bool()]
+
+
+def word_tokenizer(model_max_length: int = 40) -> Any:
+    """Build a tokenizer of the words w0 ... w49, with [CLS] and [SEP] around a text."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = {
+        word: number for number, word in enumerate([*special, *(f"w{n}" for n in range(50))])
+    }
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    return hf.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=model_max_length,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )

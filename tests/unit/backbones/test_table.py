@@ -1,0 +1,67 @@
+import pytest
+import torch
+import transformers as hf
+
+import fewer
+from fewer.backbones import bind, supported
+from tests.tiny import FAMILIES, tiny
+
+KINDS = sorted({tiny(name).config.model_type for name in FAMILIES})
+
+
+def test_every_supported_architecture_is_in_the_laws():
+    assert list(supported()) == KINDS
+
+
+def test_an_unsupported_architecture_is_named_with_those_that_are():
+    config = hf.MPNetConfig(
+        vocab_size=60,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
+    wanted = rf"MPNetModel \(model_type 'mpnet'\) is not supported; .* {', '.join(KINDS)}"
+    with pytest.raises(ValueError, match=wanted):
+        fewer.attach(hf.MPNetForSequenceClassification(config))
+
+
+def test_something_that_is_no_transformers_model_is_refused():
+    with pytest.raises(ValueError, match="got a Linear, wanted a transformers PreTrainedModel"):
+        fewer.attach(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("setting", ["is_decoder", "add_cross_attention"])
+@pytest.mark.parametrize("name", ["bert", "roberta", "electra"])
+def test_a_decoder_is_refused(name, setting):
+    options = {"is_decoder": True, setting: True}
+    with pytest.raises(ValueError, match="configured as a decoder"):
+        fewer.attach(tiny(name, "Model", **options))
+
+
+def test_a_refused_model_is_left_as_it_was():
+    model = tiny("bert", "Model", is_decoder=True)
+    with pytest.raises(ValueError, match="decoder"):
+        fewer.attach(model)
+    assert type(model) is hf.BertModel
+    assert not hasattr(model, "fewer")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_backbone_refers_to_the_models_own_modules(name):
+    encoder = tiny(name, "Model")
+    backbone, own = bind(encoder), set(map(id, encoder.modules()))
+    assert {id(layer.module) for layer in backbone.layers} <= own
+    assert backbone.shape.hidden_size == 16
+    assert backbone.shape.heads == 2
+    assert backbone.shape.num_layers == len(backbone.layers) == len(backbone.shape.layers)
+    assert backbone.vocabulary == 60
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_attention_dropout_is_that_of_the_model_and_none_in_eval_mode(name):
+    setting = "attention_dropout" if name in ("distilbert", "modernbert") else None
+    encoder = tiny(name, "Model", **{setting or "attention_probs_dropout_prob": 0.25})
+    assert {layer.dropout for layer in bind(encoder).layers} == {0.0}
+    encoder.train()
+    assert {layer.dropout for layer in bind(encoder).layers} == {0.25}

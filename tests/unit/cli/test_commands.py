@@ -1,0 +1,208 @@
+"""Every subcommand, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+import fewer
+from fewer.cli.main import main
+
+
+def run(*words: object) -> int:
+    """Call the command line in this process; returns the exit status."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["fewer", *map(str, words)])
+        try:
+            main()
+        except SystemExit as end:
+            return int(end.code or 0)
+    return 0
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, reviews: Path) -> Path:
+    """Fit LTP on the csv through the command line; the run's folder."""
+    output = tmp_path_factory.mktemp("runs") / "reviews"
+    status = run(
+        *("fit", "--model", model_folder, "--train", reviews, "--output", output),
+        *("--column", "text=review", "--column", "label=stars", "--max-length", 32),
+        *("--dense-epochs", 1, "--batch-size", 16, "--precision", "fp32", "--seed", 7),
+        *("--method", "ltp", "--set", "target=0.7", "--set", "strength=1.0"),
+    )
+    assert status == 0
+    return output
+
+
+def test_fit_leaves_a_folder_that_load_opens(trained: Path) -> None:
+    model = fewer.load(trained / "model")
+    assert fewer.attachment(model).method == fewer.LTP(target=0.7, strength=1.0)
+    assert model.config.id2label == {0: "down", 1: "up"}
+    assert json.loads((trained / "fit.json").read_text())["schedule"]["seed"] == 7
+
+
+def test_evaluate_writes_a_row_of_three_systems_and_a_report(
+    trained: Path, reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, report = tmp_path / "rows.jsonl", tmp_path / "report.html"
+    status = run(
+        *("evaluate", trained / "model", "--data", reviews, "--runs", 2, "--results", results),
+        *("--column", "text=review", "--column", "label=stars", "--report", report),
+    )
+    assert status == 0
+    (row,) = (json.loads(line) for line in results.read_text().splitlines())
+    assert list(row["systems"]) == ["padded", "packed", "method"]
+    padded, packed, method = row["systems"].values()
+    assert padded["metrics"] == packed["metrics"]
+    assert padded["flops_per_text"] > packed["flops_per_text"] > method["flops_per_text"]
+    assert set(method["latency_ms"]) == {"1", "8", "32"}
+    assert row["max_length"] == 32  # remembered from training
+    assert row["data"]["rows"] == sum(row["lengths"]["counts"]) == 64
+    assert "accuracy" in capsys.readouterr().out
+    assert report.read_text().startswith("<!doctype html>")
+
+
+def test_bench_needs_no_scores(trained: Path, reviews: Path, tmp_path: Path) -> None:
+    results = tmp_path / "rows.jsonl"
+    status = run(
+        *("bench", trained / "model", "--data", reviews, "--batch", 4, "--runs", 2),
+        *("--column", "text=review", "--column", "label=stars", "--results", results),
+    )
+    assert status == 0
+    row = json.loads(results.read_text())
+    assert "metrics" not in row["systems"]["method"]
+    assert row["systems"]["method"]["latency_ms"]["4"]["runs"] == 2
+
+
+def test_explain_escapes_the_users_text(trained: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert (
+        run("explain", trained / "model", "<script>alert(1)</script> good", "--output", page) == 0
+    )
+    assert "<script>alert" not in page.read_text()
+    assert "good" in page.read_text()
+
+
+def test_methods_lists_every_method(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("methods") == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in fewer.METHODS)
+
+
+def test_a_recipe_is_read_and_options_win(
+    model_folder: Path, reviews: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"model: {model_folder}\ntrain: {reviews}\nmax_length: 24\nmethod: dense\n"
+        "columns: {text: review, label: stars}\ndense: {epochs: 0.5}\nschedule: {seed: 3}\n"
+    )
+    output = tmp_path / "run"
+    assert run("fit", "--recipe", recipe, "--output", output, "--seed", 5, "--rows", 16) == 0
+    held = json.loads((output / "fit.json").read_text())
+    assert (held["schedule"]["seed"], held["rows"], held["method"]["name"]) == (5, 16, "dense")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["evaluate", "/nowhere/model", "--data", "x.csv"], "not a folder"),
+        (["fit", "--output", "{tmp}/r"], "model and train missing"),
+        (["fit", "--output", "{tmp}/r", "--recipe", "{tmp}/none.yaml"], "none.yaml"),
+        (["fit", "--output", "{tmp}/r", "--model", "m", "--train", "{tmp}/no.csv"], "no.csv"),
+        (["fit", "--output", "{tmp}/r", "--model", "m", "--train", "t", "--set", "x"], "key=value"),
+        (
+            ["fit", "--output", "{tmp}/r", "--model", "m", "--train", "t", "--set", "targt=0.5"],
+            "did you mean 'target'",
+        ),
+        (
+            ["fit", "--output", "{tmp}/r", "--model", "m", "--train", "t", "--method", "ltpp"],
+            "did you mean 'ltp'",
+        ),
+        (
+            ["fit", "--output", "{tmp}/r", "--model", "m", "--train", "t", "--set", "target=2"],
+            "share of FLOPs",
+        ),
+    ],
+)
+def test_what_the_user_can_mend_is_said_in_a_line(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*(word.format(tmp=tmp_path) for word in words)) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
+
+
+def test_a_run_is_not_overwritten(
+    trained: Path, model_folder: Path, reviews: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("fit", "--model", model_folder, "--train", reviews, "--output", trained)
+    columns = ("--column", "text=review", "--column", "label=stars", "--max-length", 32)
+    assert run(*words, *columns) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert run(*words, *columns, "--resume", "--seed", 8) == 2
+    assert "holds another run" in capsys.readouterr().err
+
+
+def test_a_length_beyond_the_model_is_refused(
+    trained: Path, reviews: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("evaluate", trained / "model", "--data", reviews, "--max-length", 99)
+    assert run(*words) == 2
+    assert "at most 48" in capsys.readouterr().err
+
+
+def test_a_baseline_takes_the_place_of_padded_and_packed(
+    trained: Path, reviews: Path, tmp_path: Path
+) -> None:
+    results = tmp_path / "rows.jsonl"
+    baseline = trained / "0-dense" / "model"
+    status = run(
+        *("evaluate", trained / "model", "--data", reviews, "--no-timed", "--baseline", baseline),
+        *("--column", "text=review", "--column", "label=stars", "--results", results),
+    )
+    alone = tmp_path / "alone.jsonl"
+    assert status == 0
+    run(
+        *("evaluate", baseline, "--data", reviews, "--no-timed", "--results", alone),
+        *("--column", "text=review", "--column", "label=stars"),
+    )
+    ours, dense = (json.loads(path.read_text()) for path in (results, alone))
+    assert ours["systems"]["packed"] == dense["systems"]["packed"]
+    assert ours["training_seed"] == dense["training_seed"] == 7
+    assert list(dense["systems"]) == ["padded", "packed"]
+
+
+def test_a_trained_heads_own_labels_are_kept(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sorted names would swap them: the head says down, up."""
+    data = tmp_path / "more.jsonl"
+    rows = [{"text": "good film", "label": "up"}, {"text": "bad film", "label": "a mess"}]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    words = ("fit", "--model", trained / "model", "--train", data, "--output", tmp_path / "run")
+    assert run(*words, "--method", "dense") == 2
+    assert "unknown label 'a mess'" in capsys.readouterr().err
+
+
+def test_a_model_without_its_tokenizer_is_refused(
+    trained: Path, reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "bare"
+    shutil.copytree(trained / "model", folder)
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    assert run("evaluate", folder, "--data", reviews, "--column", "text=review") == 2
+    assert "tokenizer" in capsys.readouterr().err
+
+
+def test_an_unknown_role_of_a_column_is_refused(
+    trained: Path, reviews: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("evaluate", trained / "model", "--data", reviews, "--column", "txt=review") == 2
+    assert "wanted one of text, text_pair, label" in capsys.readouterr().err

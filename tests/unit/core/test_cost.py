@@ -1,0 +1,63 @@
+"""FLOPs by hand: D = 4, inner 8, two heads; a multiply-add is 2."""
+
+import pytest
+import torch
+
+from fewer.core.cost import LayerCost, Shape
+from fewer.core.trace import LayerTrace, Trace
+
+COST = LayerCost(query=32, key_value=64, output=32, ffn=128, pair=16, score=2)
+SHAPE = Shape(num_layers=2, hidden_size=4, heads=2, embed=10, layers=(COST, COST))
+
+
+def _layer(keys, queries, read, scored=False):
+    return LayerTrace(*(torch.tensor(count) for count in (keys, queries, read)), scored)
+
+
+def _trace(*layers):
+    return Trace((2, 5), torch.zeros(10, dtype=torch.long), list(layers))
+
+
+FULL = _layer([5.0, 1.0], [5.0, 1.0], [5.0, 1.0])
+PRUNED = _layer([5.0, 1.0], [5.0, 1.0], [3.0, 1.0], scored=True)
+AFTER = _layer([3.0, 1.0], [2.0, 1.0], [2.0, 1.0], scored=True)
+
+
+def test_a_layer_costs_its_projections_its_pairs_and_its_feed_forward():
+    # 64*5 + 64*5 + 16*25 + 128*5 and 64 + 64 + 16 + 128
+    assert COST.flops(FULL).tolist() == [1680, 272]
+
+
+def test_attention_is_counted_before_the_decision_and_the_rest_after():
+    # 64*5 + 64*5 + (16+2)*25 + 128*3
+    assert COST.flops(PRUNED).tolist() == [1474, 274]
+    # 64*3 + 64*2 + (16+2)*6 + 128*2
+    assert COST.flops(AFTER).tolist() == [684, 274]
+
+
+def test_a_pass_costs_its_layers_and_what_leads_to_the_first():
+    assert SHAPE.flops(_trace(PRUNED, AFTER)).tolist() == [1474 + 684 + 50, 274 + 274 + 10]
+
+
+def test_a_pass_that_stops_early_costs_what_it_read():
+    assert SHAPE.flops(_trace(FULL)).tolist() == [1680 + 50, 272 + 10]
+
+
+def test_dense_texts_cost_all_layers_of_their_length():
+    wanted = [2 * 1680 + 50, 2 * 272 + 10]
+    assert SHAPE.dense_flops(torch.tensor([5.0, 1.0])).tolist() == wanted
+
+
+def test_the_share_is_of_sums_not_a_mean_of_ratios():
+    dense = 2 * 1680 + 50 + 2 * 272 + 10
+    share = SHAPE.share(_trace(PRUNED, AFTER))
+    assert float(share) == pytest.approx((1474 + 684 + 50 + 274 + 274 + 10) / dense)
+    assert float(SHAPE.share(_trace(FULL, FULL))) == 1.0
+
+
+def test_the_share_has_a_gradient_where_counts_are_soft():
+    read = torch.tensor([3.0, 1.0], requires_grad=True)
+    soft = LayerTrace(FULL.keys, FULL.queries, read, scored=False)
+    SHAPE.share(_trace(soft)).backward()
+    dense = 2 * 1680 + 50 + 2 * 272 + 10
+    assert read.grad.tolist() == pytest.approx([128 / dense] * 2)

@@ -1,0 +1,58 @@
+import dataclasses
+
+import pytest
+import torch
+
+import fewer
+from fewer import LTP, Dense, Method, Phase, Policy, Site, Trace, View
+from tests.tiny import ragged, tiny
+
+
+def _shape():
+    return fewer.attachment(fewer.attach(tiny())).shape
+
+
+def test_a_policy_says_nothing_unless_told_otherwise():
+    policy, trace = Policy(), Trace((1, 1), torch.zeros(1, dtype=torch.long))
+    view = View(0, 3, Site.MIDDLE, None, trace)
+    assert policy.decide(view) is None
+    assert not policy.scored(1)
+    assert policy.sites == frozenset()
+    assert policy.loss(trace).item() == 0.0
+    assert list(policy.parameters()) == []
+
+
+@pytest.mark.parametrize("method", [Dense(), LTP()])
+def test_methods_are_values(method):
+    assert isinstance(method, Method)
+    assert method == dataclasses.replace(method)
+    assert hash(method) == hash(dataclasses.replace(method))
+    assert all(isinstance(phase, Phase) for phase in method.phases())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        method.target = 0.5
+    assert isinstance(method.build(_shape()), Policy)
+
+
+def test_no_method_has_no_phases_and_learns_nothing():
+    assert Dense().phases() == ()
+    assert list(Dense().build(_shape()).parameters()) == []
+
+
+def test_a_policy_is_asked_only_at_its_sites_and_scored_only_where_it_asks():
+    asked = []
+
+    class Curious(Policy):
+        sites = frozenset({Site.AFTER})
+
+        def scored(self, layer):
+            return layer == 1
+
+        def decide(self, view):
+            asked.append((view.layer, view.site, view.tokens.received is not None))
+
+    model = fewer.attach(tiny())
+    fewer.attachment(model).policy = Curious()
+    with fewer.record() as traces, torch.no_grad():
+        model(**ragged(model))
+    assert asked == [(0, Site.AFTER, False), (1, Site.AFTER, True), (2, Site.AFTER, False)]
+    assert [layer.scored for layer in traces[0].layers] == [False, True, False]

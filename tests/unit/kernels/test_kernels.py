@@ -1,0 +1,97 @@
+import importlib
+
+import pytest
+import torch
+
+import fewer
+from fewer.kernels import KERNELS, AttentionCall, kernel, sdpa
+from fewer.kernels.call import log_gate, never
+from tests.tiny import ragged, tiny
+
+
+def test_auto_is_one_of_the_kernels():
+    assert kernel("auto") in KERNELS.values()
+    assert [kernel(name) for name in KERNELS] == list(KERNELS.values())
+
+
+def test_an_unknown_kernel_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="'flash'; choose one of: auto, reference, sdpa"):
+        kernel("flash")
+    with pytest.raises(ValueError, match="unknown kernel 'flash'"):
+        fewer.attach(tiny(), kernel="flash")
+
+
+def test_the_log_of_a_gate_is_finite_and_so_is_its_gradient():
+    gate = torch.tensor([0.0, 1e-45, 1e-38, 0.5, 1.0], requires_grad=True)
+    logs = log_gate(gate)
+    logs.sum().backward()
+    assert torch.isfinite(logs).all()
+    assert torch.isfinite(gate.grad).all()
+    assert logs[0] == never(torch.float32)
+    assert logs[3:].tolist() == pytest.approx([-0.693147, 0.0], abs=1e-6)
+    assert logs.dtype == log_gate(gate.half()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_never_vanishes_yet_a_row_of_nothing_else_is_finite(dtype):
+    scores = torch.tensor([[0.0, never(dtype)], [never(dtype), never(dtype)]], dtype=dtype)
+    assert scores.softmax(-1).tolist() == [[1, 0], [0.5, 0.5]]
+    assert torch.isfinite(scores + scores).all()
+
+
+def _call(lengths, **extras):
+    cu = torch.nn.functional.pad(torch.tensor(lengths).cumsum(0), (1, 0))
+    q, k, v = torch.randn(3, sum(lengths), 2, 4)
+    place = torch.cat([torch.arange(n) for n in lengths])
+    return AttentionCall(q, k, v, cu, cu, place, place, **extras)
+
+
+@pytest.mark.parametrize("elements", [1, 200, 1000])
+def test_groups_of_every_size_give_the_same(elements, monkeypatch):
+    lengths = [3, 17, 4, 16, 1, 18, elements % 7 + 1]  # lengths that no other test has cached
+    call = _call(lengths, scored=True)
+    module = importlib.import_module("fewer.kernels.sdpa")  # the package's `sdpa` is its function
+    monkeypatch.setattr(module, "GROUP_ELEMENTS", elements)
+    grouped, wanted = sdpa(call), KERNELS["reference"](call)
+    torch.testing.assert_close(grouped.context, wanted.context)
+    torch.testing.assert_close(grouped.received, wanted.received)
+
+
+def test_a_pass_in_inference_mode_leaves_nothing_that_harms_a_later_training_step():
+    model = fewer.attach(tiny())
+    batch = ragged(model, (13, 4, 11, 2))
+    with torch.inference_mode():
+        model(**batch)
+    model.train()
+    model(**batch).logits.sum().backward()
+    assert model.classifier.weight.grad.abs().sum() > 0
+
+
+def test_a_group_wants_little_padding(monkeypatch):
+    padded = []
+    fused = torch.nn.functional.scaled_dot_product_attention
+
+    def watching(q, k, v, **options):
+        padded.append(q.shape[0] * q.shape[2])
+        return fused(q, k, v, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watching)
+    lengths = [int(n) for n in torch.randint(1, 300, (64,))]
+    with torch.no_grad():
+        sdpa(_call(lengths))
+    assert sum(lengths) <= sum(padded) < 1.15 * sum(lengths)
+    assert len(padded) < len(lengths) / 2
+
+
+def test_like_texts_are_read_in_one_go(monkeypatch):
+    calls = []
+    fused = torch.nn.functional.scaled_dot_product_attention
+
+    def watching(*states, **options):
+        calls.append(options["attn_mask"])
+        return fused(*states, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watching)
+    with torch.no_grad():
+        sdpa(_call([21, 21, 21]))
+    assert calls == [None]

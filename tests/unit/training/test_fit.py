@@ -1,0 +1,249 @@
+import dataclasses
+from itertools import pairwise
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, Trainer
+
+import fewer
+from fewer import LTP, Dense
+from fewer.pruning.ltp import LTPPolicy
+from fewer.training.fit import Schedule, dense_phase
+from tests.contract.table import read
+from tests.tiny import ragged, tiny
+from tests.unit.training.synthetic import (
+    METHOD,
+    QUICK,
+    ROWS,
+    STEPS,
+    accuracy,
+    run,
+    share,
+    small_model,
+    texts,
+)
+
+THRESHOLD = "bert.fewer.policy.threshold"
+
+
+def _weights(folder):
+    return load_file(folder / "model" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """One run of all three phases, and its folder."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("fit") / "run"
+    return run(folder), folder
+
+
+def test_phases_are_kept_whole_in_order_and_checkpoints_are_cleared(fitted):
+    _, folder = fitted
+    assert sorted(place.name for place in folder.iterdir()) == [
+        "0-dense",
+        "1-soft",
+        "2-hard",
+        "fit.json",
+        "model",
+    ]
+    for name in ("0-dense", "1-soft", "2-hard"):
+        assert [place.name for place in (folder / name).iterdir()] == ["model"]
+
+
+def test_the_result_is_attached_in_eval_mode_and_removes_for_real(fitted):
+    model, _ = fitted
+    own = fewer.attachment(model)
+    assert not model.training
+    assert own.method == METHOD
+    assert (own.apply_in_training, own.apply_in_eval) == ("compact", "compact")
+    assert share(model, texts(40, seed=1)) < 0.95
+
+
+def test_the_result_is_saved_with_its_tokenizer(fitted):
+    model, folder = fitted
+    loaded, batch = fewer.load(folder / "model"), ragged(tiny())
+    assert torch.equal(read(loaded, batch)[0], read(model, batch)[0])
+    assert AutoTokenizer.from_pretrained(folder / "model")("w1 w2")["input_ids"] == [2, 6, 7, 3]
+
+
+def test_the_task_is_learned(tmp_path):
+    method = dataclasses.replace(METHOD, target=0.6, epochs=(2, 2))
+    rows = texts(160)
+    model = run(tmp_path / "run", method=method, train=rows, dense=dense_phase(3.0, 5e-3))
+    assert accuracy(model, texts(200, seed=9)) > 0.8
+    assert share(model, rows) == pytest.approx(0.6, abs=0.02)
+
+
+def test_thresholds_move_in_the_soft_phase_only(fitted):
+    _, folder = fitted
+    soft, hard = _weights(folder / "1-soft"), _weights(folder / "2-hard")
+    start = METHOD.final_threshold * torch.tensor([1.0, 2.0]) / 3
+    assert THRESHOLD not in _weights(folder / "0-dense")
+    assert (soft[THRESHOLD] - start).abs().min() > 1e-3
+    assert torch.equal(soft[THRESHOLD], hard[THRESHOLD])
+
+
+def test_the_model_trains_in_every_phase(fitted):
+    _, folder = fitted
+    states = [_weights(folder / name) for name in ("0-dense", "1-soft", "2-hard")]
+    for before, after in pairwise(states):
+        for name in ("classifier.weight", "bert.encoder.layer.0.attention.self.query.weight"):
+            assert not torch.equal(before[name], after[name])
+
+
+def test_every_parameter_may_train_again_afterwards(fitted):
+    model, _ = fitted
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_the_policys_loss_is_added_in_the_soft_phase_only(tmp_path, monkeypatch):
+    soft, loss = [], LTPPolicy.loss
+
+    def watching(policy, trace):
+        soft.append(trace.layers[-1].keys.detach())
+        return loss(policy, trace)
+
+    monkeypatch.setattr(LTPPolicy, "loss", watching)
+    run(tmp_path / "run")
+    assert len(soft) == STEPS
+    assert any((keys != keys.round()).any() for keys in soft)  # sums of gates: removal was played
+
+
+def test_frozen_parameters_stay_frozen_through_all_phases(tmp_path):
+    model = small_model()
+    frozen = ["bert.embeddings.word_embeddings.weight", "bert.encoder.layer.1.output.dense.weight"]
+    for name in frozen:
+        model.get_parameter(name).requires_grad_(False)
+    before = {name: model.get_parameter(name).clone() for name in frozen}
+    fitted = run(tmp_path / "run", model)
+    for name in frozen:
+        assert torch.equal(fitted.get_parameter(name), before[name])
+        assert not fitted.get_parameter(name).requires_grad
+    assert fitted.classifier.weight.requires_grad
+
+
+def test_thresholds_frozen_by_the_user_thaw_for_the_soft_phase_and_freeze_again(tmp_path):
+    model = fewer.attach(small_model(), METHOD)
+    fewer.attachment(model).policy.threshold.requires_grad_(False)
+    fitted = run(tmp_path / "run", model, dense=None)
+    assert not fewer.attachment(fitted).policy.threshold.requires_grad
+
+
+@pytest.mark.parametrize("target", [0.65, 0.8])
+def test_a_target_is_met_on_the_training_texts(tmp_path, target):
+    method = dataclasses.replace(METHOD, target=target, strength=1.0)
+    rows = texts(ROWS)
+    fitted = run(tmp_path / "run", method=method)
+    assert share(fitted, rows) == pytest.approx(target, abs=0.02)
+    assert share(fewer.load(tmp_path / "run" / "1-soft" / "model"), rows) == pytest.approx(
+        target, abs=0.005
+    )
+
+
+def test_dropout_is_set_for_training_only(tmp_path, monkeypatch):
+    model, seen, step = small_model(hidden_dropout_prob=0.3), set(), Trainer.training_step
+
+    def watching(self, model, *args, **kwargs):
+        seen.update(m.p for m in model.modules() if isinstance(m, torch.nn.Dropout))
+        return step(self, model, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "training_step", watching)
+    run(tmp_path / "run", model, schedule=dataclasses.replace(QUICK, dropout=0.0))
+    assert seen == {0.0}
+    assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.1, 0.3}
+
+
+def test_the_same_seed_gives_the_same_model_and_another_another(tmp_path):
+    states = []
+    for number, seed in enumerate((1, 1, 2)):
+        schedule = dataclasses.replace(QUICK, seed=seed)
+        run(tmp_path / str(number), schedule=schedule, dense=dense_phase(1, 1e-3), method=Dense())
+        states.append(_weights(tmp_path / str(number)))
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert not torch.equal(states[0]["classifier.weight"], states[2]["classifier.weight"])
+
+
+def test_without_a_method_there_is_the_dense_phase_alone(tmp_path):
+    fitted = run(tmp_path / "run", method=Dense())
+    assert fewer.attachment(fitted).method == Dense()
+    assert not (tmp_path / "run" / "1-soft").exists()
+
+
+def test_given_phases_replace_those_of_the_method(tmp_path):
+    hard = METHOD.phases()[1]
+    fitted = run(tmp_path / "run", dense=None, phases=[dataclasses.replace(hard, name="only")])
+    assert (tmp_path / "run" / "0-only").is_dir()
+    start = METHOD.final_threshold * torch.tensor([1.0, 2.0]) / 3
+    assert torch.equal(fewer.attachment(fitted).policy.threshold.detach(), start)
+
+
+def test_kernel_and_protected_ids_last_through_all_phases(tmp_path):
+    model = fewer.attach(small_model(), kernel="reference", protect=(3,))
+    settings = fewer.attachment(run(tmp_path / "run", model)).settings
+    assert (settings.method, settings.kernel, settings.protect) == (METHOD, "reference", (3,))
+
+
+def test_thresholds_that_are_attached_already_are_gone_on_with(tmp_path):
+    model = fewer.attach(small_model(), METHOD)
+    with torch.no_grad():
+        fewer.attachment(model).policy.threshold.fill_(0.07)
+    fitted = run(tmp_path / "run", model, dense=None, phases=METHOD.phases()[1:])
+    assert fewer.attachment(fitted).policy.threshold.tolist() == pytest.approx([0.07, 0.07])
+
+
+def test_bf16_trains_and_leaves_fp32_inference_behind(tmp_path):
+    fitted = run(tmp_path / "run", schedule=dataclasses.replace(QUICK, precision="bf16"))
+    batch = ragged(tiny())
+    assert fitted(**batch).logits.dtype == torch.float32
+    assert torch.equal(read(fitted, batch)[0], read(fewer.load(tmp_path / "run/model"), batch)[0])
+
+
+@pytest.mark.parametrize("name", ["roberta", "distilbert", "albert", "modernbert"])
+def test_every_architecture_goes_through_the_phases(tmp_path, name):
+    model = tiny(name, num_labels=2, initializer_range=0.1, pad_token_id=0).train()
+    fitted = run(tmp_path / "run", model)
+    assert 0.3 < share(fitted, texts(60, seed=4)) < 1.0
+
+
+def test_an_empty_training_set_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="the training set has no rows"):
+        run(tmp_path / "run", train=texts(0))
+    assert not (tmp_path / "run").exists()
+
+
+def test_adapters_are_refused_before_anything_is_written(tmp_path):
+    adapted = peft.get_peft_model(small_model(), peft.LoraConfig(target_modules=["query"], r=2))
+    with pytest.raises(ValueError, match="got a PeftModel, wanted a transformers model; merge"):
+        run(tmp_path / "run", adapted)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0, wanted 1 or more"),
+        ({"save_every": 0}, "save_every is 0, wanted 1 or more"),
+        ({"log_every": -1}, "log_every is -1, wanted 1 or more"),
+        ({"warmup": 1.0}, r"warmup is 1\.0, wanted a share"),
+        ({"warmup": -0.1}, r"warmup is -0\.1, wanted a share"),
+    ],
+)
+def test_a_schedule_out_of_range_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Schedule(**settings)
+
+
+def test_the_published_soft_rule_trains_too(tmp_path):
+    method = LTP(
+        final_threshold=0.05,
+        temperature=1e-2,
+        soft_rule="output",
+        reference_length=16,
+        learning_rates=(1e-3, 1e-2),
+    )
+    fitted = run(tmp_path / "run", method=method)
+    start = 0.05 * torch.tensor([1.0, 2.0]) / 3
+    assert (fewer.attachment(fitted).policy.threshold.detach() > start).all()

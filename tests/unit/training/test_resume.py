@@ -1,0 +1,201 @@
+"""A run that was killed and taken up again ends where it would have ended anyway."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import Trainer
+
+import fewer
+from fewer.training import fit as module
+from fewer.training.fit import dense_phase
+from tests.unit.training.synthetic import METHOD, QUICK, ROWS, STEPS, run, small_model, texts
+
+
+def _states(folder):
+    return {
+        place.name: load_file(place / "model" / "model.safetensors")
+        for place in sorted(folder.glob("?-*"))
+    }
+
+
+def _assert_same(states, wanted):
+    assert states.keys() == wanted.keys()
+    for phase, state in wanted.items():
+        for name, value in state.items():
+            assert torch.equal(states[phase][name], value), (phase, name)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("resume") / "whole"
+    run(folder)
+    return _states(folder)
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Count the training steps; the one numbered `steps.kill` is interrupted."""
+
+    class Steps(list):
+        kill = None
+
+    taken, step = Steps(), Trainer.training_step
+
+    def counting(self, *args, **kwargs):
+        if len(taken) == taken.kill:
+            raise KeyboardInterrupt
+        taken.append(self.state.global_step)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "training_step", counting)
+    return taken
+
+
+def _killed(steps, folder, at, **options):
+    """Start a run, and kill it before its step number `at`."""
+    steps.kill = at
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, **options)
+    steps.kill = None
+    steps.clear()
+
+
+# before the first checkpoint, after it, at the seam of two phases, in the last
+@pytest.mark.parametrize("at", [1, 3, STEPS, 2 * STEPS + 3])
+def test_a_run_killed_anywhere_ends_where_the_other_ended(tmp_path, steps, uninterrupted, at):
+    folder = tmp_path / "run"
+    _killed(steps, folder, at)
+    run(folder, resume=True)
+    _assert_same(_states(folder), uninterrupted)
+    assert len(steps) == 3 * STEPS - at + (at % STEPS) % QUICK.save_every
+
+
+def test_a_run_killed_twice_ends_there_too(tmp_path, steps, uninterrupted):
+    folder = tmp_path / "run"
+    _killed(steps, folder, 3)
+    _killed(steps, folder, 6, resume=True)
+    run(folder, resume=True)
+    _assert_same(_states(folder), uninterrupted)
+
+
+def test_a_phase_killed_before_its_seal_is_not_trained_again(
+    tmp_path, steps, uninterrupted, monkeypatch
+):
+    folder, seal = tmp_path / "run", module.seal
+
+    def killed(place):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "seal", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder)
+    monkeypatch.setattr(module, "seal", seal)
+    steps.clear()
+    run(folder, resume=True)
+    _assert_same(_states(folder), uninterrupted)
+    assert len(steps) <= 2 * STEPS + 1  # transformers takes one step more, at a rate of 0
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("model.safetensors", lambda content: content[:-1] + bytes([content[-1] ^ 1])),
+        ("optimizer.pt", None),
+        ("trainer_state.json", lambda content: content[: len(content) // 2]),
+        ("manifest.json", None),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, steps, uninterrupted, name, damage):
+    folder = tmp_path / "run"
+    _killed(steps, folder, STEPS + 4)  # checkpoints 2 and 4 of the soft phase are there
+    file = folder / "1-soft" / "checkpoint-4" / name
+    content = file.read_bytes()
+    file.unlink()
+    if damage is not None:
+        file.write_bytes(damage(content))
+    run(folder, resume=True)
+    assert steps[:3] == [2, 3, 4]
+    _assert_same(_states(folder), uninterrupted)
+
+
+def test_a_damaged_phase_is_trained_again(tmp_path, steps, uninterrupted):
+    folder = tmp_path / "run"
+    _killed(steps, folder, STEPS + 1)
+    (folder / "0-dense" / "model" / "config.json").unlink()
+    run(folder, resume=True)
+    assert len(steps) == 3 * STEPS
+    _assert_same(_states(folder), uninterrupted)
+
+
+def test_a_finished_run_is_opened_without_training(tmp_path, steps):
+    first = run(tmp_path / "run")
+    steps.clear()
+    again = run(tmp_path / "run", resume=True)
+    assert steps == []
+    for name, value in first.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value)
+
+
+def test_frozen_parameters_stay_frozen_after_a_resume(tmp_path, steps):
+    def frozen():
+        model = small_model()
+        model.bert.embeddings.requires_grad_(False)
+        return model
+
+    wanted = frozen().bert.embeddings.word_embeddings.weight
+    _killed(steps, tmp_path / "run", STEPS + 1, model=frozen())
+    fitted = run(tmp_path / "run", frozen(), resume=True)
+    assert torch.equal(fitted.bert.embeddings.word_embeddings.weight, wanted)
+    assert not fitted.bert.embeddings.word_embeddings.weight.requires_grad
+
+
+def test_a_target_survives_a_resume(tmp_path, steps):
+    method = dataclasses.replace(METHOD, target=0.6)
+    run(tmp_path / "whole", method=method)
+    steps.clear()
+    _killed(steps, tmp_path / "run", STEPS + 3, method=method)
+    run(tmp_path / "run", method=method, resume=True)
+    _assert_same(_states(tmp_path / "run"), _states(tmp_path / "whole"))
+
+
+def test_a_folder_that_holds_a_run_is_refused_unless_it_is_resumed(tmp_path, steps):
+    _killed(steps, tmp_path / "run", 1)
+    with pytest.raises(ValueError, match=r"already holds a run; pass resume=True .* or another"):
+        run(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"method": dataclasses.replace(METHOD, strength=0.5)}, "method"),
+        ({"schedule": dataclasses.replace(QUICK, seed=1)}, "schedule"),
+        ({"dense": dense_phase(2.0, 5e-3)}, "phases"),
+        ({"dense": None}, "phases"),
+        ({"train": texts(ROWS - 1)}, "rows"),
+        ({"train": texts(ROWS - 1), "dense": None}, "phases, rows"),
+    ],
+)
+def test_another_run_is_not_gone_on_with(tmp_path, steps, options, named):
+    _killed(steps, tmp_path / "run", 1)
+    with pytest.raises(ValueError, match=f"holds another run: {named} differ"):
+        run(tmp_path / "run", resume=True, **options)
+
+
+def test_resuming_where_nothing_is_begins(tmp_path, steps, uninterrupted):
+    run(tmp_path / "run", resume=True)
+    assert len(steps) == 3 * STEPS
+    _assert_same(_states(tmp_path / "run"), uninterrupted)
+
+
+def test_the_note_says_what_the_run_is(tmp_path, steps):
+    _killed(steps, tmp_path / "run", 0)
+    note = json.loads((tmp_path / "run" / "fit.json").read_text())
+    assert note["method"] == fewer.method_to(METHOD) | {
+        "args": json.loads(json.dumps(fewer.method_to(METHOD)["args"]))
+    }
+    assert [phase["name"] for phase in note["phases"]] == ["dense", "soft", "hard"]
+    assert (note["rows"], note["schedule"]["seed"]) == (ROWS, 42)
