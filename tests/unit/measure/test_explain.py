@@ -44,7 +44,7 @@ def tiny(kind: Any = BertForSequenceClassification, **changes: Any) -> Any:
 
 
 def pruned(kind: Any = BertForSequenceClassification, **changes: Any) -> Any:
-    return fewer.attach(tiny(kind, **changes), fewer.LTP(final_threshold=0.07))
+    return fewer.attach(tiny(kind, **changes), fewer.LTP(final_threshold=0.12))
 
 
 def byte_level() -> PreTrainedTokenizerFast:

@@ -110,7 +110,10 @@ def test_rows_of_several_seeds_are_one_setting() -> None:
 
 
 def test_the_training_seed_counts_before_the_seed_of_the_command() -> None:
-    rows = [{**row, "training_seed": row["seed"], "seed": 0} for row in SEEDS]
+    rows = [
+        {**row, "training_seed": row["seed"], "seed": 0, "baseline": f"dense-{row['seed']}/model"}
+        for row in SEEDS
+    ]
     (block,) = blocks(rows)
     assert block.runs == "mean of 3 runs, seeds 40, 41, 42"
     assert len(blocks([{**row, "seed": 0} for row in SEEDS])) == 3  # who knows what 40 to 42 are?
@@ -122,6 +125,7 @@ def test_the_training_seed_counts_before_the_seed_of_the_command() -> None:
         ({"max_length": 128}, ["LTP, max_length 64", "LTP, max_length 128"]),
         ({"threads": 1}, ["LTP, threads 2", "LTP, threads 1"]),
         ({"kind": "bench"}, ["LTP, command evaluate", "LTP, command bench"]),
+        ({"baseline": "dense/0"}, ["LTP, baseline None", "LTP, baseline dense/*"]),
         (
             {"method": {"name": "ltp", "args": {"target": 0.3, "strength": 0.1}}},
             ["LTP(target=0.5)", "LTP(target=0.3)"],
