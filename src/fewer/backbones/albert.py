@@ -2,112 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from fewer.backbones.base import Backbone, Tokens, linear_flops, shape, split_heads
-from fewer.core.cost import LayerCost
+from fewer.backbones.base import Backbone
+from fewer.backbones.post_norm import PostNormLayer, embedding
 
-__all__ = ["AlbertLayer", "bind"]
-
-
-@dataclass(frozen=True)
-class AlbertLayer:
-    """One turn of `albert_layers.{i}`; post-norm. Several turns may share the module."""
-
-    module: Any
-    heads: int
-    window: int | None = None
-
-    @property
-    def dropout(self) -> float:
-        """Attention dropout as the model has it."""
-        dropout = self.module.attention.attention_dropout
-        return float(dropout.p) if dropout.training else 0.0
-
-    def qkv(
-        self, hidden: Tensor, position: Tensor, rows: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Three linear maps."""
-        own = self.module.attention
-        asking = hidden if rows is None else hidden.index_select(0, rows)
-        return (
-            split_heads(own.query(asking), self.heads),
-            split_heads(own.key(hidden), self.heads),
-            split_heads(own.value(hidden), self.heads),
-        )
-
-    def attended(self, context: Tensor, hidden: Tensor) -> Tensor:
-        """LN(x + dropout(W context))."""
-        own = self.module.attention
-        normed: Tensor = own.LayerNorm(hidden + own.output_dropout(own.dense(context)))
-        return normed
-
-    def ffn(self, hidden: Tensor) -> Tensor:
-        """LN(x + W2 act(W1 x)); no dropout here."""
-        own = self.module
-        normed: Tensor = own.full_layer_layer_norm(
-            own.ffn_output(own.activation(own.ffn(hidden))) + hidden
-        )
-        return normed
-
-    @property
-    def cost(self) -> LayerCost:
-        """FLOPs of this layer's matrices."""
-        own = self.module.attention
-        return LayerCost(
-            query=linear_flops(own.query),
-            key_value=linear_flops(own.key, own.value),
-            output=linear_flops(own.dense),
-            ffn=linear_flops(self.module.ffn, self.module.ffn_output),
-            pair=4.0 * own.query.out_features,
-            score=float(self.heads),
-        )
+__all__ = ["bind"]
 
 
 def bind(encoder: Any) -> Backbone:
-    """View an `AlbertModel`."""
+    """View an `AlbertModel`: as many layers as there are turns, some of the same modules."""
     config, tables, stack = encoder.config, encoder.embeddings, encoder.encoder
     groups = stack.albert_layer_groups
     turns = [
         groups[int(turn / (config.num_hidden_layers / len(groups)))]  # rounds as the model does
         for turn in range(config.num_hidden_layers)
     ]
-    layers = [
-        AlbertLayer(module, config.num_attention_heads)
-        for group in turns
-        for module in group.albert_layers
-    ]
-
-    def embed(tokens: Tokens) -> Tensor:
-        segment = (
-            tokens.segment
-            if tokens.segment is not None
-            else tokens.position.new_zeros(tokens.position.shape)
-        )
-        summed = tokens.words(tables.word_embeddings) + tables.token_type_embeddings(segment)
-        summed = summed + tables.position_embeddings(tokens.position)
-        hidden: Tensor = stack.embedding_hidden_mapping_in(tables.dropout(tables.LayerNorm(summed)))
-        return hidden
 
     def pool(states: Tensor) -> Tensor:
         pooled: Tensor = encoder.pooler_activation(encoder.pooler(states[:, 0]))
         return pooled
 
     return Backbone(
-        embed=embed,
-        layers=layers,
-        finish=nn.Identity(),
+        embed=embedding(tables, stack.embedding_hidden_mapping_in),
+        layers=[
+            _layer(module, config.num_attention_heads)
+            for group in turns
+            for module in group.albert_layers
+        ],
         pool=pool if encoder.pooler is not None else None,
-        shape=shape(
-            [layer.cost for layer in layers],
-            config.hidden_size,
-            config.num_attention_heads,
-            stack.embedding_hidden_mapping_in,
-        ),
+        hidden_size=config.hidden_size,
+        heads=config.num_attention_heads,
+        projections=(stack.embedding_hidden_mapping_in,),
         vocabulary=config.vocab_size,
         segments=config.type_vocab_size,
         max_positions=tables.position_embeddings.num_embeddings,
+    )
+
+
+def _layer(module: Any, heads: int) -> PostNormLayer:
+    own = module.attention
+    return PostNormLayer(
+        heads=heads,
+        query=own.query,
+        key=own.key,
+        value=own.value,
+        probabilities=own.attention_dropout,
+        output=own.dense,
+        output_dropout=own.output_dropout,
+        output_norm=own.LayerNorm,
+        wide=module.ffn,
+        activation=module.activation,
+        narrow=module.ffn_output,  # no dropout after it
+        narrow_norm=module.full_layer_layer_norm,
     )

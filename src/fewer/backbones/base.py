@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from fewer.core.cost import LayerCost, Shape
 from fewer.core.encode import Layer
 
-__all__ = ["Backbone", "Tokens", "linear_flops", "shape", "split_heads"]
+__all__ = ["Backbone", "BackboneLayer", "Tokens", "linear_flops", "split_heads"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,16 @@ class Tokens:
         return found
 
 
-@dataclass(frozen=True)
+class BackboneLayer(Layer, Protocol):
+    """A layer that also knows what it costs."""
+
+    @property
+    def cost(self) -> LayerCost:
+        """FLOPs of its matrices."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
 class Backbone:
     """A view of one encoder.
 
@@ -40,13 +50,15 @@ class Backbone:
     """
 
     embed: Callable[[Tokens], Float[Tensor, "T D"]]
-    layers: Sequence[Layer]
-    finish: Callable[[Float[Tensor, "T D"]], Float[Tensor, "T D"]]
-    pool: Callable[[Float[Tensor, "B N D"]], Float[Tensor, "B D"]] | None
-    shape: Shape
+    layers: Sequence[BackboneLayer]
+    finish: Callable[[Float[Tensor, "T D"]], Float[Tensor, "T D"]] = nn.Identity()  # noqa: RUF009
+    pool: Callable[[Float[Tensor, "B N D"]], Float[Tensor, "B D"]] | None = None
+    hidden_size: int
+    heads: int
+    projections: tuple[nn.Module, ...] = ()  # between embeddings and first layer; for the cost
     vocabulary: int
-    segments: int  # how many segment ids there are; 0 where the architecture has none
-    max_positions: int | None  # rows of the position table; None where positions are computed
+    segments: int = 0  # how many segment ids there are; 0 where the architecture has none
+    max_positions: int | None = None  # rows of the position table; None where they are computed
     padding_id: int | None = None  # if set, only other ids are numbered, from padding_id + 1 on
 
     @property
@@ -55,6 +67,13 @@ class Backbone:
         if self.max_positions is None or self.padding_id is None:
             return self.max_positions
         return self.max_positions - self.padding_id - 1
+
+    @property
+    def shape(self) -> Shape:
+        """What methods may know of the model; counted anew at each call."""
+        costs = tuple(layer.cost for layer in self.layers)
+        embed = linear_flops(*self.projections)
+        return Shape(len(costs), self.hidden_size, self.heads, embed, costs)
 
 
 def linear_flops(*modules: nn.Module) -> float:
@@ -73,10 +92,3 @@ def split_heads(projected: Float[Tensor, "T H*d"], heads: int) -> Float[Tensor, 
     """Cut the width into heads."""
     cut: Tensor = projected.unflatten(-1, (heads, -1))
     return cut
-
-
-def shape(
-    layers: Sequence[LayerCost], hidden_size: int, heads: int, *projections: nn.Module
-) -> Shape:
-    """Gather the costs of a model whose embeddings pass through `projections` first."""
-    return Shape(len(layers), hidden_size, heads, linear_flops(*projections), tuple(layers))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewer.backbones.base import Backbone, Tokens, linear_flops, shape, split_heads
+from fewer.backbones.base import Backbone, Tokens, linear_flops, split_heads
 from fewer.core.cost import LayerCost
 
 __all__ = ["ModernBertLayer", "bind"]
@@ -110,11 +110,7 @@ def bind(encoder: Any) -> Backbone:
         embed=embed,
         layers=layers,
         finish=encoder.final_norm,
-        pool=None,
-        shape=shape(
-            [layer.cost for layer in layers], config.hidden_size, config.num_attention_heads
-        ),
+        hidden_size=config.hidden_size,
+        heads=config.num_attention_heads,
         vocabulary=config.vocab_size,
-        segments=0,
-        max_positions=None,
     )

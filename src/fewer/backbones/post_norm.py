@@ -1,0 +1,98 @@
+"""The layer and the embeddings of BERT's family, whatever their modules are called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from fewer.backbones.base import Tokens, linear_flops, split_heads
+from fewer.core.cost import LayerCost
+
+__all__ = ["PostNormLayer", "embedding"]
+
+
+def _same(hidden: Tensor) -> Tensor:
+    return hidden
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostNormLayer:
+    """References to one layer's modules: LN(x + attention(x)), then LN(y + ffn(y))."""
+
+    heads: int
+    query: Any
+    key: Any
+    value: Any
+    probabilities: nn.Dropout  # dropout of the attention probabilities
+    output: Any
+    output_dropout: Callable[[Tensor], Tensor] = _same
+    output_norm: Any
+    wide: Any
+    activation: Callable[[Tensor], Tensor]
+    narrow: Any
+    narrow_dropout: Callable[[Tensor], Tensor] = _same
+    narrow_norm: Any
+    window: int | None = None
+
+    @property
+    def dropout(self) -> float:
+        """Attention dropout as the model has it."""
+        return float(self.probabilities.p) if self.probabilities.training else 0.0
+
+    def qkv(
+        self, hidden: Tensor, position: Tensor, rows: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Three linear maps."""
+        asking = hidden if rows is None else hidden.index_select(0, rows)
+        return (
+            split_heads(self.query(asking), self.heads),
+            split_heads(self.key(hidden), self.heads),
+            split_heads(self.value(hidden), self.heads),
+        )
+
+    def attended(self, context: Tensor, hidden: Tensor) -> Tensor:
+        """LN(x + dropout(W context))."""
+        normed: Tensor = self.output_norm(self.output_dropout(self.output(context)) + hidden)
+        return normed
+
+    def ffn(self, hidden: Tensor) -> Tensor:
+        """LN(x + dropout(W2 act(W1 x)))."""
+        inner = self.narrow(self.activation(self.wide(hidden)))
+        normed: Tensor = self.narrow_norm(self.narrow_dropout(inner) + hidden)
+        return normed
+
+    @property
+    def cost(self) -> LayerCost:
+        """FLOPs of this layer's matrices."""
+        return LayerCost(
+            query=linear_flops(self.query),
+            key_value=linear_flops(self.key, self.value),
+            output=linear_flops(self.output),
+            ffn=linear_flops(self.wide, self.narrow),
+            pair=4.0 * self.query.out_features,
+            score=float(self.heads),
+        )
+
+
+def embedding(
+    tables: Any, *projections: nn.Module, segments: bool = True
+) -> Callable[[Tokens], Tensor]:
+    """Add up word, segment and position embeddings, norm, drop out, project."""
+
+    def embed(tokens: Tokens) -> Tensor:
+        summed = tokens.words(tables.word_embeddings)
+        if segments:
+            segment = tokens.segment
+            if segment is None:
+                segment = tokens.position.new_zeros(tokens.position.shape)
+            summed = summed + tables.token_type_embeddings(segment)
+        summed = summed + tables.position_embeddings(tokens.position)
+        hidden: Tensor = tables.dropout(tables.LayerNorm(summed))
+        for projection in projections:
+            hidden = projection(hidden)
+        return hidden
+
+    return embed
