@@ -135,7 +135,8 @@ def _run(
     schedule: Schedule,
 ) -> None:
     own = attachment(model)
-    precision = choose(schedule.precision, model.device)
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")  # the Trainer's choice
+    precision = choose(schedule.precision, device)
     share = _share(model, train, tokenizer, schedule)
     unfinished = newest_whole(place)
     if phase.calibrate and unfinished is None:
@@ -144,7 +145,7 @@ def _run(
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
     trainer = PhaseTrainer(
         model=model,
-        args=_arguments(phase, place, schedule, precision, len(train), model.device.type == "cpu"),
+        args=_arguments(phase, place, schedule, precision, len(train), device.type == "cpu"),
         train_dataset=train,
         data_collator=DataCollatorWithPadding(tokenizer),
         phase=phase,
