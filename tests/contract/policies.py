@@ -104,6 +104,29 @@ class _TogetherPolicy(Policy):
 
 
 @dataclass(frozen=True)
+class ByState(Untrained):
+    """Freeze some tokens at random; let those go whose state is low, frozen or not."""
+
+    lowest: float = -0.6
+
+    def build(self, shape: Shape) -> Policy:
+        return _ByStatePolicy(self, shape)
+
+
+class _ByStatePolicy(Policy):
+    sites = frozenset(Site)
+
+    def __init__(self, method: ByState, shape: Shape) -> None:
+        super().__init__()
+        self.lowest = method.lowest
+        self.freeze = Freeze(share=0.3).build(shape)
+
+    def decide(self, view: View) -> Decision:
+        keep = Decision.keep(view.tokens.hidden[:, 0] >= self.lowest)
+        return keep & self.freeze.decide(view)
+
+
+@dataclass(frozen=True)
 class Nobody(Untrained):
     """Ask for everything at once: all tokens gone, in every layer."""
 

@@ -13,7 +13,7 @@ from torch import Tensor
 import fewer
 from fewer import LTP, Decision, Dense, Site, Trace, View
 from fewer.kernels import KERNELS as _KERNELS
-from tests.contract.policies import Drop, Freeze, Nobody, Together
+from tests.contract.policies import ByState, Drop, Freeze, Nobody, Together
 from tests.tiny import FAMILIES
 
 METHODS = {
@@ -26,6 +26,7 @@ METHODS = {
     "freeze": Freeze(),
     "freeze-after": Freeze(site=Site.AFTER),
     "together": Together(),
+    "by-state": ByState(),
     "nobody": Nobody(),
 }
 PRUNING = [name for name in METHODS if name != "dense"]

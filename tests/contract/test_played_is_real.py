@@ -9,7 +9,7 @@ import torch
 
 import fewer
 from fewer import LTP, Method, Site
-from tests.contract.policies import Drop, Freeze, Together
+from tests.contract.policies import ByState, Drop, Freeze, Together
 from tests.contract.table import (
     BACKBONES,
     KERNELS,
@@ -62,6 +62,7 @@ def _method(draw: random.Random, mean_length: float) -> Method:
             Drop(share=share, site=site, salt=draw.randrange(1000)),
             Freeze(share=share, site=site, salt=draw.randrange(1000)),
             Together(threshold=threshold),
+            ByState(lowest=draw.uniform(-1.5, -0.3)),
         ]
     )
 

@@ -10,7 +10,7 @@ from fewer.config import SCHEMA, SIDE_FILE, Settings, read_settings, write_setti
 EXAMPLES = [
     Dense(),
     LTP(),
-    LTP(target=0.5, strength=2.0, epochs=(0.5, 3), learning_rates=(1e-5, 1e-3)),
+    LTP(target=0.5, strength=2.0, epochs=(0.5, 3), learning_rates=(1e-5, 1e-3, 1e-6)),
     LTP(soft_rule="output", reference_length=128, final_threshold=0.02, temperature=2e-3),
 ]
 
@@ -88,7 +88,7 @@ def test_a_side_file_of_this_schema_keeps_loading(tmp_path):
       "schema": 1, "version": "0.1.0",
       "method": {"name": "ltp", "args": {"final_threshold": 0.02, "temperature": 0.001,
         "strength": 0.1, "target": 0.5, "soft_rule": "attention", "reference_length": null,
-        "epochs": [1.0, 2.0], "learning_rates": [2e-05, 0.0001]}},
+        "epochs": [1.0, 2.0], "learning_rates": [2e-05, 0.0001, 5e-06]}},
       "kernel": "auto", "protect": [102]}"""
     (tmp_path / SIDE_FILE).write_text(written)
     wanted = LTP(

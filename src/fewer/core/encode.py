@@ -106,7 +106,10 @@ def _attention(layer: Layer, tokens: Packed, apply: Apply, attend: Kernel, score
     )
     attended = attend(call)
     hidden = layer.attended(attended.context, _pick(tokens.hidden, rows))
-    return replace(tokens, hidden=_place(tokens.hidden, hidden, rows), received=attended.received)
+    hidden = _place(tokens.hidden, hidden, rows)
+    if rows is None and tokens.active is not None:  # a policy sees those at rest as they rest
+        hidden = torch.where(tokens.active[:, None], hidden, tokens.hidden)
+    return replace(tokens, hidden=hidden, received=attended.received)
 
 
 def _ffn(layer: Layer, entered: Packed, tokens: Packed, apply: Apply) -> Packed:

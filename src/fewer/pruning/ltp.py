@@ -55,13 +55,19 @@ class LTP:
     target: float | None = None  # share of the dense FLOPs to keep, in (0, 1)
     soft_rule: Literal["attention", "output"] = "attention"
     reference_length: int | None = None  # None: divide by living queries; else by this number
-    epochs: tuple[float, float] = (1.0, 1.0)  # of the soft and of the hard phase
-    learning_rates: tuple[float, float] = (2e-5, 1e-4)  # of the model and of the thresholds
+    epochs: tuple[float, float] = (1.0, 0.5)  # of the soft and of the hard phase
+    # of the model and of the thresholds in the soft phase, of the model in the hard one
+    learning_rates: tuple[float, float, float] = (2e-5, 1e-4, 5e-6)
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
         object.__setattr__(self, "epochs", tuple(self.epochs))  # JSON and YAML hold lists
         object.__setattr__(self, "learning_rates", tuple(self.learning_rates))
+        if len(self.epochs) != 2 or len(self.learning_rates) != 3:
+            raise ValueError(
+                f"epochs is {self.epochs}, learning_rates {self.learning_rates}; wanted (soft, "
+                "hard) and (model in the soft phase, thresholds, model in the hard phase)"
+            )
         if not 0 < self.final_threshold < 1:
             raise ValueError(
                 f"final_threshold is {self.final_threshold}, wanted a value in (0, 1); the "
@@ -107,7 +113,7 @@ class LTP:
     def phases(self) -> tuple[Phase, ...]:
         """Soft: model and thresholds with gates. Hard: the model alone, tokens gone."""
         soft, hard = self.epochs
-        model_rate, policy_rate = self.learning_rates
+        soft_rate, policy_rate, hard_rate = self.learning_rates
         rule = {"attention": "soften", "output": "soften_output"}[self.soft_rule]
         return (
             Phase(
@@ -115,12 +121,12 @@ class LTP:
                 rule,
                 "all",
                 soft,
-                model_rate,
+                soft_rate,
                 policy_rate,
                 regularise=True,
                 calibrate=self.target is not None,
             ),
-            Phase("hard", "compact", "model", hard, model_rate),
+            Phase("hard", "compact", "model", hard, hard_rate),
         )
 
 

@@ -12,6 +12,8 @@ from tests.tiny import ragged, tiny
     [
         ({"final_threshold": 0.0}, r"final_threshold is 0\.0, wanted a value in \(0, 1\)"),
         ({"final_threshold": 1.0}, "final_threshold is"),
+        ({"epochs": (1,)}, r"wanted \(soft, hard\)"),
+        ({"learning_rates": (1e-5, 1e-4)}, "thresholds, model in the hard phase"),
         ({"temperature": 0.0}, "temperature is 0.0, wanted a positive value"),
         ({"strength": -0.1}, r"strength \(lambda\) is -0\.1, wanted 0 or more"),
         ({"target": 0.0}, "target is 0.0, wanted the share"),
@@ -28,7 +30,7 @@ def test_values_out_of_range_are_refused(settings, message):
 
 @pytest.mark.parametrize(("rule", "apply"), [("attention", "soften"), ("output", "soften_output")])
 def test_the_phases_are_soft_then_hard(rule, apply):
-    method = LTP(soft_rule=rule, epochs=(2, 3), learning_rates=(1e-5, 1e-3))
+    method = LTP(soft_rule=rule, epochs=(2, 3), learning_rates=(1e-5, 1e-3, 1e-6))
     soft, hard = method.phases()
     assert (soft.name, soft.apply, soft.trains, soft.epochs) == ("soft", apply, "all", 2)
     assert (soft.learning_rate, soft.policy_learning_rate, soft.regularise) == (1e-5, 1e-3, True)

@@ -18,7 +18,7 @@ METHOD = LTP(
     temperature=1e-2,
     strength=0.1,
     epochs=(1, 1),
-    learning_rates=(2e-3, 1e-2),
+    learning_rates=(2e-3, 1e-2, 2e-3),
 )
 QUICK = Schedule(batch_size=16, precision="fp32", save_every=2, log_every=5, warmup=0.1)
 ROWS, STEPS = 80, 5  # of each phase

@@ -242,7 +242,7 @@ def test_the_published_soft_rule_trains_too(tmp_path):
         temperature=1e-2,
         soft_rule="output",
         reference_length=16,
-        learning_rates=(1e-3, 1e-2),
+        learning_rates=(1e-3, 1e-2, 1e-3),
     )
     fitted = run(tmp_path / "run", method=method)
     start = 0.05 * torch.tensor([1.0, 2.0]) / 3
