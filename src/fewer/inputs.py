@@ -35,6 +35,8 @@ def pack(
             f"the input has shape {tuple(given.shape)}, wanted {wanted} dimensions: (batch, "
             f"length{', width' * (wanted == 3)})"
         )
+    if input_ids is not None and input_ids.is_floating_point():
+        raise ValueError(f"input_ids are {input_ids.dtype}, wanted whole numbers (torch.long)")
     where = plan(attention_mask, (given.shape[0], given.shape[1]), given.device)
     ids = None if input_ids is None else where.take(input_ids)
     if ids is not None:

@@ -25,6 +25,7 @@ from fewer.config import method_to
 from fewer.core.policy import Dense, Method, Phase
 from fewer.core.trace import record
 from fewer.models import applying, attach, attachment, load, save
+from fewer.tasks.rows import data_hash
 from fewer.training.checkpoints import is_whole, newest_whole, seal
 from fewer.training.precision import Precision, choose
 from fewer.training.trainer import PhaseTrainer
@@ -101,8 +102,13 @@ def fit(
     folder = Path(output_dir)
     _claim(
         folder,
-        {"method": method_to(method), "phases": [asdict(p) for _, p in stages], "rows": len(train)},
-        schedule,
+        {
+            "method": method_to(method),
+            "phases": [asdict(phase) for _, phase in stages],
+            "rows": len(train),
+            "data": data_hash(train),
+            "schedule": asdict(schedule),
+        },
         resume,
     )
     for number, (own, phase) in enumerate(stages):
@@ -262,23 +268,25 @@ def _taken_up(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
     return left
 
 
-def _claim(folder: Path, run: dict[str, Any], schedule: Schedule, resume: bool) -> None:
+def _claim(folder: Path, run: dict[str, Any], resume: bool) -> None:
     """Write what this run is into its folder, or check that the folder holds this very run."""
     note = folder / "fit.json"
-    content = json.loads(json.dumps({**run, "schedule": asdict(schedule)}))
-    if note.exists():
-        if not resume:
-            raise ValueError(
-                f"{folder} already holds a run; pass resume=True to go on with it, or another "
-                "output_dir"
-            )
-        held = json.loads(note.read_text(encoding="utf-8"))
-        changed = sorted(key for key in content if held.get(key) != content[key])
-        if changed:
-            raise ValueError(
-                f"{folder} holds another run: {', '.join(changed)} differ; resume with the "
-                "same settings"
-            )
+    content = json.loads(json.dumps(run))
+    if not note.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = note.with_suffix(".tmp")  # a kill leaves the whole note or none
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(note)
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    if not resume:
+        raise ValueError(
+            f"{folder} already holds a run; pass resume=True to go on with it, or another "
+            "output_dir"
+        )
+    held = json.loads(note.read_text(encoding="utf-8"))
+    changed = sorted(key for key in content if held.get(key) != content[key])
+    if changed:
+        raise ValueError(
+            f"{folder} holds another run: {', '.join(changed)} differ; resume with the same "
+            "settings"
+        )

@@ -175,8 +175,9 @@ def test_a_folder_that_holds_a_run_is_refused_unless_it_is_resumed(tmp_path, ste
         ({"schedule": dataclasses.replace(QUICK, seed=1)}, "schedule"),
         ({"dense": dense_phase(2.0, 5e-3)}, "phases"),
         ({"dense": None}, "phases"),
-        ({"train": texts(ROWS - 1)}, "rows"),
-        ({"train": texts(ROWS - 1), "dense": None}, "phases, rows"),
+        ({"train": texts(ROWS - 1)}, "data, rows"),
+        ({"train": texts(ROWS - 1), "dense": None}, "data, phases, rows"),
+        ({"train": texts(ROWS).select(range(ROWS - 1, -1, -1))}, "data"),
     ],
 )
 def test_another_run_is_not_gone_on_with(tmp_path, steps, options, named):
