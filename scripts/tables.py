@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from fewer.measure.report import markdown
 from fewer.measure.rows import read_results
@@ -35,9 +36,35 @@ def _table(name: str) -> str:
         newest[row["model"], row["data"]["hash"], row["max_length"], row["kind"]] = row
     if not newest:
         return "\nNot measured yet: run `make bench`.\n\n"
+    shown = _summary if name == "readme" else markdown
     processors = sorted({str(row["processor"]) for row in newest.values()})
     note = f"Measured on {'; '.join(processors)}, one thread, fp32; rows in `{RESULTS}`.\n"
-    return f"\n{markdown(list(newest.values()))}\n{note}\n"
+    return f"\n{shown(list(newest.values()))}\n{note}\n"
+
+
+def _summary(rows: list[dict[str, Any]]) -> str:
+    """Write a line a data set: what a method changes, in five columns."""
+    heads = ("data", "tokens", "accuracy, dense", "with LTP", "FLOPs", "batch 32", "against padded")
+    lines = [heads, ("---",) + ("---:",) * (len(heads) - 1)]
+    for row in rows:
+        padded, packed, method = (row["systems"][name] for name in ("padded", "packed", "method"))
+        times = [system["latency_ms"]["32"]["median"] for system in (padded, packed, method)]
+        data = Path(row["data"]["source"])
+        lines.append(
+            (
+                f"{data.parent.name} {data.name.split('.')[0]}, {row['data']['rows']:,} texts",
+                f"at most {row['max_length']}",
+                f"{packed['metrics']['accuracy']:.4f}",
+                f"{method['metrics']['accuracy']:.4f}",
+                f"{packed['flops_per_text'] / method['flops_per_text']:.2f}x fewer",
+                f"{times[1] / times[2]:.2f}x faster",
+                f"{times[0] / times[2]:.2f}x faster",
+            )
+        )
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return (
+        f"{table}\n\nFLOPs and batch 32 against the dense model packed; the last column, padded.\n"
+    )
 
 
 def main(check: bool) -> int:
