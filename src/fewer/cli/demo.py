@@ -17,7 +17,7 @@ MAX_LENGTH = 192
 
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs/demo"),
-    per_label: Annotated[int, typer.Option(min=10, help="Training docstrings a package.")] = 250,
+    per_label: Annotated[int, typer.Option(min=10, help="Training docstrings a package.")] = 200,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --output.")
     ] = False,
