@@ -136,7 +136,8 @@ def _from_columns(path: Path, columns: dict[str, list[Any]], places: list[str]) 
 def _read_table(path: Path, content: bytes, *, delimiter: str, quoting: int) -> Dataset:
     """Read comma- or tab-separated text: names in the first line, then as many fields in each."""
     text = io.StringIO(_decode(path, content), newline="")
-    lines = csv.reader(text, delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[arg-type]
+    how: Any = {"delimiter": delimiter, "quoting": quoting, "strict": True}  # stubs want literals
+    lines = csv.reader(text, **how)
     header: list[str] | None = None
     fields: list[list[str]] = []
     places: list[str] = []
