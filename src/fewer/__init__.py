@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from fewer.core.decision import Decision, Fate, Site, View
     from fewer.core.policy import Dense, Method, Phase, Policy
     from fewer.core.trace import Trace, record
+    from fewer.folders import load, save
+    from fewer.inference import deoptimize, optimize
     from fewer.methods import METHODS
-    from fewer.models import applying, attach, attachment, detach, load, save
+    from fewer.models import applying, attach, attachment, detach
     from fewer.pruning.ltp import LTP
     from fewer.training.fit import Schedule, dense_phase, fit
 
@@ -32,14 +34,16 @@ _HOMES = {
     "applying": "fewer.models",
     "attach": "fewer.models",
     "attachment": "fewer.models",
+    "deoptimize": "fewer.inference",
     "dense_phase": "fewer.training.fit",
     "detach": "fewer.models",
     "fit": "fewer.training.fit",
-    "load": "fewer.models",
+    "load": "fewer.folders",
     "method_from": "fewer.config",
     "method_to": "fewer.config",
+    "optimize": "fewer.inference",
     "record": "fewer.core.trace",
-    "save": "fewer.models",
+    "save": "fewer.folders",
 }
 
 __all__ = [
@@ -60,11 +64,13 @@ __all__ = [
     "attach",
     "attachment",
     "dense_phase",
+    "deoptimize",
     "detach",
     "fit",
     "load",
     "method_from",
     "method_to",
+    "optimize",
     "record",
     "save",
 ]

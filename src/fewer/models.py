@@ -1,4 +1,4 @@
-"""Attach a method to a Hugging Face model, take it off again, save and load.
+"""Attach a method to a Hugging Face model, take it off again.
 
 `attach` swaps the class of two objects for subclasses made here: the encoder's, whose `forward`
 becomes the packed loop, and the whole model's, whose `save_pretrained` also writes the side file.
@@ -9,33 +9,44 @@ so its tensors travel with the state dict, in the same safetensors file.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
-from transformers.utils import logging as hf_logging
 
 from fewer.backbones import bind
-from fewer.config import SIDE_FILE, Settings, read_settings, write_settings
+from fewer.config import Settings, write_settings
 from fewer.core.apply import APPLIES
 from fewer.core.encode import encode
 from fewer.core.policy import Dense, Method
 from fewer.core.trace import recorded
+from fewer.engine.packing import Engine
+from fewer.engine.rowwise import swap_back
 from fewer.inputs import pack
 from fewer.kernels import kernel as find_kernel
+from fewer.native.library import Isa, available
 
 if TYPE_CHECKING:
+    from fewer.backbones import Backbone
     from fewer.core.cost import Shape
 
-__all__ = ["Attachment", "applying", "attach", "attachment", "detach", "load", "longest", "save"]
+__all__ = [
+    "Attachment",
+    "applying",
+    "attach",
+    "attachment",
+    "detach",
+    "is_attached",
+    "longest",
+    "parts",
+]
 
+log = logging.getLogger("fewer")
 DEFAULT_LENGTH = 512  # where neither model nor tokenizer has a limit
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -50,11 +61,37 @@ class Attachment(nn.Module):
         self.policy = settings.method.build(shape)
         self.apply_in_training = "compact"
         self.apply_in_eval = "compact"
+        self.isa: Isa | None = None  # whose kernels run inference; None: plain torch
+        self._engine: Engine | None = None
 
     @property
     def method(self) -> Method:
         """The description that was attached."""
         return self.settings.method
+
+    def backbone(self, encoder: nn.Module) -> Backbone:
+        """View the encoder: packed where it was optimized and the engine will do, else as it is."""
+        if self.isa is not None and self.isa not in available():  # unpickled elsewhere
+            log.warning("this processor has no %s: plain torch runs the model", self.isa.name)
+            self.isa = None
+        if self.isa is None:
+            return bind(encoder)
+        return self.engine(encoder).backbone(encoder) or bind(encoder)
+
+    def engine(self, encoder: nn.Module) -> Engine:
+        """Return the packed weights of an optimized encoder, packed now if they are not yet."""
+        assert self.isa is not None
+        if self._engine is None:
+            self._engine = Engine(encoder, self.isa)
+        return self._engine
+
+    def packed_for(self, isa: Isa | None) -> None:
+        """Let the kernels of `isa` run inference, or plain torch; weights are packed at need."""
+        self.isa, self._engine = isa, None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the engine behind, which points into memory; a copy packs its own weights."""
+        return self.__dict__ | {"_engine": None}
 
 
 class _Attached(PreTrainedModel):
@@ -91,7 +128,8 @@ class _PackedEncoder(_Attached):
         The output has the caller's shape, zeros on padding.
         """
         _refuse(self.config, kwargs)
-        backbone, own = bind(self), self.fewer
+        own = self.fewer
+        backbone = own.backbone(self)
         tokens = pack(
             backbone,
             input_ids,
@@ -166,7 +204,7 @@ def attach(
 
     >>> model = fewer.attach(model, fewer.LTP(target=0.5))  # doctest: +SKIP
     """
-    whole, encoder = _parts(model)
+    whole, encoder = parts(model)
     find_kernel(kernel)
     shape = bind(encoder).shape
     settings = Settings(Dense() if method is None else method, kernel, tuple(protect))
@@ -190,19 +228,20 @@ def detach(model: Model) -> Model:
 
     Harmless if nothing is attached.
     """
-    whole, encoder = _parts(model)
-    parts: tuple[Any, ...] = (whole, encoder)
-    for part in parts:
+    whole, encoder = parts(model)
+    both: tuple[Any, ...] = (whole, encoder)
+    for part in both:
         if isinstance(part, _Attached):
             part.__class__ = part._fewer_origin[0]
     if "fewer" in encoder._modules:
         del encoder.fewer
+    swap_back(whole)
     return model
 
 
 def attachment(model: nn.Module) -> Attachment:
     """Return what is attached to a model. Raises `ValueError` if nothing is."""
-    _, encoder = _parts(model)
+    _, encoder = parts(model)
     if not isinstance(encoder, _PackedEncoder):
         raise ValueError(
             f"nothing is attached to this {type(model).__name__}; call fewer.attach(model) first"
@@ -210,12 +249,17 @@ def attachment(model: nn.Module) -> Attachment:
     return encoder.fewer
 
 
+def is_attached(model: nn.Module) -> bool:
+    """Tell whether anything is attached to a model."""
+    return isinstance(parts(model)[1], _PackedEncoder)
+
+
 def longest(model: nn.Module, wanted: int | None, tokenizer_says: int) -> int:
     """Choose how many tokens of a text to read: `wanted`, or what the tokenizer says.
 
     Raises `ValueError` if the model has fewer positions than are wanted.
     """
-    limit = bind(_parts(model)[1]).max_tokens
+    limit = bind(parts(model)[1]).max_tokens
     if wanted is not None and limit is not None and wanted > limit:
         raise ValueError(f"max_length is {wanted}, but this model reads at most {limit} tokens")
     return wanted or min(tokenizer_says, limit or DEFAULT_LENGTH)
@@ -240,51 +284,7 @@ def applying(model: nn.Module, name: str) -> Iterator[None]:
         own.apply_in_training, own.apply_in_eval = before
 
 
-def save(model: nn.Module, folder: str | Path) -> None:
-    """Save an attached model as an ordinary Hugging Face folder plus `fewer.json`.
-
-    Plain transformers still loads it. Raises `ValueError` for adapters that are not merged: such
-    a folder would lack the weights under them.
-    """
-    whole, _ = _parts(model)
-    attachment(whole)
-    if whole is not model:
-        raise ValueError(
-            f"this {type(model).__name__} holds adapters beside the weights; save what "
-            "model.merge_and_unload() returns, or the adapters alone by model.save_pretrained"
-        )
-    whole.save_pretrained(folder)
-
-
-def load(name: str | Path, **kwargs: Any) -> PreTrainedModel:
-    """Load a folder (or hub id) that `save` wrote, attached and in eval mode.
-
-    A plain model gets no method.
-
-    `kwargs` go to `from_pretrained` (`dtype`, `revision`, ...). Raises `FileNotFoundError`
-    for a missing file and `ValueError` for one that is truncated, or whose side file is not
-    understood.
-    """
-    folder = _local(name, kwargs)
-    settings = read_settings(folder)
-    tensors = _own_tensors(folder)
-    model = _loaded(folder, kwargs)
-    attach(model, settings.method, kernel=settings.kernel, protect=settings.protect)
-    policy = attachment(model).policy
-    held = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    wanted = {name: tuple(tensor.shape) for name, tensor in policy.state_dict().items()}
-    if held != wanted:
-        raise ValueError(
-            f"{folder} holds the tensors {held} of a method, wanted {wanted} for "
-            f"{settings.method}; the checkpoint is incomplete or its {SIDE_FILE} is another's: "
-            "save it again"
-        )
-    policy.load_state_dict(tensors)
-    model.eval()
-    return model
-
-
-def _parts(model: nn.Module) -> tuple[PreTrainedModel, PreTrainedModel]:
+def parts(model: nn.Module) -> tuple[PreTrainedModel, PreTrainedModel]:
     """Return the Hugging Face model and the encoder inside it, out of a peft wrapper."""
     whole: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]  # peft
     if not isinstance(whole, PreTrainedModel):
@@ -308,93 +308,3 @@ def _refuse(config: Any, kwargs: dict[str, Any]) -> None:
             raise ValueError(
                 f"{name} was given, but fewer reads encoders without cross-attention or cache"
             )
-
-
-def _local(name: str | Path, kwargs: dict[str, Any]) -> Path:
-    folder = Path(name)
-    if not folder.is_dir():
-        if folder.is_absolute() or str(name).startswith(".") or str(name).count("/") > 1:
-            raise FileNotFoundError(
-                f"{folder} is not a folder; wanted one written by fewer.save, or a hub id"
-            )
-        from huggingface_hub import snapshot_download
-
-        patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
-        folder = Path(
-            snapshot_download(str(name), revision=kwargs.get("revision"), allow_patterns=patterns)
-        )
-    if not (folder / "config.json").exists():
-        raise FileNotFoundError(f"{folder / 'config.json'} is missing; wanted a model folder")
-    return folder
-
-
-def _loaded(folder: Path, kwargs: dict[str, Any]) -> PreTrainedModel:
-    """Load the model of a folder in the class that its config names; no weight may be missing."""
-    import transformers
-
-    path = folder / "config.json"
-    try:
-        name = (json.loads(path.read_text(encoding="utf-8")).get("architectures") or ["AutoModel"])[
-            0
-        ]
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is not valid JSON ({error}); copy or save the model again"
-        ) from error
-    if not hasattr(transformers, name):
-        raise ValueError(
-            f"{path} names the architecture {name!r}, which transformers "
-            f"{transformers.__version__} does not have"
-        )
-    with _quiet():
-        model, report = getattr(transformers, name).from_pretrained(
-            folder, output_loading_info=True, **kwargs
-        )
-    if report["missing_keys"]:
-        raise ValueError(
-            f"{folder} holds no weights for {sorted(report['missing_keys'])}; the checkpoint is "
-            "incomplete (for a new head, load it with transformers and call fewer.attach)"
-        )
-    return cast("PreTrainedModel", model)
-
-
-def _own_tensors(folder: Path) -> dict[str, Tensor]:
-    """Read the policy's tensors from a model's safetensors file or shards.
-
-    `ValueError` for a truncated one.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    index = folder / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    if index.exists():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    found: dict[str, Tensor] = {}
-    for file in (folder / name for name in names):
-        if not file.exists():
-            raise FileNotFoundError(f"{file} is missing; wanted the weights beside config.json")
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                for key in tensors.keys():  # noqa: SIM118 (not a dict)
-                    _, mark, own = ("." + key).rpartition(".fewer.policy.")
-                    if mark:
-                        found[own] = tensors.get_tensor(key)
-        except SafetensorError as error:
-            raise ValueError(
-                f"{file} cannot be read ({error}); it is truncated or broken: copy or save it again"
-            ) from error
-    return found
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers from reporting our own tensors as unexpected.
-
-    Its errors still come through.
-    """
-    before = hf_logging.get_verbosity()
-    hf_logging.set_verbosity(logging.ERROR)
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(before)

@@ -45,7 +45,10 @@ def _reweigh(folder, change):
         ({"method": 5}, "got 5, wanted the name of a method"),
         ({"method": {"name": "ltp", "args": {"temperature": "cold"}}}, "cannot have the settings"),
         ({"method": {"name": "ltp", "args": {"temperature": -1}}}, "temperature is -1, wanted"),
-        ({"kernel": "magic"}, "unknown kernel 'magic'; choose one of: auto, reference, sdpa"),
+        (
+            {"kernel": "magic"},
+            "unknown kernel 'magic'; choose one of: auto, native, reference, sdpa",
+        ),
         ({"protect": 5}, "has protect 5, wanted a list of token ids"),
         ({"protect": ["[SEP]"]}, "wanted a list of token ids"),
         ({"colour": "red"}, r"has unknown keys \['colour'\]"),

@@ -41,7 +41,7 @@ def _same(model, other):
 def test_a_loaded_model_is_the_saved_one(backbone, task, tmp_path):
     model = _learned(backbone, task, kernel="reference", protect=(7, 9))
     fewer.save(model, tmp_path)
-    loaded = fewer.load(tmp_path)
+    loaded = fewer.load(tmp_path, precision=None)
     assert fewer.attachment(loaded).settings == fewer.attachment(model).settings
     assert type(loaded).__name__ == FAMILIES[backbone].prefix + "For" + task
     assert not loaded.training
@@ -78,7 +78,7 @@ def test_saving_twice_and_saving_a_loaded_model_writes_the_same(tmp_path):
     model = _learned(protect=(5,))
     for folder in ("once", "twice"):
         fewer.save(model, tmp_path / folder)
-    fewer.save(fewer.load(tmp_path / "once"), tmp_path / "again")
+    fewer.save(fewer.load(tmp_path / "once", precision=None), tmp_path / "again")
     for name in (SIDE_FILE, "model.safetensors"):
         contents = [(tmp_path / f / name).read_bytes() for f in ("once", "twice", "again")]
         assert contents[0] == contents[1] == contents[2]
@@ -88,7 +88,7 @@ def test_saving_twice_and_saving_a_loaded_model_writes_the_same(tmp_path):
 def test_a_bare_encoder_makes_the_round_trip(backbone, tmp_path):
     model = _learned(backbone, "Model")
     fewer.save(model, tmp_path)
-    loaded, batch = fewer.load(tmp_path), ragged(model)
+    loaded, batch = fewer.load(tmp_path, precision=None), ragged(model)
     with torch.no_grad():
         wanted = model(**batch).last_hidden_state
         assert torch.equal(loaded(**batch).last_hidden_state, wanted)
@@ -134,7 +134,7 @@ def test_a_copy_has_its_own_thresholds(backbone):
 def test_a_copy_of_a_pickle_still_saves_and_detaches(backbone, tmp_path):
     copied = copy.deepcopy(pickle.loads(pickle.dumps(_learned(backbone))))
     fewer.save(copied, tmp_path)
-    _same(fewer.load(tmp_path), copied)
+    _same(fewer.load(tmp_path, precision=None), copied)
     assert type(fewer.detach(copied)) is type(tiny(backbone))
 
 
@@ -151,20 +151,20 @@ def test_shards_are_put_together(backbone, tmp_path):
     model = _learned(backbone)
     model.save_pretrained(tmp_path, max_shard_size="4KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
-    _same(fewer.load(tmp_path), model)
+    _same(fewer.load(tmp_path, precision=None), model)
 
 
 def test_a_plain_folder_is_loaded_with_no_method(tmp_path):
     model = tiny()
     model.save_pretrained(tmp_path)
-    loaded = fewer.load(tmp_path)
+    loaded = fewer.load(tmp_path, precision=None)
     assert fewer.attachment(loaded).method == Dense()
     torch.testing.assert_close(loaded(**ragged(model)).logits, model(**ragged(model)).logits)
 
 
 def test_settings_of_from_pretrained_are_passed_on(tmp_path):
     fewer.save(_learned(), tmp_path)
-    loaded = fewer.load(tmp_path, dtype=torch.bfloat16)
+    loaded = fewer.load(tmp_path, precision=None, dtype=torch.bfloat16)
     assert loaded.classifier.weight.dtype == torch.bfloat16
     assert fewer.attachment(loaded).policy.threshold.dtype == torch.float32
 

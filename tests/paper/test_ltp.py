@@ -144,7 +144,7 @@ def test_thresholds_start_on_a_line_from_zero_to_the_final_one():
 def _decision(policy, layer, received):
     tokens = _tokens()
     tokens = Packed(**{**tokens.__dict__, "received": torch.tensor(received)})
-    trace = Trace((1, 3), torch.zeros(3, dtype=torch.long))
+    trace = Trace((1, 3), torch.device("cpu"))
     return policy.decide(View(layer, 2, Site.MIDDLE, tokens, trace))
 
 
@@ -232,7 +232,7 @@ def test_the_regulariser_is_lambda_times_the_mean_gate_of_each_layer(apply):  # 
 def test_the_regulariser_sums_over_layers():
     counts, gates = torch.ones(1), ([1.0, 0.5, 0.0], [1.0, 0.25, 0.25])
     layers = [LayerTrace(counts, counts, counts, True, torch.tensor(gate)) for gate in gates]
-    trace = Trace((1, 3), torch.zeros(3, dtype=torch.long), layers)
+    trace = Trace((1, 3), torch.device("cpu"), layers)
     assert _policy(strength=0.2).loss(trace).item() == pytest.approx(0.2 * (0.5 + 0.5))
 
 

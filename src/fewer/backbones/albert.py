@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from fewer.backbones.base import Backbone
-from fewer.backbones.post_norm import PostNormLayer, embedding
+from fewer.backbones.post_norm import PostNormLayer, TableEmbedding
 
 __all__ = ["bind"]
 
@@ -26,7 +26,7 @@ def bind(encoder: Any) -> Backbone:
         return pooled
 
     return Backbone(
-        embed=embedding(tables, stack.embedding_hidden_mapping_in),
+        embed=TableEmbedding(tables, (stack.embedding_hidden_mapping_in,)),
         layers=[
             _layer(module, config.num_attention_heads)
             for group in turns

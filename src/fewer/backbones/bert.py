@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from fewer.backbones.base import Backbone
-from fewer.backbones.post_norm import PostNormLayer, embedding
+from fewer.backbones.post_norm import PostNormLayer, TableEmbedding
 
 __all__ = ["bind", "bind_electra", "bind_roberta"]
 
@@ -38,7 +38,7 @@ def _bind(
             "reads encoders"
         )
     return Backbone(
-        embed=embedding(tables, *projections),
+        embed=TableEmbedding(tables, projections),
         layers=[_layer(module, config.num_attention_heads) for module in encoder.encoder.layer],
         pool=getattr(encoder, "pooler", None),
         hidden_size=config.hidden_size,

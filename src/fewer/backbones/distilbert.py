@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fewer.backbones.base import Backbone
-from fewer.backbones.post_norm import PostNormLayer, embedding
+from fewer.backbones.post_norm import PostNormLayer, TableEmbedding
 
 __all__ = ["bind"]
 
@@ -14,7 +14,7 @@ def bind(encoder: Any) -> Backbone:
     """View a `DistilBertModel`."""
     config, tables = encoder.config, encoder.embeddings
     return Backbone(
-        embed=embedding(tables, segments=False),
+        embed=TableEmbedding(tables, segments=False),
         layers=[_layer(module, config.n_heads) for module in encoder.transformer.layer],
         hidden_size=config.dim,
         heads=config.n_heads,

@@ -11,7 +11,7 @@ from torch import Tensor
 from fewer.backbones.base import Backbone, Tokens, linear_flops, split_heads
 from fewer.core.cost import LayerCost
 
-__all__ = ["ModernBertLayer", "bind"]
+__all__ = ["ModernBertLayer", "angles", "bind", "rotate"]
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class ModernBertLayer:
         """One fused map of the normed state, then rotation of queries and keys."""
         fused = self.module.attn.Wqkv(self.module.attn_norm(hidden))
         q, k, v = (split_heads(part, self.heads) for part in fused.chunk(3, dim=-1))
-        cos, sin = self._angles(position, q)
-        q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+        cos, sin = (part[:, None] for part in angles(position, self.theta, q.shape[-1]))
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         return (q if rows is None else q.index_select(0, rows)), k, v
 
     def attended(self, context: Tensor, hidden: Tensor) -> Tensor:
@@ -50,15 +50,6 @@ class ModernBertLayer:
         value, gate = own.Wi(self.module.mlp_norm(hidden)).chunk(2, dim=-1)
         summed: Tensor = hidden + own.Wo(own.drop(own.act(value) * gate))
         return summed
-
-    def _angles(self, position: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        half = (
-            torch.arange(0, like.shape[-1], 2, device=like.device, dtype=torch.float32)
-            / like.shape[-1]
-        )
-        angle = position[:, None].float() * (1.0 / self.theta**half)  # (T, d/2)
-        angle = torch.cat((angle, angle), dim=-1)[:, None]  # (T, 1, d)
-        return angle.cos(), angle.sin()
 
     @property
     def cost(self) -> LayerCost:
@@ -77,7 +68,15 @@ class ModernBertLayer:
         )
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def angles(position: Tensor, theta: float, width: int) -> tuple[Tensor, Tensor]:
+    """Return cos and sin of the rotary angles, `(T, width)` each, in fp32."""
+    half = torch.arange(0, width, 2, device=position.device, dtype=torch.float32) / width
+    angle = position[:, None].float() * (1.0 / theta**half)  # (T, d/2)
+    angle = torch.cat((angle, angle), dim=-1)  # (T, d)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate pairs (i, i + d/2) in fp32."""
     first, second = x.float().chunk(2, dim=-1)
     return (x.float() * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fewer.backbones.base import Tokens, linear_flops, split_heads
 from fewer.core.cost import LayerCost
 
-__all__ = ["PostNormLayer", "embedding"]
+__all__ = ["PostNormLayer", "TableEmbedding", "segment_of"]
 
 
 def _same(hidden: Tensor) -> Tensor:
@@ -77,22 +78,27 @@ class PostNormLayer:
         )
 
 
-def embedding(
-    tables: Any, *projections: nn.Module, segments: bool = True
-) -> Callable[[Tokens], Tensor]:
+@dataclass(frozen=True)
+class TableEmbedding:
     """Add up word, segment and position embeddings, norm, drop out, project."""
 
-    def embed(tokens: Tokens) -> Tensor:
+    tables: Any  # the model's own module that holds them
+    projections: tuple[nn.Module, ...] = ()
+    segments: bool = True
+
+    def __call__(self, tokens: Tokens) -> Tensor:
+        """Embed packed tokens."""
+        tables = self.tables
         summed = tokens.words(tables.word_embeddings)
-        if segments:
-            segment = tokens.segment
-            if segment is None:
-                segment = tokens.position.new_zeros(tokens.position.shape)
-            summed = summed + tables.token_type_embeddings(segment)
+        if self.segments:
+            summed = summed + tables.token_type_embeddings(segment_of(tokens))
         summed = summed + tables.position_embeddings(tokens.position)
         hidden: Tensor = tables.dropout(tables.LayerNorm(summed))
-        for projection in projections:
+        for projection in self.projections:
             hidden = projection(hidden)
         return hidden
 
-    return embed
+
+def segment_of(tokens: Tokens) -> Tensor:
+    """Return each token's segment; without any, all belong to the first."""
+    return torch.zeros_like(tokens.position) if tokens.segment is None else tokens.segment

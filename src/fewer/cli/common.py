@@ -113,9 +113,9 @@ def load(
     from transformers import AutoTokenizer
 
     from fewer.cli.recipe import labels_of
+    from fewer.folders import load as load_model
     from fewer.measure.rows import describe
     from fewer.models import attachment, longest
-    from fewer.models import load as load_model
     from fewer.packaged import model_folder
     from fewer.tasks.classification import infer
     from fewer.tasks.rows import read_rows

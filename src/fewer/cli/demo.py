@@ -30,10 +30,10 @@ def demo(
     from transformers import AutoTokenizer
 
     from fewer.cli.recipe import load_for
+    from fewer.folders import load
     from fewer.measure.evaluate import three_way
     from fewer.measure.latency import latency
     from fewer.measure.rows import describe
-    from fewer.models import load
     from fewer.packaged import model_folder
     from fewer.pruning.ltp import LTP
     from fewer.tasks.classification import infer

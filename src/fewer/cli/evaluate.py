@@ -39,9 +39,9 @@ def evaluate(
     method. Example: fewer evaluate runs/reviews/model --data test.csv
     --baseline runs/reviews/0-dense/model
     """
+    from fewer.folders import load as load_model
     from fewer.measure.evaluate import three_way
     from fewer.measure.latency import latency
-    from fewer.models import load as load_model
     from fewer.packaged import model_folder
 
     loaded = load(

@@ -26,9 +26,9 @@ def explain(
     """
     from transformers import AutoTokenizer
 
+    from fewer.folders import load
     from fewer.measure.explain import explain as explain_text
     from fewer.measure.explain import write_explanation
-    from fewer.models import load
     from fewer.packaged import model_folder
 
     quiet()

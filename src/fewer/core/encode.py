@@ -67,7 +67,7 @@ def encode(
     Returns every token's last state in the caller's grid, gone or not (the output of the last layer
     it finished, passed once through `finish`, the final norm; zeros on padding), and the trace.
     """
-    trace = Trace(tokens.grid, tokens.slot.new_zeros(tokens.grid[0] * tokens.grid[1]))
+    trace = Trace(tokens.grid, tokens.slot.device)
     left: list[Packed] = []
     for index, layer in enumerate(layers):
         entered, keys, queries = tokens, tokens.count(tokens.gate), tokens.count(tokens.presence)
@@ -77,7 +77,7 @@ def encode(
         entered, tokens = _remove(entered, tokens, apply, left)
         tokens = _ffn(layer, entered, tokens, apply)
         trace.layers.append(LayerTrace(keys, queries, tokens.count(tokens.presence), scored, gate))
-        trace.depth.index_add_(0, tokens.slot, _reads(tokens))
+        trace.readers.append((tokens.slot, tokens.presence))
         tokens = apply.settle(entered, tokens)
         tokens, _ = _decide(policy, View(index, len(layers), Site.AFTER, tokens, trace), apply)
         _, tokens = _remove(tokens, tokens, apply, left)
@@ -135,9 +135,12 @@ def _remove(
     """Take the gone out of memory; they are kept as they entered, for the caller's grid."""
     if tokens.alive is None or not apply.removes:
         return entered, tokens
-    left.append(entered.select(~tokens.alive))
-    stays = tokens.alive
-    return replace(entered.select(stays), alive=None), replace(tokens.select(stays), alive=None)
+    stays = tokens.alive.nonzero().squeeze(1)
+    if stays.numel() < tokens.slot.numel():
+        left.append(entered.take((~tokens.alive).nonzero().squeeze(1)))
+        tokens = tokens.take(stays)
+        entered = tokens if tokens.active is None else entered.take(stays)  # read by those at rest
+    return entered, replace(tokens, alive=None)
 
 
 def _query_rows(tokens: Packed, apply: Apply) -> Tensor | None:
@@ -145,15 +148,6 @@ def _query_rows(tokens: Packed, apply: Apply) -> Tensor | None:
     if tokens.active is None or not apply.removes:
         return None
     return tokens.active.nonzero().squeeze(1)
-
-
-def _reads(tokens: Packed) -> Tensor:
-    presence = tokens.presence
-    return (
-        torch.ones_like(tokens.slot)
-        if presence is None
-        else (presence >= 0.5).to(tokens.slot.dtype)
-    )
 
 
 def _pick(values: Tensor, rows: Tensor | None) -> Tensor:
@@ -167,9 +161,11 @@ def _place(base: Tensor, values: Tensor, rows: Tensor | None) -> Tensor:
 def _restore(parts: list[Packed], finish: Callable[[Tensor], Tensor]) -> Float[Tensor, "B N D"]:
     last = parts[-1]
     parts = [part for part in parts if part.slot.numel()]
-    hidden = finish(torch.cat([part.hidden.to(last.hidden.dtype) for part in parts]))
-    slot = torch.cat([part.slot for part in parts])
+    states = [part.hidden.to(last.hidden.dtype) for part in parts]
+    hidden = finish(states[0] if len(states) == 1 else torch.cat(states))
     rows, columns = last.grid
-    grid = hidden.new_zeros(rows * columns, hidden.shape[1])
-    restored: Tensor = grid.index_copy(0, slot, hidden).unflatten(0, last.grid)
+    if len(parts) > 1 or hidden.shape[0] < rows * columns:  # else it is the grid, row by row
+        slot = parts[0].slot if len(parts) == 1 else torch.cat([part.slot for part in parts])
+        hidden = hidden.new_zeros(rows * columns, hidden.shape[1]).index_copy(0, slot, hidden)
+    restored: Tensor = hidden.unflatten(0, last.grid)
     return restored

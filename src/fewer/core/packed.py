@@ -88,6 +88,7 @@ class Packed:
     slot: Int[Tensor, "T"]  # index into the caller's flattened grid
     protected: Bool[Tensor, "T"]  # never leaves
     cu: Int[Tensor, "B+1"]  # text b owns rows cu[b]:cu[b+1]
+    lengths: Float[Tensor, "B"]  # rows of each text
     grid: tuple[int, int]
     alive: Bool[Tensor, "T"] | None = None  # False: gone, but still in memory; None: all alive
     active: Bool[Tensor, "T"] | None = None  # False: rests (a key and a value, no longer a query)
@@ -109,6 +110,7 @@ class Packed:
             slot=plan.slot,
             protected=protected,
             cu=_offsets(counts),
+            lengths=counts.float(),
             grid=plan.grid,
         )
 
@@ -118,16 +120,20 @@ class Packed:
 
     def select(self, keep: Bool[Tensor, "T"]) -> Packed:
         """Drop the rows where `keep` is False; their memory goes with them."""
-        rows = keep.nonzero().squeeze(1)
-        if rows.numel() == keep.numel():
+        return self.take(keep.nonzero().squeeze(1))
+
+    def take(self, rows: Int[Tensor, "Tk"]) -> Packed:
+        """Keep only these rows, in ascending order."""
+        if rows.numel() == self.slot.numel():
             return self
         picked: dict[str, Any] = {
             field.name: value.index_select(0, rows)
             for field in fields(self)
-            if field.name != "cu" and isinstance(value := getattr(self, field.name), Tensor)
+            if field.name not in ("cu", "lengths")
+            and isinstance(value := getattr(self, field.name), Tensor)
         }
         counts = torch.bincount(picked["sequence"], minlength=self.grid[0])
-        return replace(self, cu=_offsets(counts), **picked)
+        return replace(self, cu=_offsets(counts), lengths=counts.float(), **picked)
 
     def count(self, weight: Float[Tensor, "T"] | None) -> Float[Tensor, "B"]:
         """Add up `weight` over the tokens of each text, in fp32, differentiably.
@@ -135,7 +141,7 @@ class Packed:
         `None` counts 1 a row.
         """
         if weight is None:
-            return self.cu.diff().float()
+            return self.lengths
         return torch.zeros(self.grid[0], device=weight.device).index_add(
             0, self.sequence, weight.float()
         )

@@ -36,7 +36,7 @@ class Policy(nn.Module):
 
     def loss(self, trace: Trace) -> Tensor:
         """Return what the method adds to the task's loss (a scalar)."""
-        return torch.zeros((), device=trace.depth.device)
+        return torch.zeros((), device=trace.device)
 
     def calibrate(self, share: Callable[[], float]) -> None:
         """Fit what is learned to a wanted share of FLOPs.

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -34,16 +35,23 @@ class LayerTrace:
 
 @dataclass
 class Trace:
-    """The layers passed so far, and how many of them each token of the caller's grid has read."""
+    """The layers passed so far, and which tokens of the caller's grid read each of them."""
 
     grid: tuple[int, int]
-    depth: Int[Tensor, "B*N"]  # layers read by each slot of the grid; 0 on padding
+    device: torch.device
     layers: list[LayerTrace] = field(default_factory=list)
+    readers: list[tuple[Int[Tensor, "T"], Float[Tensor, "T"] | None]] = field(
+        default_factory=list
+    )  # of each layer: slots in the grid, and how much of each token took part (`None`: all did)
 
     @property
     def layers_read(self) -> Int[Tensor, "B N"]:
-        """How many layers each token has read: 0..L, 0 on padding."""
-        return self.depth.view(self.grid)
+        """How many layers each token has read: 0..L, 0 on padding; counted when it is asked for."""
+        depth = torch.zeros(self.grid[0] * self.grid[1], dtype=torch.long, device=self.device)
+        for slot, presence in self.readers:
+            read = torch.ones_like(slot) if presence is None else (presence >= 0.5).long()
+            depth.index_add_(0, slot, read)
+        return depth.view(self.grid)
 
 
 _RECORDER: ContextVar[list[Trace] | None] = ContextVar("fewer_recorder", default=None)

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from fewer.kernels.call import Attended, AttentionCall, Kernel
+from fewer.kernels.native import attend as native
+from fewer.kernels.native import missing
 from fewer.kernels.reference import attend as reference
 from fewer.kernels.sdpa import attend as sdpa
 
 __all__ = ["KERNELS", "Attended", "AttentionCall", "Kernel", "kernel"]
 
-KERNELS: dict[str, Kernel] = {"reference": reference, "sdpa": sdpa}
+KERNELS: dict[str, Kernel] = {"native": native, "reference": reference, "sdpa": sdpa}
 
 
 def kernel(name: str) -> Kernel:
-    """Look up a kernel; `auto` is the fastest that runs everywhere.
+    """Look up a kernel; `auto` is the fastest on this machine.
 
-    Raises `ValueError` for an unknown name.
+    Raises `ValueError` for an unknown name, and for `native` where it was not built or cannot run.
     """
     if name == "auto":
-        return sdpa
+        return sdpa if missing() else native
     if name not in KERNELS:
         raise ValueError(
             f"unknown kernel {name!r}; choose one of: auto, {', '.join(sorted(KERNELS))}"
         )
+    if name == "native" and (reason := missing()):
+        raise ValueError(f"the kernel 'native' cannot run: {reason}; use 'auto'")
     return KERNELS[name]

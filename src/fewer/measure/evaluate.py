@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fewer.core.policy import Dense
 from fewer.core.trace import Trace, record
+from fewer.inference import PRECISION_OF, optimize
 from fewer.models import attach, attachment, detach
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def systems(
     """
     own, dense = attachment(model), model if baseline is None else baseline
     packed = attach(copy.deepcopy(dense), Dense(), kernel=own.settings.kernel)
+    if own.isa is not None:
+        optimize(packed, precision=PRECISION_OF[own.isa.dtype])
     found = {"padded": detach(copy.deepcopy(dense)), "packed": packed}
     if not isinstance(own.method, Dense):
         found["method"] = model

@@ -24,7 +24,8 @@ from transformers import (
 from fewer.config import method_to
 from fewer.core.policy import Dense, Method, Phase
 from fewer.core.trace import record
-from fewer.models import applying, attach, attachment, load, save
+from fewer.folders import load, save
+from fewer.models import applying, attach, attachment
 from fewer.tasks.rows import data_hash
 from fewer.training.checkpoints import is_whole, newest_whole, seal
 from fewer.training.precision import Precision, choose
@@ -260,7 +261,7 @@ def _put_on(model: PreTrainedModel, method: Method) -> None:
 
 def _taken_up(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
     """Load what a finished phase left; device and frozen parameters are those of `model`."""
-    left = load(folder)
+    left = load(folder, precision=None)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     for name, parameter in left.named_parameters():
         parameter.requires_grad_(name not in frozen)

@@ -15,7 +15,7 @@ def _layer(keys, queries, read, scored=False):
 
 
 def _trace(*layers):
-    return Trace((2, 5), torch.zeros(10, dtype=torch.long), list(layers))
+    return Trace((2, 5), torch.device("cpu"), list(layers))
 
 
 FULL = _layer([5.0, 1.0], [5.0, 1.0], [5.0, 1.0])

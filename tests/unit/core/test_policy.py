@@ -13,7 +13,7 @@ def _shape():
 
 
 def test_a_policy_says_nothing_unless_told_otherwise():
-    policy, trace = Policy(), Trace((1, 1), torch.zeros(1, dtype=torch.long))
+    policy, trace = Policy(), Trace((1, 1), torch.device("cpu"))
     view = View(0, 3, Site.MIDDLE, None, trace)
     assert policy.decide(view) is None
     assert not policy.scored(1)

@@ -6,11 +6,18 @@ from fewer.core.trace import recorded
 
 
 def _trace(rows=1):
-    return Trace((rows, 2), torch.arange(rows * 2))
+    return Trace((rows, 2), torch.device("cpu"))
 
 
-def test_layers_read_has_the_shape_of_the_callers_grid():
-    assert _trace(3).layers_read.tolist() == [[0, 1], [2, 3], [4, 5]]
+def test_layers_read_counts_the_layers_in_which_a_token_took_part_by_half_or_more():
+    trace = _trace(3)
+    assert trace.layers_read.tolist() == [[0, 0], [0, 0], [0, 0]]
+    trace.readers += [
+        (torch.tensor([0, 2, 3, 5]), None),
+        (torch.tensor([0, 2, 3, 5]), torch.tensor([1.0, 0.5, 0.4, 0.0])),
+        (torch.tensor([2]), None),
+    ]
+    assert trace.layers_read.tolist() == [[2, 0], [3, 1], [0, 1]]
 
 
 def test_nothing_is_kept_where_nobody_records():

@@ -1,0 +1,77 @@
+"""Linear maps outside the layers (pooler, heads), row by row.
+
+torch multiplies one row by other code than many, so the last bits of an answer depend on its batch.
+These maps are swapped for a subclass that multiplies every row alike, and swapped back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fewer.engine.stamp import Stamp
+from fewer.native.library import Isa, best
+from fewer.native.maps import Weight, linear
+
+__all__ = ["RowwiseLinear", "is_plain", "swap_back", "swap_in"]
+
+
+class RowwiseLinear(nn.Linear):
+    """An `nn.Linear` whose fp32 inference on a CPU treats every row alike."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Multiply; with gradients, or in another dtype, as `nn.Linear` does."""
+        isa = best(torch.float32)
+        if (
+            isa is None
+            or torch.is_grad_enabled()
+            or input.dtype is not torch.float32
+            or self.weight.dtype is not torch.float32
+            or input.device.type != "cpu"
+            or torch.is_autocast_enabled("cpu")
+        ):
+            return super().forward(input)
+        rows = input.reshape(-1, input.shape[-1])
+        out: Tensor = linear(rows, self._weight(isa)).unflatten(0, input.shape[:-1])
+        return out
+
+    def _weight(self, isa: Isa) -> Weight:
+        held: tuple[Stamp, Weight] | None = self.__dict__.get("_rowwise")
+        if held is None or not held[0].holds():
+            held = self.__dict__["_rowwise"] = Stamp(self), Weight.of([self], isa)
+        return held[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the packed weight behind: it points into this process's memory."""
+        state = dict(self.__dict__)
+        state.pop("_rowwise", None)
+        return state
+
+
+def is_plain(parameter: Tensor) -> bool:
+    """Tell whether a parameter holds floats on a CPU, and is not a quantised tensor in disguise."""
+    return (
+        type(parameter.data) is Tensor
+        and parameter.is_floating_point()
+        and parameter.device.type == "cpu"
+    )
+
+
+def swap_in(model: nn.Module) -> None:
+    """Let every plain `nn.Linear` of a model treat rows alike, in place.
+
+    Those of the layers too: they are not called while the packed ones are.
+    """
+    for module in model.modules():
+        if type(module) is nn.Linear and is_plain(module.weight):
+            module.__class__ = RowwiseLinear
+
+
+def swap_back(model: nn.Module) -> None:
+    """Undo `swap_in`."""
+    for module in model.modules():
+        if type(module) is RowwiseLinear:
+            module.__class__ = nn.Linear  # type: ignore[assignment]  # undoes swap_in
+            module.__dict__.pop("_rowwise", None)

@@ -1,0 +1,88 @@
+"""The compiled kernel: a thread takes a head of a text, and sums the score on the way.
+
+No matrix of scores exists but one block of queries against the keys of its own text, no padding is
+computed, and a text's numbers do not depend on what it is batched with. In local layers only the
+pairs within the window are computed. What it does not do (gradients, dropout, other devices and
+dtypes) goes through `sdpa`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fewer.kernels.call import Attended, AttentionCall, log_gate
+from fewer.kernels.sdpa import attend as attend_plainly
+from fewer.native.library import AttentionStruct, best, unavailable
+from fewer.native.library import call as run
+from fewer.native.memory import empty
+
+__all__ = ["attend", "fits", "missing"]
+
+
+def missing() -> str | None:
+    """Say why this kernel cannot run here, or `None` if it can."""
+    return unavailable()
+
+
+def fits(call: AttentionCall) -> bool:
+    """Tell whether the compiled kernel can carry a call out."""
+    return (
+        not torch.is_grad_enabled()
+        and not call.dropout
+        and call.q.device.type == "cpu"
+        and call.q.dtype is call.k.dtype is call.v.dtype
+        and best(call.q.dtype) is not None
+    )
+
+
+def attend(call: AttentionCall) -> Attended:
+    """Attend text by text; equal to the reference kernel within rounding."""
+    if not fits(call):
+        return attend_plainly(call)
+    q, k, v = _rows(call.q), _rows(call.k), _rows(call.v)
+    rows, heads, width = q.shape
+    isa = best(q.dtype)
+    assert isa is not None
+    context = empty(rows, heads * width, q.dtype)
+    received = torch.zeros(k.shape[0]) if call.scored else None
+    bias = None if call.gate is None else log_gate(call.gate)
+    vote = None if call.vote is None else call.vote.float().contiguous()
+    window = -1 if call.window is None else call.window
+    run(
+        AttentionStruct(
+            q.data_ptr(),
+            k.data_ptr(),
+            v.data_ptr(),
+            q.stride(0),
+            k.stride(0),
+            v.stride(0),
+            call.cu_q.data_ptr(),
+            call.cu_k.data_ptr(),
+            call.cu_q.numel() - 1,
+            heads,
+            width,
+            call.position_q.data_ptr(),
+            call.position_k.data_ptr(),
+            window,
+            _pointer(bias),
+            _pointer(vote),
+            _pointer(received),
+            context.data_ptr(),
+            q.dtype is torch.bfloat16,
+            isa,
+            torch.get_num_threads(),
+        )
+    )
+    return Attended(context, received)
+
+
+def _rows(states: Tensor) -> Tensor:
+    """Heads side by side in each row; rows may be apart, as in a fused projection."""
+    width = states.shape[2]
+    side_by_side = states.stride(2) == 1 and states.stride(1) == width
+    return states if side_by_side else states.contiguous()
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

@@ -1,0 +1,1 @@
+"""The compiled kernels, and the little that Python needs to call them."""

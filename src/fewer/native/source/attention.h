@@ -1,0 +1,240 @@
+// Attention text by text and head by head, the importance score summed on the way.
+//
+// A task is a piece of queries of one head of one text. It holds the scores of one block of queries
+// against all keys of its text, never more, so memory grows with the length of the longest text.
+// Sums run in an order that depends on nothing but the text.
+
+static __thread Scratch head_scratch;
+
+enum {
+  PIECE = 448,  // queries of a task, whole blocks in every precision
+  APART = 16    // rows of scores a power of two apart would share a few lines of the cache
+};
+
+struct Task {
+  long text, head, first, queries, weight;
+};
+
+// Heaviest first, so that threads finish together.
+static int heavier(const void *a, const void *b) {
+  const long x = ((const Task *)a)->weight, y = ((const Task *)b)->weight;
+  return (x < y) - (x > y);
+}
+
+// Where a text's sums of attention received begin: one row of its keys a head and piece.
+static long pieces_of(const AttentionCall &call, long text) {
+  return (call.cu_q[text + 1] - call.cu_q[text] + PIECE - 1) / PIECE;
+}
+
+struct Span {
+  long first, end;
+};
+
+// Keys no farther than the window from positions low..high; positions ascend.
+static Span within(const int64_t *position, long keys, long low, long high, long window) {
+  Span span = {0, keys};
+  while (span.first < keys && position[span.first] < low - window) span.first++;
+  while (span.end > span.first && position[span.end - 1] > high + window) span.end--;
+  return span;
+}
+
+static void fill(float *p, long first, long end, float x) {
+  for (long j = first; j < end; j++) p[j] = x;
+}
+
+// Row i of the scores -> 2^(scaled score - largest), also as left operand of the next product; the
+// result is their sum. `seen` are the keys it may see.
+template <class P>
+static float exponentials(float *s, long span, const float *bias, long biased, float scale, Span seen,
+                          typename P::Number *operand, long row) {
+  V factor = all(scale * LOG2_E), most[2], total[2] = {zero(), zero()};
+  if (bias) {
+    for (long j = 0; j < span; j += LANES)
+      store(s + j, fma(load_first(bias + j, biased - j, 0.0f), all(LOG2_E), load(s + j) * factor));
+    factor = all(1.0f);
+  }
+  const float unseen = bias ? -3.0e38f : -1.0e37f;  // less than any score, log2(e) times it finite
+  fill(s, 0, seen.first, unseen);
+  fill(s, seen.end, span, unseen);
+  most[0] = most[1] = all(-3.0e38f);
+  for (long j = 0; j < span; j += 2 * LANES) {
+    most[0] = greater(most[0], load(s + j));
+    most[1] = greater(most[1], load(s + j + LANES));
+  }
+  const V top = all(-maximum(greater(most[0], most[1]))) * factor;
+  for (long j = 0; j < span; j += 2 * LANES) {
+    const V low = exp2_of(fma(load(s + j), factor, top)), high = exp2_of(fma(load(s + j + LANES), factor, top));
+    store(s + j, low);
+    store(s + j + LANES, high);
+    P::keep(operand, row, j, span, low, high);
+    total[0] += low;
+    total[1] += high;
+  }
+  return seen.first < seen.end ? sum(total[0] + total[1]) : 0.0f;
+}
+
+template <class P>
+struct Head {
+  typedef typename P::Number Number;
+  const AttentionCall &call;
+  long keys, padded, width, depth;
+  Number *k_panels, *v_panels, *q_block, *weights;
+  float *scores, *mixed;
+  const int64_t *place;  // positions of this text's keys, or null
+
+  // Memory of one task, laid out in the thread's scratch.
+  Head(const AttentionCall &c, long n)
+      : call(c), keys(n), padded(round_up(n, 32)), width(c.width), depth(round_up(c.width, P::DEPTH)) {
+    const long dims = round_up(width, COLUMNS), rows = P::BLOCK;
+    const size_t halves = (size_t)padded * (depth + dims) + rows * (depth + padded);
+    const size_t floats = (size_t)rows * (padded + APART + dims);
+    char *memory = (char *)scratch(&head_scratch, halves * sizeof(Number) + floats * 4 + 64 * 8);
+    k_panels = take<Number>(memory, padded * depth);
+    v_panels = take<Number>(memory, padded * dims);
+    q_block = take<Number>(memory, rows * depth);
+    weights = take<Number>(memory, rows * padded);
+    scores = take<float>(memory, rows * (padded + APART));
+    mixed = take<float>(memory, rows * dims);
+  }
+  template <class T>
+  static T *take(char *&memory, size_t count) {
+    T *here = (T *)memory;
+    memory += (count * sizeof(T) + 63) & ~(size_t)63;
+    return here;
+  }
+
+  void pack(const Number *k, const Number *v) {
+    for (long j = 0; j < padded; j += COLUMNS)
+      P::pack_keys(k + j * call.k_stride, call.k_stride, keys - j, width, k_panels + j * depth);
+    P::pack_values(v, call.v_stride, keys, padded, width, v_panels);
+  }
+
+  // `rows` queries from global row `first` on; their part of the score is added to `received`.
+  void attend(const Number *q, long first, long rows, Number *out, float *received) {
+    P::staged(q, sizeof(Number) == 2, call.q_stride, rows, width, q_block);
+    Span seen = {0, keys};
+    const int64_t *asked = place ? call.position_q + first : 0;
+    if (place) seen = within(place, keys, asked[0], asked[rows - 1], call.window);
+    const long from = seen.first / 32 * 32, to = round_up(seen.end, 32), span = to - from;
+    const long pitch = span + APART;
+    for (long j = from; j < to; j += COLUMNS)
+      P::product(q_block, depth, rows, k_panels + j * depth, depth, scores + j - from, pitch);
+    const float scale = 1.0f / __builtin_sqrtf((float)width);
+    float share[P::BLOCK];
+    for (long i = 0; i < rows; i++) {
+      Span own = place ? within(place, keys, asked[i], asked[i], call.window) : seen;
+      own.first -= from, own.end -= from;
+      const float *bias = call.bias ? call.bias + call.cu_k[text] + from : 0;
+      const float total =
+          exponentials<P>(scores + i * pitch, span, bias, keys - from, scale, own, weights, i);
+      share[i] = total > 0.0f ? 1.0f / total : 0.0f;
+    }
+    if (received) score(share, call.vote ? call.vote + first : 0, rows, span, received + from);
+    mix(share, rows, from, span, out);
+  }
+
+  void score(const float *share, const float *vote, long rows, long span, float *received) const {
+    for (long j = 0; j < span; j += 2 * LANES) {
+      V low = load(received + j), high = load(received + j + LANES);
+      for (long i = 0; i < rows; i++) {
+        const V weight = all(vote ? share[i] * vote[i] : share[i]);
+        low = fma(load(scores + i * (span + APART) + j), weight, low);
+        high = fma(load(scores + i * (span + APART) + j + LANES), weight, high);
+      }
+      store(received + j, low);
+      store(received + j + LANES, high);
+    }
+  }
+
+  void mix(const float *share, long rows, long from, long span, Number *out) {
+    const Number *p = P::kept(scores, weights);
+    for (long d = 0; d < width; d += COLUMNS) {
+      const Number *panel = v_panels + d * padded + from * COLUMNS;
+      P::product(p, P::kept_stride(span, span + APART), rows, panel, span, mixed, COLUMNS);
+      for (long i = 0; i < rows; i++)
+        for (long j = 0; j < COLUMNS && d + j < width; j += LANES)
+          P::put(out + i * call.heads * width + d + j, load(mixed + i * COLUMNS + j) * all(share[i]),
+                 width - d - j);
+    }
+  }
+
+  long text;
+};
+
+// received = sum over heads and pieces / (heads * votes), in a fixed order.
+static void settle_score(const AttentionCall &call, const float *partial, long text, long padded) {
+  const long keys = call.cu_k[text + 1] - call.cu_k[text], from = call.cu_q[text];
+  const long queries = call.cu_q[text + 1] - from, rows = call.heads * pieces_of(call, text);
+  float votes = 0.0f;
+  for (long i = 0; i < queries; i++) votes += call.vote ? call.vote[from + i] : 1.0f;
+  const float scale = votes > 0.0f ? 1.0f / ((float)call.heads * votes) : 0.0f;
+  float *out = call.received + call.cu_k[text];
+  for (long j = 0; j < keys; j += LANES) {
+    V total = zero();
+    for (long row = 0; row < rows; row++) total += load(partial + row * padded + j);
+    store_first(out + j, total * all(scale), keys - j);
+  }
+}
+
+template <class P>
+static void run_task(const AttentionCall &call, const Task &task, float *received) {
+  typedef typename P::Number Number;
+  const long k0 = call.cu_k[task.text], q0 = call.cu_q[task.text] + task.first;
+  const long width = call.width, at = task.head * width;
+  Head<P> head(call, call.cu_k[task.text + 1] - k0);
+  head.text = task.text;
+  head.place = call.window >= 0 ? call.position_k + k0 : 0;
+  head.pack((const Number *)call.k + k0 * call.k_stride + at, (const Number *)call.v + k0 * call.v_stride + at);
+  for (long i = 0; i < task.queries; i += P::BLOCK) {
+    const Number *q = (const Number *)call.q + (q0 + i) * call.q_stride + at;
+    Number *out = (Number *)call.out + (q0 + i) * call.heads * width + at;
+    head.attend(q, q0 + i, at_most(P::BLOCK, task.queries - i), out, received);
+  }
+}
+
+template <class P>
+static void attention(const AttentionCall &call) {
+  long count = 0, sums = 0;
+  long *starts = (long *)malloc((call.texts + 1) * sizeof(long));  // of each text's sums
+  for (long text = 0; text < call.texts; text++) {
+    const long tasks = call.heads * pieces_of(call, text);
+    starts[text] = sums;
+    sums += tasks * round_up(call.cu_k[text + 1] - call.cu_k[text], 32);
+    count += tasks;
+  }
+  Task *tasks = (Task *)malloc((count + 1) * sizeof(Task));
+  float *partial = call.received ? (float *)calloc(sums + 1, sizeof(float)) : 0;
+  long next = 0;
+  for (long text = 0; text < call.texts; text++) {
+    const long queries = call.cu_q[text + 1] - call.cu_q[text];
+    const long keys = call.cu_k[text + 1] - call.cu_k[text];
+    for (long head = 0; head < call.heads; head++)
+      for (long first = 0; first < queries; first += PIECE) {
+        const long n = at_most(PIECE, queries - first);
+        const Task task = {text, head, first, n, n * keys};
+        tasks[next++] = task;
+      }
+  }
+  qsort(tasks, count, sizeof(Task), heavier);
+#pragma omp parallel num_threads(call.threads)
+  {
+    P::begin();
+#pragma omp for schedule(dynamic)
+    for (long i = 0; i < count; i++) {
+      const Task &task = tasks[i];
+      const long padded = round_up(call.cu_k[task.text + 1] - call.cu_k[task.text], 32);
+      const long row = task.head * pieces_of(call, task.text) + task.first / PIECE;
+      run_task<P>(call, task, partial ? partial + starts[task.text] + row * padded : 0);
+    }
+    P::end();
+    if (partial) {
+#pragma omp for schedule(static)
+      for (long text = 0; text < call.texts; text++)
+        settle_score(call, partial + starts[text], text,
+                     round_up(call.cu_k[text + 1] - call.cu_k[text], 32));
+    }
+  }
+  free(partial);
+  free(tasks);
+  free(starts);
+}

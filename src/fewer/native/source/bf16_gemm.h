@@ -1,0 +1,248 @@
+// Matrix products of bf16 numbers, summed in fp32. Packed weights: panels of 32 columns, each
+// [k / 2][32] pairs of neighbours in k; k is filled up with zeros to a multiple of 32.
+//
+// With FEWER_AMX a 32 x 32 tile of results is multiplied in the tile registers, otherwise 14 rows
+// at a time in vectors. Either way an output is one chain over k, wherever its row stands.
+
+typedef uint16_t Half;
+
+static inline V widened(const Half *p) {
+  return _mm512_castsi512_ps(
+      _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
+}
+static inline __m256i narrowed(V x) { return (__m256i)_mm512_cvtneps_pbh(x); }
+static inline void store_half(Half *p, V x, long n) {
+  __mmask16 mask = n >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1);
+  _mm256_mask_storeu_epi16(p, mask, narrowed(x));
+}
+
+template <int M>
+static void half_tile(const Half *a, long a_stride, const Half *b, long k, float *c, long c_stride) {
+  V low[M], high[M];
+  for (int i = 0; i < M; i++) low[i] = high[i] = zero();
+  for (long step = 0; step < k; step += 2) {
+    __m512bh left = (__m512bh)pairs(b), right = (__m512bh)pairs(b + 32);
+    b += 64;
+#pragma GCC unroll 16
+    for (int i = 0; i < M; i++) {
+      int pair;
+      __builtin_memcpy(&pair, a + i * a_stride + step, 4);
+      __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
+      low[i] = _mm512_dpbf16_ps(low[i], x, left);
+      high[i] = _mm512_dpbf16_ps(high[i], x, right);
+    }
+  }
+  for (int i = 0; i < M; i++) {
+    store(c + i * c_stride, low[i]);
+    store(c + i * c_stride + 16, high[i]);
+  }
+}
+
+typedef void (*HalfTile)(const Half *, long, const Half *, long, float *, long);
+static const HalfTile HALF_TILES[] = {
+    0,             half_tile<1>,  half_tile<2>,  half_tile<3>,  half_tile<4>,
+    half_tile<5>,  half_tile<6>,  half_tile<7>,  half_tile<8>,  half_tile<9>,
+    half_tile<10>, half_tile<11>, half_tile<12>, half_tile<13>, half_tile<14>,
+};
+
+#if FEWER_AMX
+static void configure_tiles() {
+  struct {
+    uint8_t palette, start, reserved[14];
+    uint16_t bytes[16];
+    uint8_t rows[16];
+  } config __attribute__((aligned(64)));
+  __builtin_memset(&config, 0, sizeof config);
+  config.palette = 1;
+  for (int i = 0; i < 8; i++) config.bytes[i] = 64, config.rows[i] = 16;
+  _tile_loadconfig(&config);
+}
+
+// Add a (32 rows in tiles) x b (k x 32 columns) to tiles 0..3; `between(step)` runs beside the
+// products.
+template <class Between>
+static inline void tile_chain(const Half *a, const Half *b, long steps, const Between &between) {
+  const Half *below = a + steps * 512;
+  for (long step = 0; step < steps; step++) {
+    _tile_loadd(4, a + step * 512, 64);
+    _tile_loadd(6, b + step * 1024, 128);
+    _tile_loadd(7, b + step * 1024 + 32, 128);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(5, below + step * 512, 64);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+    between(step);
+  }
+}
+static inline void clear_tiles() {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+}
+static inline void store_tiles(float *c, long c_stride) {
+  const long row = c_stride * 4;
+  _tile_stored(0, c, row);
+  _tile_stored(1, c + 16, row);
+  _tile_stored(2, c + 16 * c_stride, row);
+  _tile_stored(3, c + 16 * c_stride + 16, row);
+}
+#endif
+
+struct Bf16 {
+  typedef Half Number;
+#if FEWER_AMX
+  enum { COARSE = 1, BLOCK = 32, TILE = 32, DEPTH = 32 };
+  static void begin() { configure_tiles(); }
+  static void end() { _tile_release(); }
+#else
+  enum { COARSE = 1, BLOCK = 28, TILE = 14, DEPTH = 32 };
+  static void begin() {}
+  static void end() {}
+#endif
+  static size_t panel(long k) { return (size_t)round_up(k, 32) * 32; }
+
+  // Where 32 neighbouring numbers of a left operand begin. In tile registers' order a tile is 1 KB
+  // in one piece: rows a power of two apart would share a few lines of the cache.
+  static inline long place(long row, long column, long depth) {
+#if FEWER_AMX
+    return ((row >> 4) * (depth >> 5) + (column >> 5)) * 512 + (row & 15) * 32;
+#else
+    return row * depth + column;
+#endif
+  }
+
+  static void pack(const float *weight, long n, long k, Half *out) {
+    for (long column = 0; column < n; column += 32)
+      for (long step = 0; step < round_up(k, 32); step += 2)
+        for (long j = column; j < column + 32; j++)
+          for (long i = step; i < step + 2; i++) {
+            float x = j < n && i < k ? weight[j * k + i] : 0.0f;
+            store_half(out++, all(x), 1);
+          }
+  }
+
+  // Rows of x as left operand; whole tiles, zeros past k and past the rows.
+  static void staged(const void *x, bool is_half, long stride, long rows, long k, Half *to) {
+    const long depth = round_up(k, 32);
+    for (long i = 0; i < round_up(rows, TILE); i++)
+      for (long j = 0; j < depth; j += 32) {
+        Half *here = to + place(i, j, depth);
+        const long n = i < rows ? at_most(32, k - j) : 0;
+        if (is_half) {
+          const Half *from = (const Half *)x + i * stride + j;
+          const __mmask32 mask = n == 32 ? 0xffffffffu : (1u << n) - 1;
+          _mm512_storeu_si512(here, _mm512_maskz_loadu_epi16(mask, from));
+        } else {
+          const float *from = (const float *)x + i * stride + j;
+          const V low = n > 0 ? load_first(from, n, 0.0f) : zero();
+          const V high = n > 16 ? load_first(from + 16, n - 16, 0.0f) : zero();
+          _mm512_storeu_si512(here, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+        }
+      }
+  }
+
+  // Weights of the values, row by row, as left operand.
+  static inline void keep(Half *to, long row, long column, long span, V low, V high) {
+    _mm512_storeu_si512(to + place(row, column, span), (__m512i)_mm512_cvtne2ps_pbh(high, low));
+  }
+  static const Half *kept(const float *, const Half *numbers) { return numbers; }
+  static long kept_stride(long span, long) { return span; }
+
+#if FEWER_AMX
+  // The activation of a finished tile is worked out while the next is multiplied.
+  template <class Emit>
+  static void multiply(const Half *a, long rows, long k, const Half *packed, long n, const Emit &emit) {
+    float c[2][32 * 32] __attribute__((aligned(64)));
+    const long depth = round_up(k, 32), steps = depth / 32, share = (32 + steps - 1) / steps;
+    long waiting_row = 0, waiting_rows = 0, waiting_column = 0;
+    int side = 0;
+    for (long column = 0; column < n; column += 32) {
+      for (long row = 0; row < rows; row += 32) {
+        const float *done = c[side ^ 1];
+        clear_tiles();
+        tile_chain(a + row * depth, packed, steps, [&](long step) {
+          long from = step * share, m = at_most(share, waiting_rows - from);
+          if (m > 0) emit(done + from * 32, waiting_row + from, m, waiting_column);
+        });
+        store_tiles(c[side], 32);
+        waiting_row = row, waiting_rows = at_most(32, rows - row), waiting_column = column;
+        side ^= 1;
+      }
+      packed += panel(k);
+    }
+    emit(c[side ^ 1], waiting_row, waiting_rows, waiting_column);
+  }
+
+  // c must hold whole tiles of 32 rows, a too.
+  static void product(const Half *a, long a_stride, long rows, const Half *panel, long k, float *c,
+                      long c_stride) {
+    for (long row = 0; row < rows; row += 32) {
+      clear_tiles();
+      tile_chain(a + row * a_stride, panel, k / 32, [](long) {});
+      store_tiles(c + row * c_stride, c_stride);
+    }
+  }
+#else
+  template <class Emit>
+  static void multiply(const Half *a, long rows, long k, const Half *packed, long n, const Emit &emit) {
+    float c[14 * 32] __attribute__((aligned(64)));
+    const long depth = round_up(k, 32);
+    for (long column = 0; column < n; column += 32) {
+      for (long row = 0; row < rows; row += 14) {
+        long m = at_most(14, rows - row);
+        HALF_TILES[m](a + row * depth, depth, packed, depth, c, 32);
+        emit(c, row, m, column);
+      }
+      packed += panel(k);
+    }
+  }
+
+  static void product(const Half *a, long a_stride, long rows, const Half *panel, long k, float *c,
+                      long c_stride) {
+    for (long row = 0; row < rows; row += 14)
+      HALF_TILES[at_most(14, rows - row)](a + row * a_stride, a_stride, panel, k, c + row * c_stride,
+                                          c_stride);
+  }
+#endif
+
+  static void pack_keys(const Half *k, long stride, long keys, long width, Half *out) {
+    Half lines[16 * 32];
+    for (long first = 0; first < width; first += 32)
+      for (long side = 0; side < 2; side++) {
+        long rows = keys - side * 16;
+        rows = rows < 0 ? 0 : at_most(16, rows);
+        const Half *from = k + side * 16 * stride + first;
+        long from_stride = stride;
+        if (width - first < 32) {  // the last dimensions of a width that is no multiple of 32
+          __builtin_memset(lines, 0, sizeof lines);
+          for (long j = 0; j < rows; j++)
+            __builtin_memcpy(lines + j * 32, from + j * stride, (width - first) * sizeof(Half));
+          from = lines, from_stride = 32;
+        }
+        transpose((const char *)from, from_stride * 2, rows, (char *)(out + first * 32 + side * 32), 128);
+      }
+  }
+
+  // Pairs of neighbouring keys side by side; `padded` keys, those past `keys` are 0.
+  static void pack_values(const Half *v, long stride, long keys, long padded, long width, Half *out) {
+    for (long first = 0; first < width; first += 32) {
+      const long n = at_most(32, width - first);
+      const __mmask32 mask = n == 32 ? 0xffffffffu : ((1u << n) - 1);
+      for (long j = 0; j < padded; j += 2, out += 64) {
+        __m512i even = j < keys ? _mm512_maskz_loadu_epi16(mask, v + j * stride + first)
+                                : _mm512_setzero_si512();
+        __m512i odd = j + 1 < keys ? _mm512_maskz_loadu_epi16(mask, v + (j + 1) * stride + first)
+                                   : _mm512_setzero_si512();
+        __m512i low = _mm512_unpacklo_epi16(even, odd), high = _mm512_unpackhi_epi16(even, odd);
+        const __m512i front = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+        const __m512i back = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+        _mm512_storeu_si512(out, _mm512_permutex2var_epi64(low, front, high));
+        _mm512_storeu_si512(out + 32, _mm512_permutex2var_epi64(low, back, high));
+      }
+    }
+  }
+
+  static void put(Half *to, V x, long n) { store_half(to, x, n); }
+};

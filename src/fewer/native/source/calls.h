@@ -1,0 +1,67 @@
+// The calls that Python makes: plain structs, mirrored field by field in library.py.
+#pragma once
+#include <stdint.h>
+
+enum Isa { AVX2 = 1, AVX512 = 2, AVX512_BF16 = 3, AMX_BF16 = 4 };
+enum Activation { NONE = 0, GELU = 1, GELU_TANH = 2, RELU = 3, SILU = 4, TANH = 5 };
+
+// A weight (n, k) packed by fewer_pack for the same isa; its bias has n entries or is null.
+struct Weight {
+  const void *packed;
+  const float *bias;
+  int64_t n, k;
+};
+
+// LayerNorm over the width; gamma null: none.
+struct Norm {
+  const float *gamma, *beta;
+  double eps;
+};
+
+// out = norm(act(x W^T + b) + residual), row by row. Strides count elements.
+struct LinearCall {
+  const void *x;
+  int64_t x_stride, rows;
+  struct Weight weight;
+  const float *residual;  // (rows, residual_stride) or null
+  int64_t residual_stride;
+  struct Norm norm;  // needs a float output
+  void *out;
+  int64_t out_stride;
+  int32_t x_bf16, out_bf16, activation, isa, threads;
+};
+
+// out = norm(x + down(act(up(x)))), the feed-forward block of a post-norm layer.
+struct FeedForwardCall {
+  const float *x;
+  int64_t rows;
+  struct Weight up, down;
+  struct Norm norm;
+  float *out;
+  int32_t activation, isa, threads;
+};
+
+// Attention within each text: kernels/call.py says what each part means.
+struct AttentionCall {
+  const void *q, *k, *v;
+  int64_t q_stride, k_stride, v_stride;
+  const int64_t *cu_q, *cu_k;
+  int64_t texts, heads, width;              // width of a head
+  const int64_t *position_q, *position_k;   // read if window >= 0
+  int64_t window;                           // -1: none
+  const float *bias;                        // added to the scores of a key, or null
+  const float *vote;                        // weight of a query in the score, or null
+  float *received;                          // (keys), or null
+  void *out;
+  int32_t bf16, isa, threads;
+};
+
+// out = norm(word + segment + position), one row a token; tables may be null.
+struct EmbedCall {
+  const float *words, *segments, *positions;
+  const int64_t *word, *segment, *position;
+  int64_t rows, width;
+  struct Norm norm;
+  float *out;
+  int32_t isa, threads;
+};

@@ -1,0 +1,113 @@
+// Matrix products in fp32. Packed weights: panels of COLUMNS columns, each [k][COLUMNS].
+//
+// Every output is one chain of multiply-adds in the order of k, wherever its row stands and however
+// many rows there are: a text's numbers do not depend on what it is computed with.
+
+// c (ROWS, c_stride) = a (M rows, a_stride) x panel (k, COLUMNS), two vectors wide.
+template <int M>
+static void float_tile(const float *a, long a_stride, const float *b, long k, float *c, long c_stride) {
+  V low[M], high[M];
+  for (int i = 0; i < M; i++) low[i] = high[i] = zero();
+  for (long step = 0; step < k; step++) {
+    V left = load(b), right = load(b + LANES);
+    b += COLUMNS;
+#pragma GCC unroll 16
+    for (int i = 0; i < M; i++) {
+      V x = all(a[i * a_stride + step]);
+      low[i] = fma(x, left, low[i]);
+      high[i] = fma(x, right, high[i]);
+    }
+  }
+  for (int i = 0; i < M; i++) {
+    store(c + i * c_stride, low[i]);
+    store(c + i * c_stride + LANES, high[i]);
+  }
+}
+
+typedef void (*FloatTile)(const float *, long, const float *, long, float *, long);
+static const FloatTile FLOAT_TILES[] = {
+    0,              float_tile<1>,  float_tile<2>,  float_tile<3>,  float_tile<4>,
+    float_tile<5>,  float_tile<6>,
+#if FEWER_LANES == 16
+    float_tile<7>,  float_tile<8>,  float_tile<9>,  float_tile<10>, float_tile<11>,
+    float_tile<12>, float_tile<13>, float_tile<14>,
+#endif
+};
+
+struct Float {
+  typedef float Number;
+  enum { COARSE = 0, BLOCK = ROWS * (FEWER_LANES == 16 ? 2 : 4), TILE = ROWS, DEPTH = 1 };
+
+  static void begin() {}
+  static void end() {}
+  static size_t panel(long k) { return (size_t)k * COLUMNS; }  // numbers in a panel
+
+  static void pack(const float *weight, long n, long k, float *out) {
+    for (long column = 0; column < round_up(n, COLUMNS); column += COLUMNS)
+      for (long step = 0; step < k; step++)
+        for (long j = 0; j < COLUMNS; j++)
+          *out++ = column + j < n ? weight[(column + j) * k + step] : 0.0f;
+  }
+
+  // Where neighbouring numbers of a left operand begin.
+  static inline long place(long row, long column, long depth) { return row * depth + column; }
+
+  // Rows of x as left operand.
+  static void staged(const void *x, bool, long stride, long rows, long k, float *to) {
+    const float *from = (const float *)x;
+    for (long i = 0; i < rows; i++) __builtin_memcpy(to + i * k, from + i * stride, k * sizeof(float));
+  }
+
+  // Weights of the values, row by row, as left operand: here the numbers as they were stored.
+  static inline void keep(float *, long, long, long, V, V) {}
+  static const float *kept(const float *stored, const float *) { return stored; }
+  static long kept_stride(long, long pitch) { return pitch; }
+
+  // a (rows, k) x all panels; `emit(c, first row, rows, first column)` takes each finished tile.
+  template <class Emit>
+  static void multiply(const float *a, long rows, long k, const float *packed, long n, const Emit &emit) {
+    float c[ROWS * COLUMNS] __attribute__((aligned(64)));
+    for (long column = 0; column < n; column += COLUMNS) {
+      for (long row = 0; row < rows; row += ROWS) {
+        long m = at_most(ROWS, rows - row);
+        FLOAT_TILES[m](a + row * k, k, packed, k, c, COLUMNS);
+        emit(c, row, m, column);
+      }
+      packed += panel(k);
+    }
+  }
+
+  // Keys j .. j + COLUMNS of one head as a panel (width, COLUMNS); rows past `keys` are 0.
+  static void pack_keys(const float *k, long stride, long keys, long width, float *out) {
+    long done = 0;
+#if FEWER_LANES == 16
+    for (; done + 16 <= width; done += 16)
+      for (long side = 0; side < 2; side++) {
+        const long rows = keys - side * 16;
+        transpose((const char *)(k + side * 16 * stride + done), stride * 4, rows < 0 ? 0 : at_most(16, rows),
+                  (char *)(out + done * COLUMNS + side * 16), COLUMNS * 4);
+      }
+#endif
+    for (long j = 0; j < COLUMNS; j++)
+      for (long i = done; i < width; i++) out[i * COLUMNS + j] = j < keys ? k[j * stride + i] : 0.0f;
+  }
+
+  // Values of one head as panels of COLUMNS dimensions, (padded, COLUMNS) each; 0 past `keys`.
+  static void pack_values(const float *v, long stride, long keys, long padded, long width, float *out) {
+    for (long first = 0; first < width; first += COLUMNS)
+      for (long j = 0; j < padded; j++)
+        for (long i = 0; i < COLUMNS; i += LANES, out += LANES) {
+          const long n = j < keys ? width - first - i : 0;
+          store(out, n > 0 ? load_first(v + j * stride + first + i, n, 0.0f) : zero());
+        }
+  }
+
+  static void product(const float *a, long a_stride, long rows, const float *panel, long k, float *c,
+                      long c_stride) {
+    for (long row = 0; row < rows; row += ROWS)
+      FLOAT_TILES[at_most(ROWS, rows - row)](a + row * a_stride, a_stride, panel, k, c + row * c_stride,
+                                             c_stride);
+  }
+
+  static void put(float *to, V x, long n) { store_first(to, x, n); }
+};

@@ -1,0 +1,201 @@
+// One vector of floats and what the kernels do with it. Included inside a namespace per instruction
+// set, after the includes; FEWER_LANES is 8 (AVX2) or 16 (AVX-512).
+
+#if FEWER_LANES == 16
+typedef __m512 V;
+enum { LANES = 16, ROWS = 14, COLUMNS = 32 };
+static inline V load(const float *p) { return _mm512_loadu_ps(p); }
+static inline void store(float *p, V x) { _mm512_storeu_ps(p, x); }
+static inline V all(float x) { return _mm512_set1_ps(x); }
+static inline V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
+static inline V greater(V a, V b) { return _mm512_max_ps(a, b); }
+static inline V smaller(V a, V b) { return _mm512_min_ps(a, b); }
+static inline V rounded(V x) { return _mm512_roundscale_ps(x, 8); }
+static inline V scaled_by_power(V x, V n) { return _mm512_scalef_ps(x, n); }
+static inline V in_range_of_powers(V x) { return x; }
+static inline V where_negative(V x, V a, V b) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ), b, a);
+}
+static inline V absolute(V x) { return _mm512_abs_ps(x); }
+static inline float sum(V x) { return _mm512_reduce_add_ps(x); }
+static inline float maximum(V x) { return _mm512_reduce_max_ps(x); }
+// The first n lanes of p, the others `rest`.
+static inline V load_first(const float *p, long n, float rest) {
+  __mmask16 mask = n >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1);
+  return _mm512_mask_loadu_ps(all(rest), mask, p);
+}
+static inline void store_first(float *p, V x, long n) {
+  __mmask16 mask = n >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1);
+  _mm512_mask_storeu_ps(p, mask, x);
+}
+static inline __m512i pairs(const void *p) { return _mm512_loadu_si512(p); }
+
+// 16 x 16 numbers of 32 bits, transposed.
+static void transpose(const char *from, long stride_bytes, long rows, char *to, long to_bytes) {
+  __m512i r[16], s[16];
+  for (int i = 0; i < 16; i++)
+    r[i] = i < rows ? pairs(from + i * stride_bytes) : _mm512_setzero_si512();
+  for (int i = 0; i < 16; i += 2) {
+    s[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+    s[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    r[i] = _mm512_unpacklo_epi64(s[i], s[i + 2]);
+    r[i + 1] = _mm512_unpackhi_epi64(s[i], s[i + 2]);
+    r[i + 2] = _mm512_unpacklo_epi64(s[i + 1], s[i + 3]);
+    r[i + 3] = _mm512_unpackhi_epi64(s[i + 1], s[i + 3]);
+  }
+  for (int i = 0; i < 4; i++) {
+    s[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+    s[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+    s[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+    s[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+  }
+  for (int i = 0; i < 4; i++) {
+    r[i] = _mm512_shuffle_i32x4(s[i], s[i + 8], 0x88);
+    r[i + 8] = _mm512_shuffle_i32x4(s[i], s[i + 8], 0xdd);
+    r[i + 4] = _mm512_shuffle_i32x4(s[i + 4], s[i + 12], 0x88);
+    r[i + 12] = _mm512_shuffle_i32x4(s[i + 4], s[i + 12], 0xdd);
+  }
+  for (int i = 0; i < 16; i++) _mm512_storeu_si512(to + i * to_bytes, r[i]);
+}
+#else
+typedef __m256 V;
+enum { LANES = 8, ROWS = 6, COLUMNS = 16 };
+static inline V load(const float *p) { return _mm256_loadu_ps(p); }
+static inline void store(float *p, V x) { _mm256_storeu_ps(p, x); }
+static inline V all(float x) { return _mm256_set1_ps(x); }
+static inline V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
+static inline V greater(V a, V b) { return _mm256_max_ps(a, b); }
+static inline V smaller(V a, V b) { return _mm256_min_ps(a, b); }
+static inline V rounded(V x) {
+  return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+static inline V in_range_of_powers(V x) { return smaller(greater(x, all(-127.0f)), all(127.0f)); }
+static inline V scaled_by_power(V x, V n) {  // n in [-127, 127]; -127 gives 0
+  __m256i bits = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+  return x * _mm256_castsi256_ps(bits);
+}
+static inline V where_negative(V x, V a, V b) { return _mm256_blendv_ps(b, a, x); }
+static inline V absolute(V x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
+static inline float sum(V x) {
+  float lane[8];
+  _mm256_storeu_ps(lane, x);
+  return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+}
+static inline float maximum(V x) {
+  float lane[8], most;
+  _mm256_storeu_ps(lane, x);
+  most = lane[0];
+  for (int i = 1; i < 8; i++) most = lane[i] > most ? lane[i] : most;
+  return most;
+}
+static inline V load_first(const float *p, long n, float rest) {
+  float lane[8];
+  for (int i = 0; i < 8; i++) lane[i] = i < n ? p[i] : rest;
+  return _mm256_loadu_ps(lane);
+}
+static inline void store_first(float *p, V x, long n) {
+  float lane[8];
+  _mm256_storeu_ps(lane, x);
+  for (int i = 0; i < 8 && i < n; i++) p[i] = lane[i];
+}
+#endif
+
+static inline V zero() { return all(0.0f); }
+
+// 2^x to 6e-8, relative; far below -126 it is 0. Minimax on [-0.5, 0.5].
+static inline V exp2_of(V x) {
+  x = in_range_of_powers(x);
+  V n = rounded(x), r = x - n;
+  V p = fma(all(1.328366243e-3f), r, all(9.677166955e-3f));
+  p = fma(p, r, all(5.55066933e-2f));
+  p = fma(p, r, all(2.402209475e-1f));
+  p = fma(p, r, all(6.931470461e-1f));
+  p = fma(p, r, all(1.0f));
+  return scaled_by_power(p, n);
+}
+
+static const float LOG2_E = 1.44269504088896340736f;
+
+// GELU by erfc(z) = t (a1 + t (a2 + ...)) exp(-z^2), t = 1 / (1 + 0.3275911 z): 1e-7 (Abramowitz and
+// Stegun 7.1.26).
+static inline V gelu(V x) {
+  V z = absolute(x) * all(0.70710678118654752f);
+  V t = all(1.0f) / fma(z, all(0.3275911f), all(1.0f));
+  V p = fma(all(1.061405429f), t, all(-1.453152027f));
+  p = fma(p, t, all(1.421413741f));
+  p = fma(p, t, all(-0.284496736f));
+  p = fma(p, t, all(0.254829592f));
+  V tail = all(0.5f) * p * t * exp2_of(z * z * all(-LOG2_E));  // P(normal < -|x|)
+  return x * where_negative(x, tail, all(1.0f) - tail);
+}
+
+// GELU to 8e-5, for results that are rounded to bf16 anyway: an odd minimax polynomial for the
+// normal distribution up to 4.2, where it is made to reach 1.
+static inline V gelu_coarse(V x) {
+  V u = greater(smaller(x, all(4.2f)), all(-4.2f));
+  V t = u * u * all(1.0f / 17.64f);
+  V p = fma(all(-0.479278765f), t, all(2.39272951f));
+  p = fma(p, t, all(-5.18892229f));
+  p = fma(p, t, all(6.47685663f));
+  p = fma(p, t, all(-5.21821854f));
+  p = fma(p, t, all(2.89333345f));
+  p = fma(p, t, all(-1.15591827f));
+  p = fma(p, t, all(0.3984659f));
+  return x * fma(u, p, all(0.5f));
+}
+
+static inline V logistic(V x) { return all(1.0f) / (all(1.0f) + exp2_of(x * all(-LOG2_E))); }
+
+static inline V hyperbolic_tangent(V x) { return fma(all(2.0f), logistic(x + x), all(-1.0f)); }
+
+template <int ACTIVATION, bool COARSE>
+static inline V activated(V x) {
+  if (ACTIVATION == GELU) return COARSE ? gelu_coarse(x) : gelu(x);
+  if (ACTIVATION == GELU_TANH) {
+    V inner = x * fma(x * x, all(0.044715f), all(1.0f));
+    return x * logistic(inner * all(1.5957691216057308f));  // 2 sqrt(2 / pi)
+  }
+  if (ACTIVATION == RELU) return greater(x, zero());
+  if (ACTIVATION == SILU) return x * logistic(x);
+  if (ACTIVATION == TANH) return hyperbolic_tangent(x);
+  return x;
+}
+
+// Memory of one thread, kept for its next call.
+struct Scratch {
+  char *start;
+  size_t size;
+};
+static inline void *scratch(Scratch *own, size_t bytes) {
+  if (own->size < bytes) {
+    free(own->start);
+    own->size = (bytes + 4095) & ~(size_t)4095;
+    own->start = (char *)aligned_alloc(4096, own->size);
+    if (!own->start) abort();
+  }
+  return own->start;
+}
+
+static inline long round_up(long x, long to) { return (x + to - 1) / to * to; }
+static inline long at_most(long a, long b) { return a < b ? a : b; }
+
+static void layer_norm(float *x, long width, const Norm &norm) {
+  V total = zero();
+  long j;
+  for (j = 0; j < width; j += LANES) total += load_first(x + j, width - j, 0.0f);
+  float mean = sum(total) / (float)width;
+  V square = zero();
+  for (j = 0; j < width; j += LANES) {
+    V away = load_first(x + j, width - j, mean) - all(mean);
+    square = fma(away, away, square);
+  }
+  float scale = 1.0f / __builtin_sqrtf(sum(square) / (float)width + (float)norm.eps);
+  for (j = 0; j < width; j += LANES) {
+    long n = width - j;
+    V y = (load_first(x + j, n, 0.0f) - all(mean)) * all(scale);
+    V shift = norm.beta ? load_first(norm.beta + j, n, 0.0f) : zero();
+    store_first(x + j, fma(y, load_first(norm.gamma + j, n, 0.0f), shift), n);
+  }
+}
