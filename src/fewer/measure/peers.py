@@ -83,13 +83,16 @@ def _compiled(precision: str, model: PreTrainedModel, example: Inputs, threads: 
 
     Batch 1 is a graph of its own because torch makes one of every dimension of size 1.
     """
-    compiled: Any = torch.compile(_in(precision, model), dynamic=True, options={"freezing": True})
+    with hushed():
+        compiled: Any = torch.compile(
+            _in(precision, model), dynamic=True, options={"freezing": True}
+        )
 
     def call(inputs: Inputs) -> Tensor:
         logits: Tensor = compiled(**inputs).logits
         return logits
 
-    with torch.inference_mode():
+    with hushed(), torch.inference_mode():
         for texts in (1, len(next(iter(example.values())))):
             call({name: value[:texts].contiguous() for name, value in example.items()})
     return Runner(call, precision)
