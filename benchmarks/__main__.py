@@ -7,6 +7,8 @@ tables of README and docs from them. The data lies in `../shared/data` (or `FEWE
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +17,8 @@ from pathlib import Path
 DATA = Path(os.environ.get("FEWER_DATA", "../shared/data"))
 RESULTS = Path("benchmarks/results")
 SEEDS = (42, 43, 44)
+SQUAD = Path("runs/data/squad/dev.jsonl")
+THREADS = sorted({1, os.cpu_count() or 1})
 
 
 def _trained(
@@ -39,6 +43,45 @@ def _lengths(model: str, test: str, max_length: int) -> list[list[str]]:
     return [[*bench, "--threads", "1", "--results", str(RESULTS / "latency.jsonl")]]
 
 
+def _peers() -> list[list[str]]:
+    """Time all runtimes on natural lengths, on 128 tokens, and on one text by its length.
+
+    SQuAD lends its lengths only: no model here answers its questions.
+    """
+    sst2, imdb = "runs/sst2-ltp-42", "runs/imdb-ltp-42"
+    review, pair = DATA / "imdb/test.jsonl.gz", ["--score-rows", "0", "--max-length", "512"]
+    sweep = [word for tokens in (16, 32, 64, 256, 512) for word in ("--equal", str(tokens))]
+    profiles = [
+        (sst2, DATA / "glue/sst2/dev.jsonl.gz", []),
+        (imdb, SQUAD, pair),
+        (imdb, review, ["--max-length", "512"]),
+        (imdb, review, ["--max-length", "512", "--equal", "128"]),
+        (imdb, review, ["--max-length", "512", *sweep, "--batch", "1"]),
+    ]
+    commands = []
+    for threads in THREADS:
+        for run, data, options in profiles:
+            bench = ["bench", f"{run}/model", "--baseline", f"{run}/0-dense/model", "--peers"]
+            bench += ["--data", str(data), "--threads", str(threads), *options]
+            commands.append([*bench, "--results", str(RESULTS / "peers.jsonl")])
+    return commands
+
+
+def _squad_pairs() -> None:
+    """Write SQuAD's questions and contexts as rows, once; their label says nothing."""
+    if SQUAD.exists():
+        return
+    with gzip.open(DATA / "squad/dev-v1.1.json.gz", "rt", encoding="utf-8") as stream:
+        paragraphs = [one for article in json.load(stream)["data"] for one in article["paragraphs"]]
+    SQUAD.parent.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {"question": asked["question"], "context": paragraph["context"], "label": 0}
+        for paragraph in paragraphs
+        for asked in paragraph["qas"]
+    ]
+    SQUAD.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
 def benchmarks() -> dict[str, list[list[str]]]:
     """Name every benchmark and its commands."""
     imdb = "imdb/train.jsonl.gz", ["imdb/test.jsonl.gz"], 5000
@@ -48,6 +91,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "imdb": [command for seed in SEEDS for command in _trained("imdb-ltp", seed, *imdb)],
         "sst2": [command for seed in SEEDS for command in _trained("sst2-ltp", seed, *sst2)],
         "latency": _lengths(model, texts, 256) + _lengths(model, texts, 512),
+        "peers": _peers(),
     }
 
 
@@ -58,6 +102,8 @@ def main(names: list[str]) -> int:
         if name not in known:
             print(f"unknown benchmark {name!r}; known: {', '.join(known)}", file=sys.stderr)
             return 2
+        if name == "peers":
+            _squad_pairs()
         for command in known[name]:
             print("fewer", *command, flush=True)
             status = subprocess.run(

@@ -1,4 +1,4 @@
-"""Write the tables of README and docs from the result rows; `--check` only says whether they are.
+"""Write tables and figures of README and docs from the result rows; `--check` only compares.
 
 A block begins with `<!-- results:NAME -->` and ends with `<!-- end results -->`; NAME says which
 rows of benchmarks/results/ it shows.
@@ -6,14 +6,19 @@ rows of benchmarks/results/ it shows.
 
 from __future__ import annotations
 
+import html
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from fewer.measure.cells import times
 from fewer.measure.report import markdown
 from fewer.measure.rows import read_results
+from fewer.measure.svg import Drawing
+from fewer.measure.yardstick_figure import by_length, write_svg
+from fewer.measure.yardstick_tables import break_evens, full, summary
 
 RESULTS = Path("benchmarks/results")
 SHOWN = {
@@ -22,12 +27,92 @@ SHOWN = {
     "latency": ["latency"],
     "readme": ["imdb-ltp", "sst2-ltp"],
 }
+NOTHING = "Not measured yet: run `make bench`.\n"
+Rows = list[dict[str, Any]]
 BLOCK = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- end results -->)", re.DOTALL)
 
 
 def filled(text: str) -> str:
     """Fill every block of a page; the newest row counts where a run was measured again."""
-    return BLOCK.sub(lambda block: f"{block[1]}{_table(block[2])}{block[3]}", text)
+    return BLOCK.sub(lambda block: f"{block[1]}{_block(block[2])}{block[3]}", text)
+
+
+def _block(name: str) -> str:
+    return _peers(name) if name in PEERS else _table(name)
+
+
+def figures() -> dict[Path, Drawing]:
+    """Draw the figures of the pages, by the file that each belongs in."""
+    drawn = {threads: by_length(rows) for threads, rows in _by_threads().items()}
+    return {
+        Path(f"docs/which-runtime-{threads}.svg"): figure
+        for threads, figure in drawn.items()
+        if figure is not None
+    }
+
+
+def _by_threads() -> dict[int, Rows]:
+    """Read the rows of the runtimes, the newest of each profile, by the number of threads."""
+    path, newest = RESULTS / "peers.jsonl", {}
+    for row in read_results(path) if path.exists() else []:
+        where = row["model"], row["data"]["hash"], row["max_length"], row["profile"]
+        newest[(row["threads"], *where)] = row
+    found: dict[int, Rows] = {}
+    for row in newest.values():
+        found.setdefault(row["threads"], []).append(row)
+    return dict(sorted(found.items()))
+
+
+def _peers(name: str) -> str:
+    """Write a table for each number of threads."""
+    written = [
+        f"**{'One thread' if threads == 1 else f'{threads} threads'}**\n\n"
+        f"{PEERS[name](rows)}\n" + (f"{_measured(rows)}\n" if name == "peers" else "")
+        for threads, rows in _by_threads().items()
+    ]
+    return "\n" + ("\n".join(written) or NOTHING) + "\n"
+
+
+def _measured(rows: Rows) -> str:
+    """Say on what, with which versions, and how fast the fastest matrix product was."""
+    processors = sorted({str(row["processor"]) for row in rows})
+    used = sorted({f"{name} {one}" for row in rows for name, one in row["versions"].items()})
+    peaks = []
+    for precision in ("fp32", "bf16"):
+        found = sorted(row["peak_flops"][precision] / 1e9 for row in rows)
+        peaks.append(f"{precision} {found[0]:,.0f} to {found[-1]:,.0f}")
+    return (
+        f"Measured on {'; '.join(processors)}, with {', '.join(used)}. Fastest matrix product, "
+        f"GFLOP/s: {', '.join(peaks)}. Rows in `{RESULTS}/peers.jsonl`.\n"
+    )
+
+
+def _figure(rows: Rows) -> str:
+    """Show the figure, with all its numbers for those who cannot see it."""
+    path = Path(f"which-runtime-{rows[0]['threads']}.svg")
+    drawn = figures().get(Path("docs") / path)
+    if drawn is None:
+        return "No lengths measured yet.\n"
+    return f"![{_alt(drawn)}]({path})\n"
+
+
+def _alt(drawn: Drawing) -> str:
+    told = re.search(r'aria-label="([^"]*)"', drawn.svg)
+    assert told is not None  # every drawing has one
+    return html.unescape(told[1])
+
+
+def _stale_figures(check: bool) -> list[str]:
+    """Write each figure whose numbers are not those in its file; the lines may differ a little."""
+    stale = []
+    for path, drawn in figures().items():
+        label = f'aria-label="{html.escape(_alt(drawn))}"'
+        if path.exists() and label in path.read_text(encoding="utf-8"):
+            continue
+        stale.append(str(path))
+        if not check:
+            write_svg(drawn, path)
+    return stale
 
 
 def _table(name: str) -> str:
@@ -36,7 +121,7 @@ def _table(name: str) -> str:
     for row in (row for file in files if file.exists() for row in read_results(file)):
         newest[row["model"], row["data"]["hash"], row["max_length"], row["kind"]] = row
     if not newest:
-        return "\nNot measured yet: run `make bench`.\n\n"
+        return f"\n{NOTHING}\n"
     shown = _summary if name == "readme" else markdown
     processors = sorted({str(row["processor"]) for row in newest.values()})
     note = f"Measured on {'; '.join(processors)}, one thread, fp32; rows in `{RESULTS}`.\n"
@@ -71,7 +156,7 @@ def _summary(rows: list[dict[str, Any]]) -> str:
 
 def main(check: bool) -> int:
     """Fill all pages, or with `check` return 1 and name those that are out of date."""
-    stale = []
+    stale = _stale_figures(check)
     for page in [Path("README.md"), *sorted(Path("docs").rglob("*.md"))]:
         text = page.read_text(encoding="utf-8")
         if (wanted := filled(text)) != text:
@@ -79,9 +164,17 @@ def main(check: bool) -> int:
             if not check:
                 page.write_text(wanted, encoding="utf-8")
     if check and stale:
-        print(f"tables out of date in {', '.join(stale)}: run python scripts/tables.py")
+        print(f"tables or figures out of date: {', '.join(stale)}: run python scripts/tables.py")
         return 1
     return 0
+
+
+PEERS: dict[str, Callable[[Rows], str]] = {
+    "peers": summary,
+    "peers_break_even": break_evens,
+    "peers_figure": _figure,
+    "peers_full": full,
+}
 
 
 if __name__ == "__main__":

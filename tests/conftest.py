@@ -12,6 +12,7 @@ from pathlib import Path
 # Hugging Face's libraries read these when they are imported.
 HF_HOME = tempfile.mkdtemp(prefix="fewer-tests-")
 os.environ.update(HF_HOME=HF_HOME, HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime reports to its makers from its import on
 
 import hypothesis  # noqa: E402
 import numpy as np  # noqa: E402

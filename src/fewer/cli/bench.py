@@ -1,4 +1,4 @@
-"""`fewer bench`: wall-clock of padded, packed and the method, without labels' scores."""
+"""`fewer bench`: wall-clock of padded, packed and the method, or of other runtimes too."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from fewer.cli.common import Columns, RowsOption, ThreadsOption, finish, load
+from fewer.cli.common import (
+    Columns,
+    Loaded,
+    RowsOption,
+    ThreadsOption,
+    dense_model,
+    finish,
+    load,
+)
+from fewer.cli.yardstick import Plan, measure
 
 __all__ = ["bench"]
 
@@ -15,6 +24,9 @@ __all__ = ["bench"]
 def bench(
     model: Annotated[str, typer.Argument(help="Folder that `fewer fit` or `fewer.save` wrote.")],
     data: Annotated[str, typer.Option(help="Labelled rows: a file, or a hub name.")],
+    baseline: Annotated[
+        str | None, typer.Option(help="Folder of the dense model that all but the method run.")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None,
     column: Columns = None,
     rows: RowsOption = 512,
@@ -23,6 +35,20 @@ def bench(
         list[int] | None, typer.Option(min=1, help="Batch size; repeatable. Default 1, 8, 32.")
     ] = None,
     runs: Annotated[int, typer.Option(min=1, help="Timed batches of each size.")] = 30,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Time other runtimes too: ONNX Runtime, OpenVINO, ...")
+    ] = False,
+    equal: Annotated[
+        list[int] | None,
+        typer.Option(help="With --peers: texts of exactly this many tokens. Repeatable."),
+    ] = None,
+    pool: Annotated[int, typer.Option(min=1, help="With --peers: batches drawn a size.")] = 5,
+    score_rows: Annotated[
+        int, typer.Option(min=0, help="With --peers: score on this many texts; 0 for none.")
+    ] = 200,
+    without: Annotated[
+        list[str] | None, typer.Option(help="With --peers: leave out this system. Repeatable.")
+    ] = None,
     threads: ThreadsOption = None,
     seed: int = 0,
     results: Annotated[Path | None, typer.Option(help="Add the row to this .jsonl file.")] = None,
@@ -31,14 +57,15 @@ def bench(
     """Time batches of the data's own lengths, the systems in turn on the same batches.
 
     Example: fewer bench runs/reviews/model --data test.csv --threads 1
-    """
-    from fewer.measure.evaluate import predict, systems
-    from fewer.measure.latency import latency
 
+    With --peers also ONNX Runtime, OpenVINO and torch.compile, each in its precisions, and ours
+    dense and with the method: pip install 'fewer[peers]'.
+    """
+    _check(peers, report, equal, without)
     loaded = load(
         model,
         data,
-        kind="bench",
+        kind="peers" if peers else "bench",
         columns=column,
         split=split,
         rows=rows,
@@ -46,20 +73,55 @@ def bench(
         seed=seed,
         threads=threads,
     )
+    plan = Plan(
+        batch_sizes=batch or [1, 8, 32],
+        runs=runs,
+        pool=pool,
+        seed=seed,
+        equal=equal or [],
+        score_rows=score_rows,
+        without=without or [],
+    )
+    if peers:
+        measure(loaded, plan, baseline, results)
+    else:
+        _three(loaded, plan, baseline, results, report)
+
+
+def _three(
+    loaded: Loaded, plan: Plan, baseline: str | None, results: Path | None, report: Path | None
+) -> None:
+    from fewer.measure.evaluate import predict, systems
+    from fewer.measure.latency import latency
+
+    dense = dense_model(baseline)
     found: dict[str, dict[str, Any]] = {}
     times = latency(
         loaded.model,
         loaded.encoded,
         loaded.tokenizer,
-        batch_sizes=batch or [1, 8, 32],
-        runs=runs,
-        seed=seed,
+        batch_sizes=plan.batch_sizes,
+        runs=plan.runs,
+        seed=plan.seed,
+        baseline=dense,
     )
-    for name, system in systems(loaded.model).items():
+    for name, system in systems(loaded.model, dense).items():
         outcome = predict(system, loaded.encoded, loaded.tokenizer, title=name)
         found[name] = {
             **times[name],
             "flops_per_text": outcome.flops_per_text,
             "tokens_per_layer": outcome.tokens_per_layer,
         }
-    finish({**loaded.row, "systems": found}, results, report)
+    named = {} if baseline is None else {"baseline": baseline}
+    finish({**loaded.row, **named, "systems": found}, results, report)
+
+
+def _check(
+    peers: bool, report: Path | None, equal: list[int] | None, without: list[str] | None
+) -> None:
+    """Refuse options that would have no effect."""
+    if peers and report is not None:
+        raise ValueError("--report shows three systems; with --peers add a row by --results")
+    for name, given in (("equal", equal), ("without", without)):
+        if given and not peers:
+            raise ValueError(f"--{name} says what --peers measures; add --peers or leave it out")

@@ -20,6 +20,7 @@ __all__ = [
     "Loaded",
     "RowsOption",
     "ThreadsOption",
+    "dense_model",
     "finish",
     "load",
     "quiet",
@@ -148,6 +149,14 @@ def load(
     )
     row["training_seed"] = _training_seed(Path(folder))
     return Loaded(model, tokenizer, task, encoded, row)
+
+
+def dense_model(baseline: str | None) -> PreTrainedModel | None:
+    """Load what `--baseline` names."""
+    from fewer.folders import load as load_model
+    from fewer.packaged import model_folder
+
+    return None if baseline is None else load_model(model_folder(baseline))
 
 
 def _training_seed(folder: Path) -> int | None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fewer.cli.common import Columns, RowsOption, ThreadsOption, finish, load
+from fewer.cli.common import Columns, RowsOption, ThreadsOption, dense_model, finish, load
 
 __all__ = ["evaluate"]
 
@@ -39,10 +39,8 @@ def evaluate(
     method. Example: fewer evaluate runs/reviews/model --data test.csv
     --baseline runs/reviews/0-dense/model
     """
-    from fewer.folders import load as load_model
     from fewer.measure.evaluate import three_way
     from fewer.measure.latency import latency
-    from fewer.packaged import model_folder
 
     loaded = load(
         model,
@@ -61,7 +59,7 @@ def evaluate(
         loaded.tokenizer,
         regression=loaded.task.regression,
         batch_size=batch_size,
-        baseline=None if baseline is None else load_model(model_folder(baseline)),
+        baseline=dense_model(baseline),
     )
     if timed:
         sizes = [size for size in (1, 8, 32) if size <= len(loaded.encoded)]

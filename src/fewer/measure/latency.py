@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fewer.measure.evaluate import batches, systems
+from fewer.measure.turns import draw, once, rotated, spread
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,6 +28,7 @@ def latency(
     batch_sizes: Sequence[int] = (1, 8, 32),
     runs: int = 20,
     seed: int = 0,
+    baseline: PreTrainedModel | None = None,
 ) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
     """Time `runs` batches of each size, drawn from the data with its own lengths.
 
@@ -40,16 +42,16 @@ def latency(
         raise ValueError(f"runs={runs}, batch_sizes={list(batch_sizes)}: wanted 1 or more of each")
     if max(batch_sizes) > len(encoded):
         raise ValueError(f"a batch of {max(batch_sizes)} needs as many texts; got {len(encoded)}")
-    compared = systems(model)
+    compared = systems(model, baseline)
     rows: dict[str, Any] = {name: {"latency_ms": {}} for name in compared}
     for size in batch_sizes:
-        drawn = _draw(len(encoded), size, runs + WARM_UP, seed)
+        drawn = draw(len(encoded), size, runs + WARM_UP, seed)
         taken: dict[str, list[float]] = {name: [] for name in compared}
         walk = batches(encoded, tokenizer, drawn, size)
         for turn in track(range(runs + WARM_UP), description=f"batch {size}", transient=True):
             inputs = {name: value.to(model.device) for name, value in next(walk)[1].items()}
-            for name in _rotated(list(compared), turn):
-                milliseconds = _once(compared[name], inputs)
+            for name in rotated(list(compared), turn):
+                milliseconds = once(partial(compared[name], **inputs), model.device)
                 if turn >= WARM_UP:
                     taken[name].append(milliseconds)
         for name, times in taken.items():
@@ -57,38 +59,6 @@ def latency(
     return rows
 
 
-def _draw(texts: int, size: int, count: int, seed: int) -> list[int]:
-    generator = torch.Generator().manual_seed(seed)
-    drawn = [torch.randperm(texts, generator=generator)[:size] for _ in range(count)]
-    return [int(row) for row in torch.cat(drawn)]
-
-
-def _rotated(names: list[str], turn: int) -> list[str]:
-    return names[turn % len(names) :] + names[: turn % len(names)]
-
-
-def _once(model: PreTrainedModel, inputs: dict[str, Any]) -> float:
-    with torch.inference_mode():
-        _wait(model.device)
-        start = time.perf_counter()
-        model(**inputs)
-        _wait(model.device)
-        return (time.perf_counter() - start) * 1e3
-
-
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize()
-
-
 def _summary(times: list[float], packed: list[float]) -> dict[str, float]:
-    spread = torch.tensor(times, dtype=torch.float64)
-    ratios = torch.tensor(packed, dtype=torch.float64) / spread
-    low, median, high = (float(spread.quantile(q)) for q in (0.05, 0.5, 0.95))
-    return {
-        "median": median,
-        "p5": low,
-        "p95": high,
-        "runs": len(times),
-        "speedup": float(ratios.median()),
-    }
+    ratios = torch.tensor(packed, dtype=torch.float64) / torch.tensor(times, dtype=torch.float64)
+    return {**spread(times), "speedup": float(ratios.median())}
