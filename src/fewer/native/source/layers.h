@@ -1,6 +1,6 @@
 // Linear maps with what follows them, the feed-forward block, embeddings; over blocks of rows.
 
-static __thread Scratch rows_scratch;
+static thread_local Scratch rows_scratch;
 
 // Results of a linear map, on their way out: bias, activation, residual, fp32 or bf16.
 struct Sink {
@@ -62,6 +62,7 @@ static void mapped(const typename P::Number *a, long rows, const Weight &w, cons
 
 // Rows of a block: few enough for the cache, an equal share for every thread, whole tiles.
 static long block_rows(long rows, long most, long tile, long threads) {
+  if (rows <= 0) return tile;
   long blocks = (rows + most - 1) / most;
   blocks = round_up(blocks, threads);
   return round_up((rows + blocks - 1) / blocks, tile);
