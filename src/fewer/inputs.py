@@ -54,7 +54,10 @@ def pack(
             segment, backbone.segments, "token_type_ids", where, "pass none for a single text"
         )
     position = _positions(backbone, where, input_ids, position_ids)
-    if backbone.max_positions is not None:
+    counted = position is where.column  # then the last column is the largest
+    if backbone.max_positions is not None and not (
+        counted and where.grid[1] <= backbone.max_positions
+    ):
         _check_range(
             position,
             backbone.max_positions,

@@ -66,10 +66,11 @@ def test_padding_changes_neither_scores_nor_regulariser(method, backbone, apply)
         with watched(model) as views:
             _, trace = read(model, ragged(model, columns=columns), apply)
         seen.append([view.tokens.received for view, _ in views if view.layer])
-        losses.append(fewer.attachment(model).policy.loss(trace))
+        if apply != "compact":  # where the gone leave at once, no gate is worked out
+            losses.append(fewer.attachment(model).policy.loss(trace))
     for tight, loose in zip(*seen, strict=True):
         assert torch.equal(tight, loose)
-    assert losses[0] == losses[1] > 0
+    assert apply == "compact" or losses[0] == losses[1] > 0
 
 
 @every_backbone

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -44,29 +44,27 @@ def _resting(tokens: Packed, decision: Decision) -> Packed:
     if not decision.freezes:
         return tokens
     active = ~decision.rests
-    return replace(tokens, active=active if tokens.active is None else tokens.active & active)
+    return tokens.but(active=active if tokens.active is None else tokens.active & active)
 
 
 def _leave(tokens: Packed, decision: Decision) -> Packed:
     alive = decision.stays if tokens.alive is None else tokens.alive & decision.stays
-    return replace(_resting(tokens, decision), alive=alive)
+    return _resting(tokens, decision).but(alive=alive)
 
 
 def _silence(tokens: Packed, decision: Decision) -> Packed:
     stays = decision.stays.to(torch.float32)
-    return replace(
-        _leave(tokens, decision), gate=stays if tokens.gate is None else tokens.gate * stays
-    )
+    return _leave(tokens, decision).but(gate=stays if tokens.gate is None else tokens.gate * stays)
 
 
 def _fade(tokens: Packed, decision: Decision) -> Packed:
     gate = decision.stays.to(torch.float32) if decision.gate is None else decision.gate
     gate = gate if tokens.gate is None else tokens.gate * gate
-    return replace(_resting(tokens, decision), gate=gate.masked_fill(gate < FADED, 0.0))
+    return _resting(tokens, decision).but(gate=gate.masked_fill(gate < FADED, 0.0))
 
 
 def _scale_later(tokens: Packed, decision: Decision) -> Packed:
-    return replace(_resting(tokens, decision), gate=decision.gate)
+    return _resting(tokens, decision).but(gate=decision.gate)
 
 
 def _as_they_are(tokens: Packed) -> Packed:
@@ -74,7 +72,7 @@ def _as_they_are(tokens: Packed) -> Packed:
 
 
 def _all(tokens: Packed) -> Packed:
-    return tokens if tokens.gate is None else replace(tokens, gate=None)
+    return tokens if tokens.gate is None else tokens.but(gate=None)
 
 
 def _settled(entered: Packed, tokens: Packed) -> Packed:
@@ -97,7 +95,7 @@ def _keep_state(entered: Packed, tokens: Packed) -> Packed:
 def _scale_output(entered: Packed, tokens: Packed) -> Packed:
     if tokens.gate is None:
         return tokens
-    return replace(tokens, hidden=tokens.hidden * _column(tokens.gate, tokens.hidden), gate=None)
+    return tokens.but(hidden=tokens.hidden * _column(tokens.gate, tokens.hidden), gate=None)
 
 
 def _column(gate: Tensor, like: Tensor) -> Tensor:

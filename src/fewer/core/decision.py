@@ -41,6 +41,7 @@ class View:
     site: Site
     tokens: Packed  # `tokens.received` is there if the policy asked for it
     trace: Trace  # the layers before this one
+    gated: bool = True  # whether a gate is of use: not where the gone leave at once
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -18,6 +18,8 @@ from fewer.core.trace import LayerTrace, Trace
 from fewer.kernels import AttentionCall, Kernel
 
 __all__ = ["Layer", "encode"]
+
+_States = tuple[Tensor, Tensor]  # slots in the caller's grid, and the states that belong there
 
 
 class Layer(Protocol):
@@ -68,22 +70,23 @@ def encode(
     it finished, passed once through `finish`, the final norm; zeros on padding), and the trace.
     """
     trace = Trace(tokens.grid, tokens.slot.device)
-    left: list[Packed] = []
+    left: list[_States] = []
     for index, layer in enumerate(layers):
         entered, keys, queries = tokens, tokens.count(tokens.gate), tokens.count(tokens.presence)
+        view = partial(View, index, len(layers), trace=trace, gated=not apply.removes)
         scored = policy.scored(index)
         tokens = _attention(layer, tokens, apply, attend, scored)
-        tokens, gate = _decide(policy, View(index, len(layers), Site.MIDDLE, tokens, trace), apply)
+        tokens, gate = _decide(policy, view(Site.MIDDLE, tokens), apply)
         entered, tokens = _remove(entered, tokens, apply, left)
         tokens = _ffn(layer, entered, tokens, apply)
         trace.layers.append(LayerTrace(keys, queries, tokens.count(tokens.presence), scored, gate))
         trace.readers.append((tokens.slot, tokens.presence))
         tokens = apply.settle(entered, tokens)
-        tokens, _ = _decide(policy, View(index, len(layers), Site.AFTER, tokens, trace), apply)
+        tokens, _ = _decide(policy, view(Site.AFTER, tokens), apply)
         _, tokens = _remove(tokens, tokens, apply, left)
         if not tokens.slot.numel():
             break
-    return _restore([*left, tokens], finish), trace
+    return _restore(tokens.grid, [*left, (tokens.slot, tokens.hidden)], finish), trace
 
 
 def _attention(layer: Layer, tokens: Packed, apply: Apply, attend: Kernel, scored: bool) -> Packed:
@@ -109,7 +112,7 @@ def _attention(layer: Layer, tokens: Packed, apply: Apply, attend: Kernel, score
     hidden = _place(tokens.hidden, hidden, rows)
     if rows is None and tokens.active is not None:  # a policy sees those at rest as they rest
         hidden = torch.where(tokens.active[:, None], hidden, tokens.hidden)
-    return replace(tokens, hidden=hidden, received=attended.received)
+    return tokens.but(hidden=hidden, received=attended.received)
 
 
 def _ffn(layer: Layer, entered: Packed, tokens: Packed, apply: Apply) -> Packed:
@@ -130,17 +133,18 @@ def _decide(policy: Policy, view: View, apply: Apply) -> tuple[Packed, Tensor | 
 
 
 def _remove(
-    entered: Packed, tokens: Packed, apply: Apply, left: list[Packed]
+    entered: Packed, tokens: Packed, apply: Apply, left: list[_States]
 ) -> tuple[Packed, Packed]:
     """Take the gone out of memory; they are kept as they entered, for the caller's grid."""
     if tokens.alive is None or not apply.removes:
         return entered, tokens
     stays = tokens.alive.nonzero().squeeze(1)
     if stays.numel() < tokens.slot.numel():
-        left.append(entered.take((~tokens.alive).nonzero().squeeze(1)))
+        gone = (~tokens.alive).nonzero().squeeze(1)
+        left.append((_pick(entered.slot, gone), _pick(entered.hidden, gone)))
         tokens = tokens.take(stays)
         entered = tokens if tokens.active is None else entered.take(stays)  # read by those at rest
-    return entered, replace(tokens, alive=None)
+    return entered, tokens.but(alive=None)
 
 
 def _query_rows(tokens: Packed, apply: Apply) -> Tensor | None:
@@ -158,14 +162,20 @@ def _place(base: Tensor, values: Tensor, rows: Tensor | None) -> Tensor:
     return values if rows is None else base.to(values.dtype).index_copy(0, rows, values)
 
 
-def _restore(parts: list[Packed], finish: Callable[[Tensor], Tensor]) -> Float[Tensor, "B N D"]:
-    last = parts[-1]
-    parts = [part for part in parts if part.slot.numel()]
-    states = [part.hidden.to(last.hidden.dtype) for part in parts]
-    hidden = finish(states[0] if len(states) == 1 else torch.cat(states))
-    rows, columns = last.grid
-    if len(parts) > 1 or hidden.shape[0] < rows * columns:  # else it is the grid, row by row
-        slot = parts[0].slot if len(parts) == 1 else torch.cat([part.slot for part in parts])
-        hidden = hidden.new_zeros(rows * columns, hidden.shape[1]).index_copy(0, slot, hidden)
-    restored: Tensor = hidden.unflatten(0, last.grid)
-    return restored
+def _restore(
+    grid: tuple[int, int], parts: list[_States], finish: Callable[[Tensor], Tensor]
+) -> Float[Tensor, "B N D"]:
+    _, last = parts[-1]
+    if len(parts) == 1 and last.shape[0] == grid[0] * grid[1]:  # no padding, nobody left
+        whole: Tensor = finish(last).unflatten(0, grid)
+        return whole
+    restored: Tensor | None = None
+    for slot, hidden in parts:
+        if slot.numel():
+            states = finish(hidden.to(last.dtype))
+            if restored is None:
+                restored = states.new_zeros(grid[0] * grid[1], states.shape[1])
+            restored.index_copy_(0, slot, states)
+    assert restored is not None  # every text has a token
+    found: Tensor = restored.unflatten(0, grid)
+    return found

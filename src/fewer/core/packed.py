@@ -7,7 +7,7 @@ is then `(T, ...)`, T real tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -114,9 +114,15 @@ class Packed:
             grid=plan.grid,
         )
 
+    def but(self, **changes: Any) -> Packed:
+        """Copy with some fields changed, as `dataclasses.replace` does at five times the price."""
+        new = object.__new__(Packed)
+        new.__dict__.update(self.__dict__, **changes)
+        return new
+
     def with_hidden(self, hidden: Tensor) -> Packed:
         """Put new states in place of the old, row by row."""
-        return replace(self, hidden=hidden)
+        return self.but(hidden=hidden)
 
     def select(self, keep: Bool[Tensor, "T"]) -> Packed:
         """Drop the rows where `keep` is False; their memory goes with them."""
@@ -133,7 +139,7 @@ class Packed:
             and isinstance(value := getattr(self, field.name), Tensor)
         }
         counts = torch.bincount(picked["sequence"], minlength=self.grid[0])
-        return replace(self, cu=_offsets(counts), lengths=counts.float(), **picked)
+        return self.but(cu=_offsets(counts), lengths=counts.float(), **picked)
 
     def count(self, weight: Float[Tensor, "T"] | None) -> Float[Tensor, "B"]:
         """Add up `weight` over the tokens of each text, in fp32, differentiably.

@@ -74,7 +74,7 @@ class PackedPostNorm:
         keys_values = None if rows is None else self.projections.after(third)
         if rows is None or keys_values is None:
             fused = linear(hidden, self.projections, dtype=self.isa.dtype)
-            q, k, v = (split_heads(part, heads) for part in fused.split(third, dim=1))
+            q, k, v = fused.view(-1, 3, heads, third // heads).unbind(1)
             return (q if rows is None else q.index_select(0, rows)), k, v
         asking = hidden.index_select(0, rows)
         q = linear(asking, self.projections.first(third), dtype=self.isa.dtype)

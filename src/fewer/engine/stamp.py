@@ -42,16 +42,15 @@ class Stamp:
 
     def holds(self) -> bool:
         """Tell whether all is as it was."""
-        for held, name, child in self._children:
-            if held.get(name) is not child:
-                return False
-        for held, name, one, pointer, version in self._tensors:
-            if held.get(name) is not one or one.data_ptr() != pointer or _version(one) != version:
-                return False
-        for module, hooks in zip(self._modules, self._hooks, strict=True):
-            if _hooks(module) != hooks:
-                return False
-        return self._sample() == self._numbers
+        return (
+            all(held.get(name) is child for held, name, child in self._children)
+            and all(
+                held.get(name) is one and one.data_ptr() == pointer and _version(one) == version
+                for held, name, one, pointer, version in self._tensors
+            )
+            and [_hooks(module) for module in self._modules] == self._hooks
+            and self._sample() == self._numbers
+        )
 
 
 def _version(tensor: Tensor) -> int:

@@ -157,7 +157,8 @@ class LTPPolicy(Policy):
             return None
         score = received * self._scale(view)
         margin = score - self._threshold(view.layer)
-        return Decision.keep(margin >= 0, torch.sigmoid(margin / self.method.temperature))
+        gate = torch.sigmoid(margin / self.method.temperature) if view.gated else None
+        return Decision.keep(margin >= 0, gate)
 
     def loss(self, trace: Trace) -> Tensor:
         """Weigh the sum over layers of the mean gate, or the distance to the target, by lambda."""
@@ -198,6 +199,8 @@ class LTPPolicy(Policy):
         takes the same steps for either.
         """
         theta = self.threshold[layer - 1]
+        if not torch.is_grad_enabled():
+            return theta.clamp_min(FLOOR)
         fixed = theta.detach()
         return (fixed + (theta - fixed) * self.method.final_threshold).clamp_min(FLOOR)
 
