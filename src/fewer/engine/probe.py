@@ -62,8 +62,8 @@ def _chosen(taken: dict[Isa | None, float], isas: list[Isa]) -> Choice:
     broken = [isa.name for isa in isas if isa not in taken]
     note = f"; {', '.join(broken)} gave wrong answers here" if broken else ""
     found: Isa | None = None
-    for isa in isas:  # fp32 first: it is exact
-        if isa in taken and taken[isa] < taken[found] * (1 / WORTH if found is not None else WORTH):
+    for isa in isas:  # the first is what was asked for, or fp32, which is exact
+        if isa in taken and taken[isa] < taken[found] * (WORTH if isa is isas[0] else 1 / WORTH):
             found = isa
     if found is None:
         return Choice(None, f"plain torch is faster than the compiled kernels here{note}")

@@ -11,6 +11,9 @@ from fewer.native.library import sample
 __all__ = ["Stamp"]
 
 
+_SAME_IN_TRAINING = (nn.Linear, nn.LayerNorm, nn.Embedding)  # a new one is in training mode
+
+
 class Stamp:
     """What modules consisted of when they were packed: which children, tensors, numbers and hooks.
 
@@ -20,6 +23,7 @@ class Stamp:
 
     def __init__(self, *modules: nn.Module) -> None:
         self._modules = modules
+        self._moody = [one for one in modules if not isinstance(one, _SAME_IN_TRAINING)]
         both: list[dict[str, Any]] = [
             held for one in modules for held in (one._modules, one._parameters) if held
         ]
@@ -35,8 +39,8 @@ class Stamp:
 
     @property
     def trains(self) -> bool:
-        """Whether some part is in training mode."""
-        return any(module.training for module in self._modules)
+        """Whether some part is in training mode that answers otherwise then."""
+        return any(module.training for module in self._moody)
 
     def holds(self) -> bool:
         """Tell whether all is as it was."""
