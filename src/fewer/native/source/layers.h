@@ -82,9 +82,9 @@ static void linear(const LinearCall &call) {
     for (long row = 0; row < call.rows; row += block) {
       const long m = at_most(block, call.rows - row);
       const char *x = (const char *)call.x + row * call.x_stride * (call.x_bf16 ? 2 : 4);
-      P::staged(x, call.x_bf16 != 0, call.x_stride, m, call.weight.k, a);
+      const Number *left = P::staged(x, call.x_bf16 != 0, call.x_stride, m, call.weight.k, a);
       const Sink here = sink.below(row);
-      mapped<P>(a, m, call.weight, here, call.activation);
+      mapped<P>(left, m, call.weight, here, call.activation);
       if (call.norm.gamma)
         for (long i = 0; i < m; i++)
           layer_norm((float *)here.out + i * call.out_stride, call.weight.n, call.norm);
@@ -111,8 +111,8 @@ static void feed_forward(const FeedForwardCall &call) {
 #pragma omp for schedule(dynamic)
     for (long row = 0; row < call.rows; row += block) {
       const long m = at_most(block, call.rows - row);
-      P::staged(call.x + row * width, false, width, m, width, a);
-      mapped<P>(a, m, call.up, wide, call.activation);
+      const Number *left = P::staged(call.x + row * width, false, width, m, width, a);
+      mapped<P>(left, m, call.up, wide, call.activation);
       const Sink here = sink.below(row);
       mapped<P>(h, m, call.down, here, NONE);
       if (call.norm.gamma)
