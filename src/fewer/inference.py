@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -81,9 +83,22 @@ def _choice(encoder: Any, precision: str) -> Choice:
         return Choice(None, reason)
     backbone = bind(encoder)
     try:
-        return choose(precision, backbone.layers[0], backbone.hidden_size, encoder.dtype)
+        with _evaluating(encoder), torch.autocast("cpu", enabled=False):
+            return choose(precision, backbone.layers[0], backbone.hidden_size, encoder.dtype)
     except Unpackable as left:
         return Choice(None, f"layer 0: {left}")
+
+
+@contextmanager
+def _evaluating(encoder: nn.Module) -> Iterator[None]:
+    """Keep dropout out of a comparison; each module gets its own mode back."""
+    training = [part for part in encoder.modules() if part.training]
+    encoder.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 def _say_once(message: str) -> None:

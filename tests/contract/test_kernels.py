@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fewer.kernels import KERNELS, AttentionCall
+from tests.isas import every_isa, pretend
 
 OTHERS = [name for name in KERNELS if name != "reference"]
 every_other_kernel = pytest.mark.parametrize("kernel", OTHERS)
@@ -132,6 +133,55 @@ def test_its_gradients_equal_those_of_the_reference(kernel, sizes, extras):
 def test_heads_and_widths_of_every_kind_agree(kernel, heads, width):
     call = _call("ragged", EXTRAS["everything"], heads, width)
     _assert_same(KERNELS[kernel](call), KERNELS["reference"](call), 1e-5)
+
+
+@every_extra
+@every_size
+@every_isa
+def test_every_instruction_set_equals_the_reference(sizes, extras, isa, monkeypatch):
+    pretend(monkeypatch, isa)
+    for heads, width in [(2, 4), (1, 20), (3, 33), (2, 64), (1, 256)]:
+        call = _call(sizes, EXTRAS[extras], heads, width, dtype=isa.dtype)
+        with torch.no_grad():
+            _assert_same(KERNELS["native"](call), KERNELS["reference"](call), TOLERANCE[isa.dtype])
+
+
+@every_isa
+@torch.no_grad()
+def test_a_text_is_the_same_to_the_last_bit_in_every_batch(isa, monkeypatch):
+    pretend(monkeypatch, isa)
+    lengths = torch.tensor([1, 500, 33, 2, 64])
+    starts = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+    place = torch.cat([torch.arange(int(n)) for n in lengths])
+    q, k, v = torch.randn(3, int(lengths.sum()), 2, 20).to(isa.dtype)
+    for window in (None, 30):
+        call = AttentionCall(q, k, v, starts, starts, place, place, window=window, scored=True)
+        together = KERNELS["native"](call)
+        for text, length in enumerate(lengths.tolist()):
+            rows, own = slice(*starts[text : text + 2].tolist()), torch.tensor([0, length])
+            alone = replace(
+                call,
+                **{name: getattr(call, name)[rows] for name in ("q", "k", "v")},
+                **{name: place[rows] for name in ("position_q", "position_k")},
+                cu_q=own,
+                cu_k=own,
+            )
+            attended = KERNELS["native"](alone)
+            assert torch.equal(attended.context, together.context[rows])
+            assert torch.equal(attended.received, together.received[rows])
+
+
+@every_isa
+@torch.no_grad()
+def test_a_score_that_is_no_number_is_seen_in_the_answer(isa, monkeypatch):
+    pretend(monkeypatch, isa)
+    call = _call("ragged", EXTRAS["scored"], 2, 20, dtype=isa.dtype)
+    call.k[1, 0, 3] = torch.nan
+    mine = KERNELS["native"](call)
+    assert mine.context[1:10, :20].isnan().all()
+    assert not mine.context[1:10, 20:].isnan().any()
+    assert not mine.context[10:].isnan().any()
+    assert mine.received[1:10].isnan().all()
 
 
 @every_other_kernel

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fewer.backbones.base import split_heads
 from fewer.backbones.modernbert import ModernBertLayer, angles, rotate
 from fewer.core.cost import LayerCost
-from fewer.engine.modules import activation_name, linear_map, norm_of
+from fewer.engine.modules import Unpackable, activation_name, linear_map, norm_of
 from fewer.native.library import Isa
 from fewer.native.maps import Weight, linear
 
@@ -39,8 +39,8 @@ class PackedModernBert:
         """Pack a layer's weights. Raises `Unpackable` where a module does more than its class."""
         own, mlp = layer.module.attn, layer.module.mlp
         for norm in (layer.module.attn_norm, layer.module.mlp_norm):
-            if not isinstance(norm, nn.Identity):
-                norm_of(norm)
+            if not isinstance(norm, nn.Identity) and norm_of(norm).weight.dtype != torch.float32:
+                raise Unpackable(f"a LayerNorm of {norm.weight.dtype} takes no states in fp32")
         wide = linear_map(mlp.Wi)
         half = wide.out_features // 2
         biases: Any = (None, None) if wide.bias is None else wide.bias.detach().float().split(half)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fewer.engine.rowwise import RowwiseLinear, is_plain
 
-__all__ = ["Unpackable", "activation_name", "linear_map", "norm_of"]
+__all__ = ["Unpackable", "activation_name", "linear_map", "norm_of", "table_of"]
 
 _KNOWN: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -48,9 +48,20 @@ def norm_of(module: Any) -> nn.LayerNorm:
     return plain
 
 
+def table_of(module: Any, rows: int) -> nn.Embedding:
+    """Return a module that is a plain embedding of `rows` ids or more. Raises `Unpackable`."""
+    if type(module) is not nn.Embedding or module.max_norm is not None:
+        raise Unpackable(f"a {type(module).__qualname__} stands where an embedding does")
+    if module.weight.shape[0] < rows:
+        raise Unpackable(f"an embedding has {module.weight.shape[0]} rows, the config says {rows}")
+    plain: nn.Embedding = _plain(module)
+    return plain
+
+
 def _plain(module: Any) -> Any:
-    if module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
-        raise Unpackable(f"a {type(module).__qualname__} has hooks, which would not be called")
+    _refuse_hooks(module)
+    if module._parameters.get("weight") is None:
+        raise Unpackable(f"the weight of a {type(module).__qualname__} is no parameter of its own")
     for name, parameter in module.named_parameters(recurse=False):
         if not is_plain(parameter):
             raise Unpackable(
@@ -60,9 +71,17 @@ def _plain(module: Any) -> Any:
     return module
 
 
+def _refuse_hooks(module: nn.Module) -> None:
+    if module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
+        raise Unpackable(f"a {type(module).__qualname__} has hooks, which would not be called")
+
+
 def activation_name(activation: Callable[[Tensor], Tensor]) -> str:
     """Find out by its values which activation this is. Raises `Unpackable` for an unknown one."""
-    x = torch.linspace(-8, 8, 257)
+    if isinstance(activation, nn.Module):
+        _refuse_hooks(activation)
+    large = torch.tensor([12.0, 100.0, 1e4])  # some are cut off at 10, and like GELU below
+    x = torch.cat((torch.linspace(-8, 8, 257), large, -large))
     with torch.no_grad():
         y = activation(x)
     for name, known in _KNOWN.items():

@@ -19,6 +19,7 @@ from fewer.engine.modules import Unpackable
 from fewer.engine.post_norm import PackedEmbedding, PackedPostNorm
 from fewer.engine.stamp import Stamp
 from fewer.native.library import Isa
+from fewer.native.mode import only_numbers_matter
 
 __all__ = ["Engine", "packed_layer"]
 
@@ -40,12 +41,11 @@ class Engine:
     """The packed weights of an encoder beside its own, which stay as they are.
 
     They take as much memory again (half of it in bf16). Layers that cannot be packed run as they
-    are; `left` says why.
+    are, and so do all where one cannot and the model is not fp32; `left` says why.
     """
 
     def __init__(self, encoder: nn.Module, isa: Isa) -> None:
         self.isa = isa
-        self.left: list[str] = []
         self._pack(encoder)
 
     def backbone(self, encoder: nn.Module) -> Backbone | None:
@@ -53,49 +53,59 @@ class Engine:
 
         `None` where only the plain layers will do: for gradients, in training, under a compiler.
         """
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or self._stamp.trains:
+        stamp, backbone = self._held  # read at once: another thread may pack
+        if not only_numbers_matter() or stamp.trains:
             return None
-        if not self._stamp.holds():
+        if not stamp.holds():
             log.info("the model was edited since it was optimized: its weights are packed again")
-            self._pack(encoder)
-        return self._backbone
+            backbone = self._pack(encoder)
+        return backbone
 
-    def _pack(self, encoder: nn.Module) -> None:
+    def _pack(self, encoder: nn.Module) -> Backbone:
         plain = bind(encoder)
         own = getattr(encoder, "fewer", None)
         skipped = set(own.modules()) if isinstance(own, nn.Module) else set()
-        self._stamp = Stamp(*(part for part in encoder.modules() if part not in skipped))
-        self.left = []
+        stamp = Stamp(*(part for part in encoder.modules() if part not in skipped))
+        left: list[str] = []
         known: dict[int, BackboneLayer] = {}  # layers that share their modules share their weights
-        layers = [self._layer(layer, number, known) for number, layer in enumerate(plain.layers)]
+        layers = [
+            self._layer(layer, number, known, left) for number, layer in enumerate(plain.layers)
+        ]
+        embed = self._embedding(plain, left)
         dtype = next(encoder.parameters()).dtype
-        self._backbone = replace(
-            plain,
-            embed=self._embedding(plain.embed),
-            layers=layers,
-            finish=_finish(plain.finish, dtype),
-        )
+        if left and dtype is not torch.float32:  # states between packed layers are fp32
+            left.append(f"the other layers: in {dtype} a model is packed as a whole or not at all")
+            backbone = plain
+        else:
+            finish = _finish(plain.finish, dtype)
+            backbone = replace(plain, embed=embed, layers=layers, finish=finish)
+        self.left, self._held = left, (stamp, backbone)
+        return backbone
 
     def _layer(
-        self, layer: BackboneLayer, number: int, known: dict[int, BackboneLayer]
+        self,
+        layer: BackboneLayer,
+        number: int,
+        known: dict[int, BackboneLayer],
+        left: list[str],
     ) -> BackboneLayer:
         mark = id(layer.query if isinstance(layer, PostNormLayer) else layer)
         if mark not in known:
             try:
                 known[mark] = packed_layer(layer, self.isa)
             except Unpackable as reason:
-                self.left.append(f"layer {number}: {reason}")
+                left.append(f"layer {number}: {reason}")
                 known[mark] = layer
         return known[mark]
 
-    def _embedding(self, plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        if not isinstance(plain, TableEmbedding):
-            return plain
+    def _embedding(self, plain: Backbone, left: list[str]) -> Callable[..., Tensor]:
+        if not isinstance(plain.embed, TableEmbedding):
+            return plain.embed
         try:
-            return PackedEmbedding.of(plain, self.isa)
+            return PackedEmbedding.of(plain.embed, self.isa, plain.vocabulary, plain.segments)
         except Unpackable as reason:
-            self.left.append(f"embeddings: {reason}")
-            return plain
+            left.append(f"embeddings: {reason}")
+            return plain.embed
 
 
 def _finish(plain: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fewer.backbones.base import Tokens, split_heads
 from fewer.backbones.post_norm import PostNormLayer, TableEmbedding, segment_of
 from fewer.core.cost import LayerCost
-from fewer.engine.modules import Unpackable, activation_name, linear_map, norm_of
+from fewer.engine.modules import Unpackable, activation_name, linear_map, norm_of, table_of
 from fewer.native.library import Isa
 from fewer.native.maps import Norm, Weight, embed, feed_forward, linear
 
@@ -92,7 +92,10 @@ class PackedPostNorm:
 
 @dataclass(frozen=True)
 class PackedEmbedding:
-    """Word, segment and position embeddings and their norm in one pass over the tokens."""
+    """Word, segment and position embeddings and their norm in one pass over the tokens.
+
+    States are fp32 whatever the model's dtype; a projection is a module of the model's own.
+    """
 
     plain: TableEmbedding
     isa: Isa
@@ -100,25 +103,32 @@ class PackedEmbedding:
     norm: Norm
 
     @classmethod
-    def of(cls, plain: TableEmbedding, isa: Isa) -> PackedEmbedding:
-        """View the tables; nothing is copied if they are fp32. Raises `Unpackable`."""
+    def of(cls, plain: TableEmbedding, isa: Isa, ids: int, segments: int) -> PackedEmbedding:
+        """View the tables; nothing is copied if they are fp32.
+
+        `ids` and `segments` say how many there may be. Raises `Unpackable`.
+        """
         own = plain.tables
-        segments = _table(own.token_type_embeddings) if plain.segments else None
-        tables = _table(own.word_embeddings), segments, _table(own.position_embeddings)
+        tables = (
+            _table(own.word_embeddings, ids),
+            _table(own.token_type_embeddings, max(1, segments)) if plain.segments else None,
+            _table(own.position_embeddings, 0),  # as many as there are rows: positions are checked
+        )
         return cls(plain, isa, tables, Norm.of(norm_of(own.LayerNorm)))
 
     def __call__(self, tokens: Tokens) -> Tensor:
         """Embed packed tokens."""
         if tokens.ids is None:
-            return self.plain(tokens)
+            return self.plain(tokens).float()
         segment = segment_of(tokens) if self.plain.segments else None
         hidden = embed((tokens.ids, segment, tokens.position), self.tables, self.norm, self.isa)
+        if not self.plain.projections:
+            return hidden
+        hidden = hidden.to(self.plain.tables.word_embeddings.weight.dtype)
         for projection in self.plain.projections:
             hidden = projection(hidden)
-        return hidden
+        return hidden.float()
 
 
-def _table(module: nn.Module) -> Tensor:
-    if type(module) is not nn.Embedding or module.max_norm is not None or module._forward_hooks:
-        raise Unpackable(f"a {type(module).__qualname__} stands where an embedding does")
-    return module.weight.detach().float().contiguous()
+def _table(module: nn.Module, rows: int) -> Tensor:
+    return table_of(module, rows).weight.detach().float().contiguous()

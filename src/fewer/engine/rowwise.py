@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fewer.engine.stamp import Stamp
 from fewer.native.library import Isa, best
 from fewer.native.maps import Weight, linear
+from fewer.native.mode import only_numbers_matter
 
 __all__ = ["RowwiseLinear", "is_plain", "swap_back", "swap_in"]
 
@@ -24,18 +25,19 @@ class RowwiseLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Multiply; with gradients, or in another dtype, as `nn.Linear` does."""
         isa = best(torch.float32)
-        if (
-            isa is None
-            or torch.is_grad_enabled()
-            or input.dtype is not torch.float32
-            or self.weight.dtype is not torch.float32
-            or input.device.type != "cpu"
-            or torch.is_autocast_enabled("cpu")
-        ):
+        if isa is None or not self._fits(input):
             return super().forward(input)
-        rows = input.reshape(-1, input.shape[-1])
-        out: Tensor = linear(rows, self._weight(isa)).unflatten(0, input.shape[:-1])
-        return out
+        rows = input.reshape(-1, self.in_features)
+        return linear(rows, self._weight(isa)).view(*input.shape[:-1], self.out_features)
+
+    def _fits(self, input: Tensor) -> bool:
+        return (
+            only_numbers_matter()
+            and input.dtype is self.weight.dtype is torch.float32
+            and input.device.type == self.weight.device.type == "cpu"
+            and input.shape[-1:] == (self.in_features,) == self.weight.shape[1:]
+            and not torch.is_autocast_enabled("cpu")
+        )
 
     def _weight(self, isa: Isa) -> Weight:
         held: tuple[Stamp, Weight] | None = self.__dict__.get("_rowwise")
@@ -51,10 +53,13 @@ class RowwiseLinear(nn.Linear):
 
 
 def is_plain(parameter: Tensor) -> bool:
-    """Tell whether a parameter holds floats on a CPU, and is not a quantised tensor in disguise."""
+    """Tell whether a parameter holds floats on a CPU, and is not a quantised tensor in disguise.
+
+    Numbers of 64 bits would lose some.
+    """
     return (
         type(parameter.data) is Tensor
-        and parameter.is_floating_point()
+        and parameter.dtype in (torch.float32, torch.bfloat16, torch.float16)
         and parameter.device.type == "cpu"
     )
 

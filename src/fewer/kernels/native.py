@@ -2,8 +2,8 @@
 
 No matrix of scores exists but one block of queries against the keys of its own text, no padding is
 computed, and a text's numbers do not depend on what it is batched with. In local layers only the
-pairs within the window are computed. What it does not do (gradients, dropout, other devices and
-dtypes) goes through `sdpa`.
+pairs within the window are computed. What it does not do (gradients, compilers, dropout, other
+devices and dtypes) goes through `sdpa`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from fewer.kernels.sdpa import attend as attend_plainly
 from fewer.native.library import AttentionStruct, best, unavailable
 from fewer.native.library import call as run
 from fewer.native.memory import empty
+from fewer.native.mode import only_numbers_matter
 
 __all__ = ["attend", "fits", "missing"]
 
@@ -28,7 +29,7 @@ def missing() -> str | None:
 def fits(call: AttentionCall) -> bool:
     """Tell whether the compiled kernel can carry a call out."""
     return (
-        not torch.is_grad_enabled()
+        only_numbers_matter()
         and not call.dropout
         and call.q.device.type == "cpu"
         and call.q.dtype is call.k.dtype is call.v.dtype

@@ -102,8 +102,15 @@ def linear(
     norm: Norm | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "T N"]:
-    """Norm(act(x W^T + b) + residual); `residual` in fp32, a norm gives fp32."""
+    """Norm(act(x W^T + b) + residual); a norm gives fp32."""
+    _check(x, weight.struct.k, "x")
+    x = x if x.dtype is weight.isa.dtype else x.float()
     x = x if x.stride(1) == 1 else x.contiguous()
+    if residual is not None:
+        _check(residual, weight.struct.n, "residual")
+        residual = residual.float().contiguous()
+    if norm is not None:
+        _check(norm.gamma, weight.struct.n, "norm")
     out = empty(x.shape[0], weight.struct.n, dtype)
     call(
         LinearStruct(
@@ -130,7 +137,14 @@ def feed_forward(
     x: Float[Tensor, "T D"], up: Weight, down: Weight, norm: Norm, activation: str
 ) -> Float[Tensor, "T D"]:
     """Norm(x + down(act(up(x)))) in fp32; the inner states exist a block of rows at a time."""
-    x = x.contiguous()
+    for part in (x, norm.gamma):
+        _check(part, up.struct.k, "x and norm")
+        _check(part, down.struct.n, "x and norm")
+    if up.struct.n != down.struct.k:
+        raise ValueError(
+            f"{up.struct.n} inner states, but the map after them takes {down.struct.k}"
+        )
+    x = x.float().contiguous()
     out = empty(x.shape[0], x.shape[1], torch.float32)
     call(
         FeedForwardStruct(
@@ -162,6 +176,9 @@ def embed(
     assert words is not None
     assert tables[0] is not None
     rows, width = words.shape[0], tables[0].shape[1]
+    for part in (*tables, norm.gamma):
+        if part is not None:
+            _check(part, width, "tables and norm")
     held = [None if one is None else one.long().contiguous() for one in ids]
     out = empty(rows, width, torch.float32)
     call(
@@ -177,3 +194,9 @@ def embed(
         )
     )
     return out
+
+
+def _check(part: Tensor, width: int, name: str) -> None:
+    """Compare widths: the kernels would read past the end where torch raises an error."""
+    if part.shape[-1] != width:
+        raise ValueError(f"{name} of shape {tuple(part.shape)}, wanted a width of {width}")

@@ -4,7 +4,7 @@
 // against all keys of its text, never more, so memory grows with the length of the longest text.
 // Sums run in an order that depends on nothing but the text.
 
-static __thread Scratch head_scratch;
+static thread_local Scratch head_scratch;
 
 enum {
   PIECE = 448,  // queries of a task, whole blocks in every precision
@@ -127,7 +127,7 @@ struct Head {
       const float *bias = call.bias ? call.bias + call.cu_k[text] + from : 0;
       const float total =
           exponentials<P>(scores + i * pitch, span, bias, keys - from, scale, own, weights, i);
-      share[i] = total > 0.0f ? 1.0f / total : 0.0f;
+      share[i] = total == 0.0f ? 0.0f : 1.0f / total;  // NaN stays NaN
     }
     if (received) score(share, call.vote ? call.vote + first : 0, rows, span, received + from);
     mix(share, rows, from, span, out);

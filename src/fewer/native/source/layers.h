@@ -1,6 +1,6 @@
 // Linear maps with what follows them, the feed-forward block, embeddings; over blocks of rows.
 
-static __thread Scratch rows_scratch;
+static thread_local Scratch rows_scratch;
 
 // Results of a linear map, on their way out: bias, activation, residual, fp32 or bf16.
 struct Sink {
@@ -93,7 +93,7 @@ static Weight columns_of(const Weight &w, const Cut &c, long g, Sink *sink) {
 
 template <class P>
 static void linear(const LinearCall &call) {
-  if (call.rows == 0) return;
+  if (call.rows <= 0) return;
   typedef typename P::Number Number;
   const long depth = round_up(call.weight.k, P::DEPTH);
   const Cut c = cut(call.rows, P::TILE, call.weight.n, call.threads);
@@ -129,7 +129,7 @@ static void linear(const LinearCall &call) {
 // but where there are fewer blocks than threads, two maps with all threads each are faster.
 template <class P>
 static void feed_forward(const FeedForwardCall &call) {
-  if (call.rows == 0) return;
+  if (call.rows <= 0) return;
   typedef typename P::Number Number;
   const long width = call.up.k, inner = call.up.n;
   const long depth = round_up(width, P::DEPTH), inner_depth = round_up(inner, P::DEPTH);

@@ -1,5 +1,8 @@
 // One vector of floats and what the kernels do with it. Included inside a namespace per instruction
 // set, after the includes; FEWER_LANES is 8 (AVX2) or 16 (AVX-512).
+//
+// Of a NaN and a number, the processor's maximum and minimum give the second. Where x may be NaN it
+// stands second: a NaN must reach the answer.
 
 #if FEWER_LANES == 16
 typedef __m512 V;
@@ -19,15 +22,12 @@ static inline V where_negative(V x, V a, V b) {
 static inline V absolute(V x) { return _mm512_abs_ps(x); }
 static inline float sum(V x) { return _mm512_reduce_add_ps(x); }
 static inline float maximum(V x) { return _mm512_reduce_max_ps(x); }
-// The first n lanes of p, the others `rest`.
+static inline __mmask16 first(long n) { return n >= 16 ? 0xffff : n > 0 ? (1u << n) - 1 : 0; }
+// The first n lanes of p (none if n is negative), the others `rest`.
 static inline V load_first(const float *p, long n, float rest) {
-  __mmask16 mask = n >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1);
-  return _mm512_mask_loadu_ps(all(rest), mask, p);
+  return _mm512_mask_loadu_ps(all(rest), first(n), p);
 }
-static inline void store_first(float *p, V x, long n) {
-  __mmask16 mask = n >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1);
-  _mm512_mask_storeu_ps(p, mask, x);
-}
+static inline void store_first(float *p, V x, long n) { _mm512_mask_storeu_ps(p, first(n), x); }
 static inline __m512i pairs(const void *p) { return _mm512_loadu_si512(p); }
 
 // 16 x 16 numbers of 32 bits, transposed.
@@ -71,7 +71,7 @@ static inline V smaller(V a, V b) { return _mm256_min_ps(a, b); }
 static inline V rounded(V x) {
   return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
-static inline V in_range_of_powers(V x) { return smaller(greater(x, all(-127.0f)), all(127.0f)); }
+static inline V in_range_of_powers(V x) { return smaller(all(127.0f), greater(all(-127.0f), x)); }
 static inline V scaled_by_power(V x, V n) {  // n in [-127, 127]; -127 gives 0
   __m256i bits = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
   return x * _mm256_castsi256_ps(bits);
@@ -157,16 +157,17 @@ static inline V activated(V x) {
     V inner = x * fma(x * x, all(0.044715f), all(1.0f));
     return x * logistic(inner * all(1.5957691216057308f));  // 2 sqrt(2 / pi)
   }
-  if (ACTIVATION == RELU) return greater(x, zero());
+  if (ACTIVATION == RELU) return greater(zero(), x);
   if (ACTIVATION == SILU) return x * logistic(x);
   if (ACTIVATION == TANH) return hyperbolic_tangent(x);
   return x;
 }
 
-// Memory of one thread, kept for its next call.
+// Memory of one thread, kept for its next call and freed with the thread.
 struct Scratch {
   char *start;
   size_t size;
+  ~Scratch() { free(start); }
 };
 static inline void *scratch(Scratch *own, size_t bytes) {
   if (own->size < bytes) {

@@ -1,0 +1,52 @@
+"""The instruction sets of this processor, and models optimized for a given one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import fewer
+from fewer import inference
+from fewer.engine.probe import Choice
+from fewer.native import library
+from fewer.native.library import Isa
+
+ISAS = library.available()
+FLOATS = tuple(isa for isa in ISAS if isa.dtype is torch.float32)
+HALVES = tuple(isa for isa in ISAS if isa.dtype is torch.bfloat16)
+
+
+def every(isas: tuple[Isa, ...]) -> Any:
+    """Run a test for each of some instruction sets; skip it where there is none."""
+    return pytest.mark.parametrize("isa", isas, ids=lambda isa: isa.name)
+
+
+every_isa = every(ISAS)
+every_float_isa = every(FLOATS)
+best_isas = every(FLOATS[-1:] + HALVES[-1:])
+needs_kernels = pytest.mark.skipif(not ISAS, reason="no compiled kernels for this processor")
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, isa: Isa | None) -> None:
+    """Let this be a processor on which `isa` is the last that there is; `None`: there is none."""
+    able = () if isa is None else tuple(one for one in ISAS if one <= isa)
+    monkeypatch.setattr(library, "available", lambda: able)
+
+
+def optimized(model: Any, isa: Isa | None = None) -> Any:
+    """Optimize for `isa` (the best in fp32 unless given), whatever a stopwatch would say."""
+    chosen = Choice(FLOATS[-1] if isa is None else isa, "the test")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inference, "choose", lambda *_: chosen)
+        optimized = fewer.optimize(model)
+    assert fewer.attachment(model).isa is chosen.isa
+    return optimized
+
+
+def answers(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Read a batch for its logits alone."""
+    with torch.inference_mode():
+        logits: torch.Tensor = model(**batch).logits
+    return logits
