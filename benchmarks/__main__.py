@@ -1,8 +1,9 @@
 """Run the benchmarks: `python -m benchmarks [NAME ...]`, all of them by default.
 
-A benchmark is a list of `fewer` commands, so each can be run by hand. Training goes on where it was
-interrupted. Rows are added to `benchmarks/results/NAME.jsonl`; `scripts/tables.py` makes the
-tables of README and docs from them. The data lies in `../shared/data` (or `FEWER_DATA`).
+A benchmark is a list of `fewer` commands (or a script here), so each can be run by hand.
+Training goes on where it was interrupted. Rows are added to `benchmarks/results/NAME.jsonl`;
+`scripts/tables.py` makes the tables of README and docs from them. The data lies in
+`../shared/data` (or `FEWER_DATA`).
 """
 
 from __future__ import annotations
@@ -92,7 +93,13 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "sst2": [command for seed in SEEDS for command in _trained("sst2-ltp", seed, *sst2)],
         "latency": _lengths(model, texts, 256) + _lengths(model, texts, 512),
         "peers": _peers(),
+        "score": _score(),
     }
+
+
+def _score() -> list[list[str]]:
+    """Time attention with and without the score."""
+    return [["benchmarks.score_cost"]]
 
 
 def main(names: list[str]) -> int:
@@ -105,10 +112,10 @@ def main(names: list[str]) -> int:
         if name == "peers":
             _squad_pairs()
         for command in known[name]:
-            print("fewer", *command, flush=True)
-            status = subprocess.run(
-                [sys.executable, "-m", "fewer", *command], check=False
-            ).returncode
+            own = command[0].startswith("benchmarks.")
+            words = command if own else ["fewer", *command]
+            print(*words, flush=True)
+            status = subprocess.run([sys.executable, "-m", *words], check=False).returncode
             if status:
                 return status
     return 0

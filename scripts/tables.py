@@ -18,7 +18,7 @@ from fewer.measure.report import markdown
 from fewer.measure.rows import read_results
 from fewer.measure.svg import Drawing
 from fewer.measure.yardstick_figure import by_length, write_svg
-from fewer.measure.yardstick_tables import break_evens, full, summary
+from fewer.measure.yardstick_tables import break_evens, full, own_time, summary
 
 RESULTS = Path("benchmarks/results")
 SHOWN = {
@@ -172,6 +172,7 @@ def main(check: bool) -> int:
 PEERS: dict[str, Callable[[Rows], str]] = {
     "peers": summary,
     "peers_break_even": break_evens,
+    "peers_own_time": own_time,
     "peers_figure": _figure,
     "peers_full": full,
 }

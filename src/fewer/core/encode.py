@@ -76,13 +76,13 @@ def encode(
         view = partial(View, index, len(layers), trace=trace, gated=not apply.removes)
         scored = policy.scored(index)
         tokens = _attention(layer, tokens, apply, attend, scored)
-        tokens, gate = _decide(policy, view(Site.MIDDLE, tokens), apply)
+        tokens, gate = _decide(policy, Site.MIDDLE, tokens, view, apply)
         entered, tokens = _remove(entered, tokens, apply, left)
         tokens = _ffn(layer, entered, tokens, apply)
         trace.layers.append(LayerTrace(keys, queries, tokens.count(tokens.presence), scored, gate))
         trace.readers.append((tokens.slot, tokens.presence))
         tokens = apply.settle(entered, tokens)
-        tokens, _ = _decide(policy, view(Site.AFTER, tokens), apply)
+        tokens, _ = _decide(policy, Site.AFTER, tokens, view, apply)
         _, tokens = _remove(tokens, tokens, apply, left)
         if not tokens.slot.numel():
             break
@@ -120,16 +120,18 @@ def _ffn(layer: Layer, entered: Packed, tokens: Packed, apply: Apply) -> Packed:
     return tokens.with_hidden(_place(entered.hidden, layer.ffn(_pick(tokens.hidden, rows)), rows))
 
 
-def _decide(policy: Policy, view: View, apply: Apply) -> tuple[Packed, Tensor | None]:
+def _decide(
+    policy: Policy, site: Site, tokens: Packed, view: Callable[[Site, Packed], View], apply: Apply
+) -> tuple[Packed, Tensor | None]:
     """Ask the policy, spare the protected, note the decision on the tokens.
 
     The gate goes to the trace.
     """
-    decision = policy.decide(view) if view.site in policy.sites else None
+    decision = policy.decide(view(site, tokens)) if site in policy.sites else None
     if decision is None:
-        return view.tokens, None
-    spared = decision.sparing(view.tokens.protected)
-    return apply.carry(view.tokens, spared), spared.gate
+        return tokens, None
+    spared = decision.sparing(tokens.protected)
+    return apply.carry(tokens, spared), spared.gate
 
 
 def _remove(

@@ -8,6 +8,7 @@ is then `(T, ...)`, T real tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -88,7 +89,6 @@ class Packed:
     slot: Int[Tensor, "T"]  # index into the caller's flattened grid
     protected: Bool[Tensor, "T"]  # never leaves
     cu: Int[Tensor, "B+1"]  # text b owns rows cu[b]:cu[b+1]
-    lengths: Float[Tensor, "B"]  # rows of each text
     grid: tuple[int, int]
     alive: Bool[Tensor, "T"] | None = None  # False: gone, but still in memory; None: all alive
     active: Bool[Tensor, "T"] | None = None  # False: rests (a key and a value, no longer a query)
@@ -110,7 +110,6 @@ class Packed:
             slot=plan.slot,
             protected=protected,
             cu=_offsets(counts),
-            lengths=counts.float(),
             grid=plan.grid,
         )
 
@@ -118,7 +117,14 @@ class Packed:
         """Copy with some fields changed, as `dataclasses.replace` does at five times the price."""
         new = object.__new__(Packed)
         new.__dict__.update(self.__dict__, **changes)
+        if "cu" in changes:
+            new.__dict__.pop("lengths", None)
         return new
+
+    @cached_property
+    def lengths(self) -> Float[Tensor, "B"]:
+        """Rows of each text."""
+        return self.cu.diff().float()
 
     def with_hidden(self, hidden: Tensor) -> Packed:
         """Put new states in place of the old, row by row."""
@@ -135,11 +141,10 @@ class Packed:
         picked: dict[str, Any] = {
             field.name: value.index_select(0, rows)
             for field in fields(self)
-            if field.name not in ("cu", "lengths")
-            and isinstance(value := getattr(self, field.name), Tensor)
+            if field.name != "cu" and isinstance(value := getattr(self, field.name), Tensor)
         }
-        counts = torch.bincount(picked["sequence"], minlength=self.grid[0])
-        return self.but(cu=_offsets(counts), lengths=counts.float(), **picked)
+        cu = torch.searchsorted(rows, self.cu)  # how many of the kept stand before each text
+        return self.but(cu=cu, **picked)
 
     def count(self, weight: Float[Tensor, "T"] | None) -> Float[Tensor, "B"]:
         """Add up `weight` over the tokens of each text, in fp32, differentiably.

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fewer.core.trace import record
 from fewer.measure.evaluate import batches
 from fewer.measure.lineup import OURS, Lineup, reason
 from fewer.measure.peers import REFERENCE, Inputs, Runner
 from fewer.measure.turns import draw, once, rotated, spread
+from fewer.native.library import clocked
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -75,6 +77,11 @@ def compare(
             told = _summary(times[name], batches_, peak.get(lineup.runners[name].precision))
             found[name]["latency_ms"][str(size)] = told
         best[str(size)] = _best(found, times, str(size))
+        for name in (name for name in names if name in OURS):
+            told = found[name]["latency_ms"][str(size)]
+            told["outside"] = _outside(lineup.runners[name], batches_)
+            told["flops_share"] = _flops_share(lineup.runners[name], batches_, shape)
+            told["gain"] = _gain(times, name)
     return {
         "pool": pool,
         "batches": {
@@ -202,6 +209,32 @@ def _summary(times: list[float], pool: Sequence[Batch], peak: float | None) -> d
     rate = sum(batch.flops for batch in pool) / seconds
     told = {**spread(times), "tokens_per_s": sum(batch.tokens for batch in pool) / seconds}
     return told if peak is None else {**told, "share": rate / peak}
+
+
+def _outside(runner: Runner, pool: Sequence[Batch], rounds: int = 5) -> float:
+    """Return the share of the time that is not spent in compiled kernels: the loop's own."""
+    shares = []
+    for batch in list(pool) * rounds:
+        with clocked() as seconds:
+            total = once(partial(runner.call, batch.inputs), CPU) / 1e3
+        shares.append(1 - sum(seconds) / total)
+    return float(torch.tensor(shares, dtype=torch.float64).median())
+
+
+def _flops_share(runner: Runner, pool: Sequence[Batch], shape: Shape) -> float:
+    """Return the FLOPs of a pass over the pool, as a share of the dense model's, packed."""
+    with torch.inference_mode(), record() as traces:
+        for batch in pool:
+            runner.call(batch.inputs)
+    taken = sum(float(shape.flops(trace).sum()) for trace in traces)
+    return taken / sum(batch.flops for batch in pool)
+
+
+def _gain(times: Mapping[str, list[float]], name: str) -> float:
+    """Return how many times faster than the packed dense model of the same precision."""
+    own, dense = times[name], times.get("packed-" + name.partition("-")[2], times[name])
+    ratio = torch.tensor(dense, dtype=torch.float64) / torch.tensor(own, dtype=torch.float64)
+    return float(ratio.median())
 
 
 def _best(

@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 
     from fewer.measure.blocks import Row
 
-__all__ = ["break_even", "break_evens", "full", "missing", "profile", "summary", "tables"]
+__all__ = [
+    "break_even",
+    "break_evens",
+    "full",
+    "missing",
+    "own_time",
+    "profile",
+    "summary",
+    "tables",
+]
 
 Part = list[list[str]]  # lines of words; the first are heads
 
@@ -91,6 +100,23 @@ def break_evens(rows: Sequence[Row]) -> str:
         for name in OURS
         if any(name in row["systems"] for row in rows)
     ]
+    return _markdown(lines)
+
+
+def own_time(rows: Sequence[Row]) -> str:
+    """Write the time of all of ours outside kernels, and what of fewer FLOPs becomes time."""
+    lines = [["texts", "batch", "ours", "outside kernels", "fewer FLOPs", "faster", "of it"]]
+    for row in rows:
+        for size in row["best"]:
+            for name in (name for name in OURS if name in row["systems"]):
+                time = row["systems"][name]["latency_ms"][size]
+                told = [profile(row), size, name, f"{time['outside']:.1%}"]
+                if name.startswith("method"):
+                    fewer = 1 / time["flops_share"]
+                    gain = [f"{fewer:.2f}x", f"{time['gain']:.2f}x", f"{time['gain'] / fewer:.2f}"]
+                else:
+                    gain = [ABSENT] * 3
+                lines.append([*told, *gain])
     return _markdown(lines)
 
 

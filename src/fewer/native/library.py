@@ -9,7 +9,10 @@ from __future__ import annotations
 import ctypes
 import importlib.machinery
 import platform
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from ctypes import POINTER, Structure, byref, c_double, c_int32, c_int64, c_uint64, c_void_p
 from enum import IntEnum
 from functools import cache
@@ -31,6 +34,7 @@ __all__ = [
     "available",
     "best",
     "call",
+    "clocked",
     "pack",
     "sample",
     "unavailable",
@@ -221,7 +225,27 @@ def unavailable() -> str | None:
 
 def call(arguments: Structure) -> None:
     """Run the kernel that belongs to a struct. The caller keeps alive what its pointers name."""
-    _doors()[type(arguments)](byref(arguments))
+    door, clocks = _doors()[type(arguments)], _CLOCKS.get()
+    if clocks is None:
+        door(byref(arguments))
+        return
+    start = time.perf_counter()
+    door(byref(arguments))
+    clocks.append(time.perf_counter() - start)
+
+
+_CLOCKS: ContextVar[list[float] | None] = ContextVar("fewer_clocks", default=None)
+
+
+@contextmanager
+def clocked() -> Iterator[list[float]]:
+    """Collect the seconds that every kernel call inside the block takes."""
+    clocks: list[float] = []
+    token = _CLOCKS.set(clocks)
+    try:
+        yield clocks
+    finally:
+        _CLOCKS.reset(token)
 
 
 @cache

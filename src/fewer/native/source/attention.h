@@ -111,14 +111,14 @@ struct Head {
 
   // `rows` queries from global row `first` on; their part of the score is added to `received`.
   void attend(const Number *q, long first, long rows, Number *out, float *received) {
-    P::staged(q, sizeof(Number) == 2, call.q_stride, rows, width, q_block);
+    const Number *asking = P::staged(q, sizeof(Number) == 2, call.q_stride, rows, width, q_block);
     Span seen = {0, keys};
     const int64_t *asked = place ? call.position_q + first : 0;
     if (place) seen = within(place, keys, asked[0], asked[rows - 1], call.window);
     const long from = seen.first / 32 * 32, to = round_up(seen.end, 32), span = to - from;
     const long pitch = span + APART;
     for (long j = from; j < to; j += COLUMNS)
-      P::product(q_block, depth, rows, k_panels + j * depth, depth, scores + j - from, pitch);
+      P::product(asking, depth, rows, k_panels + j * depth, depth, scores + j - from, pitch);
     const float scale = 1.0f / __builtin_sqrtf((float)width);
     float share[P::BLOCK];
     for (long i = 0; i < rows; i++) {

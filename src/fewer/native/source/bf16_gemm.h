@@ -124,7 +124,7 @@ struct Bf16 {
   }
 
   // Rows of x as left operand; whole tiles, zeros past k and past the rows.
-  static void staged(const void *x, bool is_half, long stride, long rows, long k, Half *to) {
+  static const Half *staged(const void *x, bool is_half, long stride, long rows, long k, Half *to) {
     const long depth = round_up(k, 32);
     for (long i = 0; i < round_up(rows, TILE); i++)
       for (long j = 0; j < depth; j += 32) {
@@ -141,6 +141,7 @@ struct Bf16 {
           _mm512_storeu_si512(here, (__m512i)_mm512_cvtne2ps_pbh(high, low));
         }
       }
+    return to;
   }
 
   // Weights of the values, row by row, as left operand.

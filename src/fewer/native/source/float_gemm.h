@@ -4,13 +4,18 @@
 // many rows there are: a text's numbers do not depend on what it is computed with.
 
 // c (ROWS, c_stride) = a (M rows, a_stride) x panel (k, COLUMNS), two vectors wide.
+//
+// Weights of a whole model do not fit a core's cache: `coming` is fetched for the next panel, 64 bytes
+// every fourth step, where the processor's own prefetching stops at each page.
 template <int M>
-static void float_tile(const float *a, long a_stride, const float *b, long k, float *c, long c_stride) {
+static void float_tile(const float *a, long a_stride, const float *b, long k, float *c, long c_stride,
+                       const char *coming) {
   V low[M], high[M];
   for (int i = 0; i < M; i++) low[i] = high[i] = zero();
   for (long step = 0; step < k; step++) {
     V left = load(b), right = load(b + LANES);
     b += COLUMNS;
+    if ((step & 3) == 0) _mm_prefetch(coming + step * 16, _MM_HINT_T1);
 #pragma GCC unroll 16
     for (int i = 0; i < M; i++) {
       V x = all(a[i * a_stride + step]);
@@ -24,7 +29,7 @@ static void float_tile(const float *a, long a_stride, const float *b, long k, fl
   }
 }
 
-typedef void (*FloatTile)(const float *, long, const float *, long, float *, long);
+typedef void (*FloatTile)(const float *, long, const float *, long, float *, long, const char *);
 static const FloatTile FLOAT_TILES[] = {
     0,              float_tile<1>,  float_tile<2>,  float_tile<3>,  float_tile<4>,
     float_tile<5>,  float_tile<6>,
@@ -52,10 +57,12 @@ struct Float {
   // Where neighbouring numbers of a left operand begin.
   static inline long place(long row, long column, long depth) { return row * depth + column; }
 
-  // Rows of x as left operand.
-  static void staged(const void *x, bool, long stride, long rows, long k, float *to) {
+  // Rows of x as left operand; where they already are one, they stay where they lie.
+  static const float *staged(const void *x, bool, long stride, long rows, long k, float *to) {
     const float *from = (const float *)x;
+    if (stride == k) return from;
     for (long i = 0; i < rows; i++) __builtin_memcpy(to + i * k, from + i * stride, k * sizeof(float));
+    return to;
   }
 
   // Weights of the values, row by row, as left operand: here the numbers as they were stored.
@@ -68,9 +75,10 @@ struct Float {
   static void multiply(const float *a, long rows, long k, const float *packed, long n, const Emit &emit) {
     float c[ROWS * COLUMNS] __attribute__((aligned(64)));
     for (long column = 0; column < n; column += COLUMNS) {
-      for (long row = 0; row < rows; row += ROWS) {
+      const char *coming = (const char *)(packed + panel(k));
+      for (long row = 0; row < rows; row += ROWS, coming += k * 16) {
         long m = at_most(ROWS, rows - row);
-        FLOAT_TILES[m](a + row * k, k, packed, k, c, COLUMNS);
+        FLOAT_TILES[m](a + row * k, k, packed, k, c, COLUMNS, coming);
         emit(c, row, m, column);
       }
       packed += panel(k);
@@ -106,7 +114,7 @@ struct Float {
                       long c_stride) {
     for (long row = 0; row < rows; row += ROWS)
       FLOAT_TILES[at_most(ROWS, rows - row)](a + row * a_stride, a_stride, panel, k, c + row * c_stride,
-                                             c_stride);
+                                             c_stride, (const char *)panel);
   }
 
   static void put(float *to, V x, long n) { store_first(to, x, n); }

@@ -60,60 +60,105 @@ static void mapped(const typename P::Number *a, long rows, const Weight &w, cons
   }
 }
 
-// Rows of a block: few enough for the cache, an equal share for every thread, whole tiles.
-static long block_rows(long rows, long most, long tile, long threads) {
-  if (rows <= 0) return tile;
-  long blocks = (rows + most - 1) / most;
-  blocks = round_up(blocks, threads);
-  return round_up((rows + blocks - 1) / blocks, tile);
+// How the work is cut: blocks of rows, few enough for the cache and a share for every thread; where
+// there are not enough rows for all threads, blocks are cut into groups of columns too.
+struct Cut {
+  long block, blocks, groups;
+};
+
+static Cut cut(long rows, long tile, long columns, long threads) {
+  const long most = 256;
+  const long wanted = round_up((rows + most - 1) / most, threads);
+  Cut found;
+  found.block = round_up((rows + wanted - 1) / wanted, tile);
+  found.blocks = (rows + found.block - 1) / found.block;
+  found.groups = at_most((threads + found.blocks - 1) / found.blocks, round_up(columns, COLUMNS) / COLUMNS);
+  return found;
+}
+
+// Group g of the columns of a weight, and where its results go.
+template <class P>
+static Weight columns_of(const Weight &w, const Cut &c, long g, Sink *sink) {
+  const long panels = round_up(w.n, COLUMNS) / COLUMNS, each = (panels + c.groups - 1) / c.groups;
+  const long first = at_most(g * each, panels) * COLUMNS, end = at_most((g + 1) * each * COLUMNS, w.n);
+  typedef typename P::Number Number;
+  const Number *packed = (const Number *)w.packed + first / COLUMNS * P::panel(w.k);
+  const Weight part = {packed, w.bias ? w.bias + first : 0, end > first ? end - first : 0, w.k};
+  sink->bias = part.bias;
+  sink->n = part.n;
+  if (sink->residual) sink->residual += first;
+  sink->out = (char *)sink->out + first * (sink->half ? 2 : 4);
+  return part;
 }
 
 template <class P>
 static void linear(const LinearCall &call) {
+  if (call.rows <= 0) return;
   typedef typename P::Number Number;
   const long depth = round_up(call.weight.k, P::DEPTH);
-  const long block = block_rows(call.rows, 256, P::TILE, call.threads);
+  const Cut c = cut(call.rows, P::TILE, call.weight.n, call.threads);
   const Sink sink = {call.weight.bias, call.residual, call.residual_stride, call.weight.n,
                      call.out, call.out_stride, call.out_bf16 != 0, false};
 #pragma omp parallel num_threads(call.threads)
   {
     P::begin();
-    Number *a = (Number *)scratch(&rows_scratch, block * depth * sizeof(Number));
+    Number *a = (Number *)scratch(&rows_scratch, c.block * depth * sizeof(Number));
 #pragma omp for schedule(dynamic)
-    for (long row = 0; row < call.rows; row += block) {
-      const long m = at_most(block, call.rows - row);
+    for (long task = 0; task < c.blocks * c.groups; task++) {
+      const long row = task / c.groups * c.block, m = at_most(c.block, call.rows - row);
+      Sink here = sink.below(row);
+      const Weight part = columns_of<P>(call.weight, c, task % c.groups, &here);
+      if (part.n == 0) continue;
       const char *x = (const char *)call.x + row * call.x_stride * (call.x_bf16 ? 2 : 4);
-      P::staged(x, call.x_bf16 != 0, call.x_stride, m, call.weight.k, a);
-      const Sink here = sink.below(row);
-      mapped<P>(a, m, call.weight, here, call.activation);
-      if (call.norm.gamma)
+      const Number *left = P::staged(x, call.x_bf16 != 0, call.x_stride, m, call.weight.k, a);
+      mapped<P>(left, m, part, here, call.activation);
+      if (call.norm.gamma && c.groups == 1)
         for (long i = 0; i < m; i++)
           layer_norm((float *)here.out + i * call.out_stride, call.weight.n, call.norm);
     }
     P::end();
+    if (call.norm.gamma && c.groups > 1) {
+#pragma omp for schedule(static)
+      for (long i = 0; i < call.rows; i++)
+        layer_norm((float *)call.out + i * call.out_stride, call.weight.n, call.norm);
+    }
   }
 }
 
-// The inner states of a block of rows never leave the cache, nor does a matrix of all of them exist.
+// The inner states of a block of rows never leave the cache, nor does a matrix of all of them exist;
+// but where there are fewer blocks than threads, two maps with all threads each are faster.
 template <class P>
 static void feed_forward(const FeedForwardCall &call) {
+  if (call.rows <= 0) return;
   typedef typename P::Number Number;
   const long width = call.up.k, inner = call.up.n;
   const long depth = round_up(width, P::DEPTH), inner_depth = round_up(inner, P::DEPTH);
-  const long block = block_rows(call.rows, 256, P::TILE, call.threads);
+  const Cut c = cut(call.rows, P::TILE, inner, call.threads);
+  if (c.groups > 1) {
+    const bool half = sizeof(Number) == 2;
+    void *h = malloc(call.rows * inner * sizeof(Number) + 64);
+    const LinearCall up = {call.x, width, call.rows, call.up, 0, 0, {0, 0, 0}, h,
+                           inner, false, half, call.activation, call.isa, call.threads};
+    const LinearCall down = {h, inner, call.rows, call.down, call.x, width, call.norm, call.out,
+                             width, half, false, NONE, call.isa, call.threads};
+    linear<P>(up);
+    linear<P>(down);
+    free(h);
+    return;
+  }
   const Sink sink = {call.down.bias, call.x, width, width, call.out, width, false, false};
 #pragma omp parallel num_threads(call.threads)
   {
     P::begin();
-    Number *a = (Number *)scratch(&rows_scratch, block * (depth + inner_depth) * sizeof(Number));
-    Number *h = a + block * depth;
+    Number *a = (Number *)scratch(&rows_scratch, c.block * (depth + inner_depth) * sizeof(Number));
+    Number *h = a + c.block * depth;
     const Sink wide = {call.up.bias, 0, 0, inner, h, inner_depth, sizeof(Number) == 2, true};
-    if (inner_depth > inner || P::TILE > 1) __builtin_memset(h, 0, block * inner_depth * sizeof(Number));
+    __builtin_memset(h, 0, c.block * inner_depth * sizeof(Number));  // what the tiles read beyond rows
 #pragma omp for schedule(dynamic)
-    for (long row = 0; row < call.rows; row += block) {
-      const long m = at_most(block, call.rows - row);
-      P::staged(call.x + row * width, false, width, m, width, a);
-      mapped<P>(a, m, call.up, wide, call.activation);
+    for (long row = 0; row < call.rows; row += c.block) {
+      const long m = at_most(c.block, call.rows - row);
+      const Number *left = P::staged(call.x + row * width, false, width, m, width, a);
+      mapped<P>(left, m, call.up, wide, call.activation);
       const Sink here = sink.below(row);
       mapped<P>(h, m, call.down, here, NONE);
       if (call.norm.gamma)
