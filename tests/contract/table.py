@@ -13,6 +13,7 @@ from torch import Tensor
 import fewer
 from fewer import LTP, Decision, Dense, Site, Trace, View
 from fewer.kernels import KERNELS as _KERNELS
+from fewer.kernels import missing
 from tests.contract.policies import ByState, Drop, Freeze, Nobody, Together
 from tests.tiny import FAMILIES
 
@@ -31,7 +32,7 @@ METHODS = {
 }
 PRUNING = [name for name in METHODS if name != "dense"]
 BACKBONES = tuple(FAMILIES)
-KERNELS = tuple(_KERNELS)
+KERNELS = tuple(name for name in _KERNELS if name != "native" or missing() is None)
 TASKS = ("SequenceClassification", "TokenClassification")
 
 every_method = pytest.mark.parametrize("method", METHODS)

@@ -25,6 +25,13 @@ WIDTHS = [(1, 1), (7, 5), (16, 16), (20, 33), (48, 17), (32, 64), (65, 100)]
 ROWS = [0, 1, 2, 13, 33, 300]
 
 
+@pytest.fixture(params=[1, 3], ids=["one thread", "three threads"])
+def threads(request):
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(1)
+
+
 def _close(found, wanted, isa):
     """Compare with what torch says; bf16 rounds every factor to 8 bits."""
     assert found.dtype is torch.float32
@@ -41,6 +48,7 @@ def _drawn_norm(width):
 
 @every_isa
 @pytest.mark.parametrize(("k", "n"), WIDTHS)
+@pytest.mark.usefixtures("threads")
 @torch.no_grad()
 def test_a_linear_map_of_any_size_is_that_of_torch(k, n, isa):
     own = nn.Linear(k, n)
@@ -75,6 +83,7 @@ def test_an_activation_far_out_is_that_of_torch(isa):
 
 @every_isa
 @pytest.mark.parametrize(("bias", "residual", "norm"), list(product([False, True], repeat=3)))
+@pytest.mark.usefixtures("threads")
 @torch.no_grad()
 def test_bias_residual_and_norm_are_those_of_torch(bias, residual, norm, isa):
     own, last = nn.Linear(20, 37, bias=bias), _drawn_norm(37)
@@ -115,6 +124,7 @@ def test_maps_side_by_side_can_be_taken_apart_again(isa):
 
 @every_isa
 @pytest.mark.parametrize(("width", "inner"), [(1, 1), (20, 37), (33, 100), (64, 128)])
+@pytest.mark.usefixtures("threads")
 @torch.no_grad()
 def test_a_feed_forward_block_is_that_of_torch(width, inner, isa):
     up, down, norm = nn.Linear(width, inner), nn.Linear(inner, width), _drawn_norm(width)
@@ -156,7 +166,8 @@ def test_a_row_of_nan_stays_one_and_stays_alone(activation, isa):
 
 @every_isa
 @torch.no_grad()
-def test_a_row_is_the_same_to_the_last_bit_wherever_it_stands(isa):
+def test_a_row_is_the_same_to_the_last_bit_wherever_it_stands(isa, threads):
+    torch.set_num_threads(1)
     up, down, norm = nn.Linear(20, 70), nn.Linear(70, 20), _drawn_norm(20)
     wide, narrow = Weight.of([up], isa), Weight.of([down], isa)
     x = torch.randn(300, 20)
@@ -165,6 +176,7 @@ def test_a_row_is_the_same_to_the_last_bit_wherever_it_stands(isa):
         return feed_forward(rows, wide, narrow, Norm.of(norm), "gelu"), linear(rows, wide)
 
     together = run(x)
+    torch.set_num_threads(threads)
     for start, end in [(0, 1), (1, 2), (17, 18), (5, 40), (250, 300), (0, 299)]:
         for found, whole in zip(run(x[start:end]), together, strict=True):
             assert torch.equal(found, whole[start:end])
