@@ -52,12 +52,13 @@ def _peers() -> list[list[str]]:
     sst2, imdb = "runs/sst2-ltp-42", "runs/imdb-ltp-42"
     review, pair = DATA / "imdb/test.jsonl.gz", ["--score-rows", "0", "--max-length", "512"]
     sweep = [word for tokens in (16, 32, 64, 256, 512) for word in ("--equal", str(tokens))]
+    quick = ["--without", "compile-fp32", "--without", "compile-bf16"]  # minutes to build
     profiles = [
-        (sst2, DATA / "glue/sst2/dev.jsonl.gz", []),
-        (imdb, SQUAD, pair),
-        (imdb, review, ["--max-length", "512"]),
+        (imdb, review, ["--max-length", "512", "--runs", "12", "--pool", "3"]),
         (imdb, review, ["--max-length", "512", "--equal", "128"]),
-        (imdb, review, ["--max-length", "512", *sweep, "--batch", "1"]),
+        (imdb, review, ["--max-length", "512", *sweep, "--batch", "1", *quick]),
+        (sst2, DATA / "glue/sst2/dev.jsonl.gz", quick),
+        (imdb, SQUAD, [*pair, "--runs", "12", "--pool", "3", *quick]),
     ]
     commands = []
     for threads in THREADS:

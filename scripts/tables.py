@@ -38,6 +38,8 @@ def filled(text: str) -> str:
 
 
 def _block(name: str) -> str:
+    if name == "glance":
+        return _glance(_by_threads().get(1, []))
     return _peers(name) if name in PEERS else _table(name)
 
 
@@ -71,6 +73,18 @@ def _peers(name: str) -> str:
         for threads, rows in _by_threads().items()
     ]
     return "\n" + ("\n".join(written) or NOTHING) + "\n"
+
+
+def _glance(rows: Rows) -> str:
+    """Write the few lines that the README shows: long mixed texts, and texts of equal length."""
+    wanted = {"natural": ["32"], "equal-128": ["32", "1"], "equal-512": ["1"]}
+    shown = []
+    for row in rows:
+        sizes = wanted.get(row["profile"], []) if "imdb" in row["model"] else []
+        best = {size: row["best"][size] for size in sizes if size in row["best"]}
+        if best and "squad" not in row["data"]["source"]:
+            shown.append({**row, "best": best})
+    return f"\n{summary(shown)}\n{_measured(shown)}\n" if shown else f"\n{NOTHING}\n"
 
 
 def _measured(rows: Rows) -> str:
