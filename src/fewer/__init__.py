@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fewer.core.trace import Trace, record
     from fewer.methods import METHODS
     from fewer.models import applying, attach, attachment, detach, load, save
+    from fewer.prediction import predict
     from fewer.pruning.ltp import LTP
     from fewer.training.fit import Schedule, dense_phase, fit
 
@@ -38,6 +39,7 @@ _HOMES = {
     "load": "fewer.models",
     "method_from": "fewer.config",
     "method_to": "fewer.config",
+    "predict": "fewer.prediction",
     "record": "fewer.core.trace",
     "save": "fewer.models",
 }
@@ -65,6 +67,7 @@ __all__ = [
     "load",
     "method_from",
     "method_to",
+    "predict",
     "record",
     "save",
 ]
