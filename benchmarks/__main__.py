@@ -1,7 +1,7 @@
 """Run the benchmarks: `python -m benchmarks [NAME ...]`, all of them by default.
 
-A benchmark is a list of `fewer` commands, so each can be run by hand. Training goes on where it was
-interrupted. Rows are added to `benchmarks/results/NAME.jsonl`; `scripts/tables.py` makes the
+A benchmark is a list of commands, nearly all of `fewer`, so each can be run by hand. Training goes
+on where it was interrupted. Rows are added to `benchmarks/results/`; `scripts/tables.py` makes the
 tables of README and docs from them. The data lies in `../shared/data` (or `FEWER_DATA`).
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 DATA = Path(os.environ.get("FEWER_DATA", "../shared/data"))
 RESULTS = Path("benchmarks/results")
 SEEDS = (42, 43, 44)
+PROGRAM = "benchmarks.training"
 
 
 def _trained(
@@ -39,6 +40,32 @@ def _lengths(model: str, test: str, max_length: int) -> list[list[str]]:
     return [[*bench, "--threads", "1", "--results", str(RESULTS / "latency.jsonl")]]
 
 
+def _speed() -> list[list[str]]:
+    """Time training on long and on short texts, with dropout as the model has it and without."""
+    imdb, sst2 = str(DATA / "imdb/train.jsonl.gz"), str(DATA / "glue/sst2/train.jsonl.gz")
+    return [
+        [PROGRAM, imdb, "256", "0.1", "32", "3"],
+        [PROGRAM, imdb, "256", "0.0", "32", "3"],
+        [PROGRAM, sst2, "64", "0.1", "32", "40"],
+        [PROGRAM, sst2, "64", "0.1", "128", "12"],
+    ]
+
+
+def _precisions() -> list[list[str]]:
+    """Train on the same 6,000 texts for one epoch in fp32 and in bf16, and score both."""
+    commands = []
+    for precision in ("fp32", "bf16"):
+        run = f"runs/sst2-{precision}"
+        fit = ["fit", "--recipe", "recipes/sst2-ltp.yaml", "--method", "dense", "--rows", "6000"]
+        fit += ["--train", str(DATA / "glue/sst2/train.jsonl.gz"), "--dense-epochs", "1"]
+        fit += ["--batch-size", "32", "--seed", "42", "--precision", precision]
+        evaluate = ["evaluate", f"{run}/model", "--data", str(DATA / "glue/sst2/dev.jsonl.gz")]
+        evaluate += ["--no-timed", "--report", f"{run}/report.html", "--threads", "1"]
+        evaluate += ["--results", str(RESULTS / "precision.jsonl")]
+        commands += [[*fit, "--output", run, "--resume"], evaluate]
+    return commands
+
+
 def benchmarks() -> dict[str, list[list[str]]]:
     """Name every benchmark and its commands."""
     imdb = "imdb/train.jsonl.gz", ["imdb/test.jsonl.gz"], 5000
@@ -48,6 +75,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "imdb": [command for seed in SEEDS for command in _trained("imdb-ltp", seed, *imdb)],
         "sst2": [command for seed in SEEDS for command in _trained("sst2-ltp", seed, *sst2)],
         "latency": _lengths(model, texts, 256) + _lengths(model, texts, 512),
+        "training": _speed() + _precisions(),
     }
 
 
@@ -59,10 +87,10 @@ def main(names: list[str]) -> int:
             print(f"unknown benchmark {name!r}; known: {', '.join(known)}", file=sys.stderr)
             return 2
         for command in known[name]:
-            print("fewer", *command, flush=True)
-            status = subprocess.run(
-                [sys.executable, "-m", "fewer", *command], check=False
-            ).returncode
+            own = command[0] == PROGRAM
+            print("python -m" if own else "fewer", *command, flush=True)
+            words = command if own else ["fewer", *command]
+            status = subprocess.run([sys.executable, "-m", *words], check=False).returncode
             if status:
                 return status
     return 0
