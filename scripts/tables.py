@@ -74,7 +74,7 @@ def _summary(rows: list[dict[str, Any]]) -> str:
 
 
 def _training(rows: list[dict[str, Any]]) -> str:
-    """Write a line a data set, dropout and precision: real tokens a second of each system."""
+    """Write a line a data set, dropout and precision: real tokens a second of the processor."""
     names = ("trainer", "packed", "soft", "hard")
     heads = (
         "data",
@@ -91,9 +91,9 @@ def _training(rows: list[dict[str, Any]]) -> str:
         data = Path(row["data"]["source"]).parent.name
         for precision in ("fp32", "bf16"):
             found = [row["systems"][f"{name} {precision}"] for name in names]
-            cells = [f"{system['tokens_per_s']:,.0f}" for system in found]
+            cells = [f"{system['tokens_per_cpu_s']:,.0f}" for system in found]
             cells[1:] = [
-                f"{cell} ({times(system['speedup'], 'faster', 'slower')})"
+                f"{cell} ({times(system['cpu_speedup'], 'faster', 'slower')})"
                 for cell, system in zip(cells[1:], found[1:], strict=True)
             ]
             where = f"{data}, at most {row['max_length']} tokens"

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -46,6 +47,7 @@ class _System:
     bf16: bool
     tokens: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
 
 
 def throughput(
@@ -65,7 +67,9 @@ def throughput(
     The systems are `trainer` (padded), `packed`, and the phases of `method`, in each precision.
     Dropout is the model's own for all. Returns, by `name precision`, `tokens_per_s` (median, p5,
     p95 over the steps), `seconds` a step, and `speedup`: the median of ratios, step by step, to the
-    Trainer in the same precision. Raises `ValueError` for fewer than one round or step.
+    Trainer in the same precision; and `tokens_per_cpu_s` and `cpu_speedup` by the processor's time,
+    which what else runs on the machine disturbs less (of use with one thread, no GPU). Raises
+    `ValueError` for fewer than one round or step.
     """
     if rounds < 1 or steps < 1:
         raise ValueError(f"rounds={rounds}, steps={steps}: wanted 1 or more of each")
@@ -117,7 +121,8 @@ def _train(
             attachment(system.model).apply_in_training = system.phase.apply
             trainer = PhaseTrainer(**options, phase=system.phase)
         trainer.train()
-    system.seconds += torch.tensor(clock.ends, dtype=torch.float64).diff().tolist()
+    system.seconds += [after - before for before, after in pairwise(clock.ends)]
+    system.cpu_seconds += [after - before for before, after in pairwise(clock.cpu_ends)]
     system.tokens += counter.tokens[1:steps]
 
 
@@ -146,11 +151,13 @@ class _Clock(TrainerCallback):
 
     def __init__(self) -> None:
         self.ends: list[float] = []
+        self.cpu_ends: list[float] = []
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         if torch.accelerator.is_available():
             torch.accelerator.synchronize()
         self.ends.append(time.perf_counter())
+        self.cpu_ends.append(time.process_time())
 
 
 class _Counter:
@@ -167,15 +174,20 @@ class _Counter:
 
 
 def _summary(system: _System, padded: _System) -> dict[str, float]:
-    seconds = torch.tensor(system.seconds, dtype=torch.float64)
-    rates = torch.tensor(system.tokens, dtype=torch.float64) / seconds
-    ratios = torch.tensor(padded.seconds, dtype=torch.float64) / seconds
-    low, median, high = (float(rates.quantile(q)) for q in (0.05, 0.5, 0.95))
+    tokens = torch.tensor(system.tokens, dtype=torch.float64)
+    wall, cpu, padded_wall, padded_cpu = (
+        torch.tensor(seconds, dtype=torch.float64)
+        for one in (system, padded)
+        for seconds in (one.seconds, one.cpu_seconds)
+    )
+    low, median, high = (float((tokens / wall).quantile(q)) for q in (0.05, 0.5, 0.95))
     return {
         "tokens_per_s": median,
         "p5": low,
         "p95": high,
-        "seconds": float(seconds.median()),
-        "steps": len(system.seconds),
-        "speedup": float(ratios.median()),
+        "seconds": float(wall.median()),
+        "steps": len(tokens),
+        "speedup": float((padded_wall / wall).median()),
+        "tokens_per_cpu_s": float((tokens / cpu).median()),
+        "cpu_speedup": float((padded_cpu / cpu).median()),
     }

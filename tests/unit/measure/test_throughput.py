@@ -37,11 +37,12 @@ def test_every_system_trains_on_the_same_tokens(monkeypatch: pytest.MonkeyPatch)
     assert len(counts) == 4
     assert all(count == counts[0] and len(count) == 4 for count in counts)
     assert all(3 * 8 <= count <= 16 * 8 for count in counts[0])
-    assert found["trainer fp32"]["speedup"] == 1.0
+    assert found["trainer fp32"]["speedup"] == found["trainer fp32"]["cpu_speedup"] == 1.0
     for row in found.values():
         assert row["steps"] == 4
         assert 0 < row["p5"] <= row["tokens_per_s"] <= row["p95"]
         assert row["tokens_per_s"] * row["seconds"] < 16 * 8 * 2
+        assert row["tokens_per_cpu_s"] > 0
     assert model.classifier.weight.equal(before)
 
 
