@@ -20,6 +20,7 @@ RESULTS = Path("benchmarks/results")
 SEEDS = (42, 43, 44)
 SQUAD = Path("runs/data/squad/dev.jsonl")
 THREADS = sorted({1, os.cpu_count() or 1})
+PROGRAM = "benchmarks.training"
 
 
 def _trained(
@@ -84,6 +85,32 @@ def _squad_pairs() -> None:
     SQUAD.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
+def _speed() -> list[list[str]]:
+    """Time training on long and on short texts, with dropout as the model has it and without."""
+    imdb, sst2 = str(DATA / "imdb/train.jsonl.gz"), str(DATA / "glue/sst2/train.jsonl.gz")
+    return [
+        [PROGRAM, imdb, "256", "0.1", "32", "3"],
+        [PROGRAM, imdb, "256", "0.0", "32", "3"],
+        [PROGRAM, sst2, "64", "0.1", "32", "40"],
+        [PROGRAM, sst2, "64", "0.1", "128", "12"],
+    ]
+
+
+def _precisions() -> list[list[str]]:
+    """Train on the same 6,000 texts for one epoch in fp32 and in bf16, and score both."""
+    commands = []
+    for precision in ("fp32", "bf16"):
+        run = f"runs/sst2-{precision}"
+        fit = ["fit", "--recipe", "recipes/sst2-ltp.yaml", "--method", "dense", "--rows", "6000"]
+        fit += ["--train", str(DATA / "glue/sst2/train.jsonl.gz"), "--dense-epochs", "1"]
+        fit += ["--batch-size", "32", "--seed", "42", "--precision", precision]
+        evaluate = ["evaluate", f"{run}/model", "--data", str(DATA / "glue/sst2/dev.jsonl.gz")]
+        evaluate += ["--no-timed", "--report", f"{run}/report.html", "--threads", "1"]
+        evaluate += ["--results", str(RESULTS / "precision.jsonl")]
+        commands += [[*fit, "--output", run, "--resume"], evaluate]
+    return commands
+
+
 def benchmarks() -> dict[str, list[list[str]]]:
     """Name every benchmark and its commands."""
     imdb = "imdb/train.jsonl.gz", ["imdb/test.jsonl.gz"], 5000
@@ -95,6 +122,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "latency": _lengths(model, texts, 256) + _lengths(model, texts, 512),
         "peers": _peers(),
         "score": _score(),
+        "training": _speed() + _precisions(),
     }
 
 
@@ -115,7 +143,7 @@ def main(names: list[str]) -> int:
         for command in known[name]:
             own = command[0].startswith("benchmarks.")
             words = command if own else ["fewer", *command]
-            print(*words, flush=True)
+            print("python -m" if own else "fewer", *command, flush=True)
             status = subprocess.run([sys.executable, "-m", *words], check=False).returncode
             if status:
                 return status

@@ -25,6 +25,8 @@ SHOWN = {
     "imdb": ["imdb-ltp"],
     "sst2": ["sst2-ltp"],
     "latency": ["latency"],
+    "training": ["training"],
+    "precision": ["precision"],
     "readme": ["imdb-ltp", "sst2-ltp"],
 }
 NOTHING = "Not measured yet: run `make bench`.\n"
@@ -133,12 +135,14 @@ def _table(name: str) -> str:
     files = [RESULTS / f"{stem}.jsonl" for stem in SHOWN[name]]
     newest = {}
     for row in (row for file in files if file.exists() for row in read_results(file)):
-        newest[row["model"], row["data"]["hash"], row["max_length"], row["kind"]] = row
+        run = row["model"], row["data"]["hash"], row["max_length"], row["kind"]
+        newest[(*run, row.get("dropout"), row.get("batch_size"))] = row
     if not newest:
         return f"\n{NOTHING}\n"
-    shown = _summary if name == "readme" else markdown
+    shown = {"readme": _summary, "training": _training, "precision": _precision}.get(name, markdown)
+    precision = "" if name == "training" else ", fp32"
     processors = sorted({str(row["processor"]) for row in newest.values()})
-    note = f"Measured on {'; '.join(processors)}, one thread, fp32; rows in `{RESULTS}`.\n"
+    note = f"Measured on {'; '.join(processors)}, one thread{precision}; rows in `{RESULTS}`.\n"
     return f"\n{shown(list(newest.values()))}\n{note}\n"
 
 
@@ -166,6 +170,44 @@ def _summary(rows: list[dict[str, Any]]) -> str:
     return (
         f"{table}\n\nFLOPs and batch 32 against the dense model packed; the last column, padded.\n"
     )
+
+
+def _training(rows: list[dict[str, Any]]) -> str:
+    """Write a line a data set, dropout and precision: real tokens a second of the processor."""
+    names = ("trainer", "packed", "soft", "hard")
+    heads = (
+        "data",
+        "batch",
+        "dropout",
+        "precision",
+        "HF Trainer",
+        "packed",
+        "LTP soft",
+        "LTP hard",
+    )
+    lines = [heads, ("---",) + ("---:",) * (len(heads) - 1)]
+    for row in rows:
+        data = Path(row["data"]["source"]).parent.name
+        for precision in ("fp32", "bf16"):
+            found = [row["systems"][f"{name} {precision}"] for name in names]
+            cells = [f"{system['tokens_per_cpu_s']:,.0f}" for system in found]
+            cells[1:] = [
+                f"{cell} ({times(system['cpu_speedup'], 'faster', 'slower')})"
+                for cell, system in zip(cells[1:], found[1:], strict=True)
+            ]
+            where = f"{data}, at most {row['max_length']} tokens"
+            lines.append((where, row["batch_size"], row["dropout"], precision, *cells))
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines) + "\n"
+
+
+def _precision(rows: list[dict[str, Any]]) -> str:
+    """Write a line a run: the score of a dense model by the precision it was trained in."""
+    lines = ["| run | accuracy | f1 | matthews |", "| --- | ---: | ---: | ---: |"]
+    for row in rows:
+        metrics = row["systems"]["packed"]["metrics"]
+        scores = [f"{metrics[name]:.4f}" for name in ("accuracy", "f1", "matthews")]
+        lines.append(f"| `{Path(row['model']).parent.name}` | {' | '.join(scores)} |")
+    return "\n".join(lines) + "\n"
 
 
 def main(check: bool) -> int:

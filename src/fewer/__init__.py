@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fewer.inference import deoptimize, optimize
     from fewer.methods import METHODS
     from fewer.models import applying, attach, attachment, detach
+    from fewer.prediction import predict
     from fewer.pruning.ltp import LTP
     from fewer.training.fit import Schedule, dense_phase, fit
 
@@ -42,6 +43,7 @@ _HOMES = {
     "method_from": "fewer.config",
     "method_to": "fewer.config",
     "optimize": "fewer.inference",
+    "predict": "fewer.prediction",
     "record": "fewer.core.trace",
     "save": "fewer.folders",
 }
@@ -71,6 +73,7 @@ __all__ = [
     "method_from",
     "method_to",
     "optimize",
+    "predict",
     "record",
     "save",
 ]

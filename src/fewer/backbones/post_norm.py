@@ -10,9 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from fewer.backbones.base import Tokens, linear_flops, split_heads
+from fewer.backbones.quick import drop, linear_together, of_round_size
 from fewer.core.cost import LayerCost
 
 __all__ = ["PostNormLayer", "TableEmbedding", "segment_of"]
+
+
+def _rows(apply: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
+    return of_round_size(apply, hidden) if torch.is_grad_enabled() else apply(hidden)
 
 
 def _same(hidden: Tensor) -> Tensor:
@@ -46,7 +51,11 @@ class PostNormLayer:
     def qkv(
         self, hidden: Tensor, position: Tensor, rows: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Three linear maps."""
+        """Three linear maps; in training as one, if they are nothing more."""
+        if rows is None and torch.is_grad_enabled():
+            together = linear_together(hidden, self.query, self.key, self.value)
+            query, key, value = (split_heads(part, self.heads) for part in together)
+            return query, key, value
         asking = hidden if rows is None else hidden.index_select(0, rows)
         return (
             split_heads(self.query(asking), self.heads),
@@ -56,13 +65,14 @@ class PostNormLayer:
 
     def attended(self, context: Tensor, hidden: Tensor) -> Tensor:
         """LN(x + dropout(W context))."""
-        normed: Tensor = self.output_norm(self.output_dropout(self.output(context)) + hidden)
+        projected = _rows(self.output, context)
+        normed: Tensor = self.output_norm(drop(self.output_dropout, projected) + hidden)
         return normed
 
     def ffn(self, hidden: Tensor) -> Tensor:
         """LN(x + dropout(W2 act(W1 x)))."""
-        inner = self.narrow(self.activation(self.wide(hidden)))
-        normed: Tensor = self.narrow_norm(self.narrow_dropout(inner) + hidden)
+        inner = _rows(lambda rows: self.narrow(self.activation(self.wide(rows))), hidden)
+        normed: Tensor = self.narrow_norm(drop(self.narrow_dropout, inner) + hidden)
         return normed
 
     @property
@@ -93,7 +103,7 @@ class TableEmbedding:
         if self.segments:
             summed = summed + tables.token_type_embeddings(segment_of(tokens))
         summed = summed + tables.position_embeddings(tokens.position)
-        hidden: Tensor = tables.dropout(tables.LayerNorm(summed))
+        hidden: Tensor = drop(tables.dropout, tables.LayerNorm(summed))
         for projection in self.projections:
             hidden = projection(hidden)
         return hidden

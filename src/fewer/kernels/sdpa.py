@@ -12,15 +12,19 @@ CPU the fused kernel's backward pass is slower than that of two matrix products.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from fewer.kernels.call import Attended, AttentionCall, log_gate, never
+from fewer.kernels.dropout import flag_dropped_
 
 __all__ = ["attend"]
 
@@ -45,7 +49,7 @@ class _Side:
         pieces = rows.split([texts * longest for texts, longest in self.sizes])
         return [piece.unflatten(0, size) for piece, size in zip(pieces, self.sizes, strict=True)]
 
-    def join(self, groups: list[Tensor]) -> Tensor:
+    def join(self, groups: Sequence[Tensor]) -> Tensor:
         """Undo `split`; padding falls away."""
         rows = (
             groups[0].flatten(0, 1)
@@ -63,60 +67,193 @@ def attend(call: AttentionCall) -> Attended:
     starts_q = tuple(call.cu_q.tolist())
     starts_k = starts_q if call.cu_k is call.cu_q else tuple(call.cu_k.tolist())
     queries, keys = _sides(starts_q, starts_k, call.q.shape[1], call.q.device)
-    fused = not call.scored and not call.dropout and not torch.is_grad_enabled()
-    inner = _fused if fused else _explicit
-    biases = _biases(call, queries, keys)
-    votes = _votes(call, queries) if call.scored else [None] * len(biases)
+    if call.scored or call.dropout or torch.is_grad_enabled():
+        return _explicit(call, queries, keys)
     parts = zip(
-        queries.split(call.q), keys.split(call.k), keys.split(call.v), biases, votes, strict=True
+        *(side.split(rows) for side, rows in ((queries, call.q), (keys, call.k), (keys, call.v))),
+        _biases(call, queries, keys),
+        strict=True,
     )
-    outcome = [
-        inner(call, q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), bias, vote)
-        for q, k, v, bias, vote in parts
-    ]
-    received = [part.received for part in outcome if part.received is not None]
-    return Attended(
-        queries.join([part.context for part in outcome]),
-        keys.join(received) if call.scored else None,
-    )
+    return Attended(queries.join([_fused(q, k, v, bias) for q, k, v, bias in parts]))
 
 
-def _fused(
-    call: AttentionCall, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, vote: Tensor | None
-) -> Attended:
+def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     # fp16 would round `never` of fp32 to -inf, and a row of nothing else to NaN
     mask = None if bias is None else bias.clamp_min(never(q.dtype)).to(q.dtype)
-    return Attended(
-        F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return context.transpose(1, 2).flatten(2)
+
+
+def _explicit(call: AttentionCall, queries: _Side, keys: _Side) -> Attended:
+    device = call.v.device.type
+    low = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if low else call.v.dtype
+    q, k, v = (rows.to(dtype) for rows in (call.q, call.k, call.v))
+    log = None if call.gate is None else log_gate(call.gate)
+    weight = _weights(call) if call.scored else None
+    biases = _biases(replace(call, gate=None), queries, keys)
+    groups = _Groups(queries, keys, biases, call.dropout, torch.is_grad_enabled())
+    context, received = _Attention.apply(q, k, v, log, weight, groups)  # type: ignore[no-untyped-call]
+    return Attended(context.flatten(1), received)
+
+
+def _weights(call: AttentionCall) -> Tensor:
+    """Share of each query in the score, `(Tq,)` in fp32: `vote / (H * the votes of its text)`."""
+    rows, heads, _ = call.q.shape
+    dtype = torch.promote_types(call.q.dtype, torch.float32)
+    vote = call.q.new_ones(rows, dtype=dtype) if call.vote is None else call.vote.to(dtype)
+    text = torch.repeat_interleave(call.cu_q.diff(), output_size=rows)
+    total = vote.new_zeros(len(call.cu_q) - 1).index_add(0, text, vote)
+    return vote / (heads * total.clamp_min(torch.finfo(dtype).tiny)).index_select(0, text)
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """What attention in groups needs beside the tensors that may want gradients."""
+
+    queries: _Side
+    keys: _Side
+    biases: list[Tensor | None]  # of padding and windows
+    dropout: float
+    trains: bool  # whether to keep what the backward pass reads
+
+
+class _Attention(torch.autograd.Function):
+    """Attention and its score; of each group only the probabilities are kept, in the inputs' dtype.
+
+    Autograd over the single operations keeps them up to four times, in fp32, and casts and copies
+    between. Dropped probabilities are flagged by their sign. `log` is log g of the keys, `weight`
+    the share of the queries in the score.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        log: Tensor | None,
+        weight: Tensor | None,
+        groups: _Groups,
+    ) -> tuple[Tensor, Tensor | None]:
+        queries, keys, dropout = groups.queries, groups.keys, groups.dropout
+        q = q * q.shape[-1] ** -0.5
+        contexts, received, kept = [], [], []
+        rows = zip(
+            *(queries.split(q), keys.split(k), keys.split(v)),
+            *(_split(keys, log), _split_real(queries, weight), groups.biases),
+            strict=True,
+        )
+        with torch.autocast(q.device.type, enabled=False):
+            for q_g, k_g, v_g, log_g, weight_g, bias in rows:
+                flagged = _probabilities(q_g, k_g, log_g, bias)  # (b, H, nq, nk)
+                if weight_g is not None:  # in fp32, since thresholds compare the result
+                    over_heads = flagged.sum(1, dtype=weight_g.dtype)
+                    received.append((weight_g[:, None] @ over_heads).squeeze(1))
+                if dropout:
+                    flag_dropped_(flagged, dropout)
+                left = flagged.relu() if dropout else flagged
+                contexts.append((left @ v_g.transpose(1, 2)).transpose(1, 2))
+                kept += [flagged] if groups.trains else []
+        context = queries.join(contexts)
+        context = context / (1 - dropout) if dropout else context
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(q, k, v, weight, context, *kept)
+        ctx.groups = groups
+        return context, None if weight is None else keys.join(received)
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, up: Tensor | None, up_received: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        q, k, v, weight, context, *kept = ctx.saved_tensors
+        up = torch.zeros_like(context) if up is None else up
+        groups, gated = ctx.groups, ctx.needs_input_grad[3]
+        queries, keys, dropout = groups.queries, groups.keys, groups.dropout
+        own = (up * context).sum(-1, keepdim=True)  # what softmax takes off, (Tq, H, 1)
+        up = up / (1 - dropout) if dropout else up
+        rows = zip(
+            *(queries.split(q), keys.split(k), keys.split(v)),
+            *(_split_real(queries, up), _split_real(queries, own), _split_real(queries, weight)),
+            *(_split(keys, None if weight is None else up_received), kept),
+            strict=True,
+        )
+        with torch.autocast(q.device.type, enabled=False):
+            found = [_gradients(*row, dropped=dropout > 0, gated=gated) for row in rows]
+        of_q, of_k, of_v, of_log, of_weight = zip(*found, strict=True)
+        return (
+            queries.join(of_q) * q.shape[-1] ** -0.5,
+            keys.join(of_k),
+            keys.join(of_v),
+            keys.join(of_log) if gated else None,
+            queries.join(of_weight)
+            if ctx.needs_input_grad[4] and up_received is not None
+            else None,
+            None,
+        )
+
+
+def _probabilities(q: Tensor, k: Tensor, log: Tensor | None, bias: Tensor | None) -> Tensor:
+    scores = q.transpose(1, 2) @ k.permute(0, 2, 3, 1)  # (b, H, nq, nk)
+    if bias is not None:
+        scores += bias.to(q.dtype).clamp_min(never(q.dtype))  # fp16 has no such number
+    if log is not None:
+        scores += log[:, None, None].to(q.dtype).clamp_min(never(q.dtype))
+    return scores.softmax(-1)
+
+
+def _gradients(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    up: Tensor,
+    own: Tensor,
+    weight: Tensor | None,
+    up_received: Tensor | None,
+    flagged: Tensor,
+    *,
+    dropped: bool,
+    gated: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Gradients of one group: of q, k, v `(b, n, H, d)`, of `log` and `weight` `(b, n)`."""
+    q, k, v, up, off = (rows.transpose(1, 2) for rows in (q, k, v, up, -own))
+    before, left = (flagged.abs(), flagged.relu()) if dropped else (flagged, flagged)
+    of_weight = None
+    if weight is not None and up_received is not None:
+        share = weight[:, None, :, None].to(q.dtype)
+        wanted = up_received[:, None, None].to(q.dtype)  # (b, 1, 1, nk)
+        heard = before @ wanted.transpose(2, 3)  # (b, H, nq, 1)
+        of_weight = heard.sum(1, dtype=weight.dtype).squeeze(-1)
+        off = (share * wanted) + (off - share * heard)
+    scores = up @ v.transpose(2, 3)
+    scores = scores.mul_(left).addcmul_(before, off) if dropped else scores.add_(off).mul_(left)
+    # a product: `sum` would first copy the whole to fp32
+    of_log = scores.new_ones(scores.shape[2]) @ scores if gated else None  # (b, H, nk)
+    of_q, of_k, of_v = (
+        scores @ k,
+        scores.transpose(2, 3) @ q,
+        left.transpose(2, 3) @ up,
     )
+    high = torch.promote_types(scores.dtype, torch.float32)
+    of_log = None if of_log is None else of_log.sum(1, dtype=high)
+    return *(rows.transpose(1, 2) for rows in (of_q, of_k, of_v)), of_log, of_weight  # type: ignore[return-value]
 
 
-def _explicit(
-    call: AttentionCall, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, vote: Tensor | None
-) -> Attended:
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)  # (b, H, nq, nk)
-    probabilities = (scores if bias is None else scores + bias).softmax(-1, dtype=torch.float32)
-    received = _received(probabilities, vote) if call.scored else None
-    dropped = F.dropout(probabilities, call.dropout) if call.dropout else probabilities
-    return Attended((dropped.to(v.dtype) @ v).transpose(1, 2).flatten(2), received)
+def _split(side: _Side, values: Tensor | None) -> list[Tensor] | list[None]:
+    return [None] * len(side.sizes) if values is None else side.split(values)
 
 
-def _received(probabilities: Tensor, vote: Tensor | None) -> Tensor:
-    # sums, not matrix products: autocast would take those to bf16, and thresholds compare the
-    # result
-    over_heads = probabilities.mean(1)  # (b, nq, nk)
-    if vote is None:
-        return over_heads.sum(1) / max(1, over_heads.shape[1])  # nobody asks: nothing received
-    total = vote.sum(1).clamp_min(torch.finfo(torch.float32).tiny)
-    return (over_heads * vote[:, :, None]).sum(1) / total[:, None]
-
-
-def _votes(call: AttentionCall, queries: _Side) -> list[Tensor | None]:
-    """Weight of each query in the score, `(b, nq)` in fp32; padding has none."""
-    if call.vote is None:
-        return [None if real is None else real.float() for real in queries.real]
-    votes = zip(queries.split(call.vote.float()), queries.real, strict=True)
-    return [vote if real is None else vote * real for vote, real in votes]
+def _split_real(side: _Side, values: Tensor | None) -> list[Tensor] | list[None]:
+    """Cut into groups, with zeros in place of padding."""
+    if values is None:
+        return [None] * len(side.sizes)
+    pieces = zip(side.split(values), side.real, strict=True)
+    return [
+        piece if real is None else piece * real.view(*real.shape, *[1] * (piece.ndim - 2))
+        for piece, real in pieces
+    ]
 
 
 def _biases(call: AttentionCall, queries: _Side, keys: _Side) -> list[Tensor | None]:

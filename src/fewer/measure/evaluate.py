@@ -14,6 +14,8 @@ from fewer.core.policy import Dense
 from fewer.core.trace import Trace, record
 from fewer.inference import PRECISION_OF, optimize
 from fewer.models import attach, attachment, detach
+from fewer.prediction import TOKEN_BUDGET, logits_of
+from fewer.scheduling import token_budget_batches
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -71,23 +73,16 @@ def predict(
 ) -> Outcome:
     """Run a model over encoded rows, sorted by length; a progress bar shows on a terminal.
 
-    For a model that is not attached, FLOPs are those of batches padded in the data's own order, as
-    users run them.
+    An attached model reads batches of `TOKEN_BUDGET` tokens, another of `batch_size` texts, whose
+    FLOPs are those of batches padded in the data's own order, as users run them.
     """
-    from rich.progress import track
-
     lengths = torch.tensor(encoded["length"])
-    order = torch.argsort(lengths, stable=True).tolist()
-    logits: list[Tensor] = []
-    steps = list(range(0, len(order), batch_size))
-    walk = batches(encoded, tokenizer, order, batch_size)
-    with torch.inference_mode(), record() as passes:
-        for _ in track(steps, description=title, transient=True):
-            _, inputs = next(walk)
-            inputs = {name: value.to(model.device) for name, value in inputs.items()}
-            logits.append(model(**inputs).logits.float().cpu())
-    back = torch.argsort(torch.tensor(order))
-    found = torch.cat(logits)[back]
+    if _packs(model):
+        order = token_budget_batches(lengths.tolist(), TOKEN_BUDGET)
+    else:
+        order = [rows.tolist() for rows in lengths.argsort(stable=True).split(batch_size)]
+    with record() as passes:
+        found = logits_of(model, encoded, tokenizer, order, title=title)
     if passes:
         return Outcome(found, *_of_traces(model, passes))
     return Outcome(found, *_of_lengths(attach(copy.deepcopy(model)), lengths, batch_size))
@@ -123,6 +118,14 @@ def histogram(lengths: list[int], bins: int = 24) -> dict[str, list[int]]:
     edges = list(range(0, top + step, step))
     counts = torch.histc(torch.tensor(lengths).float(), len(edges) - 1, 0, edges[-1])
     return {"edges": edges, "counts": [int(count) for count in counts]}
+
+
+def _packs(model: PreTrainedModel) -> bool:
+    try:
+        attachment(model)
+    except ValueError:
+        return False
+    return True
 
 
 def _of_traces(model: PreTrainedModel, passes: list[Trace]) -> tuple[float, list[float]]:

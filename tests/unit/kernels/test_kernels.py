@@ -1,4 +1,5 @@
 import importlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -96,3 +97,59 @@ def test_like_texts_are_read_in_one_go(monkeypatch):
     with torch.no_grad():
         sdpa(_call([21, 21, 21]))
     assert calls == [None]
+
+
+def _double(dropout=0.0):
+    lengths = torch.tensor([5, 1, 4, 3])
+    cu = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+    leaves = [
+        torch.randn(3, 13, 2, 3, dtype=torch.float64)[part].requires_grad_() for part in range(3)
+    ]
+    vote = torch.rand(13, dtype=torch.float64, requires_grad=True)
+    place = torch.cat([torch.arange(int(n)) for n in lengths])
+
+    def attended(q, k, v, vote):
+        torch.manual_seed(3)  # the same values are dropped at every call
+        call = AttentionCall(
+            q, k, v, cu, cu, place, place, 3, vote=vote, scored=True, dropout=dropout
+        )
+        found = sdpa(call)
+        return found.context, found.received
+
+    return attended, (*leaves, vote)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_the_backward_pass_is_the_derivative(dropout):
+    attended, leaves = _double(dropout)
+    assert torch.autograd.gradcheck(attended, leaves)
+
+
+def test_dropped_attention_is_right_on_average():
+    call = _call([7, 3, 7])
+    mean = torch.stack([sdpa(replace(call, dropout=0.3)).context for _ in range(4000)]).mean(0)
+    torch.testing.assert_close(mean, sdpa(call).context, atol=0.06, rtol=0)
+
+
+def test_attention_under_autocast_is_in_its_precision():
+    call = _call([7, 3, 7], scored=True, gate=torch.rand(17))
+    call.q.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        low = sdpa(call)
+    assert (low.context.dtype, low.received.dtype) == (torch.bfloat16, torch.float32)
+    torch.testing.assert_close(low.context.float(), sdpa(call).context, atol=3e-2, rtol=3e-2)
+    torch.testing.assert_close(low.received, sdpa(call).received, atol=2e-3, rtol=1e-2)
+    low.context.sum().backward()
+    assert call.q.grad.dtype == torch.float32
+
+
+def test_of_each_group_only_its_probabilities_are_kept():
+    kept = []
+    call = _call([16, 16, 16], dropout=0.1)
+    call.q.requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda x: kept.append(x.numel()) or x, lambda x: x
+    ):
+        sdpa(call)
+    assert sorted(kept)[-1] == 3 * 2 * 16 * 16
+    assert sum(n >= 2 * 16 * 16 for n in kept) == 1

@@ -1,0 +1,88 @@
+"""Logits of a whole data set: texts of like length together, answers in the caller's order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fewer.models import longest
+from fewer.scheduling import token_budget_batches
+from fewer.tasks.texts import encode_texts
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["TOKEN_BUDGET", "logits_of", "predict"]
+
+TOKEN_BUDGET = 8192  # more makes a pass no faster a token on a CPU, and less does
+
+
+def predict(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Iterable[str],
+    *,
+    text_pairs: Iterable[str] | None = None,
+    token_budget: int = TOKEN_BUDGET,
+    max_length: int | None = None,
+    progress: bool = True,
+) -> Tensor:
+    """Return the logits of texts, or of pairs of texts: `(texts, C)` in their order, fp32, CPU.
+
+    The model, attached or not, reads batches of at most `token_budget` tokens, in eval mode. Texts
+    beyond `max_length` tokens (default: what tokenizer and model say) are cut with one
+    `TruncationWarning`; any string gets an answer. No texts give `(0, C)`. Raises `TypeError` for
+    what is not a string and `ValueError` for a model that gives no row of logits for each text.
+
+    >>> fewer.predict(model, tokenizer, reviews).argmax(-1)  # doctest: +SKIP
+    """
+    encoded = encode_texts(
+        _listed(texts),
+        tokenizer,
+        pairs=None if text_pairs is None else _listed(text_pairs),
+        max_length=longest(model, max_length, tokenizer.model_max_length),
+    )
+    batches = token_budget_batches(list(encoded["length"]), token_budget)
+    was_training = model.training
+    model.eval()
+    try:
+        return logits_of(model, encoded, tokenizer, batches, progress=progress)
+    finally:
+        model.train(was_training)
+
+
+def logits_of(
+    model: PreTrainedModel,
+    encoded: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    batches: Sequence[Sequence[int]],
+    *,
+    title: str = "predict",
+    progress: bool = True,
+) -> Tensor:
+    """Read encoded rows in these batches of row numbers; logits in the order of the rows."""
+    from rich.progress import track
+
+    columns = [name for name in tokenizer.model_input_names if name in encoded.column_names]
+    plain = encoded.select_columns(columns)
+    found = torch.zeros(len(encoded), int(model.config.num_labels or 0))
+    with torch.inference_mode():
+        for batch in track(batches, description=title, transient=True, disable=not progress):
+            rows = list(batch)
+            padded = tokenizer.pad(plain[rows], padding_side="right", return_tensors="pt")
+            logits = model(**padded.to(model.device)).logits
+            if logits.shape != (len(rows), found.shape[1]):
+                raise ValueError(
+                    f"{type(model).__name__} gives logits of shape {tuple(logits.shape)} for "
+                    f"{len(rows)} texts, wanted ({len(rows)}, {found.shape[1]}): a row a text"
+                )
+            found[rows] = logits.float().cpu()
+    return found
+
+
+def _listed(texts: Iterable[str]) -> Sequence[str]:
+    return texts if isinstance(texts, str) else list(texts)  # one string is refused by name later

@@ -1,0 +1,79 @@
+import pytest
+import torch
+
+import fewer
+from fewer.tasks import TruncationWarning
+from tests.tiny import tiny, word_tokenizer
+
+TEXTS = ["a b c d e f g", "", "b", "c d a b", "lone \ud83d", "e e e e e e e e e e", "a b"]
+
+
+@pytest.fixture
+def model():
+    return fewer.attach(tiny(num_labels=3), fewer.LTP(final_threshold=0.1))
+
+
+def _alone(model, text, pair=None, **options):
+    pairs = None if pair is None else [pair]
+    tokenizer = word_tokenizer()
+    return fewer.predict(model, tokenizer, [text], text_pairs=pairs, progress=False, **options)[0]
+
+
+@pytest.mark.parametrize("budget", [1, 20, 8192])
+def test_answers_are_those_of_each_text_alone_in_the_order_given(model, budget):
+    found = fewer.predict(model, word_tokenizer(), iter(TEXTS), token_budget=budget)
+    assert found.shape == (len(TEXTS), 3)
+    for row, text in zip(found, TEXTS, strict=True):
+        torch.testing.assert_close(row, _alone(model, text), atol=1e-5, rtol=0)
+    assert len({tuple(row.tolist()) for row in found.round(decimals=4)}) > 3
+
+
+def test_a_batch_has_no_more_tokens_than_the_budget(model):
+    with fewer.record() as traces:
+        fewer.predict(model, word_tokenizer(), TEXTS, token_budget=10)
+    tokens = [trace.layers[0].keys for trace in traces]
+    assert all(batch.sum() <= 10 or len(batch) == 1 for batch in tokens)
+    assert sum(len(batch) for batch in tokens) == len(TEXTS)
+
+
+def test_pairs_are_read_as_pairs(model):
+    others = TEXTS[::-1]
+    found = fewer.predict(model, word_tokenizer(), TEXTS, text_pairs=iter(others))
+    alone = [_alone(model, text, other) for text, other in zip(TEXTS, others, strict=True)]
+    torch.testing.assert_close(found, torch.stack(alone), atol=1e-5, rtol=0)
+
+
+def test_no_texts_give_no_rows(model):
+    assert fewer.predict(model, word_tokenizer(), []).shape == (0, 3)
+
+
+def test_a_model_that_is_not_attached_answers_too():
+    plain = tiny(num_labels=3)
+    packed = fewer.attach(tiny(num_labels=3))
+    found = [fewer.predict(model, word_tokenizer(), TEXTS) for model in (plain, packed)]
+    torch.testing.assert_close(*found, atol=1e-5, rtol=0)
+
+
+def test_the_model_is_read_in_eval_mode_and_left_as_it_was(model):
+    model.train()
+    found = [fewer.predict(model, word_tokenizer(), TEXTS) for _ in range(2)]
+    assert torch.equal(*found)
+    assert model.training
+
+
+def test_long_texts_are_cut_with_a_warning(model):
+    with pytest.warns(TruncationWarning, match="longer than max_length=5"):
+        cut = fewer.predict(model, word_tokenizer(), ["a b c d e"], max_length=5)
+    torch.testing.assert_close(cut[0], _alone(model, "a b c"))
+
+
+def test_what_cannot_be_read_is_refused(model):
+    with pytest.raises(TypeError, match="got one string"):
+        fewer.predict(model, word_tokenizer(), "a b")
+    with pytest.raises(TypeError, match="row 1"):
+        fewer.predict(model, word_tokenizer(), ["a", 3])
+    with pytest.raises(ValueError, match="budget is 0"):
+        fewer.predict(model, word_tokenizer(), ["a"], token_budget=0)
+    tagger = fewer.attach(tiny(task="TokenClassification"))
+    with pytest.raises(ValueError, match=r"logits of shape \(1, 3, 3\).*a row a text"):
+        fewer.predict(tagger, word_tokenizer(), ["a"])
