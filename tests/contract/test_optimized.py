@@ -118,10 +118,10 @@ def test_so_it_is_with_every_instruction_set_and_number_of_threads(method, isa, 
     _assert_alone_is_together(model, _texts(model, 16), 8, threads=(1, 2, 3))
 
 
-@needs_kernels
+@best_isas
 @every_backbone
-def test_so_it_is_for_the_answers_of_single_tokens(backbone):
-    model = optimized(fewer.attach(tiny(backbone, "TokenClassification"), METHODS["ltp"]))
+def test_so_it_is_for_the_answers_of_single_tokens(backbone, isa):
+    model = optimized(fewer.attach(tiny(backbone, "TokenClassification"), METHODS["ltp"]), isa)
     _assert_alone_is_together(model, _texts(model), COMPOSITIONS // 3)
 
 
