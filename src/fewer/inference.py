@@ -13,9 +13,9 @@ from torch import nn
 from fewer.backbones import bind
 from fewer.engine.modules import Unpackable
 from fewer.engine.probe import Choice, choose
-from fewer.engine.rowwise import swap_back, swap_in
 from fewer.models import attach, attachment, is_attached, parts
 from fewer.native.library import unavailable
+from fewer.native.rowwise import swap_back, swap_in
 
 __all__ = ["PRECISIONS", "PRECISION_OF", "deoptimize", "optimize"]
 

@@ -26,10 +26,10 @@ from fewer.core.encode import encode
 from fewer.core.policy import Dense, Method
 from fewer.core.trace import recorded
 from fewer.engine.packing import Engine
-from fewer.engine.rowwise import swap_back
 from fewer.inputs import pack
 from fewer.kernels import kernel as find_kernel
 from fewer.native.library import Isa, available
+from fewer.native.rowwise import swap_back
 
 if TYPE_CHECKING:
     from fewer.backbones import Backbone

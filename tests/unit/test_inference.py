@@ -12,9 +12,9 @@ from torch import nn
 
 import fewer
 from fewer import LTP, inference, models
-from fewer.engine.rowwise import RowwiseLinear
 from fewer.native import library
 from fewer.native.library import Isa
+from fewer.native.rowwise import RowwiseLinear
 from tests.contract.table import every_backbone
 from tests.isas import FLOATS, HALVES, answers, needs_kernels, optimized, pretend
 from tests.tiny import ragged, tiny

@@ -1,7 +1,7 @@
 """Quicker ways to run a model's own modules in training, with the same result.
 
-Plain modules - the very class of torch, without hooks - may be run by their tensors; adapters and
-quantised layers are called as they are.
+Plain modules - the very class of torch, or the one that takes its place in an optimized model,
+without hooks - may be run by their tensors; adapters and quantised layers are called as they are.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewer.kernels.dropout import keep_mask
+from fewer.native.rowwise import RowwiseLinear
 
 __all__ = ["drop", "linear_together", "of_round_size"]
 
@@ -34,7 +35,11 @@ def linear_together(hidden: Tensor, *maps: Callable[[Tensor], Tensor]) -> tuple[
 
     The states are then cast, read and given their gradient once, not once a map.
     """
-    plain = [one for one in maps if _plain(one, nn.Linear) and one.bias is not None]
+    plain = [
+        one
+        for one in maps
+        if (_plain(one, nn.Linear) or _plain(one, RowwiseLinear)) and one.bias is not None
+    ]
     if len(plain) < len(maps):
         return tuple(of_round_size(one, hidden) for one in maps)
     weight = torch.cat([one.weight for one in plain])

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewer.engine.rowwise import RowwiseLinear, is_plain
+from fewer.native.rowwise import RowwiseLinear, is_plain
 
 __all__ = ["Unpackable", "activation_name", "linear_map", "norm_of", "table_of"]
 

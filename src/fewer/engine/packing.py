@@ -17,9 +17,9 @@ from fewer.backbones.post_norm import PostNormLayer, TableEmbedding
 from fewer.engine.modernbert import PackedModernBert
 from fewer.engine.modules import Unpackable
 from fewer.engine.post_norm import PackedEmbedding, PackedPostNorm
-from fewer.engine.stamp import Stamp
 from fewer.native.library import Isa
 from fewer.native.mode import only_numbers_matter
+from fewer.native.stamp import Stamp
 
 __all__ = ["Engine", "packed_layer"]
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewer.engine.stamp import Stamp
 from fewer.native.library import Isa, best
 from fewer.native.maps import Weight, linear
 from fewer.native.mode import only_numbers_matter
+from fewer.native.stamp import Stamp
 
 __all__ = ["RowwiseLinear", "is_plain", "swap_back", "swap_in"]
 

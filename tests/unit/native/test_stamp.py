@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fewer.engine.stamp import Stamp
+from fewer.native.stamp import Stamp
 from tests.isas import needs_kernels
 
 pytestmark = needs_kernels

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from fewer.engine.rowwise import RowwiseLinear, is_plain, swap_back, swap_in
+from fewer.native.rowwise import RowwiseLinear, is_plain, swap_back, swap_in
 from tests.isas import needs_kernels
 
 pytestmark = needs_kernels
