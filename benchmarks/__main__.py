@@ -66,6 +66,7 @@ def _peers() -> list[list[str]]:
         for run, data, options in profiles:
             bench = ["bench", f"{run}/model", "--baseline", f"{run}/0-dense/model", "--peers"]
             bench += ["--data", str(data), "--threads", str(threads), *options]
+            bench += quick if threads > 1 and quick[0] not in options else []
             commands.append([*bench, "--results", str(RESULTS / "peers.jsonl")])
     return commands
 
