@@ -16,6 +16,7 @@ from fewer.core.packed import Packed
 from fewer.core.policy import Policy
 from fewer.core.trace import LayerTrace, Trace
 from fewer.kernels import AttentionCall, Kernel
+from fewer.native.memory import zeros
 
 __all__ = ["Layer", "encode"]
 
@@ -176,7 +177,7 @@ def _restore(
         if slot.numel():
             states = finish(hidden.to(last.dtype))
             if restored is None:
-                restored = states.new_zeros(grid[0] * grid[1], states.shape[1])
+                restored = zeros(grid[0] * grid[1], states.shape[1], like=states)
             restored.index_copy_(0, slot, states)
     assert restored is not None  # every text has a token
     found: Tensor = restored.unflatten(0, grid)

@@ -12,7 +12,9 @@ import threading
 import torch
 from torch import Tensor
 
-__all__ = ["empty", "release"]
+from fewer.native.mode import only_numbers_matter
+
+__all__ = ["empty", "release", "zeros"]
 
 SMALL = 1 << 16  # bytes; below it the allocator keeps memory at hand by itself
 KEPT = 8  # blocks at most; a layer needs four at a time
@@ -40,6 +42,13 @@ def empty(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
     if len(held) > KEPT:
         del held[0]  # tensors in it keep it alive
     return torch.frombuffer(block, dtype=dtype, count=rows * columns).view(rows, columns)
+
+
+def zeros(rows: int, columns: int, like: Tensor) -> Tensor:
+    """Return a matrix of zeros where `like` lies, in its dtype; it may be written to."""
+    if like.device.type != "cpu" or not only_numbers_matter():
+        return like.new_zeros(rows, columns)
+    return empty(rows, columns, like.dtype).zero_()
 
 
 def release() -> None:

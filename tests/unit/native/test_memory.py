@@ -101,3 +101,15 @@ def test_memory_goes_from_inference_mode_to_training_and_back():
             weight = torch.ones(COLUMNS, requires_grad=True)
             (outside @ weight).sum().backward()
     assert weight.grad is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("grad", [False, True])
+def test_zeros_are_zeros_also_in_memory_used_before(dtype, grad):
+    with torch.set_grad_enabled(grad):
+        used = memory.empty(300, 200, dtype).fill_(7)
+        del used
+        found = memory.zeros(300, 200, like=torch.empty(1, dtype=dtype))
+    assert found.dtype == dtype
+    assert found.shape == (300, 200)
+    assert not found.any()
