@@ -155,10 +155,11 @@ class LTPPolicy(Policy):
         received = view.tokens.received
         if view.layer == 0 or received is None:
             return None
-        score = received * self._scale(view)
-        margin = score - self._threshold(view.layer)
-        gate = torch.sigmoid(margin / self.method.temperature) if view.gated else None
-        return Decision.keep(margin >= 0, gate)
+        score, theta = self._score(received, view), self._threshold(view.layer)
+        if not view.gated:
+            return Decision.keep(score >= theta)
+        margin = score - theta
+        return Decision.keep(margin >= 0, torch.sigmoid(margin / self.method.temperature))
 
     def loss(self, trace: Trace) -> Tensor:
         """Weigh the sum over layers of the mean gate, or the distance to the target, by lambda."""
@@ -204,8 +205,8 @@ class LTPPolicy(Policy):
         fixed = theta.detach()
         return (fixed + (theta - fixed) * self.method.final_threshold).clamp_min(FLOOR)
 
-    def _scale(self, view: View) -> Tensor | float:
+    def _score(self, received: Tensor, view: View) -> Tensor:
         if self.method.reference_length is None:
-            return 1.0
+            return received
         queries = view.tokens.count(view.tokens.presence) / self.method.reference_length
-        return queries[view.tokens.sequence]
+        return received * queries[view.tokens.sequence]
