@@ -42,6 +42,8 @@ def filled(text: str) -> str:
 def _block(name: str) -> str:
     if name == "glance":
         return _glance(_by_threads().get(1, []))
+    if name == "score":
+        return _score()
     return _peers(name) if name in PEERS else _table(name)
 
 
@@ -87,6 +89,20 @@ def _glance(rows: Rows) -> str:
         if best and "squad" not in row["data"]["source"]:
             shown.append({**row, "best": best})
     return f"\n{summary(shown)}\n{_measured(shown)}\n" if shown else f"\n{NOTHING}\n"
+
+
+def _score() -> str:
+    """Write what summing the score adds to attention, from the newest row."""
+    path = RESULTS / "score.jsonl"
+    if not path.exists():
+        return f"\n{NOTHING}\n"
+    row = read_results(path)[-1]
+    lines = ["| attention | without the score | the score adds |", "| --- | ---: | ---: |"]
+    for name, told in row["found"].items():
+        lines.append(f"| {name} | {told['attention_ms']:.3f} ms | {told['score']:.1%} |")
+    table = "\n".join(lines)
+    where = f"one thread of {row['processor']}; row in `{path}`"
+    return f"\n{table}\n\nMedians of ratios, in turn, {where}.\n\n"
 
 
 def _measured(rows: Rows) -> str:

@@ -209,6 +209,7 @@ def test_numbers_stand_between_markers_that_the_tables_fill():
     assert {name: marks for name, marks in found.items() if marks} == {
         "README.md": ["readme", "glance"],
         "results.md": ["imdb", "sst2", "latency", "training", "precision"],
+        "cpu-engine.md": ["score"],
         "which-runtime.md": [
             "peers",
             "peers_break_even",
