@@ -3,6 +3,18 @@
 // Every output is one chain of multiply-adds in the order of k, wherever its row stands and however
 // many rows there are: a text's numbers do not depend on what it is computed with.
 
+template <int M>
+static inline __attribute__((always_inline)) void float_step(const float *a, long a_stride,
+                                                             const float *b, V *low, V *high) {
+  const V left = load(b), right = load(b + LANES);
+#pragma GCC unroll 16
+  for (int i = 0; i < M; i++) {
+    const V x = all(a[i * a_stride]);
+    low[i] = fma(x, left, low[i]);
+    high[i] = fma(x, right, high[i]);
+  }
+}
+
 // c (ROWS, c_stride) = a (M rows, a_stride) x panel (k, COLUMNS), two vectors wide.
 //
 // Weights of a whole model do not fit a core's cache: `coming` is fetched for the next panel, 64 bytes
@@ -12,17 +24,15 @@ static void float_tile(const float *a, long a_stride, const float *b, long k, fl
                        const char *coming) {
   V low[M], high[M];
   for (int i = 0; i < M; i++) low[i] = high[i] = zero();
-  for (long step = 0; step < k; step++) {
-    V left = load(b), right = load(b + LANES);
-    b += COLUMNS;
-    if ((step & 3) == 0) _mm_prefetch(coming + step * 16, _MM_HINT_T1);
-#pragma GCC unroll 16
-    for (int i = 0; i < M; i++) {
-      V x = all(a[i * a_stride + step]);
-      low[i] = fma(x, left, low[i]);
-      high[i] = fma(x, right, high[i]);
-    }
+  long step = 0;
+  for (; step + 4 <= k; step += 4) {
+    _mm_prefetch(coming + step * 16, _MM_HINT_T1);
+#pragma GCC unroll 4
+    for (int next = 0; next < 4; next++)
+      float_step<M>(a + step + next, a_stride, b + next * COLUMNS, low, high);
+    b += 4 * COLUMNS;
   }
+  for (; step < k; step++, b += COLUMNS) float_step<M>(a + step, a_stride, b, low, high);
   for (int i = 0; i < M; i++) {
     store(c + i * c_stride, low[i]);
     store(c + i * c_stride + LANES, high[i]);
