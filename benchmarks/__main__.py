@@ -93,7 +93,6 @@ def _speed() -> list[list[str]]:
         [PROGRAM, imdb, "256", "0.1", "32", "3"],
         [PROGRAM, imdb, "256", "0.0", "32", "3"],
         [PROGRAM, sst2, "64", "0.1", "32", "40"],
-        [PROGRAM, sst2, "64", "0.1", "128", "12"],
     ]
 
 

@@ -208,7 +208,7 @@ def _training(rows: list[dict[str, Any]]) -> str:
             found = [row["systems"][f"{name} {precision}"] for name in names]
             cells = [f"{system['tokens_per_cpu_s']:,.0f}" for system in found]
             cells[1:] = [
-                f"{cell} ({times(system['cpu_speedup'], 'faster', 'slower')})"
+                f"{cell} ({times(system['cpu_speedup'], 'faster', 'slower', 'as fast')})"
                 for cell, system in zip(cells[1:], found[1:], strict=True)
             ]
             where = f"{data}, at most {row['max_length']} tokens"

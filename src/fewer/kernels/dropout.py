@@ -1,4 +1,4 @@
-"""Dropout by whole random words: on a CPU `F.dropout` draws a double a value, ten times as slow.
+"""Dropout by whole random words: on a CPU `F.dropout` draws a double a value, six times as slow.
 
 Equal in distribution to `F.dropout` (the probability is rounded to 2^-15 in 16 bits, 2^-31 in 32),
 repeatable by `torch.manual_seed`, but another draw.

@@ -50,7 +50,7 @@ class Schedule:
     precision: Precision = "auto"
     weight_decay: float = 0.01
     warmup: float = 0.06  # share of a phase's steps
-    dropout: float | None = None  # None: the model's own; 0 doubles the speed of training on a CPU
+    dropout: float | None = None  # None: the model's own; 0 saves some time on a CPU
     save_every: int = 500  # steps between checkpoints
     log_every: int = 50
 
