@@ -93,11 +93,11 @@ static inline void store_tiles(float *c, long c_stride) {
 struct Bf16 {
   typedef Half Number;
 #if FEWER_AMX
-  enum { COARSE = 1, BLOCK = 32, TILE = 32, DEPTH = 32 };
+  enum { COARSE = 1, BLOCK = 32, TILE = 32, DEPTH = 32, MOST = 256 };
   static void begin() { configure_tiles(); }
   static void end() { _tile_release(); }
 #else
-  enum { COARSE = 1, BLOCK = 28, TILE = 14, DEPTH = 32 };
+  enum { COARSE = 1, BLOCK = 28, TILE = 14, DEPTH = 32, MOST = 252 };
   static void begin() {}
   static void end() {}
 #endif

@@ -66,8 +66,7 @@ struct Cut {
   long block, blocks, groups;
 };
 
-static Cut cut(long rows, long tile, long columns, long threads) {
-  const long most = 256;
+static Cut cut(long rows, long most, long tile, long columns, long threads) {
   const long wanted = round_up((rows + most - 1) / most, threads);
   Cut found;
   found.block = round_up((rows + wanted - 1) / wanted, tile);
@@ -96,7 +95,7 @@ static void linear(const LinearCall &call) {
   if (call.rows <= 0) return;
   typedef typename P::Number Number;
   const long depth = round_up(call.weight.k, P::DEPTH);
-  const Cut c = cut(call.rows, P::TILE, call.weight.n, call.threads);
+  const Cut c = cut(call.rows, P::MOST, P::TILE, call.weight.n, call.threads);
   const Sink sink = {call.weight.bias, call.residual, call.residual_stride, call.weight.n,
                      call.out, call.out_stride, call.out_bf16 != 0, false};
 #pragma omp parallel num_threads(call.threads)
@@ -133,7 +132,7 @@ static void feed_forward(const FeedForwardCall &call) {
   typedef typename P::Number Number;
   const long width = call.up.k, inner = call.up.n;
   const long depth = round_up(width, P::DEPTH), inner_depth = round_up(inner, P::DEPTH);
-  const Cut c = cut(call.rows, P::TILE, inner, call.threads);
+  const Cut c = cut(call.rows, P::MOST, P::TILE, inner, call.threads);
   if (c.groups > 1) {
     const bool half = sizeof(Number) == 2;
     void *h = malloc(call.rows * inner * sizeof(Number) + 64);
