@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fewer.backbones.base import split_heads
 from fewer.backbones.modernbert import ModernBertLayer, angles, rotate
-from fewer.core.cost import LayerCost
+from fewer.engine.layer import PackedLayer
 from fewer.engine.modules import Unpackable, activation_name, linear_map, norm_of
 from fewer.native.library import Isa
 from fewer.native.maps import Weight, linear
@@ -22,11 +22,10 @@ BLOCK = 1024  # positions whose angles are worked out together, always the same 
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackedModernBert:
+class PackedModernBert(PackedLayer):
     """One layer; the gated half of the feed-forward map is packed apart from the other."""
 
     plain: ModernBertLayer
-    isa: Isa
     projections: Weight
     output: Weight
     value: Weight
@@ -58,21 +57,6 @@ class PackedModernBert:
             gate=gate,
             narrow=Weight.of([linear_map(mlp.Wo)], isa),
         )
-
-    @property
-    def window(self) -> int | None:
-        """As the layer has it."""
-        return self.plain.window
-
-    @property
-    def dropout(self) -> float:
-        """None: the engine is for inference."""
-        return 0.0
-
-    @property
-    def cost(self) -> LayerCost:
-        """As the layer has it: packing changes no FLOP."""
-        return self.plain.cost
 
     def qkv(
         self, hidden: Tensor, position: Tensor, rows: Tensor | None

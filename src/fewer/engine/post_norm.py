@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fewer.backbones.base import Tokens, split_heads
 from fewer.backbones.post_norm import PostNormLayer, TableEmbedding, segment_of
-from fewer.core.cost import LayerCost
+from fewer.engine.layer import PackedLayer
 from fewer.engine.modules import Unpackable, activation_name, linear_map, norm_of, table_of
 from fewer.native.library import Isa
 from fewer.native.maps import Norm, Weight, embed, feed_forward, linear
@@ -17,14 +17,13 @@ __all__ = ["PackedEmbedding", "PackedPostNorm"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackedPostNorm:
+class PackedPostNorm(PackedLayer):
     """One layer in four calls: fused q k v, output with residual and norm, the feed-forward block.
 
     States between layers are fp32; queries, keys, values and context have the kernels' own dtype.
     """
 
     plain: PostNormLayer
-    isa: Isa
     projections: Weight  # query, key, value
     output: Weight
     output_norm: Norm
@@ -50,21 +49,6 @@ class PackedPostNorm:
             narrow=Weight.of([linear_map(layer.narrow)], isa),
             narrow_norm=Norm.of(norm_of(layer.narrow_norm)),
         )
-
-    @property
-    def window(self) -> int | None:
-        """As the layer has it."""
-        return self.plain.window
-
-    @property
-    def dropout(self) -> float:
-        """None: the engine is for inference."""
-        return 0.0
-
-    @property
-    def cost(self) -> LayerCost:
-        """As the layer has it: packing changes no FLOP."""
-        return self.plain.cost
 
     def qkv(
         self, hidden: Tensor, position: Tensor, rows: Tensor | None

@@ -1,0 +1,36 @@
+"""What every packed layer takes over from the layer that it packs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fewer.core.cost import LayerCost
+from fewer.native.library import Isa
+
+__all__ = ["PackedLayer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedLayer:
+    """A layer of a backbone, and the instruction set that its weights are packed for."""
+
+    plain: Any  # the layer as the backbone has it
+    isa: Isa
+
+    @property
+    def window(self) -> int | None:
+        """As the layer has it."""
+        window: int | None = self.plain.window
+        return window
+
+    @property
+    def dropout(self) -> float:
+        """None: the engine is for inference."""
+        return 0.0
+
+    @property
+    def cost(self) -> LayerCost:
+        """As the layer has it: packing changes no FLOP."""
+        cost: LayerCost = self.plain.cost
+        return cost
