@@ -130,12 +130,8 @@ class Packed:
         """Put new states in place of the old, row by row."""
         return self.but(hidden=hidden)
 
-    def select(self, keep: Bool[Tensor, "T"]) -> Packed:
-        """Drop the rows where `keep` is False; their memory goes with them."""
-        return self.take(keep.nonzero().squeeze(1))
-
     def take(self, rows: Int[Tensor, "Tk"]) -> Packed:
-        """Keep only these rows, in ascending order."""
+        """Keep only these rows, in ascending order; the memory of the others goes with them."""
         if rows.numel() == self.slot.numel():
             return self
         picked: dict[str, Any] = {

@@ -103,7 +103,8 @@ def _explicit(call: AttentionCall, queries: _Side, keys: _Side) -> Attended:
     weight = _weights(call) if call.scored else None
     biases = _biases(replace(call, gate=None), queries, keys)
     groups = _Groups(queries, keys, biases, call.dropout, torch.is_grad_enabled())
-    context, received = _Attention.apply(q, k, v, log, weight, groups)  # type: ignore[no-untyped-call]
+    apply: Any = _Attention.apply
+    context, received = apply(q, k, v, log, weight, groups)
     return Attended(context.flatten(1), received)
 
 
@@ -240,14 +241,12 @@ def _gradients(
     scores = scores.mul_(left).addcmul_(before, off) if dropped else scores.add_(off).mul_(left)
     # a product: `sum` would first copy the whole to fp32
     of_log = scores.new_ones(scores.shape[2]) @ scores if gated else None  # (b, H, nk)
-    of_q, of_k, of_v = (
-        scores @ k,
-        scores.transpose(2, 3) @ q,
-        left.transpose(2, 3) @ up,
-    )
+    of_q = (scores @ k).transpose(1, 2)
+    of_k = (scores.transpose(2, 3) @ q).transpose(1, 2)
+    of_v = (left.transpose(2, 3) @ up).transpose(1, 2)
     high = torch.promote_types(scores.dtype, torch.float32)
     of_log = None if of_log is None else of_log.sum(1, dtype=high)
-    return *(rows.transpose(1, 2) for rows in (of_q, of_k, of_v)), of_log, of_weight  # type: ignore[return-value]
+    return of_q, of_k, of_v, of_log, of_weight
 
 
 def _split(side: _Side, values: Tensor | None) -> list[Tensor] | list[None]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from fewer.core.policy import Dense
 from fewer.core.trace import Trace, record
 from fewer.inference import PRECISION_OF, optimize
-from fewer.models import attach, attachment, detach
+from fewer.models import attach, attachment, detach, is_attached
 from fewer.prediction import TOKEN_BUDGET, logits_of
 from fewer.scheduling import token_budget_batches
 
@@ -77,7 +77,7 @@ def predict(
     FLOPs are those of batches padded in the data's own order, as users run them.
     """
     lengths = torch.tensor(encoded["length"])
-    if _packs(model):
+    if is_attached(model):
         order = token_budget_batches(lengths.tolist(), TOKEN_BUDGET)
     else:
         order = [rows.tolist() for rows in lengths.argsort(stable=True).split(batch_size)]
@@ -118,14 +118,6 @@ def histogram(lengths: list[int], bins: int = 24) -> dict[str, list[int]]:
     edges = list(range(0, top + step, step))
     counts = torch.histc(torch.tensor(lengths).float(), len(edges) - 1, 0, edges[-1])
     return {"edges": edges, "counts": [int(count) for count in counts]}
-
-
-def _packs(model: PreTrainedModel) -> bool:
-    try:
-        attachment(model)
-    except ValueError:
-        return False
-    return True
 
 
 def _of_traces(model: PreTrainedModel, passes: list[Trace]) -> tuple[float, list[float]]:

@@ -163,4 +163,5 @@ PEERS: dict[str, Build] = {
 
 def _in(precision: str, model: PreTrainedModel) -> PreTrainedModel:
     own: Any = copy.deepcopy(model)
-    return own.to({"fp32": torch.float32, "bf16": torch.bfloat16}[precision])  # type: ignore[no-any-return]
+    moved: PreTrainedModel = own.to({"fp32": torch.float32, "bf16": torch.bfloat16}[precision])
+    return moved

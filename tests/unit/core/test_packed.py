@@ -65,8 +65,8 @@ def test_a_packed_batch_knows_where_each_text_begins():
     assert _packed().cu.tolist() == [0, 1, 5, 7]
 
 
-def test_select_drops_rows_everywhere_and_keeps_the_empty_text():
-    tokens = _packed().select(torch.tensor([True, False, False, False, False, True, True]))
+def test_take_drops_rows_everywhere_and_keeps_the_empty_text():
+    tokens = _packed().take(torch.tensor([0, 5, 6]))
     assert tokens.hidden[:, 0].tolist() == [0, 5, 6]
     assert tokens.slot.tolist() == [0, 8, 10]
     assert tokens.position.tolist() == [0, 0, 2]
@@ -74,9 +74,9 @@ def test_select_drops_rows_everywhere_and_keeps_the_empty_text():
     assert tokens.grid == (3, 4)
 
 
-def test_selecting_all_changes_nothing_and_copies_nothing():
+def test_taking_all_changes_nothing_and_copies_nothing():
     tokens = _packed()
-    assert tokens.select(torch.ones(7, dtype=torch.bool)) is tokens
+    assert tokens.take(torch.arange(7)) is tokens
 
 
 def test_counts_add_up_weights_for_each_text_in_fp32():

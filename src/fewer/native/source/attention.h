@@ -21,7 +21,8 @@ static int heavier(const void *a, const void *b) {
   return (x < y) - (x > y);
 }
 
-// Where a text's sums of attention received begin: one row of its keys a head and piece.
+// How many pieces the queries of a text are cut into; its sums of attention received are one row of
+// its keys a head and piece.
 static long pieces_of(const AttentionCall &call, long text) {
   return (call.cu_q[text + 1] - call.cu_q[text] + PIECE - 1) / PIECE;
 }
