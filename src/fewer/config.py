@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,17 @@ def method_to(method: Method) -> dict[str, Any]:
             f"{type(method).__name__} is not in the table of methods; known: "
             f"{', '.join(sorted(METHODS))}"
         )
-    return {"name": names[type(method)], "args": asdict(method)}
+    args = {field.name: _plain(getattr(method, field.name)) for field in fields(method)}
+    return {"name": names[type(method)], "args": args}
+
+
+def _plain(value: Any) -> Any:
+    """Describe methods inside settings too; everything else is plain already."""
+    if isinstance(value, Method):
+        return method_to(value)
+    if isinstance(value, tuple):
+        return tuple(_plain(one) for one in value)
+    return value
 
 
 def method_from(description: dict[str, Any] | str) -> Method:
@@ -78,11 +88,27 @@ def method_from(description: dict[str, Any] | str) -> Method:
                 f"method {name!r} has no setting {key!r}{_nearest(key, known)}; its settings: "
                 f"{wanted}"
             )
+    defaults = {
+        field.name: field.default_factory()
+        for field in fields(kind)
+        if field.default_factory is not MISSING
+    }
+    args = {key: _built(value, defaults.get(key)) for key, value in args.items()}
     try:
         method: Method = kind(**args)
     except TypeError as error:
         raise ValueError(f"method {name!r} cannot have the settings {args}: {error}") from error
     return method
+
+
+def _built(value: Any, default: Any) -> Any:
+    """Build the methods inside settings; one without a name is the default with changes."""
+    if isinstance(value, list | tuple):
+        return tuple(_built(one, None) for one in value)
+    if isinstance(default, Method) and isinstance(value, dict) and "name" not in value:
+        own = method_to(default)
+        value = {"name": own["name"], "args": {**own["args"], **value.get("args", value)}}
+    return method_from(value) if isinstance(value, dict) else value
 
 
 def write_settings(settings: Settings, folder: str | Path) -> None:

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from fewer.combined import MagicPyramid
 from fewer.core.policy import Dense, Method
-from fewer.pruning.ltp import LTP
+from fewer.core.stack import Stack
+from fewer.exits import PABEE, SENTEE, TOKEE, BERxiT, DeeBERT, EarlyExit, FastBERT, RightTool
+from fewer.pruning import LTP
 
 __all__ = ["METHODS"]
 
 METHODS: dict[str, type[Method]] = {
     "dense": Dense,
     "ltp": LTP,
+    "early_exit": EarlyExit,
+    "right_tool": RightTool,
+    "deebert": DeeBERT,
+    "fastbert": FastBERT,
+    "pabee": PABEE,
+    "berxit": BERxiT,
+    "sentee": SENTEE,
+    "tokee": TOKEE,
+    "magic_pyramid": MagicPyramid,
+    "stack": Stack,
 }

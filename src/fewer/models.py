@@ -10,10 +10,12 @@ so its tensors travel with the state dict, in the same safetensors file.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from dataclasses import replace
+from functools import cache, wraps
+from inspect import signature
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -24,7 +26,7 @@ from fewer.config import Settings, write_settings
 from fewer.core.apply import APPLIES
 from fewer.core.encode import encode
 from fewer.core.policy import Dense, Method
-from fewer.core.trace import recorded
+from fewer.core.trace import record, recorded
 from fewer.engine.packing import Engine
 from fewer.inputs import pack
 from fewer.kernels import kernel as find_kernel
@@ -44,6 +46,7 @@ __all__ = [
     "is_attached",
     "longest",
     "parts",
+    "task_loss",
 ]
 
 log = logging.getLogger("fewer")
@@ -167,6 +170,42 @@ class _SavingModel(_Attached):
         write_settings(attachment(self).settings, save_directory)
 
 
+def _answering(original: Any) -> Any:
+    """Make the `forward` of a model whose exits may answer before its own head does.
+
+    The head reads all texts, which costs next to nothing; then the answers of exits replace its
+    own. The signature stays, because Trainer and pipelines read it.
+    """
+
+    @wraps(original.forward)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not attachment(self).policy.answers:
+            return original.forward(self, *args, **kwargs)
+        wants_dict = kwargs.pop("return_dict", None)
+        with record() as traces:
+            output = original.forward(self, *args, **kwargs, return_dict=True)
+        (trace,) = traces
+        recorded(trace)
+        answered = trace.answered(output.logits)
+        if answered is not output.logits and output.loss is not None:
+            labels = signature(original.forward).bind(self, *args, **kwargs).arguments["labels"]
+            output.loss = task_loss(self.config)(answered.flatten(0, -2), labels.flatten())
+        output.logits = answered
+        wants_dict = self.config.return_dict if wants_dict is None else wants_dict
+        return output if wants_dict else output.to_tuple()
+
+    return forward
+
+
+def task_loss(config: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the loss of logits `(R, C)` against labels `(R,)` that a model's own head has."""
+    if config.num_labels == 1 or config.problem_type == "regression":
+        return lambda logits, labels: nn.functional.mse_loss(
+            logits.float().squeeze(-1), labels.float()
+        )
+    return lambda logits, labels: nn.functional.cross_entropy(logits.float(), labels)
+
+
 @cache
 def _attached_class(original: Any, packs: bool, saves: bool) -> Any:
     """Derive from `original`.
@@ -180,6 +219,8 @@ def _attached_class(original: Any, packs: bool, saves: bool) -> Any:
         "__doc__": original.__doc__,
         "_fewer_origin": (original, packs, saves),
     }
+    if saves and not packs:
+        own["forward"] = _answering(original)
     return type(original.__name__, (*ours, original), own)
 
 
@@ -206,7 +247,7 @@ def attach(
     """
     whole, encoder = parts(model)
     find_kernel(kernel)
-    shape = bind(encoder).shape
+    shape = _shape(whole, encoder)
     settings = Settings(Dense() if method is None else method, kernel, tuple(protect))
     own = Attachment(settings, shape).to(encoder.device)
     detach(model)
@@ -216,6 +257,17 @@ def attach(
     if whole is not encoder:
         _become(whole, packs=False, saves=True)
     return model
+
+
+def _shape(whole: PreTrainedModel, encoder: PreTrainedModel) -> Shape:
+    """Say what methods may know of a model: its encoder, and what its head answers."""
+    shape = bind(encoder).shape
+    answers: Literal["", "text", "token"] = ""
+    if whole is not encoder and whole.config.problem_type != "multi_label_classification":
+        for mark, kind in (("SequenceClassification", "text"), ("TokenClassification", "token")):
+            if mark in type(whole).__name__:
+                answers = kind  # type: ignore[assignment]  # one of the literals
+    return replace(shape, labels=whole.config.num_labels if answers else 0, answers=answers)
 
 
 def _become(part: Any, *, packs: bool, saves: bool) -> None:

@@ -28,6 +28,11 @@ class ModernBertLayer:
         """Attention dropout as the model has it."""
         return float(self.module.attn.attention_dropout) if self.module.attn.training else 0.0
 
+    @property
+    def last_norm(self) -> None:
+        """None: the residual stream is not normed."""
+        return None
+
     def qkv(
         self, hidden: Tensor, position: Tensor, rows: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:

@@ -48,6 +48,11 @@ class PostNormLayer:
         """Attention dropout as the model has it."""
         return float(self.probabilities.p) if self.probabilities.training else 0.0
 
+    @property
+    def last_norm(self) -> Any:
+        """The norm after the feed-forward block."""
+        return self.narrow_norm
+
     def qkv(
         self, hidden: Tensor, position: Tensor, rows: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:

@@ -40,6 +40,12 @@ class Apply:
     removes: bool = False
 
 
+def _stays(decision: Decision) -> Tensor:
+    stays = decision.stays
+    assert stays is not None  # the loop carries out only decisions about some token
+    return stays
+
+
 def _resting(tokens: Packed, decision: Decision) -> Packed:
     if not decision.freezes:
         return tokens
@@ -48,17 +54,17 @@ def _resting(tokens: Packed, decision: Decision) -> Packed:
 
 
 def _leave(tokens: Packed, decision: Decision) -> Packed:
-    alive = decision.stays if tokens.alive is None else tokens.alive & decision.stays
+    alive = _stays(decision) if tokens.alive is None else tokens.alive & _stays(decision)
     return _resting(tokens, decision).but(alive=alive)
 
 
 def _silence(tokens: Packed, decision: Decision) -> Packed:
-    stays = decision.stays.to(torch.float32)
+    stays = _stays(decision).to(torch.float32)
     return _leave(tokens, decision).but(gate=stays if tokens.gate is None else tokens.gate * stays)
 
 
 def _fade(tokens: Packed, decision: Decision) -> Packed:
-    gate = decision.stays.to(torch.float32) if decision.gate is None else decision.gate
+    gate = _stays(decision).to(torch.float32) if decision.gate is None else decision.gate
     gate = gate if tokens.gate is None else tokens.gate * gate
     return _resting(tokens, decision).but(gate=gate.masked_fill(gate < FADED, 0.0))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -47,11 +48,14 @@ class Shape:
     heads: int
     embed: float  # FLOPs a token of projections between embeddings and first layer
     layers: tuple[LayerCost, ...]
+    labels: int = 0  # outputs of the model's own head; 0 where it has none
+    answers: Literal["", "text", "token"] = ""  # what that head speaks of
 
     def flops(self, trace: Trace) -> Float[Tensor, "B"]:
-        """FLOPs that a pass really took, for each text (fp32)."""
+        """FLOPs that a pass really took, for each text (fp32), the policy's own heads included."""
         start = self.embed * trace.layers[0].keys
-        return torch.stack([cost.flops(layer) for cost, layer in self._pairs(trace)]).sum(0) + start
+        layers = torch.stack([cost.flops(layer) for cost, layer in self._pairs(trace)]).sum(0)
+        return layers + start if trace.spent is None else layers + start + trace.spent
 
     def dense_flops(self, lengths: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
         """FLOPs of texts of these lengths when every token reads every layer.

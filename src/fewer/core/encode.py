@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +20,9 @@ from fewer.native.memory import zeros
 
 __all__ = ["Layer", "encode"]
 
+# A norm's scale below it cannot be divided out again.
+NO_SCALE = 1e-6
+
 _States = tuple[Tensor, Tensor]  # slots in the caller's grid, and the states that belong there
 
 
@@ -34,6 +37,11 @@ class Layer(Protocol):
     @property
     def dropout(self) -> float:
         """Dropout of the attention probabilities; 0 in eval mode."""
+        ...
+
+    @property
+    def last_norm(self) -> Any:
+        """The layer norm that makes the layer's output; `None` where its output is a plain sum."""
         ...
 
     def qkv(
@@ -54,6 +62,7 @@ class Layer(Protocol):
     def ffn(self, hidden: Float[Tensor, "Tq D"]) -> Float[Tensor, "Tq D"]:
         """Run the feed-forward block with its residual and norm."""
         ...
+
 
 
 def encode(
@@ -83,9 +92,11 @@ def encode(
         trace.layers.append(LayerTrace(keys, queries, tokens.count(tokens.presence), scored, gate))
         trace.readers.append((tokens.slot, tokens.presence))
         tokens = apply.settle(entered, tokens)
+        if policy.renorms and tokens.active is not None:
+            tokens = _renorm_resting(tokens, layer, layers[index - 1])
         tokens, _ = _decide(policy, Site.AFTER, tokens, view, apply)
         _, tokens = _remove(tokens, tokens, apply, left)
-        if not tokens.slot.numel():
+        if tokens.is_empty:
             break
     return _restore(tokens.grid, [*left, (tokens.slot, tokens.hidden)], finish), trace
 
@@ -124,15 +135,26 @@ def _ffn(layer: Layer, entered: Packed, tokens: Packed, apply: Apply) -> Packed:
 def _decide(
     policy: Policy, site: Site, tokens: Packed, view: Callable[[Site, Packed], View], apply: Apply
 ) -> tuple[Packed, Tensor | None]:
-    """Ask the policy, spare the protected, note the decision on the tokens.
-
-    The gate goes to the trace.
-    """
-    decision = policy.decide(view(site, tokens)) if site in policy.sites else None
+    """Ask the policy, note on the tokens what it decided; what its heads said goes to the trace."""
+    if site not in policy.sites:
+        return tokens, None
+    asked = view(site, tokens)
+    decision = policy.decide(asked)
     if decision is None:
         return tokens, None
-    spared = decision.sparing(tokens.protected)
-    return apply.carry(tokens, spared), spared.gate
+    asked.trace.hear(decision)
+    settled = decision.settled(tokens)
+    return (tokens if settled.fate is None else apply.carry(tokens, settled)), settled.gate
+
+
+def _renorm_resting(tokens: Packed, layer: Layer, before: Layer) -> Packed:
+    """Give states at rest, which `before` normed, the scale and shift of this layer's norm."""
+    old, new = before.last_norm, layer.last_norm
+    if old is None or new is None or tokens.active is None:
+        return tokens
+    scale = torch.where(old.weight.abs() < NO_SCALE, torch.ones_like(old.weight), old.weight)
+    renormed = ((tokens.hidden - old.bias) / scale * new.weight + new.bias).to(tokens.hidden.dtype)
+    return tokens.with_hidden(torch.where(tokens.active[:, None], tokens.hidden, renormed))
 
 
 def _remove(

@@ -117,14 +117,29 @@ class Packed:
         """Copy with some fields changed, as `dataclasses.replace` does at five times the price."""
         new = object.__new__(Packed)
         new.__dict__.update(self.__dict__, **changes)
-        if "cu" in changes:
+        if "cu" in changes or "alive" in changes:
             new.__dict__.pop("lengths", None)
+            new.__dict__.pop("texts", None)
         return new
 
     @cached_property
     def lengths(self) -> Float[Tensor, "B"]:
         """Rows of each text."""
         return self.cu.diff().float()
+
+    @cached_property
+    def texts(self) -> Int[Tensor, "b"]:
+        """Texts that have not left: those whose first token, which is protected, is alive."""
+        there = self.cu.diff() > 0
+        if self.alive is not None:
+            first = self.cu[:-1].clamp_max(max(0, self.slot.numel() - 1))
+            there = there & self.alive[first]
+        return there.nonzero().squeeze(1)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody is left."""
+        return not self.slot.numel() or (self.alive is not None and not bool(self.alive.any()))
 
     def with_hidden(self, hidden: Tensor) -> Packed:
         """Put new states in place of the old, row by row."""

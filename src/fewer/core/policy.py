@@ -7,9 +7,10 @@ every layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -18,31 +19,7 @@ from fewer.core.cost import Shape
 from fewer.core.decision import Decision, Site, View
 from fewer.core.trace import Trace
 
-__all__ = ["Dense", "Method", "Phase", "Policy"]
-
-
-class Policy(nn.Module):
-    """Decides nothing: every token reads every layer. Methods override what they need."""
-
-    sites: ClassVar[frozenset[Site]] = frozenset()
-
-    def scored(self, layer: int) -> bool:
-        """Tell the loop whether this layer's decision needs the attention received."""
-        return False
-
-    def decide(self, view: View) -> Decision | None:
-        """Say what becomes of each token; `None` when there is nothing to say."""
-        return None
-
-    def loss(self, trace: Trace) -> Tensor:
-        """Return what the method adds to the task's loss (a scalar)."""
-        return torch.zeros((), device=trace.device)
-
-    def calibrate(self, share: Callable[[], float]) -> None:
-        """Fit what is learned to a wanted share of FLOPs.
-
-        `share()` measures the present one, hard, on sample texts.
-        """
+__all__ = ["Dense", "Lesson", "Method", "Phase", "Policy", "Rehearsal"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +33,62 @@ class Phase:
     learning_rate: float
     policy_learning_rate: float | None = None  # default: learning_rate
     regularise: bool = False  # whether the policy's own loss is added
-    calibrate: bool = False  # whether the policy is fitted to its target, before and after
+    calibrate: bool = False  # whether the policy is fitted on held-out rows, before and after
+    task: bool = True  # whether the loss of the model's own head counts
+    part: tuple[int, ...] = ()  # whose phase it is where methods are stacked; (): of all together
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a policy may learn from: one pass over a batch whose answers are known."""
+
+    trace: Trace
+    phase: Phase
+    step: int  # of the phase, from 0
+    logits: Tensor  # of the model's own head, (B, C) or (B, N, C)
+    labels: Tensor | None  # as the model takes them; -100 where there is none
+    loss: Callable[[Tensor, Tensor], Tensor]  # the task's, of logits (R, C) and labels (R,)
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a policy may be fitted on when a phase calibrates: rows that nothing trains on."""
+
+    first: bool  # whether the phase is still to come
+    share: Callable[[], float]  # of the dense FLOPs, with decisions carried out
+    lessons: Callable[[], Iterator[Lesson]]  # batch by batch; exits speak and nobody exits
+
+
+class Policy(nn.Module):
+    """Decides nothing: every token reads every layer. Methods override what they need."""
+
+    sites: frozenset[Site] = frozenset()
+    answers: bool = False  # whether its heads may answer instead of the model's own
+    renorms: bool = False  # whether states at rest take on each layer's norm
+
+    def scored(self, layer: int) -> bool:
+        """Tell the loop whether this layer's decision needs the attention received."""
+        return False
+
+    def decide(self, view: View) -> Decision | None:
+        """Say what becomes of each token; `None` when there is nothing to say."""
+        return None
+
+    def loss(self, lesson: Lesson) -> Tensor:
+        """Return what the method adds to the task's loss (a scalar)."""
+        return torch.zeros((), device=lesson.trace.device)
+
+    def calibrate(self, phase: Phase, rehearsal: Rehearsal) -> None:
+        """Fit what is learned to a wanted share of FLOPs, or to held-out answers."""
+
+    def part(self, path: tuple[int, ...]) -> Policy:
+        """Return the policy that a phase's `part` means: this one, unless it is a stack."""
+        return self
+
+    @contextmanager
+    def during(self, phase: Phase) -> Iterator[None]:
+        """Act inside the block as a phase wants it: what is stacked above its part is silent."""
+        yield
 
 
 @runtime_checkable

@@ -9,10 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from fewer.core.decision import Decision, Spoken
 
 __all__ = ["LayerTrace", "Trace", "record", "recorded"]
 
@@ -43,6 +47,28 @@ class Trace:
     readers: list[tuple[Int[Tensor, "T"], Float[Tensor, "T"] | None]] = field(
         default_factory=list
     )  # of each layer: slots in the grid, and how much of each token took part (`None`: all did)
+    spoken: list[Spoken] = field(default_factory=list)  # what exits said, layer by layer
+    spent: Float[Tensor, "B"] | None = None  # FLOPs of the policy's own heads
+
+    def hear(self, decision: Decision) -> None:
+        """Note what a policy's heads said, and what they cost."""
+        self.spoken += decision.spoken
+        if decision.spent is not None:
+            self.spent = decision.spent if self.spent is None else self.spent + decision.spent
+
+    def answered(self, logits: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
+        """Put the answers of exits in place of the last layer's, which the others keep.
+
+        `logits` is `(B, C)`, or `(B, N, C)` where exits speak of tokens.
+        """
+        final = [one for one in self.spoken if one.final is not None]
+        if not final:
+            return logits
+        flat = logits.flatten(0, -2).clone()
+        for one in final:
+            assert one.final is not None
+            flat[one.rows[one.final]] = one.logits[one.final].to(flat.dtype)
+        return flat.view_as(logits)
 
     @property
     def layers_read(self) -> Int[Tensor, "B N"]:

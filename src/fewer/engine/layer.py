@@ -30,6 +30,11 @@ class PackedLayer:
         return 0.0
 
     @property
+    def last_norm(self) -> Any:
+        """As the layer has it."""
+        return self.plain.last_norm
+
+    @property
     def cost(self) -> LayerCost:
         """As the layer has it: packing changes no FLOP."""
         cost: LayerCost = self.plain.cost

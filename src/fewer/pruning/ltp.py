@@ -27,17 +27,15 @@ What differs from the authors' code, and why:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from fewer.core.cost import Shape
 from fewer.core.decision import Decision, Site, View
-from fewer.core.policy import Phase, Policy
-from fewer.core.trace import Trace
+from fewer.core.policy import Lesson, Phase, Policy, Rehearsal
 
 __all__ = ["LTP", "LTPPolicy"]
 
@@ -133,7 +131,7 @@ class LTP:
 class LTPPolicy(Policy):
     """The thresholds of LTP; `threshold[l - 1]` is theta of layer l, counted from 0."""
 
-    sites: ClassVar[frozenset[Site]] = frozenset({Site.MIDDLE})
+    sites = frozenset({Site.MIDDLE})
 
     def __init__(self, method: LTP, shape: Shape) -> None:
         super().__init__()
@@ -161,15 +159,17 @@ class LTPPolicy(Policy):
         margin = score - theta
         return Decision.keep(margin >= 0, torch.sigmoid(margin / self.method.temperature))
 
-    def loss(self, trace: Trace) -> Tensor:
+    def loss(self, lesson: Lesson) -> Tensor:
         """Weigh the sum over layers of the mean gate, or the distance to the target, by lambda."""
+        trace = lesson.trace
         if self.method.target is not None:
             return self.method.weight * (self.shape.share(trace) - self.method.target).abs()
         gates = [layer.gate.mean() for layer in trace.layers if layer.gate is not None]
         return self.method.weight * torch.stack(gates).sum()
 
-    def calibrate(self, share: Callable[[], float]) -> None:
+    def calibrate(self, phase: Phase, rehearsal: Rehearsal) -> None:
         """Bisect a common factor on all thresholds until the share is the target, +-0.002."""
+        share = rehearsal.share
         if self.method.target is None:
             return
         learned = self.threshold.detach().clamp_min(FLOOR)

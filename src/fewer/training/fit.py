@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from transformers import (
-    DataCollatorWithPadding,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainingArguments,
@@ -23,20 +22,19 @@ from transformers import (
 
 from fewer.config import method_to
 from fewer.core.policy import Dense, Method, Phase
-from fewer.core.trace import record
 from fewer.folders import load, save
-from fewer.models import applying, attach, attachment
+from fewer.models import attach, attachment
 from fewer.tasks.rows import data_hash
 from fewer.training.checkpoints import is_whole, newest_whole, seal
 from fewer.training.precision import Precision, choose
-from fewer.training.trainer import PhaseTrainer
+from fewer.training.rehearsal import HELD_OUT_TEXTS, calibrate, collator_for
+from fewer.training.trainer import PhaseTrainer, training_only
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 __all__ = ["Schedule", "dense_phase", "fit"]
 
-CALIBRATION_TEXTS = 512
 _WRAPPED = ("forward", "_original_forward")
 _LOG = logging.getLogger("fewer")
 
@@ -82,7 +80,8 @@ def fit(
 ) -> PreTrainedModel:
     """Train `model` for `method` on encoded rows and return it attached, in eval mode.
 
-    Saved under `output_dir/model`.
+    Saved under `output_dir/model`. Where a phase calibrates, up to 512 rows (a tenth at most) are
+    held out for it, and nothing trains on them.
 
     `train` has the columns of `TextClassification.encode` (input_ids, attention_mask, labels,
     length; not padded). `dense` is trained first when given (a new head); then `phases` (default:
@@ -112,6 +111,7 @@ def fit(
         },
         resume,
     )
+    taught, held_out = _split(train, any(phase.calibrate for _, phase in stages), schedule.seed)
     for number, (own, phase) in enumerate(stages):
         place = folder / f"{number}-{phase.name}"
         if is_whole(place / "model"):
@@ -120,7 +120,7 @@ def fit(
         _LOG.info("phase %d of %d: %s", number + 1, len(stages), phase.name)
         set_seed(schedule.seed + number)
         _put_on(model, own)
-        _run(model, phase, train, tokenizer, place, schedule)
+        _run(model, phase, (taught, held_out), tokenizer, place, schedule)
         save(model, place / "model")
         tokenizer.save_pretrained(place / "model")
         seal(place / "model")
@@ -136,34 +136,32 @@ def fit(
 def _run(
     model: PreTrainedModel,
     phase: Phase,
-    train: Dataset,
+    rows: tuple[Dataset, Dataset | None],
     tokenizer: Any,
     place: Path,
     schedule: Schedule,
 ) -> None:
-    own = attachment(model)
+    own, (train, held_out) = attachment(model), rows
     device = torch.accelerator.current_accelerator() or torch.device("cpu")  # the Trainer's choice
     precision = choose(schedule.precision, device)
-    share = _share(model, train, tokenizer, schedule)
+    collator = collator_for(model, tokenizer)
     unfinished = newest_whole(place)
-    if phase.calibrate and unfinished is None:
-        own.policy.calibrate(share)
-    own.apply_in_training = phase.apply
-    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
-    trainer = PhaseTrainer(
-        model=model,
-        args=_arguments(phase, place, schedule, precision, len(train), device.type == "cpu"),
-        train_dataset=train,
-        data_collator=DataCollatorWithPadding(tokenizer),
-        phase=phase,
-    )
-    with _dropout(model, schedule.dropout), _own_forward(model):
-        trainer.train(resume_from_checkpoint=str(unfinished) if unfinished else None)
-    own.apply_in_training = "compact"
-    for parameter in own.policy.parameters():
-        parameter.requires_grad_(not any(parameter is other for other in frozen))
-    if phase.calibrate:
-        own.policy.calibrate(share)
+    with own.policy.during(phase):
+        if phase.calibrate and held_out is not None and unfinished is None:
+            calibrate(model, phase, held_out, collator, first=True)
+        own.apply_in_training = phase.apply
+        trainer = PhaseTrainer(
+            model=model,
+            args=_arguments(phase, place, schedule, precision, len(train), device.type == "cpu"),
+            train_dataset=train,
+            data_collator=collator,
+            phase=phase,
+        )
+        with training_only(model, phase), _dropout(model, schedule.dropout), _own_forward(model):
+            trainer.train(resume_from_checkpoint=str(unfinished) if unfinished else None)
+        own.apply_in_training = "compact"
+        if phase.calibrate and held_out is not None:
+            calibrate(model, phase, held_out, collator, first=False)
 
 
 @contextmanager
@@ -221,31 +219,15 @@ def _arguments(
     )
 
 
-def _share(
-    model: PreTrainedModel, train: Dataset, tokenizer: Any, schedule: Schedule
-) -> Callable[[], float]:
-    """Return a measure of the share of dense FLOPs kept, hard, on a sample of training texts."""
-    rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(schedule.seed))[
-        :CALIBRATION_TEXTS
-    ].tolist()
-    columns = [name for name in tokenizer.model_input_names if name in train.column_names]
-    sample = sorted(
-        ({name: row[name] for name in columns} for row in train.select(rows)),
-        key=lambda row: len(row["input_ids"]),
-    )
-    batches = [sample[start : start + 64] for start in range(0, len(sample), 64)]
-
-    def share() -> float:
-        shape, was_training = attachment(model).shape, model.training
-        model.eval()
-        with torch.no_grad(), applying(model, "compact"), record() as traces:
-            for batch in batches:
-                model(**tokenizer.pad(batch, return_tensors="pt").to(model.device))
-        model.train(was_training)
-        kept = sum(float(shape.flops(trace).sum()) for trace in traces)
-        return kept / sum(float(shape.dense_flops(trace.layers[0].keys).sum()) for trace in traces)
-
-    return share
+def _split(train: Dataset, wanted: bool, seed: int) -> tuple[Dataset, Dataset | None]:
+    """Hold out some rows, drawn with the seed, where they are wanted and there are enough."""
+    size = min(HELD_OUT_TEXTS, len(train) // 10)
+    if not wanted:
+        return train, None
+    if not size:
+        return train, train  # a handful of rows: better fitted on what was seen than not at all
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()
+    return train.select(order[size:]), train.select(order[:size])
 
 
 def _put_on(model: PreTrainedModel, method: Method) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from fewer.core.policy import Phase
+from fewer.core.policy import Lesson, Phase
 from fewer.core.trace import record
-from fewer.models import attachment
+from fewer.models import attachment, task_loss
 from fewer.training.checkpoints import seal
 
-__all__ = ["PhaseTrainer", "parameter_groups"]
+__all__ = ["PhaseTrainer", "parameter_groups", "training_only"]
 
 
 class PhaseTrainer(Trainer):
@@ -30,13 +32,22 @@ class PhaseTrainer(Trainer):
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any
     ) -> Any:
         """Add the policy's loss for every pass that the task's loss took."""
+        own = attachment(self.accelerator.unwrap_model(model))
+        learns = self.phase.regularise and model.training
+        if learns and self.phase.trains == "policy":
+            model.eval()  # what stays as it is is read without dropout
+            own.policy.train()
+        labels = inputs.get("labels")
         with record() as traces:
             loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
-        if self.phase.regularise and model.training:
-            policy = attachment(self.accelerator.unwrap_model(model)).policy
-            loss = loss + sum(
-                (policy.loss(trace) for trace in traces), start=torch.zeros_like(loss)
-            )
+        if learns:
+            task = task_loss(self.accelerator.unwrap_model(model).config)
+            lessons = [
+                Lesson(trace, self.phase, self.state.global_step, outputs["logits"], labels, task)
+                for trace in traces
+            ]
+            added = [own.policy.loss(lesson) for lesson in lessons]
+            loss = torch.stack([*([loss] if self.phase.task else []), *added]).sum()
         return (loss, outputs) if return_outputs else loss
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -58,22 +69,44 @@ class _Seal(TrainerCallback):
             seal(folder)
 
 
+@contextmanager
+def training_only(model: nn.Module, phase: Phase) -> Iterator[None]:
+    """Let only what the phase trains require a gradient inside the block.
+
+    That is the model, the part of the policy whose phase it is, or both; never what was frozen
+    before, such as the weights under adapters.
+    """
+    policy = attachment(model).policy
+    whole = {id(parameter) for parameter in policy.parameters()}
+    own = {id(parameter) for parameter in policy.part(phase.part).parameters()}
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    for parameter, required in before:
+        wanted = phase.trains in ("all", "model")
+        if id(parameter) in whole:
+            wanted = id(parameter) in own and phase.trains in ("all", "policy")
+        parameter.requires_grad_(required and wanted)
+    try:
+        yield
+    finally:
+        for parameter, required in before:
+            parameter.requires_grad_(required)
+
+
 def parameter_groups(model: nn.Module, phase: Phase, weight_decay: float) -> list[dict[str, Any]]:
     """Split what trains: matrices (decayed), other weights, the policy (own rate, no decay).
 
-    Sets `requires_grad` of all parameters to what the phase trains, leaving those that were frozen
-    before (adapters' bases).
+    What does not require a gradient is left out; `training_only` sets it for a phase.
     """
     policy = {id(parameter) for parameter in attachment(model).policy.parameters()}
     matrices: list[Tensor] = []
     vectors: list[Tensor] = []
     learned: list[Tensor] = []
     for parameter in model.parameters():
+        if not parameter.requires_grad:
+            continue
         if id(parameter) in policy:
-            parameter.requires_grad_(phase.trains in ("all", "policy"))
-            if parameter.requires_grad:
-                learned.append(parameter)
-        elif phase.trains != "policy" and parameter.requires_grad:
+            learned.append(parameter)
+        else:
             (matrices if parameter.ndim >= 2 else vectors).append(parameter)
     own_rate = phase.policy_learning_rate or phase.learning_rate
     groups = [

@@ -1,0 +1,118 @@
+"""Several methods at once: `Stack(a, b)` is a method, its policy asks each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import reduce
+
+import torch
+from torch import Tensor, nn
+
+from fewer.core.cost import Shape
+from fewer.core.decision import Decision, View
+from fewer.core.policy import Lesson, Method, Phase, Policy, Rehearsal
+
+__all__ = ["Stack", "StackPolicy"]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Methods that act together: a token reads on only where all of them agree.
+
+    They are trained one after another, each with the earlier ones in place. The first comes first.
+
+    >>> Stack(methods=(LTP(target=0.5), FastBERT()))  # doctest: +SKIP
+    """
+
+    methods: tuple[Method, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse an empty stack."""
+        object.__setattr__(self, "methods", tuple(self.methods))  # JSON and YAML hold lists
+        if not self.methods or not all(isinstance(method, Method) for method in self.methods):
+            raise ValueError(
+                f"methods is {self.methods}, wanted at least one method, such as fewer.LTP()"
+            )
+
+    def build(self, shape: Shape) -> StackPolicy:
+        """Build the policy of each."""
+        return StackPolicy([method.build(shape) for method in self.methods])
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Return all phases of the first, then of the second, and so on."""
+        return tuple(
+            replace(phase, name=f"{phase.name}-{number}", part=(number, *phase.part))
+            for number, method in enumerate(self.methods)
+            for phase in method.phases()
+        )
+
+
+class StackPolicy(Policy):
+    """Asks every part and combines what they say; a part that is not trained yet is not asked."""
+
+    def __init__(self, parts: list[Policy]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self._acting = len(parts)
+        self.sites = frozenset(site for part in parts for site in part.sites)
+        self.answers = any(part.answers for part in parts)
+        self.renorms = any(part.renorms for part in parts)
+        if sum(part.answers for part in parts) > 1:
+            raise ValueError("two of the stacked methods answer early; wanted one at most")
+
+    def scored(self, layer: int) -> bool:
+        """Whether any part needs it."""
+        return any(part.scored(layer) for part in self._acts())
+
+    def decide(self, view: View) -> Decision | None:
+        """Combine what the parts say: the lower fate wins."""
+        said = [part.decide(view) for part in self._acts() if view.site in part.sites]
+        told = [decision for decision in said if decision is not None]
+        return reduce(Decision.__and__, told) if told else None
+
+    def loss(self, lesson: Lesson) -> Tensor:
+        """Return the loss of the part whose phase it is, or the sum where it is everyone's."""
+        if lesson.phase.part:
+            part, phase = self._of(lesson.phase)
+            return part.loss(replace(lesson, phase=phase))
+        losses = [part.loss(lesson) for part in self._acts()]
+        return torch.stack(losses).sum()
+
+    def calibrate(self, phase: Phase, rehearsal: Rehearsal) -> None:
+        """Calibrate the part whose phase it is, with the earlier ones in place; or all, in order."""
+        if phase.part:
+            part, own = self._of(phase)
+            part.calibrate(own, rehearsal)
+            return
+        for number, part in enumerate(self._acts()):
+            with self.during(replace(phase, part=(number,))):
+                part.calibrate(phase, rehearsal)
+
+    def part(self, path: tuple[int, ...]) -> Policy:
+        """Follow a path of numbers down the stack."""
+        if not path:
+            return self
+        found: Policy = self.parts[path[0]]
+        return found.part(path[1:])
+
+    @contextmanager
+    def during(self, phase: Phase) -> Iterator[None]:
+        """Let the parts above the one whose phase it is be silent inside the block."""
+        if not phase.part:
+            yield
+            return
+        before, self._acting = self._acting, phase.part[0] + 1
+        part, own = self._of(phase)
+        try:
+            with part.during(own):
+                yield
+        finally:
+            self._acting = before
+
+    def _acts(self) -> list[Policy]:
+        return list(self.parts)[: self._acting]
+
+    def _of(self, phase: Phase) -> tuple[Policy, Phase]:
+        return self.parts[phase.part[0]], replace(phase, part=phase.part[1:])

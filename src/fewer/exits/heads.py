@@ -1,0 +1,192 @@
+"""Exit heads: from the states of a layer to the logits of each text.
+
+| name | made of | used by |
+|---|---|---|
+| `linear` | one linear map of [CLS] | |
+| `pooled` | tanh(W [CLS]) of its own, then a linear map | DeeBERT |
+| `shared` | one tanh(W [CLS]) for all layers, then a linear map for each | PABEE, BERxiT |
+| `mixed` | the shared pooler's outputs of all layers so far, mixed with a learned unit vector | Right Tool |
+| `attentive` | a narrow attention over all tokens of the text, asked by [CLS] | FastBERT |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from fewer.core.cost import Shape
+from fewer.core.decision import Spoken
+from fewer.core.packed import Packed
+
+__all__ = ["HEADS", "Heads", "first_rows"]
+
+
+class Heads(nn.Module):
+    """What all heads have in common: classifiers on features of some width, and their price."""
+
+    looks_back: ClassVar[bool] = False  # whether earlier exits' features are used
+
+    def __init__(self, shape: Shape, exits: int, width: int) -> None:
+        super().__init__()
+        self.width = width  # F, of the features
+        self.classifiers = nn.ModuleList(nn.Linear(width, shape.labels) for _ in range(exits))
+
+    def features(self, tokens: Packed, number: int) -> Tensor:
+        """What exit `number` makes of each text in `tokens.texts`, `(b, F)`; here its [CLS]."""
+        return first_states(tokens)
+
+    def classify(self, features: Tensor, number: int, before: list[Spoken]) -> Tensor:
+        """Logits `(b, C)` of texts from their features, and those of earlier exits."""
+        logits: Tensor = self.classifiers[number](features)
+        return logits
+
+    def flops(self, tokens: Packed, more: int = 0) -> Float[Tensor, "B"]:
+        """FLOPs of one exit for each text of the batch; 0 for those that have left.
+
+        `more` multiply-adds a text come on top.
+        """
+        return (self._per_text + 2.0 * more) * _here(tokens)
+
+    @property
+    def _per_text(self) -> float:
+        return 2.0 * self.classifiers[0].weight.numel()  # type: ignore[union-attr, operator]
+
+
+class _Pooled(Heads):
+    def __init__(self, shape: Shape, exits: int, poolers: int) -> None:
+        super().__init__(shape, exits, shape.hidden_size)
+        width = shape.hidden_size
+        self.poolers = nn.ModuleList(nn.Linear(width, width) for _ in range(poolers))
+
+    def features(self, tokens: Packed, number: int) -> Tensor:
+        pooler = self.poolers[number % len(self.poolers)]
+        pooled: Tensor = torch.tanh(pooler(first_states(tokens)))
+        return pooled
+
+    @property
+    def _per_text(self) -> float:
+        return super()._per_text + 2.0 * self.width**2
+
+
+class _Mixed(_Pooled):
+    """Right Tool: r_i = sum over j <= i of w_ij g_j with ||w_i|| = 1, then W_i r_i + b_i.
+
+    The released code normalises w by making it a new parameter after each step, so that its
+    optimiser still holds the old one and w never moves. Here the raw weights are learned, and
+    normalised on the way.
+    """
+
+    looks_back = True
+
+    def __init__(self, shape: Shape, exits: int) -> None:
+        super().__init__(shape, exits, 1)
+        self.mixing = nn.ParameterList(nn.Parameter(torch.randn(n + 1)) for n in range(exits))
+
+    def classify(self, features: Tensor, number: int, before: list[Spoken]) -> Tensor:
+        earlier = [said.features for said in before]
+        pooled = torch.stack([*(one for one in earlier if one is not None), features])
+        raw = self.mixing[number]
+        weights = (raw / raw.norm()).to(pooled.dtype)
+        mixed = (weights[:, None, None] * pooled).sum(0)
+        return super().classify(mixed, number, before)
+
+
+class _Attentive(Heads):
+    """FastBERT's classifier: narrow, attend, narrow again.
+
+    Only the first token's row of the attention is used, so only [CLS] asks: its query is taken back
+    through the key map, and the value map is applied after the weighted sum. That is the same
+    function at a third of the price; the two sums over tokens are not counted as FLOPs.
+    """
+
+    def __init__(self, shape: Shape, exits: int, heads: int = 2) -> None:
+        wide = shape.hidden_size
+        width = min(128, wide // 3 // heads * heads)  # 128 in the paper, of 768
+        super().__init__(shape, exits, width)
+        self.heads = heads
+        self.narrow = nn.ModuleList(nn.Linear(wide, width) for _ in range(exits))
+        self.query, self.value, self.mix = (
+            nn.ModuleList(nn.Linear(width, width) for _ in range(exits)) for _ in range(3)
+        )
+        # a key's bias adds the same to all scores of a query
+        self.key = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(exits))
+
+    def features(self, tokens: Packed, number: int) -> Tensor:
+        states = torch.tanh(self.narrow[number](tokens.hidden))  # (T, W)
+        first = states.index_select(0, first_rows(tokens))  # (b, W)
+        wide, heads = self.width, self.heads
+        query = self.query[number](first).unflatten(1, (heads, -1))  # (b, h, d)
+        key = self.key[number].weight.unflatten(0, (heads, -1))  # (h, d, W)
+        asked = torch.einsum("bhd,hdw->bhw", query, key.to(query.dtype)) * (wide / heads) ** -0.5
+        place = _places(tokens)  # (T): which of the b texts
+        scores = (asked[place] * states.unsqueeze(1)).sum(-1).float()  # (T, h)
+        weights = _softmax_by_text(scores, place, len(first), tokens)
+        summed = states.new_zeros(len(first), heads, wide).index_add(
+            0, place, weights.to(states.dtype).unsqueeze(2) * states.unsqueeze(1)
+        )  # (b, h, W)
+        value = self.value[number].weight.unflatten(0, (heads, -1))
+        context = torch.einsum("bhw,hdw->bhd", summed, value.to(summed.dtype)).flatten(1)
+        context = context + self.value[number].bias
+        mixed: Tensor = torch.tanh(self.mix[number](context))
+        return mixed
+
+    def flops(self, tokens: Packed, more: int = 0) -> Tensor:
+        narrow: nn.Module = self.narrow[0]
+        reads = tokens.count(None if tokens.alive is None else tokens.alive.float())
+        per_token = 2.0 * narrow.weight.numel()  # type: ignore[union-attr, operator]
+        return super().flops(tokens, more) + per_token * reads
+
+    @property
+    def _per_text(self) -> float:
+        return super()._per_text + 2.0 * self.width**2 * 4
+
+
+def first_rows(tokens: Packed) -> Int[Tensor, "b"]:
+    """Rows of the first token of every text that has not left."""
+    return tokens.cu[:-1][tokens.texts]
+
+
+def first_states(tokens: Packed) -> Float[Tensor, "b D"]:
+    """States of the first token of every text that has not left."""
+    return tokens.hidden.index_select(0, first_rows(tokens))
+
+
+def _here(tokens: Packed) -> Float[Tensor, "B"]:
+    here = torch.zeros(tokens.grid[0], device=tokens.slot.device)
+    return here.index_fill(0, tokens.texts, 1.0)
+
+
+def _places(tokens: Packed) -> Int[Tensor, "T"]:
+    """Of each token, the place of its text among those that have not left; 0 for the gone."""
+    place = torch.zeros(tokens.grid[0], dtype=torch.long, device=tokens.slot.device)
+    place[tokens.texts] = torch.arange(len(tokens.texts), device=place.device)
+    return place[tokens.sequence]
+
+
+def _softmax_by_text(
+    scores: Float[Tensor, "T h"], place: Tensor, texts: int, tokens: Packed
+) -> Float[Tensor, "T h"]:
+    """Weights of each text's tokens, which sum to 1; the gone have none, the faded less."""
+    if tokens.alive is not None:
+        scores = scores.masked_fill(~tokens.alive.unsqueeze(1), -torch.inf)
+    wide = place.unsqueeze(1).expand_as(scores)
+    start = scores.new_full((texts, scores.shape[1]), -torch.inf)
+    peak = start.scatter_reduce(0, wide, scores.detach(), "amax")
+    weights = (scores - peak[place]).exp()
+    if tokens.gate is not None:
+        weights = weights * tokens.gate.unsqueeze(1)
+    total = torch.zeros_like(start).index_add(0, place, weights)
+    return weights / total[place]
+
+
+HEADS: dict[str, Callable[[Shape, int], Heads]] = {
+    "linear": lambda shape, exits: Heads(shape, exits, shape.hidden_size),
+    "pooled": lambda shape, exits: _Pooled(shape, exits, exits),
+    "shared": lambda shape, exits: _Pooled(shape, exits, 1),
+    "mixed": _Mixed,
+    "attentive": _Attentive,
+}

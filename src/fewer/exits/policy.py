@@ -1,0 +1,127 @@
+"""Exits of whole texts: a head after some layers answers, and who is certain leaves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from fewer.core.cost import Shape
+from fewer.core.decision import Decision, Site, Spoken, View
+from fewer.core.policy import Lesson, Phase, Policy, Rehearsal
+from fewer.exits.criteria import CRITERIA, Evidence
+from fewer.exits.heads import HEADS
+from fewer.exits.losses import exit_loss, labels_of
+from fewer.exits.threshold import fitted_temperature, open_exits
+
+if TYPE_CHECKING:
+    from fewer.exits.early_exit import EarlyExit
+
+__all__ = ["ExitPolicy"]
+
+
+class ExitPolicy(Policy):
+    """The heads of `EarlyExit`. In training mode they only speak; in eval mode the certain leave.
+
+    Until a phase has trained them, and the threshold is set, nobody leaves.
+    """
+
+    sites = frozenset({Site.AFTER})
+    answers = True
+
+    def __init__(self, method: EarlyExit, shape: Shape) -> None:
+        super().__init__()
+        self.method = method
+        self.num_layers = shape.num_layers
+        self.layers = method.exits_of(shape)
+        self.criterion = CRITERIA[method.criterion]
+        if shape.labels == 1 and method.criterion not in ("patience", "learned"):
+            raise ValueError(
+                f"the criterion {method.criterion!r} compares classes, but the model answers with "
+                "a number; wanted 'learned' or 'patience' with a tolerance"
+            )
+        self.heads = HEADS[method.head](shape, len(self.layers))
+        self.doubt = nn.Linear(self.heads.width, 1) if method.criterion == "learned" else None
+        self.looks_back = self.criterion.looks_back or self.heads.looks_back
+        self.temperature: Tensor
+        self.threshold: Tensor
+        self.register_buffer("temperature", torch.ones(len(self.layers)))
+        self.register_buffer("threshold", torch.tensor(self.criterion.never))
+
+    def decide(self, view: View) -> Decision | None:
+        """Let the head after this layer answer for each text, and those leave that are certain."""
+        if view.layer not in self.layers:
+            return None
+        number, tokens = self.layers.index(view.layer), view.tokens
+        texts = tokens.texts
+        before = [said.of(texts) for said in view.trace.spoken] if self.looks_back else []
+        features = self.heads.features(tokens, number)
+        logits = self.heads.classify(features, number, before).float() / self.temperature[number]
+        said = Spoken(view.layer, texts, logits, features)
+        spent = self.heads.flops(tokens, 0 if self.doubt is None else self.doubt.in_features)
+        if self.training:
+            return Decision(spoken=(said,), spent=spent)
+        certain = self._certain(said, before)
+        if not bool(certain.any()):
+            return Decision(spoken=(said,), spent=spent)
+        leaves = torch.zeros(tokens.grid[0], dtype=torch.bool, device=texts.device)
+        leaves[texts] = certain
+        said = Spoken(view.layer, texts, logits, features, final=certain)
+        return Decision(leaves=leaves, spoken=(said,), spent=spent)
+
+    def loss(self, lesson: Lesson) -> Tensor:
+        """Add up the exits' losses, and that of the learned criterion."""
+        spoken, own = lesson.trace.spoken, self.method
+        turn = own.training != "alternating" or lesson.step % 2 == 1
+        losses = [
+            exit_loss(lesson, spoken, own.teacher, own.weights, self.num_layers)
+            if turn
+            else sum((said.logits.sum() for said in spoken), start=lesson.logits.new_zeros(())) * 0
+        ]
+        if self.doubt is not None:
+            losses += [self._misjudged(lesson, said) for said in spoken]
+        return torch.stack(losses).sum()
+
+    def calibrate(self, phase: Phase, rehearsal: Rehearsal) -> None:
+        """Fit temperatures to held-out answers, then open the exits.
+
+        The threshold is the method's, or the one that meets the method's share of FLOPs.
+        """
+        if rehearsal.first:
+            return
+        lessons = list(rehearsal.lessons()) if self.method.temperature else []
+        for number in range(len(self.layers) if lessons else 0):
+            old = float(self.temperature[number])
+            logits = torch.cat([one.trace.spoken[number].logits * old for one in lessons])
+            labels = torch.cat([labels_of(x, x.trace.spoken[number].rows) for x in lessons])
+            self.temperature[number] = fitted_temperature(logits, labels)
+        own = self.method
+        open_exits(self.threshold, self.criterion, own.threshold, own.target, rehearsal)
+
+    def _certain(self, said: Spoken, before: list[Spoken]) -> Tensor:
+        evidence = Evidence(
+            logits=said.logits,
+            before=tuple(one.logits for one in before),
+            doubt=self._doubts(said),
+            patience=self.method.patience,
+            tolerance=self.method.tolerance,
+        )
+        return self.criterion.exits(evidence, self.threshold)
+
+    def _doubts(self, said: Spoken) -> Tensor | None:
+        if self.doubt is None:
+            return None
+        doubt: Tensor = torch.sigmoid(self.doubt(said.features).float()).squeeze(1)
+        return doubt
+
+    def _misjudged(self, lesson: Lesson, said: Spoken) -> Tensor:
+        """(u - t)^2, t = whether the exit is wrong; for a number how far off it is, tanh |y - z|."""
+        labels, doubt = labels_of(lesson, said.rows), self._doubts(said)
+        assert doubt is not None
+        if said.logits.shape[1] == 1:
+            wrong = torch.tanh((said.logits.detach().squeeze(1) - labels).abs())
+        else:
+            wrong = (said.logits.argmax(1) != labels).float()
+        return (doubt - wrong).square().mean()
+

@@ -1,0 +1,93 @@
+"""Fit a policy on rows that nothing trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    DataCollatorForTokenClassification,
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from fewer.core.policy import Lesson, Phase, Rehearsal
+from fewer.core.trace import Trace, record
+from fewer.models import applying, attachment, task_loss
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["HELD_OUT_TEXTS", "calibrate", "collator_for"]
+
+HELD_OUT_TEXTS = 512
+BATCH_TEXTS = 64
+Collator = Callable[[list[dict[str, Any]]], Any]
+
+
+def collator_for(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Collator:
+    """Pad rows into a batch, and their labels too where each token has one."""
+    if attachment(model).shape.answers == "token":
+        return DataCollatorForTokenClassification(tokenizer)
+    return DataCollatorWithPadding(tokenizer)
+
+
+def calibrate(
+    model: PreTrainedModel, phase: Phase, held_out: Dataset, collator: Collator, *, first: bool
+) -> None:
+    """Let the policy of a model be fitted to `held_out`, before a phase (`first`) or after it."""
+    own = attachment(model)
+    batches = _batches(model, held_out, collator)
+
+    def share() -> float:
+        with _hard(model):
+            traces = [trace for trace, _, _ in _passes(model, batches)]
+        kept = sum(float(own.shape.flops(trace).sum()) for trace in traces)
+        dense = sum(float(own.shape.dense_flops(trace.layers[0].keys).sum()) for trace in traces)
+        return kept / dense
+
+    def lessons() -> Iterator[Lesson]:
+        with _hard(model):
+            own.policy.train()  # exits speak, nobody leaves
+            for trace, logits, labels in _passes(model, batches):
+                yield Lesson(trace, phase, 0, logits, labels, task_loss(model.config))
+
+    own.policy.calibrate(phase, Rehearsal(first, share, lessons))
+
+
+@contextmanager
+def _hard(model: PreTrainedModel) -> Iterator[None]:
+    """Read as at inference inside the block."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), applying(model, "compact"):
+            yield
+    finally:
+        model.train(was_training)
+
+
+def _batches(model: PreTrainedModel, rows: Dataset, collator: Collator) -> list[dict[str, Tensor]]:
+    """Pad rows of like length together."""
+    names = {"input_ids", "attention_mask", "token_type_ids", "labels"} & set(rows.column_names)
+    plain = rows.select_columns(sorted(names))
+    ordered = sorted(plain, key=lambda row: len(row["input_ids"]))
+    return [
+        dict(collator(ordered[start : start + BATCH_TEXTS]).to(model.device))
+        for start in range(0, len(ordered), BATCH_TEXTS)
+    ]
+
+
+def _passes(
+    model: PreTrainedModel, batches: list[dict[str, Tensor]]
+) -> Iterator[tuple[Trace, Tensor, Tensor | None]]:
+    for batch in batches:
+        inputs = {name: values for name, values in batch.items() if name != "labels"}
+        with record() as traces:
+            logits = model(**inputs).logits
+        (trace,) = traces
+        yield trace, logits, batch.get("labels")
