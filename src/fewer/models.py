@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Attachment",
+    "adjust",
     "applying",
     "attach",
     "attachment",
@@ -315,6 +316,25 @@ def longest(model: nn.Module, wanted: int | None, tokenizer_says: int) -> int:
     if wanted is not None and limit is not None and wanted > limit:
         raise ValueError(f"max_length is {wanted}, but this model reads at most {limit} tokens")
     return wanted or min(tokenizer_says, limit or DEFAULT_LENGTH)
+
+
+def adjust(model: Model, *, threshold: float) -> Model:
+    """Turn the threshold at which texts or tokens leave an attached model early, in place.
+
+    Its meaning and range are those of the method's criterion. It is saved with the model. Raises
+    `ValueError` for a value outside the range, and for a method that has no such threshold.
+
+    >>> fewer.adjust(model, threshold=0.3)  # doctest: +SKIP
+    """
+    own = attachment(model)
+    dial = own.policy.dial()
+    if dial is None:
+        raise ValueError(
+            f"{own.method} has no threshold to adjust; early exits have one, LTP learns its own"
+        )
+    dial.check(threshold)
+    dial.value.fill_(threshold)
+    return model
 
 
 @contextmanager

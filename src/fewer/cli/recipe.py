@@ -108,8 +108,17 @@ def labels_of(name: str) -> dict[str, Any]:
 
 
 def load_for(task: TextClassification, name: str) -> tuple[PreTrainedModel, bool]:
-    """Load a model with a head for the task, and tell whether the head is new."""
+    """Load a model with a head for the task, and tell whether the head is new.
+
+    What `fewer fit` or `fewer.save` wrote comes with the method it was trained for.
+    """
     from transformers import AutoModelForSequenceClassification
+
+    from fewer.config import SIDE_FILE
+    from fewer.folders import load
+
+    if (Path(name) / SIDE_FILE).exists() and labels_of(name):
+        return load(name, precision=None), False
 
     model, info = AutoModelForSequenceClassification.from_pretrained(
         model_folder(name),

@@ -19,7 +19,7 @@ from fewer.core.cost import Shape
 from fewer.core.decision import Decision, Site, View
 from fewer.core.trace import Trace
 
-__all__ = ["Dense", "Lesson", "Method", "Phase", "Policy", "Rehearsal"]
+__all__ = ["Dense", "Dial", "Lesson", "Method", "Phase", "Policy", "Rehearsal"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,16 @@ class Rehearsal:
     lessons: Callable[[], Iterator[Lesson]]  # batch by batch; exits speak and nobody exits
 
 
+@dataclass(frozen=True)
+class Dial:
+    """A threshold that may be turned after training: from never leaving to leaving at once."""
+
+    value: Tensor  # the policy's own buffer, a single number
+    never: float
+    grid: tuple[float, ...]  # from strict to eager, for a sweep
+    check: Callable[[float], None]  # raises `ValueError` outside the range
+
+
 class Policy(nn.Module):
     """Decides nothing: every token reads every layer. Methods override what they need."""
 
@@ -80,6 +90,17 @@ class Policy(nn.Module):
 
     def calibrate(self, phase: Phase, rehearsal: Rehearsal) -> None:
         """Fit what is learned to a wanted share of FLOPs, or to held-out answers."""
+
+    def dial(self) -> Dial | None:
+        """Return the threshold that decides how eagerly texts or tokens leave, if there is one."""
+        return None
+
+    def inherit(self, method: Method, policy: Policy) -> tuple[tuple[int, ...], ...]:
+        """Take over what `policy`, the trained one of `method`, has learned.
+
+        Returns the paths of the parts that need no training now: none, unless this is a stack.
+        """
+        return ()
 
     def part(self, path: tuple[int, ...]) -> Policy:
         """Return the policy that a phase's `part` means: this one, unless it is a stack."""

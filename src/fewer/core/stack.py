@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fewer.core.cost import Shape
 from fewer.core.decision import Decision, View
-from fewer.core.policy import Lesson, Method, Phase, Policy, Rehearsal
+from fewer.core.policy import Dial, Lesson, Method, Phase, Policy, Rehearsal
 
 __all__ = ["Stack", "StackPolicy"]
 
@@ -38,7 +38,7 @@ class Stack:
 
     def build(self, shape: Shape) -> StackPolicy:
         """Build the policy of each."""
-        return StackPolicy([method.build(shape) for method in self.methods])
+        return StackPolicy(self.methods, shape)
 
     def phases(self) -> tuple[Phase, ...]:
         """Return all phases of the first, then of the second, and so on."""
@@ -52,8 +52,10 @@ class Stack:
 class StackPolicy(Policy):
     """Asks every part and combines what they say; a part that is not trained yet is not asked."""
 
-    def __init__(self, parts: list[Policy]) -> None:
+    def __init__(self, methods: tuple[Method, ...], shape: Shape) -> None:
         super().__init__()
+        self.methods = methods
+        parts = [method.build(shape) for method in methods]
         self.parts = nn.ModuleList(parts)
         self._acting = len(parts)
         self.sites = frozenset(site for part in parts for site in part.sites)
@@ -89,6 +91,17 @@ class StackPolicy(Policy):
         for number, part in enumerate(self._acts()):
             with self.during(replace(phase, part=(number,))):
                 part.calibrate(phase, rehearsal)
+
+    def dial(self) -> Dial | None:
+        """Return the first there is."""
+        return next((dial for part in self._acts() if (dial := part.dial())), None)
+
+    def inherit(self, method: Method, policy: Policy) -> tuple[tuple[int, ...], ...]:
+        """Give what was learned to the first part, if that is described by the same method."""
+        if self.methods[0] != method:
+            return ()
+        self.parts[0].load_state_dict(policy.state_dict())
+        return ((0,),)
 
     def part(self, path: tuple[int, ...]) -> Policy:
         """Follow a path of numbers down the stack."""

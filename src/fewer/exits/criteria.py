@@ -24,6 +24,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from fewer.core.policy import Dial
+
 __all__ = ["CRITERIA", "Criterion", "Evidence", "entropy", "normalised_entropy"]
 
 
@@ -59,6 +61,10 @@ class Criterion:
         """Say whose answer is certain enough."""
         measured = self.measure(evidence)
         return measured < threshold if self.below else measured >= threshold
+
+    def dial(self, value: Tensor) -> Dial:
+        """Describe the buffer that holds a policy's threshold."""
+        return Dial(value, self.never, self.grid, self.check)
 
     def check(self, threshold: float) -> None:
         """Raise `ValueError` for a threshold outside the range."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fewer.core.cost import Shape
 from fewer.core.decision import Decision, Site, Spoken, View
-from fewer.core.policy import Lesson, Phase, Policy, Rehearsal
+from fewer.core.policy import Dial, Lesson, Phase, Policy, Rehearsal
 from fewer.exits.criteria import CRITERIA, Evidence
 from fewer.exits.heads import HEADS
 from fewer.exits.losses import exit_loss, labels_of
@@ -69,6 +69,10 @@ class ExitPolicy(Policy):
         leaves[texts] = certain
         said = Spoken(view.layer, texts, logits, features, final=certain)
         return Decision(leaves=leaves, spoken=(said,), spent=spent)
+
+    def dial(self) -> Dial:
+        """Return the threshold."""
+        return self.criterion.dial(self.threshold)
 
     def loss(self, lesson: Lesson) -> Tensor:
         """Add up the exits' losses, and that of the learned criterion."""

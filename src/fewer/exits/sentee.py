@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fewer.core.cost import Shape
 from fewer.core.decision import Decision, Site, Spoken, View
-from fewer.core.policy import Lesson, Phase, Policy, Rehearsal
+from fewer.core.policy import Dial, Lesson, Phase, Policy, Rehearsal
 from fewer.exits.criteria import CRITERIA
 from fewer.exits.threshold import check_threshold, open_exits
 from fewer.exits.words import WordHeads
@@ -96,6 +96,10 @@ class SENTEEPolicy(Policy):
         leaves = doubt < self.threshold
         said = Spoken(said.layer, said.rows, said.logits, final=leaves[sequence])
         return Decision(leaves=leaves, spoken=(said,), spent=spent)
+
+    def dial(self) -> Dial:
+        """Return the threshold."""
+        return UNCERTAINTY.dial(self.threshold)
 
     def loss(self, lesson: Lesson) -> Tensor:
         """Add up the losses of the exits."""

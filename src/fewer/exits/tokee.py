@@ -42,7 +42,7 @@ from torch import Tensor
 from fewer.core.cost import Shape
 from fewer.core.decision import Decision, Site, Spoken, View
 from fewer.core.packed import Packed
-from fewer.core.policy import Lesson, Phase, Policy, Rehearsal
+from fewer.core.policy import Dial, Lesson, Phase, Policy, Rehearsal
 from fewer.exits.criteria import CRITERIA
 from fewer.exits.threshold import check_threshold, open_exits
 from fewer.exits.words import WordHeads
@@ -149,6 +149,10 @@ class TOKEEPolicy(Policy):
         rests = torch.zeros_like(tokens.protected).index_fill(0, rows[certain], True)
         decision = Decision.rest(rests)
         return Decision(decision.fate, freezes=True, spoken=(said,), spent=spent)
+
+    def dial(self) -> Dial:
+        """Return the threshold."""
+        return UNCERTAINTY.dial(self.threshold)
 
     def loss(self, lesson: Lesson) -> Tensor:
         """Add up the losses of the exits; in the second phase the last layer's over who is left."""

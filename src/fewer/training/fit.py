@@ -23,7 +23,7 @@ from transformers import (
 from fewer.config import method_to
 from fewer.core.policy import Dense, Method, Phase
 from fewer.folders import load, save
-from fewer.models import attach, attachment
+from fewer.models import attach, attachment, is_attached
 from fewer.tasks.rows import data_hash
 from fewer.training.checkpoints import is_whole, newest_whole, seal
 from fewer.training.precision import Precision, choose
@@ -86,7 +86,9 @@ def fit(
     `train` has the columns of `TextClassification.encode` (input_ids, attention_mask, labels,
     length; not padded). `dense` is trained first when given (a new head); then `phases` (default:
     the method's own). Each phase is kept whole in a folder of its own, so `resume=True` goes on
-    after a kill from the newest whole checkpoint. Raises `ValueError` for an empty data set, and
+    after a kill from the newest whole checkpoint. A model that was trained for the first method of
+    a stack (LTP, for a Magic Pyramid with that very LTP) keeps what it learned, and the phases of
+    that method are left out. Raises `ValueError` for an empty data set, and
     for an `output_dir` that holds another run, or one that was not asked to be resumed.
     """
     schedule = schedule or Schedule()
@@ -98,7 +100,12 @@ def fit(
     if len(train) == 0:
         raise ValueError("the training set has no rows")
     stages: list[tuple[Method, Phase]] = [(Dense(), dense)] if dense is not None else []
-    stages += [(method, phase) for phase in (method.phases() if phases is None else phases)]
+    known = () if dense is not None else _put_on(model, method)
+    stages += [
+        (method, phase)
+        for phase in (method.phases() if phases is None else phases)
+        if not phase.part or phase.part[:1] not in known
+    ]
     folder = Path(output_dir)
     _claim(
         folder,
@@ -230,15 +237,19 @@ def _split(train: Dataset, wanted: bool, seed: int) -> tuple[Dataset, Dataset | 
     return train.select(order[size:]), train.select(order[:size])
 
 
-def _put_on(model: PreTrainedModel, method: Method) -> None:
-    """Attach a method unless it is; kernel and protected ids stay as they were."""
-    try:
-        before = attachment(model).settings
-    except ValueError:
+def _put_on(model: PreTrainedModel, method: Method) -> tuple[tuple[int, ...], ...]:
+    """Attach a method unless it is; kernel and protected ids stay as they were.
+
+    Returns the parts of the method that are trained already: what was attached before.
+    """
+    if not is_attached(model):
         attach(model, method)
-        return
-    if before.method != method:
-        attach(model, method, kernel=before.kernel, protect=before.protect)
+        return ()
+    before = attachment(model)
+    if before.method == method:
+        return ()
+    attach(model, method, kernel=before.settings.kernel, protect=before.settings.protect)
+    return attachment(model).policy.inherit(before.method, before.policy)
 
 
 def _taken_up(folder: Path, model: PreTrainedModel) -> PreTrainedModel:

@@ -1,0 +1,143 @@
+"""One trained model, its whole curve: score and FLOPs at every threshold of its exits."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fewer.core.trace import Trace
+from fewer.measure.evaluate import read_all
+from fewer.models import adjust, attachment
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["BUCKETS", "Depths", "sweep"]
+
+# Lengths in tokens, as the Magic Pyramid paper tells short, middle and long texts apart.
+BUCKETS = ((1, 35), (36, 70), (71, None))
+Score = Callable[[Sequence[int]], dict[str, float]]  # of the rows with these numbers
+
+
+@dataclass(frozen=True)
+class Depths:
+    """What reading a data set took, text by text, in its order."""
+
+    flops: Tensor  # (texts), the heads' own included
+    dense_flops: Tensor  # (texts), of the same texts read in full
+    heads: Tensor  # (texts), FLOPs of the exits' heads
+    layers: Tensor  # (texts), the last layer that a token of the text read
+    token_layers: Tensor  # (texts), mean over tokens of the layers they read
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, traces: Sequence[Trace], order: Sequence[int]) -> Depths:
+        """Put together the traces of batches whose texts, one after another, are `order`."""
+        shape = attachment(model).shape
+        columns: list[tuple[Tensor, ...]] = []
+        for trace in traces:
+            lengths, read = trace.layers[0].keys, trace.layers_read
+            heads = torch.zeros_like(lengths) if trace.spent is None else trace.spent
+            columns.append(
+                (
+                    shape.flops(trace).double(),
+                    shape.dense_flops(lengths).double(),
+                    heads.double(),
+                    read.amax(1).double(),
+                    read.sum(1) / lengths.double(),
+                )
+            )
+        place = torch.tensor(order).argsort()
+        joined = [torch.cat(parts).cpu()[place] for parts in zip(*columns, strict=True)]
+        return cls(*joined)
+
+
+def sweep(
+    model: PreTrainedModel,
+    encoded: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    score: Callable[[Any, Sequence[int]], dict[str, float]],
+    *,
+    thresholds: Sequence[float] | None = None,
+) -> list[dict[str, Any]]:
+    """Measure a model at every threshold of its exits, from never on: one point each.
+
+    `score(answers, rows)` scores what was said of these rows. A point holds the metrics of all
+    texts and of either half of them (those of even and of odd number: choose a threshold on one,
+    report it on the other), mean FLOPs with the heads' share, mean layers read, how many texts left
+    after each layer, and the same by length. The given model is not changed. Raises `ValueError`
+    for a model without exits.
+    """
+    system = copy.deepcopy(model).eval()
+    own = attachment(system)
+    dial = own.policy.dial()
+    if dial is None:
+        raise ValueError(
+            f"{own.method} has no exits to sweep; wanted a model trained with one of the methods "
+            "for exits, such as magic_pyramid, fastbert or tokee"
+        )
+    lengths = torch.tensor(encoded["length"])
+    points = []
+    for threshold in (dial.never, *(dial.grid if thresholds is None else thresholds)):
+        if threshold != dial.never:
+            adjust(system, threshold=threshold)
+        else:
+            dial.value.fill_(threshold)
+        answers, traces, order = read_all(system, encoded, tokenizer, title=f"at {threshold:g}")
+        depths = Depths.of(system, traces, order)
+        everyone = range(len(encoded))
+        point = {
+            "threshold": None if threshold == dial.never else threshold,
+            **_point(answers, depths, everyone, score),
+            "exits": _histogram(depths.layers, own.shape.num_layers),
+            "halves": [_point(answers, depths, everyone[start::2], score) for start in (0, 1)],
+            "buckets": {
+                _name(low, high): _point(answers, depths, rows, score)
+                for low, high in BUCKETS
+                if (rows := _between(lengths, low, high))
+            },
+            "length_and_layers": _rank_correlation(lengths, depths.token_layers),
+        }
+        points.append(point)
+    return points
+
+
+def _point(answers: Any, depths: Depths, rows: Sequence[int], score: Any) -> dict[str, Any]:
+    own = torch.tensor(list(rows))
+    flops, dense = float(depths.flops[own].mean()), float(depths.dense_flops[own].mean())
+    return {
+        "texts": len(own),
+        "metrics": score(answers, list(rows)),
+        "flops_per_text": flops,
+        "dense_flops_per_text": dense,
+        "heads_flops_per_text": float(depths.heads[own].mean()),
+        "layers_read": float(depths.layers[own].mean()),
+        "token_layers_read": float(depths.token_layers[own].mean()),
+    }
+
+
+def _histogram(layers: Tensor, num_layers: int) -> list[int]:
+    return torch.bincount(layers.long(), minlength=num_layers + 1)[1:].tolist()
+
+
+def _between(lengths: Tensor, low: int, high: int | None) -> list[int]:
+    inside = (lengths >= low) & (lengths <= (high or int(lengths.max())))
+    return inside.nonzero().squeeze(1).tolist()
+
+
+def _name(low: int, high: int | None) -> str:
+    return f"over {low - 1}" if high is None else f"{low}-{high}"
+
+
+def _rank_correlation(lengths: Tensor, layers: Tensor) -> float | None:
+    """Spearman's rho; `None` where one of the two is constant."""
+    from scipy.stats import spearmanr
+
+    if lengths.min() == lengths.max() or layers.min() == layers.max():
+        return None
+    return float(spearmanr(lengths.numpy(), layers.numpy()).statistic)
