@@ -36,7 +36,8 @@ class Tagging:
     """Describe a task of tagging: the columns it reads and the labels it knows.
 
     A row holds the words of a sentence, and as many tags: names of `label_names`, which stand in
-    the order of the model's outputs, or their indices.
+    the order of the model's outputs, or their indices. Where names are numbers themselves, a number
+    is always a name.
 
     >>> task = Tagging(label_names=("O", "B-PER", "I-PER"))
     >>> task.num_labels, task.neutral
@@ -115,7 +116,7 @@ class Tagging:
 
     def labels(self, rows: Dataset) -> list[list[int]]:
         """Read the labels of each row's words: indices of `label_names`."""
-        known: dict[Any, int] = {**self.label2id, **{i: i for i in range(self.num_labels)}}
+        known = self._indices()
         words, tags = self.words(rows), column_values(rows, self.tags)
         found = []
         for row, (its_words, its_tags) in enumerate(zip(words, tags, strict=True)):
@@ -131,6 +132,11 @@ class Tagging:
                 raise ValueError(self._unknown(row, unknown[0], its_words, its_tags))
             found.append([known[tag] for tag in its_tags])
         return found
+
+    def _indices(self) -> dict[Any, int]:
+        """Output of all that may stand for a label: names, and indices unless names are numbers."""
+        numbers = {int(name): index for name, index in self.label2id.items() if name.isdecimal()}
+        return {**self.label2id, **(numbers or {index: index for index in self.id2label})}
 
     def _unknown(self, row: int, place: int, words: list[str], tags: list[Any]) -> str:
         """Say which tag is unknown."""

@@ -81,7 +81,7 @@ def encode_words(
 def merge(
     answers: Sequence[Sequence[T]], encoded: Dataset, missing: T | None = None
 ) -> list[list[T]]:
-    """Make one list a sentence of the answers to the words of each encoded row.
+    """Make one list a sentence of the answers to the words of each encoded row, all in their order.
 
     A word of two windows is answered by the one where it stands farther from the edge. Words that
     no row holds ("truncate") get `missing`; without one they raise `ValueError`.

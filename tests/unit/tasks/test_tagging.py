@@ -77,6 +77,12 @@ def test_given_names_and_columns_are_not_guessed():
     assert task.labels(table) == [[1, 0]]
 
 
+def test_where_names_are_numbers_a_number_is_a_name():
+    task = Tagging(label_names=("1", "2", "0"))
+    assert task.labels(rows(tokens=[["a", "b", "c"]], tags=[[0, 1, 2]])) == [[2, 0, 1]]
+    assert task.labels(rows(tokens=[["a", "b"]], tags=[["0", "1"]])) == [[2, 0]]
+
+
 def test_what_a_model_config_wants():
     assert NER.num_labels == 4
     assert NER.id2label == {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC"}
