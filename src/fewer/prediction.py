@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["TOKEN_BUDGET", "logits_of", "predict"]
+__all__ = ["TOKEN_BUDGET", "logits_of", "passes", "predict"]
 
 TOKEN_BUDGET = 8192  # more makes a pass no faster a token on a CPU, and less does
 
@@ -65,23 +65,36 @@ def logits_of(
     progress: bool = True,
 ) -> Tensor:
     """Read encoded rows in these batches of row numbers; logits in the order of the rows."""
+    found = torch.zeros(len(encoded), int(model.config.num_labels or 0))
+    for rows, _, logits in passes(model, encoded, tokenizer, batches, title, progress):
+        if logits.shape != (len(rows), found.shape[1]):
+            raise ValueError(
+                f"{type(model).__name__} gives logits of shape {tuple(logits.shape)} for "
+                f"{len(rows)} texts, wanted ({len(rows)}, {found.shape[1]}): a row a text"
+            )
+        found[rows] = logits
+    return found
+
+
+def passes(
+    model: PreTrainedModel,
+    encoded: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    batches: Sequence[Sequence[int]],
+    title: str,
+    progress: bool,
+) -> Iterator[tuple[list[int], int, Tensor]]:
+    """Read batch after batch: give its rows, its padded length, its logits in fp32 on the CPU."""
     from rich.progress import track
 
     columns = [name for name in tokenizer.model_input_names if name in encoded.column_names]
     plain = encoded.select_columns(columns)
-    found = torch.zeros(len(encoded), int(model.config.num_labels or 0))
-    with torch.inference_mode():
-        for batch in track(batches, description=title, transient=True, disable=not progress):
-            rows = list(batch)
-            padded = tokenizer.pad(plain[rows], padding_side="right", return_tensors="pt")
-            logits = model(**padded.to(model.device)).logits
-            if logits.shape != (len(rows), found.shape[1]):
-                raise ValueError(
-                    f"{type(model).__name__} gives logits of shape {tuple(logits.shape)} for "
-                    f"{len(rows)} texts, wanted ({len(rows)}, {found.shape[1]}): a row a text"
-                )
-            found[rows] = logits.float().cpu()
-    return found
+    for batch in track(batches, description=title, transient=True, disable=not progress):
+        rows = list(batch)
+        padded = tokenizer.pad(plain[rows], padding_side="right", return_tensors="pt")
+        with torch.inference_mode():
+            logits = model(**padded.to(model.device)).logits.float().cpu()
+        yield rows, padded["input_ids"].shape[1], logits
 
 
 def _listed(texts: Iterable[str]) -> Sequence[str]:

@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
+from fewer.tasks.columns import column_values, few, known_column, nearest
 from fewer.tasks.texts import Overlong, check_strings, encode_texts
 
 if TYPE_CHECKING:
@@ -65,14 +65,14 @@ class TextClassification:
 
     def __post_init__(self) -> None:
         if self.regression and self.label_names:
-            raise ValueError(f"regression has no label names, got {_few(self.label_names)}")
+            raise ValueError(f"regression has no label names, got {few(self.label_names)}")
         if not self.regression and len(self.label_names) < 2:
             raise ValueError(
                 f"classification wants at least two label names, got {list(self.label_names)}; "
                 "for numbers on a scale say regression=True"
             )
         if len(set(self.label_names)) < len(self.label_names):
-            raise ValueError(f"a label name stands twice in {_few(self.label_names)}")
+            raise ValueError(f"a label name stands twice in {few(self.label_names)}")
 
     @property
     def num_labels(self) -> int:
@@ -116,7 +116,7 @@ class TextClassification:
 
     def labels(self, rows: Dataset) -> list[int] | list[float]:
         """Read the labels: indices of `label_names`, or numbers for regression."""
-        values = _values(rows, self.label)
+        values = column_values(rows, self.label)
         if self.regression:
             return [_number(value, row, self.label) for row, value in enumerate(values)]
         indices = self._indices()
@@ -126,7 +126,7 @@ class TextClassification:
             row = next(row for row, value in enumerate(values) if _name(value) not in indices)
         raise ValueError(
             f"column {self.label!r}, row {row} (the first is 0): unknown label {values[row]!r}. "
-            f"Known are {_few(self.label_names)}{_nearest(str(values[row]), self.label_names)}. "
+            f"Known are {few(self.label_names)}{nearest(str(values[row]), self.label_names)}. "
             "Mend or remove the row, or choose another column or other label names."
         )
 
@@ -171,14 +171,14 @@ def infer(
 def _label_column(rows: Dataset, label: str | None) -> str:
     """Choose the column of labels."""
     if label is not None:
-        return _known(label, rows)
+        return known_column(label, rows)
     written: dict[str, str] = {name.lower(): name for name in rows.column_names}
     for name in LABEL_COLUMNS:
         if name in written:
             return written[name]
     raise ValueError(
-        f"no column looks like the label: the rows have {_few(rows.column_names)}; "
-        f"looked for {_few(LABEL_COLUMNS)}. Say which it is: label='...'"
+        f"no column looks like the label: the rows have {few(rows.column_names)}; "
+        f"looked for {few(LABEL_COLUMNS)}. Say which it is: label='...'"
     )
 
 
@@ -187,9 +187,10 @@ def _text_columns(
 ) -> tuple[str, str | None]:
     """Choose the column of texts, and the one of second texts if there is one."""
     if text is not None:
-        return _known(text, rows), None if text_pair is None else _known(text_pair, rows)
+        pair = None if text_pair is None else known_column(text_pair, rows)
+        return known_column(text, rows), pair
     if text_pair is not None:
-        _known(text_pair, rows)
+        known_column(text_pair, rows)
     free = {name.lower(): name for name in rows.column_names if name not in (label, text_pair)}
     for first, second in PAIR_COLUMNS:
         if first in free and (second in free if text_pair is None else second == text_pair.lower()):
@@ -201,8 +202,8 @@ def _text_columns(
     if len(strings) == 1:
         return strings[0], text_pair
     raise ValueError(
-        f"no column looks like the text: the rows have {_few(rows.column_names)}; "
-        f"looked for {_few(TEXT_COLUMNS)}. Say which it is: text='...'"
+        f"no column looks like the text: the rows have {few(rows.column_names)}; "
+        f"looked for {few(TEXT_COLUMNS)}. Say which it is: text='...'"
     )
 
 
@@ -215,7 +216,7 @@ def _is_string(rows: Dataset, name: str) -> bool:
 
 def _is_scale(rows: Dataset, label: str) -> bool:
     """Tell whether the labels are numbers with a point; also as text, for CSV has only text."""
-    values = [value for value in _values(rows, label) if value is not None]
+    values = [value for value in column_values(rows, label) if value is not None]
     if all(isinstance(value, float) for value in values):
         return bool(values)
     if not all(isinstance(value, str) for value in values):
@@ -230,7 +231,7 @@ def _names(rows: Dataset, label: str) -> tuple[str, ...]:
     feature = rows.features[label]
     if isinstance(feature, ClassLabel):
         return tuple(feature.names)
-    values = _values(rows, label)
+    values = column_values(rows, label)
     for row, value in enumerate(values):
         if not (isinstance(value, str | int) or _is_whole(value)) or not str(value).strip():
             raise ValueError(
@@ -246,31 +247,17 @@ def _names(rows: Dataset, label: str) -> tuple[str, ...]:
         )
     if len(names) > _MOST_CLASSES:
         raise ValueError(
-            f"column {label!r} holds {len(names)} different values ({_few(names, 3)}); at most "
+            f"column {label!r} holds {len(names)} different values ({few(names, 3)}); at most "
             f"{_MOST_CLASSES} classes are wanted. Choose another column, or say regression=True if "
             "these are numbers on a scale."
         )
     return tuple(names)
 
 
-def _values(rows: Dataset, column: str) -> list[Any]:
-    return list(rows[_known(column, rows)][:])
-
-
 def _strings(rows: Dataset, column: str) -> list[str]:
-    values = _values(rows, column)
+    values = column_values(rows, column)
     check_strings(values, f"column {column!r}")
     return values
-
-
-def _known(column: str, rows: Dataset) -> str:
-    """Return the name of a column that exists."""
-    if column in rows.column_names:
-        return column
-    raise ValueError(
-        f"there is no column {column!r}: the rows have {_few(rows.column_names)}"
-        f"{_nearest(column, rows.column_names)}"
-    )
 
 
 def _name(value: object) -> str:
@@ -312,16 +299,3 @@ def _is_integer(text: str) -> bool:
 def _numbers_first(name: str) -> tuple[bool, int, str]:
     """Sort numbers by value, before words."""
     return (False, int(name), name) if _is_integer(name) else (True, 0, name)
-
-
-def _few(names: Iterable[str], most: int = 12) -> str:
-    """List names for a message, not all of a thousand."""
-    listed = [repr(name if len(name) <= 40 else name[:39] + "…") for name in names]
-    more = f", ... ({len(listed)} in all)" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + more
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    """Suggest the nearest of the known names, if one is near."""
-    near = difflib.get_close_matches(name.lower(), list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""

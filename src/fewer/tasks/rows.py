@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewer.tasks import conll
 from fewer.tasks.texts import clean
 
 if TYPE_CHECKING:
@@ -32,8 +33,9 @@ def read_rows(source: str | Path, *, split: str | None = None) -> Dataset:
 
     Files, each also as .gz: .jsonl; .json (a list of objects, or lines); .csv and .tsv (column
     names in the first line, values stay text; in .tsv a quote is an ordinary character, as in
-    GLUE); .parquet. On the hub: "name" or "name:config", and `split` such as "train" or
-    "test[:100]". Lone surrogates become U+FFFD; a key that an object lacks is None.
+    GLUE); .parquet; .conll, .bio (first and last column) and .conllu (FORM, UPOS), whose rows are
+    sentences with columns tokens and tags. On the hub: "name" or "name:config", and `split` such as
+    "train" or "test[:100]". Lone surrogates become U+FFFD; a key that an object lacks is None.
     """
     path = Path(source).expanduser()
     if not (isinstance(source, Path) or path.exists() or _looks_like_file(source)):
@@ -185,6 +187,15 @@ def _header(path: Path, names: list[str]) -> list[str]:
     return names
 
 
+def _read_sentences(
+    path: Path, content: bytes, *, read: Callable[[Path, str], conll.Sentences]
+) -> Dataset:
+    """Read sentences of tagged words."""
+    from datasets import Dataset
+
+    return Dataset.from_dict(read(path, _decode(path, content)))
+
+
 def _read_parquet(path: Path, content: bytes) -> Dataset:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -207,6 +218,9 @@ _READERS: dict[str, Callable[[Path, bytes], Dataset]] = {
     ".csv": partial(_read_table, delimiter=",", quoting=csv.QUOTE_MINIMAL),
     ".tsv": partial(_read_table, delimiter="\t", quoting=csv.QUOTE_NONE),
     ".parquet": _read_parquet,
+    ".conll": partial(_read_sentences, read=conll.read_conll),
+    ".bio": partial(_read_sentences, read=conll.read_conll),
+    ".conllu": partial(_read_sentences, read=conll.read_conllu),
 }
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Overlong = Literal["truncate", "error"]
 
-_BATCH_TEXTS = 1000
+BATCH_TEXTS = 1000
 # A text is first read up to so many characters (English reviews have 4 to 5 a token).
 _CHARS_PER_TOKEN = 32
 _LEAST_CHARS = 8192
@@ -73,8 +73,8 @@ def encode_texts(
     _check(texts, pairs, tokenizer, max_length, overlong)
     cut: dict[int, int] = {}  # row -> tokens it had
     parts = []
-    for start in _with_progress(range(0, max(len(texts), 1), _BATCH_TEXTS)):
-        stop = start + _BATCH_TEXTS
+    for start in with_progress(range(0, max(len(texts), 1), BATCH_TEXTS)):
+        stop = start + BATCH_TEXTS
         columns, too_long = _encode_batch(
             texts[start:stop],
             pairs[start:stop] if pairs is not None else None,
@@ -117,12 +117,19 @@ def _check(
             raise ValueError(
                 f"as many texts as pairs are wanted, got {len(texts)} texts and {len(pairs)} pairs"
             )
+    check_tokenizer(tokenizer, max_length, pair=pairs is not None)
+
+
+def check_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, max_length: int, *, pair: bool = False
+) -> None:
+    """Raise for a tokenizer that cannot encode every text, or for too little room."""
     if not tokenizer.is_fast:
         raise TypeError(
             f"wanted a fast tokenizer (one of the `tokenizers` library), got "
             f"{type(tokenizer).__name__}: load it with AutoTokenizer.from_pretrained(...)"
         )
-    special = int(tokenizer.num_special_tokens_to_add(pair=pairs is not None))
+    special = int(tokenizer.num_special_tokens_to_add(pair=pair))
     if special == 0:
         raise ValueError(
             f"{type(tokenizer).__name__} adds no special tokens: an empty text would have no token "
@@ -223,15 +230,15 @@ def _report(cut: dict[int, int], rows: int, max_length: int, overlong: str) -> N
     )
 
 
-def _with_progress(starts: range) -> Iterator[int]:
+def with_progress(starts: range, unit: str = "texts") -> Iterator[int]:
     """Show a bar on a terminal once it has taken two seconds."""
     from tqdm.auto import tqdm
 
     yield from tqdm(
         starts,
         desc="tokenising",
-        unit_scale=_BATCH_TEXTS,
-        unit=" texts",
+        unit_scale=BATCH_TEXTS,
+        unit=f" {unit}",
         delay=2,
         leave=False,
         disable=None,

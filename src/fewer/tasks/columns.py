@@ -1,0 +1,38 @@
+"""Columns of rows by their names, and names in messages: what the tasks share."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def known_column(column: str, rows: Dataset) -> str:
+    """Return the name of a column that exists."""
+    if column in rows.column_names:
+        return column
+    raise ValueError(
+        f"there is no column {column!r}: the rows have {few(rows.column_names)}"
+        f"{nearest(column, rows.column_names)}"
+    )
+
+
+def column_values(rows: Dataset, column: str) -> list[Any]:
+    """Take all values of a column that exists."""
+    return list(rows[known_column(column, rows)][:])
+
+
+def few(names: Iterable[str], most: int = 12) -> str:
+    """List names for a message, not all of a thousand."""
+    listed = [repr(name if len(name) <= 40 else name[:39] + "…") for name in names]
+    more = f", ... ({len(listed)} in all)" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Suggest the nearest of the known names, if one is near."""
+    near = difflib.get_close_matches(name.lower(), list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,85 @@
+"""Entities counted by hand; the number of seqeval; no warning, no number that is not one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from seqeval.metrics import f1_score
+
+from fewer.tasks.tag_metrics import score_tags
+
+WANTED = [["B-PER", "I-PER", "O", "B-LOC"], [], ["O", "B-ORG"]]
+
+
+def test_gold_against_gold_is_one():
+    assert score_tags(WANTED, WANTED) == {"f1": 1, "precision": 1, "recall": 1, "accuracy": 1}
+
+
+def test_entities_are_counted_by_type_and_both_ends():
+    found = [["B-PER", "O", "O", "B-LOC"], [], ["O", "B-LOC"]]  # 1 of 3 found is right, of 3 wanted
+    scores = score_tags(found, WANTED)
+    assert scores == pytest.approx(
+        {"f1": 1 / 3, "precision": 1 / 3, "recall": 1 / 3, "accuracy": 4 / 6}
+    )
+
+
+def test_precision_and_recall_are_not_exchanged():
+    found = [["B-PER", "I-PER", "O", "O"], [], ["O", "O"]]
+    scores = score_tags(found, WANTED)
+    assert (scores["precision"], scores["recall"]) == (1.0, pytest.approx(1 / 3))
+    assert scores["f1"] == pytest.approx(0.5)
+
+
+def test_a_tag_that_continues_nothing_begins_an_entity():
+    assert score_tags([["O", "I-PER"]], [["O", "B-PER"]])["f1"] == 1.0
+
+
+def test_nothing_found_is_zero_and_silent():
+    nothing = [["O"] * len(tags) for tags in WANTED]
+    assert score_tags(nothing, WANTED) == {
+        "f1": 0,
+        "precision": 0,
+        "recall": 0,
+        "accuracy": 2 / 6,
+    }
+    assert score_tags(nothing, nothing) == {"f1": 0, "precision": 0, "recall": 0, "accuracy": 1}
+
+
+def test_random_tags_score_as_seqeval_says():
+    generator = np.random.default_rng(0)
+    names = ["O", "B-X", "I-X", "B-Y", "I-Y"]
+    wanted, found = (
+        [list(generator.choice(names, size)) for size in (7, 1, 30, 12)] for _ in range(2)
+    )
+    value = score_tags(found, wanted)["f1"]
+    assert 0 < value < 1
+    assert value == pytest.approx(f1_score(wanted, found))
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "f1"),
+    [
+        ("B-X M-X E-X S-Y", "B-X M-X E-X S-Y", 1.0),  # BMES
+        ("B-X I-X L-X U-Y", "B-X I-X L-X O", 2 / 3),  # BILOU
+        ("B-X X [SEP] O", "B-X O O O", 1.0),  # names that are no entity: no entity
+    ],
+)
+def test_other_schemes_of_entities_are_counted_too(found, wanted, f1):
+    assert score_tags([found.split()], [wanted.split()])["f1"] == pytest.approx(f1)
+
+
+def test_other_tags_have_accuracy_and_macro_f1():
+    scores = score_tags([["NOUN", "NOUN"], ["VERB"]], [["NOUN", "VERB"], ["VERB"]])
+    assert scores == pytest.approx({"accuracy": 2 / 3, "f1": 2 / 3})
+    assert score_tags([["NOUN"]], [["VERB"]]) == {"accuracy": 0.0, "f1": 0.0}
+
+
+def test_what_cannot_be_compared_is_refused():
+    with pytest.raises(ValueError, match="1 predicted and 2 wanted"):
+        score_tags([["O"]], [["O"], ["O"]])
+    with pytest.raises(ValueError, match=r"sentence 1 .*got 2 predicted tags and 1 wanted"):
+        score_tags([["O"], ["O", "O"]], [["O"], ["O"]])
+    with pytest.raises(TypeError, match=r"sentence 0 .*got a string"):
+        score_tags(["O"], [["O"]])
+    with pytest.raises(ValueError, match="nothing to score"):
+        score_tags([[]], [[]])
