@@ -268,7 +268,8 @@ def _shape(whole: PreTrainedModel, encoder: PreTrainedModel) -> Shape:
         for mark, kind in (("SequenceClassification", "text"), ("TokenClassification", "token")):
             if mark in type(whole).__name__:
                 answers = kind  # type: ignore[assignment]  # one of the literals
-    return replace(shape, labels=whole.config.num_labels if answers else 0, answers=answers)
+    labels = int(whole.config.num_labels or 0) if answers else 0
+    return replace(shape, labels=labels, answers=answers)
 
 
 def _become(part: Any, *, packs: bool, saves: bool) -> None:

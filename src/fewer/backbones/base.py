@@ -9,10 +9,10 @@ from typing import Protocol
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fewer.core.cost import LayerCost, Shape
+from fewer.core.cost import LayerCost, Shape, linear_flops
 from fewer.core.encode import Layer
 
-__all__ = ["Backbone", "BackboneLayer", "Tokens", "linear_flops", "split_heads"]
+__all__ = ["Backbone", "BackboneLayer", "Tokens", "split_heads"]
 
 
 @dataclass(frozen=True)
@@ -74,18 +74,6 @@ class Backbone:
         costs = tuple(layer.cost for layer in self.layers)
         embed = linear_flops(*self.projections)
         return Shape(len(costs), self.hidden_size, self.heads, embed, costs)
-
-
-def linear_flops(*modules: nn.Module) -> float:
-    """FLOPs a token of linear maps, adapters included: 2 for each entry of their matrices."""
-    return float(
-        sum(
-            2 * weight.numel()
-            for module in modules
-            for weight in module.parameters()
-            if weight.ndim == 2
-        )
-    )
 
 
 def split_heads(projected: Float[Tensor, "T H*d"], heads: int) -> Float[Tensor, "T H d"]:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewer.backbones.base import Backbone, Tokens, linear_flops, split_heads
-from fewer.core.cost import LayerCost
+from fewer.backbones.base import Backbone, Tokens, split_heads
+from fewer.core.cost import LayerCost, linear_flops
 
 __all__ = ["ModernBertLayer", "angles", "bind", "rotate"]
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewer.backbones.base import Tokens, linear_flops, split_heads
+from fewer.backbones.base import Tokens, split_heads
 from fewer.backbones.quick import drop, linear_together, of_round_size
-from fewer.core.cost import LayerCost
+from fewer.core.cost import LayerCost, linear_flops
 
 __all__ = ["PostNormLayer", "TableEmbedding", "segment_of"]
 

@@ -106,7 +106,7 @@ def _three(
         baseline=dense,
     )
     for name, system in systems(loaded.model, dense).items():
-        outcome = predict(system, loaded.encoded, loaded.tokenizer, title=name)
+        outcome = predict(system, loaded.encoded, loaded.tokenizer, loaded.scorer, title=name)
         found[name] = {
             **times[name],
             "flops_per_text": outcome.flops_per_text,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from fewer.tasks.classification import TextClassification
+    from fewer.measure.scorers import Scorer
 
 __all__ = [
     "Columns",
@@ -27,12 +27,12 @@ __all__ = [
     "settings",
 ]
 
-ROLES = ("text", "text_pair", "label")
+ROLES = ("text", "text_pair", "label", "tokens", "tags")
 Columns = Annotated[
     list[str] | None,
     typer.Option(
         "--column",
-        help="A column by its role: text=review, text_pair=summary, label=stars. Repeatable.",
+        help="A column by its role: text=review, label=stars; tokens=words, tags=ner. Repeatable.",
     ),
 ]
 RowsOption = Annotated[
@@ -50,13 +50,13 @@ class Loaded:
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        task: TextClassification,
+        scorer: Scorer,
         encoded: Dataset,
         row: dict[str, Any],
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self.task = task
+        self.scorer = scorer
         self.encoded = encoded
         self.row = row  # a result row, complete but for its systems
 
@@ -113,12 +113,12 @@ def load(
     import torch
     from transformers import AutoTokenizer
 
-    from fewer.cli.recipe import labels_of
+    from fewer.cli.recipe import task_of
     from fewer.folders import load as load_model
     from fewer.measure.rows import describe
+    from fewer.measure.scorers import scorer_of
     from fewer.models import attachment, longest
     from fewer.packaged import model_folder
-    from fewer.tasks.classification import infer
     from fewer.tasks.rows import read_rows
 
     quiet()
@@ -134,7 +134,7 @@ def load(
     table = read_rows(data, split=split)
     if rows is not None and rows < len(table):
         table = table.shuffle(seed=seed).select(range(rows))
-    task = infer(table, **{**labels_of(model_name), **roles(columns)})
+    task = task_of(table, model_name, roles(columns))
     length = longest(model, max_length, tokenizer.model_max_length)
     encoded = task.encode(table, tokenizer, max_length=length)
     row = describe(
@@ -148,7 +148,7 @@ def load(
         seed=seed,
     )
     row["training_seed"] = _training_seed(Path(folder))
-    return Loaded(model, tokenizer, task, encoded, row)
+    return Loaded(model, tokenizer, scorer_of(task, table), encoded, row)
 
 
 def dense_model(baseline: str | None) -> PreTrainedModel | None:

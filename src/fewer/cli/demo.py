@@ -34,6 +34,7 @@ def demo(
     from fewer.measure.evaluate import three_way
     from fewer.measure.latency import latency
     from fewer.measure.rows import describe
+    from fewer.measure.scorers import scorer_of
     from fewer.packaged import model_folder
     from fewer.pruning.ltp import LTP
     from fewer.tasks.classification import infer
@@ -66,7 +67,7 @@ def demo(
         model,
         held_out,
         tokenizer,
-        regression=False,
+        scorer_of(task, data.validation),
         baseline=load(output / "0-dense" / "model"),
     )
     times = latency(model, held_out, tokenizer, runs=10)

@@ -26,6 +26,9 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     timed: Annotated[bool, typer.Option(help="Also time batches of 1, 8 and 32.")] = True,
     runs: Annotated[int, typer.Option(min=1, help="Timed batches of each size.")] = 20,
+    swept: Annotated[
+        bool, typer.Option("--sweep", help="Also read at every threshold of the exits.")
+    ] = False,
     threads: ThreadsOption = None,
     seed: int = 0,
     results: Annotated[Path | None, typer.Option(help="Add the row to this .jsonl file.")] = None,
@@ -35,12 +38,15 @@ def evaluate(
 ) -> None:
     """Compare padded, packed and the method: score, FLOPs, tokens kept, milliseconds.
 
+    With --sweep the exits' whole curve too: score and FLOPs at every threshold.
+
     Padded and packed run the baseline if one is given, else the model's own weights without its
     method. Example: fewer evaluate runs/reviews/model --data test.csv
     --baseline runs/reviews/0-dense/model
     """
     from fewer.measure.evaluate import three_way
     from fewer.measure.latency import latency
+    from fewer.measure.sweep import sweep
 
     loaded = load(
         model,
@@ -57,7 +63,7 @@ def evaluate(
         loaded.model,
         loaded.encoded,
         loaded.tokenizer,
-        regression=loaded.task.regression,
+        loaded.scorer,
         batch_size=batch_size,
         baseline=dense_model(baseline),
     )
@@ -67,4 +73,7 @@ def evaluate(
             loaded.model, loaded.encoded, loaded.tokenizer, batch_sizes=sizes, runs=runs, seed=seed
         )
         found = {name: {**system, **times[name]} for name, system in found.items()}
-    finish({**loaded.row, "baseline": baseline, "systems": found}, results, report)
+    row = {**loaded.row, "baseline": baseline, "systems": found}
+    if swept:
+        row["sweep"] = sweep(loaded.model, loaded.encoded, loaded.tokenizer, loaded.scorer)
+    finish(row, results, report)

@@ -11,11 +11,14 @@ from fewer.config import method_from
 from fewer.packaged import model_folder
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from transformers import PreTrainedModel
 
+    from fewer.core.policy import Method
     from fewer.tasks.classification import TextClassification
+    from fewer.tasks.tagging import Tagging
 
-__all__ = ["Recipe", "labels_of", "load_for", "run"]
+__all__ = ["Recipe", "labels_of", "load_for", "run", "task_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +73,6 @@ def run(recipe: Recipe, output_dir: Path, *, resume: bool = False) -> PreTrained
     from transformers import AutoTokenizer
 
     from fewer.models import longest
-    from fewer.tasks.classification import infer
     from fewer.tasks.rows import read_rows
     from fewer.training.fit import Schedule, fit
 
@@ -78,7 +80,7 @@ def run(recipe: Recipe, output_dir: Path, *, resume: bool = False) -> PreTrained
     rows = read_rows(recipe.train, split=recipe.split)
     if recipe.rows is not None and recipe.rows < len(rows):
         rows = rows.shuffle(seed=schedule.seed).select(range(recipe.rows))
-    task = infer(rows, **{**labels_of(recipe.model), **recipe.columns})
+    task = task_of(rows, recipe.model, recipe.columns)
     tokenizer = AutoTokenizer.from_pretrained(model_folder(recipe.model))
     model, new_head = load_for(task, recipe.model)
     # saved with the model, so that pipelines and `fewer evaluate` cut texts where training did
@@ -89,7 +91,7 @@ def run(recipe: Recipe, output_dir: Path, *, resume: bool = False) -> PreTrained
         task.encode(rows, tokenizer, max_length=tokenizer.model_max_length),
         tokenizer=tokenizer,
         output_dir=output_dir,
-        dense=_dense(recipe.dense, new_head),
+        dense=_dense(recipe.dense, new_head, method),
         schedule=schedule,
         resume=resume,
     )
@@ -100,27 +102,45 @@ def labels_of(name: str) -> dict[str, Any]:
     from transformers import AutoConfig
 
     config: Any = AutoConfig.from_pretrained(model_folder(name))
-    if not any("ForSequenceClassification" in kind for kind in config.architectures or []):
+    heads = ("ForSequenceClassification", "ForTokenClassification")
+    if not any(head in kind for kind in config.architectures or [] for head in heads):
         return {}
     if config.problem_type == "regression" or config.num_labels == 1:
         return {"regression": True}
     return {"label_names": [config.id2label[label] for label in range(config.num_labels)]}
 
 
-def load_for(task: TextClassification, name: str) -> tuple[PreTrainedModel, bool]:
+def task_of(rows: Dataset, model: str, columns: dict[str, Any]) -> TextClassification | Tagging:
+    """Guess the task of rows: tagging where a column holds lists of words, else texts.
+
+    What the model's head knows of labels, and the columns that are named, is not guessed.
+    """
+    from fewer.tasks.classification import infer
+    from fewer.tasks.tagging import infer_tagging, is_tagging
+
+    given = {**labels_of(model), **columns}
+    if {"tokens", "tags"} & set(columns) or is_tagging(rows):
+        return infer_tagging(rows, **given)
+    return infer(rows, **given)
+
+
+def load_for(task: TextClassification | Tagging, name: str) -> tuple[PreTrainedModel, bool]:
     """Load a model with a head for the task, and tell whether the head is new.
 
     What `fewer fit` or `fewer.save` wrote comes with the method it was trained for.
     """
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
     from fewer.config import SIDE_FILE
     from fewer.folders import load
+    from fewer.tasks.tagging import Tagging
 
     if (Path(name) / SIDE_FILE).exists() and labels_of(name):
         return load(name, precision=None), False
 
-    model, info = AutoModelForSequenceClassification.from_pretrained(
+    tags = isinstance(task, Tagging)
+    kind: Any = AutoModelForTokenClassification if tags else AutoModelForSequenceClassification
+    model, info = kind.from_pretrained(
         model_folder(name),
         num_labels=task.num_labels,
         id2label=task.id2label,
@@ -131,12 +151,14 @@ def load_for(task: TextClassification, name: str) -> tuple[PreTrainedModel, bool
     return model, bool(info["missing_keys"])
 
 
-def _dense(settings: dict[str, float] | None, new_head: bool) -> Any:
+def _dense(settings: dict[str, float] | None, new_head: bool, method: Method) -> Any:
     from fewer.training.fit import dense_phase
 
     if settings is None:
         return dense_phase() if new_head else None
     phase = dense_phase(**settings)
-    if phase.epochs <= 0 and new_head:
+    first = next(iter(method.phases()), None)
+    taught = first is not None and first.trains != "policy" and first.task
+    if phase.epochs <= 0 and new_head and not taught:
         raise ValueError("the model's head is new, so it needs a dense fine-tune: dense.epochs > 0")
     return phase if phase.epochs > 0 else None

@@ -98,14 +98,11 @@ def _profiles(loaded: Loaded, plan: Plan) -> dict[str, Dataset]:
 def _score(systems: dict[str, Any], lineup: Lineup, loaded: Loaded, rows: int) -> None:
     """Add every system's metrics on the first `rows` texts (they were drawn with the seed)."""
     from fewer.measure.yardstick import answers
-    from fewer.tasks.metrics import score
 
     scored = loaded.encoded.select(range(min(rows, len(loaded.encoded))))
     for name, system in systems.items():
         logits = answers(lineup.runners[name], scored, loaded.tokenizer, title=f"score {name}")
-        system["metrics"] = score(
-            logits.numpy(), scored["labels"], regression=loaded.task.regression
-        )
+        system["metrics"] = loaded.scorer.score(logits, range(len(scored)))
         system["scored"] = len(scored)
 
 

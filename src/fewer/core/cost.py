@@ -7,11 +7,23 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from fewer.core.trace import LayerTrace, Trace
 
-__all__ = ["LayerCost", "Shape"]
+__all__ = ["LayerCost", "Shape", "linear_flops"]
+
+
+def linear_flops(*modules: nn.Module) -> float:
+    """FLOPs a token of linear maps, adapters included: 2 for each entry of their matrices."""
+    return float(
+        sum(
+            2 * weight.numel()
+            for module in modules
+            for weight in module.parameters()
+            if weight.ndim == 2
+        )
+    )
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,6 @@ class Layer(Protocol):
         ...
 
 
-
 def encode(
     layers: Sequence[Layer],
     policy: Policy,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import reduce
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -107,8 +108,7 @@ class StackPolicy(Policy):
         """Follow a path of numbers down the stack."""
         if not path:
             return self
-        found: Policy = self.parts[path[0]]
-        return found.part(path[1:])
+        return self._own[path[0]].part(path[1:])
 
     @contextmanager
     def during(self, phase: Phase) -> Iterator[None]:
@@ -124,8 +124,12 @@ class StackPolicy(Policy):
         finally:
             self._acting = before
 
+    @property
+    def _own(self) -> list[Policy]:
+        return cast("list[Policy]", list(self.parts))
+
     def _acts(self) -> list[Policy]:
-        return list(self.parts)[: self._acting]
+        return self._own[: self._acting]
 
     def _of(self, phase: Phase) -> tuple[Policy, Phase]:
-        return self.parts[phase.part[0]], replace(phase, part=phase.part[1:])
+        return self._own[phase.part[0]], replace(phase, part=phase.part[1:])

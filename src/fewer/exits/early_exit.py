@@ -32,7 +32,9 @@ Training = Literal["frozen", "joint", "alternating"]
 class EarlyExit:
     """Let a text leave with the answer of an early head that is certain enough."""
 
-    layers: tuple[int, ...] | None = None  # exits after so many layers; None: after all but the last
+    layers: tuple[int, ...] | None = (
+        None  # exits after so many layers; None: after all but the last
+    )
     head: str = "attentive"  # of `fewer.exits.heads.HEADS`
     criterion: str = "normalised_entropy"  # of `fewer.exits.criteria.CRITERIA`
     threshold: float | None = None  # of the criterion; None: its usual one
@@ -113,7 +115,9 @@ class EarlyExit:
 def exit_layers(layers: tuple[int, ...] | None, shape: Shape) -> tuple[int, ...]:
     """Count layers from 0. Raises `ValueError` for a layer after which there can be no exit."""
     if shape.num_layers < 2:
-        raise ValueError(f"an early exit needs two layers or more; this model has {shape.num_layers}")
+        raise ValueError(
+            f"an early exit needs two layers or more; this model has {shape.num_layers}"
+        )
     if layers is None:
         return tuple(range(shape.num_layers - 1))
     if not layers or not all(0 < layer < shape.num_layers for layer in layers):

@@ -12,13 +12,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fewer.core.cost import Shape
+from fewer.core.cost import Shape, linear_flops
 from fewer.core.decision import Spoken
 from fewer.core.packed import Packed
 
@@ -53,7 +53,7 @@ class Heads(nn.Module):
 
     @property
     def _per_text(self) -> float:
-        return 2.0 * self.classifiers[0].weight.numel()  # type: ignore[union-attr, operator]
+        return linear_flops(self.classifiers[0])
 
 
 class _Pooled(Heads):
@@ -109,18 +109,21 @@ class _Attentive(Heads):
         super().__init__(shape, exits, width)
         self.heads = heads
         self.narrow = nn.ModuleList(nn.Linear(wide, width) for _ in range(exits))
-        self.query, self.value, self.mix = (
-            nn.ModuleList(nn.Linear(width, width) for _ in range(exits)) for _ in range(3)
-        )
+        self.query = nn.ModuleList(nn.Linear(width, width) for _ in range(exits))
         # a key's bias adds the same to all scores of a query
         self.key = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(exits))
+        self.value = nn.ModuleList(nn.Linear(width, width) for _ in range(exits))
+        self.mix = nn.ModuleList(nn.Linear(width, width) for _ in range(exits))
 
     def features(self, tokens: Packed, number: int) -> Tensor:
         states = torch.tanh(self.narrow[number](tokens.hidden))  # (T, W)
         first = states.index_select(0, first_rows(tokens))  # (b, W)
         wide, heads = self.width, self.heads
-        query = self.query[number](first).unflatten(1, (heads, -1))  # (b, h, d)
-        key = self.key[number].weight.unflatten(0, (heads, -1))  # (h, d, W)
+        query_map, key_map, value_map = (
+            cast("nn.Linear", maps[number]) for maps in (self.query, self.key, self.value)
+        )
+        query = query_map(first).unflatten(1, (heads, -1))  # (b, h, d)
+        key = key_map.weight.unflatten(0, (heads, -1))  # (h, d, W)
         asked = torch.einsum("bhd,hdw->bhw", query, key.to(query.dtype)) * (wide / heads) ** -0.5
         place = _places(tokens)  # (T): which of the b texts
         scores = (asked[place] * states.unsqueeze(1)).sum(-1).float()  # (T, h)
@@ -128,17 +131,15 @@ class _Attentive(Heads):
         summed = states.new_zeros(len(first), heads, wide).index_add(
             0, place, weights.to(states.dtype).unsqueeze(2) * states.unsqueeze(1)
         )  # (b, h, W)
-        value = self.value[number].weight.unflatten(0, (heads, -1))
+        value = value_map.weight.unflatten(0, (heads, -1))
         context = torch.einsum("bhw,hdw->bhd", summed, value.to(summed.dtype)).flatten(1)
-        context = context + self.value[number].bias
+        context = context + value_map.bias
         mixed: Tensor = torch.tanh(self.mix[number](context))
         return mixed
 
     def flops(self, tokens: Packed, more: int = 0) -> Tensor:
-        narrow: nn.Module = self.narrow[0]
         reads = tokens.count(None if tokens.alive is None else tokens.alive.float())
-        per_token = 2.0 * narrow.weight.numel()  # type: ignore[union-attr, operator]
-        return super().flops(tokens, more) + per_token * reads
+        return super().flops(tokens, more) + linear_flops(self.narrow[0]) * reads
 
     @property
     def _per_text(self) -> float:

@@ -128,4 +128,3 @@ class ExitPolicy(Policy):
         else:
             wrong = (said.logits.argmax(1) != labels).float()
         return (doubt - wrong).square().mean()
-

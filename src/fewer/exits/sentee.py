@@ -36,7 +36,9 @@ UNCERTAINTY = CRITERIA["normalised_entropy"]
 class SENTEE:
     """Let a sentence leave when all of its tags are certain enough."""
 
-    layers: tuple[int, ...] | None = None  # exits after so many layers; None: after all but the last
+    layers: tuple[int, ...] | None = (
+        None  # exits after so many layers; None: after all but the last
+    )
     threshold: float | None = None  # delta, of the normalised entropy; None: 0.1
     target: float | None = None  # share of the dense FLOPs to keep; chooses the threshold
     pool: Literal["max", "mean"] = "max"
@@ -61,7 +63,14 @@ class SENTEE:
         model, heads = self.learning_rates
         return (
             Phase(
-                "exits", "compact", "all", self.epochs, model, heads, regularise=True, calibrate=True
+                "exits",
+                "compact",
+                "all",
+                self.epochs,
+                model,
+                heads,
+                regularise=True,
+                calibrate=True,
             ),
         )
 
@@ -110,4 +119,3 @@ class SENTEEPolicy(Policy):
         if not rehearsal.first:
             own = self.method
             open_exits(self.threshold, UNCERTAINTY, own.threshold, own.target, rehearsal)
-

@@ -59,7 +59,9 @@ EAGER, PATIENT = 2, 4  # sentences of a batch with the most eager draw, and with
 class TOKEE:
     """Let each token rest when it and its neighbours are certain enough."""
 
-    layers: tuple[int, ...] | None = None  # exits after so many layers; None: after all but the last
+    layers: tuple[int, ...] | None = (
+        None  # exits after so many layers; None: after all but the last
+    )
     window: int = 5  # k, odd
     threshold: float | None = None  # delta, of the normalised entropy; None: 0.1
     target: float | None = None  # share of the dense FLOPs to keep; chooses the threshold

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from fewer.core.cost import Shape
+from fewer.core.cost import Shape, linear_flops
 from fewer.core.decision import Spoken, View
 from fewer.core.packed import Packed
 from fewer.core.policy import Lesson
@@ -38,12 +38,11 @@ class WordHeads(nn.Module):
         """Let every token that still reads speak: what it says, its rows, FLOPs for each text."""
         tokens = view.tokens
         rows = _readers(tokens)
-        head: nn.Module = self.maps[self.layers.index(view.layer)]
+        head = self.maps[self.layers.index(view.layer)]
         logits = head(tokens.hidden.index_select(0, rows)).float()
         spoke = torch.zeros_like(tokens.slot, dtype=torch.float32).index_fill(0, rows, 1.0)
-        price = 2.0 * head.weight.numel()  # type: ignore[union-attr, operator]
         said = Spoken(view.layer, tokens.slot.index_select(0, rows), logits)
-        return said, rows, price * tokens.count(spoke)
+        return said, rows, linear_flops(head) * tokens.count(spoke)
 
     def doubts(self, said: Spoken, rows: Tensor, tokens: Packed) -> Float[Tensor, "R"]:
         """Normalised entropy of each token; 0 at the first and last of a text, which have no tag."""

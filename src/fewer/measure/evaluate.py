@@ -13,22 +13,23 @@ from torch import Tensor
 from fewer.core.policy import Dense
 from fewer.core.trace import Trace, record
 from fewer.inference import PRECISION_OF, optimize
+from fewer.measure.scorers import Scorer
 from fewer.models import attach, attachment, detach, is_attached
-from fewer.prediction import TOKEN_BUDGET, logits_of
+from fewer.prediction import TOKEN_BUDGET
 from fewer.scheduling import token_budget_batches
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Outcome", "batches", "histogram", "predict", "systems", "three_way"]
+__all__ = ["Outcome", "batches", "histogram", "predict", "read_all", "systems", "three_way"]
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What one system said about a data set, and what it took."""
 
-    logits: Tensor  # (texts, C), in the order of the data set
+    answers: Any  # what the scorer reads: logits (texts, C), or the tags of every sentence
     flops_per_text: float
     tokens_per_layer: list[float]  # mean over texts
 
@@ -67,6 +68,7 @@ def predict(
     model: PreTrainedModel,
     encoded: Dataset,
     tokenizer: PreTrainedTokenizerBase,
+    scorer: Scorer,
     *,
     batch_size: int = 32,
     title: str = "predict",
@@ -76,35 +78,44 @@ def predict(
     An attached model reads batches of `TOKEN_BUDGET` tokens, another of `batch_size` texts, whose
     FLOPs are those of batches padded in the data's own order, as users run them.
     """
-    lengths = torch.tensor(encoded["length"])
     if is_attached(model):
-        order = token_budget_batches(lengths.tolist(), TOKEN_BUDGET)
-    else:
-        order = [rows.tolist() for rows in lengths.argsort(stable=True).split(batch_size)]
-    with record() as passes:
-        found = logits_of(model, encoded, tokenizer, order, title=title)
-    if passes:
+        found, passes, _ = read_all(model, encoded, tokenizer, scorer, title)
         return Outcome(found, *_of_traces(model, passes))
+    lengths = torch.tensor(encoded["length"])
+    order = [rows.tolist() for rows in lengths.argsort(stable=True).split(batch_size)]
+    found = scorer.read(model, encoded, tokenizer, order, title)
     return Outcome(found, *_of_lengths(attach(copy.deepcopy(model)), lengths, batch_size))
+
+
+def read_all(
+    model: PreTrainedModel,
+    encoded: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    scorer: Scorer,
+    title: str,
+) -> tuple[Any, list[Trace], list[int]]:
+    """Read all rows with an attached model: its answers, the traces, and the rows in their order."""
+    order = token_budget_batches(list(encoded["length"]), TOKEN_BUDGET)
+    with record() as passes:
+        found = scorer.read(model, encoded, tokenizer, order, title)
+    return found, passes, [row for batch in order for row in batch]
 
 
 def three_way(
     model: PreTrainedModel,
     encoded: Dataset,
     tokenizer: PreTrainedTokenizerBase,
+    scorer: Scorer,
     *,
-    regression: bool,
     batch_size: int = 32,
     baseline: PreTrainedModel | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Score every one of `systems` on the same rows: metrics, FLOPs a text, tokens a layer."""
-    from fewer.tasks.metrics import score
-
     rows = {}
     for name, system in systems(model, baseline).items():
-        outcome = predict(system, encoded, tokenizer, batch_size=batch_size, title=name)
+        outcome = predict(system, encoded, tokenizer, scorer, batch_size=batch_size, title=name)
         rows[name] = {
-            "metrics": score(outcome.logits.numpy(), encoded["labels"], regression=regression),
+            "metrics": scorer.score(outcome.answers),
             "flops_per_text": outcome.flops_per_text,
             "tokens_per_layer": outcome.tokens_per_layer,
         }

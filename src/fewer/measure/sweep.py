@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fewer.core.trace import Trace
 from fewer.measure.evaluate import read_all
+from fewer.measure.scorers import Scorer
 from fewer.models import adjust, attachment
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ __all__ = ["BUCKETS", "Depths", "sweep"]
 
 # Lengths in tokens, as the Magic Pyramid paper tells short, middle and long texts apart.
 BUCKETS = ((1, 35), (36, 70), (71, None))
-Score = Callable[[Sequence[int]], dict[str, float]]  # of the rows with these numbers
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ def sweep(
     model: PreTrainedModel,
     encoded: Dataset,
     tokenizer: PreTrainedTokenizerBase,
-    score: Callable[[Any, Sequence[int]], dict[str, float]],
+    scorer: Scorer,
     *,
     thresholds: Sequence[float] | None = None,
 ) -> list[dict[str, Any]]:
     """Measure a model at every threshold of its exits, from never on: one point each.
 
-    `score(answers, rows)` scores what was said of these rows. A point holds the metrics of all
+    A point holds the metrics of all
     texts and of either half of them (those of even and of odd number: choose a threshold on one,
     report it on the other), mean FLOPs with the heads' share, mean layers read, how many texts left
     after each layer, and the same by length. The given model is not changed. Raises `ValueError`
@@ -88,16 +88,16 @@ def sweep(
             adjust(system, threshold=threshold)
         else:
             dial.value.fill_(threshold)
-        answers, traces, order = read_all(system, encoded, tokenizer, title=f"at {threshold:g}")
+        answers, traces, order = read_all(system, encoded, tokenizer, scorer, f"at {threshold:g}")
         depths = Depths.of(system, traces, order)
         everyone = range(len(encoded))
         point = {
             "threshold": None if threshold == dial.never else threshold,
-            **_point(answers, depths, everyone, score),
+            **_point(answers, depths, everyone, scorer),
             "exits": _histogram(depths.layers, own.shape.num_layers),
-            "halves": [_point(answers, depths, everyone[start::2], score) for start in (0, 1)],
+            "halves": [_point(answers, depths, everyone[start::2], scorer) for start in (0, 1)],
             "buckets": {
-                _name(low, high): _point(answers, depths, rows, score)
+                _name(low, high): _point(answers, depths, rows, scorer)
                 for low, high in BUCKETS
                 if (rows := _between(lengths, low, high))
             },
@@ -107,12 +107,12 @@ def sweep(
     return points
 
 
-def _point(answers: Any, depths: Depths, rows: Sequence[int], score: Any) -> dict[str, Any]:
+def _point(answers: Any, depths: Depths, rows: Sequence[int], scorer: Scorer) -> dict[str, Any]:
     own = torch.tensor(list(rows))
     flops, dense = float(depths.flops[own].mean()), float(depths.dense_flops[own].mean())
     return {
         "texts": len(own),
-        "metrics": score(answers, list(rows)),
+        "metrics": scorer.score(answers, list(rows)),
         "flops_per_text": flops,
         "dense_flops_per_text": dense,
         "heads_flops_per_text": float(depths.heads[own].mean()),
