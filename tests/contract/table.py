@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,10 +12,12 @@ from torch import Tensor
 
 import fewer
 from fewer import LTP, Decision, Dense, Site, Trace, View
+from fewer.combined import MagicPyramid, Stack
+from fewer.exits import PABEE, SENTEE, TOKEE, BERxiT, DeeBERT, EarlyExit, FastBERT, RightTool
 from fewer.kernels import KERNELS as _KERNELS
 from fewer.kernels import missing
 from tests.contract.policies import ByState, Drop, Freeze, Nobody, Together
-from tests.tiny import FAMILIES
+from tests.tiny import FAMILIES, tiny
 
 METHODS = {
     "dense": Dense(),
@@ -29,8 +31,23 @@ METHODS = {
     "together": Together(),
     "by-state": ByState(),
     "nobody": Nobody(),
+    "right-tool": RightTool(),
+    "deebert": DeeBERT(),
+    "fastbert": FastBERT(),
+    "pabee": PABEE(),
+    "berxit": BERxiT(),
+    "patient-confidence": EarlyExit(criterion="patient_confidence", head="linear", patience=2),
+    "magic-pyramid": MagicPyramid(pruning=LTP(final_threshold=0.2)),
+    "exits-and-drops": Stack((EarlyExit(layers=(2,)), Drop(site=Site.AFTER))),
+    "sentee": SENTEE(),
+    "tokee": TOKEE(window=3),
+    "tokee-own-norm": TOKEE(window=1, keep_norm=False),
+    "tokee-and-drops": Stack((TOKEE(window=3), Drop(share=0.1))),
 }
 PRUNING = [name for name in METHODS if name != "dense"]
+OPENED = {"entropy": 0.8, "probability": 0.5, "patience": 1.0, "learned": 0.5}  # others: 0.75
+SPREAD = 0.7  # of the heads' random weights: their doubts are far apart
+DEEPEST = 8  # layers, no fewer than any model in these tests has
 BACKBONES = tuple(FAMILIES)
 KERNELS = tuple(name for name in _KERNELS if name != "native" or missing() is None)
 TASKS = ("SequenceClassification", "TokenClassification")
@@ -48,9 +65,49 @@ def read(model: Any, batch: dict[str, Tensor], apply: str = "compact") -> tuple[
     return logits, trace
 
 
+def made(
+    name: str,
+    backbone: str,
+    task: str = TASKS[0],
+    sizes: Mapping[str, int] | None = None,
+    **how: Any,
+) -> Any:
+    """Build a tiny model with a method of the table, its exits open; of the task that it wants."""
+    if "tee" in name or "tokee" in name:
+        task = "TokenClassification"
+    elif _exits(METHODS[name]):
+        task = "SequenceClassification"
+    return opened(fewer.attach(tiny(backbone, task, **(sizes or {})), METHODS[name], **how))
+
+
+def opened(model: Any) -> Any:
+    """Let the exits of a model say different things of different texts, and some of them leave."""
+    policy = fewer.attachment(model).policy
+    if policy.answers:
+        torch.manual_seed(5)
+        with torch.no_grad():
+            for name, parameter in policy.named_parameters():
+                if "threshold" not in name:  # what LTP learns
+                    parameter.normal_(std=SPREAD)
+        fewer.adjust(model, threshold=OPENED.get(_criterion(policy), 0.75))
+    return model
+
+
+def _exits(method: Any) -> bool:
+    return isinstance(method, EarlyExit | MagicPyramid | Stack)
+
+
+def _criterion(policy: Any) -> str:
+    own = next(one for one in policy.modules() if hasattr(one, "threshold") and one.answers)
+    return str(getattr(own.method, "criterion", ""))
+
+
 def counts(trace: Trace) -> Tensor:
-    """Stack what was counted: `(L, 3, B)`."""
-    return torch.stack([torch.stack([x.keys, x.queries, x.read]) for x in trace.layers])
+    """Stack what was counted, with zeros for layers that nobody read, and `spent`."""
+    rows = [torch.stack([x.keys, x.queries, x.read]) for x in trace.layers]
+    rows += [torch.zeros_like(rows[0])] * (DEEPEST - len(rows))
+    spent = torch.zeros_like(rows[0][0]) if trace.spent is None else trace.spent
+    return torch.cat([torch.stack(rows), spent.expand(1, 3, -1)])
 
 
 @contextmanager

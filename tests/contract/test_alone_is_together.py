@@ -6,11 +6,11 @@ import torch
 import fewer
 from fewer import LTP
 from tests.contract.table import (
-    METHODS,
     counts,
     every_backbone,
     every_kernel,
     every_method,
+    made,
     read,
     watched,
 )
@@ -22,7 +22,7 @@ from tests.tiny import LENGTHS, ragged, real, text, tiny
 @every_backbone
 @every_method
 def test_a_batch_equals_its_texts_one_by_one(method, backbone, kernel):
-    model = fewer.attach(tiny(backbone), METHODS[method], kernel=kernel)
+    model = made(method, backbone, kernel=kernel)
     batch = ragged(model)
     logits, trace = read(model, batch)
     for row, length in enumerate(LENGTHS):
@@ -35,7 +35,7 @@ def test_a_batch_equals_its_texts_one_by_one(method, backbone, kernel):
 @every_backbone
 @every_method
 def test_the_order_of_the_texts_does_not_matter(method, backbone):
-    model = fewer.attach(tiny(backbone), METHODS[method])
+    model = made(method, backbone)
     batch, order = ragged(model), [3, 0, 4, 2, 1]
     logits, trace = read(model, batch)
     shuffled, shuffled_trace = read(model, {name: v[order] for name, v in batch.items()})
@@ -47,7 +47,7 @@ def test_the_order_of_the_texts_does_not_matter(method, backbone):
 @every_backbone
 @every_method
 def test_more_padding_changes_nothing(method, backbone, kernel):
-    model = fewer.attach(tiny(backbone, "TokenClassification"), METHODS[method], kernel=kernel)
+    model = made(method, backbone, "TokenClassification", kernel=kernel)
     tight, loose = ragged(model), ragged(model, columns=max(LENGTHS) + 9)
     logits, trace = read(model, tight)
     padded, padded_trace = read(model, loose)
@@ -61,7 +61,7 @@ def test_more_padding_changes_nothing(method, backbone, kernel):
 @every_backbone
 @pytest.mark.parametrize("method", ["ltp", "ltp-reference"])
 def test_padding_changes_neither_scores_nor_regulariser(method, backbone, apply):
-    model = fewer.attach(tiny(backbone), METHODS[method])
+    model = made(method, backbone)
     seen, losses = [], []
     for columns in (max(LENGTHS), max(LENGTHS) + 9):
         with watched(model) as views:

@@ -36,7 +36,7 @@ def _reweigh(folder, change):
     [
         ({"schema": SCHEMA + 1}, rf"has schema {SCHEMA + 1}, .* install the version that wrote it"),
         ({"schema": None}, "has schema None"),
-        ({"method": "lpt"}, r"unknown method 'lpt' \(did you mean 'ltp'\?\); known: dense, ltp"),
+        ({"method": "lpt"}, r"unknown method 'lpt' \(did you mean 'ltp'\?\); known: berxit"),
         ({"method": {"name": "ltp", "args": {"treshold": 1}}}, "no setting 'treshold'"),
         ({"method": {"name": "ltp", "target": 0.5}}, "wanted the name of a method or"),
         ({"method": {"name": "ltp", "args": [1]}}, "has the args"),

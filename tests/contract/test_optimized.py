@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fewer
-from tests.contract.table import METHODS, counts, every_backbone, every_method, read
+from tests.contract.table import METHODS, counts, every_backbone, every_method, made, read
 from tests.isas import FLOATS, best_isas, every_isa, needs_kernels, optimized, pretend
 from tests.tiny import ragged, real, text, tiny
 
@@ -24,8 +24,8 @@ def _same_reading(trace, other):
 @every_backbone
 @every_method
 def test_in_fp32_it_reads_and_answers_as_the_plain_model(method, backbone):
-    model = tiny(backbone, "TokenClassification")  # whose answers show the state of every token
-    fewer.attach(model, METHODS[method], kernel="reference")
+    # the answers of tagging show the state of every token
+    model = made(method, backbone, "TokenClassification", kernel="reference")
     batch = ragged(model)
     wanted, plain = read(model, batch)
     logits, trace = read(optimized(model), batch)
@@ -38,7 +38,7 @@ def test_in_fp32_it_reads_and_answers_as_the_plain_model(method, backbone):
 def test_every_instruction_set_gives_the_same_within_its_precision(backbone, isa, monkeypatch):
     pretend(monkeypatch, isa)
     for method in UNSCORED:
-        model = fewer.attach(tiny(backbone), METHODS[method])
+        model = made(method, backbone)
         batch = ragged(model)
         wanted, plain = read(model, batch)
         logits, trace = read(optimized(model, isa), batch)
@@ -104,9 +104,9 @@ def _texts(model, number=24):
 
 @needs_kernels
 @every_backbone
-@pytest.mark.parametrize("method", ["dense", "ltp"])
+@pytest.mark.parametrize("method", ["dense", "ltp", "fastbert", "right-tool", "tokee"])
 def test_a_text_has_the_same_answer_to_the_last_bit_in_every_batch(backbone, method):
-    model = optimized(fewer.attach(tiny(backbone, width=24), METHODS[method]))
+    model = optimized(made(method, backbone, sizes={"width": 24}))
     _assert_alone_is_together(model, _texts(model), COMPOSITIONS)
 
 

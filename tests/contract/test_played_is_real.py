@@ -8,17 +8,22 @@ import pytest
 import torch
 
 import fewer
-from fewer import LTP, Method, Site
+from fewer import LTP, EarlyExit, Method, Site
+from fewer.combined import Stack
+from fewer.exits import SENTEE, TOKEE
+from fewer.exits.criteria import CRITERIA
+from fewer.exits.heads import HEADS
 from tests.contract.policies import ByState, Drop, Freeze, Together
 from tests.contract.table import (
     BACKBONES,
     KERNELS,
-    METHODS,
     TASKS,
     counts,
     every_backbone,
     every_kernel,
     every_method,
+    made,
+    opened,
     read,
 )
 from tests.tiny import VOCABULARY, ragged, real, tiny
@@ -31,7 +36,7 @@ BLOCKS, MODELS, DRAWS = 4, 60, 5  # 1,200 configurations
 @every_method
 def test_mask_equals_compact(method, backbone, kernel):
     for task in TASKS:
-        model = fewer.attach(tiny(backbone, task), METHODS[method], kernel=kernel)
+        model = made(method, backbone, task, kernel=kernel)
         batch = ragged(model)
         played, played_trace = read(model, batch, "mask")
         answers, trace = read(model, batch, "compact")
@@ -51,7 +56,7 @@ class Drawn:
     batch: dict[str, torch.Tensor]
 
 
-def _method(draw: random.Random, mean_length: float) -> Method:
+def _method(draw: random.Random, mean_length: float, answers: str) -> Method:
     share, site = draw.uniform(0.05, 0.6), draw.choice(list(Site))
     threshold = min(0.9, draw.uniform(0.5, 2.0) / mean_length)  # the mean score is 1 / n
     return draw.choice(
@@ -63,8 +68,20 @@ def _method(draw: random.Random, mean_length: float) -> Method:
             Freeze(share=share, site=site, salt=draw.randrange(1000)),
             Together(threshold=threshold),
             ByState(lowest=draw.uniform(-1.5, -0.3)),
+            *_exits(draw, answers, LTP(final_threshold=threshold)),
         ]
     )
+
+
+def _exits(draw: random.Random, answers: str, pruning: Method) -> list[Method]:
+    exits: Method
+    if answers == "token":
+        exits = draw.choice(
+            [TOKEE(window=draw.choice([1, 3, 5]), keep_norm=draw.random() < 0.5), SENTEE()]
+        )
+    else:
+        exits = EarlyExit(head=draw.choice(list(HEADS)), criterion=draw.choice(list(CRITERIA)))
+    return [exits, Stack((pruning, exits)), Stack((exits, pruning))]
 
 
 def _drawn(draw: random.Random, model: Any) -> Drawn:
@@ -75,11 +92,15 @@ def _drawn(draw: random.Random, model: Any) -> Drawn:
     ]
     return Drawn(
         model=model,
-        method=_method(draw, sum(lengths) / len(lengths)),
+        method=_method(draw, sum(lengths) / len(lengths), _answers(model)),
         kernels=(draw.choice(KERNELS), draw.choice(KERNELS)),
         protect=tuple(draw.sample(range(5, VOCABULARY), draw.choice([0, 0, 3]))),
         batch=ragged(model, lengths, max(lengths) + draw.randint(0, 3), draw.randrange(10**6)),
     )
+
+
+def _answers(model: Any) -> str:
+    return "token" if "Token" in type(model).__name__ else "text"
 
 
 def _model(draw: random.Random) -> Any:
@@ -98,7 +119,7 @@ def _compared(drawn: Drawn) -> tuple[str, torch.Tensor]:
     """Say what differs between `mask` and `compact`, or nothing; and how deep tokens were read."""
     outcomes = []
     for apply, kernel in zip(("mask", "compact"), drawn.kernels, strict=True):
-        fewer.attach(drawn.model, drawn.method, kernel=kernel, protect=drawn.protect)
+        opened(fewer.attach(drawn.model, drawn.method, kernel=kernel, protect=drawn.protect))
         outcomes.append(read(drawn.model, drawn.batch, apply))
     (logits, trace), (wanted, wanted_trace) = outcomes
     gap = float((real(logits, drawn.batch) - real(wanted, drawn.batch)).abs().max())

@@ -97,7 +97,7 @@ class SENTEEPolicy(Policy):
         if self.training:
             return Decision(spoken=(said,), spent=spent)
         tokens = view.tokens
-        doubts = self.heads.doubts(said, rows, tokens)
+        doubts = self.heads.doubts(said, rows, view)
         sequence = tokens.sequence[rows]
         doubt = torch.zeros(tokens.grid[0], device=doubts.device)
         doubt = doubt.scatter_reduce(

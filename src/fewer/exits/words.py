@@ -44,9 +44,9 @@ class WordHeads(nn.Module):
         said = Spoken(view.layer, tokens.slot.index_select(0, rows), logits)
         return said, rows, linear_flops(head) * tokens.count(spoke)
 
-    def doubts(self, said: Spoken, rows: Tensor, tokens: Packed) -> Float[Tensor, "R"]:
+    def doubts(self, said: Spoken, rows: Tensor, view: View) -> Float[Tensor, "R"]:
         """Normalised entropy of each token; 0 at the first and last of a text, which have no tag."""
-        return normalised_entropy(said.logits).masked_fill(_ends(tokens)[rows], 0.0)
+        return normalised_entropy(said.logits).masked_fill(_ends(view)[rows], 0.0)
 
     def loss(self, lesson: Lesson) -> Tensor:
         """Sum of l / L times the loss of the exit after layer l, over those that still read there."""
@@ -74,10 +74,10 @@ def _readers(tokens: Packed) -> Int[Tensor, "R"]:
     return reads.nonzero().squeeze(1)
 
 
-def _ends(tokens: Packed) -> Bool[Tensor, "T"]:
-    """Where a text begins and ends: its special tokens."""
-    some = tokens.cu.diff() > 0
-    ends = torch.zeros_like(tokens.protected)
-    ends[tokens.cu[:-1][some]] = True
-    ends[tokens.cu[1:][some] - 1] = True
-    return ends
+def _ends(view: View) -> Bool[Tensor, "T"]:
+    """Where a text began and ended as it came: its special tokens, whoever has left since."""
+    slots, width = view.trace.readers[0][0], view.tokens.grid[1]
+    last = torch.zeros(view.tokens.grid[0], dtype=slots.dtype, device=slots.device)
+    last = last.scatter_reduce(0, slots // width, slots, "amax", include_self=False)
+    slot = view.tokens.slot
+    return (slot % width == 0) | (slot == last[view.tokens.sequence])
