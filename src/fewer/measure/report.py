@@ -81,7 +81,7 @@ def write_html(rows: Sequence[Row], path: str | Path, *, title: str = "What it c
 
     Makes the folder where it is missing; returns the path.
     """
-    from fewer.measure import figures, sweep_figures
+    from fewer.measure import figures
     from fewer.measure.page import write_page
 
     found = blocks(rows)
@@ -97,10 +97,7 @@ def write_html(rows: Sequence[Row], path: str | Path, *, title: str = "What it c
         caption=_caption(found),
         drawings=_drawings(found),
         latency={block.number: figures.latency(block) for block in found},
-        swept={
-            block.number: [one for row in block.rows for one in sweep_figures.drawings(row)]
-            for block in found
-        },
+        swept=_sweeps(found),
         provenance=[(block, row, _provenance(row)) for block in found for row in block.rows],
         raw="\n".join(json.dumps(dict(row), default=str) for row in rows),
     )
@@ -145,6 +142,21 @@ def _drawings(found: Sequence[Block]) -> list[Drawing]:
         *(figures.length_histogram(row) for row in lengths.values()),
     ]
     return [drawing for drawing in drawn if drawing is not None]
+
+
+def _sweeps(found: Sequence[Block]) -> dict[int, list[Drawing]]:
+    """Draw the sweeps of each block's rows; what a row before it shows, once."""
+    from fewer.measure import sweep_figures
+
+    drawn: dict[Drawing, int] = {}
+    for block in found:
+        for row in block.rows:
+            for drawing in sweep_figures.drawings(row):
+                drawn.setdefault(drawing, block.number)
+    return {
+        block.number: [one for one, number in drawn.items() if number == block.number]
+        for block in found
+    }
 
 
 def _provenance(row: Row) -> dict[str, str]:

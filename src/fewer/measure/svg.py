@@ -95,7 +95,7 @@ def brief(name: str) -> str:
 
 def _for_page(svg: str, alt: str) -> str:
     """Take out what only a file of its own needs; make names unique among a page's figures."""
-    mark = hashlib.sha256(svg.encode()).hexdigest()[:8]
+    mark = hashlib.sha256(f"{svg}{alt}".encode()).hexdigest()[:8]
     body = svg[svg.index("<svg") :]
     size = re.search(r'viewBox="[^"]*"', body)
     assert size is not None  # matplotlib always writes one

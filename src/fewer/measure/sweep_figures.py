@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewer.measure.page import visible
 from fewer.measure.svg import COLOURS, HEIGHT, WIDTH, Drawing, brief, canvas, drawing, spare_room
-from fewer.measure.sweeps import points, score_name, threshold_name
+from fewer.measure.sweeps import data_set, points, score_name, threshold_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["drawings", "exit_layers", "score_against_flops"]
 
 _SHOWN = 4  # thresholds in the histogram
+_FULL = 0.8  # height of a bar of all texts, where thresholds are 1 apart
+_TOLD = 0.05  # from this share on a bar has its number
 
 
 def drawings(row: Row) -> list[Drawing]:
@@ -60,7 +62,7 @@ def score_against_flops(row: Row) -> Drawing:
             title=f"{metric} by threshold of the exits",
             alt=(
                 f"Share of the dense model's FLOPs and {visible(metric)} at each threshold. "
-                f"{'; '.join(told)}. The dense model, packed: {dense:.4f}"
+                f"{'; '.join(told)}. The dense model, packed: {dense:.4f}. {_whose(row)}"
             ),
             note=f"{_whose(row)}; further left costs less. FLOPs with those of the exits' heads.",
         )
@@ -77,9 +79,11 @@ def exit_layers(row: Row) -> Drawing | None:
     with canvas() as (figure, axes):
         for place, share in enumerate(shares):
             floor = len(shown) - 1 - place  # the strictest on top
-            axes.bar(
-                layers, [0.9 * one for one in share], 0.8, bottom=floor, color=COLOURS["method"]
+            bars = axes.bar(
+                layers, [_FULL * one for one in share], 0.8, bottom=floor, color=COLOURS["method"]
             )
+            written = [f"{one:.0%}" if one >= _TOLD else "" for one in share]
+            axes.bar_label(bars, written, padding=1, fontsize=7, color=COLOURS["ink"])
         axes.set_yticks(range(len(shown)), names[::-1])
         axes.set_ylim(0, len(shown))
         axes.set_xticks(layers)
@@ -92,13 +96,16 @@ def exit_layers(row: Row) -> Drawing | None:
         return drawing(
             figure,
             title="Where texts leave",
-            alt=f"Share of the texts that leave after each layer, first to last. {'; '.join(told)}",
-            note=f"{_whose(row)}; a bar of full height would be all texts.",
+            alt=(
+                "Share of the texts that leave after each layer, first to last. "
+                f"{'; '.join(told)}. {_whose(row)}"
+            ),
+            note=f"{_whose(row)}; in percent of all texts, at a few thresholds.",
         )
 
 
 def _whose(row: Row) -> str:
-    return f"Of {row.get('model')}"
+    return visible(f"Of {row.get('model')} on {data_set(row)}")
 
 
 def _share(point: Point) -> float:
