@@ -17,6 +17,14 @@ from fewer.measure.cells import times
 from fewer.measure.report import markdown
 from fewer.measure.rows import read_results
 from fewer.measure.svg import Drawing
+from fewer.measure.sweeps import (
+    MOST_LOST,
+    buckets_table,
+    curve_table,
+    data_set,
+    exits_table,
+    tagging_table,
+)
 from fewer.measure.yardstick_figure import by_length, write_svg
 from fewer.measure.yardstick_tables import break_evens, full, own_time, summary
 
@@ -44,7 +52,31 @@ def _block(name: str) -> str:
         return _glance(_by_threads().get(1, []))
     if name == "score":
         return _score()
+    if name in SWEPT:
+        return _swept(name)
     return _peers(name) if name in PEERS else _table(name)
+
+
+def _swept(name: str) -> str:
+    """Write a table of rows with a sweep; of each data, method and model the newest counts."""
+    written, stems, note = SWEPT[name]
+    files = [RESULTS / f"{stem}.jsonl" for stem in stems]
+    newest = {}
+    for row in (row for file in files if file.exists() for row in read_results(file)):
+        if row.get("sweep"):
+            newest[row["data"]["hash"], row["method"]["name"], row["model"]] = row
+    if not newest:
+        return f"\n{NOTHING}\n"
+    where = ", ".join(f"`{file}`" for file in files if file.exists())
+    return f"\n{written(list(newest.values()))}\n{note} Rows in {where}.\n\n"
+
+
+def _curves(rows: Rows) -> str:
+    """Write the curve of each row under its name."""
+    return "\n".join(
+        f"**{data_set(row)}, {row['method']['name']}** (`{row['model']}`)\n\n{curve_table(row)}"
+        for row in rows
+    )
 
 
 def figures() -> dict[Path, Drawing]:
@@ -247,6 +279,26 @@ PEERS: dict[str, Callable[[Rows], str]] = {
     "peers_own_time": own_time,
     "peers_figure": _figure,
     "peers_full": full,
+}
+
+_FLOPS = "FLOPs are against the dense model, packed, and count the exits' heads."
+_CHOSEN = (
+    "The threshold is chosen on every other text, as the one with the fewest FLOPs that loses at "
+    f"most {MOST_LOST:g} point of the dense model's score; "
+)
+_REPORTED = (
+    f"{_CHOSEN}score, FLOPs and layers are those of the other half. {_FLOPS} Length and layers: "
+    "Spearman's rank correlation over all texts, at that threshold."
+)
+SWEPT: dict[str, tuple[Callable[[Rows], str], list[str], str]] = {
+    "exits": (exits_table, ["exits"], _REPORTED),
+    "tagging": (tagging_table, ["tagging"], _REPORTED),
+    "buckets": (
+        buckets_table,
+        ["exits"],
+        f"{_CHOSEN}shown are all texts of each length. {_FLOPS}",
+    ),
+    "curves": (_curves, ["exits", "tagging"], _FLOPS),
 }
 
 

@@ -168,14 +168,16 @@ def _training_seed(folder: Path) -> int | None:
 
 
 def finish(row: dict[str, Any], results: Path | None, report: Path | None) -> None:
-    """Print the table; write the row and the report where they were asked for."""
+    """Print the tables; write the row and the report where they were asked for."""
     from rich.console import Console
 
-    from fewer.measure.report import table, write_html
+    from fewer.measure.report import curve, table, write_html
     from fewer.measure.rows import append_row
 
     console = Console()
     console.print(table([row]))
+    if row.get("sweep"):
+        console.print(curve(row))
     if results is not None:
         append_row(row, results)
         console.print(f"row added to {results}")

@@ -11,7 +11,17 @@ from typing import Any
 
 from fewer.measure.page import visible
 
-__all__ = ["SYSTEMS", "Block", "Latency", "Mean", "Row", "System", "blocks", "metric_names"]
+__all__ = [
+    "SYSTEMS",
+    "Block",
+    "Latency",
+    "Mean",
+    "Row",
+    "System",
+    "blocks",
+    "first_metric",
+    "metric_names",
+]
 
 Row = Mapping[str, Any]
 
@@ -101,6 +111,18 @@ def metric_names(found: Iterable[Block]) -> list[str]:
             name for block in found for system in block.systems.values() for name in system.metrics
         )
     )
+
+
+def first_metric(names: Iterable[str]) -> str | None:
+    """Choose the score that stands for a task: f1 of entities, else accuracy, else the first.
+
+    >>> first_metric(["f1", "precision", "recall", "accuracy"]), first_metric(["f1", "accuracy"])
+    ('f1', 'accuracy')
+    """
+    told = list(names)
+    if {"f1", "precision"} <= set(told):  # only entities have a precision
+        return "f1"
+    return "accuracy" if "accuracy" in told else next(iter(told), None)
 
 
 def _setting(row: Row) -> dict[str, Any]:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from fewer.measure.blocks import SYSTEMS, Block, System, metric_names
+from fewer.measure.blocks import SYSTEMS, Block, System, first_metric, metric_names
 from fewer.measure.page import visible
 
-__all__ = ["ABSENT", "Cell", "Line", "column_names", "headline", "lines", "short", "times"]
+__all__ = [
+    "ABSENT",
+    "Cell",
+    "Line",
+    "column_names",
+    "grid",
+    "headline",
+    "lines",
+    "short",
+    "times",
+]
 
 ABSENT = "-"
 
@@ -87,7 +98,7 @@ def headline(block: Block) -> list[Cell]:
             },
         )
     ]
-    for metric in list(system.metrics)[:1]:
+    if metric := first_metric(system.metrics):
         cell = _metric(ours, system, block.systems.get("packed", _NOTHING), metric)
         note = f"{cell.note} against packed" if cell.note else ""
         told.append(Cell(f"{metric} {cell.number}", note, cell.spread))
@@ -127,6 +138,21 @@ def times(factor: float, more: str, less: str, same: str = "") -> str:
     if f"{told:.2f}" == "1.00":
         return same
     return f"{told:.2f}x {word}" if told < 1.095 else f"{told:.1f}x {word}"
+
+
+def grid(written: Sequence[Sequence[str]], *, words: int) -> str:
+    """Write lines of cells as a Markdown table; the first line is heads.
+
+    The first `words` columns are words, the others numbers. Markup in a cell stays text.
+    """
+    head, *body = written
+    rules = ["---"] * words + ["---:"] * (len(head) - words)
+    safe = [[_markdown_safe(cell) for cell in line] for line in [head, rules, *body]]
+    return "".join(f"| {' | '.join(line)} |\n" for line in safe)
+
+
+def _markdown_safe(text: str) -> str:
+    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")
 
 
 def _held(what: str, where: str, said: dict[str, str]) -> Cell:

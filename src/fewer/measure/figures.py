@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fewer.measure.blocks import SYSTEMS, Block, Row
 from fewer.measure.cells import column_names, short
 from fewer.measure.page import visible
-from fewer.measure.svg import COLOURS, Drawing, canvas, drawing
+from fewer.measure.svg import COLOURS, Drawing, brief, canvas, drawing, spare_room
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,8 +62,8 @@ def metric_against_flops(found: Sequence[Block], metric: str) -> Drawing | None:
                 parse_math=False,
             )
         axes.set_xlabel("MFLOPs per text (multiply-add = 2)")
-        axes.set_ylabel(_brief(visible(metric)))
-        _spare_room(axes, [value for _, value in points.values()])
+        axes.set_ylabel(brief(visible(metric)))
+        spare_room(axes, [value for _, value in points.values()])
         _legend(axes, found, colours)
         told = (f"{_full(found, key)} {short(x)} MFLOPs, {y:.4f}" for key, (x, y) in points.items())
         return drawing(
@@ -205,13 +205,8 @@ def latency(block: Block) -> Drawing | None:
         )
 
 
-def _brief(name: str) -> str:
-    """Cut a long name, so that it leaves room for the figure."""
-    return name if len(name) <= 16 else f"{name[:14]}..."
-
-
 def _names(found: Sequence[Block]) -> dict[str, str]:
-    return {name: _brief(told) for name, told in column_names(found).items()}
+    return {name: brief(told) for name, told in column_names(found).items()}
 
 
 def _colours(found: Iterable[Block]) -> dict[tuple[int, str], str]:
@@ -272,18 +267,6 @@ def _point(axes: Axes, point: Point, colour: str, *, size: float, alpha: float =
     )
 
 
-def _spare_room(axes: Axes, values: Sequence[float]) -> None:
-    """Leave room for the labels, and let no difference in the third digit fill the height."""
-    axes.margins(x=0.1, y=0.2)
-    axes.set_xlim(left=0)
-    axes.xaxis.set_major_formatter("{x:,g}")
-    low, high = axes.get_ylim()
-    least = 0.05 * max(map(abs, values))
-    if high - low < least:
-        middle = (low + high) / 2
-        axes.set_ylim(middle - least / 2, middle + least / 2)
-
-
 def _label_ends(axes: Axes, ends: Sequence[tuple[Point, str, str]]) -> None:
     """Write each line's name after its end, pushed apart so that none covers another."""
     told = sorted((end for end in ends if end[1]), key=lambda end: end[0][1])
@@ -313,7 +296,7 @@ def _legend(axes: Axes, found: Sequence[Block], colours: Mapping[tuple[int, str]
         return
     names = _names(found)
     told = {
-        colours[block.number, name]: _brief(block.method) if name == "method" else names[name]
+        colours[block.number, name]: brief(block.method) if name == "method" else names[name]
         for block in found
         for name in block.systems
     }

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewer.measure.blocks import SYSTEMS, Block, Row, blocks, metric_names
-from fewer.measure.cells import ABSENT, Cell, column_names, headline, lines
+from fewer.measure.blocks import SYSTEMS, Block, Row, blocks, first_metric, metric_names
+from fewer.measure.cells import ABSENT, Cell, column_names, grid, headline, lines
+from fewer.measure.sweeps import curve_lines
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from fewer.measure.figures import Drawing
 
-__all__ = ["markdown", "table", "write_html"]
+__all__ = ["curve", "markdown", "table", "write_html"]
 
 
 def table(rows: Sequence[Row]) -> Table:
@@ -45,6 +45,20 @@ def table(rows: Sequence[Row]) -> Table:
     return drawn
 
 
+def curve(row: Row) -> Table:
+    """Lay out the sweep of a row for a terminal, a line a threshold."""
+    from rich.table import Table
+    from rich.text import Text
+
+    head, *body = curve_lines(row)
+    drawn = Table(title="at every threshold of the exits", caption="heads of exits included")
+    for name in head:
+        drawn.add_column(Text(name), justify="right")
+    for line in body:
+        drawn.add_row(*map(Text, line))
+    return drawn
+
+
 def markdown(rows: Sequence[Row]) -> str:
     """Write one Markdown table, a line for each system of each setting."""
     found = blocks(rows)
@@ -53,13 +67,13 @@ def markdown(rows: Sequence[Row]) -> str:
     told = [{line.name: line for line in lines(block, block.systems)} for block in found]
     quantities = list(dict.fromkeys(name for one in told for name in one))
     heads = ["setting"] * several + ["system"]
-    written = [heads + quantities, ["---"] * len(heads) + ["---:"] * len(quantities)]
+    written = [heads + quantities]
     for block, one in zip(found, told, strict=True):
         for place, system in enumerate(block.systems):
             cells = [str(one[name].cells[place]) if name in one else ABSENT for name in quantities]
             setting = [f"{block.label}, {block.runs}"] * several
             written.append([*setting, names[system], *cells])
-    return "".join(f"| {' | '.join(_markdown_safe(cell) for cell in row)} |\n" for row in written)
+    return grid(written, words=len(heads))
 
 
 def write_html(rows: Sequence[Row], path: str | Path, *, title: str = "What it costs") -> Path:
@@ -83,6 +97,7 @@ def write_html(rows: Sequence[Row], path: str | Path, *, title: str = "What it c
         caption=_caption(found),
         drawings=_drawings(found),
         latency={block.number: figures.latency(block) for block in found},
+        swept=_sweeps(found),
         provenance=[(block, row, _provenance(row)) for block in found for row in block.rows],
         raw="\n".join(json.dumps(dict(row), default=str) for row in rows),
     )
@@ -120,12 +135,28 @@ def _drawings(found: Sequence[Block]) -> list[Drawing]:
         for row in block.rows
         if row.get("lengths")
     }
+    metric = first_metric(metric_names(found))
     drawn = [
-        *(figures.metric_against_flops(found, metric) for metric in metric_names(found)[:1]),
+        figures.metric_against_flops(found, metric) if metric else None,
         figures.tokens_per_layer(found),
         *(figures.length_histogram(row) for row in lengths.values()),
     ]
     return [drawing for drawing in drawn if drawing is not None]
+
+
+def _sweeps(found: Sequence[Block]) -> dict[int, list[Drawing]]:
+    """Draw the sweeps of each block's rows; what a row before it shows, once."""
+    from fewer.measure import sweep_figures
+
+    drawn: dict[Drawing, int] = {}
+    for block in found:
+        for row in block.rows:
+            for drawing in sweep_figures.drawings(row):
+                drawn.setdefault(drawing, block.number)
+    return {
+        block.number: [one for one, number in drawn.items() if number == block.number]
+        for block in found
+    }
 
 
 def _provenance(row: Row) -> dict[str, str]:
@@ -153,7 +184,3 @@ def _stacked(cell: Cell) -> Text:
     from rich.text import Text
 
     return Text.assemble(cell.full, *([("\n" + cell.note, "dim")] if cell.note else []))
-
-
-def _markdown_safe(text: str) -> str:
-    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")

@@ -7,7 +7,7 @@ import html
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "Drawing", "canvas", "drawing"]
+__all__ = ["COLOURS", "Drawing", "brief", "canvas", "drawing", "spare_room"]
 
 # Each follows the page's variable of the same name, --ink; alone, the SVG keeps these. Those for
 # text and marks have a contrast of 4.5 on white, and the colour-blind tell them apart.
@@ -76,9 +76,26 @@ def drawing(figure: Figure, *, title: str, alt: str, note: str = "") -> Drawing:
     return Drawing(title, _for_page(written.getvalue(), alt), note)
 
 
+def spare_room(axes: Axes, values: Sequence[float]) -> None:
+    """Leave room for the labels, and let no difference in the third digit fill the height."""
+    axes.margins(x=0.1, y=0.2)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter("{x:,g}")
+    low, high = axes.get_ylim()
+    least = 0.05 * max(map(abs, values))
+    if high - low < least:
+        middle = (low + high) / 2
+        axes.set_ylim(middle - least / 2, middle + least / 2)
+
+
+def brief(name: str) -> str:
+    """Cut a long name, so that it leaves room for the figure."""
+    return name if len(name) <= 16 else f"{name[:14]}..."
+
+
 def _for_page(svg: str, alt: str) -> str:
     """Take out what only a file of its own needs; make names unique among a page's figures."""
-    mark = hashlib.sha256(svg.encode()).hexdigest()[:8]
+    mark = hashlib.sha256(f"{svg}{alt}".encode()).hexdigest()[:8]
     body = svg[svg.index("<svg") :]
     size = re.search(r'viewBox="[^"]*"', body)
     assert size is not None  # matplotlib always writes one

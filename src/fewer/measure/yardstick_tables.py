@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewer.measure.cells import ABSENT, short, times
+from fewer.measure.cells import ABSENT, grid, short, times
 from fewer.measure.lineup import OURS
 from fewer.measure.page import visible
 
@@ -51,7 +51,7 @@ def full(rows: Sequence[Row]) -> str:
     for row in rows:
         note = missing(row)
         written.append(
-            f"### {profile(row)}; {_threads(row)}\n\n{_markdown(_lines(row))}\n"
+            f"### {profile(row)}; {_threads(row)}\n\n{grid(_lines(row), words=2)}\n"
             + (f"Not measured: {note}.\n\n" if note else "")
         )
     return "".join(written)
@@ -67,7 +67,7 @@ def summary(rows: Sequence[Row]) -> str:
             peers = [_named(row, best.get(kind), size) for kind in ("fp32", "bf16", "all")]
             own = [_against_same(row, name, size) for name in ours]
             lines.append([profile(row), size, *peers, *own])
-    return _markdown(lines)
+    return grid(lines, words=2)
 
 
 def break_even(rows: Iterable[Row], name: str, against: str) -> str:
@@ -100,7 +100,7 @@ def break_evens(rows: Sequence[Row]) -> str:
         for name in OURS
         if any(name in row["systems"] for row in rows)
     ]
-    return _markdown(lines)
+    return grid(lines, words=2)
 
 
 def own_time(rows: Sequence[Row]) -> str:
@@ -117,7 +117,7 @@ def own_time(rows: Sequence[Row]) -> str:
                 else:
                     gain = [ABSENT] * 3
                 lines.append([*told, *gain])
-    return _markdown(lines)
+    return grid(lines, words=2)
 
 
 def profile(row: Row) -> str:
@@ -223,10 +223,3 @@ def _against_same(row: Row, name: str, size: str) -> str:
 def _threads(row: Row) -> str:
     count = row["threads"]
     return "one thread" if count == 1 else f"{count} threads"
-
-
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    head, *body = lines
-    rules = ["---"] * 2 + ["---:"] * (len(head) - 2)
-    cells = [[cell.replace("|", "\\|") for cell in line] for line in [head, rules, *body]]
-    return "".join(f"| {' | '.join(line)} |\n" for line in cells)

@@ -11,9 +11,10 @@ from rich.console import Console
 
 from fewer.measure.blocks import blocks
 from fewer.measure.cells import short, times
-from fewer.measure.report import markdown, table, write_html
+from fewer.measure.report import curve, markdown, table, write_html
 from tests.unit.measure.pages import Page, self_contained
 from tests.unit.measure.results import dense, result, system, without
+from tests.unit.measure.swept import swept, tagged
 
 EVIL = "<script>alert(1)</script>\"'&|\x00\x1b[31m \ud800 中文"
 SEEDS = [
@@ -157,6 +158,43 @@ def test_a_sweep_is_a_section_each(tmp_path: Path) -> None:
         assert {"href": f"#setting-{number}"} in found.named("a")
     for fewer in ("4.0x fewer", "2.0x fewer", "1.3x fewer"):
         assert found.text.count(fewer) == 2  # in the summary and in its own section
+
+
+def test_the_curve_of_exits_is_a_table_of_its_own() -> None:
+    console = Console(width=100)
+    with console.capture() as shown:
+        console.print(curve(tagged()))
+    body = [line.split() for line in shown.get().splitlines() if line.startswith("│")]
+    assert [[word for word in line if word != "│"] for line in body] == [
+        ["never", "0.6900", "1.040", "1.04x", "more", "4.00"],
+        ["0.1", "0.6850", "0.800", "1.2x", "fewer", "3.25"],
+        ["0.5", "0.6750", "0.500", "2.0x", "fewer", "2.50"],
+        ["0.9", "0.4900", "0.250", "4.0x", "fewer", "1.00"],
+    ]
+    with pytest.raises(ValueError, match="has no sweep"):
+        curve(result())
+
+
+def test_the_page_draws_the_curve_of_every_row_that_has_one(tmp_path: Path) -> None:
+    again = swept(training_seed=43, model="runs/magic_pyramid-43/model")
+    title = "accuracy by threshold of the exits"
+    cases = [([swept()], 1), ([result()], 0), ([swept(), again, result()], 2)]
+    cases.append(([swept(), without(swept(threads=1), "latency_ms")], 1))  # the same numbers once
+    for rows, drawn in cases:
+        text = page(tmp_path, rows).text
+        assert (text.count(title), text.count("Where texts leave")) == (drawn, drawn)
+        assert ("Of runs/magic_pyramid-43/model" in text) == (drawn == 2)
+
+
+def test_the_score_of_entities_leads_and_that_of_other_tags_is_accuracy(tmp_path: Path) -> None:
+    entities, others = tagged(), result()
+    for one, metrics in ((entities, ("f1", "precision", "accuracy")), (others, ("f1", "accuracy"))):
+        for system_ in one["systems"].values():
+            system_["metrics"] = dict.fromkeys(metrics, 0.5)
+    for one, name in ((entities, "f1"), (others, "accuracy")):
+        text = page(tmp_path, [one]).text
+        assert f"{name} against FLOPs" in text
+        assert f"{name} 0.5000" in text
 
 
 def test_markdown_has_a_line_for_each_system() -> None:

@@ -1,0 +1,253 @@
+"""Sweeps in result rows: which threshold to take, what leaving early adds to pruning; tables.
+
+A row that `fewer evaluate --sweep` wrote holds under "sweep" a point for each threshold, the first
+for never leaving (see `fewer.measure.sweep`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fewer.measure.blocks import Row, first_metric
+from fewer.measure.cells import ABSENT, grid, times
+
+__all__ = [
+    "MOST_LOST",
+    "buckets_table",
+    "curve_lines",
+    "curve_table",
+    "data_set",
+    "exits_table",
+    "operating_point",
+    "points",
+    "pruning_only",
+    "score_name",
+    "tagging_table",
+    "threshold_name",
+]
+
+Point = Mapping[str, Any]
+
+MOST_LOST = 1.0  # points of the score, hundredths
+_ROUNDING = 1e-9  # 0.91 - 0.01 may be a little above 0.9
+
+
+def points(row: Row) -> Sequence[Point]:
+    """Return the points of a row's sweep. Raises `ValueError` where it has none."""
+    found: Sequence[Point] = row.get("sweep") or ()
+    if not found:
+        raise ValueError(
+            f"the row of {row.get('model')} has no sweep; wanted one that "
+            "`fewer evaluate --sweep` wrote"
+        )
+    return found
+
+
+def score_name(row: Row) -> str:
+    """Name the score that stands for a row's task. Raises `ValueError` where none was measured."""
+    name = first_metric(row["systems"]["packed"].get("metrics", {}))
+    if name is None:
+        raise ValueError(f"the row of {row.get('model')} has no scores of its dense model")
+    return name
+
+
+def operating_point(row: Row, most_lost: float = MOST_LOST) -> dict[str, Any] | None:
+    """Choose a threshold on one half of the texts; return its point as the other half has it.
+
+    The one with the fewest FLOPs whose score is at most `most_lost` points (hundredths) below the
+    dense model's, which is that of all texts: rows do not hold it by halves. `None` where no
+    threshold comes so near.
+    """
+    metric = score_name(row)
+    least = row["systems"]["packed"]["metrics"][metric] - most_lost / 100 - _ROUNDING
+    near = [point for point in points(row) if point["halves"][0]["metrics"][metric] >= least]
+    if not near:
+        return None
+    chosen = min(near, key=lambda point: float(point["halves"][0]["flops_per_text"]))
+    return {"threshold": chosen["threshold"], **chosen["halves"][1]}
+
+
+def pruning_only(row: Row) -> dict[str, Any]:
+    """Return the point of never leaving, without the FLOPs of the exits' heads.
+
+    Nobody asks heads at which nobody leaves. Raises `ValueError` for a sweep without that point.
+    """
+    never = next((point for point in points(row) if point["threshold"] is None), None)
+    if never is None:
+        raise ValueError(f"the sweep of {row.get('model')} has no point of never leaving")
+    parts = {
+        "halves": [_headless(half) for half in never["halves"]],
+        "buckets": {name: _headless(bucket) for name, bucket in never["buckets"].items()},
+    }
+    return {**_headless(never), **parts}
+
+
+def exits_table(rows: Iterable[Row]) -> str:
+    """Write a Markdown line a row: its operating point against its dense model."""
+    return _operating(rows, {"layers read": "layers_read"})
+
+
+def tagging_table(rows: Iterable[Row]) -> str:
+    """Write the same of tagged words, that may leave before their text does."""
+    depths = {"layers, a sentence": "layers_read", "layers, a token": "token_layers_read"}
+    return _operating(rows, depths, scored=True)
+
+
+def buckets_table(rows: Iterable[Row]) -> str:
+    """Write a Markdown line a data set and length: pruning only, exits only, and both.
+
+    Both are Magic Pyramid's, and pruning only is the same model without exits; exits only is
+    FastBERT's of the same data and training seed. Thresholds are their operating points'.
+    """
+    rows = list(rows)
+    pyramids = [row for row in rows if _method(row) == "magic_pyramid"]
+    alone = {_run(row): row for row in rows if _method(row) == "fastbert"}
+    pairs: list[tuple[Row | None, Row | None]] = [(row, alone.get(_run(row))) for row in pyramids]
+    partnered = {_run(row) for row in pyramids}
+    pairs += [(None, row) for run, row in alone.items() if run not in partnered]
+    named = [row for pyramid, exits in pairs if (row := pyramid or exits) is not None]
+    names = _names(named, [""] * len(named))
+    lines = [["data", "tokens", "texts", "pruning only", "exits only", "both"]]
+    for name, (pyramid, exits) in zip(names, pairs, strict=True):
+        shown = [
+            (pyramid, None if pyramid is None else pruning_only(pyramid)),
+            (exits, _point_of(exits)),
+            (pyramid, _point_of(pyramid)),
+        ]
+        sizes = {
+            bucket: part["texts"]
+            for row in (exits, pyramid)
+            if row is not None
+            for bucket, part in points(row)[0]["buckets"].items()
+        }
+        for bucket, texts in sizes.items():
+            cells = [_in_bucket(row, point, bucket) for row, point in shown]
+            lines.append([name, bucket, f"{texts:,}", *cells])
+    return grid(lines, words=2)
+
+
+def curve_table(row: Row) -> str:
+    """Write the whole curve of a row in Markdown, a line a threshold."""
+    head, *body = curve_lines(row)
+    lines = [[*head, "layers, a token", "FLOPs of heads"]]
+    for line, point in zip(body, points(row), strict=True):
+        heads = point["heads_flops_per_text"] / point["dense_flops_per_text"]
+        lines.append([*line, f"{point['token_layers_read']:.2f}", f"{heads:.1%}"])
+    return grid(lines, words=0)
+
+
+def curve_lines(row: Row) -> list[list[str]]:
+    """Lay out a row's curve: heads, then a line a threshold."""
+    metric = score_name(row)
+    lines = [["threshold", metric, "FLOPs, dense = 1", "FLOPs", "layers read"]]
+    for point in points(row):
+        share = point["flops_per_text"] / point["dense_flops_per_text"]
+        told = [threshold_name(point["threshold"]), f"{point['metrics'][metric]:.4f}"]
+        lines.append([*told, f"{share:.3f}", _fewer(point), f"{point['layers_read']:.2f}"])
+    return lines
+
+
+def threshold_name(threshold: float | None) -> str:
+    """Write a threshold as one would give it; `None` never lets anybody leave."""
+    return "never" if threshold is None else f"{threshold:g}"
+
+
+def data_set(row: Row) -> str:
+    """Name the folder of a row's texts, from below a folder `data` where there is one.
+
+    >>> data_set({"data": {"source": "../shared/data/glue/sst2/dev.jsonl.gz"}})
+    'glue/sst2'
+    >>> data_set({"data": {"source": "mine.csv"}})
+    'mine.csv'
+    """
+    path = Path(str(row["data"]["source"]))
+    folders = path.parent.parts
+    below = folders[folders.index("data") + 1 :] if "data" in folders else folders[-1:]
+    return "/".join(below) or path.name
+
+
+def _operating(rows: Iterable[Row], depths: Mapping[str, str], *, scored: bool = False) -> str:
+    """Write the operating point of each row; `depths` are columns of its depth, by field.
+
+    `scored` names each row's score, where they are not all of one kind.
+    """
+    rows = list(rows)
+    score = ["score"] * scored
+    heads = ["data", "method", *score, "dense", "threshold", "with exits", "FLOPs"]
+    lines = [[*heads, *depths, "length and layers"]]
+    for name, row in zip(_names(rows, list(map(_method, rows))), rows, strict=True):
+        metric, point, whole = score_name(row), operating_point(row), _point_of(row)
+        dense = row["systems"]["packed"]["metrics"][metric]
+        told = [name, _method(row), *([metric] * scored), f"{dense:.4f}"]
+        if point is None or whole is None:
+            found = ["none", *[ABSENT] * (3 + len(depths))]
+        else:
+            found = [threshold_name(point["threshold"]), f"{point['metrics'][metric]:.4f}"]
+            found += [_fewer(point), *(f"{point[field]:.2f}" for field in depths.values())]
+            rho = whole["length_and_layers"]
+            found.append(ABSENT if rho is None else f"{rho:+.2f}")
+        lines.append([*told, *found])
+    return grid(lines, words=2 + scored)
+
+
+def _names(rows: Sequence[Row], said: Sequence[str]) -> list[str]:
+    """Name the data sets of rows, of which the table also has `said`.
+
+    Of several files in a folder the file is told too; of several runs else alike, the run.
+    """
+    sources = {(data_set(row), str(row["data"]["source"])) for row in rows}
+    files = Counter(folder for folder, _ in sources)
+    names = [data_set(row) + f" {_file(row)}" * (files[data_set(row)] > 1) for row in rows]
+    told = list(zip(names, said, strict=True))
+    return [
+        f"{name}, {_folder(row)}" if told.count((name, also)) > 1 else name
+        for row, (name, also) in zip(rows, told, strict=True)
+    ]
+
+
+def _file(row: Row) -> str:
+    return Path(str(row["data"]["source"])).name.partition(".")[0]
+
+
+def _folder(row: Row) -> str:
+    """Name the run that a model is from: runs/imdb-42/model is imdb-42's."""
+    path = Path(str(row["model"]))
+    return path.parent.name or path.name
+
+
+def _method(row: Row) -> str:
+    return str(row["method"]["name"])
+
+
+def _run(row: Row) -> tuple[str, int | None]:
+    """Return what two models must share to be compared: the texts, and the seed of training."""
+    return str(row["data"]["hash"]), row.get("training_seed")
+
+
+def _headless(point: Point) -> dict[str, Any]:
+    flops = point["flops_per_text"] - point["heads_flops_per_text"]
+    return {**point, "flops_per_text": flops, "heads_flops_per_text": 0.0}
+
+
+def _point_of(row: Row | None) -> Point | None:
+    """Return the point of all texts at the threshold of the operating point."""
+    chosen = None if row is None else operating_point(row)
+    if row is None or chosen is None:
+        return None
+    return next(one for one in points(row) if one["threshold"] == chosen["threshold"])
+
+
+def _in_bucket(row: Row | None, point: Point | None, bucket: str) -> str:
+    if row is None or point is None or bucket not in point["buckets"]:
+        return ABSENT
+    part = point["buckets"][bucket]
+    return f"{part['metrics'][score_name(row)]:.4f}, {_fewer(part)}"
+
+
+def _fewer(point: Point) -> str:
+    return times(
+        point["dense_flops_per_text"] / point["flops_per_text"], "fewer", "more", "as many"
+    )
