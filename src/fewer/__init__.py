@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Any
 from fewer.version import __version__
 
 if TYPE_CHECKING:
+    from fewer.combined import MagicPyramid
     from fewer.config import method_from, method_to
     from fewer.core.decision import Decision, Fate, Site, View
     from fewer.core.policy import Dense, Method, Phase, Policy
     from fewer.core.trace import Trace, record
+    from fewer.exits import EarlyExit
     from fewer.folders import load, save
     from fewer.inference import deoptimize, optimize
     from fewer.methods import METHODS
-    from fewer.models import applying, attach, attachment, detach
+    from fewer.models import adjust, applying, attach, attachment, detach
     from fewer.prediction import predict
     from fewer.pruning.ltp import LTP
+    from fewer.tagger import tag
     from fewer.training.fit import Schedule, dense_phase, fit
 
 _HOMES = {
@@ -24,7 +27,9 @@ _HOMES = {
     "METHODS": "fewer.methods",
     "Decision": "fewer.core.decision",
     "Dense": "fewer.core.policy",
+    "EarlyExit": "fewer.exits",
     "Fate": "fewer.core.decision",
+    "MagicPyramid": "fewer.combined",
     "Method": "fewer.core.policy",
     "Phase": "fewer.core.policy",
     "Policy": "fewer.core.policy",
@@ -32,6 +37,7 @@ _HOMES = {
     "Site": "fewer.core.decision",
     "Trace": "fewer.core.trace",
     "View": "fewer.core.decision",
+    "adjust": "fewer.models",
     "applying": "fewer.models",
     "attach": "fewer.models",
     "attachment": "fewer.models",
@@ -46,6 +52,7 @@ _HOMES = {
     "predict": "fewer.prediction",
     "record": "fewer.core.trace",
     "save": "fewer.folders",
+    "tag": "fewer.tagger",
 }
 
 __all__ = [
@@ -53,7 +60,9 @@ __all__ = [
     "METHODS",
     "Decision",
     "Dense",
+    "EarlyExit",
     "Fate",
+    "MagicPyramid",
     "Method",
     "Phase",
     "Policy",
@@ -62,6 +71,7 @@ __all__ = [
     "Trace",
     "View",
     "__version__",
+    "adjust",
     "applying",
     "attach",
     "attachment",
@@ -76,6 +86,7 @@ __all__ = [
     "predict",
     "record",
     "save",
+    "tag",
 ]
 
 

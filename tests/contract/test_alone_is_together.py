@@ -14,6 +14,7 @@ from tests.contract.table import (
     read,
     watched,
 )
+from tests.lessons import lesson
 from tests.tiny import LENGTHS, ragged, real, text, tiny
 
 
@@ -67,7 +68,7 @@ def test_padding_changes_neither_scores_nor_regulariser(method, backbone, apply)
             _, trace = read(model, ragged(model, columns=columns), apply)
         seen.append([view.tokens.received for view, _ in views if view.layer])
         if apply != "compact":  # where the gone leave at once, no gate is worked out
-            losses.append(fewer.attachment(model).policy.loss(trace))
+            losses.append(fewer.attachment(model).policy.loss(lesson(trace)))
     for tight, loose in zip(*seen, strict=True):
         assert torch.equal(tight, loose)
     assert apply == "compact" or losses[0] == losses[1] > 0
@@ -95,4 +96,4 @@ def test_the_share_of_flops_does_not_depend_on_padding(backbone):
     with fewer.applying(model, "soften"), fewer.record() as traces:
         for columns in (max(LENGTHS), max(LENGTHS) + 9):
             model(**ragged(model, columns=columns))
-    assert policy.loss(traces[0]).item() == policy.loss(traces[1]).item() > 0
+    assert policy.loss(lesson(traces[0])) == policy.loss(lesson(traces[1])) > 0

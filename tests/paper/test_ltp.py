@@ -24,6 +24,7 @@ from fewer.core.encode import encode
 from fewer.core.packed import Packed, plan
 from fewer.core.trace import LayerTrace
 from fewer.kernels import KERNELS, AttentionCall
+from tests.lessons import lesson
 
 ATTENTION = torch.tensor(
     [
@@ -226,14 +227,14 @@ def test_the_regulariser_is_lambda_times_the_mean_gate_of_each_layer(apply):  # 
     _, trace = _read(policy, apply)
     assert trace.layers[0].gate is None
     assert trace.layers[1].gate.tolist() == pytest.approx(GATE, abs=1e-5)
-    assert policy.loss(trace).item() == pytest.approx(0.1 * sum(GATE) / 3, rel=1e-5)
+    assert policy.loss(lesson(trace)).item() == pytest.approx(0.1 * sum(GATE) / 3, rel=1e-5)
 
 
 def test_the_regulariser_sums_over_layers():
     counts, gates = torch.ones(1), ([1.0, 0.5, 0.0], [1.0, 0.25, 0.25])
     layers = [LayerTrace(counts, counts, counts, True, torch.tensor(gate)) for gate in gates]
     trace = Trace((1, 3), torch.device("cpu"), layers)
-    assert _policy(strength=0.2).loss(trace).item() == pytest.approx(0.2 * (0.5 + 0.5))
+    assert _policy(strength=0.2).loss(lesson(trace)).item() == pytest.approx(0.2 * (0.5 + 0.5))
 
 
 def test_a_target_is_approached_by_the_share_of_flops():
@@ -242,7 +243,7 @@ def test_a_target_is_approached_by_the_share_of_flops():
     _, trace = _read(policy, "compact")
     assert SHAPE.dense_flops(trace.layers[0].keys).item() == 144
     assert SHAPE.flops(trace).item() == 144 - 8 + 18
-    assert policy.loss(trace).item() == pytest.approx(2.0 * (154 / 144 - 0.9))
+    assert policy.loss(lesson(trace)).item() == pytest.approx(2.0 * (154 / 144 - 0.9))
 
 
 def test_without_pruning_all_states_pass_both_layers():

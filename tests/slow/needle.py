@@ -17,6 +17,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 
 import fewer
 from fewer.measure.evaluate import three_way
+from fewer.measure.scorers import TextScorer
 from fewer.training.fit import Schedule, dense_phase, fit
 
 WORDS, CLS, NEEDLES = 60, 1, (2, 3)
@@ -65,13 +66,10 @@ def main(output: Path) -> None:
         schedule=Schedule(batch_size=64, dropout=0.0, precision="fp32", save_every=40),
         resume=True,
     )
-    found = three_way(model, haystacks(1000, seed=2), tokenizer, regression=False)
-    dense = three_way(
-        fewer.load(output / "0-dense" / "model"),
-        haystacks(1000, seed=2),
-        tokenizer,
-        regression=False,
-    )
+    test = haystacks(1000, seed=2)
+    scorer = TextScorer(test["labels"])
+    found = three_way(model, test, tokenizer, scorer)
+    dense = three_way(fewer.load(output / "0-dense" / "model"), test, tokenizer, scorer)
     print(
         json.dumps(
             {

@@ -5,6 +5,7 @@ import torch
 
 import fewer
 from fewer import LTP, Dense, Method, Phase, Policy, Site, Trace, View
+from tests.lessons import lesson
 from tests.tiny import ragged, tiny
 
 
@@ -18,7 +19,7 @@ def test_a_policy_says_nothing_unless_told_otherwise():
     assert policy.decide(view) is None
     assert not policy.scored(1)
     assert policy.sites == frozenset()
-    assert policy.loss(trace).item() == 0.0
+    assert policy.loss(lesson(trace)).item() == 0.0
     assert list(policy.parameters()) == []
 
 

@@ -13,6 +13,7 @@ import fewer
 from fewer.measure.evaluate import histogram, predict, systems, three_way
 from fewer.measure.latency import latency
 from fewer.measure.rows import append_row, provenance, read_results
+from fewer.measure.scorers import TextScorer
 from tests.unit.tasks.conftest import wordpiece
 
 LENGTHS = [3, 9, 1, 14, 5, 5, 2, 11]
@@ -49,17 +50,17 @@ def encoded() -> Dataset:
 def test_answers_come_in_the_order_of_the_rows(
     model: BertForSequenceClassification, encoded: Dataset
 ) -> None:
-    outcome = predict(model, encoded, wordpiece(), batch_size=3)
+    outcome = predict(model, encoded, wordpiece(), TextScorer(encoded["labels"]), batch_size=3)
     for row, length in enumerate(LENGTHS):
         ids = torch.tensor([encoded[row]["input_ids"]])
         alone = model(ids, attention_mask=torch.ones(1, length)).logits[0]
-        torch.testing.assert_close(outcome.logits[row], alone, atol=1e-5, rtol=0)
+        torch.testing.assert_close(outcome.answers[row], alone, atol=1e-5, rtol=0)
 
 
 def test_flops_of_each_system_count_what_it_reads(
     model: BertForSequenceClassification, encoded: Dataset
 ) -> None:
-    found = three_way(model, encoded, wordpiece(), regression=False, batch_size=4)
+    found = three_way(model, encoded, wordpiece(), TextScorer(encoded["labels"]), batch_size=4)
     shape = fewer.attachment(model).shape
     dense = shape.dense_flops(torch.tensor(LENGTHS).double())
     padded = shape.dense_flops(torch.tensor([14.0] * 4 + [11.0] * 4).double())

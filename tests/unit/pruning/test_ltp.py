@@ -4,6 +4,7 @@ import torch
 import fewer
 from fewer import LTP
 from tests.contract.table import every_backbone, read, watched
+from tests.lessons import PHASE, lesson, rehearsal
 from tests.tiny import ragged, tiny
 
 
@@ -56,7 +57,7 @@ def test_the_loss_reaches_thresholds_queries_and_keys(backbone):
     own = fewer.attachment(model)
     with fewer.applying(model, "soften"), fewer.record() as traces:
         model(**ragged(model))
-    own.policy.loss(traces[0]).backward()
+    own.policy.loss(lesson(traces[0])).backward()
     assert (own.policy.threshold.grad < 0).all()  # a higher threshold, fewer gates, less loss
     moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert any(part in name for name in moved for part in ("query", "q_lin", "Wqkv"))
@@ -68,7 +69,7 @@ def test_the_penalty_of_a_target_is_the_distance_to_it():
     _, trace = read(model, ragged(model), "soften")
     share = float(own.shape.share(trace))
     assert share > 0.25
-    assert float(own.policy.loss(trace)) == pytest.approx(2.0 * (share - 0.25), rel=1e-5)
+    assert float(own.policy.loss(lesson(trace))) == pytest.approx(2.0 * (share - 0.25), rel=1e-5)
 
 
 @pytest.mark.parametrize("target", [0.5, 0.6, 0.8, 0.95])
@@ -83,7 +84,7 @@ def test_calibration_meets_its_target_from_any_start(target, threshold):
         return float(own.shape.share(read(model, batch)[1]))
 
     before = own.policy.threshold.detach().clone()
-    own.policy.calibrate(share)
+    own.policy.calibrate(PHASE, rehearsal(share))
     assert share() == pytest.approx(target, abs=0.01)
     factors = own.policy.threshold.detach() / before
     torch.testing.assert_close(factors, factors[:1].expand(5))
@@ -98,14 +99,14 @@ def test_a_target_out_of_reach_is_said_so():
         return float(own.shape.share(read(model, batch)[1]))
 
     with pytest.warns(UserWarning, match=r"LTP keeps 0\.[4-6]\d\d of the FLOPs, not the target of"):
-        own.policy.calibrate(share)
+        own.policy.calibrate(PHASE, rehearsal(share))
     assert read(model, batch)[1].layers[-1].read.sum() < 10  # it went as far as it could
 
 
 def test_without_a_target_calibration_leaves_the_thresholds():
     policy = fewer.attachment(fewer.attach(tiny(), LTP(final_threshold=0.2))).policy
     before = policy.threshold.detach().clone()
-    policy.calibrate(lambda: pytest.fail("nothing to measure"))
+    policy.calibrate(PHASE, rehearsal(lambda: pytest.fail("nothing to measure")))
     assert torch.equal(policy.threshold, before)
 
 

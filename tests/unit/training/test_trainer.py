@@ -4,7 +4,8 @@ from transformers import TrainingArguments
 
 import fewer
 from fewer import LTP, Phase
-from fewer.training.trainer import PhaseTrainer, parameter_groups
+from fewer.training.trainer import PhaseTrainer, parameter_groups, training_only
+from tests.lessons import lesson
 from tests.tiny import ragged, tiny
 
 
@@ -45,21 +46,24 @@ def test_the_policy_has_its_own_rate_or_that_of_the_model(model, own, wanted):
 
 
 def test_a_phase_of_the_model_leaves_the_policy_alone(model):
-    groups = parameter_groups(model, _phase("model"), 0.01)
+    with training_only(model, _phase("model")):
+        groups = parameter_groups(model, _phase("model"), 0.01)
     assert not any("threshold" in name for group in groups for name in _names(model, group))
-    assert not fewer.attachment(model).policy.threshold.requires_grad
+    assert fewer.attachment(model).policy.threshold.requires_grad  # as it was before
 
 
 def test_a_phase_of_the_policy_leaves_the_model_alone(model):
-    (group,) = parameter_groups(model, _phase("policy"), 0.01)
+    with training_only(model, _phase("policy")):
+        (group,) = parameter_groups(model, _phase("policy"), 0.01)
     assert _names(model, group) == {"bert.fewer.policy.threshold"}
-    assert fewer.attachment(model).policy.threshold.requires_grad
+    assert all(parameter.requires_grad for parameter in model.parameters())  # as before
 
 
 def test_what_was_frozen_before_stays_out(model):
     for parameter in model.bert.embeddings.parameters():
         parameter.requires_grad_(False)
-    groups = parameter_groups(model, _phase(), 0.01)
+    with training_only(model, _phase()):
+        groups = parameter_groups(model, _phase(), 0.01)
     assert not any("embeddings" in name for group in groups for name in _names(model, group))
     assert not model.bert.embeddings.word_embeddings.weight.requires_grad
 
@@ -84,7 +88,7 @@ def test_the_loss_is_that_of_the_task_and_of_the_policy_if_asked_for(model, tmp_
     fewer.attachment(model).apply_in_training = "soften"
     with fewer.record() as traces:
         task = model(**batch).loss
-    added = float(fewer.attachment(model).policy.loss(traces[0]).detach())
+    added = float(fewer.attachment(model).policy.loss(lesson(traces[0])).detach())
     loss, outputs = trainer.compute_loss(model, dict(batch), return_outputs=True)
     assert added > 0.1
     assert loss.item() == pytest.approx(task.item() + regularise * added, rel=1e-6)
