@@ -105,9 +105,7 @@ def test_chinese_pieces_and_single_letters_stay(piece):
     assert e5.is_chinese(piece)
 
 
-@pytest.mark.parametrize(
-    "piece", ["é", "▁caf\u00e9", "中é", "\u0434", "ひ", "한", "▁the", "ing"]
-)
+@pytest.mark.parametrize("piece", ["é", "▁caf\u00e9", "中é", "\u0434", "ひ", "한", "▁the", "ing"])
 def test_other_scripts_and_latin_words_go(piece):
     assert not e5.is_chinese(piece)
 

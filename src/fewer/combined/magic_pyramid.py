@@ -71,5 +71,6 @@ class MagicPyramid:
                 last.policy_learning_rate,
                 regularise=True,
                 calibrate=True,
+                holds_out=True,
             ),
         )

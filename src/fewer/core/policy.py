@@ -33,7 +33,8 @@ class Phase:
     learning_rate: float
     policy_learning_rate: float | None = None  # default: learning_rate
     regularise: bool = False  # whether the policy's own loss is added
-    calibrate: bool = False  # whether the policy is fitted on held-out rows, before and after
+    calibrate: bool = False  # whether the policy is fitted to sample rows, before and after
+    holds_out: bool = False  # whether those must be rows that nothing trains on
     task: bool = True  # whether the loss of the model's own head counts
     part: tuple[int, ...] = ()  # whose phase it is where methods are stacked; (): of all together
 
@@ -52,7 +53,7 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What a policy may be fitted on when a phase calibrates: rows that nothing trains on."""
+    """What a policy may be fitted on when a phase calibrates: a sample of rows."""
 
     first: bool  # whether the phase is still to come
     share: Callable[[], float]  # of the dense FLOPs, with decisions carried out

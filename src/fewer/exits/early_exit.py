@@ -107,6 +107,7 @@ class EarlyExit:
                 head_rate,
                 regularise=True,
                 calibrate=True,
+                holds_out=True,
                 task=not frozen,
             ),
         )

@@ -71,6 +71,7 @@ class SENTEE:
                 heads,
                 regularise=True,
                 calibrate=True,
+                holds_out=True,
             ),
         )
 

@@ -98,7 +98,15 @@ class TOKEE:
         together, sampled = self.epochs
         model, heads = self.learning_rates
         first = Phase(
-            "exits", "compact", "all", together, model, heads, regularise=True, calibrate=True
+            "exits",
+            "compact",
+            "all",
+            together,
+            model,
+            heads,
+            regularise=True,
+            calibrate=True,
+            holds_out=True,
         )
         second = Phase(
             "sampled",
@@ -109,6 +117,7 @@ class TOKEE:
             heads,
             regularise=True,
             calibrate=True,
+            holds_out=True,
             task=False,
         )
         return (first, second) if sampled else (first,)

@@ -27,7 +27,7 @@ from fewer.models import attach, attachment, is_attached
 from fewer.tasks.rows import data_hash
 from fewer.training.checkpoints import is_whole, newest_whole, seal
 from fewer.training.precision import Precision, choose
-from fewer.training.rehearsal import HELD_OUT_TEXTS, calibrate, collator_for
+from fewer.training.rehearsal import SAMPLE_TEXTS, calibrate, collator_for
 from fewer.training.trainer import PhaseTrainer, training_only
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ def fit(
 ) -> PreTrainedModel:
     """Train `model` for `method` on encoded rows and return it attached, in eval mode.
 
-    Saved under `output_dir/model`. Where a phase calibrates, up to 512 rows (a tenth at most) are
-    held out for it, and nothing trains on them.
+    Saved under `output_dir/model`. Early exits are fitted to rows that nothing trains on: up to
+    512, a tenth at most, are held out for them.
 
     `train` has the columns of `TextClassification.encode` (input_ids, attention_mask, labels,
     length; not padded). `dense` is trained first when given (a new head); then `phases` (default:
@@ -118,7 +118,7 @@ def fit(
         },
         resume,
     )
-    taught, held_out = _split(train, any(phase.calibrate for _, phase in stages), schedule.seed)
+    taught, sample = _split(train, any(phase.holds_out for _, phase in stages), schedule.seed)
     for number, (own, phase) in enumerate(stages):
         place = folder / f"{number}-{phase.name}"
         if is_whole(place / "model"):
@@ -127,7 +127,7 @@ def fit(
         _LOG.info("phase %d of %d: %s", number + 1, len(stages), phase.name)
         set_seed(schedule.seed + number)
         _put_on(model, own)
-        _run(model, phase, (taught, held_out), tokenizer, place, schedule)
+        _run(model, phase, (taught, sample), tokenizer, place, schedule)
         save(model, place / "model")
         tokenizer.save_pretrained(place / "model")
         seal(place / "model")
@@ -143,19 +143,19 @@ def fit(
 def _run(
     model: PreTrainedModel,
     phase: Phase,
-    rows: tuple[Dataset, Dataset | None],
+    rows: tuple[Dataset, Dataset],
     tokenizer: Any,
     place: Path,
     schedule: Schedule,
 ) -> None:
-    own, (train, held_out) = attachment(model), rows
+    own, (train, sample) = attachment(model), rows
     device = torch.accelerator.current_accelerator() or torch.device("cpu")  # the Trainer's choice
     precision = choose(schedule.precision, device)
     collator = collator_for(model, tokenizer)
     unfinished = newest_whole(place)
     with own.policy.during(phase):
-        if phase.calibrate and held_out is not None and unfinished is None:
-            calibrate(model, phase, held_out, collator, first=True)
+        if phase.calibrate and unfinished is None:
+            calibrate(model, phase, sample, collator, first=True)
         own.apply_in_training = phase.apply
         trainer = PhaseTrainer(
             model=model,
@@ -167,8 +167,8 @@ def _run(
         with training_only(model, phase), _dropout(model, schedule.dropout), _own_forward(model):
             trainer.train(resume_from_checkpoint=str(unfinished) if unfinished else None)
         own.apply_in_training = "compact"
-        if phase.calibrate and held_out is not None:
-            calibrate(model, phase, held_out, collator, first=False)
+        if phase.calibrate:
+            calibrate(model, phase, sample, collator, first=False)
 
 
 @contextmanager
@@ -226,15 +226,13 @@ def _arguments(
     )
 
 
-def _split(train: Dataset, wanted: bool, seed: int) -> tuple[Dataset, Dataset | None]:
-    """Hold out some rows, drawn with the seed, where they are wanted and there are enough."""
-    size = min(HELD_OUT_TEXTS, len(train) // 10)
-    if not wanted:
-        return train, None
-    if not size:
-        return train, train  # a handful of rows: better fitted on what was seen than not at all
+def _split(train: Dataset, hold_out: bool, seed: int) -> tuple[Dataset, Dataset]:
+    """Draw the sample that policies are fitted to, with the seed; training rows unless held out."""
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()
-    return train.select(order[size:]), train.select(order[:size])
+    size = min(SAMPLE_TEXTS, len(train) // 10)
+    if hold_out and size:  # of a handful of rows none can be spared
+        return train.select(order[size:]), train.select(order[:size])
+    return train, train.select(order[:SAMPLE_TEXTS])
 
 
 def _put_on(model: PreTrainedModel, method: Method) -> tuple[tuple[int, ...], ...]:

@@ -1,4 +1,4 @@
-"""Fit a policy on rows that nothing trained on."""
+"""Fit a policy to a sample of rows: shares of FLOPs, and answers that are known."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from fewer.models import applying, attachment, task_loss
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["HELD_OUT_TEXTS", "calibrate", "collator_for"]
+__all__ = ["SAMPLE_TEXTS", "calibrate", "collator_for"]
 
-HELD_OUT_TEXTS = 512
+SAMPLE_TEXTS = 512
 BATCH_TEXTS = 64
 Collator = Callable[[list[dict[str, Any]]], Any]
 
@@ -37,11 +37,11 @@ def collator_for(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def calibrate(
-    model: PreTrainedModel, phase: Phase, held_out: Dataset, collator: Collator, *, first: bool
+    model: PreTrainedModel, phase: Phase, sample: Dataset, collator: Collator, *, first: bool
 ) -> None:
-    """Let the policy of a model be fitted to `held_out`, before a phase (`first`) or after it."""
+    """Let the policy of a model be fitted to a sample, before a phase (`first`) or after it."""
     own = attachment(model)
-    batches = _batches(model, held_out, collator)
+    batches = _batches(model, sample, collator)
 
     def share() -> float:
         with _hard(model):

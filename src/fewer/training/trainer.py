@@ -73,18 +73,18 @@ class _Seal(TrainerCallback):
 def training_only(model: nn.Module, phase: Phase) -> Iterator[None]:
     """Let only what the phase trains require a gradient inside the block.
 
-    That is the model, the part of the policy whose phase it is, or both; never what was frozen
-    before, such as the weights under adapters.
+    That is the model, the part of the policy whose phase it is, or both; never weights of the model
+    that were frozen before, such as those under adapters.
     """
     policy = attachment(model).policy
     whole = {id(parameter) for parameter in policy.parameters()}
     own = {id(parameter) for parameter in policy.part(phase.part).parameters()}
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     for parameter, required in before:
-        wanted = phase.trains in ("all", "model")
+        wanted = required and phase.trains in ("all", "model")
         if id(parameter) in whole:
             wanted = id(parameter) in own and phase.trains in ("all", "policy")
-        parameter.requires_grad_(required and wanted)
+        parameter.requires_grad_(wanted)
     try:
         yield
     finally:

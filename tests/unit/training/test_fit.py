@@ -102,9 +102,9 @@ def test_every_parameter_may_train_again_afterwards(fitted):
 def test_the_policys_loss_is_added_in_the_soft_phase_only(tmp_path, monkeypatch):
     soft, loss = [], LTPPolicy.loss
 
-    def watching(policy, trace):
-        soft.append(trace.layers[-1].keys.detach())
-        return loss(policy, trace)
+    def watching(policy, lesson):
+        soft.append(lesson.trace.layers[-1].keys.detach())
+        return loss(policy, lesson)
 
     monkeypatch.setattr(LTPPolicy, "loss", watching)
     run(tmp_path / "run")
