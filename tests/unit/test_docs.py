@@ -8,12 +8,11 @@ import re
 import runpy
 import shlex
 import shutil
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
 
-import click
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -27,6 +26,7 @@ from typer.main import get_command
 
 import fewer
 from fewer.cli.main import app
+from fewer.exits import PABEE, SENTEE, TOKEE, BERxiT, DeeBERT, FastBERT, RightTool
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -132,6 +132,8 @@ def desk(tmp_path_factory):
     (folder / "reviews.csv").write_text("\n".join(["text,label", *rows]))
     pairs = [{"question": "one text", "answer": "the film", "grade": n} for n in range(4)]
     (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    tagged = {"tokens": ["a", "film", "of", "rare", "beauty"], "tags": ["O", "O", "O", "B-X", "O"]}
+    (folder / "sentences.jsonl").write_text("\n".join([json.dumps(tagged)] * 20))
     return folder
 
 
@@ -162,7 +164,10 @@ def test_blocks_are_found():
         "README.md",
         "docs/concepts.md",
         "docs/how-to.md",
+        "docs/methods/early-exit.md",
         "docs/methods/ltp.md",
+        "docs/methods/magic-pyramid.md",
+        "docs/methods/tokee.md",
         "docs/write-your-own-method.md",
     }
     fences = sum(page.read_text().count("```python") for page in PAGES)
@@ -181,20 +186,56 @@ def test_every_option_is_in_the_reference():
     for name, command in get_command(app).commands.items():
         section = re.search(rf"^### fewer {name}\b.*?(?=^##|\Z)", reference, re.M | re.S)
         assert section, name
-        options = [one for one in command.params if isinstance(one, click.Option)]
+        options = [one for one in command.params if one.param_type_name == "option"]
+        assert options or name == "methods", name
         for option in (word for one in options for word in [*one.opts, *one.secondary_opts]):
             assert f"`{option}`" in section[0], f"fewer {name} {option}"
 
 
-def test_settings_of_ltp_are_all_told_with_their_defaults():
-    page = (ROOT / "docs" / "methods" / "ltp.md").read_text()
-    told = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", page, re.MULTILINE))
-    settings = {field.name: field.default for field in fields(fewer.LTP)}
-    assert told.keys() == settings.keys()
-    for name, default in settings.items():
-        if isinstance(default, float | tuple):
-            numbers = [float(number) for number in told[name].split(", ")]
-            assert numbers == list(default if isinstance(default, tuple) else (default,)), name
+def settings_told(page):
+    """Read the table under "## Settings": setting -> what stands beside it."""
+    text = (ROOT / "docs" / "methods" / f"{page}.md").read_text()
+    section = re.search(r"^## Settings\n(.*?)(?=^## )", text, re.MULTILINE | re.DOTALL)
+    return dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", section[1], re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("page", "method"),
+    [
+        ("ltp", fewer.LTP),
+        ("early-exit", fewer.EarlyExit),
+        ("magic-pyramid", fewer.MagicPyramid),
+        ("sentee", SENTEE),
+        ("tokee", TOKEE),
+    ],
+)
+def test_settings_are_all_told_with_their_defaults(page, method):
+    told = settings_told(page)
+    assert told.keys() == {field.name for field in fields(method)}
+    for field in fields(method):
+        if field.default is not None and field.default is not MISSING:
+            assert_told(told[field.name], field.default)
+
+
+@pytest.mark.parametrize("method", [RightTool, DeeBERT, FastBERT, PABEE, BERxiT])
+def test_what_a_paper_changes_of_early_exit_is_told(method):
+    page = {RightTool: "right-tool"}.get(method, method.__name__.lower())
+    common = {field.name: field.default for field in fields(fewer.EarlyExit)}
+    changed = {
+        field.name: field.default for field in fields(method) if field.default != common[field.name]
+    }
+    told = settings_told(page)
+    assert told.keys() == changed.keys()
+    for name, default in changed.items():
+        assert_told(told[name], default)
+
+
+def assert_told(told, default):
+    if isinstance(default, bool | str):
+        assert told == f"`{json.dumps(default) if isinstance(default, str) else default}`"
+    else:
+        numbers = tuple(float(number) for number in told.split(", "))
+        assert numbers == (default if isinstance(default, tuple) else (default,))
 
 
 def test_links_of_the_readme_lead_somewhere():
@@ -210,6 +251,8 @@ def test_numbers_stand_between_markers_that_the_tables_fill():
         "README.md": ["readme", "glance"],
         "results.md": ["imdb", "sst2", "latency", "training", "precision"],
         "cpu-engine.md": ["score"],
+        "magic-pyramid.md": ["exits", "buckets"],
+        "tokee.md": ["tagging"],
         "which-runtime.md": [
             "peers",
             "peers_break_even",

@@ -1,8 +1,8 @@
 """Magic Pyramid: token pruning and early exit together (He et al., ENLSP at NeurIPS 2021).
 
-https://arxiv.org/abs/2111.00230. Pruning makes the model narrower, which helps long texts; exits make
-it lower, which helps easy ones. Here it is a stack of two methods of this library, LTP and exits
-that learn what the last layer says, trained in the paper's four steps:
+https://arxiv.org/abs/2111.00230. Pruning makes the model narrower, which helps long texts; exits
+make it lower, which helps easy ones. Here it is a stack of two methods of this library, LTP and
+exits that learn what the last layer says, trained in the paper's four steps:
 
     1 dense    model and head, as always
     2 soft     model and thresholds, tokens fade            (LTP)
@@ -56,7 +56,7 @@ class MagicPyramid:
         return self.stack.build(shape)
 
     def phases(self) -> tuple[Phase, ...]:
-        """Steps 2 to 4, or one phase for everything."""
+        """Return steps 2 to 4, or one phase for everything."""
         steps = self.stack.phases()
         if self.joint_epochs is None:
             return steps

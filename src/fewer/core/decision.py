@@ -108,8 +108,8 @@ class Decision:
     def settled(self, tokens: Packed) -> Decision:
         """Apply what holds for every method, in this order.
 
-        The protected do not go, though they may rest; a text that leaves takes all its tokens along,
-        and so does one that has nobody left who reads.
+        The protected do not go, though they may rest; a text that leaves takes all its tokens
+        along, and so does one that has nobody left who reads.
         """
         fate, gate = self.fate, self.gate
         if fate is not None:

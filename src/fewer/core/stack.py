@@ -84,7 +84,7 @@ class StackPolicy(Policy):
         return torch.stack(losses).sum()
 
     def calibrate(self, phase: Phase, rehearsal: Rehearsal) -> None:
-        """Calibrate the part whose phase it is, with the earlier ones in place; or all, in order."""
+        """Calibrate the part whose phase it is, the earlier ones in place; or all, in order."""
         if phase.part:
             part, own = self._of(phase)
             part.calibrate(own, rehearsal)

@@ -3,11 +3,11 @@
 https://aclanthology.org/2021.eacl-main.8. Steps alternate: the last layer alone learns from the
 labels, then all exits do. One linear map for all layers learns to tell from an exit's features
 whether it is wrong, u_l = sigmoid(w f_l + b), by squared error at every step; a text leaves when
-u_l is below the threshold. As no classes are compared, it works for regression too, where the wanted
-u is tanh |y - z|.
+u_l is below the threshold. As no classes are compared, it works for regression too, where the
+wanted u is tanh |y - z|.
 
-What differs from the authors' code: each text decides for itself, and the last layer learns at every
-step (there one of the variants drops it from every other step).
+What differs from the authors' code: each text decides for itself, and the last layer learns at
+every step (there one of the variants drops it from every other step).
 """
 
 from __future__ import annotations

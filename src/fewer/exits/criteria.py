@@ -9,9 +9,9 @@
 | `patient_confidence` | the largest U of the last P exits | it < theta | 0 .. 1 | PCEE-BERT |
 | `learned` | u = sigmoid(w f + b), one w for all layers | u < theta | 0 .. 1 | BERxiT |
 
-All is computed in fp32 from log-softmax. The released code of DeeBERT and BERxiT takes the logarithm
-of a softmax: where a probability underflows it gives NaN, and the most certain text never exits; that
-of SENTEE and TOKEE exponentiates logits, which overflow.
+All is computed in fp32 from log-softmax. The released code of DeeBERT and BERxiT takes the
+logarithm of a softmax: where a probability underflows it gives NaN, and the most certain text never
+exits; that of SENTEE and TOKEE exponentiates logits, which overflow.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """DeeBERT: dynamic early exiting (Xin et al., ACL 2020, https://arxiv.org/abs/2004.12993).
 
-Each layer but the last has a pooler and a classifier of its own on [CLS]. The model is fine-tuned as
-always; then it stays as it is, and the exits learn from the labels: the sum over l < L of CE_l. A
-text leaves when the entropy of its answer is below the threshold, which depends on the number of
+Each layer but the last has a pooler and a classifier of its own on [CLS]. The model is fine-tuned
+as always; then it stays as it is, and the exits learn from the labels: the sum over l < L of CE_l.
+A text leaves when the entropy of its answer is below the threshold, which depends on the number of
 classes: 0 .. ln C.
 
 What differs from the authors' code: texts leave a batch of any size (there an exit is an exception,

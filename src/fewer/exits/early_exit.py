@@ -1,9 +1,9 @@
 """Early exit in its parts: where, which head, which criterion, which lessons.
 
-The papers of this field differ in these four choices; each is a short file that names its own. After
-a layer l, a head turns the states of a text into logits z_l. A text whose answer is certain enough,
-by the criterion, leaves with it: all of its tokens leave memory, and the others read on. The last
-exit is the model's own head.
+The papers of this field differ in these four choices; each is a short file that names its own.
+After a layer l, a head turns the states of a text into logits z_l. A text whose answer is certain
+enough, by the criterion, leaves with it: all of its tokens leave memory, and the others read on.
+The last exit is the model's own head.
 
 What differs from most published code: any batch size (there, one text at a time, or the most or
 least certain text of the batch decides for all), entropies that stay finite, thresholds and

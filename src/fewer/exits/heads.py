@@ -5,7 +5,7 @@
 | `linear` | one linear map of [CLS] | |
 | `pooled` | tanh(W [CLS]) of its own, then a linear map | DeeBERT |
 | `shared` | one tanh(W [CLS]) for all layers, then a linear map for each | PABEE, BERxiT |
-| `mixed` | the shared pooler's outputs of all layers so far, mixed with a learned unit vector | Right Tool |
+| `mixed` | the shared pooler's outputs so far, mixed with a learned unit vector | Right Tool |
 | `attentive` | a narrow attention over all tokens of the text, asked by [CLS] | FastBERT |
 """
 
@@ -36,7 +36,7 @@ class Heads(nn.Module):
         self.classifiers = nn.ModuleList(nn.Linear(width, shape.labels) for _ in range(exits))
 
     def features(self, tokens: Packed, number: int) -> Tensor:
-        """What exit `number` makes of each text in `tokens.texts`, `(b, F)`; here its [CLS]."""
+        """Make what exit `number` reads of each text in `tokens.texts`, `(b, F)`; here [CLS]."""
         return first_states(tokens)
 
     def classify(self, features: Tensor, number: int, before: list[Spoken]) -> Tensor:

@@ -1,8 +1,8 @@
 """PABEE: patience-based early exit (Zhou et al., NeurIPS 2020, https://arxiv.org/abs/2006.04152).
 
 One pooler for all layers, a classifier for each, trained together with the model: the sum of
-l CE_l / sum of l. A text leaves when P exits in a row said the same as the one before them, so at the
-earliest after P + 1 layers; numbers are the same within `tolerance`. `threshold` is P.
+l CE_l / sum of l. A text leaves when P exits in a row said the same as the one before them, so at
+the earliest after P + 1 layers; numbers are the same within `tolerance`. `threshold` is P.
 
 What differs from the authors' code: each text counts for itself (there the whole batch has to
 agree). In a model of six layers P above 4 can never be reached.

@@ -120,7 +120,7 @@ class ExitPolicy(Policy):
         return doubt
 
     def _misjudged(self, lesson: Lesson, said: Spoken) -> Tensor:
-        """(u - t)^2, t = whether the exit is wrong; for a number how far off it is, tanh |y - z|."""
+        """(u - t)^2, t = whether the exit is wrong; for a number how far off, tanh |y - z|."""
         labels, doubt = labels_of(lesson, said.rows), self._doubts(said)
         assert doubt is not None
         if said.logits.shape[1] == 1:

@@ -14,7 +14,8 @@ What differs from the authors' code, and why:
 - Each text decides for itself. There the largest probability of the whole batch decides for all.
 - The temperatures are saved with the model and cannot become negative; they are fitted on rows that
   nothing trained on.
-- The last exit is the model's own head, which is not a mixture. Layers without an exit are not mixed.
+- The last exit is the model's own head, which is not a mixture. Layers without an exit are not
+  mixed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """SENTEE: sentence-level early exit for tagging (Li et al., ACL 2021).
 
-https://arxiv.org/abs/2105.13878. After each layer a linear head tags every token. A sentence leaves,
-with the tags of that layer, when its most doubtful token is certain enough:
+https://arxiv.org/abs/2105.13878. After each layer a linear head tags every token. A sentence
+leaves, with the tags of that layer, when its most doubtful token is certain enough:
 
     U_l  =  max over tokens t of H(p_l[t]) / ln C   <   delta
 

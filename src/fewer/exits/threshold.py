@@ -74,7 +74,7 @@ def open_exits(
     target: float | None,
     rehearsal: Rehearsal,
 ) -> None:
-    """Set a policy's threshold `dial` to what was asked: a value, a share of FLOPs, or the usual."""
+    """Set a policy's threshold `dial` as asked: a value, a share of FLOPs, or the usual."""
 
     def share_at(value: float) -> float:
         dial.fill_(value)

@@ -1,30 +1,30 @@
 """TOKEE: token-level early exit for tagging (Li et al., ACL 2021).
 
-https://arxiv.org/abs/2105.13878. After each layer a linear head tags every token that still reads. A
-token has its answer, and rests, when all tokens of the window around it are certain enough:
+https://arxiv.org/abs/2105.13878. After each layer a linear head tags every token that still reads.
+A token has its answer, and rests, when all tokens of the window around it are certain enough:
 
     u_l[t]   =  H(p_l[t]) / ln C
     u'_l[t]  =  max of u_l over t - (k - 1) / 2 .. t + (k - 1) / 2   <   delta_l
 
-delta_l is delta in the lower half of the layers and 2 delta, at most 0.5, in the upper half. A token
-at rest is copied upwards: still a key and a value for the others, no longer a query. When nobody of
-a sentence reads any more, it leaves.
+delta_l is delta in the lower half of the layers and 2 delta, at most 0.5, in the upper half. A
+token at rest is copied upwards: still a key and a value for the others, no longer a query. When
+nobody of a sentence reads any more, it leaves.
 
-Training has two phases. First heads and model learn together, the sum over layers of l CE_l / sum of
-l. Then (self-sampling) each sentence draws a window and a threshold, tokens rest as they will, and
-each layer learns from those that still read it; the first two sentences of a batch take the most
-eager draw and the last four let nobody rest.
+Training has two phases. First heads and model learn together, the sum over layers of l CE_l / sum
+of l. Then (self-sampling) each sentence draws a window and a threshold, tokens rest as they will,
+and each layer learns from those that still read it; the first two sentences of a batch take the
+most eager draw and the last four let nobody rest.
 
 What differs from the authors' code, and why:
 
 - Sentences of a batch rest and leave on their own; there the batch is one sentence.
-- Every piece of a word is tagged, rests and counts in windows; there a word's first piece speaks for
-  all. Nothing inside an encoder says which pieces are one word.
+- Every piece of a word is tagged, rests and counts in windows; there a word's first piece speaks
+  for all. Nothing inside an encoder says which pieces are one word.
 - Tokens at rest, and the special tokens at both ends, do not hold their neighbours back (u = 0; the
   code means to do so and writes into a copy). The ends rest with their neighbours, where the code
   keeps two rows active until the sentence is done.
-- The second phase decides by the model as it is, where the code replays logits cached before it. Its
-  flooding by the first phase's losses is left out.
+- The second phase decides by the model as it is, where the code replays logits cached before it.
+  Its flooding by the first phase's losses is left out.
 - `keep_norm` gives states at rest each layer's own norm, as the code does by norming their
   unnormed sum: the same vector, found by undoing the old scale and shift.
 """

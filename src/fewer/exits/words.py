@@ -45,11 +45,11 @@ class WordHeads(nn.Module):
         return said, rows, linear_flops(head) * tokens.count(spoke)
 
     def doubts(self, said: Spoken, rows: Tensor, view: View) -> Float[Tensor, "R"]:
-        """Normalised entropy of each token; 0 at the first and last of a text, which have no tag."""
+        """Normalised entropy of each token; 0 at both ends of a text, which have no tag."""
         return normalised_entropy(said.logits).masked_fill(_ends(view)[rows], 0.0)
 
     def loss(self, lesson: Lesson) -> Tensor:
-        """Sum of l / L times the loss of the exit after layer l, over those that still read there."""
+        """Sum of l / L times the loss of the exit after layer l, over those that read there."""
         return exit_loss(lesson, lesson.trace.spoken, "labels", "depth", self.num_layers)
 
     def last_loss(self, lesson: Lesson) -> Tensor:

@@ -94,7 +94,7 @@ def read_all(
     scorer: Scorer,
     title: str,
 ) -> tuple[Any, list[Trace], list[int]]:
-    """Read all rows with an attached model: its answers, the traces, and the rows in their order."""
+    """Read all rows with an attached model: its answers, the traces, the rows in their order."""
     order = token_budget_batches(list(encoded["length"]), TOKEN_BUDGET)
     with record() as passes:
         found = scorer.read(model, encoded, tokenizer, order, title)

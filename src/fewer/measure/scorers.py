@@ -82,7 +82,7 @@ class TagScorer:
         batches: Batches,
         title: str,
     ) -> list[list[str]]:
-        """The best legal tags of every sentence."""
+        """Choose the best legal tags of every sentence."""
         from fewer.tagger import choose_tags, tag_logits
 
         logits = tag_logits(model, encoded, tokenizer, batches, title=title)
