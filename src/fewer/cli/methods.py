@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING, Field
 from typing import Any
 
 __all__ = ["methods"]
+
+
+def _default(field: Field[Any]) -> str:
+    """Show a setting's default: a value, the name of a method inside, or that one is wanted."""
+    from fewer.cli.common import printed
+    from fewer.config import method_to
+
+    if field.default_factory is not MISSING:
+        return str(method_to(field.default_factory())["name"])
+    return "(wanted)" if field.default is MISSING else printed(field.default)
 
 
 def methods() -> None:
@@ -17,7 +28,6 @@ def methods() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from fewer.cli.common import printed
     from fewer.methods import METHODS
 
     table = Table(title="methods", show_lines=True)
@@ -25,6 +35,6 @@ def methods() -> None:
         table.add_column(heading)
     for name, kind in sorted(METHODS.items()):
         described: Any = kind
-        defaults = [f"{field.name}={printed(field.default)}" for field in fields(described)]
+        defaults = [f"{field.name}={_default(field)}" for field in fields(described)]
         table.add_row(name, (kind.__doc__ or "").partition("\n")[0], "\n".join(defaults) or "none")
     Console().print(table)

@@ -68,9 +68,15 @@ class MagicPyramid:
                 "all",
                 self.joint_epochs,
                 first.learning_rate,
-                last.policy_learning_rate,
+                (_rate(first), _rate(last)),
                 regularise=True,
                 calibrate=True,
                 holds_out=True,
             ),
         )
+
+
+def _rate(phase: Phase) -> float | None:
+    """Return the one rate at which a single method's policy learns."""
+    rate = phase.policy_learning_rate
+    return rate[0] if isinstance(rate, tuple) else rate

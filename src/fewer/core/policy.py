@@ -31,7 +31,8 @@ class Phase:
     trains: Literal["all", "model", "policy"]
     epochs: float
     learning_rate: float
-    policy_learning_rate: float | None = None  # default: learning_rate
+    # of what the policy learns, one for each part of a stack; default: learning_rate
+    policy_learning_rate: float | tuple[float | None, ...] | None = None
     regularise: bool = False  # whether the policy's own loss is added
     calibrate: bool = False  # whether the policy is fitted to sample rows, before and after
     holds_out: bool = False  # whether those must be rows that nothing trains on

@@ -52,7 +52,7 @@ class Criterion:
     least: float  # the range that a setting may lie in
     most: float
     usual: float  # the threshold where none is given
-    grid: tuple[float, ...]  # for a sweep, from strict to eager
+    grid: Callable[[int, int], tuple[float, ...]]  # of classes and exits: for a sweep, from strict
 
     continuous: bool = True
     looks_back: bool = False  # whether earlier exits are part of the evidence
@@ -62,9 +62,9 @@ class Criterion:
         measured = self.measure(evidence)
         return measured < threshold if self.below else measured >= threshold
 
-    def dial(self, value: Tensor) -> Dial:
+    def dial(self, value: Tensor, classes: int, exits: int) -> Dial:
         """Describe the buffer that holds a policy's threshold."""
-        return Dial(value, self.never, self.grid, self.check)
+        return Dial(value, self.never, self.grid(classes, exits), self.check)
 
     def check(self, threshold: float) -> None:
         """Raise `ValueError` for a threshold outside the range."""
@@ -113,6 +113,10 @@ def _doubt(evidence: Evidence) -> Tensor:
     return evidence.doubt
 
 
+def _uncertainties(classes: int, exits: int) -> tuple[float, ...]:
+    return _FINE
+
+
 _FINE = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 CRITERIA: dict[str, Criterion] = {
@@ -123,11 +127,11 @@ CRITERIA: dict[str, Criterion] = {
             lambda evidence: entropy(evidence.logits),
             below=True,
             never=0.0,
-            eager=math.inf,
+            eager=100.0,  # above ln C of any C
             least=0.0,
             most=math.inf,
             usual=0.1,
-            grid=_FINE,
+            grid=lambda classes, _: tuple(round(one * math.log(classes), 4) for one in _FINE),
         ),
         Criterion(
             "normalised_entropy",
@@ -138,7 +142,7 @@ CRITERIA: dict[str, Criterion] = {
             least=0.0,
             most=1.0,
             usual=0.1,
-            grid=_FINE,
+            grid=_uncertainties,
         ),
         Criterion(
             "probability",
@@ -149,7 +153,7 @@ CRITERIA: dict[str, Criterion] = {
             least=0.0,
             most=1.0,
             usual=0.9,
-            grid=tuple(1 - one / 2 for one in _FINE),
+            grid=lambda classes, _: tuple(round(1 - one * (1 - 1 / classes), 4) for one in _FINE),
         ),
         Criterion(
             "patience",
@@ -160,7 +164,7 @@ CRITERIA: dict[str, Criterion] = {
             least=1.0,
             most=math.inf,
             usual=3.0,
-            grid=tuple(float(count) for count in range(11, 0, -1)),
+            grid=lambda _, exits: tuple(float(count) for count in range(exits - 1, 0, -1)),
             continuous=False,
             looks_back=True,
         ),
@@ -173,7 +177,7 @@ CRITERIA: dict[str, Criterion] = {
             least=0.0,
             most=1.0,
             usual=0.3,
-            grid=_FINE,
+            grid=_uncertainties,
             looks_back=True,
         ),
         Criterion(
@@ -185,7 +189,7 @@ CRITERIA: dict[str, Criterion] = {
             least=0.0,
             most=1.0,
             usual=0.1,
-            grid=(0.005, *_FINE),
+            grid=lambda *_: (0.005, *_FINE),
         ),
     )
 }

@@ -98,10 +98,10 @@ class _Mixed(_Pooled):
 class _Attentive(Heads):
     """FastBERT's classifier: narrow, attend, narrow again.
 
-    Only the first token's row of the attention is used, so only [CLS] asks: a head's query is mapped
-    to what it looks for in a token (the key map, turned round), and its value map is applied after
-    the weighted sum. That is the same function at a third of the price; the two sums over tokens are
-    not counted as FLOPs. A key's bias would add the same to all scores of a query.
+    Only the first token's row of the attention is used, so only [CLS] asks: a head's query is
+    mapped to what it looks for in a token (the key map, turned round), and its value map is applied
+    after the weighted sum. That is the same function at a third of the price; the two sums over
+    tokens are not counted as FLOPs. A key's bias would add the same to all scores of a query.
     """
 
     def __init__(self, shape: Shape, exits: int, heads: int = 2) -> None:

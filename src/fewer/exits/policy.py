@@ -33,7 +33,7 @@ class ExitPolicy(Policy):
     def __init__(self, method: EarlyExit, shape: Shape) -> None:
         super().__init__()
         self.method = method
-        self.num_layers = shape.num_layers
+        self.num_layers, self.labels = shape.num_layers, shape.labels
         self.layers = method.exits_of(shape)
         self.criterion = CRITERIA[method.criterion]
         if shape.labels == 1 and method.criterion not in ("patience", "learned"):
@@ -72,7 +72,7 @@ class ExitPolicy(Policy):
 
     def dial(self) -> Dial:
         """Return the threshold."""
-        return self.criterion.dial(self.threshold)
+        return self.criterion.dial(self.threshold, self.labels, len(self.layers))
 
     def loss(self, lesson: Lesson) -> Tensor:
         """Add up the exits' losses, and that of the learned criterion."""
@@ -101,7 +101,7 @@ class ExitPolicy(Policy):
             labels = torch.cat([labels_of(x, x.trace.spoken[number].rows) for x in lessons])
             self.temperature[number] = fitted_temperature(logits, labels)
         own = self.method
-        open_exits(self.threshold, self.criterion, own.threshold, own.target, rehearsal)
+        open_exits(self.dial(), self.criterion, own.threshold, own.target, rehearsal)
 
     def _certain(self, said: Spoken, before: list[Spoken]) -> Tensor:
         evidence = Evidence(

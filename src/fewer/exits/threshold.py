@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fewer.core.policy import Rehearsal
+from fewer.core.policy import Dial, Rehearsal
 from fewer.exits.criteria import Criterion
 
 __all__ = ["check_threshold", "fitted_temperature", "fitted_threshold", "open_exits"]
@@ -36,14 +36,17 @@ def fitted_temperature(logits: Float[Tensor, "R C"], labels: Int[Tensor, "R"]) -
 
 
 def fitted_threshold(
-    criterion: Criterion, target: float, share_at: Callable[[float], float]
+    criterion: Criterion,
+    grid: Sequence[float],
+    target: float,
+    share_at: Callable[[float], float],
 ) -> float:
     """Find the strictest threshold at which the share of FLOPs is at most `target`.
 
-    `share_at(threshold)` measures it; it falls as the threshold grows more eager. Warns where even
-    the most eager threshold takes more.
+    `grid` holds thresholds to try first, from strict to eager. `share_at(threshold)` measures the
+    share; it falls as the threshold grows more eager. Warns where even the most eager takes more.
     """
-    known = [criterion.never, *criterion.grid, criterion.eager]
+    known = [criterion.never, *grid, criterion.eager]
     strict, eager = 0, len(known) - 1
     if (least := share_at(known[eager])) > target:
         warnings.warn(
@@ -68,7 +71,7 @@ def fitted_threshold(
 
 
 def open_exits(
-    dial: Tensor,
+    dial: Dial,
     criterion: Criterion,
     threshold: float | None,
     target: float | None,
@@ -77,13 +80,13 @@ def open_exits(
     """Set a policy's threshold `dial` as asked: a value, a share of FLOPs, or the usual."""
 
     def share_at(value: float) -> float:
-        dial.fill_(value)
+        dial.value.fill_(value)
         return rehearsal.share()
 
     if target is not None:
-        dial.fill_(fitted_threshold(criterion, target, share_at))
+        dial.value.fill_(fitted_threshold(criterion, dial.grid, target, share_at))
     else:
-        dial.fill_(criterion.usual if threshold is None else threshold)
+        dial.value.fill_(criterion.usual if threshold is None else threshold)
 
 
 def check_threshold(criterion: Criterion, threshold: float | None, target: float | None) -> None:

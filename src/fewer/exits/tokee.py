@@ -163,7 +163,7 @@ class TOKEEPolicy(Policy):
 
     def dial(self) -> Dial:
         """Return the threshold."""
-        return UNCERTAINTY.dial(self.threshold)
+        return self.heads.dial(self.threshold)
 
     def loss(self, lesson: Lesson) -> Tensor:
         """Add up the losses of the exits; in the second phase the last layer's over who is left."""
@@ -174,7 +174,7 @@ class TOKEEPolicy(Policy):
         """Open the exits at the method's threshold, or at the one that meets its target."""
         if not rehearsal.first:
             own = self.method
-            open_exits(self.threshold, UNCERTAINTY, own.threshold, own.target, rehearsal)
+            open_exits(self.dial(), UNCERTAINTY, own.threshold, own.target, rehearsal)
 
     @contextmanager
     def during(self, phase: Phase) -> Iterator[None]:

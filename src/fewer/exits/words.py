@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from fewer.core.cost import Shape, linear_flops
 from fewer.core.decision import Spoken, View
 from fewer.core.packed import Packed
-from fewer.core.policy import Lesson
-from fewer.exits.criteria import normalised_entropy
+from fewer.core.policy import Dial, Lesson
+from fewer.exits.criteria import CRITERIA, normalised_entropy
 from fewer.exits.early_exit import exit_layers
 from fewer.exits.losses import NO_LABEL, exit_loss
 
@@ -31,8 +31,12 @@ class WordHeads(nn.Module):
                 "loads; for whole texts use one of EarlyExit, FastBERT, PABEE ..."
             )
         self.layers = exit_layers(layers, shape)
-        self.num_layers = shape.num_layers
+        self.num_layers, self.labels = shape.num_layers, shape.labels
         self.maps = nn.ModuleList(nn.Linear(shape.hidden_size, shape.labels) for _ in self.layers)
+
+    def dial(self, threshold: Tensor) -> Dial:
+        """Describe a policy's threshold, of the normalised entropy."""
+        return CRITERIA["normalised_entropy"].dial(threshold, self.labels, len(self.layers))
 
     def speak(self, view: View) -> tuple[Spoken, Int[Tensor, "R"], Float[Tensor, "B"]]:
         """Let every token that still reads speak: what it says, its rows, FLOPs for each text."""

@@ -87,8 +87,8 @@ def fit(
     length; not padded). `dense` is trained first when given (a new head); then `phases` (default:
     the method's own). Each phase is kept whole in a folder of its own, so `resume=True` goes on
     after a kill from the newest whole checkpoint. A model that was trained for the first method of
-    a stack (LTP, for a Magic Pyramid with that very LTP) keeps what it learned, and the phases of
-    that method are left out. Raises `ValueError` for an empty data set, and
+    a stack (LTP, for a Magic Pyramid with that very LTP) keeps what it learned: the phases of that
+    method are left out, and `dense` too. Raises `ValueError` for an empty data set, and
     for an `output_dir` that holds another run, or one that was not asked to be resumed.
     """
     schedule = schedule or Schedule()
@@ -99,13 +99,7 @@ def fit(
         )
     if len(train) == 0:
         raise ValueError("the training set has no rows")
-    stages: list[tuple[Method, Phase]] = [(Dense(), dense)] if dense is not None else []
-    known = () if dense is not None else _put_on(model, method)
-    stages += [
-        (method, phase)
-        for phase in (method.phases() if phases is None else phases)
-        if not phase.part or phase.part[:1] not in known
-    ]
+    stages = _stages(model, method, dense, method.phases() if phases is None else phases)
     folder = Path(output_dir)
     _claim(
         folder,
@@ -235,19 +229,33 @@ def _split(train: Dataset, hold_out: bool, seed: int) -> tuple[Dataset, Dataset]
     return train, train.select(order[:SAMPLE_TEXTS])
 
 
-def _put_on(model: PreTrainedModel, method: Method) -> tuple[tuple[int, ...], ...]:
+def _stages(
+    model: PreTrainedModel, method: Method, dense: Phase | None, phases: Sequence[Phase]
+) -> list[tuple[Method, Phase]]:
+    """List what to train for which method, without what the model has learned already."""
+    known: tuple[tuple[int, ...], ...] = ()
+    if is_attached(model) and attachment(model).method != method:
+        own = attachment(model)
+        known = method.build(own.shape).inherit(own.method, own.policy)
+    if known:
+        _LOG.info("kept what the model learned for %s", attachment(model).method)
+        dense = None
+    stages: list[tuple[Method, Phase]] = [(Dense(), dense)] if dense is not None else []
+    return stages + [(method, phase) for phase in phases if phase.part[:1] not in known]
+
+
+def _put_on(model: PreTrainedModel, method: Method) -> None:
     """Attach a method unless it is; kernel and protected ids stay as they were.
 
-    Returns the parts of the method that are trained already: what was attached before.
+    What the model learned for a part of the method stays learned.
     """
     if not is_attached(model):
         attach(model, method)
-        return ()
+        return
     before = attachment(model)
-    if before.method == method:
-        return ()
-    attach(model, method, kernel=before.settings.kernel, protect=before.settings.protect)
-    return attachment(model).policy.inherit(before.method, before.policy)
+    if before.method != method:
+        attach(model, method, kernel=before.settings.kernel, protect=before.settings.protect)
+        attachment(model).policy.inherit(before.method, before.policy)
 
 
 def _taken_up(folder: Path, model: PreTrainedModel) -> PreTrainedModel:

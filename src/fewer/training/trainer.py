@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from fewer.core.policy import Lesson, Phase
+from fewer.core.policy import Lesson, Phase, Policy
 from fewer.core.trace import record
 from fewer.models import attachment, task_loss
 from fewer.training.checkpoints import seal
@@ -97,21 +97,23 @@ def parameter_groups(model: nn.Module, phase: Phase, weight_decay: float) -> lis
 
     What does not require a gradient is left out; `training_only` sets it for a phase.
     """
-    policy = {id(parameter) for parameter in attachment(model).policy.parameters()}
-    matrices: list[Tensor] = []
-    vectors: list[Tensor] = []
-    learned: list[Tensor] = []
-    for parameter in model.parameters():
-        if not parameter.requires_grad:
-            continue
-        if id(parameter) in policy:
-            learned.append(parameter)
-        else:
-            (matrices if parameter.ndim >= 2 else vectors).append(parameter)
-    own_rate = phase.policy_learning_rate or phase.learning_rate
-    groups = [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-        {"params": learned, "weight_decay": 0.0, "lr": own_rate},
+    policy = attachment(model).policy
+    own = {id(parameter) for parameter in policy.parameters()}
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    weights = [parameter for parameter in trained if id(parameter) not in own]
+    groups: list[dict[str, Any]] = [
+        {"params": [one for one in weights if one.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [one for one in weights if one.ndim < 2], "weight_decay": 0.0},
     ]
+    for part, rate in _rates(policy, phase):
+        learned = [one for one in part.parameters() if one.requires_grad]
+        groups.append({"params": learned, "weight_decay": 0.0, "lr": rate or phase.learning_rate})
     return [group for group in groups if group["params"]]
+
+
+def _rates(policy: Policy, phase: Phase) -> list[tuple[Policy, float | None]]:
+    """Pair the parts of a policy with their learning rates."""
+    rate = phase.policy_learning_rate
+    if not isinstance(rate, tuple):
+        return [(policy, rate)]
+    return [(policy.part((number,)), own) for number, own in enumerate(rate)]
