@@ -122,8 +122,54 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "latency": _lengths(model, texts, 256) + _lengths(model, texts, 512),
         "peers": _peers(),
         "score": _score(),
+        "exits": _exits(),
+        "tagging": _tagging(),
         "training": _speed() + _precisions(),
     }
+
+
+def _exits() -> list[list[str]]:
+    """Add exits to trained models, pruned and dense, and measure the whole curves."""
+    tests = {"imdb": "imdb/test.jsonl.gz", "sst2": "glue/sst2/test.jsonl.gz"}
+    commands = []
+    for name, test in {**tests, "ag-news": "ag_news/test.jsonl.gz"}.items():
+        recipe, pyramid = f"recipes/{name}-magic-pyramid.yaml", f"runs/{name}-magic-pyramid-42"
+        fit = ["fit", "--recipe", recipe, "--seed", "42", "--resume"]
+        # the two that `imdb` and `sst2` trained keep what LTP learned; the third trains it all
+        pruned = f"runs/{name}-ltp-42" if name in tests else None
+        dense = f"{pruned or pyramid}/0-dense/model"
+        given = ["--model", f"{pruned}/model"] if pruned else []
+        commands.append([*fit, *given, "--output", pyramid])
+        epochs = {"imdb": "2", "sst2": "1", "ag-news": "3"}[name]
+        exits = ["--model", dense, "--method", "fastbert", "--dense-epochs", "0"]
+        exits += ["--set", f"epochs={epochs}", "--output", f"runs/{name}-fastbert-42"]
+        commands.append([*fit, *exits])
+        for run in (pyramid, f"runs/{name}-fastbert-42"):
+            commands.append(_swept(run, dense, test, "exits"))
+    return commands
+
+
+def _tagging() -> list[list[str]]:
+    """Train TOKEE; SENTEE takes over its heads; measure the whole curves."""
+    tests = {"conll2003": "conll2003", "resume": "resume_ner_zh", "ewt-pos": "ud_ewt_pos"}
+    commands = []
+    for name, folder in tests.items():
+        run, sentee = f"runs/{name}-tokee-42", f"runs/{name}-sentee-42"
+        recipe = ["--recipe", f"recipes/{name}-tokee.yaml", "--seed", "42", "--resume"]
+        commands.append(["fit", *recipe, "--output", run])
+        taken = ["--model", f"{run}/1-exits/model", "--method", "sentee", "--output", sentee]
+        commands.append(["fit", *recipe, *taken])
+        for own in (run, sentee):
+            test = f"{folder}/test.jsonl.gz"
+            commands.append(_swept(own, f"{run}/0-dense/model", test, "tagging"))
+    return commands
+
+
+def _swept(run: str, dense: str, test: str, results: str) -> list[str]:
+    """Measure a model at every threshold on 2,000 rows of its test set."""
+    swept = ["evaluate", f"{run}/model", "--baseline", dense, "--data", str(DATA / test)]
+    swept += ["--sweep", "--rows", "2000", "--threads", "1", "--report", f"{run}/report.html"]
+    return [*swept, "--results", str(RESULTS / f"{results}.jsonl")]
 
 
 def _score() -> list[list[str]]:

@@ -100,7 +100,7 @@ class Policy(nn.Module):
     def inherit(self, method: Method, policy: Policy) -> tuple[tuple[int, ...], ...]:
         """Take over what `policy`, the trained one of `method`, has learned.
 
-        Returns the paths of the parts that need no training now: none, unless this is a stack.
+        Returns the paths of the parts that need no training now, `((),)` for all of it.
         """
         return ()
 

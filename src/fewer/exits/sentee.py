@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fewer.core.cost import Shape
 from fewer.core.decision import Decision, Site, Spoken, View
-from fewer.core.policy import Dial, Lesson, Phase, Policy, Rehearsal
+from fewer.core.policy import Dial, Lesson, Method, Phase, Policy, Rehearsal
 from fewer.exits.criteria import CRITERIA
 from fewer.exits.threshold import check_threshold, open_exits
 from fewer.exits.words import WordHeads
@@ -114,6 +114,15 @@ class SENTEEPolicy(Policy):
     def loss(self, lesson: Lesson) -> Tensor:
         """Add up the losses of the exits."""
         return self.heads.loss(lesson)
+
+    def inherit(self, method: Method, policy: Policy) -> tuple[tuple[int, ...], ...]:
+        """Take over what TOKEE has learned: its first phase is all of SENTEE's training."""
+        dial = policy.dial()
+        if dial is None or not self.heads.take_over(policy):
+            return ()
+        given = dial.value if self.method.threshold is None else self.method.threshold
+        self.threshold.fill_(float(given))
+        return ((),)
 
     def calibrate(self, phase: Phase, rehearsal: Rehearsal) -> None:
         """Open the exits at the method's threshold, or at the one that meets its target."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fewer.core.cost import Shape, linear_flops
 from fewer.core.decision import Spoken, View
 from fewer.core.packed import Packed
-from fewer.core.policy import Dial, Lesson
+from fewer.core.policy import Dial, Lesson, Policy
 from fewer.exits.criteria import CRITERIA, normalised_entropy
 from fewer.exits.early_exit import exit_layers
 from fewer.exits.losses import NO_LABEL, exit_loss
@@ -37,6 +37,14 @@ class WordHeads(nn.Module):
     def dial(self, threshold: Tensor) -> Dial:
         """Describe a policy's threshold, of the normalised entropy."""
         return CRITERIA["normalised_entropy"].dial(threshold, self.labels, len(self.layers))
+
+    def take_over(self, policy: Policy) -> bool:
+        """Take over heads that another policy has trained at the same layers, if it has such."""
+        trained = next((one for one in policy.modules() if isinstance(one, WordHeads)), None)
+        if trained is None or (trained.layers, trained.labels) != (self.layers, self.labels):
+            return False
+        self.load_state_dict(trained.state_dict())
+        return True
 
     def speak(self, view: View) -> tuple[Spoken, Int[Tensor, "R"], Float[Tensor, "B"]]:
         """Let every token that still reads speak: what it says, its rows, FLOPs for each text."""
