@@ -14,7 +14,7 @@ from fewer.exits.criteria import normalised_entropy
 from fewer.exits.early_exit import exit_layers
 from fewer.exits.losses import NO_LABEL, exit_loss
 
-__all__ = ["WordHeads"]
+__all__ = ["WordHeads", "ends_of"]
 
 
 class WordHeads(nn.Module):
@@ -46,7 +46,7 @@ class WordHeads(nn.Module):
 
     def doubts(self, said: Spoken, rows: Tensor, tokens: Packed) -> Float[Tensor, "R"]:
         """Normalised entropy of each token; 0 at the first and last of a text, which have no tag."""
-        return normalised_entropy(said.logits).masked_fill(_ends(tokens)[rows], 0.0)
+        return normalised_entropy(said.logits).masked_fill(ends_of(tokens)[rows], 0.0)
 
     def loss(self, lesson: Lesson) -> Tensor:
         """Sum of l / L times the loss of the exit after layer l, over those that still read there."""
@@ -74,7 +74,7 @@ def _readers(tokens: Packed) -> Int[Tensor, "R"]:
     return reads.nonzero().squeeze(1)
 
 
-def _ends(tokens: Packed) -> Bool[Tensor, "T"]:
+def ends_of(tokens: Packed) -> Bool[Tensor, "T"]:
     """Where a text begins and ends: its special tokens."""
     some = tokens.cu.diff() > 0
     ends = torch.zeros_like(tokens.protected)
