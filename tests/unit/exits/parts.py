@@ -67,11 +67,11 @@ def half_open(method: Any, batch: dict[str, Tensor], task: str = "Sequence", **m
     """Attach a method at the threshold that parts the tokens of a batch most."""
     own = opened(method, None, task, **model)
     dial = fewer.attachment(own).policy.dial()
-    mask = batch["attention_mask"].bool()
 
     def kinds(threshold: float) -> int:
         dial.value.fill_(threshold)
-        return len(read(own, batch)[1].layers_read[mask].unique())
+        depths = read(own, batch)[1].layers_read
+        return len(depths.unique()) + sum(len(row.unique()) for row in depths)
 
     dial.value.fill_(max(dial.grid, key=kinds))
     return own

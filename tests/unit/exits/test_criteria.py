@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -124,7 +125,7 @@ def test_the_grid_runs_from_strict_to_eager(name):
     criterion, evidence = CRITERIA[name], _evidence()
     thresholds = [criterion.never, *criterion.grid, criterion.eager]
     left = [criterion.exits(evidence, torch.tensor(value)) for value in thresholds]
-    for stricter, laxer in zip(left, left[1:], strict=False):
+    for stricter, laxer in pairwise(left):
         assert not (stricter & ~laxer).any()
     assert len({int(one.sum()) for one in left}) > 3
     for value in (*criterion.grid, criterion.usual):

@@ -1,5 +1,7 @@
 """Exits of whole texts, whichever head, criterion and lesson."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -129,7 +131,7 @@ def test_a_stricter_threshold_never_lets_a_text_leave_earlier(name):
     for threshold in (dial.never, *dial.grid, _extreme(name, "eager")):
         dial.value.fill_(threshold)
         depths.append(read(model, batch)[1].layers_read[:, 0])
-    for strict, eager in zip(depths, depths[1:], strict=False):
+    for strict, eager in pairwise(depths):
         assert (eager <= strict).all()
     assert len({tuple(depth.tolist()) for depth in depths}) > 2
 
