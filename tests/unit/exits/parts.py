@@ -71,9 +71,12 @@ def half_open(method: Any, batch: dict[str, Tensor], task: str = "Sequence", **m
     def kinds(threshold: float) -> int:
         dial.value.fill_(threshold)
         depths = read(own, batch)[1].layers_read
-        return len(depths.unique()) + sum(len(row.unique()) for row in depths)
+        to_the_end = bool((depths == fewer.attachment(own).shape.num_layers).any())
+        return to_the_end + len(depths.unique()) + sum(len(row.unique()) for row in depths)
 
-    dial.value.fill_(max(dial.grid, key=kinds))
+    whole = all(value == int(value) for value in dial.grid)
+    grid = dial.grid if whole else torch.linspace(0.02, 1.0, 50).tolist()
+    dial.value.fill_(max(grid, key=kinds))
     return own
 
 
