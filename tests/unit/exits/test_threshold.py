@@ -86,6 +86,13 @@ def test_probabilities_are_searched_downwards():
     assert share_at(found) <= 0.85
 
 
+def test_probabilities_next_to_1_are_told_apart():
+    """Well taught exits are that certain: no step of the search is spent above 1."""
+    share_at, _ = _measuring(lambda threshold: 0.9 if threshold > 0.9993 else 0.4)
+    found = fitted_threshold(CRITERIA["probability"], 0.5, share_at)
+    assert 0.999 < found <= 0.9993
+
+
 def test_a_share_that_jumps_stays_below_the_target():
     share_at, _ = _measuring(lambda threshold: 0.9 if threshold < 0.35 else 0.4)
     found = fitted_threshold(UNCERTAINTY, 0.5, share_at)
