@@ -144,7 +144,7 @@ CRITERIA: dict[str, Criterion] = {
             "probability",
             _probability,
             below=False,
-            never=1.01,  # above 1 in bf16 too, and close to it: the search begins here
+            never=1 + 2**-7,  # the next number above 1 in bf16: a search begins there
             eager=0.0,
             least=0.0,
             most=1.0,

@@ -164,3 +164,12 @@ def test_the_dial_turns_the_buffer_it_was_given(name):
     assert (dial.never, dial.grid) == (CRITERIA[name].never, CRITERIA[name].grid)
     with pytest.raises(ValueError, match="threshold is -5"):
         dial.check(-5.0)
+
+
+@every_dtype
+@pytest.mark.parametrize("name", CRITERIA)
+def test_never_is_never_in_half_precision_too(name, dtype):
+    """A model that is cast has its threshold cast with it."""
+    criterion = CRITERIA[name]
+    sure = Evidence(SURE, (SURE, SURE), doubt=torch.tensor([0.0, 1.0]))
+    assert not criterion.exits(sure, torch.tensor(criterion.never).to(dtype)).any()

@@ -87,7 +87,7 @@ def test_probabilities_are_searched_downwards():
 
 
 def test_probabilities_next_to_1_are_told_apart():
-    """Well taught exits are that certain: no step of the search is spent above 1."""
+    """Well taught exits are that certain: few steps of the search are spent above 1."""
     share_at, _ = _measuring(lambda threshold: 0.9 if threshold > 0.9993 else 0.4)
     found = fitted_threshold(CRITERIA["probability"], 0.5, share_at)
     assert 0.999 < found <= 0.9993
