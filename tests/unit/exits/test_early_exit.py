@@ -97,6 +97,7 @@ def test_one_layer_is_too_few():
         ("MaskedLM", {}),
         ("QuestionAnswering", {"num_labels": 2}),
         ("SequenceClassification", {"problem_type": "multi_label_classification"}),
+        ("SequenceClassification", {"problem_type": "regression", "num_labels": 2}),
     ],
 )
 @every_kind

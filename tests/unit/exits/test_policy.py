@@ -303,3 +303,10 @@ def test_the_judge_of_numbers_learns_how_far_off_they_are():
 def test_numbers_cannot_leave_by_a_criterion_that_compares_classes(criterion):
     with pytest.raises(ValueError, match=f"{criterion!r} compares classes, but the model answers"):
         fewer.attach(tiny(num_labels=1), EarlyExit(criterion=criterion))
+
+
+def test_numbers_have_no_probabilities_to_calibrate():
+    with pytest.raises(
+        ValueError, match="temperature is True, but the model answers with a number"
+    ):
+        fewer.attach(tiny(num_labels=1), EarlyExit(criterion="learned", temperature=True))
