@@ -50,7 +50,8 @@ def _tokens(*texts):
 
 
 def _asked(policy, tokens, layer, spoken=()):
-    trace = Trace(tokens.grid, torch.device("cpu"), spoken=list(spoken))
+    read = [(tokens.slot, None)]
+    trace = Trace(tokens.grid, torch.device("cpu"), readers=read, spoken=list(spoken))
     with torch.no_grad():
         return policy.decide(View(layer, 3, Site.AFTER, tokens, trace))
 

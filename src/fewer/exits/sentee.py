@@ -96,13 +96,13 @@ class SENTEEPolicy(Policy):
         if self.training:
             return Decision(spoken=(said,), spent=spent)
         tokens = view.tokens
-        doubts = self.heads.doubts(said, rows, tokens)
+        doubts = self.heads.doubts(said, rows, view)
         sequence = tokens.sequence[rows]
         doubt = torch.zeros(tokens.grid[0], device=doubts.device)
         if self.method.pool == "max":
             doubt = doubt.scatter_reduce(0, sequence, doubts, "amax")
         else:
-            tags = doubt.index_add(0, sequence, (~ends_of(tokens)[rows]).float())
+            tags = doubt.index_add(0, sequence, (~ends_of(view)[rows]).float())
             doubt = doubt.index_add(0, sequence, doubts) / tags.clamp_min(1.0)
         leaves = doubt < self.threshold
         said = Spoken(said.layer, said.rows, said.logits, final=leaves[sequence])

@@ -137,7 +137,7 @@ class TOKEEPolicy(Policy):
         if self.training and not self._sampling:
             return Decision(spoken=(said,), spent=spent)
         tokens = view.tokens
-        doubts = self.heads.doubts(said, rows, tokens)
+        doubts = self.heads.doubts(said, rows, view)
         if self.training:
             draws = self._draws(view, said, rows)
             widest = torch.stack([window_maximum(doubts, said.rows, tokens, k) for k in WINDOWS])

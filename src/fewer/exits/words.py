@@ -44,9 +44,9 @@ class WordHeads(nn.Module):
         said = Spoken(view.layer, tokens.slot.index_select(0, rows), logits)
         return said, rows, linear_flops(head) * tokens.count(spoke)
 
-    def doubts(self, said: Spoken, rows: Tensor, tokens: Packed) -> Float[Tensor, "R"]:
-        """Normalised entropy of each token; 0 at the first and last of a text, which have no tag."""
-        return normalised_entropy(said.logits).masked_fill(ends_of(tokens)[rows], 0.0)
+    def doubts(self, said: Spoken, rows: Tensor, view: View) -> Float[Tensor, "R"]:
+        """Normalised entropy of each token; 0 at both ends of a text, which have no tag."""
+        return normalised_entropy(said.logits).masked_fill(ends_of(view)[rows], 0.0)
 
     def loss(self, lesson: Lesson) -> Tensor:
         """Sum of l / L times the loss of the exit after layer l, over those that still read there."""
@@ -74,10 +74,11 @@ def _readers(tokens: Packed) -> Int[Tensor, "R"]:
     return reads.nonzero().squeeze(1)
 
 
-def ends_of(tokens: Packed) -> Bool[Tensor, "T"]:
-    """Where a text begins and ends: its special tokens."""
-    some = tokens.cu.diff() > 0
-    ends = torch.zeros_like(tokens.protected)
-    ends[tokens.cu[:-1][some]] = True
-    ends[tokens.cu[1:][some] - 1] = True
-    return ends
+def ends_of(view: View) -> Bool[Tensor, "T"]:
+    """Where a text began and ended as the first layer read it: its special tokens."""
+    tokens = view.tokens
+    slots, _ = view.trace.readers[0]
+    texts, columns = tokens.grid
+    last = slots.new_zeros(texts).scatter_reduce(0, slots // columns, slots, "amax")
+    first = tokens.slot == tokens.sequence * columns
+    return first | (tokens.slot == last[tokens.sequence])

@@ -31,8 +31,12 @@ def packed(lengths: tuple[int, ...] = LENGTHS, width: int = WIDTH, seed: int = 0
     return Packed.start(where, hidden, where.column, where.column == 0)
 
 
-def view(tokens: Packed, layer: int = 0, layers: int = 3, spoken: Any = ()) -> View:
-    trace = Trace(tokens.grid, tokens.slot.device, spoken=list(spoken))
+def view(
+    tokens: Packed, layer: int = 0, layers: int = 3, spoken: Any = (), seen: Packed | None = None
+) -> View:
+    """Show tokens to a policy; `seen` are those that layer 0 has read, if there were more."""
+    first = (tokens if seen is None else seen).slot
+    trace = Trace(tokens.grid, first.device, readers=[(first, None)], spoken=list(spoken))
     return View(layer, layers, Site.AFTER, tokens, trace)
 
 

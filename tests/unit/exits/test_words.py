@@ -47,8 +47,22 @@ def test_doubts_are_entropies_and_0_at_both_ends():
     said, rows, _ = heads.speak(view(tokens))
     own = normalised_entropy(said.logits)
     inner = torch.tensor([0, 1, 1, 0, 0, 0, 0, 0, 1, 0]).bool()
-    assert torch.equal(heads.doubts(said, rows, tokens), own * inner)
+    assert torch.equal(heads.doubts(said, rows, view(tokens)), own * inner)
     assert own.min() > 0
+
+
+@pytest.mark.parametrize("apply", ["compact", "mask"])
+def test_a_word_whose_neighbour_was_pruned_is_no_end(apply):
+    """The last token of the text of four is gone: the one before it still has a tag."""
+    heads, whole = _heads(), packed()
+    keep = torch.tensor([1, 1, 1, 0, 1, 1, 1, 1]).bool()
+    tokens = APPLIES[apply].carry(whole, Decision.keep(keep))
+    if apply == "compact":
+        tokens = tokens.take(keep.nonzero().squeeze(1)).but(alive=None)
+    shown = view(tokens, seen=whole)
+    said, rows, _ = heads.speak(shown)
+    doubts = heads.doubts(said, rows, shown)
+    assert (doubts > 0).tolist() == [False, True, True, False, False, True, False]
 
 
 def test_logits_are_in_fp32_whatever_the_states_are():
