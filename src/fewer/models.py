@@ -264,7 +264,11 @@ def _shape(whole: PreTrainedModel, encoder: PreTrainedModel) -> Shape:
     """Say what methods may know of a model: its encoder, and what its head answers."""
     shape = bind(encoder).shape
     answers: Literal["", "text", "token"] = ""
-    if whole is not encoder and whole.config.problem_type != "multi_label_classification":
+    config = whole.config
+    many = config.problem_type == "multi_label_classification" or (
+        config.problem_type == "regression" and config.num_labels != 1
+    )
+    if whole is not encoder and not many:
         for mark, kind in (("SequenceClassification", "text"), ("TokenClassification", "token")):
             if mark in type(whole).__name__:
                 answers = kind  # type: ignore[assignment]  # one of the literals

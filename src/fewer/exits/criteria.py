@@ -148,7 +148,7 @@ CRITERIA: dict[str, Criterion] = {
             "probability",
             _probability,
             below=False,
-            never=2.0,
+            never=1 + 2**-7,  # the next number above 1 in bf16: a search begins there
             eager=0.0,
             least=0.0,
             most=1.0,

@@ -41,6 +41,11 @@ class ExitPolicy(Policy):
                 f"the criterion {method.criterion!r} compares classes, but the model answers with "
                 "a number; wanted 'learned' or 'patience' with a tolerance"
             )
+        if shape.labels == 1 and method.temperature:
+            raise ValueError(
+                "temperature is True, but the model answers with a number; wanted False, as there "
+                "are no probabilities to calibrate"
+            )
         self.heads = HEADS[method.head](shape, len(self.layers))
         self.doubt = nn.Linear(self.heads.width, 1) if method.criterion == "learned" else None
         self.looks_back = self.criterion.looks_back or self.heads.looks_back

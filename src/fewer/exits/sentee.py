@@ -5,8 +5,8 @@ leaves, with the tags of that layer, when its most doubtful token is certain eno
 
     U_l  =  max over tokens t of H(p_l[t]) / ln C   <   delta
 
-`pool="mean"` averages instead, which many easy tokens dilute. Heads and model train together: the
-sum over layers of l CE_l / sum of l.
+`pool="mean"` averages over the tags instead, which many easy tokens dilute. Heads and model train
+together: the sum over layers of l CE_l / sum of l.
 
 What differs from the authors' code: sentences leave a batch of any size; every piece of a word is
 tagged and counts, where there only the first is; entropies stay finite for any logits.
@@ -25,7 +25,7 @@ from fewer.core.decision import Decision, Site, Spoken, View
 from fewer.core.policy import Dial, Lesson, Method, Phase, Policy, Rehearsal
 from fewer.exits.criteria import CRITERIA
 from fewer.exits.threshold import check_threshold, open_exits
-from fewer.exits.words import WordHeads
+from fewer.exits.words import WordHeads, ends_of
 
 __all__ = ["SENTEE", "SENTEEPolicy"]
 
@@ -100,9 +100,11 @@ class SENTEEPolicy(Policy):
         doubts = self.heads.doubts(said, rows, view)
         sequence = tokens.sequence[rows]
         doubt = torch.zeros(tokens.grid[0], device=doubts.device)
-        doubt = doubt.scatter_reduce(
-            0, sequence, doubts, "amax" if self.method.pool == "max" else "mean", include_self=False
-        )
+        if self.method.pool == "max":
+            doubt = doubt.scatter_reduce(0, sequence, doubts, "amax")
+        else:
+            tags = doubt.index_add(0, sequence, (~ends_of(view)[rows]).float())
+            doubt = doubt.index_add(0, sequence, doubts) / tags.clamp_min(1.0)
         leaves = doubt < self.threshold
         said = Spoken(said.layer, said.rows, said.logits, final=leaves[sequence])
         return Decision(leaves=leaves, spoken=(said,), spent=spent)

@@ -14,7 +14,7 @@ from fewer.exits.criteria import CRITERIA, normalised_entropy
 from fewer.exits.early_exit import exit_layers
 from fewer.exits.losses import NO_LABEL, exit_loss
 
-__all__ = ["WordHeads"]
+__all__ = ["WordHeads", "ends_of"]
 
 
 class WordHeads(nn.Module):
@@ -58,7 +58,7 @@ class WordHeads(nn.Module):
 
     def doubts(self, said: Spoken, rows: Tensor, view: View) -> Float[Tensor, "R"]:
         """Normalised entropy of each token; 0 at both ends of a text, which have no tag."""
-        return normalised_entropy(said.logits).masked_fill(_ends(view)[rows], 0.0)
+        return normalised_entropy(said.logits).masked_fill(ends_of(view)[rows], 0.0)
 
     def loss(self, lesson: Lesson) -> Tensor:
         """Sum of l / L times the loss of the exit after layer l, over those that read there."""
@@ -86,10 +86,11 @@ def _readers(tokens: Packed) -> Int[Tensor, "R"]:
     return reads.nonzero().squeeze(1)
 
 
-def _ends(view: View) -> Bool[Tensor, "T"]:
-    """Where a text began and ended as it came: its special tokens, whoever has left since."""
-    slots, width = view.trace.readers[0][0], view.tokens.grid[1]
-    last = torch.zeros(view.tokens.grid[0], dtype=slots.dtype, device=slots.device)
-    last = last.scatter_reduce(0, slots // width, slots, "amax", include_self=False)
-    slot = view.tokens.slot
-    return (slot % width == 0) | (slot == last[view.tokens.sequence])
+def ends_of(view: View) -> Bool[Tensor, "T"]:
+    """Where a text began and ended as the first layer read it: its special tokens."""
+    tokens = view.tokens
+    slots, _ = view.trace.readers[0]
+    texts, columns = tokens.grid
+    last = slots.new_zeros(texts).scatter_reduce(0, slots // columns, slots, "amax")
+    first = tokens.slot == tokens.sequence * columns
+    return first | (tokens.slot == last[tokens.sequence])

@@ -1,0 +1,294 @@
+r"""Early exits with pencil and paper: one example for each paper.
+
+A model of three layers, so exits after layers 1 and 2, on texts of one or three tokens whose states
+are written by hand. Two classes, unless said otherwise, and logits (z, 0): p = 1 / (1 + e^-z).
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from fewer import Site, Trace, View
+from fewer.core.cost import LayerCost, Shape
+from fewer.core.decision import Fate, Spoken
+from fewer.core.packed import Packed, plan
+from fewer.core.policy import Lesson, Phase
+from fewer.exits import PABEE, SENTEE, TOKEE, BERxiT, DeeBERT, FastBERT, RightTool
+from fewer.exits.losses import distillation
+
+ONE, TWO = 0, 1  # the exits, and the layers that they follow
+PHASE = Phase("exits", "compact", "all", 1, 1e-3)
+COST = LayerCost(query=8, key_value=16, output=8, ffn=64, pair=8, score=1)
+
+
+def _policy(method, labels=2, answers="text", width=2, threshold=None):
+    policy = method.build(Shape(3, width, 1, 0.0, (COST,) * 3, labels, answers)).eval()
+    for parameter in policy.parameters():
+        parameter.data.zero_()
+    if threshold is not None:
+        policy.threshold.fill_(threshold)
+    return policy
+
+
+def _set(parameter, *rows):
+    parameter.data.copy_(torch.tensor(rows))
+
+
+def _tokens(*texts):
+    """Pack texts, given as the states of their tokens."""
+    lengths = torch.tensor([len(text) for text in texts])
+    where = plan(
+        torch.arange(int(lengths.max())) < lengths[:, None],
+        (len(texts), int(lengths.max())),
+        torch.device("cpu"),
+    )
+    hidden = torch.tensor([state for text in texts for state in text])
+    return Packed.start(where, hidden, where.column, where.column == 0)
+
+
+def _asked(policy, tokens, layer, spoken=()):
+    read = [(tokens.slot, None)]
+    trace = Trace(tokens.grid, torch.device("cpu"), readers=read, spoken=list(spoken))
+    with torch.no_grad():
+        return policy.decide(View(layer, 3, Site.AFTER, tokens, trace))
+
+
+def _leaves(decision):
+    return None if decision.leaves is None else decision.leaves.tolist()
+
+
+def _lesson(logits, labels, spoken, step=0):
+    trace = Trace((len(logits), 1), torch.device("cpu"), spoken=list(spoken))
+    loss = torch.nn.functional.cross_entropy
+    return Lesson(trace, PHASE, step, torch.tensor(logits), torch.tensor(labels), loss)
+
+
+def _said(layer, *logits):
+    return Spoken(layer, torch.arange(len(logits)), torch.tensor(logits))
+
+
+def _sigmoid(z):
+    return 1 / (1 + math.exp(-z))
+
+
+def _entropy(z):
+    p = _sigmoid(z)
+    return -p * math.log(p) - (1 - p) * math.log(1 - p)
+
+
+def test_right_tool_mixes_layers_by_a_unit_vector_and_divides_by_the_temperature():
+    """Schwartz et al. (2020): z_i = (W_i r_i + b_i) / T_i, r_i = sum_j w_ij g_j.
+
+    g_1 = tanh(0.5, 0), g_2 = tanh(0, 1), w = (3, 4) / 5: r = (0.6 tanh 0.5, 0.8 tanh 1)
+    = (0.277270, 0.609275); with W = ((10, 5), (0, 0)), b = (-1, 0) and T = 2:
+    z = (2.772703 + 3.046377 - 1, 0) / 2 = (2.409540, 0), p = 0.917557.
+    """
+    policy = _policy(RightTool())
+    _set(policy.heads.poolers[0].weight, [1.0, 0.0], [0.0, 1.0])
+    _set(policy.heads.mixing[ONE], 1.0)
+    _set(policy.heads.mixing[TWO], 30.0, 40.0)
+    _set(policy.heads.classifiers[TWO].weight, [10.0, 5.0], [0.0, 0.0])
+    _set(policy.heads.classifiers[TWO].bias, -1.0, 0.0)
+    policy.temperature[TWO] = 2.0
+    first = _asked(policy, _tokens([[0.5, 0.0]]), ONE)
+    for threshold, leaves in ((0.91, [True]), (0.92, None)):
+        policy.threshold.fill_(threshold)
+        second = _asked(policy, _tokens([[0.0, 1.0]]), TWO, first.spoken)
+        assert second.spoken[0].logits.tolist()[0] == pytest.approx([2.409540, 0.0], abs=1e-5)
+        assert _leaves(second) == leaves
+
+
+def test_right_tool_teaches_all_exits_alike():
+    """The losses of all exits are added, equally weighted, at a temperature of 1."""
+    policy = _policy(RightTool())
+    given = _lesson([[0.0, 0.0]], [0], [_said(0, [1.0, 0.0]), _said(1, [2.0, 0.0])])
+    wanted = -math.log(_sigmoid(1)) - math.log(_sigmoid(2))
+    assert policy.loss(given).item() == pytest.approx(wanted)
+
+
+def test_deebert_leaves_below_an_entropy_in_nats():
+    """Xin et al. (2020): return f_i if entropy(f_i) < S; the pooler is of its own.
+
+    tanh(h) = 0.6 and 0.9, times 5: z = 3 and 4.5; entropies 0.190865 and 0.060489.
+    """
+    policy = _policy(DeeBERT())
+    _set(policy.heads.poolers[ONE].weight, [1.0, 0.0], [0.0, 1.0])
+    _set(policy.heads.classifiers[ONE].weight, [5.0, 0.0], [0.0, 0.0])
+    tokens = _tokens([[math.atanh(0.6), 0.0]], [[math.atanh(0.9), 0.0]])
+    assert [_entropy(3), _entropy(4.5)] == pytest.approx([0.190865, 0.060489], abs=1e-5)
+    for threshold, leaves in ((0.06, None), (0.1, [False, True]), (0.2, [True, True])):
+        policy.threshold.fill_(threshold)
+        assert _leaves(_asked(policy, tokens, ONE)) == leaves
+
+
+def test_deebert_adds_up_the_losses_of_all_exits_but_the_last():
+    """In the second stage the sum over i < n of L_i, on a model that stays as it is."""
+    given = _lesson([[9.0, 0.0]], [1], [_said(0, [1.0, 0.0]), _said(1, [-2.0, 0.0])])
+    wanted = -math.log(_sigmoid(-1)) - math.log(_sigmoid(2))
+    assert _policy(DeeBERT()).loss(given).item() == pytest.approx(wanted)
+    assert [(one.trains, one.task) for one in DeeBERT().phases()] == [("policy", False)]
+
+
+def test_fastbert_measures_uncertainty_as_a_share_of_the_largest_entropy():
+    """Liu et al. (2020): U = sum_c p_c ln p_c / ln(1/N), against the "speed".
+
+    The head reads three tokens of width 6, narrows them to tanh(a) in the first of two columns, and
+    attends with scores 0, so that the mean is taken: tanh(a) = (.3, .6, .9), their mean .6; the
+    value map doubles it, 1.2; z = 3 tanh(1.2) = 2.500964: H = 0.268366, U = H / ln 2 = 0.387171.
+    """
+    policy = _policy(FastBERT(), width=6)
+    _set(policy.heads.narrow[ONE].weight[:1], [1.0] + [0.0] * 5)
+    _set(policy.heads.value[ONE].weight, [2.0, 0.0], [0.0, 0.0])
+    _set(policy.heads.mix[ONE].weight, [1.0, 0.0], [0.0, 0.0])
+    _set(policy.heads.classifiers[ONE].weight, [3.0, 0.0], [0.0, 0.0])
+    tokens = _tokens([[math.atanh(a)] + [0.0] * 5 for a in (0.3, 0.6, 0.9)])
+    z = 3 * math.tanh(1.2)
+    assert _entropy(z) / math.log(2) == pytest.approx(0.387171, abs=1e-5)
+    for threshold, leaves in ((0.387, None), (0.388, [True])):
+        policy.threshold.fill_(threshold)
+        decision = _asked(policy, tokens, ONE)
+        assert decision.spoken[0].logits.tolist()[0] == pytest.approx([z, 0.0], abs=1e-5)
+        assert _leaves(decision) == leaves
+
+
+def test_fastbert_distils_the_last_layer_into_all_others():
+    """The sum over i < L of KL(p_t || p_s); p_t = (1/2, 1/2), p_s = sigmoid(1).
+
+    1/2 ln(.5 / .731059) + 1/2 ln(.5 / .268941).
+    """
+    one = 0.5 * math.log(0.5 / _sigmoid(1)) + 0.5 * math.log(0.5 / _sigmoid(-1))
+    assert one == pytest.approx(0.1201145, abs=1e-6)
+    assert distillation(torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2)).item() == pytest.approx(one)
+    given = _lesson([[0.0, 0.0]], [1], [_said(0, [1.0, 0.0]), _said(1, [-1.0, 0.0])])
+    assert _policy(FastBERT(), width=6).loss(given).item() == pytest.approx(2 * one)
+
+
+def test_pabee_leaves_when_exits_in_a_row_agree():
+    """Zhou et al. (2020): cnt_i = cnt_(i-1) + 1 if the prediction is the same, else 0.
+
+    Three texts say AA, BA and BB after the first two layers: with P = 1 the first and the third
+    leave after two layers; after one layer no count can be 1.
+    """
+    policy = _policy(PABEE(), threshold=1.0)
+    _set(policy.heads.poolers[0].weight, [1.0, 0.0], [0.0, 1.0])
+    for number in (ONE, TWO):
+        _set(policy.heads.classifiers[number].weight, [1.0, 0.0], [-1.0, 0.0])
+    first = _asked(policy, _tokens([[1.0, 0.0]], [[-1.0, 0.0]], [[-1.0, 0.0]]), ONE)
+    second_states = _tokens([[0.1, 0.0]], [[0.1, 0.0]], [[-9.0, 0.0]])
+    assert _leaves(first) is None
+    assert _leaves(_asked(policy, second_states, TWO, first.spoken)) == [True, False, True]
+    policy.threshold.fill_(2.0)
+    assert _leaves(_asked(policy, second_states, TWO, first.spoken)) is None
+
+
+def test_pabee_compares_numbers_by_their_distance():
+    """Regression: |y_i - y_(i-1)| < tau; 1.0 then 1.04, and 1.0 then 1.2, at tau = 0.1."""
+    policy = _policy(PABEE(tolerance=0.1), labels=1, threshold=1.0)
+    _set(policy.heads.classifiers[TWO].weight, [1.0, 0.0])
+    _set(policy.heads.poolers[0].weight, [1.0, 0.0], [0.0, 1.0])
+    states = _tokens([[math.atanh(0.54), 0.0]], [[math.atanh(0.7), 0.0]])
+    _set(policy.heads.classifiers[TWO].bias, 0.5)
+    assert _leaves(_asked(policy, states, TWO, [_said(ONE, [1.0], [1.0])])) == [True, False]
+
+
+def test_pabee_weighs_losses_by_depth():
+    """L = sum_j j L_j / sum_j j; here over the last layer's weight: 1/3, 2/3 (and 1)."""
+    given = _lesson([[0.0, 0.0]], [0], [_said(0, [1.0, 0.0]), _said(1, [2.0, 0.0])])
+    wanted = -math.log(_sigmoid(1)) / 3 - math.log(_sigmoid(2)) * 2 / 3
+    assert _policy(PABEE()).loss(given).item() == pytest.approx(wanted)
+
+
+def test_berxit_judges_each_exit_by_one_linear_map():
+    """Xin et al. (2021): u_i = sigma(c^T f_i + b); it leaves when u is small.
+
+    With c = (-4, 0), b = 1 and tanh(h) = .5 and .9: u = sigma(-1) = .268941, sigma(-2.6) = .069138.
+    """
+    policy = _policy(BERxiT())
+    _set(policy.heads.poolers[0].weight, [1.0, 0.0], [0.0, 1.0])
+    _set(policy.doubt.weight, [-4.0, 0.0])
+    _set(policy.doubt.bias, 1.0)
+    tokens = _tokens([[math.atanh(0.5), 0.0]], [[math.atanh(0.9), 0.0]])
+    for layer in (ONE, TWO):
+        for threshold, leaves in ((0.06, None), (0.1, [False, True]), (0.3, [True, True])):
+            policy.threshold.fill_(threshold)
+            assert _leaves(_asked(policy, tokens, layer)) == leaves
+
+
+def test_berxit_teaches_the_judge_and_the_exits_in_turns():
+    """(u - t)^2 with t = 1 where the exit is wrong; exits learn at odd steps.
+
+    Features (0, 0) give u = sigma(1) = .731059. The exit says class 0 of both texts, whose labels
+    are 0 and 1: ((.731059)^2 + (.268941)^2) / 2.
+    """
+    policy = _policy(BERxiT())
+    _set(policy.doubt.bias, 1.0)
+    said = Spoken(0, torch.arange(2), torch.tensor([[1.0, 0.0]] * 2), torch.zeros(2, 2))
+    judged = (_sigmoid(1) ** 2 + _sigmoid(-1) ** 2) / 2
+    exits = -(math.log(_sigmoid(1)) + math.log(_sigmoid(-1))) / 2
+    for step, wanted in ((0, judged), (1, judged + exits), (2, judged)):
+        given = _lesson([[0.0, 0.0]] * 2, [0, 1], [said], step)
+        assert policy.loss(given).item() == pytest.approx(wanted, rel=1e-5)
+
+
+def _tagger(method, threshold):
+    """Tags by the first number of a state: logits (z, 0)."""
+    policy = _policy(method, answers="token", threshold=threshold)
+    for number in (ONE, TWO):
+        _set(policy.heads.maps[number].weight, [1.0, 0.0], [0.0, 0.0])
+    return policy
+
+
+# normalised entropies of z = 0, 2, 4: 1, 0.527, 0.130
+SENTENCE = [[9.0, 0.0], [4.0, 0.0], [2.0, 0.0], [4.0, 0.0], [4.0, 0.0], [9.0, 0.0]]
+U2, U4 = 0.527061, 0.129979
+
+
+def test_sentee_leaves_when_the_most_doubtful_tag_is_sure():
+    """Li et al. (2021): u = H(p) / ln C, U = max over tokens of u, against delta."""
+    assert [_entropy(2) / math.log(2), _entropy(4) / math.log(2)] == pytest.approx(
+        [U2, U4], abs=1e-5
+    )
+    for threshold, leaves in ((0.52, [False]), (0.53, [True])):
+        decision = _asked(_tagger(SENTEE(), threshold), _tokens(SENTENCE), ONE)
+        assert _leaves(decision) == leaves
+    mean = (3 * U4 + U2) / 4
+    for threshold, leaves in ((mean - 1e-3, [False]), (mean + 1e-3, [True])):
+        decision = _asked(_tagger(SENTEE(pool="mean"), threshold), _tokens(SENTENCE), ONE)
+        assert _leaves(decision) == leaves
+
+
+@pytest.mark.parametrize(
+    ("window", "layer", "delta", "rests"),
+    [
+        (1, ONE, 0.2, [1, 1, 0, 1, 1, 1]),  # each for itself: U2 reads on
+        (3, ONE, 0.2, [1, 0, 0, 0, 1, 1]),  # and its neighbours with it
+        (5, ONE, 0.2, [0, 0, 0, 0, 0, 1]),
+        (1, ONE, 0.3, [1, 1, 0, 1, 1, 1]),
+        (1, TWO, 0.3, [1, 1, 0, 1, 1, 1]),  # 2 delta = 0.6, capped at 0.5 < U2
+        (1, ONE, 0.1, [1, 0, 0, 0, 0, 1]),  # only the ends, which have no tag
+        (1, TWO, 0.1, [1, 1, 0, 1, 1, 1]),  # 2 delta = 0.2 in the upper half
+        (3, ONE, 0.53, [1, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_tokee_lets_tokens_rest_whose_window_is_sure(window, layer, delta, rests):
+    """Li et al. (2021): u'_t = max over t - k .. t + k of u, against delta_l."""
+    tokens = _tokens(SENTENCE)
+    decision = _asked(_tagger(TOKEE(window=window), delta), tokens, layer)
+    wanted = [int(Fate.FROZEN if one else Fate.ACTIVE) for one in rests]
+    assert decision.fate.tolist() == wanted
+    assert decision.spoken[0].final.int().tolist() == rests
+    gone = [int(Fate.GONE)] * 6
+    assert decision.settled(tokens).fate.tolist() == (gone if all(rests) else wanted)
+
+
+def test_sentee_and_tokee_weigh_losses_by_depth():
+    """sum_l l L_l / sum_l l, each the mean over labelled tokens."""
+    logits = [[[0.0, 0.0]] * 3]
+    spoken = [_said(0, *[[1.0, 0.0]] * 3), _said(1, *[[2.0, 0.0]] * 3)]
+    wanted = -math.log(_sigmoid(1)) / 3 - math.log(_sigmoid(2)) * 2 / 3
+    for method in (SENTEE(), TOKEE()):
+        given = _lesson(logits, [[-100, 0, -100]], spoken)
+        assert _tagger(method, 0.0).loss(given).item() == pytest.approx(wanted)

@@ -1,0 +1,213 @@
+"""What exits say reaches whoever called the model, and what they learned stays with it."""
+
+import copy
+import inspect
+
+import pytest
+import torch
+
+import fewer
+from fewer import LTP, Dense
+from fewer.exits import PABEE, SENTEE, TOKEE, DeeBERT, EarlyExit, FastBERT, RightTool
+from fewer.models import adjust, task_loss
+from tests.tiny import LENGTHS, ragged, real, tiny, word_tokenizer
+from tests.unit.exits.parts import half_open, opened, read
+
+LABELS = torch.tensor([0, 1, 2, 1, 0])
+METHOD = FastBERT(head="linear", layers=(3, 5))
+
+
+@pytest.fixture
+def model():
+    return half_open(METHOD, ragged(tiny()), layers=6)
+
+
+@pytest.fixture
+def tagger():
+    return half_open(TOKEE(window=3), ragged(tiny()), "Token", layers=6)
+
+
+def _own_answers(method, batch, task="Sequence"):
+    """What the model's own head says of what each text read, were exits not heard."""
+    return read(opened(method, None, task, layers=6), batch)[0]
+
+
+def test_the_answers_of_exits_are_the_models_logits(model):
+    batch = ragged(model)
+    logits, trace = read(model, batch)
+    late = trace.layers_read[:, 0] == 6
+    assert 0 < late.sum() < len(LENGTHS)
+    own = _own_answers(METHOD, batch)
+    torch.testing.assert_close(logits[late], own[late], atol=1e-5, rtol=0)
+    assert (logits[~late] - own[~late]).abs().amax(1).min() > 1e-3
+
+
+def test_in_eval_mode_the_loss_is_that_of_the_answers(model):
+    batch = ragged(model)
+    with torch.no_grad():
+        output = model(**batch, labels=LABELS)
+    wanted = torch.nn.functional.cross_entropy(output.logits, LABELS)
+    assert output.loss.item() == pytest.approx(wanted.item(), rel=1e-6)
+    own = torch.nn.functional.cross_entropy(_own_answers(METHOD, batch), LABELS)
+    assert abs(own.item() - wanted.item()) > 1e-3
+
+
+def test_labels_given_by_place_are_found(model):
+    batch = ragged(model)
+    places = list(inspect.signature(model.forward).parameters)
+    assert places.index("labels") == 5
+    with torch.no_grad():
+        named = model(**batch, labels=LABELS).loss
+        placed = model(
+            batch["input_ids"], batch["attention_mask"], batch["token_type_ids"], None, None, LABELS
+        ).loss
+    assert torch.equal(named, placed)
+
+
+@pytest.mark.parametrize("threshold", [1.0, 2.0])
+def test_of_numbers_the_loss_is_the_squared_distance(threshold):
+    method = EarlyExit(criterion="patience", head="linear", tolerance=1.0)
+    model = opened(method, threshold, layers=6, num_labels=1)
+    labels = torch.tensor([0.5, -1.0, 2.0, 0.0, 1.0])
+    with torch.no_grad(), fewer.record() as traces:
+        output = model(**ragged(model), labels=labels)
+    assert any(said.final is not None for said in traces[0].spoken)
+    assert output.logits.shape == (5, 1)
+    wanted = (output.logits.squeeze(1) - labels).square().mean()
+    assert output.loss.item() == pytest.approx(wanted.item(), rel=1e-6)
+
+
+def test_of_tags_the_loss_leaves_out_what_has_no_label(tagger):
+    batch = ragged(tagger)
+    labels = torch.randint(3, batch["input_ids"].shape)
+    labels[batch["attention_mask"] == 0] = -100
+    labels[:, 0] = -100
+    with torch.no_grad():
+        output = tagger(**batch, labels=labels)
+    known = labels != -100
+    wanted = torch.nn.functional.cross_entropy(output.logits[known], labels[known])
+    assert output.loss.item() == pytest.approx(wanted.item(), rel=1e-6)
+    own = _own_answers(TOKEE(window=3), batch, "Token")
+    assert not torch.allclose(output.logits[known], own[known], atol=1e-3)
+
+
+def test_outputs_come_as_a_tuple_on_request(model, tagger):
+    for one in (model, tagger):
+        batch = ragged(one)
+        with torch.no_grad():
+            (logits,) = one(**batch, return_dict=False)
+            assert torch.equal(logits, one(**batch).logits)
+    with torch.no_grad():
+        loss, logits = model(**ragged(model), labels=LABELS, return_dict=False)
+    assert loss.item() == pytest.approx(task_loss(model.config)(logits, LABELS).item(), rel=1e-6)
+    model.config.return_dict = False
+    assert isinstance(model(**ragged(model)), tuple)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "albert", "modernbert"])
+@pytest.mark.parametrize("task", ["SequenceClassification", "TokenClassification"])
+def test_the_signature_is_the_originals(name, task):
+    wanted = inspect.signature(tiny(name, task).forward)
+    method = SENTEE() if task == "TokenClassification" else FastBERT()
+    assert inspect.signature(fewer.attach(tiny(name, task), method).forward) == wanted
+
+
+@pytest.mark.parametrize("name", ["roberta", "electra", "distilbert", "albert", "modernbert"])
+def test_every_architecture_hears_its_exits(name):
+    batch = ragged(tiny(name))
+    model = opened(FastBERT(), 2.0, backbone=name)
+    logits, trace = read(model, batch)
+    assert torch.equal(logits, trace.spoken[0].logits)
+    tagger = opened(SENTEE(), 2.0, "Token", backbone=name)
+    tags, trace = read(tagger, batch)
+    assert torch.equal(real(tags, batch), trace.spoken[0].logits)
+
+
+def test_the_outer_block_records_the_pass_too(model):
+    with fewer.record() as traces, torch.no_grad():
+        model(**ragged(model))
+        model(**ragged(model, (2, 3)))
+    assert [trace.grid for trace in traces] == [(5, 12), (2, 3)]
+
+
+def test_predict_and_half_precision_hear_them_too(model):
+    adjust(model, threshold=1.0)
+    texts = ["w1 w2 w3", "w4", "w5 w6 w7 w8"]
+    found = fewer.predict(model, word_tokenizer(), texts, progress=False)
+    alone = [fewer.predict(model, word_tokenizer(), [one], progress=False)[0] for one in texts]
+    torch.testing.assert_close(found, torch.stack(alone), atol=1e-5, rtol=0)
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    logits, _ = read(half, ragged(half))
+    assert logits.dtype == torch.bfloat16
+    assert torch.isfinite(logits).all()
+
+
+def test_the_threshold_is_turned_in_place():
+    model = opened(FastBERT(), 0.0, layers=6)
+    batch = ragged(model)
+    depths = []
+    for threshold in (0.0, 0.3, 0.6, 0.9, 1.0):
+        assert adjust(model, threshold=threshold) is model
+        value = fewer.attachment(model).policy.threshold
+        assert value.item() == pytest.approx(threshold)
+        depths.append(int(read(model, batch)[1].layers_read.sum()))
+    assert depths == sorted(depths, reverse=True)
+    assert depths[0] == 6 * sum(LENGTHS) > depths[-1]
+
+
+@pytest.mark.parametrize(
+    ("method", "threshold", "message"),
+    [
+        (FastBERT(), 1.5, "threshold is 1.5, wanted 0 to 1"),
+        (DeeBERT(), -0.5, "threshold is -0.5, wanted 0 to inf for the criterion 'entropy'"),
+        (PABEE(), 0, "threshold is 0, wanted 1 to inf for the criterion 'patience'"),
+        (LTP(), 0.5, "has no threshold to adjust; early exits have one, LTP learns its own"),
+        (Dense(), 0.5, "has no threshold to adjust"),
+    ],
+)
+def test_what_cannot_be_turned_is_refused_and_left(method, threshold, message):
+    model = fewer.attach(tiny(), method)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=message):
+        adjust(model, threshold=threshold)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_plain_model_has_nothing_to_turn():
+    with pytest.raises(ValueError, match="nothing is attached"):
+        adjust(tiny(), threshold=0.5)
+
+
+@pytest.mark.parametrize("method", [FastBERT(), RightTool(), TOKEE(window=3), SENTEE()])
+def test_threshold_and_temperatures_are_saved_with_the_model(method, tmp_path):
+    task = "Token" if isinstance(method, TOKEE | SENTEE) else "Sequence"
+    model = half_open(method, ragged(tiny()), task, layers=4)
+    policy = fewer.attachment(model).policy
+    if task == "Sequence":
+        policy.temperature.copy_(torch.tensor([0.5, 1.5, 2.5]))
+    fewer.save(model, tmp_path)
+    loaded = fewer.load(tmp_path, precision=None)
+    own = fewer.attachment(loaded).policy
+    assert fewer.attachment(loaded).method == method
+    assert own.threshold.item() == policy.threshold.item() > 0
+    if task == "Sequence":
+        assert own.temperature.tolist() == [0.5, 1.5, 2.5]
+    batch = ragged(model)
+    (wanted, trace), (found, loaded_trace) = read(model, batch), read(loaded, batch)
+    assert torch.equal(found, wanted)
+    assert torch.equal(loaded_trace.layers_read, trace.layers_read)
+
+
+def test_a_copy_is_turned_alone(model):
+    before = fewer.attachment(model).policy.threshold.item()
+    duplicate = adjust(copy.deepcopy(model), threshold=1.0)
+    assert fewer.attachment(model).policy.threshold.item() == before != 1.0
+    assert fewer.attachment(duplicate).policy.threshold.item() == 1.0
+
+
+def test_without_exits_the_head_of_the_model_answers_again(model):
+    plain = tiny(layers=6)
+    batch = ragged(model)
+    with torch.no_grad():
+        assert torch.equal(fewer.detach(model)(**batch).logits, plain(**batch).logits)
+    assert not any("fewer" in name for name in model.state_dict())
