@@ -141,7 +141,8 @@ def test_fastbert_measures_uncertainty_as_a_share_of_the_largest_entropy():
     """
     policy = _policy(FastBERT(), width=6)
     _set(policy.heads.narrow[ONE].weight[:1], [1.0] + [0.0] * 5)
-    _set(policy.heads.value[ONE].weight, [2.0, 0.0], [0.0, 0.0])
+    _set(policy.heads.value[0][ONE].weight, [2.0, 0.0])
+    _set(policy.heads.value[1][ONE].weight, [0.0, 0.0])
     _set(policy.heads.mix[ONE].weight, [1.0, 0.0], [0.0, 0.0])
     _set(policy.heads.classifiers[ONE].weight, [3.0, 0.0], [0.0, 0.0])
     tokens = _tokens([[math.atanh(a)] + [0.0] * 5 for a in (0.3, 0.6, 0.9)])

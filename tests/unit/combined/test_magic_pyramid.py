@@ -65,7 +65,7 @@ def test_together_everything_trains_in_one_phase():
     method = MagicPyramid(joint_epochs=4.0)
     (phase,) = method.phases()
     assert (phase.name, phase.apply, phase.epochs, phase.part) == ("joint", "soften", 4.0, ())
-    assert (phase.learning_rate, phase.policy_learning_rate) == (2e-5, 1e-3)
+    assert (phase.learning_rate, phase.policy_learning_rate) == (2e-5, (1e-4, 1e-3))
     assert phase.regularise
     assert phase.calibrate
     assert phase.task

@@ -123,12 +123,12 @@ def test_never_is_never_and_eager_is_everybody(name):
 @pytest.mark.parametrize("name", CRITERIA)
 def test_the_grid_runs_from_strict_to_eager(name):
     criterion, evidence = CRITERIA[name], _evidence()
-    thresholds = [criterion.never, *criterion.grid, criterion.eager]
+    thresholds = [criterion.never, *criterion.grid(3, 5), criterion.eager]
     left = [criterion.exits(evidence, torch.tensor(value)) for value in thresholds]
     for stricter, laxer in pairwise(left):
         assert not (stricter & ~laxer).any()
     assert len({int(one.sum()) for one in left}) > 3
-    for value in (*criterion.grid, criterion.usual):
+    for value in (*criterion.grid(3, 5), criterion.usual):
         criterion.check(value)
 
 
@@ -159,9 +159,9 @@ def test_a_threshold_out_of_range_is_refused(name, threshold, wanted):
 @pytest.mark.parametrize("name", CRITERIA)
 def test_the_dial_turns_the_buffer_it_was_given(name):
     value = torch.tensor(0.0)
-    dial = CRITERIA[name].dial(value)
+    dial = CRITERIA[name].dial(value, 3, 5)
     assert dial.value is value
-    assert (dial.never, dial.grid) == (CRITERIA[name].never, CRITERIA[name].grid)
+    assert (dial.never, dial.grid) == (CRITERIA[name].never, CRITERIA[name].grid(3, 5))
     with pytest.raises(ValueError, match="threshold is -5"):
         dial.check(-5.0)
 

@@ -41,10 +41,10 @@ def _silenced(tokens, texts):
 def _naive_attention(heads, number, states):
     """All tokens ask, two heads of torch's own attention; the first row is the answer."""
     narrow = torch.tanh(heads.narrow[number](states))  # (n, W)
-    q, k, v = (
-        maps[number](narrow).unflatten(-1, (2, -1)).transpose(0, 1)
-        for maps in (heads.query, heads.key, heads.value)
-    )
+    q = heads.query[number](narrow).unflatten(-1, (2, -1)).transpose(0, 1)  # (h, n, d)
+    # what a query looks for in a token is W_k^T q: turned round, the map is that of the keys
+    k = torch.stack([narrow @ keys[number].weight for keys in heads.key])
+    v = torch.stack([values[number](narrow) for values in heads.value])
     context = torch.nn.functional.scaled_dot_product_attention(q, k, v)
     first = context.transpose(0, 1).flatten(1)[0]
     return torch.tanh(heads.mix[number](first))
@@ -78,7 +78,7 @@ def test_a_gate_of_a_half_halves_a_tokens_say():
     faded = tokens.but(gate=torch.tensor([1.0, 0.5]))
     narrow = torch.tanh(heads.narrow[0](tokens.hidden))
     mean = (narrow * torch.tensor([[2 / 3], [1 / 3]])).sum(0)
-    wanted = torch.tanh(heads.mix[0](heads.value[0](mean)))
+    wanted = torch.tanh(heads.mix[0](torch.cat([values[0](mean) for values in heads.value])))
     torch.testing.assert_close(heads.features(faded, 0)[0], wanted, atol=1e-6, rtol=0)
 
 

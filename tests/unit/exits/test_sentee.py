@@ -8,7 +8,7 @@ import fewer
 from fewer import method_from, method_to
 from fewer.core.packed import Packed
 from fewer.core.policy import Phase, Rehearsal
-from fewer.exits import SENTEE
+from fewer.exits import SENTEE, TOKEE
 from fewer.exits.criteria import normalised_entropy
 from tests.tiny import LENGTHS, ragged, real, text, tiny
 from tests.unit.exits.parts import half_open, lesson, opened, packed, read, shape, view
@@ -195,3 +195,29 @@ def test_a_method_survives_json():
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         SENTEE(**settings)
+
+
+def _policy_of(method):
+    return fewer.attachment(fewer.attach(tiny("bert", "TokenClassification"), method)).policy
+
+
+def test_heads_that_tokee_has_trained_are_taken_over():
+    """Its first phase is all of SENTEE's training, so nothing is left to train."""
+    trained = _policy_of(TOKEE())
+    trained.threshold.fill_(0.3)
+    for threshold, wanted in ((None, 0.3), (0.2, 0.2)):
+        own = fewer.attachment(
+            fewer.attach(tiny("bert", "TokenClassification"), SENTEE(threshold=threshold))
+        ).policy
+        assert own.inherit(TOKEE(), trained) == ((),)
+        assert own.threshold.item() == pytest.approx(wanted)
+        for mine, theirs in zip(own.heads.maps, trained.heads.maps, strict=True):
+            assert torch.equal(mine.weight, theirs.weight)
+
+
+def test_heads_at_other_layers_are_not_taken_over():
+    trained = fewer.attachment(
+        fewer.attach(tiny("bert", "TokenClassification"), TOKEE(layers=(1,)))
+    ).policy
+    own = fewer.attachment(fewer.attach(tiny("bert", "TokenClassification"), SENTEE())).policy
+    assert own.inherit(TOKEE(layers=(1,)), trained) == ()

@@ -67,21 +67,23 @@ def _measuring(share):
 @pytest.mark.parametrize("target", [0.3, 0.5, 0.77, 0.95])
 def test_the_strictest_threshold_at_or_below_the_target_is_found(target):
     share_at, asked = _measuring(lambda threshold: max(0.2, 1 - threshold))
-    found = fitted_threshold(UNCERTAINTY, target, share_at)
+    found = fitted_threshold(UNCERTAINTY, UNCERTAINTY.grid(2, 12), target, share_at)
     assert target - 0.01 <= 1 - found <= target
     assert len(asked) < 15
 
 
 def test_of_whole_numbers_the_largest_is_found():
     share_at, _ = _measuring(lambda patience: 0.1 * min(patience, 10.0))
-    assert fitted_threshold(PATIENCE, 0.55, share_at) == 5.0
-    assert fitted_threshold(PATIENCE, 0.5, share_at) == 5.0
-    assert fitted_threshold(PATIENCE, 0.49, share_at) == 4.0
+    assert fitted_threshold(PATIENCE, PATIENCE.grid(2, 12), 0.55, share_at) == 5.0
+    assert fitted_threshold(PATIENCE, PATIENCE.grid(2, 12), 0.5, share_at) == 5.0
+    assert fitted_threshold(PATIENCE, PATIENCE.grid(2, 12), 0.49, share_at) == 4.0
 
 
 def test_probabilities_are_searched_downwards():
     share_at, _ = _measuring(lambda threshold: 0.25 + 0.75 * min(threshold, 1.0))
-    found = fitted_threshold(CRITERIA["probability"], 0.85, share_at)
+    found = fitted_threshold(
+        CRITERIA["probability"], CRITERIA["probability"].grid(2, 12), 0.85, share_at
+    )
     assert found == pytest.approx(0.8, abs=0.01)
     assert share_at(found) <= 0.85
 
@@ -89,32 +91,37 @@ def test_probabilities_are_searched_downwards():
 def test_probabilities_next_to_1_are_told_apart():
     """Well taught exits are that certain: few steps of the search are spent above 1."""
     share_at, _ = _measuring(lambda threshold: 0.9 if threshold > 0.9993 else 0.4)
-    found = fitted_threshold(CRITERIA["probability"], 0.5, share_at)
+    found = fitted_threshold(
+        CRITERIA["probability"], CRITERIA["probability"].grid(2, 12), 0.5, share_at
+    )
     assert 0.999 < found <= 0.9993
 
 
 def test_a_share_that_jumps_stays_below_the_target():
     share_at, _ = _measuring(lambda threshold: 0.9 if threshold < 0.35 else 0.4)
-    found = fitted_threshold(UNCERTAINTY, 0.5, share_at)
+    found = fitted_threshold(UNCERTAINTY, UNCERTAINTY.grid(2, 12), 0.5, share_at)
     assert 0.35 <= found < 0.36
 
 
 def test_an_open_ended_criterion_is_searched_too():
     share_at, _ = _measuring(lambda threshold: 0.9 if threshold < 5 else 0.4)
-    found = fitted_threshold(CRITERIA["entropy"], 0.5, share_at)
+    found = fitted_threshold(CRITERIA["entropy"], CRITERIA["entropy"].grid(2, 12), 0.5, share_at)
     assert share_at(found) <= 0.5
 
 
 def test_a_target_out_of_reach_is_said_so_and_the_most_eager_is_taken():
     with pytest.warns(UserWarning, match=r"exits keep 0\.400 of the FLOPs .* target of 0\.3"):
-        found = fitted_threshold(UNCERTAINTY, 0.3, lambda threshold: 0.4)
+        found = fitted_threshold(UNCERTAINTY, UNCERTAINTY.grid(2, 12), 0.3, lambda threshold: 0.4)
     assert found == UNCERTAINTY.eager
 
 
 def test_a_target_that_is_just_met_warns_of_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert fitted_threshold(UNCERTAINTY, 0.4, lambda threshold: 0.4) <= UNCERTAINTY.grid[0]
+        assert (
+            fitted_threshold(UNCERTAINTY, UNCERTAINTY.grid(2, 12), 0.4, lambda threshold: 0.4)
+            <= UNCERTAINTY.grid(2, 12)[0]
+        )
 
 
 def _rehearsal(share):
@@ -127,13 +134,15 @@ def test_exits_open_at_the_threshold_given_or_at_the_usual_one():
 
     for given, wanted in ((0.25, 0.25), (None, UNCERTAINTY.usual), (0.0, 0.0)):
         dial = torch.tensor(-1.0)
-        open_exits(dial, UNCERTAINTY, given, None, _rehearsal(nothing))
+        open_exits(UNCERTAINTY.dial(dial, 2, 12), UNCERTAINTY, given, None, _rehearsal(nothing))
         assert dial.item() == pytest.approx(wanted)
 
 
 def test_exits_open_where_the_share_is_met():
     dial = torch.tensor(0.0)
-    open_exits(dial, UNCERTAINTY, None, 0.6, _rehearsal(lambda: 1 - float(dial)))
+    open_exits(
+        UNCERTAINTY.dial(dial, 2, 12), UNCERTAINTY, None, 0.6, _rehearsal(lambda: 1 - float(dial))
+    )
     assert dial.item() == pytest.approx(0.4, abs=0.003)
 
 

@@ -162,7 +162,7 @@ def test_rows_that_calibrate_are_not_trained_on(tmp_path, monkeypatch):
 
 
 def test_without_calibration_all_rows_are_trained_on(tmp_path, monkeypatch):
-    phase = dataclasses.replace(FAST.phases()[0], calibrate=False, epochs=3.0)
+    phase = dataclasses.replace(FAST.phases()[0], calibrate=False, holds_out=False, epochs=3.0)
     fitted, seen = _fitted(tmp_path, FAST, monkeypatch, phases=[phase])
     assert (len(seen["trained"]), seen["rehearsed"]) == (100, set())
     assert fewer.attachment(fitted).policy.threshold.item() == 0.0  # nobody opened the exits
