@@ -145,7 +145,7 @@ def _exits() -> list[list[str]]:
         exits += ["--set", f"epochs={epochs}", "--output", f"runs/{name}-fastbert-42"]
         commands.append([*fit, *exits])
         for run in (pyramid, f"runs/{name}-fastbert-42"):
-            commands.append(_swept(run, dense, test, "exits"))
+            commands += _swept(run, dense, test, "exits")
     return commands
 
 
@@ -161,15 +161,19 @@ def _tagging() -> list[list[str]]:
         commands.append(["fit", *recipe, *taken])
         for own in (run, sentee):
             test = f"{folder}/test.jsonl.gz"
-            commands.append(_swept(own, f"{run}/0-dense/model", test, "tagging"))
+            commands += _swept(own, f"{run}/0-dense/model", test, "tagging")
     return commands
 
 
-def _swept(run: str, dense: str, test: str, results: str) -> list[str]:
-    """Measure a model at every threshold on 2,000 rows of its test set."""
-    swept = ["evaluate", f"{run}/model", "--baseline", dense, "--data", str(DATA / test)]
-    swept += ["--sweep", "--rows", "2000", "--threads", "1", "--report", f"{run}/report.html"]
-    return [*swept, "--results", str(RESULTS / f"{results}.jsonl")]
+def _swept(run: str, dense: str, test: str, results: str) -> list[list[str]]:
+    """Measure a model at every threshold on 2,000 rows of its test set, then the time it takes."""
+    own = [f"{run}/model", "--baseline", dense, "--data", str(DATA / test), "--threads", "1"]
+    swept = ["--sweep", "--no-timed", "--rows", "2000", "--report", f"{run}/report.html"]
+    timed = ["--batch", "1", "--batch", "32", "--runs", "30"]
+    return [
+        ["evaluate", *own, *swept, "--results", str(RESULTS / f"{results}.jsonl")],
+        ["bench", *own, *timed, "--results", str(RESULTS / f"{results}-latency.jsonl")],
+    ]
 
 
 def _score() -> list[list[str]]:
