@@ -130,6 +130,8 @@ class Packed:
     @cached_property
     def texts(self) -> Int[Tensor, "b"]:
         """Texts that have not left: those whose first token, which is protected, is alive."""
+        if self.alive is None and self.grid[0] == 1:
+            return torch.zeros_like(self.cu[:1])  # it is there, or nothing would be asked
         there = self.cu.diff() > 0
         if self.alive is not None:
             first = self.cu[:-1].clamp_max(max(0, self.slot.numel() - 1))

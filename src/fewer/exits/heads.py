@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fewer.core.cost import Shape, linear_flops
+from fewer.core.cost import Shape
 from fewer.core.decision import Spoken
 from fewer.core.packed import Packed
 
@@ -34,6 +34,8 @@ class Heads(nn.Module):
         super().__init__()
         self.width = width  # F, of the features
         self.classifiers = nn.ModuleList(nn.Linear(width, shape.labels) for _ in range(exits))
+        self.per_text = 2.0 * width * shape.labels  # FLOPs of one exit, for each text
+        self.per_token = 0.0  # and for each of its tokens
 
     def features(self, tokens: Packed, number: int) -> Tensor:
         """Make what exit `number` reads of each text in `tokens.texts`, `(b, F)`; here [CLS]."""
@@ -49,11 +51,12 @@ class Heads(nn.Module):
 
         `more` multiply-adds a text come on top.
         """
-        return (self._per_text + 2.0 * more) * _here(tokens)
-
-    @property
-    def _per_text(self) -> float:
-        return linear_flops(self.classifiers[0])
+        here = torch.zeros(tokens.grid[0], device=tokens.slot.device)
+        here[tokens.texts] = self.per_text + 2.0 * more
+        if not self.per_token:
+            return here
+        alive = None if tokens.alive is None else tokens.alive.float()
+        return here + self.per_token * tokens.count(alive)
 
 
 class _Pooled(Heads):
@@ -61,15 +64,12 @@ class _Pooled(Heads):
         super().__init__(shape, exits, shape.hidden_size)
         width = shape.hidden_size
         self.poolers = nn.ModuleList(nn.Linear(width, width) for _ in range(poolers))
+        self.per_text += 2.0 * width**2
 
     def features(self, tokens: Packed, number: int) -> Tensor:
         pooler = self.poolers[number % len(self.poolers)]
         pooled: Tensor = torch.tanh(pooler(first_states(tokens)))
         return pooled
-
-    @property
-    def _per_text(self) -> float:
-        return super()._per_text + 2.0 * self.width**2
 
 
 class _Mixed(_Pooled):
@@ -121,6 +121,8 @@ class _Attentive(Heads):
         self.key = nn.ModuleList(maps(own, width, bias=False) for _ in range(heads))
         self.value = nn.ModuleList(maps(width, own) for _ in range(heads))
         self.scale = own**-0.5
+        self.per_text += 2.0 * width**2 * 4  # query, mix, and both maps of the heads
+        self.per_token = 2.0 * wide * width
 
     def features(self, tokens: Packed, number: int) -> Tensor:
         states = torch.tanh(self.narrow[number](tokens.hidden))  # (T, W)
@@ -130,20 +132,13 @@ class _Attentive(Heads):
         for query, keys, values in zip(queries, self.key, self.value, strict=True):
             key, value = cast("nn.ModuleList", keys)[number], cast("nn.ModuleList", values)[number]
             wanted = key(query) * self.scale  # (b, W)
-            scores = (wanted[place] * states).sum(1).float()  # (T)
+            asked = wanted if len(wanted) == 1 else wanted[place]
+            scores = (asked * states).sum(1).float()  # (T)
             weights = _softmax_by_text(scores, place, len(first), tokens).to(states.dtype)
             summed = torch.zeros_like(first).index_add(0, place, weights.unsqueeze(1) * states)
             found.append(value(summed))
         mixed: Tensor = torch.tanh(self.mix[number](torch.cat(found, dim=1)))
         return mixed
-
-    def flops(self, tokens: Packed, more: int = 0) -> Tensor:
-        reads = tokens.count(None if tokens.alive is None else tokens.alive.float())
-        return super().flops(tokens, more) + linear_flops(self.narrow[0]) * reads
-
-    @property
-    def _per_text(self) -> float:
-        return super()._per_text + 2.0 * self.width**2 * 4
 
 
 def first_rows(tokens: Packed) -> Int[Tensor, "b"]:
@@ -156,13 +151,10 @@ def first_states(tokens: Packed) -> Float[Tensor, "b D"]:
     return tokens.hidden.index_select(0, first_rows(tokens))
 
 
-def _here(tokens: Packed) -> Float[Tensor, "B"]:
-    here = torch.zeros(tokens.grid[0], device=tokens.slot.device)
-    return here.index_fill(0, tokens.texts, 1.0)
-
-
 def _places(tokens: Packed) -> Int[Tensor, "T"]:
     """Of each token, the place of its text among those that have not left; 0 for the gone."""
+    if tokens.grid[0] == 1:
+        return tokens.sequence
     place = torch.zeros(tokens.grid[0], dtype=torch.long, device=tokens.slot.device)
     place[tokens.texts] = torch.arange(len(tokens.texts), device=place.device)
     return place[tokens.sequence]
@@ -174,12 +166,17 @@ def _softmax_by_text(
     """Weights of each text's tokens, which sum to 1; the gone have none, the faded less."""
     if tokens.alive is not None:
         scores = scores.masked_fill(~tokens.alive, -torch.inf)
-    none = scores.new_full((texts,), -torch.inf)
-    peak = none.scatter_reduce(0, place, scores.detach(), "amax")
-    weights = (scores - peak[place]).exp()
+    if texts == 1:
+        weights = (scores - scores.detach().amax()).exp()
+    else:
+        none = scores.new_full((texts,), -torch.inf)
+        peak = none.scatter_reduce(0, place, scores.detach(), "amax")
+        weights = (scores - peak[place]).exp()
     if tokens.gate is not None:
         weights = weights * tokens.gate
-    return weights / torch.zeros_like(none).index_add(0, place, weights)[place]
+    # in the order of the tokens, one text as many: its bits do not depend on the others
+    total = torch.zeros(texts, device=weights.device).index_add(0, place, weights)
+    return weights / (total if texts == 1 else total[place])
 
 
 HEADS: dict[str, Callable[[Shape, int], Heads]] = {

@@ -76,10 +76,11 @@ def half_open(method: Any, batch: dict[str, Tensor], task: str = "Sequence", **m
         dial.value.fill_(threshold)
         depths = read(own, batch)[1].layers_read
         to_the_end = bool((depths == fewer.attachment(own).shape.num_layers).any())
-        return to_the_end + len(depths.unique()) + sum(len(row.unique()) for row in depths)
+        return to_the_end + 2 * len(depths.unique()) + sum(len(row.unique()) for row in depths)
 
     whole = all(value == int(value) for value in dial.grid)
-    grid = dial.grid if whole else torch.linspace(0.02, 1.0, 50).tolist()
+    even = torch.cat((torch.linspace(0.02, 1.0, 50), torch.linspace(0.98, 1.0, 100)))
+    grid = dial.grid if whole else even.tolist()  # untrained heads are in doubt
     dial.value.fill_(max(grid, key=kinds))
     return own
 
