@@ -9,7 +9,7 @@
 | `patient_confidence` | the largest U of the last P exits | it < theta | 0 .. 1 | PCEE-BERT |
 | `learned` | u = sigmoid(w f + b), one w for all layers | u < theta | 0 .. 1 | BERxiT |
 
-All is computed in fp32 from log-softmax. The released code of DeeBERT and BERxiT takes the
+All is computed in fp32, with 0 ln 0 = 0. The released code of DeeBERT and BERxiT takes the
 logarithm of a softmax: where a probability underflows it gives NaN, and the most certain text never
 exits; that of SENTEE and TOKEE exponentiates logits, which overflow.
 """
@@ -77,9 +77,9 @@ class Criterion:
 
 def entropy(logits: Float[Tensor, "R C"]) -> Float[Tensor, "R"]:
     """E = -sum_c p_c ln p_c in nats, 0 .. ln C; finite for finite logits of any dtype."""
-    log_p = torch.log_softmax(logits.float(), dim=-1)
-    # p underflows to 0 where log p is very negative, never to infinity, so the product is 0
-    return -(log_p.exp() * log_p).sum(-1).clamp_max(0.0)
+    # entr(p) = -p ln p is 0 at 0, where a probability underflows
+    each: Tensor = torch.special.entr(logits.float().softmax(-1))
+    return each.sum(-1)
 
 
 def normalised_entropy(logits: Float[Tensor, "R C"]) -> Float[Tensor, "R"]:

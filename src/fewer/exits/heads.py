@@ -51,6 +51,9 @@ class Heads(nn.Module):
 
         `more` multiply-adds a text come on top.
         """
+        if tokens.grid[0] == 1 and tokens.alive is None:
+            price = self.per_text + 2.0 * more + self.per_token * tokens.slot.numel()
+            return torch.full((1,), price, device=tokens.slot.device)
         here = torch.zeros(tokens.grid[0], device=tokens.slot.device)
         here[tokens.texts] = self.per_text + 2.0 * more
         if not self.per_token:
@@ -127,17 +130,23 @@ class _Attentive(Heads):
     def features(self, tokens: Packed, number: int) -> Tensor:
         states = torch.tanh(self.narrow[number](tokens.hidden))  # (T, W)
         first = states.index_select(0, first_rows(tokens))  # (b, W)
-        queries = self.query[number](first).chunk(len(self.key), dim=1)  # of each head (b, d)
-        place, found = _places(tokens), []  # which of the b texts each token belongs to
-        for query, keys, values in zip(queries, self.key, self.value, strict=True):
-            key, value = cast("nn.ModuleList", keys)[number], cast("nn.ModuleList", values)[number]
-            wanted = key(query) * self.scale  # (b, W)
-            asked = wanted if len(wanted) == 1 else wanted[place]
-            scores = (asked * states).sum(1).float()  # (T)
-            weights = _softmax_by_text(scores, place, len(first), tokens).to(states.dtype)
-            summed = torch.zeros_like(first).index_add(0, place, weights.unsqueeze(1) * states)
-            found.append(value(summed))
-        mixed: Tensor = torch.tanh(self.mix[number](torch.cat(found, dim=1)))
+        queries = (self.query[number](first) * self.scale).chunk(
+            len(self.key), dim=1
+        )  # h of (b, d)
+        keys, values = (
+            [cast("nn.ModuleList", head)[number] for head in heads]
+            for heads in (self.key, self.value)
+        )
+        wanted = torch.stack([key(query) for key, query in zip(keys, queries, strict=True)], dim=1)
+        place, one = _places(tokens), len(first) == 1  # which of the b texts a token belongs to
+        asked = wanted if one else wanted[place]  # (T, h, W)
+        scores = (asked * states.unsqueeze(1)).sum(2).float()  # (T, h)
+        weights = _softmax_by_text(scores, place, len(first), tokens).to(states.dtype)
+        summed = torch.zeros_like(wanted).index_add(  # (b, h, W)
+            0, place, weights.unsqueeze(2) * states.unsqueeze(1)
+        )
+        heard = [value(mean) for value, mean in zip(values, summed.unbind(1), strict=True)]
+        mixed: Tensor = torch.tanh(self.mix[number](torch.cat(heard, dim=1)))
         return mixed
 
 
@@ -161,21 +170,22 @@ def _places(tokens: Packed) -> Int[Tensor, "T"]:
 
 
 def _softmax_by_text(
-    scores: Float[Tensor, "T"], place: Tensor, texts: int, tokens: Packed
-) -> Float[Tensor, "T"]:
+    scores: Float[Tensor, "T h"], place: Tensor, texts: int, tokens: Packed
+) -> Float[Tensor, "T h"]:
     """Weights of each text's tokens, which sum to 1; the gone have none, the faded less."""
     if tokens.alive is not None:
-        scores = scores.masked_fill(~tokens.alive, -torch.inf)
+        scores = scores.masked_fill(~tokens.alive.unsqueeze(1), -torch.inf)
+    none = scores.new_full((texts, scores.shape[1]), -torch.inf)
     if texts == 1:
-        weights = (scores - scores.detach().amax()).exp()
+        weights = (scores - scores.detach().amax(0)).exp()
     else:
-        none = scores.new_full((texts,), -torch.inf)
-        peak = none.scatter_reduce(0, place, scores.detach(), "amax")
+        wide = place.unsqueeze(1).expand_as(scores)
+        peak = none.scatter_reduce(0, wide, scores.detach(), "amax")
         weights = (scores - peak[place]).exp()
     if tokens.gate is not None:
-        weights = weights * tokens.gate
-    # in the order of the tokens, one text as many: its bits do not depend on the others
-    total = torch.zeros(texts, device=weights.device).index_add(0, place, weights)
+        weights = weights * tokens.gate.unsqueeze(1)
+    # in the order of the tokens, in one text as in many: no bit depends on the others
+    total = torch.zeros_like(none).index_add(0, place, weights)
     return weights / (total if texts == 1 else total[place])
 
 
