@@ -79,15 +79,13 @@ def test_the_protected_stay_as_long_as_their_text(method, backbone, apply):
 
 
 @every_backbone
-def test_exits_let_some_texts_leave_and_others_not(backbone):
-    shallow, deep = 0, 0
+def test_exits_let_texts_leave_at_different_layers(backbone):
+    seen = set()
     for method in ("right-tool", "deebert", "fastbert", "pabee", "magic-pyramid", "sentee"):
         model = made(method, backbone)
         _, trace = read(model, ragged(model))
-        layers = trace.layers_read.amax(1)
-        shallow, deep = shallow + int((layers < 3).sum()), deep + int((layers == 3).sum())
-    assert shallow >= 5
-    assert deep >= 5
+        seen |= set(trace.layers_read.amax(1).tolist())
+    assert len(seen) >= 3
 
 
 @pytest.mark.parametrize("apply", APPLIES)
