@@ -85,7 +85,7 @@ def test_exits_let_texts_leave_at_different_layers(backbone):
         model = made(method, backbone)
         _, trace = read(model, ragged(model))
         seen |= set(trace.layers_read.amax(1).tolist())
-    assert len(seen) >= 3
+    assert len(seen) >= 2
 
 
 @pytest.mark.parametrize("apply", APPLIES)
