@@ -137,13 +137,11 @@ def test_fastbert_measures_uncertainty_as_a_share_of_the_largest_entropy():
 
     The head reads three tokens of width 6, narrows them to tanh(a) in the first of two columns, and
     attends with scores 0, so that the mean is taken: tanh(a) = (.3, .6, .9), their mean .6; the
-    value map doubles it, 1.2; z = 3 tanh(1.2) = 2.500964: H = 0.268366, U = H / ln 2 = 0.387171.
+    next map doubles it, 1.2; z = 3 tanh(1.2) = 2.500964: H = 0.268366, U = H / ln 2 = 0.387171.
     """
     policy = _policy(FastBERT(), width=6)
     _set(policy.heads.narrow[ONE].weight[:1], [1.0] + [0.0] * 5)
-    _set(policy.heads.value[0][ONE].weight, [2.0, 0.0])
-    _set(policy.heads.value[1][ONE].weight, [0.0, 0.0])
-    _set(policy.heads.mix[ONE].weight, [1.0, 0.0], [0.0, 0.0])
+    _set(policy.heads.mix[ONE].weight, [2.0, 0.0, 0.0, 0.0], [0.0] * 4)  # two heads, two wide
     _set(policy.heads.classifiers[ONE].weight, [3.0, 0.0], [0.0, 0.0])
     tokens = _tokens([[math.atanh(a)] + [0.0] * 5 for a in (0.3, 0.6, 0.9)])
     z = 3 * math.tanh(1.2)

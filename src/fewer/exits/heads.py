@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -101,52 +101,42 @@ class _Mixed(_Pooled):
 class _Attentive(Heads):
     """FastBERT's classifier: narrow, attend, narrow again.
 
-    Only the first token's row of the attention is used, so only [CLS] asks: a head's query is
-    mapped to what it looks for in a token (the key map, turned round), and its value map is applied
-    after the weighted sum. That is the same function at a third of the price; the two sums over
-    tokens are not counted as FLOPs. A key's bias would add the same to all scores of a query.
+    Only the first token's row of the attention is used, so only [CLS] asks. Nothing stands between
+    its query map and the map of the keys, so the two are one: from [CLS] to what each of the two
+    attention heads looks for in a token. Nor between the map of the values and the linear map after
+    them, so these are one, after the weighted sum. That is the same function at a third of the
+    price; the two sums over tokens are not counted as FLOPs.
     """
 
     def __init__(self, shape: Shape, exits: int, heads: int = 2) -> None:
         wide = shape.hidden_size
         width = max(heads, min(128, wide // 3 // heads * heads))  # 128 in the paper, of 768
         super().__init__(shape, exits, width)
-        own = width // heads
+        self.attention_heads = heads
 
-        def maps(inputs: int, outputs: int, *, bias: bool = True) -> nn.ModuleList:
-            return nn.ModuleList(nn.Linear(inputs, outputs, bias=bias) for _ in range(exits))
+        def maps(inputs: int, outputs: int) -> nn.ModuleList:
+            return nn.ModuleList(nn.Linear(inputs, outputs) for _ in range(exits))
 
-        self.narrow, self.query, self.mix = (
-            maps(wide, width),
-            maps(width, width),
-            maps(width, width),
-        )
-        self.key = nn.ModuleList(maps(own, width, bias=False) for _ in range(heads))
-        self.value = nn.ModuleList(maps(width, own) for _ in range(heads))
-        self.scale = own**-0.5
-        self.per_text += 2.0 * width**2 * 4  # query, mix, and both maps of the heads
+        self.narrow, self.ask = maps(wide, width), maps(width, heads * width)
+        self.mix = maps(heads * width, width)
+        with torch.no_grad():
+            for parameter in self.ask.parameters():
+                parameter.mul_((heads / width) ** 0.5)  # what attention divides its scores by
+        self.per_text += 2.0 * width**2 * heads * 2
         self.per_token = 2.0 * wide * width
 
     def features(self, tokens: Packed, number: int) -> Tensor:
         states = torch.tanh(self.narrow[number](tokens.hidden))  # (T, W)
         first = states.index_select(0, first_rows(tokens))  # (b, W)
-        queries = (self.query[number](first) * self.scale).chunk(
-            len(self.key), dim=1
-        )  # h of (b, d)
-        keys, values = (
-            [cast("nn.ModuleList", head)[number] for head in heads]
-            for heads in (self.key, self.value)
-        )
-        wanted = torch.stack([key(query) for key, query in zip(keys, queries, strict=True)], dim=1)
-        place, one = _places(tokens), len(first) == 1  # which of the b texts a token belongs to
-        asked = wanted if one else wanted[place]  # (T, h, W)
+        wanted = self.ask[number](first).unflatten(1, (self.attention_heads, -1))  # (b, h, W)
+        place = _places(tokens)  # which of the b texts a token belongs to
+        asked = wanted if len(first) == 1 else wanted[place]
         scores = (asked * states.unsqueeze(1)).sum(2).float()  # (T, h)
         weights = _softmax_by_text(scores, place, len(first), tokens).to(states.dtype)
         summed = torch.zeros_like(wanted).index_add(  # (b, h, W)
             0, place, weights.unsqueeze(2) * states.unsqueeze(1)
         )
-        heard = [value(mean) for value, mean in zip(values, summed.unbind(1), strict=True)]
-        mixed: Tensor = torch.tanh(self.mix[number](torch.cat(heard, dim=1)))
+        mixed: Tensor = torch.tanh(self.mix[number](summed.flatten(1)))
         return mixed
 
 

@@ -38,23 +38,39 @@ def _silenced(tokens, texts):
     return APPLIES["mask"].carry(tokens, Decision(leaves=leaves).settled(tokens))
 
 
-def _naive_attention(heads, number, states):
+def _as_attention(heads, number):
+    """Draw an ordinary attention of two heads, and give the exit the same function."""
+    width = heads.width
+    q, k, v, mix = (torch.nn.Linear(width, width) for _ in range(4))
+    ask, mixed = heads.ask[number], heads.mix[number]
+    with torch.no_grad():
+        mixed.bias.copy_(mix.bias + mix.weight @ v.bias)
+        for head in range(2):
+            own = slice(head * width // 2, (head + 1) * width // 2)
+            rows = slice(head * width, (head + 1) * width)
+            scale = (width / 2) ** -0.5
+            ask.weight[rows] = scale * k.weight[own].T @ q.weight[own]
+            ask.bias[rows] = scale * k.weight[own].T @ q.bias[own]
+            mixed.weight[:, rows] = mix.weight[:, own] @ v.weight[own]
+    return q, k, v, mix
+
+
+def _naive_attention(heads, number, states, maps):
     """All tokens ask, two heads of torch's own attention; the first row is the answer."""
     narrow = torch.tanh(heads.narrow[number](states))  # (n, W)
-    q = heads.query[number](narrow).unflatten(-1, (2, -1)).transpose(0, 1)  # (h, n, d)
-    # what a query looks for in a token is W_k^T q: turned round, the map is that of the keys
-    k = torch.stack([narrow @ keys[number].weight for keys in heads.key])
-    v = torch.stack([values[number](narrow) for values in heads.value])
+    *projections, mix = maps
+    q, k, v = (own(narrow).unflatten(-1, (2, -1)).transpose(0, 1) for own in projections)
     context = torch.nn.functional.scaled_dot_product_attention(q, k, v)
     first = context.transpose(0, 1).flatten(1)[0]
-    return torch.tanh(heads.mix[number](first))
+    return torch.tanh(mix(first))
 
 
 @pytest.mark.parametrize("number", [0, 2])
 def test_the_attentive_head_is_a_plain_attention_whose_first_row_is_used(number):
     heads, tokens = _heads("attentive"), _tokens()
+    maps = _as_attention(heads, number)
     texts = tokens.hidden.split(list(LENGTHS))
-    wanted = torch.stack([_naive_attention(heads, number, text) for text in texts])
+    wanted = torch.stack([_naive_attention(heads, number, text, maps) for text in texts])
     torch.testing.assert_close(heads.features(tokens, number), wanted, atol=1e-6, rtol=0)
 
 
@@ -73,12 +89,12 @@ def test_a_gate_of_a_half_halves_a_tokens_say():
     heads = _heads("attentive")
     tokens = packed((2,), width=WIDE)
     with torch.no_grad():
-        heads.query[0].weight.zero_()
-        heads.query[0].bias.zero_()  # all scores 0: weights 1 to 1/2
+        heads.ask[0].weight.zero_()
+        heads.ask[0].bias.zero_()  # all scores 0: weights 1 to 1/2
     faded = tokens.but(gate=torch.tensor([1.0, 0.5]))
     narrow = torch.tanh(heads.narrow[0](tokens.hidden))
     mean = (narrow * torch.tensor([[2 / 3], [1 / 3]])).sum(0)
-    wanted = torch.tanh(heads.mix[0](torch.cat([values[0](mean) for values in heads.value])))
+    wanted = torch.tanh(heads.mix[0](mean.repeat(2)))
     torch.testing.assert_close(heads.features(faded, 0)[0], wanted, atol=1e-6, rtol=0)
 
 
