@@ -116,10 +116,17 @@ def three_way(
         outcome = predict(system, encoded, tokenizer, scorer, batch_size=batch_size, title=name)
         rows[name] = {
             "metrics": scorer.score(outcome.answers),
+            "halves": _halves(scorer, outcome.answers, len(encoded)),
             "flops_per_text": outcome.flops_per_text,
             "tokens_per_layer": outcome.tokens_per_layer,
         }
     return rows
+
+
+def _halves(scorer: Scorer, answers: Any, rows: int) -> list[dict[str, Any]]:
+    """Score the rows of even and of odd number: choose on one half, report on the other."""
+    parts = [range(start, rows, 2) for start in (0, 1)]
+    return [{"metrics": scorer.score(answers, part)} for part in parts if part]
 
 
 def histogram(lengths: list[int], bins: int = 24) -> dict[str, list[int]]:

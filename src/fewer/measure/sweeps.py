@@ -20,6 +20,7 @@ __all__ = [
     "curve_lines",
     "curve_table",
     "data_set",
+    "dense_score",
     "exits_table",
     "operating_point",
     "points",
@@ -58,16 +59,22 @@ def operating_point(row: Row, most_lost: float = MOST_LOST) -> dict[str, Any] | 
     """Choose a threshold on one half of the texts; return its point as the other half has it.
 
     The one with the fewest FLOPs whose score is at most `most_lost` points (hundredths) below the
-    dense model's, which is that of all texts: rows do not hold it by halves. `None` where no
-    threshold comes so near.
+    dense model's on the same half. `None` where no threshold comes so near.
     """
     metric = score_name(row)
-    least = row["systems"]["packed"]["metrics"][metric] - most_lost / 100 - _ROUNDING
+    least = dense_score(row, 0) - most_lost / 100 - _ROUNDING
     near = [point for point in points(row) if point["halves"][0]["metrics"][metric] >= least]
     if not near:
         return None
     chosen = min(near, key=lambda point: float(point["halves"][0]["flops_per_text"]))
     return {"threshold": chosen["threshold"], **chosen["halves"][1]}
+
+
+def dense_score(row: Row, half: int) -> float:
+    """Return the dense model's score on one half of the texts; of all, where a row has no halves."""
+    packed = row["systems"]["packed"]
+    part = packed["halves"][half] if packed.get("halves") else packed
+    return float(part["metrics"][score_name(row)])
 
 
 def pruning_only(row: Row) -> dict[str, Any]:
@@ -180,7 +187,7 @@ def _operating(rows: Iterable[Row], depths: Mapping[str, str], *, scored: bool =
     lines = [[*heads, *depths, "length and layers"]]
     for name, row in zip(_names(rows, list(map(_method, rows))), rows, strict=True):
         metric, point, whole = score_name(row), operating_point(row), _point_of(row)
-        dense = row["systems"]["packed"]["metrics"][metric]
+        dense = dense_score(row, 1)
         told = [name, _method(row), *([metric] * scored), f"{dense:.4f}"]
         if point is None or whole is None:
             found = ["none", *[ABSENT] * (3 + len(depths))]
@@ -189,8 +196,17 @@ def _operating(rows: Iterable[Row], depths: Mapping[str, str], *, scored: bool =
             found += [_fewer(point), *(f"{point[field]:.2f}" for field in depths.values())]
             rho = whole["length_and_layers"]
             found.append(ABSENT if rho is None else f"{rho:+.2f}")
+        if _method(row) == "magic_pyramid":
+            lines.append([name, "its pruning only", *told[2:], *_pruned(row, depths)])
         lines.append([*told, *found])
     return grid(lines, words=2 + scored)
+
+
+def _pruned(row: Row, depths: Mapping[str, str]) -> list[str]:
+    """Write what a pyramid does when nobody leaves, on the half that is reported."""
+    half = pruning_only(row)["halves"][1]
+    told = [threshold_name(None), f"{half['metrics'][score_name(row)]:.4f}", _fewer(half)]
+    return [*told, *(f"{half[field]:.2f}" for field in depths.values()), ABSENT]
 
 
 def _names(rows: Sequence[Row], said: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ from fewer.measure.sweeps import (
     buckets_table,
     curve_table,
     data_set,
+    dense_score,
     exits_table,
     operating_point,
     points,
@@ -66,7 +67,7 @@ def test_never_leaving_may_be_all_that_is_near_enough_and_even_it_may_be_too_far
     assert found["threshold"] is None
     lossy[None] = (0.88, 0.95, 1040.0, [0, 0, 0, 8])
     assert operating_point(swept(curve=lossy)) is None
-    assert lines(exits_table([swept(curve=lossy)]))[1] == [
+    assert lines(exits_table([swept(curve=lossy)]))[2] == [
         *("imdb", "magic_pyramid", "0.9000", "none", "-", "-", "-", "-")
     ]
 
@@ -117,12 +118,30 @@ def test_the_table_of_exits_has_a_line_a_row() -> None:
     ]
     # 1000 / 510 = 1.96; (1 + 2 + 3 + 4) * 2 / 8 = 2.5
     told = ["0.9000", "0.5", "0.8600", "2.0x fewer", "2.50", "+0.25"]
-    assert body == [["imdb", "magic_pyramid", *told], ["glue/sst2", "fastbert", *told]]
+    # without heads: 1000 / (1050 - 40) = 0.99
+    pruned = ["imdb", "its pruning only", "0.9000", "never", "0.8800", "1.01x more", "4.00", "-"]
+    exits = [["imdb", "magic_pyramid", *told], ["glue/sst2", "fastbert", *told]]
+    assert body == [pruned, *exits]
+
+
+def test_a_row_that_holds_the_dense_models_halves_is_compared_half_by_half() -> None:
+    row = swept()
+    row["systems"]["packed"]["halves"] = [
+        {"metrics": {"accuracy": 0.96}},
+        {"metrics": {"accuracy": 0.84}},
+    ]
+    assert operating_point(row) is None
+    assert (dense_score(row, 0), dense_score(row, 1)) == (0.96, 0.84)
+    row["systems"]["packed"]["halves"][0]["metrics"]["accuracy"] = 0.91
+    found = operating_point(row)
+    assert found is not None
+    assert found["threshold"] == 0.1
+    assert lines(exits_table([row]))[2][2:5] == ["0.8400", "0.1", "0.8700"]
 
 
 def test_layers_that_are_all_alike_have_no_correlation() -> None:
     row = swept(curve={None: CURVE[None]})
-    assert lines(exits_table([row]))[1][3:] == ["never", "0.8800", "1.05x more", "4.00", "-"]
+    assert lines(exits_table([row]))[2][3:] == ["never", "0.8800", "1.05x more", "4.00", "-"]
 
 
 def test_the_table_of_tags_names_the_score_and_counts_tokens() -> None:
@@ -186,7 +205,8 @@ def test_rows_that_read_alike_are_told_apart() -> None:
     again = swept(training_seed=43, model="runs/magic_pyramid-43/model")
     dev = swept("fastbert", "../shared/data/imdb/dev.jsonl.gz")
     names = [line[0] for line in lines(exits_table([swept(), again, dev]))[1:]]
-    assert names == ["imdb test, magic_pyramid-42", "imdb test, magic_pyramid-43", "imdb dev"]
+    pyramids = ["imdb test, magic_pyramid-42"] * 2 + ["imdb test, magic_pyramid-43"] * 2
+    assert names == [*pyramids, "imdb dev"]
 
 
 def test_the_curve_has_a_line_a_threshold() -> None:
