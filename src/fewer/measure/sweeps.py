@@ -21,6 +21,7 @@ __all__ = [
     "curve_table",
     "data_set",
     "dense_score",
+    "equal_point",
     "exits_table",
     "operating_point",
     "points",
@@ -55,6 +56,17 @@ def score_name(row: Row) -> str:
     return name
 
 
+def equal_point(row: Row, most_lost: float = MOST_LOST) -> Point | None:
+    """Return the point of all texts with the fewest FLOPs that loses at most `most_lost` points.
+
+    Points are hundredths of the dense model's score. `None` where no threshold comes so near.
+    """
+    metric = score_name(row)
+    least = row["systems"]["packed"]["metrics"][metric] - most_lost / 100 - _ROUNDING
+    near = [point for point in points(row) if point["metrics"][metric] >= least]
+    return min(near, key=lambda point: float(point["flops_per_text"])) if near else None
+
+
 def operating_point(row: Row, most_lost: float = MOST_LOST) -> dict[str, Any] | None:
     """Choose a threshold on one half of the texts; return its point as the other half has it.
 
@@ -71,7 +83,7 @@ def operating_point(row: Row, most_lost: float = MOST_LOST) -> dict[str, Any] | 
 
 
 def dense_score(row: Row, half: int) -> float:
-    """Return the dense model's score on one half of the texts; of all, where a row has no halves."""
+    """Return the dense model's score on one half of the texts; on all, if a row has no halves."""
     packed = row["systems"]["packed"]
     part = packed["halves"][half] if packed.get("halves") else packed
     return float(part["metrics"][score_name(row)])
@@ -121,8 +133,8 @@ def buckets_table(rows: Iterable[Row]) -> str:
     for name, (pyramid, exits) in zip(names, pairs, strict=True):
         shown = [
             (pyramid, None if pyramid is None else pruning_only(pyramid)),
-            (exits, _point_of(exits)),
-            (pyramid, _point_of(pyramid)),
+            (exits, None if exits is None else equal_point(exits)),
+            (pyramid, None if pyramid is None else equal_point(pyramid)),
         ]
         sizes = {
             bucket: part["texts"]
@@ -183,30 +195,35 @@ def _operating(rows: Iterable[Row], depths: Mapping[str, str], *, scored: bool =
     """
     rows = list(rows)
     score = ["score"] * scored
-    heads = ["data", "method", *score, "dense", "threshold", "with exits", "FLOPs"]
-    lines = [[*heads, *depths, "length and layers"]]
+    heads = ["data", "method", *score, "dense", "threshold", "with exits", "FLOPs", *depths]
+    lines = [[*heads, "length and layers", "chosen on one half, the other"]]
     for name, row in zip(_names(rows, list(map(_method, rows))), rows, strict=True):
-        metric, point, whole = score_name(row), operating_point(row), _point_of(row)
-        dense = dense_score(row, 1)
-        told = [name, _method(row), *([metric] * scored), f"{dense:.4f}"]
-        if point is None or whole is None:
-            found = ["none", *[ABSENT] * (3 + len(depths))]
-        else:
-            found = [threshold_name(point["threshold"]), f"{point['metrics'][metric]:.4f}"]
-            found += [_fewer(point), *(f"{point[field]:.2f}" for field in depths.values())]
-            rho = whole["length_and_layers"]
-            found.append(ABSENT if rho is None else f"{rho:+.2f}")
+        metric, point = score_name(row), equal_point(row)
+        dense = row["systems"]["packed"]["metrics"][metric]
+        told = [*([metric] * scored), f"{dense:.4f}"]
         if _method(row) == "magic_pyramid":
-            lines.append([name, "its pruning only", *told[2:], *_pruned(row, depths)])
-        lines.append([*told, *found])
+            pruned = _cells(pruning_only(row), metric, depths)
+            lines.append([name, "its pruning only", *told, *pruned, ABSENT, ABSENT])
+        found = ["none", *[ABSENT] * (3 + len(depths))]
+        if point is not None:
+            rho = point["length_and_layers"]
+            found = [*_cells(point, metric, depths), ABSENT if rho is None else f"{rho:+.2f}"]
+        lines.append([name, _method(row), *told, *found, _other_half(row)])
     return grid(lines, words=2 + scored)
 
 
-def _pruned(row: Row, depths: Mapping[str, str]) -> list[str]:
-    """Write what a pyramid does when nobody leaves, on the half that is reported."""
-    half = pruning_only(row)["halves"][1]
-    told = [threshold_name(None), f"{half['metrics'][score_name(row)]:.4f}", _fewer(half)]
-    return [*told, *(f"{half[field]:.2f}" for field in depths.values()), ABSENT]
+def _cells(point: Point, metric: str, depths: Mapping[str, str]) -> list[str]:
+    told = [threshold_name(point["threshold"]), f"{point['metrics'][metric]:.4f}", _fewer(point)]
+    return [*told, *(f"{point[field]:.2f}" for field in depths.values())]
+
+
+def _other_half(row: Row) -> str:
+    """Write the operating point, chosen on one half, as the other half has it."""
+    point = operating_point(row)
+    if point is None:
+        return ABSENT
+    score = point["metrics"][score_name(row)]
+    return f"{score:.4f} of {dense_score(row, 1):.4f}, {_fewer(point)}"
 
 
 def _names(rows: Sequence[Row], said: Sequence[str]) -> list[str]:
@@ -246,14 +263,6 @@ def _run(row: Row) -> tuple[str, int | None]:
 def _headless(point: Point) -> dict[str, Any]:
     flops = point["flops_per_text"] - point["heads_flops_per_text"]
     return {**point, "flops_per_text": flops, "heads_flops_per_text": 0.0}
-
-
-def _point_of(row: Row | None) -> Point | None:
-    """Return the point of all texts at the threshold of the operating point."""
-    chosen = None if row is None else operating_point(row)
-    if row is None or chosen is None:
-        return None
-    return next(one for one in points(row) if one["threshold"] == chosen["threshold"])
 
 
 def _in_bucket(row: Row | None, point: Point | None, bucket: str) -> str:
