@@ -124,6 +124,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "score": _score(),
         "exits": _exits(),
         "tagging": _tagging(),
+        "joint": _joint(),
         "training": _speed() + _precisions(),
     }
 
@@ -146,6 +147,19 @@ def _exits() -> list[list[str]]:
         commands.append([*fit, *exits])
         for run in (pyramid, f"runs/{name}-fastbert-42"):
             commands += _swept(run, dense, test, "exits")
+    return commands
+
+
+def _joint() -> list[list[str]]:
+    """Train a pyramid step by step and at once, in as many epochs, on 2,000 texts."""
+    fit = ["fit", "--recipe", "recipes/ag-news-magic-pyramid.yaml", "--rows", "2000", "--resume"]
+    steps, joint = "runs/ag-news-2k-steps-42", "runs/ag-news-2k-joint-42"
+    commands = [
+        [*fit, "--seed", "42", "--output", steps],
+        [*fit, "--seed", "42", "--dense-epochs", "0", "--set", "joint_epochs=9", "--output", joint],
+    ]
+    for run in (steps, joint):
+        commands.append(_swept(run, f"{steps}/0-dense/model", "ag_news/test.jsonl.gz", "joint")[0])
     return commands
 
 

@@ -33,6 +33,7 @@ SHOWN = {
     "imdb": ["imdb-ltp"],
     "sst2": ["sst2-ltp"],
     "latency": ["latency"],
+    "exits_latency": ["exits-latency", "tagging-latency"],
     "training": ["training"],
     "precision": ["precision"],
     "readme": ["imdb-ltp", "sst2-ltp"],
@@ -294,6 +295,7 @@ _REPORTED = (
 SWEPT: dict[str, tuple[Callable[[Rows], str], list[str], str]] = {
     "exits": (exits_table, ["exits"], _REPORTED),
     "tagging": (tagging_table, ["tagging"], _REPORTED),
+    "joint": (exits_table, ["joint"], _REPORTED),
     "buckets": (
         buckets_table,
         ["exits"],
