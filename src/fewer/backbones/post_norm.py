@@ -10,14 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from fewer.backbones.base import Tokens, split_heads
-from fewer.backbones.quick import drop, linear_together, of_round_size
+from fewer.backbones.quick import drop, in_rows, linear_together
 from fewer.core.cost import LayerCost, linear_flops
 
 __all__ = ["PostNormLayer", "TableEmbedding", "segment_of"]
-
-
-def _rows(apply: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
-    return of_round_size(apply, hidden) if torch.is_grad_enabled() else apply(hidden)
 
 
 def _same(hidden: Tensor) -> Tensor:
@@ -63,20 +59,20 @@ class PostNormLayer:
             return query, key, value
         asking = hidden if rows is None else hidden.index_select(0, rows)
         return (
-            split_heads(self.query(asking), self.heads),
-            split_heads(self.key(hidden), self.heads),
-            split_heads(self.value(hidden), self.heads),
+            split_heads(in_rows(self.query, asking), self.heads),
+            split_heads(in_rows(self.key, hidden), self.heads),
+            split_heads(in_rows(self.value, hidden), self.heads),
         )
 
     def attended(self, context: Tensor, hidden: Tensor) -> Tensor:
         """LN(x + dropout(W context))."""
-        projected = _rows(self.output, context)
+        projected = in_rows(self.output, context)
         normed: Tensor = self.output_norm(drop(self.output_dropout, projected) + hidden)
         return normed
 
     def ffn(self, hidden: Tensor) -> Tensor:
         """LN(x + dropout(W2 act(W1 x)))."""
-        inner = _rows(lambda rows: self.narrow(self.activation(self.wide(rows))), hidden)
+        inner = in_rows(lambda rows: self.narrow(self.activation(self.wide(rows))), hidden)
         normed: Tensor = self.narrow_norm(drop(self.narrow_dropout, inner) + hidden)
         return normed
 

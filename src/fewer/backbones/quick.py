@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fewer.kernels.dropout import keep_mask
 from fewer.native.rowwise import RowwiseLinear
 
-__all__ = ["drop", "linear_together", "of_round_size"]
+__all__ = ["drop", "in_rows", "linear_together", "of_round_size"]
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -62,6 +62,11 @@ def of_round_size(apply: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
     if device != "cpu" or dtype != torch.bfloat16 or not rows % step:
         return apply(hidden)
     return apply(F.pad(hidden.to(dtype), (0, 0, 0, -rows % step)))[:rows]
+
+
+def in_rows(apply: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
+    """Apply what treats each row for itself; in training to one of few numbers of rows."""
+    return of_round_size(apply, hidden) if torch.is_grad_enabled() else apply(hidden)
 
 
 def _plain(module: object, kind: type[Module]) -> TypeGuard[Module]:

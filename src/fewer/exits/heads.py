@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from fewer.backbones.quick import in_rows
 from fewer.core.cost import Shape
 from fewer.core.decision import Spoken
 from fewer.core.packed import Packed
@@ -126,7 +127,7 @@ class _Attentive(Heads):
         self.per_token = 2.0 * wide * width
 
     def features(self, tokens: Packed, number: int) -> Tensor:
-        states = torch.tanh(self.narrow[number](tokens.hidden))  # (T, W)
+        states = torch.tanh(in_rows(self.narrow[number], tokens.hidden))  # (T, W)
         first = states.index_select(0, first_rows(tokens))  # (b, W)
         wanted = self.ask[number](first).unflatten(1, (self.attention_heads, -1))  # (b, h, W)
         place = _places(tokens)  # which of the b texts a token belongs to

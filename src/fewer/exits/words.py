@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from fewer.backbones.quick import in_rows
 from fewer.core.cost import Shape, linear_flops
 from fewer.core.decision import Spoken, View
 from fewer.core.packed import Packed
@@ -51,7 +52,7 @@ class WordHeads(nn.Module):
         tokens = view.tokens
         rows = _readers(tokens)
         head = self.maps[self.layers.index(view.layer)]
-        logits = head(tokens.hidden.index_select(0, rows)).float()
+        logits = in_rows(head, tokens.hidden.index_select(0, rows)).float()
         spoke = torch.zeros_like(tokens.slot, dtype=torch.float32).index_fill(0, rows, 1.0)
         said = Spoken(view.layer, tokens.slot.index_select(0, rows), logits)
         return said, rows, linear_flops(head) * tokens.count(spoke)
