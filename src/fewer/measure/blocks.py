@@ -182,12 +182,28 @@ def _labels(rows: Sequence[Row]) -> list[str]:
 def _label(row: Row, setting: Mapping[str, Any], varying: set[str]) -> str:
     told = {name: value for name, value in setting.items() if name in varying}
     args = ", ".join(
-        f"{name.removeprefix('method.')}={value}"
+        f"{name.removeprefix('method.')}={_short(value)}"
         for name, value in told.items()
         if name.startswith("method.")
     )
     others = [f"{name} {value}" for name, value in told.items() if not name.startswith("method")]
     return visible(", ".join([_display_name(row) + (f"({args})" if args else ""), *others]))
+
+
+def _short(value: Any) -> Any:
+    """Write a method inside a setting as a call of what is not its default."""
+    from fewer.config import method_from
+
+    if not isinstance(value, dict) or "name" not in value:
+        return value
+    try:
+        own = method_from(value)
+        usual = method_from(value["name"])
+    except ValueError:  # of another version, or of this table no more
+        return value["name"]
+    told = vars(own).items()
+    changed = [f"{name}={one}" for name, one in told if one != getattr(usual, name)]
+    return f"{type(own).__name__}({', '.join(changed)})"
 
 
 def _display_name(row: Row) -> str:

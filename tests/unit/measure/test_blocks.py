@@ -1,0 +1,20 @@
+from fewer import LTP, MagicPyramid, method_to
+from fewer.measure.blocks import blocks
+from tests.unit.measure.results import result
+
+
+def test_a_method_inside_a_setting_is_told_by_what_is_not_its_default():
+    rows = [
+        result(method=method_to(MagicPyramid(pruning=LTP(target=target)))) for target in (0.4, 0.6)
+    ]
+    first, second = (block.label for block in blocks(rows))
+    assert first.startswith("MagicPyramid(pruning=LTP(target=0.4)")
+    assert second.startswith("MagicPyramid(pruning=LTP(target=0.6)")
+
+
+def test_a_method_that_is_not_known_any_more_is_told_by_its_name():
+    inside = [{"name": "gone", "args": {"a": number}} for number in (1, 2)]
+    rows = [
+        result(method={"name": "stack", "args": {"x": one, "n": i}}) for i, one in enumerate(inside)
+    ]
+    assert "x=gone" in next(iter(blocks(rows))).label
