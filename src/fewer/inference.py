@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -13,7 +11,7 @@ from torch import nn
 from fewer.backbones import bind
 from fewer.engine.modules import Unpackable
 from fewer.engine.probe import Choice, choose
-from fewer.models import attach, attachment, is_attached, parts
+from fewer.models import attach, attachment, evaluating, is_attached, parts
 from fewer.native.library import unavailable
 from fewer.native.rowwise import swap_back, swap_in
 
@@ -83,22 +81,10 @@ def _choice(encoder: Any, precision: str) -> Choice:
         return Choice(None, reason)
     backbone = bind(encoder)
     try:
-        with _evaluating(encoder), torch.autocast("cpu", enabled=False):
+        with evaluating(encoder), torch.autocast("cpu", enabled=False):
             return choose(precision, backbone.layers[0], backbone.hidden_size, encoder.dtype)
     except Unpackable as left:
         return Choice(None, f"layer 0: {left}")
-
-
-@contextmanager
-def _evaluating(encoder: nn.Module) -> Iterator[None]:
-    """Keep dropout out of a comparison; each module gets its own mode back."""
-    training = [part for part in encoder.modules() if part.training]
-    encoder.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 def _say_once(message: str) -> None:

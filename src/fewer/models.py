@@ -44,6 +44,7 @@ __all__ = [
     "attach",
     "attachment",
     "detach",
+    "evaluating",
     "is_attached",
     "longest",
     "parts",
@@ -263,16 +264,17 @@ def attach(
 def _shape(whole: PreTrainedModel, encoder: PreTrainedModel) -> Shape:
     """Say what methods may know of a model: its encoder, and what its head answers."""
     shape = bind(encoder).shape
-    answers: Literal["", "text", "token"] = ""
-    config = whole.config
+    config, kind = whole.config, type(whole).__name__
     many = config.problem_type == "multi_label_classification" or (
         config.problem_type == "regression" and config.num_labels != 1
     )
+    answers: Literal["", "text", "token"] = ""
     if whole is not encoder and not many:
-        for mark, kind in (("SequenceClassification", "text"), ("TokenClassification", "token")):
-            if mark in type(whole).__name__:
-                answers = kind  # type: ignore[assignment]  # one of the literals
-    labels = int(whole.config.num_labels or 0) if answers else 0
+        if "SequenceClassification" in kind:
+            answers = "text"
+        elif "TokenClassification" in kind:
+            answers = "token"
+    labels = int(config.num_labels or 0) if answers else 0
     return replace(shape, labels=labels, answers=answers)
 
 
@@ -359,6 +361,18 @@ def applying(model: nn.Module, name: str) -> Iterator[None]:
         yield
     finally:
         own.apply_in_training, own.apply_in_eval = before
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model in eval mode inside the block; each module gets its own mode back."""
+    before = [(part, part.training) for part in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for part, training in before:
+            part.training = training
 
 
 def parts(model: nn.Module) -> tuple[PreTrainedModel, PreTrainedModel]:

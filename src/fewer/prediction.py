@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fewer.models import longest
+from fewer.models import evaluating, longest
 from fewer.scheduling import token_budget_batches
 from fewer.tasks.texts import encode_texts
 
@@ -47,12 +47,8 @@ def predict(
         max_length=longest(model, max_length, tokenizer.model_max_length),
     )
     batches = token_budget_batches(list(encoded["length"]), token_budget)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         return logits_of(model, encoded, tokenizer, batches, progress=progress)
-    finally:
-        model.train(was_training)
 
 
 def logits_of(

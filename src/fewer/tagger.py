@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewer.models import longest
+from fewer.models import evaluating, longest
 from fewer.prediction import TOKEN_BUDGET, passes
 from fewer.scheduling import token_budget_batches
 from fewer.tasks import bio
@@ -51,12 +51,8 @@ def tag(
         max_length=longest(model, max_length, tokenizer.model_max_length),
     )
     batches = token_budget_batches(list(encoded["length"]), token_budget)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         logits = tag_logits(model, encoded, tokenizer, batches, progress=progress)
-    finally:
-        model.train(was_training)
     return choose_tags(logits, encoded, label_names(model), decode)
 
 

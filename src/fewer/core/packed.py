@@ -117,8 +117,9 @@ class Packed:
         """Copy with some fields changed, as `dataclasses.replace` does at five times the price."""
         new = object.__new__(Packed)
         new.__dict__.update(self.__dict__, **changes)
-        if "cu" in changes or "alive" in changes:
+        if "cu" in changes:
             new.__dict__.pop("lengths", None)
+        if "cu" in changes or "alive" in changes:
             new.__dict__.pop("texts", None)
         return new
 

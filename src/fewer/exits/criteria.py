@@ -46,14 +46,15 @@ class Criterion:
 
     name: str
     measure: Callable[[Evidence], Float[Tensor, "R"]]
-    below: bool  # exit below the threshold; else at it or above
-    never: float  # a threshold at which nobody exits
-    eager: float  # one at which everybody exits at the first exit that may
-    least: float  # the range that a setting may lie in
-    most: float
     usual: float  # the threshold where none is given
-    grid: Callable[[int, int], tuple[float, ...]]  # of classes and exits: for a sweep, from strict
-
+    # of classes and exits: thresholds for a sweep, from strict to eager
+    grid: Callable[[int, int], tuple[float, ...]]
+    # the rest as it is for a doubt between 0 and 1
+    below: bool = True  # exit below the threshold; else at it or above
+    never: float = 0.0  # a threshold at which nobody exits
+    eager: float = 2.0  # one at which everybody exits at the first exit that may
+    least: float = 0.0  # the range that a setting may lie in
+    most: float = 1.0
     continuous: bool = True
     looks_back: bool = False  # whether earlier exits are part of the evidence
 
@@ -125,10 +126,7 @@ CRITERIA: dict[str, Criterion] = {
         Criterion(
             "entropy",
             lambda evidence: entropy(evidence.logits),
-            below=True,
-            never=0.0,
             eager=100.0,  # above ln C of any C
-            least=0.0,
             most=math.inf,
             usual=0.1,
             grid=lambda classes, _: tuple(round(one * math.log(classes), 4) for one in _FINE),
@@ -136,11 +134,6 @@ CRITERIA: dict[str, Criterion] = {
         Criterion(
             "normalised_entropy",
             lambda evidence: normalised_entropy(evidence.logits),
-            below=True,
-            never=0.0,
-            eager=2.0,
-            least=0.0,
-            most=1.0,
             usual=0.1,
             grid=_uncertainties,
         ),
@@ -150,8 +143,6 @@ CRITERIA: dict[str, Criterion] = {
             below=False,
             never=1 + 2**-7,  # the next number above 1 in bf16: a search begins there
             eager=0.0,
-            least=0.0,
-            most=1.0,
             usual=0.9,
             grid=lambda classes, _: tuple(round(1 - one * (1 - 1 / classes), 4) for one in _FINE),
         ),
@@ -171,11 +162,6 @@ CRITERIA: dict[str, Criterion] = {
         Criterion(
             "patient_confidence",
             _longest_doubt,
-            below=True,
-            never=0.0,
-            eager=2.0,
-            least=0.0,
-            most=1.0,
             usual=0.3,
             grid=_uncertainties,
             looks_back=True,
@@ -183,11 +169,6 @@ CRITERIA: dict[str, Criterion] = {
         Criterion(
             "learned",
             _doubt,
-            below=True,
-            never=0.0,
-            eager=2.0,
-            least=0.0,
-            most=1.0,
             usual=0.1,
             grid=lambda *_: (0.005, *_FINE),
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -72,7 +73,7 @@ class ExitPolicy(Policy):
             return Decision(spoken=(said,), spent=spent)
         leaves = torch.zeros(tokens.grid[0], dtype=torch.bool, device=texts.device)
         leaves[texts] = certain
-        said = Spoken(view.layer, texts, logits, features, final=certain)
+        said = replace(said, final=certain)
         return Decision(leaves=leaves, spoken=(said,), spent=spent)
 
     def dial(self) -> Dial:

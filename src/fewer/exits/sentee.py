@@ -14,22 +14,19 @@ tagged and counts, where there only the first is; entropies stay finite for any 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fewer.core.cost import Shape
-from fewer.core.decision import Decision, Site, Spoken, View
+from fewer.core.decision import Decision, Site, View
 from fewer.core.policy import Dial, Lesson, Method, Phase, Policy, Rehearsal
-from fewer.exits.criteria import CRITERIA
 from fewer.exits.threshold import check_threshold, open_exits
-from fewer.exits.words import WordHeads, ends_of
+from fewer.exits.words import UNCERTAINTY, WordHeads, ends_of
 
 __all__ = ["SENTEE", "SENTEEPolicy"]
-
-UNCERTAINTY = CRITERIA["normalised_entropy"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +103,7 @@ class SENTEEPolicy(Policy):
             tags = doubt.index_add(0, sequence, (~ends_of(view)[rows]).float())
             doubt = doubt.index_add(0, sequence, doubts) / tags.clamp_min(1.0)
         leaves = doubt < self.threshold
-        said = Spoken(said.layer, said.rows, said.logits, final=leaves[sequence])
+        said = replace(said, final=leaves[sequence])
         return Decision(leaves=leaves, spoken=(said,), spent=spent)
 
     def dial(self) -> Dial:

@@ -33,7 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -43,13 +43,11 @@ from fewer.core.cost import Shape
 from fewer.core.decision import Decision, Site, Spoken, View
 from fewer.core.packed import Packed
 from fewer.core.policy import Dial, Lesson, Phase, Policy, Rehearsal
-from fewer.exits.criteria import CRITERIA
 from fewer.exits.threshold import check_threshold, open_exits
-from fewer.exits.words import WordHeads
+from fewer.exits.words import UNCERTAINTY, WordHeads
 
 __all__ = ["TOKEE", "TOKEEPolicy", "window_maximum"]
 
-UNCERTAINTY = CRITERIA["normalised_entropy"]
 WINDOWS = (3, 5, 7, 9, 11, 13, 15)
 DRAWN = (0.01, 0.03, 0.05, 0.1, 0.15, 0.2, 0.25)  # thresholds of the second phase
 EAGER, PATIENT = 2, 4  # sentences of a batch with the most eager draw, and with nobody at rest
@@ -156,10 +154,9 @@ class TOKEEPolicy(Policy):
             draws = None
             doubts = window_maximum(doubts, said.rows, tokens, self.method.window)
             certain = doubts < self._limit(self.threshold, view)
-        said = Spoken(said.layer, said.rows, said.logits, draws, final=certain)
+        said = replace(said, features=draws, final=certain)
         rests = torch.zeros_like(tokens.protected).index_fill(0, rows[certain], True)
-        decision = Decision.rest(rests)
-        return Decision(decision.fate, freezes=True, spoken=(said,), spent=spent)
+        return replace(Decision.rest(rests), spoken=(said,), spent=spent)
 
     def dial(self) -> Dial:
         """Return the threshold."""

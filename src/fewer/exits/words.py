@@ -15,7 +15,9 @@ from fewer.exits.criteria import CRITERIA, normalised_entropy
 from fewer.exits.early_exit import exit_layers
 from fewer.exits.losses import NO_LABEL, exit_loss
 
-__all__ = ["WordHeads", "ends_of"]
+__all__ = ["UNCERTAINTY", "WordHeads", "ends_of"]
+
+UNCERTAINTY = CRITERIA["normalised_entropy"]  # of a tag
 
 
 class WordHeads(nn.Module):
@@ -37,7 +39,7 @@ class WordHeads(nn.Module):
 
     def dial(self, threshold: Tensor) -> Dial:
         """Describe a policy's threshold, of the normalised entropy."""
-        return CRITERIA["normalised_entropy"].dial(threshold, self.labels, len(self.layers))
+        return UNCERTAINTY.dial(threshold, self.labels, len(self.layers))
 
     def take_over(self, policy: Policy) -> bool:
         """Take over heads that another policy has trained at the same layers, if it has such."""

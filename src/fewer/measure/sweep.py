@@ -67,11 +67,10 @@ def sweep(
 ) -> list[dict[str, Any]]:
     """Measure a model at every threshold of its exits, from never on: one point each.
 
-    A point holds the metrics of all
-    texts and of either half of them (those of even and of odd number: choose a threshold on one,
-    report it on the other), mean FLOPs with the heads' share, mean layers read, how many texts left
-    after each layer, and the same by length. The given model is not changed. Raises `ValueError`
-    for a model without exits.
+    A point holds the metrics of all texts and of either half of them (those of even and of odd
+    number: choose a threshold on one, report it on the other), mean FLOPs with the heads' share,
+    mean layers read, how many texts left after each layer, and the same by length. The given model
+    is not changed. Raises `ValueError` for a model without exits.
     """
     system = copy.deepcopy(model).eval()
     own = attachment(system)

@@ -63,8 +63,7 @@ def equal_point(row: Row, most_lost: float = MOST_LOST) -> Point | None:
     """
     metric = score_name(row)
     least = row["systems"]["packed"]["metrics"][metric] - most_lost / 100 - _ROUNDING
-    near = [point for point in points(row) if point["metrics"][metric] >= least]
-    return min(near, key=lambda point: float(point["flops_per_text"])) if near else None
+    return _cheapest([(point, point) for point in points(row)], metric, least)
 
 
 def operating_point(row: Row, most_lost: float = MOST_LOST) -> dict[str, Any] | None:
@@ -75,11 +74,14 @@ def operating_point(row: Row, most_lost: float = MOST_LOST) -> dict[str, Any] | 
     """
     metric = score_name(row)
     least = dense_score(row, 0) - most_lost / 100 - _ROUNDING
-    near = [point for point in points(row) if point["halves"][0]["metrics"][metric] >= least]
-    if not near:
-        return None
-    chosen = min(near, key=lambda point: float(point["halves"][0]["flops_per_text"]))
-    return {"threshold": chosen["threshold"], **chosen["halves"][1]}
+    chosen = _cheapest([(point["halves"][0], point) for point in points(row)], metric, least)
+    return None if chosen is None else {"threshold": chosen["threshold"], **chosen["halves"][1]}
+
+
+def _cheapest(judged: Sequence[tuple[Point, Point]], metric: str, least: float) -> Point | None:
+    """Return the second of those pairs whose first scores `least` or more, with fewest FLOPs."""
+    near = [pair for pair in judged if pair[0]["metrics"][metric] >= least]
+    return min(near, key=lambda pair: float(pair[0]["flops_per_text"]))[1] if near else None
 
 
 def dense_score(row: Row, half: int) -> float:

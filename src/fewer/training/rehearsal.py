@@ -17,7 +17,7 @@ from transformers import (
 
 from fewer.core.policy import Lesson, Phase, Rehearsal
 from fewer.core.trace import Trace, record
-from fewer.models import applying, attachment, task_loss
+from fewer.models import applying, attachment, evaluating, task_loss
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -62,13 +62,8 @@ def calibrate(
 @contextmanager
 def _hard(model: PreTrainedModel) -> Iterator[None]:
     """Read as at inference inside the block."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), applying(model, "compact"):
-            yield
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.no_grad(), applying(model, "compact"):
+        yield
 
 
 def _batches(model: PreTrainedModel, rows: Dataset, collator: Collator) -> list[dict[str, Tensor]]:

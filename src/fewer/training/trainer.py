@@ -32,7 +32,8 @@ class PhaseTrainer(Trainer):
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any
     ) -> Any:
         """Add the policy's loss for every pass that the task's loss took."""
-        own = attachment(self.accelerator.unwrap_model(model))
+        whole = self.accelerator.unwrap_model(model)
+        own = attachment(whole)
         learns = self.phase.regularise and model.training
         if learns and self.phase.trains == "policy":
             model.eval()  # what stays as it is is read without dropout
@@ -41,7 +42,7 @@ class PhaseTrainer(Trainer):
         with record() as traces:
             loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
         if learns:
-            task = task_loss(self.accelerator.unwrap_model(model).config)
+            task = task_loss(whole.config)
             lessons = [
                 Lesson(trace, self.phase, self.state.global_step, outputs["logits"], labels, task)
                 for trace in traces
