@@ -36,6 +36,7 @@ class Extras:
     gate: bool = False
     vote: bool = False
     scored: bool = False
+    measured: bool = False
 
 
 EXTRAS = {
@@ -43,8 +44,9 @@ EXTRAS = {
     "window": Extras(window=2),
     "gate": Extras(gate=True),
     "scored": Extras(scored=True),
+    "measured": Extras(measured=True),
     "votes": Extras(vote=True, scored=True),
-    "everything": Extras(window=3, gate=True, vote=True, scored=True),
+    "everything": Extras(window=3, gate=True, vote=True, scored=True, measured=True),
 }
 every_extra = pytest.mark.parametrize("extras", EXTRAS)
 
@@ -75,6 +77,7 @@ def _call(sizes, extras, heads=2, width=4, dtype=torch.float32, scale=1.0):
         gate=gate.requires_grad_() if extras.gate else None,
         vote=torch.rand(tokens_q).requires_grad_() if extras.vote else None,
         scored=extras.scored,
+        measured=extras.measured,
     )
 
 
@@ -94,6 +97,12 @@ def _assert_same(one, other, tolerance):
     if one.received is not None:
         assert one.received.dtype == other.received.dtype == torch.float32
         torch.testing.assert_close(one.received, other.received, atol=tolerance, rtol=tolerance)
+    assert (one.normaliser is None) == (other.normaliser is None)
+    if one.normaliser is not None:
+        assert one.normaliser.dtype == other.normaliser.dtype == torch.float32
+        torch.testing.assert_close(
+            one.normaliser, other.normaliser, atol=tolerance, rtol=tolerance
+        )
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -114,13 +123,15 @@ def test_its_gradients_equal_those_of_the_reference(kernel, sizes, extras):
     call = _call(sizes, EXTRAS[extras])
     leaves = [x for x in (call.q, call.k, call.v, call.gate, call.vote) if x is not None]
     weights = torch.randn(call.q.shape[0], call.v.shape[1] * call.v.shape[2])
-    of_keys = torch.randn(call.k.shape[0])
+    of_keys, of_rows = torch.randn(call.k.shape[0]), torch.randn(call.q.shape[:2])
     gradients = []
     for name in (kernel, "reference"):
         attended = KERNELS[name](call)
         total = (attended.context * weights).sum()
         if attended.received is not None:
             total = total + (attended.received * of_keys).sum()
+        if attended.normaliser is not None:
+            total = total + (attended.normaliser * of_rows).sum()
         gradients.append(torch.autograd.grad(total, leaves, allow_unused=True))
     for gradient, wanted in zip(*gradients, strict=True):
         filled = [torch.zeros(()) if g is None else g for g in (gradient, wanted)]

@@ -33,15 +33,18 @@ class AttentionCall:
     gate: Float[Tensor, "Tk"] | None = None  # how far each key takes part, 0..1; None: all do
     vote: Float[Tensor, "Tq"] | None = None  # weight of each query in the score, 0..1; None: all 1
     scored: bool = False  # whether attention received is wanted
+    measured: bool = False  # whether the normaliser of each query's softmax is wanted
     dropout: float = 0.0  # of the attention probabilities; the score is taken before it
 
 
 @dataclass(frozen=True)
 class Attended:
-    """The attention's output, heads side by side, and the scores if they were asked for."""
+    """The attention's output, heads side by side, and the evidence that was asked for."""
 
     context: Float[Tensor, "Tq H*d"]
     received: Float[Tensor, "Tk"] | None = None
+    # log of the sum of a query's exponentials: A[h, i, j] = exp(score[h, i, j] - normaliser[i, h])
+    normaliser: Float[Tensor, "Tq H"] | None = None
 
 
 class Kernel(Protocol):

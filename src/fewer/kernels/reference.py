@@ -21,11 +21,13 @@ def attend(call: AttentionCall) -> Attended:
     gets, queries weighted by their vote: `s_j = sum_h sum_i vote_i A[h, i, j] / (H * sum_i
     vote_i)`; fp32, sums to 1 over a text.
     """
-    contexts, scores = [], []
+    contexts, received, normalisers = [], [], []
     cu_q, cu_k = call.cu_q.tolist(), call.cu_k.tolist()
     for text in range(len(cu_q) - 1):
         rows, keys = slice(cu_q[text], cu_q[text + 1]), slice(cu_k[text], cu_k[text + 1])
-        probabilities = _probabilities(call, rows, keys)  # (H, nq, nk)
+        scores = _scores(call, rows, keys)  # (H, nq, nk)
+        probabilities = scores.softmax(-1)
+        normalisers.append(scores.logsumexp(-1).T)
         dropped = F.dropout(probabilities, call.dropout).to(call.v.dtype)
         contexts.append(
             (dropped @ call.v[keys].transpose(0, 1)).transpose(0, 1).flatten(1)
@@ -34,11 +36,15 @@ def attend(call: AttentionCall) -> Attended:
         vote = vote.to(probabilities)
         heads = probabilities.shape[0]
         total = vote.sum().clamp_min(torch.finfo(vote.dtype).tiny)
-        scores.append((probabilities * vote[:, None]).sum((0, 1)) / (heads * total))
-    return Attended(torch.cat(contexts), torch.cat(scores) if call.scored else None)
+        received.append((probabilities * vote[:, None]).sum((0, 1)) / (heads * total))
+    return Attended(
+        torch.cat(contexts),
+        torch.cat(received) if call.scored else None,
+        torch.cat(normalisers) if call.measured else None,
+    )
 
 
-def _probabilities(call: AttentionCall, rows: slice, keys: slice) -> Tensor:
+def _scores(call: AttentionCall, rows: slice, keys: slice) -> Tensor:
     q, k = call.q[rows].transpose(0, 1), call.k[keys].transpose(0, 1)  # (H, n, d)
     scores = (q @ k.transpose(1, 2)).float() * q.shape[-1] ** -0.5
     if call.gate is not None:
@@ -46,5 +52,4 @@ def _probabilities(call: AttentionCall, rows: slice, keys: slice) -> Tensor:
     if call.window is not None:
         distance = (call.position_q[rows, None] - call.position_k[None, keys]).abs()
         scores = scores.masked_fill(distance > call.window, never(scores.dtype))
-    probabilities: Tensor = scores.softmax(-1)
-    return probabilities
+    return scores

@@ -63,11 +63,17 @@ def attend(call: AttentionCall) -> Attended:
     """Attend group by group; equal to the reference kernel within rounding."""
     if not call.q.shape[0]:
         nothing = torch.zeros(call.k.shape[0], device=call.k.device)
-        return Attended(call.q.flatten(1), nothing if call.scored else None)
+        none = torch.zeros(0, call.q.shape[1], device=call.k.device)
+        return Attended(
+            call.q.flatten(1),
+            nothing if call.scored else None,
+            none if call.measured else None,
+        )
     starts_q = tuple(call.cu_q.tolist())
     starts_k = starts_q if call.cu_k is call.cu_q else tuple(call.cu_k.tolist())
     queries, keys = _sides(starts_q, starts_k, call.q.shape[1], call.q.device)
-    if call.scored or call.dropout or (torch.is_grad_enabled() and not _trains_fused(call)):
+    explicit = call.scored or call.measured or call.dropout
+    if explicit or (torch.is_grad_enabled() and not _trains_fused(call)):
         return _explicit(call, queries, keys)
     parts = zip(
         *(side.split(rows) for side, rows in ((queries, call.q), (keys, call.k), (keys, call.v))),
@@ -102,10 +108,10 @@ def _explicit(call: AttentionCall, queries: _Side, keys: _Side) -> Attended:
     log = None if call.gate is None else log_gate(call.gate)
     weight = _weights(call) if call.scored else None
     biases = _biases(replace(call, gate=None), queries, keys)
-    groups = _Groups(queries, keys, biases, call.dropout, torch.is_grad_enabled())
+    groups = _Groups(queries, keys, biases, call.dropout, call.measured, torch.is_grad_enabled())
     apply: Any = _Attention.apply
-    context, received = apply(q, k, v, log, weight, groups)
-    return Attended(context.flatten(1), received)
+    context, received, normaliser = apply(q, k, v, log, weight, groups)
+    return Attended(context.flatten(1), received, normaliser)
 
 
 def _weights(call: AttentionCall) -> Tensor:
@@ -126,6 +132,7 @@ class _Groups:
     keys: _Side
     biases: list[Tensor | None]  # of padding and windows
     dropout: float
+    measured: bool
     trains: bool  # whether to keep what the backward pass reads
 
 
@@ -146,10 +153,10 @@ class _Attention(torch.autograd.Function):
         log: Tensor | None,
         weight: Tensor | None,
         groups: _Groups,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         queries, keys, dropout = groups.queries, groups.keys, groups.dropout
         q = q * q.shape[-1] ** -0.5
-        contexts, received, kept = [], [], []
+        contexts, received, normalisers, kept = [], [], [], []
         rows = zip(
             *(queries.split(q), keys.split(k), keys.split(v)),
             *(_split(keys, log), _split_real(queries, weight), groups.biases),
@@ -157,7 +164,11 @@ class _Attention(torch.autograd.Function):
         )
         with torch.autocast(q.device.type, enabled=False):
             for q_g, k_g, v_g, log_g, weight_g, bias in rows:
-                flagged = _probabilities(q_g, k_g, log_g, bias)  # (b, H, nq, nk)
+                scores = _scores(q_g, k_g, log_g, bias)  # (b, H, nq, nk)
+                if groups.measured:
+                    high = torch.promote_types(scores.dtype, torch.float32)
+                    normalisers.append(scores.to(high).logsumexp(-1).transpose(1, 2))
+                flagged = scores.softmax(-1)
                 if weight_g is not None:  # in fp32, since thresholds compare the result
                     over_heads = flagged.sum(1, dtype=weight_g.dtype)
                     received.append((weight_g[:, None] @ over_heads).squeeze(1))
@@ -171,18 +182,24 @@ class _Attention(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(q, k, v, weight, context, *kept)
         ctx.groups = groups
-        return context, None if weight is None else keys.join(received)
+        return (
+            context,
+            None if weight is None else keys.join(received),
+            queries.join(normalisers) if groups.measured else None,
+        )
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, up: Tensor | None, up_received: Tensor | None
+        ctx: Any, up: Tensor | None, up_received: Tensor | None, up_normaliser: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         q, k, v, weight, context, *kept = ctx.saved_tensors
         up = torch.zeros_like(context) if up is None else up
         groups, gated = ctx.groups, ctx.needs_input_grad[3]
         queries, keys, dropout = groups.queries, groups.keys, groups.dropout
         own = (up * context).sum(-1, keepdim=True)  # what softmax takes off, (Tq, H, 1)
+        if up_normaliser is not None:
+            own = own - up_normaliser.unsqueeze(-1).to(own.dtype)
         up = up / (1 - dropout) if dropout else up
         rows = zip(
             *(queries.split(q), keys.split(k), keys.split(v)),
@@ -205,13 +222,13 @@ class _Attention(torch.autograd.Function):
         )
 
 
-def _probabilities(q: Tensor, k: Tensor, log: Tensor | None, bias: Tensor | None) -> Tensor:
+def _scores(q: Tensor, k: Tensor, log: Tensor | None, bias: Tensor | None) -> Tensor:
     scores = q.transpose(1, 2) @ k.permute(0, 2, 3, 1)  # (b, H, nq, nk)
     if bias is not None:
         scores += bias.to(q.dtype).clamp_min(never(q.dtype))  # fp16 has no such number
     if log is not None:
         scores += log[:, None, None].to(q.dtype).clamp_min(never(q.dtype))
-    return scores.softmax(-1)
+    return scores
 
 
 def _gradients(

@@ -133,6 +133,7 @@ class AttentionStruct(Structure):
         ("bias", c_void_p),
         ("vote", c_void_p),
         ("received", c_void_p),
+        ("normaliser", c_void_p),
         ("out", c_void_p),
         ("bf16", c_int32),
         ("isa", c_int32),

@@ -43,10 +43,16 @@ static void fill(float *p, long first, long end, float x) {
   for (long j = first; j < end; j++) p[j] = x;
 }
 
-// Row i of the scores -> 2^(scaled score - largest), also as left operand of the next product; the
-// result is their sum. `seen` are the keys it may see.
+// The sum of a row's 2^(scaled score - largest), and minus the largest.
+struct Total {
+  float sum, top;
+  float log() const { return (__builtin_log2f(sum) - top) / LOG2_E; }
+};
+
+// Row i of the scores -> 2^(scaled score - largest), also as left operand of the next product.
+// `seen` are the keys it may see.
 template <class P>
-static float exponentials(float *s, long span, const float *bias, long biased, float scale, Span seen,
+static Total exponentials(float *s, long span, const float *bias, long biased, float scale, Span seen,
                           typename P::Number *operand, long row) {
   V factor = all(scale * LOG2_E), most[2], total[2] = {zero(), zero()};
   if (bias) {
@@ -62,7 +68,8 @@ static float exponentials(float *s, long span, const float *bias, long biased, f
     most[0] = greater(most[0], load(s + j));
     most[1] = greater(most[1], load(s + j + LANES));
   }
-  const V top = all(-maximum(greater(most[0], most[1]))) * factor;
+  const float largest = -maximum(greater(most[0], most[1]));
+  const V top = all(largest) * factor;
   for (long j = 0; j < span; j += 2 * LANES) {
     const V low = exp2_of(fma(load(s + j), factor, top)), high = exp2_of(fma(load(s + j + LANES), factor, top));
     store(s + j, low);
@@ -71,7 +78,9 @@ static float exponentials(float *s, long span, const float *bias, long biased, f
     total[0] += low;
     total[1] += high;
   }
-  return seen.first < seen.end ? sum(total[0] + total[1]) : 0.0f;
+  const float whole = seen.first < seen.end ? sum(total[0] + total[1]) : 0.0f;
+  const Total found = {whole, largest * (bias ? 1.0f : scale * LOG2_E)};
+  return found;
 }
 
 template <class P>
@@ -126,9 +135,10 @@ struct Head {
       Span own = place ? within(place, keys, asked[i], asked[i], call.window) : seen;
       own.first -= from, own.end -= from;
       const float *bias = call.bias ? call.bias + call.cu_k[text] + from : 0;
-      const float total =
+      const Total total =
           exponentials<P>(scores + i * pitch, span, bias, keys - from, scale, own, weights, i);
-      share[i] = total == 0.0f ? 0.0f : 1.0f / total;  // NaN stays NaN
+      share[i] = total.sum == 0.0f ? 0.0f : 1.0f / total.sum;  // NaN stays NaN
+      if (call.normaliser) call.normaliser[(first + i) * call.heads + number] = total.log();
     }
     if (received) score(share, call.vote ? call.vote + first : 0, rows, span, received + from);
     mix(share, rows, from, span, out);
@@ -159,7 +169,7 @@ struct Head {
     }
   }
 
-  long text;
+  long text, number;  // of the head
 };
 
 // received = sum over heads and pieces / (heads * votes), in a fixed order.
@@ -183,7 +193,7 @@ static void run_task(const AttentionCall &call, const Task &task, float *receive
   const long k0 = call.cu_k[task.text], q0 = call.cu_q[task.text] + task.first;
   const long width = call.width, at = task.head * width;
   Head<P> head(call, call.cu_k[task.text + 1] - k0);
-  head.text = task.text;
+  head.text = task.text, head.number = task.head;
   head.place = call.window >= 0 ? call.position_k + k0 : 0;
   head.pack((const Number *)call.k + k0 * call.k_stride + at, (const Number *)call.v + k0 * call.v_stride + at);
   for (long i = 0; i < task.queries; i += P::BLOCK) {

@@ -52,6 +52,7 @@ struct AttentionCall {
   const float *bias;                        // added to the scores of a key, or null
   const float *vote;                        // weight of a query in the score, or null
   float *received;                          // (keys), or null
+  float *normaliser;                        // (queries, heads), or null
   void *out;
   int32_t bf16, isa, threads;
 };
