@@ -18,11 +18,16 @@ def pack(
     attention_mask: Tensor | None,
     token_type_ids: Tensor | None,
     position_ids: Tensor | None,
-    protect: tuple[int, ...],
+    protect: tuple[int, ...] = (),
+    *,
+    guards_first: bool = False,
+    restarts: bool = False,
 ) -> Packed:
     """Check a padded batch, drop its padding and embed the rest.
 
-    Column 0 and every id in `protect` are protected. Raises `ValueError` for a batch that the model
+    Column 0 and every id in `protect` are protected; with `guards_first` the whole first text of a
+    pair, such as the question about a passage. With `restarts` the second text is numbered as if it
+    stood alone. Raises `ValueError` for a batch that the model
     cannot read: no or two inputs, a bad shape, left padding, a text without tokens, ids out of
     range, a text beyond the model's maximum length.
     """
@@ -66,15 +71,48 @@ def pack(
             "truncate: tokenizer(..., truncation=True)",
         )
     embeds = None if inputs_embeds is None else where.take(inputs_embeds)
+    second = _second(ids, where) if guards_first or restarts else None
+    if second is not None and restarts:
+        position = _restarted(position, second, where)
     hidden = backbone.embed(Tokens(ids, embeds, position, segment))
     protected = where.column == 0
+    if second is not None and guards_first:
+        protected = protected | ~second
     if protect:
         if ids is None:
             raise ValueError(
                 "protect names token ids, but inputs_embeds were given: pass input_ids"
             )
         protected = protected | torch.isin(ids, torch.tensor(protect, device=ids.device))
-    return Packed.start(where, hidden, position, protected)
+    return Packed.start(where, hidden, position, protected, second)
+
+
+def _second(ids: Tensor | None, where: Plan) -> Tensor:
+    """Find the second text of each pair: what follows the first separator.
+
+    The separator is whatever token a row ends with: `[CLS] question [SEP] passage [SEP]`, in every
+    family of tokenizers. Segment ids would tell, but most families have none.
+    """
+    if ids is None:
+        raise ValueError(
+            "where the first text of a pair ends is read from input_ids, but inputs_embeds were "
+            "given: pass input_ids"
+        )
+    ends = torch.bincount(where.sequence, minlength=where.grid[0]).cumsum(0)
+    ended = ids == ids[ends - 1][where.sequence]
+    before = ended.cumsum(0) - ended.long()  # separators before each token, of all texts
+    starts = torch.nn.functional.pad(ends, (1, 0))[:-1]
+    return before > before[starts][where.sequence]
+
+
+def _restarted(position: Tensor, second: Tensor, where: Plan) -> Tensor:
+    """Give the second texts positions like the first: from that of the row's first token on."""
+    rows = second.nonzero().squeeze(1)
+    count = torch.bincount(where.sequence[rows], minlength=where.grid[0])
+    starts = torch.nn.functional.pad(count.cumsum(0), (1, 0))[:-1]
+    own = torch.arange(len(rows), device=rows.device) - starts[where.sequence[rows]]
+    firsts = position[where.column == 0]
+    return position.index_copy(0, rows, own + firsts[where.sequence[rows]])
 
 
 def _positions(

@@ -10,12 +10,11 @@ so its tensors travel with the state dict, in the same safetensors file.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cache, wraps
 from inspect import signature
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -28,6 +27,7 @@ from fewer.core.encode import encode
 from fewer.core.policy import Dense, Method
 from fewer.core.trace import record, recorded
 from fewer.engine.packing import Engine
+from fewer.heads import answered, labels_of, logits_of, shape_of, task_loss
 from fewer.inputs import pack
 from fewer.kernels import kernel as find_kernel
 from fewer.native.library import Isa, available
@@ -48,7 +48,6 @@ __all__ = [
     "is_attached",
     "longest",
     "parts",
-    "task_loss",
 ]
 
 log = logging.getLogger("fewer")
@@ -73,6 +72,11 @@ class Attachment(nn.Module):
     def method(self) -> Method:
         """The description that was attached."""
         return self.settings.method
+
+    @property
+    def guards_first(self) -> bool:
+        """Whether tokens may go, but none of the question that a passage is to answer."""
+        return self.shape.answers == "span" and bool(self.policy.sites)
 
     def backbone(self, encoder: nn.Module) -> Backbone:
         """View the encoder: packed where it was optimized and the engine will do, else as it is."""
@@ -143,6 +147,8 @@ class _PackedEncoder(_Attached):
             token_type_ids,
             position_ids,
             own.settings.protect,
+            guards_first=own.guards_first,
+            restarts=own.policy.restarts,
         )
         hidden, trace = encode(
             backbone.layers,
@@ -176,36 +182,31 @@ def _answering(original: Any) -> Any:
     """Make the `forward` of a model whose exits may answer before its own head does.
 
     The head reads all texts, which costs next to nothing; then the answers of exits replace its
-    own. The signature stays, because Trainer and pipelines read it.
+    own, and no span begins or ends at a token that was dropped (while training it may: a loss
+    beyond all bounds would teach nothing). The signature stays, because Trainer and pipelines read
+    it.
     """
 
     @wraps(original.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not attachment(self).policy.answers:
+        own = attachment(self)
+        answers, hides = own.shape.answers, own.guards_first and not self.training
+        if not (own.policy.answers or hides):
             return original.forward(self, *args, **kwargs)
         wants_dict = kwargs.pop("return_dict", None)
         with record() as traces:
             output = original.forward(self, *args, **kwargs, return_dict=True)
         (trace,) = traces
         recorded(trace)
-        answered = trace.answered(output.logits)
-        if answered is not output.logits and output.loss is not None:
-            labels = signature(original.forward).bind(self, *args, **kwargs).arguments["labels"]
-            output.loss = task_loss(self.config)(answered.flatten(0, -2), labels.flatten())
-        output.logits = answered
+        if answered(output, trace, answers, hides=hides) and output.loss is not None:
+            given = signature(original.forward).bind(self, *args, **kwargs).arguments
+            labels = labels_of(given, answers)
+            assert labels is not None  # the model has made a loss of them
+            output.loss = task_loss(self.config, answers)(logits_of(output, answers), labels)
         wants_dict = self.config.return_dict if wants_dict is None else wants_dict
         return output if wants_dict else output.to_tuple()
 
     return forward
-
-
-def task_loss(config: Any) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the loss of logits `(R, C)` against labels `(R,)` that a model's own head has."""
-    if config.num_labels == 1 or config.problem_type == "regression":
-        return lambda logits, labels: nn.functional.mse_loss(
-            logits.float().squeeze(-1), labels.float()
-        )
-    return lambda logits, labels: nn.functional.cross_entropy(logits.float(), labels)
 
 
 @cache
@@ -249,7 +250,7 @@ def attach(
     """
     whole, encoder = parts(model)
     find_kernel(kernel)
-    shape = _shape(whole, encoder)
+    shape = shape_of(whole, encoder)
     settings = Settings(Dense() if method is None else method, kernel, tuple(protect))
     own = Attachment(settings, shape).to(encoder.device)
     detach(model)
@@ -259,23 +260,6 @@ def attach(
     if whole is not encoder:
         _become(whole, packs=False, saves=True)
     return model
-
-
-def _shape(whole: PreTrainedModel, encoder: PreTrainedModel) -> Shape:
-    """Say what methods may know of a model: its encoder, and what its head answers."""
-    shape = bind(encoder).shape
-    config, kind = whole.config, type(whole).__name__
-    many = config.problem_type == "multi_label_classification" or (
-        config.problem_type == "regression" and config.num_labels != 1
-    )
-    answers: Literal["", "text", "token"] = ""
-    if whole is not encoder and not many:
-        if "SequenceClassification" in kind:
-            answers = "text"
-        elif "TokenClassification" in kind:
-            answers = "token"
-    labels = int(config.num_labels or 0) if answers else 0
-    return replace(shape, labels=labels, answers=answers)
 
 
 def _become(part: Any, *, packs: bool, saves: bool) -> None:

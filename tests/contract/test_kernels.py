@@ -100,9 +100,7 @@ def _assert_same(one, other, tolerance):
     assert (one.normaliser is None) == (other.normaliser is None)
     if one.normaliser is not None:
         assert one.normaliser.dtype == other.normaliser.dtype == torch.float32
-        torch.testing.assert_close(
-            one.normaliser, other.normaliser, atol=tolerance, rtol=tolerance
-        )
+        torch.testing.assert_close(one.normaliser, other.normaliser, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

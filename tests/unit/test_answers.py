@@ -9,7 +9,8 @@ import torch
 import fewer
 from fewer import LTP, Dense
 from fewer.exits import PABEE, SENTEE, TOKEE, DeeBERT, EarlyExit, FastBERT, RightTool
-from fewer.models import adjust, task_loss
+from fewer.heads import task_loss
+from fewer.models import adjust
 from tests.tiny import LENGTHS, ragged, real, tiny, word_tokenizer
 from tests.unit.exits.parts import half_open, opened, read
 
@@ -99,7 +100,9 @@ def test_outputs_come_as_a_tuple_on_request(model, tagger):
             assert torch.equal(logits, one(**batch).logits)
     with torch.no_grad():
         loss, logits = model(**ragged(model), labels=LABELS, return_dict=False)
-    assert loss.item() == pytest.approx(task_loss(model.config)(logits, LABELS).item(), rel=1e-6)
+    assert loss.item() == pytest.approx(
+        task_loss(model.config, "text")(logits, LABELS).item(), rel=1e-6
+    )
     model.config.return_dict = False
     assert isinstance(model(**ragged(model)), tuple)
 

@@ -42,7 +42,7 @@ class LayerCost:
 
     def flops(self, layer: LayerTrace) -> Float[Tensor, "B"]:
         """FLOPs of one layer for each text; differentiable where the trace is."""
-        pairs = layer.queries * layer.keys
+        pairs = layer.queries * layer.keys if layer.pairs is None else layer.pairs
         return (
             self.key_value * layer.keys
             + (self.query + self.output) * layer.queries
@@ -61,7 +61,8 @@ class Shape:
     embed: float  # FLOPs a token of projections between embeddings and first layer
     layers: tuple[LayerCost, ...]
     labels: int = 0  # outputs of the model's own head; 0 where it has none
-    answers: Literal["", "text", "token"] = ""  # what that head speaks of
+    # what that head speaks of; spans are answers to a question within a passage
+    answers: Literal["", "text", "token", "span"] = ""
 
     def flops(self, trace: Trace) -> Float[Tensor, "B"]:
         """FLOPs that a pass really took, for each text (fp32), the policy's own heads included."""

@@ -47,10 +47,10 @@ class View:
 
 @dataclass(frozen=True)
 class Spoken:
-    """What the exit of one layer said of some rows: texts, or tokens of the caller's grid."""
+    """What a head of one layer said of some rows: texts, blocks, or tokens of the caller's grid."""
 
     layer: int
-    rows: Int[Tensor, "R"]  # texts of the batch, or slots of the grid; ascending
+    rows: Int[Tensor, "R"]  # texts of the batch, slots of the grid, or blocks of it; ascending
     logits: Float[Tensor, "R C"]
     features: Float[Tensor, "R F"] | None = None  # what the logits were made from
     final: Bool[Tensor, "R"] | None = None  # whose answer this is; None: nobody's
@@ -83,6 +83,7 @@ class Decision:
     leaves: Bool[Tensor, "B"] | None = None  # texts that are answered: all of their tokens go
     spoken: tuple[Spoken, ...] = ()  # what the policy's own heads said
     spent: Float[Tensor, "B"] | None = None  # FLOPs of these heads, for each text
+    judged: tuple[Spoken, ...] = ()  # what the policy's predictors said, which answers nothing
 
     @classmethod
     def keep(cls, mask: Bool[Tensor, "T"], gate: Tensor | None = None) -> Decision:
@@ -103,6 +104,7 @@ class Decision:
             _joined(self.leaves, other.leaves, torch.logical_or),
             self.spoken + other.spoken,
             _joined(self.spent, other.spent, torch.add),
+            self.judged + other.judged,
         )
 
     def settled(self, tokens: Packed) -> Decision:
@@ -128,7 +130,7 @@ class Decision:
                 fate = torch.full_like(leaving, int(Fate.ACTIVE), dtype=torch.int8)
             fate = fate.masked_fill(leaving, int(Fate.GONE))
             gate = None if gate is None else gate.masked_fill(leaving, 0.0)
-        return replace(self, fate=fate, gate=gate)
+        return replace(self, fate=fate, gate=gate, leaves=leaves)
 
     @property
     def stays(self) -> Bool[Tensor, "T"] | None:

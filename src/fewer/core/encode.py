@@ -23,6 +23,7 @@ __all__ = ["Layer", "encode"]
 # A norm's scale below it cannot be divided out again.
 NO_SCALE = 1e-6
 
+_UNSEEN: dict[str, None] = {"query": None, "key": None, "normaliser": None}
 _States = tuple[Tensor, Tensor]  # slots in the caller's grid, and the states that belong there
 
 
@@ -83,16 +84,18 @@ def encode(
     for index, layer in enumerate(layers):
         entered, keys, queries = tokens, tokens.count(tokens.gate), tokens.count(tokens.presence)
         view = partial(View, index, len(layers), trace=trace, gated=not apply.removes)
-        scored = policy.scored(index)
-        tokens = _attention(layer, tokens, apply, attend, scored)
+        tokens, pairs = _attention(layer, tokens, apply, attend, policy, index)
         tokens, gate = _decide(policy, Site.MIDDLE, tokens, view, apply)
         entered, tokens = _remove(entered, tokens, apply, left)
         tokens = _ffn(layer, entered, tokens, apply)
-        trace.layers.append(LayerTrace(keys, queries, tokens.count(tokens.presence), scored, gate))
+        read, scored = tokens.count(tokens.presence), policy.scored(index)
+        trace.layers.append(LayerTrace(keys, queries, read, scored, gate, pairs))
         trace.readers.append((tokens.slot, tokens.presence))
         tokens = apply.settle(entered, tokens)
         if policy.renorms and tokens.active is not None:
             tokens = _renorm_resting(tokens, layer, layers[index - 1])
+        if policy.watches(index):
+            trace.states[index] = (tokens.slot, tokens.hidden)
         tokens, _ = _decide(policy, Site.AFTER, tokens, view, apply)
         _, tokens = _remove(tokens, tokens, apply, left)
         if tokens.is_empty:
@@ -100,22 +103,28 @@ def encode(
     return _restore(tokens.grid, [*left, (tokens.slot, tokens.hidden)], finish), trace
 
 
-def _attention(layer: Layer, tokens: Packed, apply: Apply, attend: Kernel, scored: bool) -> Packed:
+def _attention(
+    layer: Layer, tokens: Packed, apply: Apply, attend: Kernel, policy: Policy, index: int
+) -> tuple[Packed, Tensor | None]:
+    """Attend, and count the pairs of query and key where not all of a text attend to each other."""
     rows = _query_rows(tokens, apply)
     q, k, v = layer.qkv(tokens.hidden, tokens.position, rows)
-    heard = apply.heard(tokens)
+    heard, measured = apply.heard(tokens), policy.measured(index)
+    apart = policy.apart(index)
+    texts = tokens.apart() if apart else tokens
     call = AttentionCall(
         q=q,
         k=k,
         v=v,
-        cu_q=tokens.cu if rows is None else tokens.offsets(rows),
-        cu_k=tokens.cu,
+        cu_q=texts.cu if rows is None else texts.offsets(rows),
+        cu_k=texts.cu,
         position_q=_pick(tokens.slot, rows),  # columns, not position ids, are what a window counts
         position_k=tokens.slot,
         window=layer.window,
         gate=heard.gate,
         vote=None if rows is not None or heard.presence is None else heard.presence,
-        scored=scored,
+        scored=policy.scored(index),
+        measured=measured,
         dropout=layer.dropout,
     )
     attended = attend(call)
@@ -123,7 +132,25 @@ def _attention(layer: Layer, tokens: Packed, apply: Apply, attend: Kernel, score
     hidden = _place(tokens.hidden, hidden, rows)
     if rows is None and tokens.active is not None:  # a policy sees those at rest as they rest
         hidden = torch.where(tokens.active[:, None], hidden, tokens.hidden)
-    return tokens.but(hidden=hidden, received=attended.received)
+    pairs = texts.count(tokens.presence) * texts.count(tokens.gate) if apart else None
+    seen = _seen(tokens, rows, q, k, attended.normaliser) if measured else _UNSEEN
+    return tokens.but(hidden=hidden, received=attended.received, **seen), (
+        None if pairs is None else pairs.view(tokens.grid[0], -1).sum(1)
+    )
+
+
+def _seen(
+    tokens: Packed, rows: Tensor | None, q: Tensor, k: Tensor, normaliser: Tensor | None
+) -> dict[str, Tensor]:
+    """Give every token its query; those at rest ask nothing, so their normaliser is infinite."""
+    assert normaliser is not None  # the call asked for it
+    if rows is not None:
+        q = torch.zeros_like(k).index_copy(0, rows, q)
+        silent = normaliser.new_full(k.shape[:2], torch.inf)
+        normaliser = silent.index_copy(0, rows, normaliser)
+    elif tokens.active is not None:
+        normaliser = normaliser.masked_fill(~tokens.active[:, None], torch.inf)
+    return {"query": q, "key": k, "normaliser": normaliser}
 
 
 def _ffn(layer: Layer, entered: Packed, tokens: Packed, apply: Apply) -> Packed:
@@ -143,6 +170,7 @@ def _decide(
         return tokens, None
     asked.trace.hear(decision)
     settled = decision.settled(tokens)
+    asked.trace.settled.append((tokens.slot, tokens.sequence, settled))
     return (tokens if settled.fate is None else apply.carry(tokens, settled)), settled.gate
 
 

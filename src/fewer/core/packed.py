@@ -98,9 +98,22 @@ class Packed:
     received: Float[Tensor, "T"] | None = (
         None  # attention received in this layer, if a policy asked for it
     )
+    # what a policy that measures sees of this layer's attention, `None` to the others:
+    # A[h, i, j] = exp(query[i, h] . key[j, h] / sqrt(d) - normaliser[i, h]); 0 for i at rest
+    query: Float[Tensor, "T H d"] | None = None
+    key: Float[Tensor, "T H d"] | None = None
+    normaliser: Float[Tensor, "T H"] | None = None
+    second: Bool[Tensor, "T"] | None = None  # of the second text of a pair; None: nobody asked
 
     @classmethod
-    def start(cls, plan: Plan, hidden: Tensor, position: Tensor, protected: Tensor) -> Packed:
+    def start(
+        cls,
+        plan: Plan,
+        hidden: Tensor,
+        position: Tensor,
+        protected: Tensor,
+        second: Tensor | None = None,
+    ) -> Packed:
         """Lay the embedded tokens of a plan in one row, all alive and active."""
         counts = torch.bincount(plan.sequence, minlength=plan.grid[0])
         return cls(
@@ -111,6 +124,7 @@ class Packed:
             protected=protected,
             cu=_offsets(counts),
             grid=plan.grid,
+            second=second,
         )
 
     def but(self, **changes: Any) -> Packed:
@@ -143,6 +157,14 @@ class Packed:
     def is_empty(self) -> bool:
         """Whether nobody is left."""
         return not self.slot.numel() or (self.alive is not None and not bool(self.alive.any()))
+
+    def apart(self) -> Packed:
+        """View the two texts of each pair as texts of their own: 2B of them, some maybe empty."""
+        assert self.second is not None  # the border finds it for policies that read apart
+        sequence = 2 * self.sequence + self.second
+        texts = 2 * self.grid[0]
+        cu = _offsets(torch.bincount(sequence, minlength=texts))
+        return self.but(sequence=sequence, cu=cu, grid=(texts, self.grid[1]))
 
     def with_hidden(self, hidden: Tensor) -> Packed:
         """Put new states in place of the old, row by row."""

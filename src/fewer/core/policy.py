@@ -19,7 +19,7 @@ from fewer.core.cost import Shape
 from fewer.core.decision import Decision, Site, View
 from fewer.core.trace import Trace
 
-__all__ = ["Dense", "Dial", "Lesson", "Method", "Phase", "Policy", "Rehearsal"]
+__all__ = ["Dense", "Dial", "Lesson", "Method", "Phase", "Policy", "Rehearsal", "Taught"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,16 @@ class Phase:
     calibrate: bool = False  # whether the policy is fitted to sample rows, before and after
     holds_out: bool = False  # whether those must be rows that nothing trains on
     task: bool = True  # whether the loss of the model's own head counts
+    teacher: bool = False  # whether the model as it was before the phase reads along
     part: tuple[int, ...] = ()  # whose phase it is where methods are stacked; (): of all together
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What a model said of a batch before the phase began, all of it read."""
+
+    logits: Tensor  # as of a lesson
+    trace: Trace  # with the states of the layers that the policy watches
 
 
 @dataclass(frozen=True)
@@ -47,9 +56,11 @@ class Lesson:
     trace: Trace
     phase: Phase
     step: int  # of the phase, from 0
-    logits: Tensor  # of the model's own head, (B, C) or (B, N, C)
-    labels: Tensor | None  # as the model takes them; -100 where there is none
+    logits: Tensor  # of the model's own head: (B, C), or (B, N, C) of tags, of starts and ends
+    labels: Tensor | None  # (B,), (B, N) with -100 where there is none, (B, 2) of spans
     loss: Callable[[Tensor, Tensor], Tensor]  # the task's, of logits (R, C) and labels (R,)
+    relevant: Tensor | None = None  # (B, N): 1 a token of the answer, 2 of evidence for it
+    teacher: Taught | None = None  # the model as it was, where the phase asks for it
 
 
 @dataclass(frozen=True)
@@ -77,9 +88,22 @@ class Policy(nn.Module):
     sites: frozenset[Site] = frozenset()
     answers: bool = False  # whether its heads may answer instead of the model's own
     renorms: bool = False  # whether states at rest take on each layer's norm
+    restarts: bool = False  # whether the second text of a pair is numbered from 0 on
+
+    def apart(self, layer: int) -> bool:
+        """Tell the loop whether the two texts of a pair do not attend to each other here."""
+        return False
+
+    def watches(self, layer: int) -> bool:
+        """Tell the loop whether the trace should hold this layer's output, for the loss."""
+        return False
 
     def scored(self, layer: int) -> bool:
         """Tell the loop whether this layer's decision needs the attention received."""
+        return False
+
+    def measured(self, layer: int) -> bool:
+        """Tell the loop whether this layer's decision looks at attention, pair by pair."""
         return False
 
     def decide(self, view: View) -> Decision | None:

@@ -62,12 +62,25 @@ class StackPolicy(Policy):
         self.sites = frozenset(site for part in parts for site in part.sites)
         self.answers = any(part.answers for part in parts)
         self.renorms = any(part.renorms for part in parts)
+        self.restarts = any(part.restarts for part in parts)
         if sum(part.answers for part in parts) > 1:
             raise ValueError("two of the stacked methods answer early; wanted one at most")
 
     def scored(self, layer: int) -> bool:
         """Whether any part needs it."""
         return any(part.scored(layer) for part in self._acts())
+
+    def measured(self, layer: int) -> bool:
+        """Whether any part needs it."""
+        return any(part.measured(layer) for part in self._acts())
+
+    def apart(self, layer: int) -> bool:
+        """Whether any part says so."""
+        return any(part.apart(layer) for part in self._acts())
+
+    def watches(self, layer: int) -> bool:
+        """Whether any part learns from it."""
+        return any(part.watches(layer) for part in self._acts())
 
     def decide(self, view: View) -> Decision | None:
         """Combine what the parts say: the lower fate wins."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class LayerTrace:
     gate: Float[Tensor, "T"] | None = (
         None  # this layer's own gates, before they multiply with earlier ones
     )
+    pairs: Float[Tensor, "B"] | None = None  # of query and key; None: each query with each key
 
 
 @dataclass
@@ -48,11 +49,17 @@ class Trace:
         default_factory=list
     )  # of each layer: slots in the grid, and how much of each token took part (`None`: all did)
     spoken: list[Spoken] = field(default_factory=list)  # what exits said, layer by layer
+    judged: list[Spoken] = field(default_factory=list)  # what predictors said of parts of texts
+    # of layers that a policy watches: the state each token left with, and where it stands
+    states: dict[int, tuple[Int[Tensor, "T"], Float[Tensor, "T D"]]] = field(default_factory=dict)
+    # settled decisions, and the slot and text of each token that they were about
+    settled: list[tuple[Int[Tensor, "T"], Int[Tensor, "T"], Decision]] = field(default_factory=list)
     spent: Float[Tensor, "B"] | None = None  # FLOPs of the policy's own heads
 
     def hear(self, decision: Decision) -> None:
         """Note what a policy's heads said, and what they cost."""
         self.spoken += decision.spoken
+        self.judged += decision.judged
         if decision.spent is not None:
             self.spent = decision.spent if self.spent is None else self.spent + decision.spent
 
@@ -69,6 +76,18 @@ class Trace:
             assert one.final is not None
             flat[one.rows[one.final]] = one.logits[one.final].to(flat.dtype)
         return flat.view_as(logits)
+
+    @property
+    def dropped(self) -> Bool[Tensor, "B N"]:
+        """Which tokens left before their text was answered."""
+        gone = torch.zeros(self.grid[0] * self.grid[1], dtype=torch.bool, device=self.device)
+        for slot, sequence, decision in self.settled:
+            if decision.stays is not None:
+                lost = ~decision.stays
+                if decision.leaves is not None:
+                    lost = lost & ~decision.leaves[sequence]
+                gone[slot[lost]] = True
+        return gone.view(self.grid)
 
     @property
     def layers_read(self) -> Int[Tensor, "B N"]:

@@ -52,4 +52,5 @@ def _scores(call: AttentionCall, rows: slice, keys: slice) -> Tensor:
     if call.window is not None:
         distance = (call.position_q[rows, None] - call.position_k[None, keys]).abs()
         scores = scores.masked_fill(distance > call.window, never(scores.dtype))
-    return scores
+    found: Tensor = scores
+    return found

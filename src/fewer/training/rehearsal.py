@@ -17,7 +17,8 @@ from transformers import (
 
 from fewer.core.policy import Lesson, Phase, Rehearsal
 from fewer.core.trace import Trace, record
-from fewer.models import applying, attachment, evaluating, task_loss
+from fewer.heads import labels_of, logits_of, task_loss
+from fewer.models import applying, attachment, evaluating
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -26,6 +27,8 @@ __all__ = ["SAMPLE_TEXTS", "calibrate", "collator_for"]
 
 SAMPLE_TEXTS = 512
 BATCH_TEXTS = 64
+_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
+_TAUGHT = {"labels", "start_positions", "end_positions", "relevant"}
 Collator = Callable[[list[dict[str, Any]]], Any]
 
 
@@ -45,7 +48,7 @@ def calibrate(
 
     def share() -> float:
         with _hard(model):
-            traces = [trace for trace, _, _ in _passes(model, batches)]
+            traces = [trace for trace, *_ in _passes(model, batches)]
         kept = sum(float(own.shape.flops(trace).sum()) for trace in traces)
         dense = sum(float(own.shape.dense_flops(trace.layers[0].keys).sum()) for trace in traces)
         return kept / dense
@@ -53,8 +56,10 @@ def calibrate(
     def lessons() -> Iterator[Lesson]:
         with _hard(model):
             own.policy.train()  # exits speak, nobody leaves
-            for trace, logits, labels in _passes(model, batches):
-                yield Lesson(trace, phase, 0, logits, labels, task_loss(model.config))
+            loss = task_loss(model.config, own.shape.answers)
+            for trace, logits, batch in _passes(model, batches):
+                labels = labels_of(batch, own.shape.answers)
+                yield Lesson(trace, phase, 0, logits, labels, loss, batch.get("relevant"))
 
     own.policy.calibrate(phase, Rehearsal(first, share, lessons))
 
@@ -68,7 +73,7 @@ def _hard(model: PreTrainedModel) -> Iterator[None]:
 
 def _batches(model: PreTrainedModel, rows: Dataset, collator: Collator) -> list[dict[str, Tensor]]:
     """Pad rows of like length together."""
-    names = {"input_ids", "attention_mask", "token_type_ids", "labels"} & set(rows.column_names)
+    names = (_INPUTS | _TAUGHT) & set(rows.column_names)
     plain = rows.select_columns(sorted(names))
     ordered = sorted(plain, key=lambda row: len(row["input_ids"]))
     return [
@@ -79,10 +84,11 @@ def _batches(model: PreTrainedModel, rows: Dataset, collator: Collator) -> list[
 
 def _passes(
     model: PreTrainedModel, batches: list[dict[str, Tensor]]
-) -> Iterator[tuple[Trace, Tensor, Tensor | None]]:
+) -> Iterator[tuple[Trace, Tensor, dict[str, Tensor]]]:
+    answers = attachment(model).shape.answers
     for batch in batches:
-        inputs = {name: values for name, values in batch.items() if name != "labels"}
+        inputs = {name: values for name, values in batch.items() if name not in _TAUGHT}
         with record() as traces:
-            logits = model(**inputs).logits
+            logits = logits_of(model(**inputs), answers)
         (trace,) = traces
-        yield trace, logits, batch.get("labels")
+        yield trace, logits, batch

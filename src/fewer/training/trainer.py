@@ -13,7 +13,8 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from fewer.core.policy import Lesson, Phase, Policy
 from fewer.core.trace import record
-from fewer.models import attachment, task_loss
+from fewer.heads import labels_of, logits_of, task_loss
+from fewer.models import attachment
 from fewer.training.checkpoints import seal
 
 __all__ = ["PhaseTrainer", "parameter_groups", "training_only"]
@@ -38,13 +39,14 @@ class PhaseTrainer(Trainer):
         if learns and self.phase.trains == "policy":
             model.eval()  # what stays as it is is read without dropout
             own.policy.train()
-        labels = inputs.get("labels")
+        answers, labels = own.shape.answers, labels_of(inputs, own.shape.answers)
+        relevant = inputs.pop("relevant", None)  # no model's forward takes it
         with record() as traces:
             loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
         if learns:
-            task = task_loss(whole.config)
+            told, task = logits_of(outputs, answers), task_loss(whole.config, answers)
             lessons = [
-                Lesson(trace, self.phase, self.state.global_step, outputs["logits"], labels, task)
+                Lesson(trace, self.phase, self.state.global_step, told, labels, task, relevant)
                 for trace in traces
             ]
             added = [own.policy.loss(lesson) for lesson in lessons]

@@ -1,0 +1,107 @@
+"""What a model's own head answers: of whole texts, of tokens, or of spans of a passage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fewer.backbones import bind
+from fewer.core.trace import Trace
+from fewer.kernels.call import never
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from fewer.core.cost import Shape
+
+__all__ = ["answered", "labels_of", "logits_of", "shape_of", "task_loss"]
+
+Answers = Literal["", "text", "token", "span"]
+_KINDS: dict[str, Answers] = {
+    "ForSequenceClassification": "text",
+    "ForTokenClassification": "token",
+    "ForQuestionAnswering": "span",
+}
+
+
+def shape_of(whole: PreTrainedModel, encoder: PreTrainedModel) -> Shape:
+    """Say what methods may know of a model: its encoder, and what its head answers."""
+    config, kind = whole.config, type(whole).__name__
+    many = config.problem_type == "multi_label_classification" or (
+        config.problem_type == "regression" and config.num_labels != 1
+    )
+    known = [answers for ending, answers in _KINDS.items() if kind.endswith(ending)]
+    answers: Answers = "" if many or not known else known[0]
+    labels = int(config.num_labels or 0) if answers else 0
+    return replace(bind(encoder).shape, labels=labels, answers=answers)
+
+
+def task_loss(config: Any, answers: Answers) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the loss that a model's own head has: of logits `(..., C)` against labels `(...)`.
+
+    Of spans it takes logits `(B, N, 2)` and the places of start and end, `(B, 2)`.
+    """
+    if answers == "span":
+        return _span_loss
+    if config.num_labels == 1 or config.problem_type == "regression":
+        return lambda logits, labels: nn.functional.mse_loss(
+            logits.flatten().float(), labels.flatten().float()
+        )
+    return lambda logits, labels: nn.functional.cross_entropy(
+        logits.flatten(0, -2).float(), labels.flatten()
+    )
+
+
+def logits_of(output: Any, answers: Answers) -> Tensor:
+    """Read the head's logits: `(B, C)`, `(B, N, C)`, or starts and ends side by side, `(B, N, 2)`.
+
+    `output` is what a whole model returns, as an object or as a mapping.
+    """
+    logits: Tensor
+    if answers == "span":
+        logits = torch.stack((output["start_logits"], output["end_logits"]), -1)
+    else:
+        logits = output["logits"]
+    return logits
+
+
+def labels_of(inputs: Mapping[str, Any], answers: Answers) -> Tensor | None:
+    """Read the labels of a batch in the form that `task_loss` takes; `None` where there are none.
+
+    Labels of tokens are `(B, N)`, as the model takes them.
+    """
+    if answers == "span" and "start_positions" in inputs:
+        return torch.stack((inputs["start_positions"], inputs["end_positions"]), -1)
+    return inputs.get("labels")
+
+
+def answered(output: Any, trace: Trace, answers: Answers, *, hides: bool) -> bool:
+    """Put the answers of exits in an output, in place of the head's own; tell whether there were.
+
+    With `hides`, a token that was dropped can be neither start nor end of a span.
+    """
+    own = logits_of(output, answers)
+    logits = trace.answered(own)
+    exits = logits is not own
+    if answers != "span":
+        output.logits = logits
+        return exits
+    if hides:
+        logits = logits.masked_fill(trace.dropped[..., None], never(logits.dtype))
+    output.start_logits, output.end_logits = logits.unbind(-1)
+    return exits
+
+
+def _span_loss(logits: Tensor, places: Tensor) -> Tensor:
+    """Average the two cross entropies; a place beyond the text counts nothing, as elsewhere."""
+    length = logits.shape[1]
+    places = places.clamp(0, length)
+    losses = [
+        nn.functional.cross_entropy(logits[..., side].float(), place, ignore_index=length)
+        for side, place in enumerate(places.unbind(-1))
+    ]
+    return torch.stack(losses).mean()
