@@ -6,13 +6,14 @@ from fewer.combined import MagicPyramid
 from fewer.core.policy import Dense, Method
 from fewer.core.stack import Stack
 from fewer.exits import PABEE, SENTEE, TOKEE, BERxiT, DeeBERT, EarlyExit, FastBERT, RightTool
-from fewer.pruning import LTP
+from fewer.pruning import LTP, BlockSkim
 
 __all__ = ["METHODS"]
 
 METHODS: dict[str, type[Method]] = {
     "dense": Dense,
     "ltp": LTP,
+    "block_skim": BlockSkim,
     "early_exit": EarlyExit,
     "right_tool": RightTool,
     "deebert": DeeBERT,

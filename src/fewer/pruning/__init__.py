@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fewer.pruning.block_skim import BlockSkim
 from fewer.pruning.ltp import LTP
 
-__all__ = ["LTP"]
+__all__ = ["LTP", "BlockSkim"]

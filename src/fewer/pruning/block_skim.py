@@ -1,0 +1,238 @@
+"""Block-Skim (Guan et al., AAAI 2022, https://arxiv.org/abs/2112.08560).
+
+Attention tells where in a passage the answer to a question lies. A small convolutional network a
+layer looks at how the tokens of a block of 32 attend to each other, all heads at once, and says
+whether the block holds any of the answer:
+
+    p_l(block)  =  softmax(CNN_l(A_l[:, block, block]))
+    L           =  L_QA  +  alpha * sum over layers l of CE(p_l, y), where y = 1 counts beta times
+
+Nothing is skimmed while training; the second loss alone shapes attention. At inference a block
+whose chance falls below a threshold tau leaves after the layer, for good.
+
+What differs from the authors' code, and why:
+
+- A block counts as relevant if it holds any token of the answer; theirs wants two, so that answers
+  of one token have no block at all.
+- Every text decides for itself. Theirs keeps as many blocks of each as the greediest text of the
+  batch wants, so answers depend on the batch.
+- [CLS] and the question never leave, and the best block of each text stays; theirs may drop all.
+- The networks see attention before dropout, and only real tokens: theirs count padding into the
+  batch norm's statistics. They learn at a rate of their own, thirty times the model's.
+- The last layer's network learns, but does not skim: nothing would be saved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fewer.core.cost import Shape
+from fewer.core.decision import Decision, Site, Spoken, View
+from fewer.core.policy import Dial, Lesson, Phase, Policy, Rehearsal
+from fewer.pruning.blocks import MAPS, Blocks
+
+__all__ = ["BlockSkim", "BlockSkimPolicy"]
+
+GRID = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
+_EAGER = 1.0  # only the best block of each text stays
+_KERNEL = 9  # weights of a 3 x 3 convolution
+_TARGET_MET = 0.002
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockSkim:
+    """Skim blocks of a passage that do not look as if they held the answer."""
+
+    block: int = 32  # b, in tokens
+    threshold: float = 0.05  # tau: a block stays while its chance is no lower
+    target: float | None = None  # share of the dense FLOPs to keep, in (0, 1), instead of tau
+    alpha: float = 0.1  # weight of the predictors' loss
+    balance: float = 20.0  # beta: weight of relevant blocks, which are few; 1: none
+    sees: Literal["diagonal", "first", "whole"] = "diagonal"  # how much of the attention map
+    evidence: bool = False  # whether blocks with supporting facts count as relevant too
+    training: Literal["joint", "two_stage"] = "joint"  # with the model, or after it
+    epochs: float = 2.0
+    learning_rates: tuple[float, float] = (3e-5, 1e-3)  # of the model, of the predictors
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        object.__setattr__(self, "learning_rates", tuple(self.learning_rates))
+        if self.block < 4 or self.block % 4:
+            raise ValueError(
+                f"block is {self.block}, wanted a multiple of 4 tokens: the network halves it "
+                "twice; the paper uses 32"
+            )
+        for name, value in (("threshold", self.threshold), ("target", self.target)):
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}, wanted a value in [0, 1]")
+        if self.alpha < 0 or self.balance <= 0:
+            raise ValueError(
+                f"alpha is {self.alpha}, balance {self.balance}; wanted 0 or more, and more than 0"
+            )
+        for name, chosen, known in (
+            ("sees", self.sees, tuple(MAPS)),
+            ("training", self.training, ("joint", "two_stage")),
+        ):
+            if chosen not in known:
+                raise ValueError(f"{name} is {chosen!r}, wanted one of {', '.join(known)}")
+        if len(self.learning_rates) != 2:
+            raise ValueError(
+                f"learning_rates is {self.learning_rates}, wanted that of the model and that of "
+                "the predictors"
+            )
+
+    def build(self, shape: Shape) -> BlockSkimPolicy:
+        """Make a predictor for each layer."""
+        return BlockSkimPolicy(self, shape)
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Train the model and the predictors at once, or the predictors alone."""
+        joint = self.training == "joint"
+        model, predictors = self.learning_rates
+        return (
+            Phase(
+                self.training,
+                "compact",
+                "all" if joint else "policy",
+                self.epochs,
+                model,
+                predictors,
+                regularise=True,
+                calibrate=True,
+                task=joint,
+            ),
+        )
+
+
+class Predictor(nn.Sequential):
+    """The paper's network: two convolutions, each normed, rectified and halved; then two logits."""
+
+    def __init__(self, maps: int, heads: int, block: int) -> None:
+        super().__init__(
+            nn.Conv2d(maps * heads, heads, 3, padding=1),
+            nn.BatchNorm2d(heads),
+            nn.ReLU(),
+            nn.AvgPool2d(2),
+            nn.Conv2d(heads, heads, 3, padding=1),
+            nn.BatchNorm2d(heads),
+            nn.ReLU(),
+            nn.AvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(heads * (block // 4) ** 2, 2),
+        )
+
+
+class BlockSkimPolicy(Policy):
+    """A predictor a layer, and tau."""
+
+    sites = frozenset({Site.AFTER})
+    threshold: Tensor
+
+    def __init__(self, method: BlockSkim, shape: Shape) -> None:
+        super().__init__()
+        if shape.answers not in ("span", ""):
+            raise ValueError(
+                "Block-Skim learns which blocks hold the answer to a question, but this model's "
+                "head does not look for one; wanted a model of question answering, such as "
+                "AutoModelForQuestionAnswering loads"
+            )
+        self.method = method
+        self.num_layers = shape.num_layers
+        maps, self.look = MAPS[method.sees]
+        self.predictors = nn.ModuleList(
+            Predictor(maps, shape.heads, method.block) for _ in range(shape.num_layers)
+        )
+        self.cost = _flops_of_a_block(method.block, maps, shape)
+        self.register_buffer("threshold", torch.zeros(()))
+
+    def measured(self, layer: int) -> bool:
+        """Every layer that decides, or learns to."""
+        return self._speaks(layer)
+
+    def decide(self, view: View) -> Decision | None:
+        """Judge each block that may leave; in eval mode those below the threshold go."""
+        if not self._speaks(view.layer):
+            return None
+        tokens = view.tokens
+        blocks = Blocks.of(tokens, self.method.block)
+        may_leave = ~tokens.protected if tokens.alive is None else tokens.alive & ~tokens.protected
+        wanted = torch.unique_consecutive(blocks.index[may_leave])
+        if not wanted.numel():
+            return None
+        with torch.autocast(tokens.hidden.device.type, enabled=False):
+            maps = self.look(blocks, wanted)
+        logits = self.predictors[view.layer](maps).float()
+        said = Spoken(view.layer, blocks.number[wanted], logits)
+        counts = torch.bincount(blocks.text[wanted], minlength=tokens.grid[0])
+        heard = Decision(judged=(said,), spent=counts.float() * self.cost)
+        if self.training:
+            return heard
+        chances = logits.softmax(-1)[:, 1]
+        best = chances.new_zeros(tokens.grid[0])
+        best = best.scatter_reduce(0, blocks.text[wanted], chances, "amax", include_self=False)
+        stays = (chances >= self.threshold) | (chances == best[blocks.text[wanted]])
+        all_blocks = torch.ones_like(blocks.number, dtype=torch.bool)
+        return heard & Decision.keep(all_blocks.index_copy(0, wanted, stays)[blocks.index])
+
+    def loss(self, lesson: Lesson) -> Tensor:
+        """Weigh by alpha the sum over layers of the balanced cross entropy."""
+        if lesson.relevant is None:
+            raise ValueError(
+                "the batch does not say which tokens hold the answer; train on rows that "
+                "QuestionAnswering.encode made, or on a file like SQuAD's"
+            )
+        wanted = self._relevant(lesson.relevant)
+        losses = []
+        for said in lesson.trace.judged:
+            weight = said.logits.new_tensor((1.0, self.method.balance))
+            labels = wanted[said.rows]
+            losses.append(nn.functional.cross_entropy(said.logits, labels, weight))
+        return self.method.alpha * torch.stack(losses).sum()
+
+    def calibrate(self, phase: Phase, rehearsal: Rehearsal) -> None:
+        """Set tau after training: the method's, or by bisection the one that meets the target."""
+        if rehearsal.first:
+            return
+        target = self.method.target
+        if target is None:
+            self.threshold.fill_(self.method.threshold)
+            return
+        low, high = GRID[0] / 100, _EAGER
+        while high / low > 1.001:
+            self.threshold.fill_((low * high) ** 0.5)
+            gap = rehearsal.share() - target
+            if abs(gap) < _TARGET_MET:
+                return
+            middle = float(self.threshold)
+            low, high = (middle, high) if gap > 0 else (low, middle)
+
+    def dial(self) -> Dial:
+        """Return tau; 0 keeps every block."""
+        return Dial(self.threshold, 0.0, GRID, _check_threshold)
+
+    def _speaks(self, layer: int) -> bool:
+        return self.training or layer < self.num_layers - 1
+
+    def _relevant(self, relevant: Tensor) -> Tensor:
+        """Label every block of the caller's grid: 1 if it holds any of the answer."""
+        size = self.method.block
+        marked = relevant > 0 if self.method.evidence else relevant == 1
+        padded = nn.functional.pad(marked, (0, -marked.shape[1] % size))
+        return padded.view(-1, size).any(1).long()
+
+
+def _flops_of_a_block(block: int, maps: int, shape: Shape) -> float:
+    """FLOPs of a block's maps, of the two convolutions and of the linear map."""
+    area, heads = block**2, shape.heads
+    seen = 2 * maps * area * shape.hidden_size
+    convolved = 2 * _KERNEL * heads * (maps * heads * area + heads * area // 4)
+    return float(seen + convolved + 4 * heads * area // 16)
+
+
+def _check_threshold(value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"threshold is {value}, wanted the least chance of a block, in [0, 1]")
