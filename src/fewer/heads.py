@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from fewer.core.cost import Shape
 
-__all__ = ["answered", "labels_of", "logits_of", "shape_of", "task_loss"]
+__all__ = ["Answers", "answered", "labels_of", "logits_of", "shape_of", "task_loss"]
 
 Answers = Literal["", "text", "token", "span"]
 _KINDS: dict[str, Answers] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fewer.attention import DeFormer
 from fewer.combined import MagicPyramid
 from fewer.core.policy import Dense, Method
 from fewer.core.stack import Stack
@@ -14,6 +15,7 @@ METHODS: dict[str, type[Method]] = {
     "dense": Dense,
     "ltp": LTP,
     "block_skim": BlockSkim,
+    "deformer": DeFormer,
     "early_exit": EarlyExit,
     "right_tool": RightTool,
     "deebert": DeeBERT,

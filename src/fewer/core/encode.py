@@ -11,14 +11,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fewer.core.apply import Apply
-from fewer.core.decision import Site, View
+from fewer.core.decision import Decision, Site, View
+from fewer.core.known import current
 from fewer.core.packed import Packed
 from fewer.core.policy import Policy
 from fewer.core.trace import LayerTrace, Trace
 from fewer.kernels import AttentionCall, Kernel
 from fewer.native.memory import zeros
 
-__all__ = ["Layer", "encode"]
+__all__ = ["Layer", "encode", "read_through"]
 
 # A norm's scale below it cannot be divided out again.
 NO_SCALE = 1e-6
@@ -81,7 +82,46 @@ def encode(
     """
     trace = Trace(tokens.grid, tokens.slot.device)
     left: list[_States] = []
-    for index, layer in enumerate(layers):
+    read = partial(_read, layers, policy, trace, left, apply, attend)
+    known = current()
+    if known is None:
+        tokens = read(tokens, range(len(layers)))
+    else:
+        asking = read(known.unknown(tokens), range(known.layers))
+        joined = known.joined(tokens, asking)
+        there = Decision.keep(torch.isin(tokens.slot, joined.slot))
+        trace.settled.append((tokens.slot, tokens.sequence, there))
+        tokens = read(joined, range(known.layers, len(layers)))
+    return _restore(tokens.grid, [*left, (tokens.slot, tokens.hidden)], finish), trace
+
+
+def read_through(
+    layers: Sequence[Layer],
+    policy: Policy,
+    tokens: Packed,
+    *,
+    apply: Apply,
+    attend: Kernel,
+    stop: int,
+) -> Packed:
+    """Read the tokens through the layers before `stop` only: those that are still there."""
+    trace = Trace(tokens.grid, tokens.slot.device)
+    return _read(layers, policy, trace, [], apply, attend, tokens, range(stop))
+
+
+def _read(
+    layers: Sequence[Layer],
+    policy: Policy,
+    trace: Trace,
+    left: list[_States],
+    apply: Apply,
+    attend: Kernel,
+    tokens: Packed,
+    numbers: range,
+) -> Packed:
+    """Read through the layers of these numbers, until nobody is left."""
+    for index in numbers:
+        layer = layers[index]
         entered, keys, queries = tokens, tokens.count(tokens.gate), tokens.count(tokens.presence)
         view = partial(View, index, len(layers), trace=trace, gated=not apply.removes)
         tokens, pairs = _attention(layer, tokens, apply, attend, policy, index)
@@ -100,7 +140,7 @@ def encode(
         _, tokens = _remove(tokens, tokens, apply, left)
         if tokens.is_empty:
             break
-    return _restore(tokens.grid, [*left, (tokens.slot, tokens.hidden)], finish), trace
+    return tokens
 
 
 def _attention(

@@ -19,7 +19,17 @@ from fewer.core.cost import Shape
 from fewer.core.decision import Decision, Site, View
 from fewer.core.trace import Trace
 
-__all__ = ["Dense", "Dial", "Lesson", "Method", "Phase", "Policy", "Rehearsal", "Taught"]
+__all__ = [
+    "Dense",
+    "Dial",
+    "Lesson",
+    "Method",
+    "Onlooker",
+    "Phase",
+    "Policy",
+    "Rehearsal",
+    "Taught",
+]
 
 
 @dataclass(frozen=True)
@@ -136,6 +146,14 @@ class Policy(nn.Module):
     def during(self, phase: Phase) -> Iterator[None]:
         """Act inside the block as a phase wants it: what is stacked above its part is silent."""
         yield
+
+
+class Onlooker(Policy):
+    """Decides nothing, but watches what another policy wants to learn from: for a teacher."""
+
+    def __init__(self, learner: Policy) -> None:
+        super().__init__()
+        self.watches = learner.watches  # type: ignore[method-assign]
 
 
 @runtime_checkable

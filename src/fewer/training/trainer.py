@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +12,13 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from fewer.core.policy import Lesson, Phase, Policy
+from fewer.core.policy import Lesson, Onlooker, Phase, Policy, Taught
 from fewer.core.trace import record
-from fewer.heads import labels_of, logits_of, task_loss
+from fewer.heads import Answers, labels_of, logits_of, task_loss
 from fewer.models import attachment
 from fewer.training.checkpoints import seal
 
-__all__ = ["PhaseTrainer", "parameter_groups", "training_only"]
+__all__ = ["PhaseTrainer", "parameter_groups", "teacher_of", "training_only"]
 
 
 class PhaseTrainer(Trainer):
@@ -28,6 +29,7 @@ class PhaseTrainer(Trainer):
         self.phase = phase
         self.add_callback(_Seal())
         self.model_accepts_loss_kwargs = False  # losses are means over a batch of texts
+        self._teacher = teacher_of(cast("nn.Module", self.model)) if phase.teacher else None
 
     def compute_loss(  # type: ignore[override]  # passes on whatever this version takes
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any
@@ -45,13 +47,22 @@ class PhaseTrainer(Trainer):
             loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
         if learns:
             told, task = logits_of(outputs, answers), task_loss(whole.config, answers)
+            taught, step = self._taught(inputs, answers), self.state.global_step
             lessons = [
-                Lesson(trace, self.phase, self.state.global_step, told, labels, task, relevant)
+                Lesson(trace, self.phase, step, told, labels, task, relevant, taught)
                 for trace in traces
             ]
             added = [own.policy.loss(lesson) for lesson in lessons]
             loss = torch.stack([*([loss] if self.phase.task else []), *added]).sum()
         return (loss, outputs) if return_outputs else loss
+
+    def _taught(self, inputs: Any, answers: Answers) -> Taught | None:
+        """Ask the teacher, if the phase has one."""
+        if self._teacher is None:
+            return None
+        with torch.no_grad(), record() as traces:
+            output = self._teacher(**inputs)
+        return Taught(logits_of(output, answers), traces[0])
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Make AdamW over the phase's groups of parameters."""
@@ -61,6 +72,16 @@ class PhaseTrainer(Trainer):
             )
             self.optimizer = torch.optim.AdamW(groups, lr=self.phase.learning_rate, fused=True)
         return self.optimizer
+
+
+def teacher_of(model: nn.Module) -> nn.Module:
+    """Copy a model as it is, to read in full what it is asked, and show what its learner watches.
+
+    The learner is the policy that is attached to `model`.
+    """
+    teacher = copy.deepcopy(model).eval().requires_grad_(False)
+    attachment(teacher).policy = Onlooker(attachment(model).policy)
+    return teacher
 
 
 class _Seal(TrainerCallback):
