@@ -14,6 +14,7 @@ from torch import Tensor
 
 LENGTHS = (1, 12, 2, 7, 5)
 VOCABULARY = 60
+SEPARATOR = 3
 SPREAD = 0.3  # of the random weights: attention is far from uniform, answers far apart
 
 
@@ -78,6 +79,8 @@ def tiny(
 ) -> Any:
     """Build a model in eval mode; the same arguments give the same weights."""
     family = FAMILIES[name]
+    if task == "QuestionAnswering":
+        settings = {"num_labels": 2} | settings  # start and end
     sizes = family.sized(layers=layers, heads=heads, width=width, inner=2 * width)
     common = {
         "vocab_size": VOCABULARY,
@@ -99,7 +102,7 @@ def tiny(
 def ragged(
     model: Any, lengths: Sequence[int] = LENGTHS, columns: int | None = None, seed: int = 0
 ) -> dict[str, Tensor]:
-    """Draw a padded batch of texts; segments too, where the model has two."""
+    """Draw a padded batch of texts, pairs where the model answers questions; segments too."""
     generator = torch.Generator().manual_seed(seed)
     config, shape = model.config, (len(lengths), columns or max(lengths))
     column = torch.arange(shape[1])
@@ -108,6 +111,8 @@ def ragged(
     ids = torch.stack(  # row by row, so that a text does not depend on the padding
         [torch.randint(5, VOCABULARY, (40,), generator=generator)[: shape[1]] for _ in lengths]
     )
+    if type(model).__name__.endswith("QuestionAnswering"):
+        ids[(column == length // 3) | (column == length - 1)] = SEPARATOR
     batch = {
         "input_ids": ids.masked_fill(~mask, config.pad_token_id),
         "attention_mask": mask.long(),

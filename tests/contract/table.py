@@ -12,10 +12,14 @@ from torch import Tensor
 
 import fewer
 from fewer import LTP, Decision, Dense, Site, Trace, View
+from fewer.attention import DeFormer
 from fewer.combined import MagicPyramid, Stack
+from fewer.core.stack import StackPolicy
 from fewer.exits import PABEE, SENTEE, TOKEE, BERxiT, DeeBERT, EarlyExit, FastBERT, RightTool
+from fewer.heads import logits_of
 from fewer.kernels import KERNELS as _KERNELS
 from fewer.kernels import missing
+from fewer.pruning import BlockSkim
 from tests.contract.policies import ByState, Drop, Freeze, Nobody, Together
 from tests.tiny import FAMILIES, tiny
 
@@ -43,14 +47,22 @@ METHODS = {
     "tokee": TOKEE(window=3),
     "tokee-own-norm": TOKEE(window=1, keep_norm=False),
     "tokee-and-drops": Stack((TOKEE(window=3), Drop(share=0.1))),
+    "block-skim": BlockSkim(block=4),
+    "block-skim-first": BlockSkim(block=8, sees="first"),
+    "block-skim-whole": BlockSkim(block=4, sees="whole"),
+    "skim-and-ltp": Stack((LTP(final_threshold=0.1), BlockSkim(block=4))),
+    "skim-and-freeze": Stack((Freeze(), BlockSkim(block=4))),
+    "deformer": DeFormer(lower=1),
+    "deformer-and-ltp": Stack((DeFormer(lower=2), LTP(final_threshold=0.2))),
 }
 PRUNING = [name for name in METHODS if name != "dense"]
-OPENED = {"entropy": 0.8, "probability": 0.5, "patience": 1.0, "learned": 0.5}  # others: 0.75
+OPENED = {"entropy": 0.8, "probability": 0.5, "patience": 1.0, "learned": 0.5, "skim": 0.5}
+USUALLY = 0.75  # where the others are opened
 SPREAD = 0.7  # of the heads' random weights: their doubts are far apart
 DEEPEST = 8  # layers, no fewer than any model in these tests has
 BACKBONES = tuple(FAMILIES)
 KERNELS = tuple(name for name in _KERNELS if name != "native" or missing() is None)
-TASKS = ("SequenceClassification", "TokenClassification")
+TASKS = ("SequenceClassification", "TokenClassification", "QuestionAnswering")
 
 every_method = pytest.mark.parametrize("method", METHODS)
 every_backbone = pytest.mark.parametrize("backbone", BACKBONES)
@@ -60,7 +72,7 @@ every_kernel = pytest.mark.parametrize("kernel", KERNELS)
 def read(model: Any, batch: dict[str, Tensor], apply: str = "compact") -> tuple[Tensor, Trace]:
     """Read a batch without gradients: the logits and the trace."""
     with torch.no_grad(), fewer.applying(model, apply), fewer.record() as traces:
-        logits = model(**batch).logits
+        logits = logits_of(model(**batch), fewer.attachment(model).shape.answers)
     (trace,) = traces
     return logits, trace
 
@@ -75,21 +87,23 @@ def made(
     """Build a tiny model with a method of the table, its exits open; of the task that it wants."""
     if "tee" in name or "tokee" in name:
         task = "TokenClassification"
+    elif "skim" in name or "deformer" in name:
+        task = "QuestionAnswering"
     elif _exits(METHODS[name]):
         task = "SequenceClassification"
     return opened(fewer.attach(tiny(backbone, task, **(sizes or {})), METHODS[name], **how))
 
 
 def opened(model: Any) -> Any:
-    """Let the exits of a model say different things of different texts, and some of them leave."""
+    """Let what a model's policy learned say different things of different texts; some leave."""
     policy = fewer.attachment(model).policy
-    if policy.answers:
+    if policy.dial() is not None:
         torch.manual_seed(5)
         with torch.no_grad():
             for name, parameter in policy.named_parameters():
                 if "threshold" not in name:  # what LTP learns
                     parameter.normal_(std=SPREAD)
-        fewer.adjust(model, threshold=OPENED.get(_criterion(policy), 0.75))
+        fewer.adjust(model, threshold=OPENED.get(_criterion(policy), USUALLY))
     return model
 
 
@@ -98,8 +112,14 @@ def _exits(method: Any) -> bool:
 
 
 def _criterion(policy: Any) -> str:
-    own = next(one for one in policy.modules() if hasattr(one, "threshold") and one.answers)
-    return str(getattr(own.method, "criterion", ""))
+    own = next(one for one in policy.modules() if hasattr(one, "dial") and _turns(one))
+    return (
+        "skim" if isinstance(own.method, BlockSkim) else str(getattr(own.method, "criterion", ""))
+    )
+
+
+def _turns(policy: Any) -> bool:
+    return not isinstance(policy, StackPolicy) and policy.dial() is not None
 
 
 def counts(trace: Trace) -> Tensor:

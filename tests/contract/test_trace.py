@@ -70,14 +70,22 @@ def test_the_kernel_is_given_as_many_queries_and_keys_as_were_counted(
     calls = []
 
     def counting(call):
-        calls.append((call.cu_q.diff().tolist(), call.cu_k.diff().tolist(), call.scored))
+        texts = len(LENGTHS)  # read in parts, maybe
+        queries, keys = call.cu_q.diff().view(texts, -1), call.cu_k.diff().view(texts, -1)
+        pairs = (queries * keys).sum(1).tolist()
+        calls.append((queries.sum(1).tolist(), keys.sum(1).tolist(), pairs, call.scored))
         return KERNELS["reference"](call)
 
     monkeypatch.setitem(KERNELS, "counting", counting)
     model = made(method, backbone, TASK, kernel="counting")
     _, trace = read(model, ragged(model))
-    wanted = [(x.queries.tolist(), x.keys.tolist(), x.scored) for x in trace.layers]
-    assert calls == wanted
+    assert calls == [
+        (x.queries.tolist(), x.keys.tolist(), _pairs(x).tolist(), x.scored) for x in trace.layers
+    ]
+
+
+def _pairs(layer):
+    return layer.queries * layer.keys if layer.pairs is None else layer.pairs
 
 
 @every_backbone

@@ -146,7 +146,10 @@ class BlockSkimPolicy(Policy):
         self.predictors = nn.ModuleList(
             Predictor(maps, shape.heads, method.block) for _ in range(shape.num_layers)
         )
-        self.cost = _flops_of_a_block(method.block, maps, shape)
+        area, heads = method.block**2, shape.heads
+        convolved = heads * (maps * heads * area + heads * area // 4)
+        self.looking = 2.0 * area * shape.hidden_size  # FLOPs of the attention of a pair of blocks
+        self.judging = 2.0 * (_KERNEL * convolved + heads * area // 16 * 2)  # of a block
         self.register_buffer("threshold", torch.zeros(()))
 
     def measured(self, layer: int) -> bool:
@@ -164,11 +167,13 @@ class BlockSkimPolicy(Policy):
         if not wanted.numel():
             return None
         with torch.autocast(tokens.hidden.device.type, enabled=False):
-            maps = self.look(blocks, wanted)
+            maps, looked = self.look(blocks, wanted)
         logits = self.predictors[view.layer](maps).float()
         said = Spoken(view.layer, blocks.number[wanted], logits)
-        counts = torch.bincount(blocks.text[wanted], minlength=tokens.grid[0])
-        heard = Decision(judged=(said,), spent=counts.float() * self.cost)
+        spent = maps.new_zeros(tokens.grid[0]).index_add(
+            0, blocks.text[wanted], self.judging + self.looking * looked
+        )
+        heard = Decision(judged=(said,), spent=spent)
         if self.training:
             return heard
         chances = logits.softmax(-1)[:, 1]
@@ -223,14 +228,6 @@ class BlockSkimPolicy(Policy):
         marked = relevant > 0 if self.method.evidence else relevant == 1
         padded = nn.functional.pad(marked, (0, -marked.shape[1] % size))
         return padded.view(-1, size).any(1).long()
-
-
-def _flops_of_a_block(block: int, maps: int, shape: Shape) -> float:
-    """FLOPs of a block's maps, of the two convolutions and of the linear map."""
-    area, heads = block**2, shape.heads
-    seen = 2 * maps * area * shape.hidden_size
-    convolved = 2 * _KERNEL * heads * (maps * heads * area + heads * area // 4)
-    return float(seen + convolved + 4 * heads * area // 16)
 
 
 def _check_threshold(value: float) -> None:

@@ -79,22 +79,26 @@ class Blocks:
         return found
 
 
-def diagonal(blocks: Blocks, wanted: Int[Tensor, "K2"]) -> Float[Tensor, "K2 H size size"]:
+# Maps of the wanted blocks, (K2, M, size, size), and of how many pairs of blocks each was made.
+Seen = tuple[Float[Tensor, "K2 M size size"], Int[Tensor, "K2"]]
+
+
+def diagonal(blocks: Blocks, wanted: Int[Tensor, "K2"]) -> Seen:
     """Attention within each of the wanted blocks."""
-    return blocks.between(wanted, wanted)
+    return blocks.between(wanted, wanted), torch.ones_like(wanted)
 
 
-def with_first(blocks: Blocks, wanted: Int[Tensor, "K2"]) -> Float[Tensor, "K2 3*H size size"]:
+def with_first(blocks: Blocks, wanted: Int[Tensor, "K2"]) -> Seen:
     """Attention within each block, from it to its text's first block, and back.
 
     The first block holds [CLS] and the question, or its beginning.
     """
     first = torch.searchsorted(blocks.text, blocks.text[wanted])
     pairs = ((wanted, wanted), (wanted, first), (first, wanted))
-    return torch.cat([blocks.between(*pair) for pair in pairs], 1)
+    return torch.cat([blocks.between(*pair) for pair in pairs], 1), torch.full_like(wanted, 3)
 
 
-def whole(blocks: Blocks, wanted: Int[Tensor, "K2"]) -> Float[Tensor, "K2 3*H size size"]:
+def whole(blocks: Blocks, wanted: Int[Tensor, "K2"]) -> Seen:
     """Attention within each block, from it to all of its text, and from all of its text to it.
 
     The blocks of the other side are laid upon each other and added up. Costs n^2 a text.
@@ -106,10 +110,11 @@ def whole(blocks: Blocks, wanted: Int[Tensor, "K2"]) -> Float[Tensor, "K2 3*H si
         to_all.append(blocks.between(own, others).sum(0))
         from_all.append(blocks.between(others, own).sum(0))
     maps = [blocks.between(wanted, wanted), torch.stack(to_all), torch.stack(from_all)]
-    return torch.cat(maps, 1)
+    others = torch.bincount(blocks.text)[blocks.text[wanted]]
+    return torch.cat(maps, 1), 1 + 2 * others
 
 
-Map = Callable[[Blocks, Tensor], Tensor]
+Map = Callable[[Blocks, Tensor], Seen]
 # What a predictor may see of attention, and how many maps of each head that is.
 MAPS: dict[str, tuple[int, Map]] = {
     "diagonal": (1, diagonal),
