@@ -268,12 +268,14 @@ def _shape(whole: PreTrainedModel, encoder: PreTrainedModel) -> Shape:
     many = config.problem_type == "multi_label_classification" or (
         config.problem_type == "regression" and config.num_labels != 1
     )
-    answers: Literal["", "text", "token"] = ""
+    answers: Literal["", "text", "token", "span"] = ""
     if whole is not encoder and not many:
         if "SequenceClassification" in kind:
             answers = "text"
         elif "TokenClassification" in kind:
             answers = "token"
+        elif "QuestionAnswering" in kind:
+            answers = "span"
     labels = int(config.num_labels or 0) if answers else 0
     return replace(shape, labels=labels, answers=answers)
 

@@ -61,7 +61,7 @@ class Shape:
     embed: float  # FLOPs a token of projections between embeddings and first layer
     layers: tuple[LayerCost, ...]
     labels: int = 0  # outputs of the model's own head; 0 where it has none
-    answers: Literal["", "text", "token"] = ""  # what that head speaks of
+    answers: Literal["", "text", "token", "span"] = ""  # what that head speaks of
 
     def flops(self, trace: Trace) -> Float[Tensor, "B"]:
         """FLOPs that a pass really took, for each text (fp32), the policy's own heads included."""

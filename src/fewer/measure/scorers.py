@@ -1,9 +1,10 @@
-"""What a model says of a data set, and how good it is: texts and tagged words alike."""
+"""What a model says of a data set, and how good it is: texts, tagged words, answers alike."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import singledispatch
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fewer.tasks.classification import TextClassification
@@ -14,13 +15,19 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from fewer.tasks.task import Task
+
 __all__ = ["Scorer", "TagScorer", "TextScorer", "scorer_of"]
 
 Batches = Sequence[Sequence[int]]
 
 
 class Scorer(Protocol):
-    """Knows the right answers of a data set's rows, and how to ask a model for its own."""
+    """Knows the right answers of a data set's texts, and how to ask a model for its own."""
+
+    def texts(self, encoded: Dataset) -> list[int]:
+        """Say of which text each encoded row is; a text may be read in several."""
+        ...
 
     def read(
         self,
@@ -30,11 +37,11 @@ class Scorer(Protocol):
         batches: Batches,
         title: str,
     ) -> Any:
-        """Answers of a model to encoded rows, read in these batches, in the rows' order."""
+        """Answers of a model to all texts, in their order; rows are read in these batches."""
         ...
 
     def score(self, answers: Any, rows: Sequence[int] | None = None) -> dict[str, float]:
-        """Score answers, of some rows or of all; higher is better."""
+        """Score answers, of the texts `rows` or of all; higher is better."""
         ...
 
 
@@ -44,6 +51,10 @@ class TextScorer:
 
     labels: Sequence[float]
     regression: bool = False
+
+    def texts(self, encoded: Dataset) -> list[int]:
+        """Count: each row is a text."""
+        return list(range(len(encoded)))
 
     def read(
         self,
@@ -74,6 +85,10 @@ class TagScorer:
     tags: Sequence[Sequence[str]]
     label_names: Sequence[str]
 
+    def texts(self, encoded: Dataset) -> list[int]:
+        """Name the sentences by their numbers."""
+        return list(encoded["sentence"])
+
     def read(
         self,
         model: PreTrainedModel,
@@ -98,10 +113,19 @@ class TagScorer:
         return score_tags([answers[row] for row in own], [self.tags[row] for row in own])
 
 
-def scorer_of(task: TextClassification | Tagging, table: Dataset) -> Scorer:
+@singledispatch
+def scorer_of(task: Task, table: Dataset) -> Scorer:
     """Read the right answers from rows as they came."""
-    if isinstance(task, Tagging):
-        names = task.label_names
-        tags = [[names[label] for label in labels] for labels in task.labels(table)]
-        return TagScorer(tags, names)
+    raise TypeError(f"there is no scorer for a {type(task).__name__}: register one for its class")
+
+
+@scorer_of.register(TextClassification)
+def _(task: TextClassification, table: Dataset) -> Scorer:
     return TextScorer(task.labels(table), task.regression)
+
+
+@scorer_of.register(Tagging)
+def _(task: Tagging, table: Dataset) -> Scorer:
+    names = task.label_names
+    tags = [[names[label] for label in labels] for labels in task.labels(table)]
+    return TagScorer(tags, names)

@@ -28,6 +28,7 @@ from fewer.tasks.rows import data_hash
 from fewer.training.checkpoints import is_whole, newest_whole, seal
 from fewer.training.precision import Precision, choose
 from fewer.training.rehearsal import SAMPLE_TEXTS, calibrate, collator_for
+from fewer.training.spans import POSITIONS, RELEVANT
 from fewer.training.trainer import PhaseTrainer, training_only
 
 if TYPE_CHECKING:
@@ -83,13 +84,13 @@ def fit(
     Saved under `output_dir/model`. Early exits are fitted to rows that nothing trains on: up to
     512, a tenth at most, are held out for them.
 
-    `train` has the columns of `TextClassification.encode` (input_ids, attention_mask, labels,
-    length; not padded). `dense` is trained first when given (a new head); then `phases` (default:
-    the method's own). Each phase is kept whole in a folder of its own, so `resume=True` goes on
-    after a kill from the newest whole checkpoint. A model that was trained for the first method of
-    a stack (LTP, for a Magic Pyramid with that very LTP) keeps what it learned: the phases of that
-    method are left out, and `dense` too. Raises `ValueError` for an empty data set, and
-    for an `output_dir` that holds another run, or one that was not asked to be resumed.
+    `train` has the columns that the `encode` of a task gives (input_ids, attention_mask, labels or
+    positions, length; not padded). `dense` is trained first when given (a new head); then `phases`
+    (default: the method's own). Each phase is kept whole in a folder of its own, so `resume=True`
+    goes on after a kill from the newest whole checkpoint. A model that was trained for the first
+    method of a stack (LTP, for a Magic Pyramid with that very LTP) keeps what it learned: the
+    phases of that method are left out, and `dense` too. Raises `ValueError` for an empty data set,
+    and for an `output_dir` that holds another run, or one that was not asked to be resumed.
     """
     schedule = schedule or Schedule()
     if not isinstance(model, PreTrainedModel):
@@ -211,6 +212,7 @@ def _arguments(
         fp16=precision == "fp16",
         train_sampling_strategy="group_by_length",
         length_column_name="length",
+        label_names=["labels", *POSITIONS, RELEVANT],  # other columns do not reach the batch
         save_steps=schedule.save_every,
         save_total_limit=2,
         logging_steps=schedule.log_every,

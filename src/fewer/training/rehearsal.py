@@ -18,6 +18,7 @@ from transformers import (
 from fewer.core.policy import Lesson, Phase, Rehearsal
 from fewer.core.trace import Trace, record
 from fewer.models import applying, attachment, evaluating, task_loss
+from fewer.training.spans import SpanCollator
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -30,10 +31,12 @@ Collator = Callable[[list[dict[str, Any]]], Any]
 
 
 def collator_for(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Collator:
-    """Pad rows into a batch, and their labels too where each token has one."""
-    if attachment(model).shape.answers == "token":
-        return DataCollatorForTokenClassification(tokenizer)
-    return DataCollatorWithPadding(tokenizer)
+    """Pad rows into a batch, and with them what the head learns of each token."""
+    padding: dict[str, Callable[[PreTrainedTokenizerBase], Collator]] = {
+        "token": DataCollatorForTokenClassification,
+        "span": SpanCollator,
+    }
+    return padding.get(attachment(model).shape.answers, DataCollatorWithPadding)(tokenizer)
 
 
 def calibrate(
