@@ -8,6 +8,8 @@ from functools import singledispatch
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fewer.tasks.classification import TextClassification
+from fewer.tasks.question_answering import QuestionAnswering
+from fewer.tasks.squad import squad_rows
 from fewer.tasks.tagging import Tagging
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     from fewer.tasks.task import Task
 
-__all__ = ["Scorer", "TagScorer", "TextScorer", "scorer_of"]
+__all__ = ["Scorer", "SpanScorer", "TagScorer", "TextScorer", "scorer_of"]
 
 Batches = Sequence[Sequence[int]]
 
@@ -113,6 +115,42 @@ class TagScorer:
         return score_tags([answers[row] for row in own], [self.tags[row] for row in own])
 
 
+@dataclass(frozen=True)
+class SpanScorer:
+    """Questions with their right answers, as `squad_rows` has them; answers are texts, one each."""
+
+    rows: Dataset
+    impossible: bool = False
+
+    def texts(self, encoded: Dataset) -> list[int]:
+        """Name the questions by their numbers."""
+        return list(encoded["example"])
+
+    def read(
+        self,
+        model: PreTrainedModel,
+        encoded: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        batches: Batches,
+        title: str,
+    ) -> list[str]:
+        """Choose the best answer to every question from all its windows."""
+        from fewer.answerer import choose_answers, span_logits
+
+        logits = span_logits(model, encoded, tokenizer, batches, title=title)
+        contexts = self.rows["context"][:]
+        ranked = choose_answers(logits, encoded, contexts, impossible=self.impossible)
+        return [spans[0].text for spans in ranked]
+
+    def score(self, answers: Sequence[str], rows: Sequence[int] | None = None) -> dict[str, float]:
+        """F1 of words and exact match, as SQuAD counts them."""
+        from fewer.tasks.qa_metrics import score_answers
+
+        own = range(len(self.rows)) if rows is None else rows
+        ids = self.rows["id"][:]
+        return score_answers({ids[row]: answers[row] for row in own}, self.rows.select(own))
+
+
 @singledispatch
 def scorer_of(task: Task, table: Dataset) -> Scorer:
     """Read the right answers from rows as they came."""
@@ -129,3 +167,8 @@ def _(task: Tagging, table: Dataset) -> Scorer:
     names = task.label_names
     tags = [[names[label] for label in labels] for labels in task.labels(table)]
     return TagScorer(tags, names)
+
+
+@scorer_of.register(QuestionAnswering)
+def _(task: QuestionAnswering, table: Dataset) -> Scorer:
+    return SpanScorer(squad_rows(table), task.impossible)
