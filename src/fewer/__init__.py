@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from fewer.version import __version__
 
 if TYPE_CHECKING:
+    from fewer.answerer import answer
     from fewer.combined import MagicPyramid
-    from fewer.config import method_from, method_to
     from fewer.core.decision import Decision, Fate, Site, View
     from fewer.core.policy import Dense, Method, Phase, Policy
     from fewer.core.trace import Trace, record
@@ -38,6 +38,7 @@ _HOMES = {
     "Trace": "fewer.core.trace",
     "View": "fewer.core.decision",
     "adjust": "fewer.models",
+    "answer": "fewer.answerer",
     "applying": "fewer.models",
     "attach": "fewer.models",
     "attachment": "fewer.models",
@@ -46,8 +47,6 @@ _HOMES = {
     "detach": "fewer.models",
     "fit": "fewer.training.fit",
     "load": "fewer.folders",
-    "method_from": "fewer.config",
-    "method_to": "fewer.config",
     "optimize": "fewer.inference",
     "predict": "fewer.prediction",
     "record": "fewer.core.trace",
@@ -72,6 +71,7 @@ __all__ = [
     "View",
     "__version__",
     "adjust",
+    "answer",
     "applying",
     "attach",
     "attachment",
@@ -80,8 +80,6 @@ __all__ = [
     "detach",
     "fit",
     "load",
-    "method_from",
-    "method_to",
     "optimize",
     "predict",
     "record",

@@ -62,7 +62,8 @@ def logits_of(
 ) -> Tensor:
     """Read encoded rows in these batches of row numbers; logits in the order of the rows."""
     found = torch.zeros(len(encoded), int(model.config.num_labels or 0))
-    for rows, _, logits in passes(model, encoded, tokenizer, batches, title, progress):
+    walk = passes(model, encoded, tokenizer, batches, ("logits",), title, progress)
+    for rows, _, (logits,) in walk:
         if logits.shape != (len(rows), found.shape[1]):
             raise ValueError(
                 f"{type(model).__name__} gives logits of shape {tuple(logits.shape)} for "
@@ -77,10 +78,14 @@ def passes(
     encoded: Dataset,
     tokenizer: PreTrainedTokenizerBase,
     batches: Sequence[Sequence[int]],
+    outputs: Sequence[str],
     title: str,
     progress: bool,
-) -> Iterator[tuple[list[int], int, Tensor]]:
-    """Read batch after batch: give its rows, its padded length, its logits in fp32 on the CPU."""
+) -> Iterator[tuple[list[int], int, list[Tensor]]]:
+    """Read batch after batch: give its rows, its padded length, and `outputs` of the model by name.
+
+    Outputs are in fp32 on the CPU. Raises `ValueError` for a model that lacks one of them.
+    """
     from rich.progress import track
 
     columns = [name for name in tokenizer.model_input_names if name in encoded.column_names]
@@ -89,8 +94,13 @@ def passes(
         rows = list(batch)
         padded = tokenizer.pad(plain[rows], padding_side="right", return_tensors="pt")
         with torch.inference_mode():
-            logits = model(**padded.to(model.device)).logits.float().cpu()
-        yield rows, padded["input_ids"].shape[1], logits
+            told = model(**padded.to(model.device))
+        if missing := [name for name in outputs if name not in told]:
+            raise ValueError(
+                f"{type(model).__name__} gives {', '.join(told)}, but no {missing[0]}: wanted a "
+                "model with a head for this task"
+            )
+        yield rows, padded["input_ids"].shape[1], [told[name].float().cpu() for name in outputs]
 
 
 def _listed(texts: Iterable[str]) -> Sequence[str]:

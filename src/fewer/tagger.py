@@ -72,7 +72,8 @@ def tag_logits(
     labels = int(model.config.num_labels or 0)
     starts = [torch.tensor(places, dtype=torch.long) for places in encoded["word_starts"]]
     found = [torch.zeros(0, labels)] * len(encoded)
-    for rows, columns, logits in passes(model, encoded, tokenizer, batches, title, progress):
+    walk = passes(model, encoded, tokenizer, batches, ("logits",), title, progress)
+    for rows, columns, (logits,) in walk:
         if logits.shape != (len(rows), columns, labels):
             raise ValueError(
                 f"{type(model).__name__} gives logits of shape {tuple(logits.shape)} for "

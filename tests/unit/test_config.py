@@ -4,9 +4,17 @@ from dataclasses import dataclass, fields
 import pytest
 
 import fewer
-from fewer import LTP, METHODS, Dense, EarlyExit, method_from, method_to
+from fewer import LTP, METHODS, Dense, EarlyExit
 from fewer.combined import MagicPyramid, Stack
-from fewer.config import SCHEMA, SIDE_FILE, Settings, read_settings, write_settings
+from fewer.config import (
+    SCHEMA,
+    SIDE_FILE,
+    Settings,
+    method_from,
+    method_to,
+    read_settings,
+    write_settings,
+)
 from fewer.exits import PABEE, TOKEE
 
 EXAMPLES = [

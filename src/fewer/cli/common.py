@@ -136,7 +136,7 @@ def load(
         table = table.shuffle(seed=seed).select(range(rows))
     task = task_of(table, model_name, roles(columns))
     length = longest(model, max_length, tokenizer.model_max_length)
-    encoded = task.encode(table, tokenizer, max_length=length)
+    encoded = task.encode(table, tokenizer, max_length=length, training=False)
     row = describe(
         kind,
         model=model_name,

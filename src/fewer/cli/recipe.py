@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from fewer.core.policy import Method
-    from fewer.tasks.classification import TextClassification
-    from fewer.tasks.tagging import Tagging
+    from fewer.tasks.task import Task
+
+_LABELLING = ("SequenceClassification", "TokenClassification")  # heads that name their outputs
 
 __all__ = ["Recipe", "labels_of", "load_for", "run", "task_of"]
 
@@ -99,47 +100,45 @@ def run(recipe: Recipe, output_dir: Path, *, resume: bool = False) -> PreTrained
 
 def labels_of(name: str) -> dict[str, Any]:
     """Return what a model's trained head already knows of its labels, as arguments of `infer`."""
-    from transformers import AutoConfig
-
-    config: Any = AutoConfig.from_pretrained(model_folder(name))
-    heads = ("ForSequenceClassification", "ForTokenClassification")
-    if not any(head in kind for kind in config.architectures or [] for head in heads):
+    config = _config(name)
+    if not any(_has_head(config, head) for head in _LABELLING):
         return {}
     if config.problem_type == "regression" or config.num_labels == 1:
         return {"regression": True}
     return {"label_names": [config.id2label[label] for label in range(config.num_labels)]}
 
 
-def task_of(rows: Dataset, model: str, columns: dict[str, Any]) -> TextClassification | Tagging:
-    """Guess the task of rows: tagging where a column holds lists of words, else texts.
+def task_of(rows: Dataset, model: str, columns: dict[str, Any]) -> Task:
+    """Guess the task of rows: tagging, where a column holds lists of words; questions; or texts.
 
     What the model's head knows of labels, and the columns that are named, is not guessed.
     """
     from fewer.tasks.classification import infer
+    from fewer.tasks.question_answering import infer_question_answering, is_question_answering
     from fewer.tasks.tagging import infer_tagging, is_tagging
 
     given = {**labels_of(model), **columns}
     if {"tokens", "tags"} & set(columns) or is_tagging(rows):
         return infer_tagging(rows, **given)
+    if not columns and is_question_answering(rows):
+        return infer_question_answering(rows)
     return infer(rows, **given)
 
 
-def load_for(task: TextClassification | Tagging, name: str) -> tuple[PreTrainedModel, bool]:
+def load_for(task: Task, name: str) -> tuple[PreTrainedModel, bool]:
     """Load a model with a head for the task, and tell whether the head is new.
 
     What `fewer fit` or `fewer.save` wrote comes with the method it was trained for.
     """
-    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+    import transformers
 
     from fewer.config import SIDE_FILE
     from fewer.folders import load
-    from fewer.tasks.tagging import Tagging
 
-    if (Path(name) / SIDE_FILE).exists() and labels_of(name):
+    if (Path(name) / SIDE_FILE).exists() and _has_head(_config(name), task.head):
         return load(name, precision=None), False
 
-    tags = isinstance(task, Tagging)
-    kind: Any = AutoModelForTokenClassification if tags else AutoModelForSequenceClassification
+    kind = getattr(transformers, f"AutoModelFor{task.head}")
     model, info = kind.from_pretrained(
         model_folder(name),
         num_labels=task.num_labels,
@@ -149,6 +148,16 @@ def load_for(task: TextClassification | Tagging, name: str) -> tuple[PreTrainedM
         output_loading_info=True,
     )
     return model, bool(info["missing_keys"])
+
+
+def _config(name: str) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(model_folder(name))
+
+
+def _has_head(config: Any, head: str) -> bool:
+    return any(f"For{head}" in kind for kind in config.architectures or [])
 
 
 def _dense(settings: dict[str, float] | None, new_head: bool, method: Method) -> Any:

@@ -42,6 +42,11 @@ def measure(loaded: Loaded, plan: Plan, baseline: str | None, results: Path | No
     from fewer.measure.yardstick_tables import tables
     from fewer.models import attachment
 
+    if attachment(loaded.model).shape.answers != "text":
+        raise ValueError(
+            f"--peers compares models of whole texts, got a {type(loaded.model).__name__}; without "
+            "it, padded, packed and the method are timed"
+        )
     console, dense = Console(), dense_model(baseline)
     profiles = _profiles(loaded, plan)
     peak = gemm_peak()

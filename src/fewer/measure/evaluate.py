@@ -76,15 +76,17 @@ def predict(
     """Run a model over encoded rows, sorted by length; a progress bar shows on a terminal.
 
     An attached model reads batches of `TOKEN_BUDGET` tokens, another of `batch_size` texts, whose
-    FLOPs are those of batches padded in the data's own order, as users run them.
+    FLOPs are those of batches padded in the data's own order, as users run them. A text that is
+    read in windows costs what all of them cost.
     """
+    texts = len(set(scorer.texts(encoded)))
     if is_attached(model):
         found, passes, _ = read_all(model, encoded, tokenizer, scorer, title)
-        return Outcome(found, *_of_traces(model, passes))
+        return Outcome(found, *_of_traces(model, passes, texts))
     lengths = torch.tensor(encoded["length"])
     order = [rows.tolist() for rows in lengths.argsort(stable=True).split(batch_size)]
     found = scorer.read(model, encoded, tokenizer, order, title)
-    return Outcome(found, *_of_lengths(attach(copy.deepcopy(model)), lengths, batch_size))
+    return Outcome(found, *_of_lengths(attach(copy.deepcopy(model)), lengths, batch_size, texts))
 
 
 def read_all(
@@ -116,16 +118,16 @@ def three_way(
         outcome = predict(system, encoded, tokenizer, scorer, batch_size=batch_size, title=name)
         rows[name] = {
             "metrics": scorer.score(outcome.answers),
-            "halves": _halves(scorer, outcome.answers, len(encoded)),
+            "halves": _halves(scorer, outcome.answers, len(set(scorer.texts(encoded)))),
             "flops_per_text": outcome.flops_per_text,
             "tokens_per_layer": outcome.tokens_per_layer,
         }
     return rows
 
 
-def _halves(scorer: Scorer, answers: Any, rows: int) -> list[dict[str, Any]]:
-    """Score the rows of even and of odd number: choose on one half, report on the other."""
-    parts = [range(start, rows, 2) for start in (0, 1)]
+def _halves(scorer: Scorer, answers: Any, texts: int) -> list[dict[str, Any]]:
+    """Score the texts of even and of odd number: choose on one half, report on the other."""
+    parts = [range(start, texts, 2) for start in (0, 1)]
     return [{"metrics": scorer.score(answers, part)} for part in parts if part]
 
 
@@ -138,8 +140,10 @@ def histogram(lengths: list[int], bins: int = 24) -> dict[str, list[int]]:
     return {"edges": edges, "counts": [int(count) for count in counts]}
 
 
-def _of_traces(model: PreTrainedModel, passes: list[Trace]) -> tuple[float, list[float]]:
-    shape, texts = attachment(model).shape, sum(trace.grid[0] for trace in passes)
+def _of_traces(
+    model: PreTrainedModel, passes: list[Trace], texts: int
+) -> tuple[float, list[float]]:
+    shape = attachment(model).shape
     flops = sum(float(shape.flops(trace).sum()) for trace in passes)
     read = torch.zeros(shape.num_layers)
     for trace in passes:
@@ -149,9 +153,9 @@ def _of_traces(model: PreTrainedModel, passes: list[Trace]) -> tuple[float, list
 
 
 def _of_lengths(
-    model: PreTrainedModel, lengths: Tensor, batch_size: int
+    model: PreTrainedModel, lengths: Tensor, batch_size: int, texts: int
 ) -> tuple[float, list[float]]:
     shape = attachment(model).shape
     padded = torch.cat([part.max().expand_as(part) for part in lengths.split(batch_size)]).float()
     flops = shape.dense_flops(padded.double())
-    return float(flops.mean()), [float(padded.mean())] * shape.num_layers
+    return float(flops.sum()) / texts, [float(padded.sum()) / texts] * shape.num_layers

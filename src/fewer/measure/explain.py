@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fewer.answerer import STRIDE, answer
 from fewer.core.trace import Trace, record
-from fewer.models import attachment, longest
+from fewer.models import attachment, evaluating, longest
 from fewer.tasks.texts import clean, kept_tokens, shorten
+from fewer.tasks.windows import tokenise_pairs
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
+
+    from fewer.tasks.spans import Span
 
 __all__ = ["Explanation", "Passage", "Prediction", "Word", "explain", "write_explanation"]
 
@@ -45,11 +49,12 @@ class Passage:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model answers; empty for a model without a head for whole texts."""
+    """What the model answers; empty for a model without a head for whole texts or answers."""
 
     label: str | None = None  # the most probable; None for regression
     probabilities: Mapping[str, float] = field(default_factory=dict)  # of each label
     value: float | None = None  # of regression
+    answer: Span | None = None  # to the first text, a question, in the second
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Explanation:
     passages: tuple[Passage, ...]  # one, or the two of a pair
     prediction: Prediction
     num_layers: int
-    tokens_per_layer: tuple[int, ...]  # special tokens too; 0 in layers after an exit
+    tokens_per_layer: tuple[int, ...]  # of all windows, special tokens too; 0 after an exit
     flops_share: float  # of the FLOPs that the same tokens take when each reads every layer
 
     @property
@@ -77,7 +82,8 @@ def explain(
 ) -> Explanation:
     """Run an attached model on one text and say of each word how many layers read it.
 
-    `max_length` is in tokens, by default the longest that model and tokenizer take. Raises
+    `max_length` is in tokens, by default the longest that model and tokenizer take. A model of
+    question answering takes a question and its context, and reads a long one in windows. Raises
     `ValueError` for a model with nothing attached, and for a tokenizer that cannot say where a
     token stands in the text.
 
@@ -88,19 +94,30 @@ def explain(
     texts = [text] if text_pair is None else [text, text_pair]
     _check(tokenizer, texts, max_length)
     limit = longest(model, max_length, tokenizer.model_max_length)
-    read = _Encoded.read(tokenizer, texts, limit)
-    logits, trace = _run(model, read.inputs(tokenizer.model_input_names, model.device))
-    depths = dict(zip(read.kept, trace.layers_read[0].tolist(), strict=True))
-    counts = [int(layer.read.sum()) for layer in trace.layers]
+    context = text_pair if own.shape.answers == "span" else None  # of a question
+    read = (_Encoded.read if context is None else _Encoded.windows)(tokenizer, texts, limit)
+    with evaluating(model):
+        passes = [_run(model, inputs) for inputs in read.inputs(tokenizer, model.device)]
+    if context is None:
+        prediction = _prediction(model.config, passes[0][0])
+    else:
+        found = answer(model, tokenizer, [text], [context], max_length=limit, progress=False)
+        prediction = Prediction(answer=found[0])
+    traces = [trace for _, trace in passes]
+    depths: dict[int, int] = {}
+    for kept, trace in zip(read.rows, traces, strict=True):
+        for token, depth in zip(kept, trace.layers_read[0].tolist(), strict=True):
+            depths[token] = max(depth, depths.get(token, 0))
+    dense = [own.shape.dense_flops(trace.layers[0].keys) for trace in traces]
     return Explanation(
         passages=tuple(
             _passage(one, read.words(side, depths), len(short))
             for side, (one, short) in enumerate(zip(read.texts, read.shortened, strict=True))
         ),
-        prediction=_prediction(model.config, logits),
+        prediction=prediction,
         num_layers=own.shape.num_layers,
-        tokens_per_layer=(*counts, *[0] * (own.shape.num_layers - len(counts))),
-        flops_share=float(own.shape.share(trace)),
+        tokens_per_layer=_tokens(traces, own.shape.num_layers),
+        flops_share=float(sum(map(own.shape.flops, traces)) / sum(dense)),
     )
 
 
@@ -130,17 +147,17 @@ def write_explanation(explanation: Explanation, path: str | Path) -> Path:
 
 
 # Where a word stands in its text: start, end, layers read.
-Span = tuple[int, int, "int | None"]
+Place = tuple[int, int, "int | None"]
 
 
 @dataclass(frozen=True)
 class _Encoded:
-    """Texts as tokens with their places, and which of the tokens the model gets."""
+    """Texts as tokens with their places, and which of the tokens the model gets in each pass."""
 
     texts: Sequence[str]  # cleaned
     shortened: Sequence[str]  # what was tokenised: a million characters take seconds
     encoding: BatchEncoding
-    kept: Sequence[int]
+    rows: Sequence[Sequence[int]]  # one, or one a window
 
     @classmethod
     def read(
@@ -149,36 +166,46 @@ class _Encoded:
         """Encode as `encode_texts` does: the same ids."""
         cleaned = [clean(one) for one in texts]
         shortened = [shorten(one, tokenizer, max_length) for one in cleaned]
-        encoding = tokenizer(
-            *shortened,
-            padding=False,
-            truncation=False,
-            return_attention_mask=True,
-            return_offsets_mapping=True,
-            verbose=False,
-        )
+        encoding = _tokenised(tokenizer, shortened)
         kept = list(range(len(encoding["input_ids"])))
         if len(kept) > max_length:
             owners = encoding.sequence_ids()
             kept = kept_tokens(owners, max_length, tokenizer.truncation_side)
-        return cls(cleaned, shortened, encoding, kept)
+        return cls(cleaned, shortened, encoding, [kept])
 
-    def inputs(self, names: Iterable[str], device: torch.device) -> dict[str, Tensor]:
-        """Build the model's inputs, a batch of one."""
-        wanted = [name for name in {*names, "attention_mask"} if name in self.encoding]
-        columns = {name: self.encoding[name] for name in wanted}
-        return {
-            name: torch.tensor([[column[token] for token in self.kept]], device=device)
-            for name, column in columns.items()
-        }
+    @classmethod
+    def windows(
+        cls, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
+    ) -> _Encoded:
+        """Encode a question and its context as `encode_questions` does: the same windows."""
+        cleaned = [clean(one) for one in texts]
+        question, context = cleaned
+        shortened = [shorten(question, tokenizer, max_length), context]
+        (pair,) = tokenise_pairs(
+            [question], [context], tokenizer, max_length=max_length, stride=STRIDE
+        )
+        rows = [window.tolist() for window in pair.windows]
+        return cls(cleaned, shortened, _tokenised(tokenizer, shortened), rows)
 
-    def words(self, side: int, depths: Mapping[int, int]) -> list[Span]:
+    def inputs(
+        self, tokenizer: PreTrainedTokenizerBase, device: torch.device
+    ) -> Iterator[dict[str, Tensor]]:
+        """Build the model's inputs, a batch of one for each pass."""
+        names = {*tokenizer.model_input_names, "attention_mask"}
+        columns = {name: self.encoding[name] for name in names if name in self.encoding}
+        for row in self.rows:
+            yield {
+                name: torch.tensor([[column[token] for token in row]], device=device)
+                for name, column in columns.items()
+            }
+
+    def words(self, side: int, depths: Mapping[int, int]) -> list[Place]:
         """Gather the pieces of each word of one text; its depth is the most of theirs.
 
         Words that share a character (a sign that a normaliser spells out) are one.
         """
         text, last = self.texts[side], None
-        spans: list[Span] = []
+        spans: list[Place] = []
         owners, numbers = self.encoding.sequence_ids(), self.encoding.word_ids()
         for token, (first, end) in enumerate(self.encoding["offset_mapping"]):
             start = end - len(text[first:end].lstrip())  # a byte-level token may be " film"
@@ -212,13 +239,30 @@ def _check(
         )
 
 
+def _tokenised(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> BatchEncoding:
+    encoding: BatchEncoding = tokenizer(
+        *texts,
+        padding=False,
+        truncation=False,
+        return_attention_mask=True,
+        return_offsets_mapping=True,
+        verbose=False,
+    )
+    return encoding
+
+
+def _tokens(traces: Sequence[Trace], num_layers: int) -> tuple[int, ...]:
+    """Count the tokens of all passes that each layer read; a pass may stop early."""
+    counts = [0] * num_layers
+    for trace in traces:
+        for number, layer in enumerate(trace.layers):
+            counts[number] += int(layer.read.sum())
+    return tuple(counts)
+
+
 def _run(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> tuple[Tensor | None, Trace]:
-    training = model.training
-    try:
-        with torch.inference_mode(), record() as traces:
-            output = model.eval()(**inputs, return_dict=True)
-    finally:
-        model.train(training)
+    with torch.inference_mode(), record() as traces:
+        output = model(**inputs, return_dict=True)
     return output.get("logits"), traces[-1]
 
 
@@ -235,7 +279,7 @@ def _prediction(config: Any, logits: Tensor | None) -> Prediction:
     return Prediction(max(probabilities, key=probabilities.__getitem__), probabilities)
 
 
-def _passage(text: str, spans: Iterable[Span], tokenised: int) -> Passage:
+def _passage(text: str, spans: Iterable[Place], tokenised: int) -> Passage:
     """Cut a text into words; what was never tokenised is cut at white space, and was not read."""
     beyond = [
         (tokenised + found.start(), tokenised + found.end(), None)

@@ -27,8 +27,9 @@ BUCKETS = ((1, 35), (36, 70), (71, None))
 
 @dataclass(frozen=True)
 class Depths:
-    """What reading a data set took, text by text, in its order."""
+    """What reading a data set took, text by text, in its order; all windows of a text together."""
 
+    tokens: Tensor  # (texts)
     flops: Tensor  # (texts), the heads' own included
     dense_flops: Tensor  # (texts), of the same texts read in full
     heads: Tensor  # (texts), FLOPs of the exits' heads
@@ -36,8 +37,8 @@ class Depths:
     token_layers: Tensor  # (texts), mean over tokens of the layers they read
 
     @classmethod
-    def of(cls, model: PreTrainedModel, traces: Sequence[Trace], order: Sequence[int]) -> Depths:
-        """Put together the traces of batches whose texts, one after another, are `order`."""
+    def of(cls, model: PreTrainedModel, traces: Sequence[Trace], texts: Sequence[int]) -> Depths:
+        """Put together the traces of batches whose rows, one after another, are of `texts`."""
         shape = attachment(model).shape
         columns: list[tuple[Tensor, ...]] = []
         for trace in traces:
@@ -48,13 +49,16 @@ class Depths:
                     shape.flops(trace).double(),
                     shape.dense_flops(lengths).double(),
                     heads.double(),
+                    read.sum(1).double(),
+                    lengths.double(),
                     read.amax(1).double(),
-                    read.sum(1) / lengths.double(),
                 )
             )
-        place = torch.tensor(order).argsort()
-        joined = [torch.cat(parts).cpu()[place] for parts in zip(*columns, strict=True)]
-        return cls(*joined)
+        *added, layers = [torch.cat(parts).cpu() for parts in zip(*columns, strict=True)]
+        text, none = torch.tensor(texts), torch.zeros(max(texts) + 1, dtype=torch.float64)
+        flops, dense, spent, read, tokens = (none.index_add(0, text, rows) for rows in added)
+        deepest = none.scatter_reduce(0, text, layers, "amax")
+        return cls(tokens, flops, dense, spent, deepest, read / tokens)
 
 
 def sweep(
@@ -80,7 +84,7 @@ def sweep(
             f"{own.method} has no exits to sweep; wanted a model trained with one of the methods "
             "for exits, such as magic_pyramid, fastbert or tokee"
         )
-    lengths = torch.tensor(encoded["length"])
+    texts = scorer.texts(encoded)
     points = []
     for threshold in (dial.never, *(dial.grid if thresholds is None else thresholds)):
         if threshold != dial.never:
@@ -88,8 +92,8 @@ def sweep(
         else:
             dial.value.fill_(threshold)
         answers, traces, order = read_all(system, encoded, tokenizer, scorer, f"at {threshold:g}")
-        depths = Depths.of(system, traces, order)
-        everyone = range(len(encoded))
+        depths = Depths.of(system, traces, [texts[row] for row in order])
+        everyone = range(len(depths.tokens))
         point = {
             "threshold": None if threshold == dial.never else threshold,
             **_point(answers, depths, everyone, scorer),
@@ -98,9 +102,9 @@ def sweep(
             "buckets": {
                 _name(low, high): _point(answers, depths, rows, scorer)
                 for low, high in BUCKETS
-                if (rows := _between(lengths, low, high))
+                if (rows := _between(depths.tokens, low, high))
             },
-            "length_and_layers": _rank_correlation(lengths, depths.token_layers),
+            "length_and_layers": _rank_correlation(depths.tokens, depths.token_layers),
         }
         points.append(point)
     return points

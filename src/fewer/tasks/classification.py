@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, ClassVar, TypeGuard
 
 from fewer.tasks.columns import column_values, few, known_column, nearest
 from fewer.tasks.texts import Overlong, check_strings, encode_texts
@@ -57,6 +57,8 @@ class TextClassification:
     (2, {0: 'negative', 1: 'positive'})
     """
 
+    head: ClassVar[str] = "SequenceClassification"
+
     text: str = "text"
     text_pair: str | None = None
     label: str = "label"
@@ -101,18 +103,19 @@ class TextClassification:
         *,
         max_length: int,
         overlong: Overlong = "truncate",
+        training: bool = True,
     ) -> Dataset:
         """Encode texts and labels without padding: as many rows out as in, in the same order.
 
-        Columns: those of `encode_texts`, and labels (int, or float for regression).
+        Columns: those of `encode_texts`, and for training labels (int, or float for regression).
         """
-        labels = self.labels(rows)
+        labels = self.labels(rows) if training else []
         texts = _strings(rows, self.text)
         pairs = None if self.text_pair is None else _strings(rows, self.text_pair)
         encoded = encode_texts(
             texts, tokenizer, pairs=pairs, max_length=max_length, overlong=overlong
         )
-        return encoded.add_column("labels", labels)
+        return encoded.add_column("labels", labels) if training else encoded
 
     def labels(self, rows: Dataset) -> list[int] | list[float]:
         """Read the labels: indices of `label_names`, or numbers for regression."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -40,6 +40,8 @@ class QuestionAnswering:
     >>> task.num_labels, task.id2label
     (2, {0: 'start', 1: 'end'})
     """
+
+    head: ClassVar[str] = "QuestionAnswering"
 
     impossible: bool = False
 

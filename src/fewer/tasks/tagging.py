@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fewer.tasks.columns import column_values, few, known_column, nearest
 from fewer.tasks.words import NO_WORD, Overlong, check_words, encode_words
@@ -43,6 +43,8 @@ class Tagging:
     >>> task.num_labels, task.neutral
     (3, 'O')
     """
+
+    head: ClassVar[str] = "TokenClassification"
 
     tokens: str = "tokens"
     tags: str = "tags"
@@ -88,19 +90,23 @@ class Tagging:
         *,
         max_length: int,
         overlong: Overlong = "truncate",
+        training: bool = True,
     ) -> Dataset:
         """Encode words and tags without padding, in the same order; a row each, or one a window.
 
-        Columns: those of `encode_words`, and labels: one a token, -100 for special tokens. Every
-        piece of a word is trained, for a token may leave the model early on its own: the first
-        carries the word's tag, the later ones the same, but `I-X` for `B-X` if there is an `I-X`.
+        Columns: those of `encode_words`, and for training labels: one a token, -100 for special
+        tokens. Every piece of a word is trained, for a token may leave the model early on its own:
+        the first carries the word's tag, the later ones the same, but `I-X` for `B-X` if there is
+        an `I-X`.
         Only first pieces (`word_starts`) count in scores. Give words cut by "truncate" the tag
         `neutral` in scores: `merge(answers, encoded, task.neutral)`.
         """
-        tags = self.labels(rows)
+        tags = self.labels(rows) if training else []
         encoded = encode_words(
             self.words(rows), tokenizer, max_length=max_length, overlong=overlong
         )
+        if not training:
+            return encoded
         inside = self._inside()
         labels = [
             _labels_of_pieces(words, tags[sentence], inside)

@@ -84,13 +84,13 @@ def fit(
     Saved under `output_dir/model`. Early exits are fitted to rows that nothing trains on: up to
     512, a tenth at most, are held out for them.
 
-    `train` has the columns of `TextClassification.encode` (input_ids, attention_mask, labels,
-    length; not padded). `dense` is trained first when given (a new head); then `phases` (default:
-    the method's own). Each phase is kept whole in a folder of its own, so `resume=True` goes on
-    after a kill from the newest whole checkpoint. A model that was trained for the first method of
-    a stack (LTP, for a Magic Pyramid with that very LTP) keeps what it learned: the phases of that
-    method are left out, and `dense` too. Raises `ValueError` for an empty data set, and
-    for an `output_dir` that holds another run, or one that was not asked to be resumed.
+    `train` has the columns that the `encode` of a task gives (input_ids, attention_mask, labels or
+    positions, length; not padded). `dense` is trained first when given (a new head); then `phases`
+    (default: the method's own). Each phase is kept whole in a folder of its own, so `resume=True`
+    goes on after a kill from the newest whole checkpoint. A model that was trained for the first
+    method of a stack (LTP, for a Magic Pyramid with that very LTP) keeps what it learned: the
+    phases of that method are left out, and `dense` too. Raises `ValueError` for an empty data set,
+    and for an `output_dir` that holds another run, or one that was not asked to be resumed.
     """
     schedule = schedule or Schedule()
     if not isinstance(model, PreTrainedModel):

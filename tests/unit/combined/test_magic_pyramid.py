@@ -4,8 +4,9 @@ import pytest
 import torch
 
 import fewer
-from fewer import LTP, Dense, method_from, method_to
+from fewer import LTP, Dense
 from fewer.combined import MagicPyramid
+from fewer.config import method_from, method_to
 from fewer.core.stack import Stack
 from fewer.exits import PABEE, EarlyExit, FastBERT
 from fewer.training.trainer import training_only

@@ -4,7 +4,8 @@ import json
 import pytest
 
 import fewer
-from fewer import Method, method_from, method_to
+from fewer import Method
+from fewer.config import method_from, method_to
 from fewer.exits import PABEE, BERxiT, DeeBERT, EarlyExit, FastBERT, RightTool
 from fewer.exits.early_exit import exit_layers
 from tests.tiny import tiny

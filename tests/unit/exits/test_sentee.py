@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import fewer
-from fewer import method_from, method_to
+from fewer.config import method_from, method_to
 from fewer.core.packed import Packed
 from fewer.core.policy import Phase, Rehearsal
 from fewer.exits import SENTEE, TOKEE

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import fewer
-from fewer import Fate, method_from, method_to
+from fewer import Fate
+from fewer.config import method_from, method_to
 from fewer.core.apply import APPLIES
 from fewer.core.decision import Decision, Spoken
 from fewer.core.encode import encode

@@ -1,4 +1,5 @@
-from fewer import LTP, MagicPyramid, method_to
+from fewer import LTP, MagicPyramid
+from fewer.config import method_to
 from fewer.measure.blocks import blocks
 from tests.unit.measure.results import result
 

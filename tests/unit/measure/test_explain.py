@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
     BertConfig,
+    BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
     BertModel,
@@ -20,6 +21,7 @@ from transformers import (
 )
 
 import fewer
+from fewer.answerer import STRIDE, encode_questions
 from fewer.measure.explain import Explanation, Passage, Prediction, Word, explain, write_explanation
 from fewer.tasks.texts import clean, encode_texts
 from tests.unit.measure.pages import Page, self_contained
@@ -215,6 +217,41 @@ def test_a_model_without_a_head_for_texts_predicts_nothing(kind: Any, tmp_path: 
     found = explain(pruned(kind), wordpiece(), TEXT)
     assert found.prediction == Prediction()
     assert "% of the FLOPs" in self_contained(write_explanation(found, tmp_path / "p.html")).text
+
+
+def test_a_question_gets_its_answer_and_each_word_the_most_over_its_windows(tmp_path: Path) -> None:
+    model, tokenizer = pruned(BertForQuestionAnswering, num_labels=2), wordpiece()
+    question, context = "good film", "hello world good bad film " * 12
+    found = explain(model, tokenizer, question, context, max_length=24)
+    encoded = encode_questions([question], [context], tokenizer, max_length=24, stride=STRIDE)
+    with torch.inference_mode(), fewer.record() as traces:
+        for ids in encoded["input_ids"]:
+            second = ids.index(3) + 1  # [SEP]
+            types = torch.tensor([[int(place >= second) for place in range(len(ids))]])
+            model(torch.tensor([ids]), token_type_ids=types)
+
+    reads: dict[int, int] = {}
+    for starts, trace in zip(encoded["starts"], traces, strict=True):
+        for start, depth in zip(starts, trace.layers_read[0].tolist(), strict=True):
+            reads[start] = max(depth, reads.get(start, 0))
+    place, told = 0, {}
+    for word in found.passages[1].words:
+        told[place + len(word.before)] = word.layers_read
+        place += len(word.before) + len(word.text)
+    del reads[-1]  # the question and special tokens
+    assert told == reads
+    assert len(set(told.values())) > 1
+    assert len(encoded) == len(traces) > 4
+    assert found.tokens_per_layer[0] == sum(encoded["length"])
+    shape = fewer.attachment(model).shape
+    taken = sum(float(shape.flops(trace)) for trace in traces)
+    dense = shape.dense_flops(torch.tensor(encoded["length"], dtype=torch.float64)).sum()
+    assert found.flops_share == pytest.approx(taken / float(dense), rel=1e-5)
+    assert 0 < found.flops_share < 1
+
+    (wanted,) = fewer.answer(model, tokenizer, [question], [context], max_length=24)
+    assert found.prediction == Prediction(answer=wanted)
+    assert wanted.text in self_contained(write_explanation(found, tmp_path / "p.html")).text
 
 
 @pytest.mark.parametrize("training", [True, False])

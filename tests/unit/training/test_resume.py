@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import Trainer
 
-import fewer
+from fewer.config import method_to
 from fewer.training import fit as module
 from fewer.training.fit import dense_phase
 from tests.unit.training.synthetic import METHOD, QUICK, ROWS, STEPS, run, small_model, texts
@@ -195,8 +195,8 @@ def test_resuming_where_nothing_is_begins(tmp_path, steps, uninterrupted):
 def test_the_note_says_what_the_run_is(tmp_path, steps):
     _killed(steps, tmp_path / "run", 0)
     note = json.loads((tmp_path / "run" / "fit.json").read_text())
-    assert note["method"] == fewer.method_to(METHOD) | {
-        "args": json.loads(json.dumps(fewer.method_to(METHOD)["args"]))
+    assert note["method"] == method_to(METHOD) | {
+        "args": json.loads(json.dumps(method_to(METHOD)["args"]))
     }
     assert [phase["name"] for phase in note["phases"]] == ["dense", "soft", "hard"]
     assert (note["rows"], note["schedule"]["seed"]) == (ROWS, 42)

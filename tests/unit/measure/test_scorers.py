@@ -1,0 +1,98 @@
+"""Questions read in windows: their answers, and figures a question and not a window."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+
+import fewer
+from fewer.answerer import answer
+from fewer.core.policy import Dense
+from fewer.measure.evaluate import predict, three_way
+from fewer.measure.scorers import SpanScorer, TagScorer, TextScorer, scorer_of
+from fewer.measure.sweep import Depths
+from fewer.tasks import QuestionAnswering, Tagging, TextClassification
+from fewer.tasks.qa_metrics import score_answers
+from tests.tiny import tiny, word_tokenizer
+
+TASK = QuestionAnswering()
+CONTEXTS = ["w9 w10", " ".join(f"w{n}" for n in range(49)), "w30 w31 w32", "w40"]
+ROWS = Dataset.from_dict(
+    {
+        "id": ["a", "b", "c", "d"],
+        "question": ["w1 w2", "w3", "w4", "w5 w6 w7"],
+        "context": CONTEXTS,
+        "answers": [{"text": [context.split()[0]], "answer_start": [0]} for context in CONTEXTS],
+    }
+)
+
+
+def _encoded() -> Dataset:
+    return TASK.encode(ROWS, word_tokenizer(), max_length=24, stride=6, training=False)
+
+
+def _model() -> Any:
+    return fewer.attach(tiny("bert", "QuestionAnswering", num_labels=2), Dense())
+
+
+def test_each_task_has_its_scorer() -> None:
+    texts = Dataset.from_dict({"text": ["a", "b"], "label": ["x", "y"]})
+    words = Dataset.from_dict({"tokens": [["a"], ["b"]], "tags": [["x"], ["y"]]})
+    names = ("x", "y")
+    assert isinstance(scorer_of(TextClassification(label_names=names), texts), TextScorer)
+    assert isinstance(scorer_of(Tagging(label_names=names), words), TagScorer)
+    assert isinstance(scorer_of(TASK, ROWS), SpanScorer)
+    with pytest.raises(TypeError, match="no scorer for a str"):
+        scorer_of("a task", ROWS)  # type: ignore[arg-type]
+
+
+def test_answers_are_those_of_fewer_answer_one_a_question() -> None:
+    model, encoded, scorer = _model(), _encoded(), scorer_of(TASK, ROWS)
+    found = predict(model, encoded, word_tokenizer(), scorer).answers
+    spans = answer(model, word_tokenizer(), ROWS["question"], CONTEXTS, max_length=24, stride=6)
+    assert found == [span.text for span in spans]
+    assert len(encoded) > len(found) == 4
+    whole = dict(zip("abcd", found, strict=True))
+    assert scorer.score(found) == score_answers(whole, ROWS)
+    assert scorer.score(found, [1, 3]) == score_answers(whole, ROWS.select([1, 3]))
+
+
+def test_figures_are_a_question_and_halves_are_of_questions() -> None:
+    encoded, scorer = _encoded(), scorer_of(TASK, ROWS)
+    lengths = torch.tensor(encoded["length"])
+    assert scorer.texts(encoded) == [0, 1, 1, 1, 1, 2, 3]
+    model = _model()
+    found = three_way(model, encoded, word_tokenizer(), scorer, batch_size=4)
+    shape = fewer.attachment(model).shape
+
+    dense = float(shape.dense_flops(lengths.double()).sum())
+    padded = torch.cat([part.max().expand_as(part) for part in lengths.split(4)])
+    assert found["packed"]["flops_per_text"] == pytest.approx(dense / 4, rel=1e-6)
+    assert found["packed"]["tokens_per_layer"] == [float(lengths.sum()) / 4] * 3
+    assert found["padded"]["tokens_per_layer"] == [float(padded.sum()) / 4] * 3
+    answers = predict(model, encoded, word_tokenizer(), scorer).answers
+    halves = [{"metrics": scorer.score(answers, rows)} for rows in ([0, 2], [1, 3])]
+    assert found["packed"]["halves"] == halves
+
+
+def test_the_depths_of_windows_are_put_together() -> None:
+    model, encoded = _model(), _encoded()
+    texts, order = [0, 1, 1, 1, 1, 2, 3], [4, 0, 6, 1, 5, 2, 3]
+    with torch.inference_mode(), fewer.record() as traces:
+        for row in order:
+            model(torch.tensor([encoded[row]["input_ids"]]))
+    depths = Depths.of(model, traces, [texts[row] for row in order])
+
+    lengths = torch.tensor(encoded["length"], dtype=torch.float64)
+    owner = torch.tensor(texts)
+    flops = fewer.attachment(model).shape.dense_flops(lengths)
+    for text in range(4):
+        own = owner == text
+        assert depths.tokens[text] == lengths[own].sum()
+        assert float(depths.flops[text]) == pytest.approx(float(flops[own].sum()), rel=1e-6)
+        assert depths.dense_flops[text] == pytest.approx(float(flops[own].sum()))
+    assert depths.layers.tolist() == [3.0] * 4
+    assert depths.token_layers.tolist() == [3.0] * 4
