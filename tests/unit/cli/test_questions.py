@@ -1,0 +1,96 @@
+"""Questions on the command line: a file of SQuAD, trained on and measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertForQuestionAnswering
+
+import fewer
+from tests.unit.cli.conftest import WORDS
+from tests.unit.cli.test_commands import run
+
+QUESTIONS = 20
+
+
+@pytest.fixture(scope="module")
+def squad(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write questions about contexts of 1 to 60 words; the longer ones take several windows."""
+    paragraphs = []
+    for number in range(QUESTIONS):
+        words = [WORDS[(number + k) % len(WORDS)] for k in range(1 + 3 * number)]
+        answer = {"text": words[-1], "answer_start": len(" ".join([*words[:-1], ""]))}
+        asked = {"id": f"q{number}", "question": f"the {words[-1]} film", "answers": [answer]}
+        paragraphs.append({"context": " ".join(words), "qas": [asked]})
+    path = tmp_path_factory.mktemp("squad") / "squad.json"
+    content = {"version": "1.1", "data": [{"title": "films", "paragraphs": paragraphs}]}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, squad: Path) -> Path:
+    """Fit a dense model; the run's folder."""
+    output = tmp_path_factory.mktemp("runs") / "questions"
+    status = run(
+        *("fit", "--model", model_folder, "--train", squad, "--output", output),
+        *("--method", "dense", "--dense-epochs", 1, "--max-length", 32),
+        *("--batch-size", 8, "--precision", "fp32"),
+    )
+    assert status == 0
+    return output
+
+
+def test_fit_gives_a_model_that_answers_questions(trained: Path) -> None:
+    model = fewer.load(trained / "model")
+    assert isinstance(model, BertForQuestionAnswering)
+    assert fewer.attachment(model).shape.answers == "span"
+    assert model.config.id2label == {0: "start", 1: "end"}
+
+
+def test_evaluate_scores_questions_and_not_windows(
+    trained: Path, squad: Path, tmp_path: Path
+) -> None:
+    results = tmp_path / "rows.jsonl"
+    words = ("--data", squad, "--no-timed", "--results", results)
+    assert run("evaluate", trained / "model", *words) == 0
+    (row,) = map(json.loads, results.read_text().splitlines())
+    padded, packed = row["systems"].values()
+    assert row["data"]["rows"] == QUESTIONS < sum(row["lengths"]["counts"])
+    assert padded["metrics"] == packed["metrics"]
+    assert set(packed["metrics"]) == {"f1", "exact_match"}
+    assert 0 <= packed["metrics"]["exact_match"] <= packed["metrics"]["f1"] <= 1
+    assert packed["flops_per_text"] < padded["flops_per_text"]
+
+
+def test_bench_times_windows_and_refuses_peers(
+    trained: Path, squad: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "rows.jsonl"
+    words = ("bench", trained / "model", "--data", squad, "--batch", 4, "--runs", 2)
+    assert run(*words, "--results", results) == 0
+    (row,) = map(json.loads, results.read_text().splitlines())
+    assert row["systems"]["packed"]["latency_ms"]["4"]["median"] > 0
+    assert run(*words, "--peers") == 2
+    assert "--peers compares models of whole texts" in capsys.readouterr().err
+
+
+def test_a_head_that_is_trained_is_kept(trained: Path, squad: Path, tmp_path: Path) -> None:
+    status = run(
+        *("fit", "--model", trained / "model", "--train", squad, "--output", tmp_path / "more"),
+        *("--method", "dense", "--batch-size", 8, "--precision", "fp32"),
+    )
+    assert status == 0  # its head is not new, so that there is nothing left to train
+    before, after = (fewer.load(folder / "model") for folder in (trained, tmp_path / "more"))
+    assert torch.equal(before.qa_outputs.weight, after.qa_outputs.weight)
+    assert not (tmp_path / "more" / "0-dense").exists()
+
+
+def test_explain_shows_the_answer(trained: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    words = ("the film", "--pair", "a rare beauty " * 30, "--output", page)
+    assert run("explain", trained / "model", *words) == 0
+    assert "the answer, with a score of" in page.read_text(encoding="utf-8")
