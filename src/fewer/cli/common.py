@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,12 +55,14 @@ class Loaded:
         scorer: Scorer,
         encoded: Dataset,
         row: dict[str, Any],
+        taught: Callable[[], Dataset],
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.scorer = scorer
         self.encoded = encoded
         self.row = row  # a result row, complete but for its systems
+        self.taught = taught  # encodes the rows as for training, with what they teach
 
 
 def quiet() -> None:
@@ -148,7 +152,8 @@ def load(
         seed=seed,
     )
     row["training_seed"] = _training_seed(Path(folder))
-    return Loaded(model, tokenizer, scorer_of(task, table), encoded, row)
+    taught = partial(task.encode, table, tokenizer, max_length=length)
+    return Loaded(model, tokenizer, scorer_of(task, table), encoded, row, taught)
 
 
 def dense_model(baseline: str | None) -> PreTrainedModel | None:

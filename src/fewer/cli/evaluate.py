@@ -27,7 +27,10 @@ def evaluate(
     timed: Annotated[bool, typer.Option(help="Also time batches of 1, 8 and 32.")] = True,
     runs: Annotated[int, typer.Option(min=1, help="Timed batches of each size.")] = 20,
     swept: Annotated[
-        bool, typer.Option("--sweep", help="Also read at every threshold of the exits.")
+        bool, typer.Option("--sweep", help="Also read at every threshold there may be.")
+    ] = False,
+    predictors: Annotated[
+        bool, typer.Option("--predictors", help="Also say how well each layer's predictor knows.")
     ] = False,
     threads: ThreadsOption = None,
     seed: int = 0,
@@ -38,7 +41,7 @@ def evaluate(
 ) -> None:
     """Compare padded, packed and the method: score, FLOPs, tokens kept, milliseconds.
 
-    With --sweep the exits' whole curve too: score and FLOPs at every threshold.
+    With --sweep the whole curve too: score and FLOPs at every threshold of exits or of Block-Skim.
 
     Padded and packed run the baseline if one is given, else the model's own weights without its
     method. Example: fewer evaluate runs/reviews/model --data test.csv
@@ -46,6 +49,7 @@ def evaluate(
     """
     from fewer.measure.evaluate import three_way
     from fewer.measure.latency import latency
+    from fewer.measure.predictors import judge
     from fewer.measure.sweep import sweep
 
     loaded = load(
@@ -76,4 +80,6 @@ def evaluate(
     row = {**loaded.row, "baseline": baseline, "systems": found}
     if swept:
         row["sweep"] = sweep(loaded.model, loaded.encoded, loaded.tokenizer, loaded.scorer)
+    if predictors:
+        row["predictors"] = judge(loaded.model, loaded.taught(), loaded.tokenizer)
     finish(row, results, report)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fewer.core.cost import Shape
@@ -29,6 +30,7 @@ __all__ = [
     "Policy",
     "Rehearsal",
     "Taught",
+    "Verdict",
 ]
 
 
@@ -83,6 +85,15 @@ class Rehearsal:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """What a predictor of one layer said of parts of texts, and what is true of them."""
+
+    layer: int
+    logits: Float[Tensor, "R 2"]  # of what may go, of what matters
+    matters: Int[Tensor, "R"]  # 0 or 1
+
+
+@dataclass(frozen=True)
 class Dial:
     """A threshold that may be turned after training: from never leaving to leaving at once."""
 
@@ -123,6 +134,13 @@ class Policy(nn.Module):
     def loss(self, lesson: Lesson) -> Tensor:
         """Return what the method adds to the task's loss (a scalar)."""
         return torch.zeros((), device=lesson.trace.device)
+
+    def verdicts(self, trace: Trace, relevant: Tensor) -> tuple[Verdict, ...]:
+        """Compare what predictors said with the tokens that hold answers, `(B, N)` as of a lesson.
+
+        Empty for methods that predict nothing.
+        """
+        return ()
 
     def calibrate(self, phase: Phase, rehearsal: Rehearsal) -> None:
         """Fit what is learned to a wanted share of FLOPs, or to held-out answers."""

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from fewer.core.cost import Shape
 from fewer.core.decision import Decision, View
-from fewer.core.policy import Dial, Lesson, Method, Phase, Policy, Rehearsal
+from fewer.core.policy import Dial, Lesson, Method, Phase, Policy, Rehearsal, Verdict
+from fewer.core.trace import Trace
 
 __all__ = ["Stack", "StackPolicy"]
 
@@ -95,6 +96,10 @@ class StackPolicy(Policy):
             return part.loss(replace(lesson, phase=phase))
         losses = [part.loss(lesson) for part in self._acts()]
         return torch.stack(losses).sum()
+
+    def verdicts(self, trace: Trace, relevant: Tensor) -> tuple[Verdict, ...]:
+        """Return the parts' in order."""
+        return tuple(one for part in self._acts() for one in part.verdicts(trace, relevant))
 
     def calibrate(self, phase: Phase, rehearsal: Rehearsal) -> None:
         """Calibrate the part whose phase it is, the earlier ones in place; or all, in order."""

@@ -32,7 +32,8 @@ from torch import Tensor, nn
 
 from fewer.core.cost import Shape
 from fewer.core.decision import Decision, Site, Spoken, View
-from fewer.core.policy import Dial, Lesson, Phase, Policy, Rehearsal
+from fewer.core.policy import Dial, Lesson, Phase, Policy, Rehearsal, Verdict
+from fewer.core.trace import Trace
 from fewer.pruning.blocks import MAPS, Blocks
 
 __all__ = ["BlockSkim", "BlockSkimPolicy"]
@@ -190,13 +191,20 @@ class BlockSkimPolicy(Policy):
                 "the batch does not say which tokens hold the answer; train on rows that "
                 "QuestionAnswering.encode made, or on a file like SQuAD's"
             )
-        wanted = self._relevant(lesson.relevant)
-        losses = []
-        for said in lesson.trace.judged:
-            weight = said.logits.new_tensor((1.0, self.method.balance))
-            labels = wanted[said.rows]
-            losses.append(nn.functional.cross_entropy(said.logits, labels, weight))
+        weight = torch.tensor((1.0, self.method.balance), device=lesson.relevant.device)
+        losses = [
+            nn.functional.cross_entropy(verdict.logits, verdict.matters, weight)
+            for verdict in self.verdicts(lesson.trace, lesson.relevant)
+        ]
         return self.method.alpha * torch.stack(losses).sum()
+
+    def verdicts(self, trace: Trace, relevant: Tensor) -> tuple[Verdict, ...]:
+        """Look up of each judged block whether it holds any of the answer."""
+        size = self.method.block
+        marked = relevant > 0 if self.method.evidence else relevant == 1
+        padded = nn.functional.pad(marked, (0, -marked.shape[1] % size))
+        matters = padded.view(-1, size).any(1).long()
+        return tuple(Verdict(said.layer, said.logits, matters[said.rows]) for said in trace.judged)
 
     def calibrate(self, phase: Phase, rehearsal: Rehearsal) -> None:
         """Set tau after training: the method's, or by bisection the one that meets the target."""
@@ -221,13 +229,6 @@ class BlockSkimPolicy(Policy):
 
     def _speaks(self, layer: int) -> bool:
         return self.training or layer < self.num_layers - 1
-
-    def _relevant(self, relevant: Tensor) -> Tensor:
-        """Label every block of the caller's grid: 1 if it holds any of the answer."""
-        size = self.method.block
-        marked = relevant > 0 if self.method.evidence else relevant == 1
-        padded = nn.functional.pad(marked, (0, -marked.shape[1] % size))
-        return padded.view(-1, size).any(1).long()
 
 
 def _check_threshold(value: float) -> None:
