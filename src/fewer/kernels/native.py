@@ -18,7 +18,7 @@ from fewer.native.library import call as run
 from fewer.native.memory import empty
 from fewer.native.mode import only_numbers_matter
 
-__all__ = ["attend", "fits", "missing"]
+__all__ = ["attend", "fits", "missing", "side_by_side"]
 
 
 def missing() -> str | None:
@@ -41,7 +41,7 @@ def attend(call: AttentionCall) -> Attended:
     """Attend text by text; equal to the reference kernel within rounding."""
     if not fits(call):
         return attend_plainly(call)
-    q, k, v = _rows(call.q), _rows(call.k), _rows(call.v)
+    q, k, v = side_by_side(call.q), side_by_side(call.k), side_by_side(call.v)
     rows, heads, width = q.shape
     isa = best(q.dtype)
     assert isa is not None
@@ -80,7 +80,7 @@ def attend(call: AttentionCall) -> Attended:
     return Attended(context, received, normaliser)
 
 
-def _rows(states: Tensor) -> Tensor:
+def side_by_side(states: Tensor) -> Tensor:
     """Heads side by side in each row; rows may be apart, as in a fused projection."""
     width = states.shape[2]
     side_by_side = states.stride(2) == 1 and states.stride(1) == width

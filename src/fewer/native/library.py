@@ -28,6 +28,7 @@ __all__ = [
     "EmbedStruct",
     "FeedForwardStruct",
     "Isa",
+    "JudgeStruct",
     "LinearStruct",
     "NormStruct",
     "WeightStruct",
@@ -160,11 +161,41 @@ class EmbedStruct(Structure):
     )
 
 
+class JudgeStruct(Structure):
+    """`JudgeCall` of calls.h."""
+
+    _fields_ = (
+        ("q", c_void_p),
+        ("k", c_void_p),
+        ("q_stride", c_int64),
+        ("k_stride", c_int64),
+        ("normaliser", c_void_p),
+        ("presence", c_void_p),
+        ("rows", c_void_p),
+        ("pairs", c_void_p),
+        ("blocks", c_int64),
+        ("maps", c_int64),
+        ("heads", c_int64),
+        ("width", c_int64),
+        ("size", c_int64),
+        ("first", c_void_p),
+        ("first_bias", c_void_p),
+        ("second", c_void_p),
+        ("second_bias", c_void_p),
+        ("last", c_void_p),
+        ("last_bias", c_void_p),
+        ("out", c_void_p),
+        ("isa", c_int32),
+        ("threads", c_int32),
+    )
+
+
 _DOORS = {
     LinearStruct: "fewer_linear",
     FeedForwardStruct: "fewer_feed_forward",
     AttentionStruct: "fewer_attention",
     EmbedStruct: "fewer_embed",
+    JudgeStruct: "fewer_judge",
 }
 
 

@@ -25,7 +25,7 @@ What differs from the authors' code, and why:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,8 @@ from fewer.core.cost import Shape
 from fewer.core.decision import Decision, Site, Spoken, View
 from fewer.core.policy import Dial, Lesson, Phase, Policy, Rehearsal, Verdict
 from fewer.core.trace import Trace
-from fewer.pruning.blocks import MAPS, Blocks
+from fewer.kernels.judging import Convolution, JudgeCall, judge, judges
+from fewer.pruning.blocks import SIGHTS, Blocks, paired, whole
 
 __all__ = ["BlockSkim", "BlockSkimPolicy"]
 
@@ -75,7 +76,7 @@ class BlockSkim:
                 f"alpha is {self.alpha}, balance {self.balance}; wanted 0 or more, and more than 0"
             )
         for name, chosen, known in (
-            ("sees", self.sees, tuple(MAPS)),
+            ("sees", self.sees, tuple(SIGHTS)),
             ("training", self.training, ("joint", "two_stage")),
         ):
             if chosen not in known:
@@ -126,6 +127,12 @@ class Predictor(nn.Sequential):
             nn.Linear(heads * (block // 4) ** 2, 2),
         )
 
+    def folded(self) -> tuple[Convolution, Convolution, Tensor, Tensor]:
+        """Return the network as in eval mode, its norms as part of the convolutions."""
+        wide, norm, _, _, narrow, other, _, _, _, last = self
+        assert isinstance(last, nn.Linear)
+        return _folded(wide, norm), _folded(narrow, other), last.weight, last.bias
+
 
 class BlockSkimPolicy(Policy):
     """A predictor a layer, and tau."""
@@ -143,7 +150,8 @@ class BlockSkimPolicy(Policy):
             )
         self.method = method
         self.num_layers = shape.num_layers
-        maps, self.look = MAPS[method.sees]
+        self.sight = SIGHTS[method.sees]
+        maps = self.sight.maps
         self.predictors = nn.ModuleList(
             Predictor(maps, shape.heads, method.block) for _ in range(shape.num_layers)
         )
@@ -167,11 +175,10 @@ class BlockSkimPolicy(Policy):
         wanted = torch.unique_consecutive(blocks.index[may_leave])
         if not wanted.numel():
             return None
-        with torch.autocast(tokens.hidden.device.type, enabled=False):
-            maps, looked = self.look(blocks, wanted)
-        logits = self.predictors[view.layer](maps).float()
+        logits = self._judged(view.layer, blocks, wanted)
         said = Spoken(view.layer, blocks.number[wanted], logits)
-        spent = maps.new_zeros(tokens.grid[0]).index_add(
+        looked = self.sight.looked(blocks, wanted)
+        spent = logits.new_zeros(tokens.grid[0]).index_add(
             0, blocks.text[wanted], self.judging + self.looking * looked
         )
         heard = Decision(judged=(said,), spent=spent)
@@ -227,8 +234,31 @@ class BlockSkimPolicy(Policy):
         """Return tau; 0 keeps every block."""
         return Dial(self.threshold, 0.0, GRID, _check_threshold)
 
+    def _judged(self, layer: int, blocks: Blocks, wanted: Tensor) -> Tensor:
+        """Say of each wanted block how likely it is to matter: two logits, in fp32."""
+        predictor, tokens, sight = self.predictors[layer], blocks.tokens, self.sight
+        assert isinstance(predictor, Predictor)
+        assert tokens.query is not None  # this policy measures
+        assert tokens.key is not None
+        assert tokens.normaliser is not None
+        if sight.pairs is not None:
+            pairs = sight.pairs(blocks, wanted)
+            if not self.training and judges(tokens.query):
+                seen = tokens.query, tokens.key, tokens.normaliser, tokens.gate
+                return judge(JudgeCall(*seen, blocks.rows, pairs, *predictor.folded()))
+        with torch.autocast(tokens.hidden.device.type, enabled=False):
+            maps = whole(blocks, wanted) if sight.pairs is None else paired(blocks, pairs)
+        found: Tensor = predictor(maps).float()
+        return found
+
     def _speaks(self, layer: int) -> bool:
         return self.training or layer < self.num_layers - 1
+
+
+def _folded(convolution: Any, norm: Any) -> Convolution:
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    bias = (convolution.bias - norm.running_mean) * scale + norm.bias
+    return Convolution((convolution.weight * scale[:, None, None, None]).float(), bias.float())
 
 
 def _check_threshold(value: float) -> None:

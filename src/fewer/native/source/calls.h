@@ -57,6 +57,22 @@ struct AttentionCall {
   int32_t bf16, isa, threads;
 };
 
+// Two logits of each block: kernels/judging.py says what each part means.
+struct JudgeCall {
+  const float *q, *k;
+  int64_t q_stride, k_stride;
+  const float *normaliser;                        // (tokens, heads)
+  const float *presence;                          // (tokens), or null: all in full
+  const int64_t *rows;                            // (known blocks, size): tokens, -1 where nobody is
+  const int64_t *pairs;                           // (blocks, maps, 2): known blocks, asking and asked
+  int64_t blocks, maps, heads, width, size;
+  const float *first, *first_bias;                // (maps * heads, 3, 3, heads), norm folded in
+  const float *second, *second_bias;              // (heads, 3, 3, heads)
+  const float *last, *last_bias;                  // (2, heads, size / 4, size / 4)
+  float *out;                                     // (blocks, 2)
+  int32_t isa, threads;
+};
+
 // out = norm(word + segment + position), one row a token; tables may be null.
 struct EmbedCall {
   const float *words, *segments, *positions;

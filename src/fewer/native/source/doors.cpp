@@ -68,5 +68,6 @@ FEWER_DOOR uint64_t fewer_sample(const char *const *tensors, const int64_t *byte
 FEWER_DOOR void fewer_linear(const LinearCall *call) { TABLE[call->isa]->linear(*call); }
 FEWER_DOOR void fewer_feed_forward(const FeedForwardCall *call) { TABLE[call->isa]->feed_forward(*call); }
 FEWER_DOOR void fewer_attention(const AttentionCall *call) { TABLE[call->isa]->attention(*call); }
+FEWER_DOOR void fewer_judge(const JudgeCall *call) { TABLE[call->isa]->judge(*call); }
 FEWER_DOOR void fewer_embed(const EmbedCall *call) { TABLE[call->isa]->embed(*call); }
 }

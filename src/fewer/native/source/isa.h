@@ -20,6 +20,7 @@ typedef Float Precision;
 #endif
 //
 #include "attention.h"
+#include "judge.h"
 #include "layers.h"
 
 static int64_t packed_bytes(int64_t n, int64_t k) {
@@ -29,5 +30,5 @@ static void pack(const float *weight, int64_t n, int64_t k, void *out) {
   Precision::pack(weight, n, k, (Precision::Number *)out);
 }
 extern const Kernels kernels = {packed_bytes, pack, linear<Precision>, feed_forward<Precision>,
-                                attention<Precision>, embed};
+                                attention<Precision>, embed, judge};
 }  // namespace FEWER_ISA

@@ -9,4 +9,5 @@ struct Kernels {
   void (*feed_forward)(const FeedForwardCall &);
   void (*attention)(const AttentionCall &);
   void (*embed)(const EmbedCall &);
+  void (*judge)(const JudgeCall &);
 };
