@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+class DataWarning(UserWarning):
+    """Some rows are not as they should be; they were mended, dropped or kept from training."""
+
+
 def known_column(column: str, rows: Dataset) -> str:
     """Return the name of a column that exists."""
     if column in rows.column_names:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewer.tasks import conll
+from fewer.tasks.squad import is_squad, squad_objects, storable
 from fewer.tasks.texts import clean
 
 if TYPE_CHECKING:
@@ -31,11 +32,13 @@ _MOST_CSV_CHARS = 2**31 - 1
 def read_rows(source: str | Path, *, split: str | None = None) -> Dataset:
     """Read rows from a file, or from the hub when a `str` is clearly no file.
 
-    Files, each also as .gz: .jsonl; .json (a list of objects, or lines); .csv and .tsv (column
-    names in the first line, values stay text; in .tsv a quote is an ordinary character, as in
-    GLUE); .parquet; .conll, .bio (first and last column) and .conllu (FORM, UPOS), whose rows are
-    sentences with columns tokens and tags. On the hub: "name" or "name:config", and `split` such as
-    "train" or "test[:100]". Lone surrogates become U+FFFD; a key that an object lacks is None.
+    Files, each also as .gz: .jsonl; .json (a list of objects, or lines, or a file of SQuAD, whose
+    rows are questions as `squad_rows` has them); .csv and .tsv (column names in the first line,
+    values stay text; in .tsv a quote is an ordinary character, as in GLUE); .parquet; .conll, .bio
+    (first and last column) and .conllu (FORM, UPOS), whose rows are sentences with columns tokens
+    and tags. On the hub: "name" or "name:config", and `split` such as "train" or "test[:100]". Lone
+    surrogates become U+FFFD; a key that an object lacks is None; HotpotQA's supporting facts become
+    {"title": [...], "sent_id": [...]}.
     """
     path = Path(source).expanduser()
     if not (isinstance(source, Path) or path.exists() or _looks_like_file(source)):
@@ -74,12 +77,26 @@ def _read_jsonl(path: Path, content: bytes) -> Dataset:
 
 
 def _read_json(path: Path, content: bytes) -> Dataset:
-    """Read a list of objects; what does not begin with a bracket is taken for lines."""
+    """Read a list of objects, or a file of SQuAD; all else is taken for lines."""
     text = _decode(path, content)
+    first = _first_value(text)
+    if is_squad(first):
+        return _from_objects(path, squad_objects(path, first["data"]))
     if not text.lstrip().startswith("["):
         return _read_jsonl(path, content)
     values = enumerate(_parse(path, "", text), 1)
     return _from_objects(path, ((f"object {number}", value) for number, value in values))
+
+
+def _first_value(text: str) -> Any:
+    """Parse the object that a text begins with; None if it begins with none."""
+    start = text.find("{")
+    if start < 0 or text[:start].strip():
+        return None
+    try:
+        return json.JSONDecoder().raw_decode(text, start)[0]
+    except (ValueError, RecursionError):  # reported with its line by who reads the lines
+        return None
 
 
 def _parse(path: Path, place: str, text: str) -> Any:
@@ -104,7 +121,7 @@ def _from_objects(path: Path, objects: Iterable[tuple[str, object]]) -> Dataset:
                 f'{path}, {place}: wanted an object, {{"text": "...", "label": ...}}, '
                 f"got {_piece(json.dumps(value))}"
             )
-        row = _cleaned(value)
+        row = storable(_cleaned(value))
         for name in row:
             columns.setdefault(name, [None] * len(places))
         for name, column in columns.items():
