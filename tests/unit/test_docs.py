@@ -134,6 +134,13 @@ def desk(tmp_path_factory):
     (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
     tagged = {"tokens": ["a", "film", "of", "rare", "beauty"], "tags": ["O", "O", "O", "B-X", "O"]}
     (folder / "sentences.jsonl").write_text("\n".join([json.dumps(tagged)] * 20))
+    answer = {"text": "rare", "answer_start": 10}
+    asked = [
+        {"id": "q1", "question": "the film", "answers": [answer]},
+        {"id": "q2", "question": "one text", "answers": [], "is_impossible": True},
+    ]
+    article = {"paragraphs": [{"context": "a film of rare beauty", "qas": asked}]}
+    (folder / "questions.json").write_text(json.dumps({"version": "v2.0", "data": [article]}))
     return folder
 
 

@@ -4,12 +4,14 @@ from fewer.tasks.classification import TextClassification, infer
 from fewer.tasks.columns import DataWarning
 from fewer.tasks.docstrings import DocstringData, docstring_data
 from fewer.tasks.metrics import score
+from fewer.tasks.qa_metrics import score_answers
 from fewer.tasks.question_answering import (
     QuestionAnswering,
     infer_question_answering,
     is_question_answering,
 )
 from fewer.tasks.rows import data_hash, read_rows
+from fewer.tasks.spans import Span, WindowLogits, best_spans
 from fewer.tasks.squad import squad_rows
 from fewer.tasks.tag_metrics import score_tags
 from fewer.tasks.tagging import Tagging, infer_tagging, is_tagging
@@ -20,9 +22,12 @@ __all__ = [
     "DocstringData",
     "OverlongError",
     "QuestionAnswering",
+    "Span",
     "Tagging",
     "TextClassification",
     "TruncationWarning",
+    "WindowLogits",
+    "best_spans",
     "clean",
     "data_hash",
     "docstring_data",
@@ -34,6 +39,7 @@ __all__ = [
     "is_tagging",
     "read_rows",
     "score",
+    "score_answers",
     "score_tags",
     "squad_rows",
 ]
