@@ -148,7 +148,8 @@ def _written(
     reader: _Reader, texts: Mapping[str, str], number: int, folder: Path | None
 ) -> tuple[Shard, dict[str, Place]]:
     """Make a shard of these passages, unless it was made before."""
-    made = json.dumps([asdict(reader.contents) | {"places": None}, number, list(texts.items())])
+    how = asdict(replace(reader.contents, places={}))
+    made = json.dumps([how, number, list(texts.items())])
     digest = hashlib.sha256(made.encode()).hexdigest()
     path = None if folder is None else folder / _name(number)
     if path is not None and path.exists():

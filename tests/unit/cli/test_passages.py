@@ -6,12 +6,14 @@ import gzip
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoTokenizer, BertForQuestionAnswering
 
 import fewer
+from benchmarks.passages import measure
 from fewer.attention import DeFormer
 from tests.unit.cli.test_commands import run
 
@@ -34,6 +36,24 @@ def corpus(tmp_path: Path) -> Path:
     """Write passages with ids."""
     path = tmp_path / "corpus.jsonl"
     path.write_text("".join(json.dumps({"id": name, "text": TEXTS[name]}) + "\n" for name in TEXTS))
+    return path
+
+
+def squad(folder: Path, *questions: int) -> Path:
+    """Write a file of SQuAD: paragraphs of so many questions each, the last of another article."""
+    articles: list[dict[str, Any]] = [
+        {"title": title, "paragraphs": []} for title in ("Films", "Plots")
+    ]
+    for number, count in enumerate(questions):
+        context = f"{' '.join(['good', 'very', 'rare'][: number + 1])} film"
+        answers = [{"text": "film", "answer_start": context.index("film")}]
+        asked = [
+            {"id": f"{number} {n}", "question": "which", "answers": answers} for n in range(count)
+        ]
+        article = articles[number == len(questions) - 1]
+        article["paragraphs"].append({"context": context, "qas": asked})
+    path = folder / "squad.json.gz"
+    path.write_bytes(gzip.compress(json.dumps({"version": "1.1", "data": articles}).encode()))
     return path
 
 
@@ -60,20 +80,7 @@ def test_an_index_is_made_and_asked(
 def test_the_contexts_of_squad_are_passages(
     deformed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    questions = [
-        {"id": str(n), "question": "which", "answers": [{"text": "film", "answer_start": 5}]}
-        for n in range(4)
-    ]
-    paragraphs = [
-        {"context": "good film", "qas": questions[:2]},
-        {"context": "dull film", "qas": questions[2:3]},
-    ]
-    articles = [
-        {"title": "Films", "paragraphs": paragraphs},
-        {"title": "Plots", "paragraphs": [{"context": "rare film", "qas": questions[3:]}]},
-    ]
-    path = tmp_path / "squad.json.gz"
-    path.write_bytes(gzip.compress(json.dumps({"version": "1.1", "data": articles}).encode()))
+    path = squad(tmp_path, 2, 1, 1)
     folder = tmp_path / "index"
     assert run("index", deformed, path, "--output", folder) == 0
     places = json.loads((folder / "passages.json").read_text())["places"]
@@ -91,6 +98,27 @@ def test_columns_are_named_by_their_roles(deformed: Path, tmp_path: Path) -> Non
         for name in ("rows", "named")
     ]
     assert places == [["0", "1"], ["7", "8"]]
+
+
+def test_the_benchmark_holds_every_way_against_the_dense_model(
+    deformed: Path, tmp_path: Path
+) -> None:
+    dense, results = tmp_path / "dense", tmp_path / "rows.jsonl"
+    fewer.save(fewer.attach(fewer.load(deformed)), dense)
+    row = measure(str(deformed), str(dense), str(squad(tmp_path, 8, 7, 5)), 18, 2, results)
+
+    assert json.loads(results.read_text()) == row
+    systems, index = row["systems"], row["index"]
+    assert list(systems) == ["dense", "whole", "fp32", "fp16", "int8"]
+    flops = [system["flops_per_text"] for system in systems.values()]
+    assert flops[0] > flops[1] > flops[2] == flops[3] == flops[4]
+    assert systems["whole"]["metrics"] == systems["fp32"]["metrics"]
+    assert systems["dense"]["latency_ms"]["16"]["speedup"] == 1
+    assert all(set(system["latency_ms"]) == {"1", "16"} for system in systems.values())
+    sizes = [index[precision]["bytes"] for precision in ("fp32", "fp16", "int8")]
+    assert sizes == sorted(sizes, reverse=True)
+    assert {(own["passages"], own["tokens"]) for own in index.values()} == {(3, 3 + 4 + 5)}
+    assert (row["lower"], row["data"]["rows"], row["baseline"]) == (2, 18, str(dense))
 
 
 @pytest.mark.parametrize(
