@@ -25,6 +25,7 @@ from transformers import (
 from typer.main import get_command
 
 import fewer
+from fewer.attention import DeFormer
 from fewer.cli.main import app
 from fewer.exits import PABEE, SENTEE, TOKEE, BERxiT, DeeBERT, FastBERT, RightTool
 
@@ -214,6 +215,7 @@ def settings_told(page):
         ("magic-pyramid", fewer.MagicPyramid),
         ("sentee", SENTEE),
         ("tokee", TOKEE),
+        ("deformer", DeFormer),
     ],
 )
 def test_settings_are_all_told_with_their_defaults(page, method):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fewer.cli import bench, demo, evaluate, explain, fit, methods
+from fewer.cli import ask, bench, demo, evaluate, explain, fit, index, methods
 from fewer.version import __version__
 
 __all__ = ["app", "main"]
@@ -25,6 +25,8 @@ for command in (
     evaluate.evaluate,
     bench.bench,
     explain.explain,
+    index.index,
+    ask.ask,
     methods.methods,
     demo.demo,
 ):

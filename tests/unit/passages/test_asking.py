@@ -1,0 +1,223 @@
+from itertools import pairwise
+
+import pytest
+import torch
+
+import fewer
+from fewer.passages import Answer, PassageIndex
+from fewer.tasks import TruncationWarning
+from tests.unit.passages.made import (
+    METHODS,
+    PASSAGES,
+    QUESTIONS,
+    index_of,
+    model_of,
+    same,
+    tokenizer_of,
+)
+
+
+@pytest.mark.parametrize("budget", [1, 60, 8192])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "modernbert", "albert"])
+def test_a_kept_passage_is_answered_from_as_if_it_were_read(family, method, budget):
+    model = model_of(family, METHODS[method])
+    own = index_of(model, None, tokenizer_of(family), precision="fp32", token_budget=budget)
+
+    found = own.ask(QUESTIONS, list(PASSAGES), token_budget=budget)
+
+    same(found, own.read(QUESTIONS, list(PASSAGES)))
+    alone = [
+        own.ask([question], [name])[0] for question, name in zip(QUESTIONS, PASSAGES, strict=True)
+    ]
+    same(found, alone)
+    assert [answer.passage for answer in found] == list(PASSAGES)
+    assert (own.states < own.tokens) == (method == "pruned")
+
+
+def test_answers_are_those_of_the_model_itself():
+    model, tokenizer = model_of(), tokenizer_of()
+    own = index_of(model, precision="fp32")
+    (found,) = own.ask(["w1 w2"], ["twelve"])
+
+    pair = tokenizer("w1 w2", PASSAGES["twelve"], return_tensors="pt", return_offsets_mapping=True)
+    offsets = pair.pop("offset_mapping")[0]
+    with torch.no_grad():
+        output = model(**pair)
+    first = 4  # [CLS] w1 w2 [SEP]
+    sums = output.start_logits[0, first:-1, None] + output.end_logits[0, first:-1]
+    sums = sums.masked_fill(torch.ones_like(sums).tril(-1).bool(), -torch.inf)
+    begin, end = divmod(int(sums.argmax()), sums.shape[1])
+    assert found.start == offsets[first + begin, 0]
+    assert found.end == offsets[first + end, 1]
+    assert found.text == PASSAGES["twelve"][found.start : found.end]
+    assert found.score == pytest.approx(float(sums.flatten().softmax(0).max()), abs=1e-5)
+
+
+def test_states_are_kept_as_precise_as_asked(tmp_path):
+    model = model_of()
+    whole = index_of(model, precision="fp32")
+    wanted = torch.cat([w.hidden for name in PASSAGES for w in whole.store.windows(name)])
+    distances, sizes = [], []
+    for precision in ("fp32", "fp16", "int8"):
+        index_of(model, tmp_path / precision, precision=precision)
+        own = PassageIndex.open(tmp_path / precision, model, tokenizer_of())
+        found = torch.cat([w.hidden for name in PASSAGES for w in own.store.windows(name)])
+        distances.append(float(((found - wanted) / wanted.abs().amax(1, keepdim=True)).abs().max()))
+        sizes.append(own.store.windows("twelve")[0].left["states"].nbytes)
+        same(
+            own.ask(QUESTIONS[:2], ["twelve", "five"]),
+            whole.read(QUESTIONS[:2], ["twelve", "five"]),
+            tolerance={"fp32": 1e-5, "fp16": 1e-3, "int8": 0.03}[precision],
+        )
+
+    assert distances[0] == 0
+    assert 0 < distances[1] < 2**-11 + 1e-6
+    assert distances[1] < distances[2] < 0.5 / 127 + 1e-6
+    assert sizes == [13 * 16 * 4, 13 * 16 * 2, 13 * 16]  # 12 words and a separator, 16 wide
+
+
+def test_states_too_large_for_half_precision_are_refused():
+    model = model_of("modernbert")
+    with torch.no_grad():
+        for layer in model.base_model.layers:
+            layer.mlp.Wo.weight.mul_(1e6)
+    with pytest.raises(ValueError, match="too large for fp16; wanted precision='fp32'"):
+        index_of(model)
+    assert len(index_of(model, precision="fp32")) == len(PASSAGES)
+
+
+def test_a_long_passage_is_kept_in_windows_that_overlap():
+    model = model_of()
+    own = index_of(model, precision="fp32")
+
+    windows = own.store.windows("windows")
+    starts = [window.tokens["starts"] for window in windows]
+    # of 40 tokens 20 are left to the question, 2 stand before the passage and 1 behind it
+    assert [len(begin) for begin in starts] == [18] * 5 + [16]
+    assert starts[0][-1] == starts[1][-1] == -1
+    shared = [set(a.tolist()) & set(b.tolist()) - {-1} for a, b in pairwise(starts)]
+    assert [len(places) for places in shared] == [8] * 5  # half of the 17 words of a window
+    assert set(torch.cat(starts).tolist()) - {-1} == {
+        place for place, sign in enumerate(PASSAGES["windows"]) if sign == "w"
+    }
+    best = max(_of_a_window(model, window) for window in windows)
+    (found,) = own.ask(["w1"], ["windows"])
+    assert (found.start, found.end) == best[1:]
+
+
+def _of_a_window(model, window):
+    """Read a window on its own: its best sum of logits, and the characters of that span."""
+    tail = window.tokens["input_ids"].tolist()
+    ids = torch.tensor([[2, 6, 3, *tail]])
+    segments = torch.tensor([[0] * 3 + [1] * len(tail)])
+    with torch.no_grad():
+        output = model(input_ids=ids, token_type_ids=segments)
+    sums = output.start_logits[0, 3:-1, None] + output.end_logits[0, 3:-1]
+    sums = sums.masked_fill(torch.ones_like(sums).tril(-1).bool(), -torch.inf)
+    begin, end = divmod(int(sums.argmax()), sums.shape[1])
+    return (
+        float(sums.max()),
+        int(window.tokens["starts"][begin]),
+        int(window.tokens["ends"][end]),
+    )
+
+
+def test_the_best_answers_of_all_passages_compete():
+    own = index_of(model_of(), precision="fp32")
+    every = own.find("w1 w2", count=10_000)
+
+    assert sum(answer.score for answer in every) == pytest.approx(1)
+    assert [one.score for one in every] == sorted((one.score for one in every), reverse=True)
+    assert {one.passage for one in every} == set(PASSAGES) - {"empty"}
+    assert all(
+        answer.text == fewer.tasks.clean(PASSAGES[answer.passage])[answer.start : answer.end]
+        for answer in every
+    )
+    for name in ("twelve", "windows"):
+        (alone,) = own.ask(["w1 w2"], [name])
+        best = next(one for one in every if one.passage == name)
+        assert (best.text, best.start, best.end) == (alone.text, alone.start, alone.end)
+    assert own.find("w1", ["five", "one"])[0].passage in ("five", "one")
+    assert own.find("w1", []) == own.find("w1", ["empty"]) == []
+    assert own.ask(["w1"], ["empty"]) == [Answer("empty", "", 0.0, 0, 0)]
+    assert own.ask([], []) == []
+
+
+def test_memory_holds_the_passages_asked_about_last(tmp_path):
+    model = model_of()
+    index_of(model, tmp_path)
+    names = list(PASSAGES)
+    size = sum(w.bytes for w in index_of(model).store.windows("windows"))
+    own = PassageIndex.open(tmp_path, model, tokenizer_of(), memory_bytes=size)
+    assert own.store.held_bytes == 0
+    wanted = index_of(model).ask(QUESTIONS, names)
+    for turn in (names, names[::-1], names):
+        for name in turn:
+            (found,) = own.ask([QUESTIONS[names.index(name)]], [name])
+            same([found], [wanted[names.index(name)]])
+            assert 0 < own.store.held_bytes <= size
+    assert own.store.windows("five") is own.store.windows("five")
+
+    none = PassageIndex.open(tmp_path, model, tokenizer_of(), memory_bytes=0)
+    same(none.ask(QUESTIONS, names), wanted)
+    assert none.store.held_bytes == 0
+    with pytest.raises(ValueError, match="memory_bytes is -1"):
+        PassageIndex.open(tmp_path, model, tokenizer_of(), memory_bytes=-1)
+
+
+def test_what_there_is_is_told(tmp_path):
+    own = index_of(model_of(), tmp_path)
+    assert (len(own), own.ids) == (6, list(PASSAGES))
+    # one separator behind each window
+    assert own.tokens == own.states == (1 + 1) + (12 + 1) + 1 + (5 * 18 + 16) + (5 + 1) + (5 + 1)
+    assert own.bytes == sum(file.stat().st_size for file in tmp_path.glob("*.safetensors"))
+    assert own.bytes_per_passage == own.bytes / 6
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_flops_count_the_question_only_in_the_lower_layers(method):
+    model = model_of(method=METHODS[method])
+    own = index_of(model)
+    lower, shape = own.contents.lower, fewer.attachment(model).shape
+    flops = own.flops(["w1 w2", "w3"], ["twelve", "five"])
+
+    with fewer.record() as traces:
+        own.ask(["w1 w2"], ["twelve"])
+    left = len(own.store.windows("twelve")[0].left["places"])
+    layers = [float(layer.keys) for layer in traces[0].layers]
+    assert layers[: lower + 1] == [4.0] * lower + [4.0 + left]  # [CLS] w1 w2 [SEP]
+    if method != "pruned":
+        cost = shape.layers[0]
+        linear = cost.query + cost.key_value + cost.output + cost.ffn
+        saved = lower * (linear * 13 + cost.pair * 13**2)
+        saved += lower * (linear * 6 + cost.pair * 6**2)
+        assert flops.whole - flops.kept == pytest.approx(saved / 2)
+    assert flops.kept < 0.7 * flops.whole
+
+
+def test_a_question_beyond_its_room_loses_its_end():
+    own = index_of(model_of(), precision="fp32")
+    long = " ".join(f"w{n}" for n in range(30))
+    with pytest.warns(TruncationWarning, match=r"1 of 2 questions .*the first is question 1"):
+        found = own.ask(["w1", long], ["windows", "windows"])
+    # 18 tokens are the window's, 2 are [CLS] and [SEP]
+    short = " ".join(long.split()[:20])
+    same(found[1:], own.ask([short], ["windows"]))
+    (alone,) = own.ask([long], ["one"])
+    assert alone.text == "w7"
+
+
+def test_separators_in_questions_and_passages_do_not_move_the_passage():
+    model = model_of()
+    own = index_of(model, precision="fp32", passages={"odd": "w1 [SEP] w2 [CLS] w3", "one": "w1"})
+    found = own.ask(["w4 [SEP] w5", "[SEP]"], ["odd", "one"])
+    same(found, own.read(["w4 w5", ""], ["odd", "one"]))
+    assert found[0].text in "w1 [SEP] w2 [CLS] w3"
+
+
+def test_the_model_is_read_in_eval_mode_and_left_as_it_was():
+    model = model_of().train()
+    own = index_of(model)
+    assert own.ask(QUESTIONS, list(PASSAGES)) == own.ask(QUESTIONS, list(PASSAGES))
+    assert model.training
