@@ -15,6 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.questions import hops, settings, squad
+
 DATA = Path(os.environ.get("FEWER_DATA", "../shared/data"))
 RESULTS = Path("benchmarks/results")
 SEEDS = (42, 43, 44)
@@ -125,6 +127,9 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "exits": _exits(),
         "tagging": _tagging(),
         "joint": _joint(),
+        "squad": squad(DATA, RESULTS),
+        "skim-settings": settings(DATA, RESULTS),
+        "hops": hops(DATA, RESULTS),
         "training": _speed() + _precisions(),
     }
 

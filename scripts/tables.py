@@ -14,6 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from fewer.measure.cells import times
+from fewer.measure.questions import (
+    kept_table,
+    predictors_table,
+    questions_table,
+    seeds_table,
+)
 from fewer.measure.report import markdown
 from fewer.measure.rows import read_results
 from fewer.measure.svg import Drawing
@@ -33,6 +39,7 @@ SHOWN = {
     "imdb": ["imdb-ltp"],
     "sst2": ["sst2-ltp"],
     "latency": ["latency"],
+    "squad_latency": ["squad-latency"],
     "exits_latency": ["exits-latency", "tagging-latency"],
     "training": ["training"],
     "precision": ["precision"],
@@ -55,6 +62,8 @@ def _block(name: str) -> str:
         return _score()
     if name in SWEPT:
         return _swept(name)
+    if name in ASKED:
+        return _asked(name)
     return _peers(name) if name in PEERS else _table(name)
 
 
@@ -69,6 +78,19 @@ def _swept(name: str) -> str:
     if not newest:
         return f"\n{NOTHING}\n"
     where = ", ".join(f"`{file}`" for file in files if file.exists())
+    return f"\n{written(list(newest.values()))}\n{note} Rows in {where}.\n\n"
+
+
+def _asked(name: str) -> str:
+    """Write a table of questions; of each run and data the newest row counts."""
+    written, stems, note = ASKED[name]
+    files = [RESULTS / f"{stem}.jsonl" for stem in stems]
+    newest = {}
+    for row in (row for file in files if file.exists() for row in read_results(file)):
+        newest[row["data"]["hash"], row["model"]] = row
+    if not newest:
+        return f"\n{NOTHING}\n"
+    where = ", ".join(f"`{file}`" for file in files)
     return f"\n{written(list(newest.values()))}\n{note} Rows in {where}.\n\n"
 
 
@@ -282,6 +304,15 @@ PEERS: dict[str, Callable[[Rows], str]] = {
     "peers_full": full,
 }
 
+_LOSES = f"at equal F1: with the fewest FLOPs that lose at most {MOST_LOST:g} point."
+ASKED: dict[str, tuple[Callable[[Rows], str], list[str], str]] = {
+    "squad": (questions_table, ["squad"], "FLOPs are against the dense model, packed."),
+    "kept": (kept_table, ["passages"], "FLOPs and times are against the dense model, packed."),
+    "skim_settings": (predictors_table, ["skim-settings"], f"FLOPs {_LOSES}"),
+    "hops": (predictors_table, ["hops"], f"FLOPs {_LOSES}"),
+    "seeds": (seeds_table, ["skim-seeds"], "Plain: without the predictors' loss."),
+}
+
 _FLOPS = "FLOPs are against the dense model, packed, and count the exits' heads."
 _CHOSEN = (
     "The threshold is the one with the fewest FLOPs that loses at most "
@@ -301,6 +332,7 @@ SWEPT: dict[str, tuple[Callable[[Rows], str], list[str], str]] = {
         ["exits"],
         f"{_CHOSEN}shown are all texts of each length. {_FLOPS}",
     ),
+    "skim_curve": (_curves, ["squad"], _FLOPS),
     "curves": (_curves, ["exits", "tagging"], _FLOPS),
 }
 

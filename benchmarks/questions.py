@@ -1,0 +1,100 @@
+"""The commands of the benchmarks of question answering: SQuAD, Block-Skim's settings, two hops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["hops", "settings", "squad"]
+
+DENSE = "runs/squad-dense-42/0-dense/model"
+SKIM = ["--recipe", "recipes/squad-block-skim.yaml"]
+ROWS = "2000"  # of the dev set's 10,570 questions, drawn with the seed
+PREDICTED = "1000"  # of those, to compare predictors
+
+# what is changed, one thing at a time, where the predictors alone are trained on the dense model
+CHANGED = {
+    "diagonal": [],
+    "first": ["sees=first"],
+    "whole": ["sees=whole"],
+    "unbalanced": ["balance=1"],
+    "block-16": ["block=16"],
+    "block-64": ["block=64"],
+}
+SEEDS = ("42", "43", "44")
+
+
+def squad(data: Path, results: Path) -> list[list[str]]:
+    """Train dense, Block-Skim, LTP and DeFormer, and put them side by side."""
+    dense = "recipes/squad-ltp.yaml", ["--method", "dense"]
+    given = ["--model", DENSE, "--dense-epochs", "0"]
+    trained = {
+        "dense": dense,
+        "block-skim": ("recipes/squad-block-skim.yaml", []),
+        "ltp": ("recipes/squad-ltp.yaml", given),
+        "deformer": ("recipes/squad-deformer.yaml", given),
+    }
+    test = str(data / "squad/dev-v1.1.json.gz")
+    commands = []
+    for name, (recipe, options) in trained.items():
+        run = f"runs/squad-{name}-42"
+        fit = ["fit", "--recipe", recipe, "--seed", "42", *options, "--output", run, "--resume"]
+        commands.append(fit)
+    for name in ("block-skim", "ltp", "deformer"):
+        own = [f"runs/squad-{name}-42/model", "--baseline", DENSE, "--data", test]
+        own += ["--threads", "1"]
+        swept = ["--sweep", "--predictors"] if name == "block-skim" else []
+        measured = ["--rows", ROWS, "--no-timed", "--report", f"runs/squad-{name}-42/report.html"]
+        commands.append(
+            ["evaluate", *own, *swept, *measured, "--results", str(results / "squad.jsonl")]
+        )
+        timed = ["--batch", "1", "--batch", "16", "--runs", "30"]
+        commands.append(["bench", *own, *timed, "--results", str(results / "squad-latency.jsonl")])
+    commands.append(["benchmarks.passages", "runs/squad-deformer-42/model", DENSE, "500"])
+    return commands
+
+
+def settings(data: Path, results: Path) -> list[list[str]]:
+    """Train predictors on the dense model, a setting at a time; and both at once, with 3 seeds."""
+    train, test = str(data / "squad/train-v1.1.json.gz"), str(data / "squad/dev-v1.1.json.gz")
+    found = str(results / "skim-settings.jsonl")
+    judged = ["--data", test, "--threads", "1", "--rows", PREDICTED, "--no-timed", "--predictors"]
+    commands = []
+    for name, changes in CHANGED.items():
+        run = f"runs/skim-{name}"
+        fit = ["fit", *SKIM, "--model", DENSE, "--train", train, "--rows", ROWS]
+        for change in ("training=two_stage", "epochs=1", *changes):
+            fit += ["--set", change]
+        commands.append([*fit, "--output", run, "--resume"])
+        own = [f"{run}/model", "--baseline", DENSE, "--report", f"{run}/report.html", "--sweep"]
+        commands.append(["evaluate", *own, *judged, "--results", found])
+    for seed in SEEDS:
+        for name, options in {"joint": [], "plain": ["--set", "alpha=0"]}.items():
+            run = f"runs/skim-{name}-{seed}"
+            fit = ["fit", *SKIM, "--train", train, "--rows", ROWS, "--seed", seed, *options]
+            commands.append([*fit, "--output", run, "--resume"])
+            own = [f"{run}/model", "--data", test, "--threads", "1", "--rows", ROWS, "--no-timed"]
+            own += ["--report", f"{run}/report.html"]
+            commands.append(["evaluate", *own, "--results", str(results / "skim-seeds.jsonl")])
+    return commands
+
+
+def hops(data: Path, results: Path) -> list[list[str]]:
+    """Train on answers alone and on answers with evidence, where an answer takes two paragraphs."""
+    commands = []
+    for evidence in ("false", "true"):
+        run = f"runs/hotpot-evidence-{evidence}"
+        fit = [
+            "fit",
+            *SKIM,
+            "--model",
+            DENSE,
+            "--train",
+            str(data / "hotpotqa/train_slice.jsonl.gz"),
+        ]
+        fit += ["--set", f"evidence={evidence}", "--set", "epochs=3", "--output", run, "--resume"]
+        commands.append(fit)
+        for test in ("hotpotqa/dev_slice.jsonl.gz", "musique/train_slice.jsonl.gz"):
+            own = [f"{run}/model", "--data", str(data / test), "--threads", "1", "--no-timed"]
+            own += ["--report", f"{run}/report.html", "--sweep", "--predictors"]
+            commands.append(["evaluate", *own, "--results", str(results / "hops.jsonl")])
+    return commands

@@ -1,0 +1,125 @@
+"""Tables of question answering: systems side by side, and what predictors know of a passage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from statistics import mean, stdev
+from typing import Any
+
+from fewer.measure.blocks import Row
+from fewer.measure.cells import ABSENT, grid, times
+from fewer.measure.sweeps import equal_point, points, threshold_name
+
+__all__ = ["kept_table", "predictors_table", "questions_table", "seeds_table"]
+
+_SCORES = ("f1", "exact_match")
+
+
+def questions_table(rows: Iterable[Row]) -> str:
+    """Write a Markdown line a system; of each data set padded and packed stand first.
+
+    A method with a threshold has two lines: nothing skipped, and its operating point.
+    """
+    heads = ("questions", "system", "F1", "exact match", "MFLOPs a question", "FLOPs")
+    lines: list[list[str]] = [list(heads)]
+    told: set[str] = set()
+    for row in rows:
+        data, systems = f"{row['data']['rows']:,}", row["systems"]
+        packed = systems["packed"]
+        if row["data"]["hash"] not in told:
+            told.add(row["data"]["hash"])
+            lines.append([data, "padded Hugging Face", *_cells(systems["padded"], packed)])
+            lines.append([data, "packed", *_cells(packed, packed)])
+        name = row["method"]["name"]
+        if not row.get("sweep"):
+            lines.append([data, name, *_cells(systems["method"], packed)])
+            continue
+        lines.append([data, f"{name}, nothing skipped", *_cells(points(row)[0], packed)])
+        found = equal_point(row)
+        if found is not None:
+            threshold = threshold_name(found["threshold"])
+            lines.append([data, f"{name}, threshold {threshold}", *_cells(found, packed)])
+    return grid(lines, words=2)
+
+
+def kept_table(rows: Iterable[Row]) -> str:
+    """Write a Markdown line a way to read kept passages, against the dense model's."""
+    sizes = ("1", "16")
+    heads = ("system", "F1", "exact match", "MFLOPs a question", "FLOPs", "KB a passage")
+    lines: list[list[str]] = [[*heads, *(f"batch {size}" for size in sizes)]]
+    for row in rows:
+        dense = row["systems"]["dense"]
+        for name, system in row["systems"].items():
+            kept = row["index"].get(name)
+            bytes_each = f"{kept['bytes_per_passage'] / 1e3:,.0f}" if kept else ABSENT
+            found = [system["latency_ms"].get(size) for size in sizes]
+            taken = [times(one["speedup"], "faster", "slower") if one else ABSENT for one in found]
+            called = f"kept, {name}" if kept else name
+            lines.append([called, *_cells(system, dense), bytes_each, *taken])
+    return grid(lines, words=1)
+
+
+def predictors_table(rows: Iterable[Row]) -> str:
+    """Write a Markdown line a run: what its predictors know, and what its answers are worth."""
+    rows = list(rows)
+    layers = sorted({one["layer"] for row in rows for one in row["predictors"]})
+    heads = ["data", "settings", "F1, nothing skipped", "FLOPs at equal F1", "recall", "accuracy"]
+    lines = [[*heads, "AUC", *(f"layer {layer + 1}" for layer in layers)]]
+    for row in rows:
+        found = {one["layer"]: one for one in row["predictors"]}
+        means = [f"{mean([one[name] for one in found.values()]):.3f}" for name in _KNOWN]
+        by_layer = [f"{found[layer]['auc']:.3f}" if layer in found else ABSENT for layer in layers]
+        packed, point = row["systems"]["packed"], equal_point(row) if row.get("sweep") else None
+        whole = points(row)[0]["metrics"]["f1"] if row.get("sweep") else packed["metrics"]["f1"]
+        saved = ABSENT if point is None else _fewer(packed, point)
+        told = [row["data"]["source"].split("/")[-2], _settings(row["method"]["args"])]
+        lines.append([*told, f"{whole:.4f}", saved, *means, *by_layer])
+    return grid(lines, words=2)
+
+
+def seeds_table(rows: Iterable[Row]) -> str:
+    """Write a Markdown line a seed: the plain model's score and that of one that learned to skim.
+
+    Both read everything; the last line holds means, and how far single differences are spread.
+    """
+    found: dict[str, dict[bool, float]] = {}
+    for row in rows:
+        skims = row["method"]["args"]["alpha"] > 0
+        found.setdefault(str(row["training_seed"]), {})[skims] = row["systems"]["packed"][
+            "metrics"
+        ]["f1"]
+    pairs = {seed: (one[False], one[True]) for seed, one in found.items() if len(one) == 2}
+    lines = [["seed", "F1, plain", "F1, with the skim loss", "difference"]]
+    lines += [[seed, *map(_score, pair), f"{_gain(pair):+.4f}"] for seed, pair in pairs.items()]
+    if len(pairs) > 1:
+        gains = [_gain(pair) for pair in pairs.values()]
+        means = [mean(column) for column in zip(*pairs.values(), strict=True)]
+        spread = f"{mean(gains):+.4f}, standard deviation {stdev(gains):.4f}"
+        lines.append(["mean", *map(_score, means), spread])
+    return grid(lines, words=1)
+
+
+def _score(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def _gain(pair: tuple[float, float]) -> float:
+    return pair[1] - pair[0]
+
+
+_KNOWN = ("recall", "accuracy", "auc")
+_SHOWN = ("training", "sees", "block", "balance", "evidence", "alpha")
+
+
+def _settings(args: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {args[name]}" for name in _SHOWN)
+
+
+def _cells(system: Mapping[str, Any], against: Mapping[str, Any]) -> list[str]:
+    scores = [f"{system['metrics'][name]:.4f}" for name in _SCORES]
+    return [*scores, f"{system['flops_per_text'] / 1e6:,.0f}", _fewer(against, system)]
+
+
+def _fewer(against: Mapping[str, Any], system: Mapping[str, Any]) -> str:
+    ratio = against["flops_per_text"] / system["flops_per_text"]
+    return times(ratio, "fewer", "more", "as many")
