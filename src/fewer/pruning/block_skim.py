@@ -39,7 +39,7 @@ from fewer.pruning.blocks import SIGHTS, Blocks, paired, whole
 
 __all__ = ["BlockSkim", "BlockSkimPolicy"]
 
-GRID = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
+GRID = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 _EAGER = 1.0  # only the best block of each text stays
 _KERNEL = 9  # weights of a 3 x 3 convolution
 _TARGET_MET = 0.002

@@ -1,0 +1,73 @@
+import pytest
+import torch
+from datasets import Dataset
+
+import fewer
+from fewer.measure.predictors import judge
+from fewer.pruning import BlockSkim
+from tests.tiny import ragged, tiny, word_tokenizer
+
+LENGTHS = (23, 9, 14)
+SIZE = 4
+
+
+def _encoded(model):
+    batch = ragged(model, LENGTHS)
+    rows = [
+        {
+            "input_ids": ids[:length],
+            "attention_mask": [1] * length,
+            "length": length,
+            "start_positions": length - 3,
+            "end_positions": length - 2,
+            "relevant": [int(place in (length - 3, length - 2)) for place in range(length)],
+        }
+        for ids, length in zip(batch["input_ids"].tolist(), LENGTHS, strict=True)
+    ]
+    return Dataset.from_list(rows)
+
+
+@pytest.fixture
+def model():
+    model = fewer.attach(tiny("roberta", "QuestionAnswering"), BlockSkim(block=SIZE))
+    fewer.adjust(model, threshold=0.9)  # next to everything would leave
+    return model
+
+
+def test_every_block_that_may_leave_is_judged_by_every_layer_that_decides(model):
+    rows = judge(model, _encoded(model), word_tokenizer())
+    questions = [length // 3 for length in LENGTHS]  # each ends with its separator
+    open_blocks = sum(
+        (length - 1) // SIZE - (question + 1) // SIZE + 1
+        for length, question in zip(LENGTHS, questions, strict=True)
+    )
+    assert [row["layer"] for row in rows] == [0, 1]  # the last of three decides nothing
+    assert [row["blocks"] for row in rows] == [open_blocks] * 2
+    touched = sum(len({(n - 3) // SIZE, (n - 2) // SIZE}) for n in LENGTHS)
+    assert [row["matter"] for row in rows] == [touched] * 2
+    assert float(fewer.attachment(model).policy.threshold) == pytest.approx(0.9)
+
+
+def test_a_predictor_that_knows_has_an_area_of_one(model, monkeypatch):
+    encoded = _encoded(model)
+    policy = fewer.attachment(model).policy
+    verdicts = type(policy).verdicts
+
+    def knowing(self, trace, relevant):
+        told = verdicts(self, trace, relevant)
+        sure = [torch.stack((-one.matters.float(), one.matters.float()), 1) for one in told]
+        return [
+            type(one)(one.layer, 5 * logits, one.matters)
+            for one, logits in zip(told, sure, strict=True)
+        ]
+
+    monkeypatch.setattr(type(policy), "verdicts", knowing)
+    for row in judge(model, encoded, word_tokenizer()):
+        assert row["auc"] == 1.0
+        assert row["recall"] == 1.0
+
+
+def test_a_model_without_predictors_is_refused(model):
+    dense = fewer.attach(tiny("roberta", "QuestionAnswering"))
+    with pytest.raises(ValueError, match="has no predictors of blocks"):
+        judge(dense, _encoded(dense), word_tokenizer())
