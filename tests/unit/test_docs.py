@@ -262,6 +262,9 @@ def test_numbers_stand_between_markers_that_the_tables_fill():
             *("imdb", "sst2", "latency", "exits_latency", "curves", "training", "precision"),
         ],
         "cpu-engine.md": ["score"],
+        "questions.md": [
+            *("squad", "skim_curve", "squad_latency", "kept", "skim_settings", "seeds", "hops"),
+        ],
         "magic-pyramid.md": ["joint", "exits", "buckets"],
         "tokee.md": ["tagging"],
         "which-runtime.md": [
