@@ -55,7 +55,9 @@ def judge(call: JudgeCall) -> Float[Tensor, "P 2"]:
     """Return the two logits of each pair of blocks, in fp32."""
     isa = best(torch.float32)
     assert isa is not None
-    query, key = side_by_side(call.query.float()), side_by_side(call.key.float())
+    low = call.query.dtype is call.key.dtype is torch.bfloat16
+    dtype = torch.bfloat16 if low else torch.float32
+    query, key = (side_by_side(one.to(dtype)) for one in (call.query, call.key))
     out = torch.empty(len(call.pairs), 2)
     held = [
         one.contiguous()
@@ -91,6 +93,7 @@ def judge(call: JudgeCall) -> Float[Tensor, "P 2"]:
             call.rows.shape[1],
             *network,
             out.data_ptr(),
+            low,
             isa,
             torch.get_num_threads(),
         )

@@ -185,6 +185,7 @@ class JudgeStruct(Structure):
         ("last", c_void_p),
         ("last_bias", c_void_p),
         ("out", c_void_p),
+        ("bf16", c_int32),
         ("isa", c_int32),
         ("threads", c_int32),
     )

@@ -64,6 +64,10 @@ def test_the_compiled_predictor_says_what_the_network_says(
     seen = tokens.query, tokens.key, tokens.normaliser, tokens.gate
     found = judge(JudgeCall(*seen, blocks.rows, pairs, *predictor.folded()))
     torch.testing.assert_close(found, predictor(paired(blocks, pairs)), atol=1e-4, rtol=1e-4)
+    low = tokens.but(query=tokens.query.bfloat16(), key=tokens.key.bfloat16())
+    found = judge(JudgeCall(low.query, low.key, *seen[2:], blocks.rows, pairs, *predictor.folded()))
+    wanted = predictor(paired(Blocks.of(low, size), pairs))
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
 
 
 @needs_kernels

@@ -59,7 +59,7 @@ struct AttentionCall {
 
 // Two logits of each block: kernels/judging.py says what each part means.
 struct JudgeCall {
-  const float *q, *k;
+  const void *q, *k;
   int64_t q_stride, k_stride;
   const float *normaliser;                        // (tokens, heads)
   const float *presence;                          // (tokens), or null: all in full
@@ -70,7 +70,7 @@ struct JudgeCall {
   const float *second, *second_bias;              // (heads, 3, 3, heads)
   const float *last, *last_bias;                  // (2, heads, size / 4, size / 4)
   float *out;                                     // (blocks, 2)
-  int32_t isa, threads;
+  int32_t bf16, isa, threads;                     // bf16: queries and keys
 };
 
 // out = norm(word + segment + position), one row a token; tables may be null.

@@ -18,26 +18,37 @@ struct Maps {
   }
 };
 
+static inline float number(const float *p) { return *p; }
+static inline float number(const uint16_t *p) {  // bf16
+  const uint32_t bits = (uint32_t)*p << 16;
+  float x;
+  __builtin_memcpy(&x, &bits, 4);
+  return x;
+}
+
 // What the tokens of one block attend to in another, head by head, into `heads` maps.
+template <class N>
 static void attend_between(const JudgeCall &call, const int64_t *asking, const int64_t *asked,
                            const Maps &maps, long channel, float *keys) {
+  const N *queries = (const N *)call.q, *known = (const N *)call.k;
   const long size = call.size, width = call.width, span = round_up(size, LANES);
   const float scale = LOG2_E / __builtin_sqrtf((float)width);
   for (long head = 0; head < call.heads; head++) {
     for (long j = 0; j < size; j++)
       for (long d = 0; d < width; d++)
-        keys[d * span + j] = asked[j] < 0 ? 0.0f : call.k[asked[j] * call.k_stride + head * width + d];
+        keys[d * span + j] =
+            asked[j] < 0 ? 0.0f : number(known + asked[j] * call.k_stride + head * width + d);
     for (long i = 0; i < size; i++) {
       float *out = maps.row(channel + head, i);
       if (asking[i] < 0) {
         fill(out, 0, size, 0.0f);
         continue;
       }
-      const float *q = call.q + asking[i] * call.q_stride + head * width;
+      const N *q = queries + asking[i] * call.q_stride + head * width;
       const V off = all(-LOG2_E * call.normaliser[asking[i] * call.heads + head]);
       for (long j = 0; j < size; j += LANES) {
         V score = zero();
-        for (long d = 0; d < width; d++) score = fma(all(q[d]), load(keys + d * span + j), score);
+        for (long d = 0; d < width; d++) score = fma(all(number(q + d)), load(keys + d * span + j), score);
         store_first(out + j, exp2_of(fma(score, all(scale), off)), size - j);
       }
       for (long j = 0; j < size; j++)
@@ -104,7 +115,11 @@ static void judge_block(const JudgeCall &call, long block) {
   __builtin_memset(keys, 0, call.width * span * sizeof(float));
   for (long map = 0; map < call.maps; map++) {
     const int64_t *pair = call.pairs + (block * call.maps + map) * 2;
-    attend_between(call, call.rows + pair[0] * size, call.rows + pair[1] * size, seen, map * heads, keys);
+    const int64_t *asking = call.rows + pair[0] * size, *asked = call.rows + pair[1] * size;
+    if (call.bf16)
+      attend_between<uint16_t>(call, asking, asked, seen, map * heads, keys);
+    else
+      attend_between<float>(call, asking, asked, seen, map * heads, keys);
   }
   convolve_all(seen, channels, call.first, call.first_bias, heads, halved, sums);
   convolve_all(halved, heads, call.second, call.second_bias, heads, quartered, sums);
