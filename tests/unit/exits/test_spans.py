@@ -11,7 +11,7 @@ from datasets import Dataset
 import fewer
 from fewer.combined import MagicPyramid, Stack
 from fewer.core.decision import Spoken
-from fewer.core.policy import Lesson, Phase, Rehearsal
+from fewer.core.policy import Phase, Rehearsal
 from fewer.exits import PABEE, BERxiT, DeeBERT, EarlyExit, FastBERT, RightTool
 from fewer.exits.criteria import CRITERIA
 from fewer.exits.spans import MEASURES, Bounds
@@ -24,7 +24,7 @@ from fewer.tasks import QuestionAnswering
 from tests.contract.policies import Drop
 from tests.contract.table import read
 from tests.tiny import LENGTHS, ragged, real, text, tiny, word_tokenizer
-from tests.unit.exits.parts import packed, shape, view
+from tests.unit.exits.parts import packed, shape, span_model, view
 
 LAYERS, WIDTH = 4, 16
 TASK = "QuestionAnswering"
@@ -47,23 +47,9 @@ def _policy(model):
     return fewer.attachment(model).policy
 
 
-def _model(method, threshold=None, backbone="bert"):
-    """Attach a method with random heads, so strong that some answers are sure and others not."""
-    model = tiny(backbone, TASK, layers=LAYERS)
-    torch.manual_seed(1)
-    fewer.attach(model, method)
-    with torch.no_grad():
-        for name, parameter in _policy(model).named_parameters():
-            if "heads" in name:
-                parameter.mul_(6.0)
-    if threshold is not None:
-        _policy(model).dial().value.fill_(threshold)
-    return model
-
-
 def _half(method, backbone="bert"):
     """Choose the threshold that parts the texts of a batch most."""
-    model = _model(method, backbone=backbone)
+    model = span_model(method, backbone=backbone)
     batch, dial = ragged(model), _policy(model).dial()
 
     def depths(threshold):
@@ -151,7 +137,7 @@ def test_the_thresholds_of_a_sweep_are_in_range_and_part_answers(criterion):
 @pytest.mark.parametrize("threshold", ["untrained", "never"])
 def test_where_nobody_leaves_the_model_is_the_plain_one_bit_for_bit(name, threshold):
     never_leaves = CRITERIA[METHODS[name].criterion].never
-    model = _model(METHODS[name], None if threshold == "untrained" else never_leaves)
+    model = span_model(METHODS[name], None if threshold == "untrained" else never_leaves)
     batch = ragged(model)
     plain, _ = read(fewer.attach(tiny(task=TASK, layers=LAYERS)), batch)
     logits, trace = read(model, batch)
@@ -161,7 +147,7 @@ def test_where_nobody_leaves_the_model_is_the_plain_one_bit_for_bit(name, thresh
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in ("patient", "pabee")])
 def test_at_the_most_eager_threshold_everybody_leaves_at_the_first_exit(name):
-    model = _model(METHODS[name], CRITERIA[METHODS[name].criterion].eager)
+    model = span_model(METHODS[name], CRITERIA[METHODS[name].criterion].eager)
     batch = ragged(model)
     logits, trace = read(model, batch)
     assert torch.equal(trace.layers_read, batch["attention_mask"])
@@ -264,150 +250,14 @@ def test_the_dropped_are_not_part_of_what_a_text_is_certain_of():
         assert torch.equal(decision.spoken[0].final, torch.tensor(leaves)[there // 3])
 
 
-def _lesson(logits, labels, *spoken, step=0):
-    trace = fewer.Trace(tuple(logits.shape[:2]), logits.device, spoken=list(spoken))
-    phase = Phase("any", "compact", "all", 1, 1e-3)
-    return Lesson(trace, phase, step, logits, labels, task_loss(None, "span"))
-
-
-def _taught(method, labels=PLACES):
-    """Read a batch in training mode: what exits said, and the lesson that it is."""
-    model = _model(method).eval()
-    policy = _policy(model).train()
-    with fewer.record() as traces:
-        output = model(**ragged(model))
-    logits = torch.stack((output.start_logits, output.end_logits), -1)
-    return model, policy, _lesson(logits, labels, *traces[0].spoken), traces[0]
-
-
 def test_in_training_mode_exits_only_speak():
-    _, _, _, trace = _taught(EarlyExit(threshold=1.0))
+    model = span_model(EarlyExit(), 1.0).train()
+    with fewer.record() as traces:
+        model(**ragged(model))
+    (trace,) = traces
     assert _depth(trace) == [LAYERS] * len(LENGTHS)
     assert [said.final for said in trace.spoken] == [None] * (LAYERS - 1)
     assert [len(said.rows) for said in trace.spoken] == [sum(LENGTHS)] * (LAYERS - 1)
-
-
-def _by_text(rows):
-    return [one.unbind(1) for one in rows.split(LENGTHS)]
-
-
-@pytest.mark.parametrize("weights", ["equal", "depth"])
-def test_labels_teach_starts_and_ends_of_each_exit(weights):
-    model, policy, given, trace = _taught(PABEE(weights=weights))
-    wanted = 0.0
-    for said in trace.spoken:
-        losses = [
-            -torch.log_softmax(side, 0)[place]
-            for text_, places in zip(_by_text(said.logits), PLACES, strict=True)
-            for side, place in zip(text_, places, strict=True)
-        ]
-        weight = 1.0 if weights == "equal" else (said.layer + 1) / LAYERS
-        wanted += weight * torch.stack(losses).mean()
-    loss = policy.loss(given)
-    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
-    loss.backward()
-    assert model.bert.embeddings.word_embeddings.weight.grad.abs().sum() > 0
-    assert all(head.weight.grad.abs().sum() > 0 for head in policy.heads)
-
-
-def test_the_last_layer_teaches_over_the_tokens_of_each_text():
-    _, policy, given, trace = _taught(FastBERT(), labels=None)
-    last = given.logits.detach().flatten(0, 1)
-    wanted = 0.0
-    for said in trace.spoken:
-        losses = []
-        taught = zip(_by_text(said.logits), _by_text(last[said.rows]), strict=True)
-        for students, teachers in taught:
-            for student, teacher in zip(students, teachers, strict=True):
-                log_p, log_q = torch.log_softmax(teacher, 0), torch.log_softmax(student, 0)
-                losses.append((log_p.exp() * (log_p - log_q)).sum())
-        wanted += torch.stack(losses).mean()
-    assert policy.loss(given).item() == pytest.approx(wanted.item(), rel=1e-5)
-
-
-def test_a_frozen_model_gets_no_gradient_from_its_answers():
-    _, policy, given, _ = _taught(FastBERT())
-    given.logits.retain_grad()
-    policy.loss(given).backward()
-    assert given.logits.grad is None
-
-
-# two texts of three columns, the last token of the second dropped
-ROWS, LAID = torch.tensor([0, 1, 2, 3, 4]), torch.tensor([[0.0, 1.0]] * 5)
-
-
-@pytest.mark.parametrize(
-    ("places", "wanted"),
-    [
-        ([[0, 1], [1, 1]], (math.log(3) + math.log(2)) / 2),
-        ([[0, 1], [0, 2]], math.log(3)),  # the end was dropped
-        ([[0, 3], [0, 0]], math.log(2)),  # beyond the text
-        ([[9, 9], [2, 2]], 0.0),
-    ],
-)
-def test_a_text_whose_answer_was_dropped_teaches_nothing(places, wanted):
-    policy = DeeBERT().build(shape(labels=2, answers="span", layers=2)).train()
-    logits = LAID.clone().requires_grad_()
-    said = Spoken(0, ROWS, logits)
-    given = _lesson(torch.zeros(2, 3, 2), torch.tensor(places), said)
-    loss = policy.loss(given)
-    assert loss.item() == pytest.approx(wanted)
-    loss.backward()
-    assert torch.isfinite(logits.grad).all()
-
-
-def test_a_teacher_that_hides_the_dropped_gives_a_finite_loss():
-    policy = FastBERT().build(shape(labels=2, answers="span", layers=2)).train()
-    logits = torch.zeros(5, 2, requires_grad=True)
-    last = torch.zeros(2, 3, 2).index_fill(1, torch.tensor([1]), never(torch.float32))
-    loss = policy.loss(_lesson(last, None, Spoken(0, ROWS, logits)))
-    assert loss.item() == pytest.approx((math.log(3 / 2) + math.log(2)) / 2)
-    loss.backward()
-    assert torch.isfinite(logits.grad).all()
-
-
-def test_in_turns_exits_learn_at_every_second_step():
-    method = BERxiT(criterion="probability")
-    _, policy, given, trace = _taught(method)
-    even, odd = (policy.loss(_lesson(given.logits, PLACES, *trace.spoken, step=n)) for n in (0, 1))
-    assert even.item() == 0.0 < odd.item()
-    assert even.requires_grad
-
-
-def test_labels_are_asked_for_where_they_teach():
-    _, policy, given, _ = _taught(DeeBERT(), labels=None)
-    with pytest.raises(ValueError, match="the batch has no start_positions and end_positions"):
-        policy.loss(given)
-
-
-def test_each_temperature_is_fitted_to_held_out_answers_before_division():
-    """Two of five starts and ends are wrong, and as sure as the others; batches differ in width."""
-    policy = RightTool().build(shape(labels=2, answers="span"))
-    phase = Phase("exits", "compact", "all", 1, 1e-3)
-
-    def lessons():
-        for texts, columns, wrong in ((3, 3, 1), (2, 5, 1)):
-            rows = torch.arange(texts * columns)
-            logits = torch.zeros(texts, columns, 2)
-            logits[:, 0] = 4.0
-            logits[:wrong, 0], logits[:wrong, 1] = 0.0, 4.0
-            labels = torch.zeros(texts, 2, dtype=torch.long)
-            spoken = [
-                Spoken(n, rows, logits.flatten(0, 1) / policy.temperature[n]) for n in range(2)
-            ]
-            yield _lesson(logits, labels, *spoken)
-
-    for start in (1.0, 9.0):
-        policy.temperature.fill_(start)
-        policy.calibrate(phase, Rehearsal(False, lambda: 0.5, lessons))
-        # of the best T: the mean over rows of the softmax's share of the 4s equals the share 3 / 5
-        p = [
-            math.exp(4 / policy.temperature[0]) / (math.exp(4 / policy.temperature[0]) + others)
-            for others in (2, 2, 2, 4, 4)
-        ]
-        assert sum(p) / 5 == pytest.approx(3 / 5, abs=0.05)
-        assert policy.temperature[0].item() == pytest.approx(policy.temperature[1].item(), rel=1e-3)
-    assert policy.threshold.item() == pytest.approx(0.9)
 
 
 def test_a_target_chooses_the_threshold():
@@ -451,7 +301,7 @@ def test_saved_copied_and_pickled_models_are_the_same_model(method, tmp_path):
 
 
 def test_texts_leave_earlier_the_more_eager_the_threshold():
-    model = _model(STACKS["pyramid"])
+    model = span_model(STACKS["pyramid"])
     batch = ragged(model, (3, 12, 2, 7, 5, 9, 4, 8))
     depths = []
     for threshold in (0.0, 0.3, 0.7, 0.9, 1.0):
@@ -480,7 +330,7 @@ def test_a_sweep_scores_questions_at_every_threshold():
     task, tokenizer = QuestionAnswering(), word_tokenizer()
     encoded = task.encode(rows, tokenizer, max_length=24, stride=6, training=False)
     points = sweep(
-        _model(EarlyExit()),
+        span_model(EarlyExit()),
         encoded,
         tokenizer,
         scorer_of(task, rows),
