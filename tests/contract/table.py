@@ -52,6 +52,9 @@ METHODS = {
     "block-skim-whole": BlockSkim(block=4, sees="whole"),
     "skim-and-ltp": Stack((LTP(final_threshold=0.1), BlockSkim(block=4))),
     "skim-and-freeze": Stack((Freeze(), BlockSkim(block=4))),
+    "span-exit": EarlyExit(),
+    "span-right-tool": RightTool(),
+    "span-pyramid": MagicPyramid(pruning=LTP(final_threshold=0.2)),
     "deformer": DeFormer(lower=1),
     "deformer-and-ltp": Stack((DeFormer(lower=2), LTP(final_threshold=0.2))),
 }
@@ -87,7 +90,7 @@ def made(
     """Build a tiny model with a method of the table, its exits open; of the task that it wants."""
     if "tee" in name or "tokee" in name:
         task = "TokenClassification"
-    elif "skim" in name or "deformer" in name:
+    elif any(kind in name for kind in ("span", "skim", "deformer")):
         task = "QuestionAnswering"
     elif _exits(METHODS[name]):
         task = "SequenceClassification"

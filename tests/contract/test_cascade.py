@@ -81,7 +81,10 @@ def test_the_protected_stay_as_long_as_their_text(method, backbone, apply):
 @every_backbone
 def test_exits_let_texts_leave_at_different_layers(backbone):
     seen = set()
-    for method in ("right-tool", "deebert", "fastbert", "pabee", "magic-pyramid", "sentee"):
+    for method in (
+        *("right-tool", "deebert", "fastbert", "pabee", "magic-pyramid", "sentee"),
+        *("span-exit", "span-pyramid"),
+    ):
         model = made(method, backbone)
         _, trace = read(model, ragged(model))
         seen |= set(trace.layers_read.amax(1).tolist())

@@ -13,6 +13,7 @@ from fewer.combined import Stack
 from fewer.exits import SENTEE, TOKEE
 from fewer.exits.criteria import CRITERIA
 from fewer.exits.heads import HEADS
+from fewer.exits.spans import MEASURES
 from tests.contract.policies import ByState, Drop, Freeze, Together
 from tests.contract.table import (
     BACKBONES,
@@ -79,6 +80,8 @@ def _exits(draw: random.Random, answers: str, pruning: Method) -> list[Method]:
         exits = draw.choice(
             [TOKEE(window=draw.choice([1, 3, 5]), keep_norm=draw.random() < 0.5), SENTEE()]
         )
+    elif answers == "span":
+        exits = EarlyExit(criterion=draw.choice(list(MEASURES)))
     else:
         exits = EarlyExit(head=draw.choice(list(HEADS)), criterion=draw.choice(list(CRITERIA)))
     return [exits, Stack((pruning, exits)), Stack((exits, pruning))]
@@ -100,7 +103,8 @@ def _drawn(draw: random.Random, model: Any) -> Drawn:
 
 
 def _answers(model: Any) -> str:
-    return "token" if "Token" in type(model).__name__ else "text"
+    kinds = {"Token": "token", "Question": "span", "Sequence": "text"}
+    return next(kinds[kind] for kind in kinds if kind in type(model).__name__)
 
 
 def _model(draw: random.Random) -> Any:

@@ -259,6 +259,32 @@ def test_sentee_leaves_when_the_most_doubtful_tag_is_sure():
         assert _leaves(decision) == leaves
 
 
+def test_a_question_is_answered_when_start_and_end_are_certain():
+    """No paper's own: FastBERT's uncertainty, H / ln n of start and end, averaged over the two.
+
+    Three tokens say starts (ln 2, 0, 0) and ends (0, 0, ln 6), so that p_s = (2, 1, 1) / 4 and
+    p_e = (1, 1, 6) / 8: H_s = 1.5 ln 2 = 1.039721, H_e = 6/8 ln 8/6 + 2/8 ln 8 = 0.735622; their
+    mean over ln 3 is 0.807993. A text of one token is certain of it. Best start times best end:
+    2/4 * 6/8 = 0.375.
+    """
+    h_s, h_e = 1.5 * math.log(2), 0.75 * math.log(8 / 6) + 0.25 * math.log(8)
+    assert (h_s + h_e) / 2 / math.log(3) == pytest.approx(0.807993, abs=1e-5)
+    tokens = _tokens([[math.log(2), 0.0], [0.0, 0.0], [0.0, math.log(6)]], [[1.0, 2.0]])
+    for method, threshold, leaves in (
+        (FastBERT(), 0.807, [False, True]),
+        (FastBERT(), 0.809, [True, True]),
+        (RightTool(), 0.376, [False, True]),
+        (RightTool(), 0.374, [True, True]),
+    ):
+        policy = _policy(method, answers="span", threshold=threshold)
+        _set(policy.heads[ONE].weight, [1.0, 0.0], [0.0, 1.0])
+        decision = _asked(policy, tokens, ONE)
+        assert _leaves(decision) == leaves
+        assert decision.spoken[0].rows.tolist() == [0, 1, 2, 3]
+        assert decision.spoken[0].final.tolist() == [leaves[0]] * 3 + [leaves[1]]
+        assert decision.spent.tolist() == [3 * 8, 8]  # 2 x 2 x 2 FLOPs a token
+
+
 @pytest.mark.parametrize(
     ("window", "layer", "delta", "rests"),
     [

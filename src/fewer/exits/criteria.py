@@ -26,7 +26,7 @@ from torch import Tensor
 
 from fewer.core.policy import Dial
 
-__all__ = ["CRITERIA", "Criterion", "Evidence", "entropy", "normalised_entropy"]
+__all__ = ["CRITERIA", "Criterion", "Evidence", "entropy", "in_a_row", "normalised_entropy"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,10 @@ class Criterion:
 
     def exits(self, evidence: Evidence, threshold: Tensor) -> Bool[Tensor, "R"]:
         """Say whose answer is certain enough."""
-        measured = self.measure(evidence)
+        return self.met(self.measure(evidence), threshold)
+
+    def met(self, measured: Float[Tensor, "R"], threshold: Tensor) -> Bool[Tensor, "R"]:
+        """Say who is on the threshold's side, where all was measured already."""
         return measured < threshold if self.below else measured >= threshold
 
     def dial(self, value: Tensor, classes: int, exits: int) -> Dial:
@@ -99,6 +102,11 @@ def _agreements(evidence: Evidence) -> Tensor:
         same = said.squeeze(2).diff(dim=0).abs() < evidence.tolerance
     else:
         same = said.argmax(2).diff(dim=0) == 0  # (E - 1, R)
+    return in_a_row(same)
+
+
+def in_a_row(same: Bool[Tensor, "E R"]) -> Float[Tensor, "R"]:
+    """Count, back from the last exit, those in a row that said the same as the one before."""
     return same.flip(0).long().cumprod(0).sum(0).float()
 
 

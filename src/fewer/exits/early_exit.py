@@ -3,7 +3,7 @@
 The papers of this field differ in these four choices; each is a short file that names its own.
 After a layer l, a head turns the states of a text into logits z_l. A text whose answer is certain
 enough, by the criterion, leaves with it: all of its tokens leave memory, and the others read on.
-The last exit is the model's own head.
+The last exit is the model's own head. Where that answers with a span, so do the exits.
 
 What differs from most published code: any batch size (there, one text at a time, or the most or
 least certain text of the batch decides for all), entropies that stay finite, thresholds and
@@ -12,15 +12,17 @@ temperatures that are saved with the model, heads whose cost is counted.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from fewer.core.cost import Shape
-from fewer.core.policy import Phase
+from fewer.core.policy import Phase, Policy
 from fewer.exits.criteria import CRITERIA
 from fewer.exits.heads import HEADS
 from fewer.exits.losses import Teacher, Weights
 from fewer.exits.policy import ExitPolicy
+from fewer.exits.spans import SpanExitPolicy
 from fewer.exits.threshold import check_threshold
 
 __all__ = ["EarlyExit"]
@@ -79,19 +81,20 @@ class EarlyExit:
     def exits_of(self, shape: Shape) -> tuple[int, ...]:
         """Return the layers, from 0, after which a model of this shape has an exit.
 
-        Raises `ValueError` for a layer that it lacks, and for a model whose answers are not one
-        label or number for each text.
+        Raises `ValueError` for a layer that it lacks, and for a model whose answers are neither one
+        label or number for each text nor a span of it.
         """
-        if shape.answers != "text" or shape.labels < 1:
+        if shape.answers not in _POLICIES or shape.labels < 1:
             raise ValueError(
                 "exits of whole texts need a model with a classification or regression head, such "
-                "as AutoModelForSequenceClassification loads; for tagging use SENTEE or TOKEE"
+                "as AutoModelForSequenceClassification loads, or with one of question answering; "
+                "for tagging use SENTEE or TOKEE"
             )
         return exit_layers(self.layers, shape)
 
-    def build(self, shape: Shape) -> ExitPolicy:
-        """Make the heads."""
-        return ExitPolicy(self, shape)
+    def build(self, shape: Shape) -> Policy:
+        """Make the heads, which answer what the model's own head answers."""
+        return _POLICIES.get(shape.answers, ExitPolicy)(self, shape)
 
     def phases(self) -> tuple[Phase, ...]:
         """One phase: the heads alone on a model that stays as it is, or model and heads."""
@@ -127,3 +130,9 @@ def exit_layers(layers: tuple[int, ...] | None, shape: Shape) -> tuple[int, ...]
             f"{shape.num_layers} layers, and its own head is the exit after the last"
         )
     return tuple(sorted({layer - 1 for layer in layers}))
+
+
+_POLICIES: dict[str, Callable[[EarlyExit, Shape], Policy]] = {  # by what a model answers
+    "text": ExitPolicy,
+    "span": SpanExitPolicy,
+}

@@ -12,7 +12,16 @@ from torch import Tensor
 from fewer.core.decision import Spoken
 from fewer.core.policy import Lesson
 
-__all__ = ["Teacher", "Weights", "distillation", "exit_loss", "exit_weight", "labels_of"]
+__all__ = [
+    "Teacher",
+    "Weights",
+    "distillation",
+    "exit_loss",
+    "exit_weight",
+    "in_turns",
+    "labels_of",
+    "weighed",
+]
 
 Teacher = Literal["labels", "last"]
 Weights = Literal["equal", "depth"]
@@ -28,11 +37,29 @@ def exit_loss(
     squared distance where the answer is a number. `depth` weighs the exit of layer l by l / L
     (PABEE: l / sum of l; the same up to a factor of the whole loss, with the last layer's at 1).
     """
-    losses = [
-        exit_weight(said.layer, num_layers, weights) * _one(lesson, said, teacher)
-        for said in spoken
-    ]
+    return weighed(spoken, weights, num_layers, lambda said: _one(lesson, said, teacher))
+
+
+def weighed(
+    spoken: Sequence[Spoken],
+    weights: Weights,
+    num_layers: int,
+    score: Callable[[Spoken], Tensor],
+) -> Tensor:
+    """Add up what `score` says of each exit, `equal`ly or by `depth`."""
+    losses = [exit_weight(said.layer, num_layers, weights) * score(said) for said in spoken]
     return torch.stack(losses).sum()
+
+
+def in_turns(lesson: Lesson, training: str, loss: Callable[[], Tensor]) -> Tensor:
+    """Return the exits' loss; `alternating`, it is 0 at every other step, beginning with the first.
+
+    No parameter is left without a gradient then.
+    """
+    if training != "alternating" or lesson.step % 2 == 1:
+        return loss()
+    spoken = lesson.trace.spoken
+    return sum((said.logits.sum() for said in spoken), start=lesson.logits.new_zeros(())) * 0
 
 
 def exit_weight(layer: int, num_layers: int, weights: Weights) -> float:

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from fewer.core.cost import Shape
 from fewer.core.decision import Decision, Site, Spoken, View
 from fewer.core.policy import Dial, Lesson, Phase, Policy, Rehearsal
-from fewer.exits.criteria import CRITERIA, Evidence
+from fewer.exits.criteria import CRITERIA, Criterion, Evidence
 from fewer.exits.heads import HEADS
-from fewer.exits.losses import exit_loss, labels_of
-from fewer.exits.threshold import fitted_temperature, open_exits
+from fewer.exits.losses import exit_loss, in_turns, labels_of
+from fewer.exits.threshold import fit_temperatures, open_exits
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fewer.exits.early_exit import EarlyExit
 
 __all__ = ["ExitPolicy"]
@@ -36,7 +38,6 @@ class ExitPolicy(Policy):
         self.method = method
         self.num_layers, self.labels = shape.num_layers, shape.labels
         self.layers = method.exits_of(shape)
-        self.criterion = CRITERIA[method.criterion]
         if shape.labels == 1 and method.criterion not in ("patience", "learned"):
             raise ValueError(
                 f"the criterion {method.criterion!r} compares classes, but the model answers with "
@@ -54,6 +55,11 @@ class ExitPolicy(Policy):
         self.threshold: Tensor
         self.register_buffer("temperature", torch.ones(len(self.layers)))
         self.register_buffer("threshold", torch.tensor(self.criterion.never))
+
+    @property
+    def criterion(self) -> Criterion:
+        """By what a text leaves. Looked up, as its functions cannot be pickled."""
+        return CRITERIA[self.method.criterion]
 
     def decide(self, view: View) -> Decision | None:
         """Let the head after this layer answer for each text, and those leave that are certain."""
@@ -83,11 +89,12 @@ class ExitPolicy(Policy):
     def loss(self, lesson: Lesson) -> Tensor:
         """Add up the exits' losses, and that of the learned criterion."""
         spoken, own = lesson.trace.spoken, self.method
-        turn = own.training != "alternating" or lesson.step % 2 == 1
         losses = [
-            exit_loss(lesson, spoken, own.teacher, own.weights, self.num_layers)
-            if turn
-            else sum((said.logits.sum() for said in spoken), start=lesson.logits.new_zeros(())) * 0
+            in_turns(
+                lesson,
+                own.training,
+                lambda: exit_loss(lesson, spoken, own.teacher, own.weights, self.num_layers),
+            )
         ]
         if self.doubt is not None:
             losses += [self._misjudged(lesson, said) for said in spoken]
@@ -100,13 +107,9 @@ class ExitPolicy(Policy):
         """
         if rehearsal.first:
             return
-        lessons = list(rehearsal.lessons()) if self.method.temperature else []
-        for number in range(len(self.layers) if lessons else 0):
-            old = float(self.temperature[number])
-            logits = torch.cat([one.trace.spoken[number].logits * old for one in lessons])
-            labels = torch.cat([labels_of(x, x.trace.spoken[number].rows) for x in lessons])
-            self.temperature[number] = fitted_temperature(logits, labels)
         own = self.method
+        if own.temperature:
+            fit_temperatures(self.temperature, rehearsal, _told)
         open_exits(self.dial(), self.criterion, own.threshold, own.target, rehearsal)
 
     def _certain(self, said: Spoken, before: list[Spoken]) -> Tensor:
@@ -134,3 +137,10 @@ class ExitPolicy(Policy):
         else:
             wrong = (said.logits.argmax(1) != labels).float()
         return (doubt - wrong).square().mean()
+
+
+def _told(lessons: Sequence[Lesson], number: int) -> tuple[Tensor, Tensor]:
+    """Collect the logits `(R, C)` of one exit and the labels `(R,)`."""
+    logits = torch.cat([one.trace.spoken[number].logits for one in lessons])
+    labels = torch.cat([labels_of(one, one.trace.spoken[number].rows) for one in lessons])
+    return logits, labels

@@ -10,10 +10,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fewer.core.policy import Dial, Rehearsal
+from fewer.core.policy import Dial, Lesson, Rehearsal
 from fewer.exits.criteria import Criterion
 
-__all__ = ["check_threshold", "fitted_temperature", "fitted_threshold", "open_exits"]
+__all__ = [
+    "check_threshold",
+    "fit_temperatures",
+    "fitted_temperature",
+    "fitted_threshold",
+    "open_exits",
+]
 
 WIDEST = 4.0  # of |ln T|
 CLOSE = 0.002  # of a share
@@ -33,6 +39,21 @@ def fitted_temperature(logits: Float[Tensor, "R C"], labels: Int[Tensor, "R"]) -
 
     found = minimize_scalar(likelihood, bounds=(-WIDEST, WIDEST), method="bounded")
     return math.exp(found.x) if found.fun < likelihood(0.0) else 1.0
+
+
+def fit_temperatures(
+    temperature: Float[Tensor, "E"],
+    rehearsal: Rehearsal,
+    told: Callable[[Sequence[Lesson], int], tuple[Tensor, Tensor]],
+) -> None:
+    """Fit the temperatures of all exits, in place; without held-out answers they stay.
+
+    `told` collects what an exit, by its number, said in all lessons: logits (R, C), labels (R,).
+    """
+    lessons = list(rehearsal.lessons())
+    for number, old in enumerate(temperature.tolist() if lessons else ()):
+        logits, labels = told(lessons, number)
+        temperature[number] = fitted_temperature(logits * old, labels)
 
 
 def fitted_threshold(

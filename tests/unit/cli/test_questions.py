@@ -89,6 +89,25 @@ def test_a_head_that_is_trained_is_kept(trained: Path, squad: Path, tmp_path: Pa
     assert not (tmp_path / "more" / "0-dense").exists()
 
 
+def test_exits_are_trained_on_questions_and_swept(
+    trained: Path, squad: Path, tmp_path: Path
+) -> None:
+    results = tmp_path / "rows.jsonl"
+    status = run(
+        *("fit", "--model", trained / "model", "--train", squad, "--output", tmp_path / "exits"),
+        *("--method", "magic_pyramid", "--set", "pruning={target: 0.8}", "--max-length", 32),
+        *("--batch-size", 8, "--precision", "fp32"),
+    )
+    assert status == 0
+    words = ("--data", squad, "--no-timed", "--sweep", "--results", results)
+    assert run("evaluate", tmp_path / "exits" / "model", *words) == 0
+    (row,) = map(json.loads, results.read_text().splitlines())
+    shut, *swept = row["sweep"]
+    assert shut["exits"][:-1] == [0] * (len(shut["exits"]) - 1)
+    assert swept[-1]["layers_read"] <= shut["layers_read"]
+    assert {point["texts"] for point in row["sweep"]} == {QUESTIONS}
+
+
 def test_explain_shows_the_answer(trained: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     words = ("the film", "--pair", "a rare beauty " * 30, "--output", page)

@@ -1,5 +1,6 @@
 """Exits of whole texts, whichever head, criterion and lesson."""
 
+import pickle
 from itertools import pairwise
 
 import pytest
@@ -120,6 +121,15 @@ def test_removal_played_in_memory_gives_the_same(name):
     torch.testing.assert_close(played, hard, atol=1e-5, rtol=0)
     assert torch.equal(trace.layers_read, played_trace.layers_read)
     assert trace.spent.tolist() == played_trace.spent.tolist()
+
+
+@every_method
+def test_a_pickled_model_answers_as_the_one_it_was_made_of(name):
+    model = _half(name)
+    again, batch = pickle.loads(pickle.dumps(model)), ragged(model)
+    (logits, trace), (others, other_trace) = read(model, batch), read(again, batch)
+    assert torch.equal(logits, others)
+    assert _depth(trace) == _depth(other_trace)
 
 
 @every_method
