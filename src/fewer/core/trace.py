@@ -81,12 +81,12 @@ class Trace:
     def dropped(self) -> Bool[Tensor, "B N"]:
         """Which tokens left before their text was answered."""
         gone = torch.zeros(self.grid[0] * self.grid[1], dtype=torch.bool, device=self.device)
+        answered = torch.zeros(self.grid[0], dtype=torch.bool, device=self.device)
         for slot, sequence, decision in self.settled:
+            if decision.leaves is not None:
+                answered = answered | decision.leaves
             if decision.stays is not None:
-                lost = ~decision.stays
-                if decision.leaves is not None:
-                    lost = lost & ~decision.leaves[sequence]
-                gone[slot[lost]] = True
+                gone[slot[~decision.stays & ~answered[sequence]]] = True
         return gone.view(self.grid)
 
     @property
