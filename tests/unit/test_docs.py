@@ -27,6 +27,7 @@ from typer.main import get_command
 import fewer
 from fewer.cli.main import app
 from fewer.exits import PABEE, SENTEE, TOKEE, BERxiT, DeeBERT, FastBERT, RightTool
+from fewer.pruning import BlockSkim
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -210,6 +211,7 @@ def settings_told(page):
     ("page", "method"),
     [
         ("ltp", fewer.LTP),
+        ("block-skim", BlockSkim),
         ("early-exit", fewer.EarlyExit),
         ("magic-pyramid", fewer.MagicPyramid),
         ("sentee", SENTEE),
