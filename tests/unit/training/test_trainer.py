@@ -77,8 +77,8 @@ def test_without_a_method_there_is_no_third_group():
     assert len(parameter_groups(fewer.attach(tiny()), _phase(), 0.01)) == 2
 
 
-def _trainer(model, phase, folder):
-    arguments = TrainingArguments(folder, report_to="none", use_cpu=True, max_steps=1)
+def _trainer(model, phase, folder, **settings):
+    arguments = TrainingArguments(folder, report_to="none", use_cpu=True, max_steps=1, **settings)
     return PhaseTrainer(model=model, args=arguments, phase=phase)
 
 
@@ -236,3 +236,15 @@ def test_without_a_wish_for_it_there_is_no_teacher(tmp_path):
     assert trainer._teacher is None
     loss = trainer.compute_loss(model, _answers(model))
     assert torch.isfinite(loss)
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_the_teacher_reads_in_the_precision_of_the_training(tmp_path, bf16):
+    """accelerate wraps the model's own forward in autocast, and only that."""
+    method = DeFormer(lower=1)
+    model = _questions(method).train()
+    trainer = _trainer(model, method.phases()[0], tmp_path, bf16=bf16)
+    teacher, seen = trainer._teacher, []
+    teacher.register_forward_pre_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+    trainer.compute_loss(model, _answers(model))
+    assert seen == [bf16]
