@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fewer import Phase, Trace
-from fewer.core.policy import Lesson, Rehearsal
+from fewer.core.policy import Lesson, Rehearsal, Taught
 
 PHASE = Phase("any", "compact", "all", 1, 1e-3, regularise=True)
 
@@ -20,10 +20,13 @@ def lesson(
     *,
     phase: Phase = PHASE,
     step: int = 0,
+    relevant: Tensor | None = None,
+    teacher: Taught | None = None,
 ) -> Lesson:
     """Build a lesson whose task is classification."""
     told = torch.zeros(trace.grid[0], 3) if logits is None else logits
-    return Lesson(trace, phase, step, told, labels, torch.nn.functional.cross_entropy)
+    task = torch.nn.functional.cross_entropy
+    return Lesson(trace, phase, step, told, labels, task, relevant, teacher)
 
 
 def rehearsal(share: Callable[[], float], *, first: bool = False) -> Rehearsal:

@@ -59,7 +59,7 @@ METHODS = {
     "deformer-and-ltp": Stack((DeFormer(lower=2), LTP(final_threshold=0.2))),
 }
 PRUNING = [name for name in METHODS if name != "dense"]
-OPENED = {"entropy": 0.8, "probability": 0.5, "patience": 1.0, "learned": 0.5, "skim": 0.5}
+OPENED = {"entropy": 0.8, "probability": 0.5, "patience": 1.0, "learned": 0.5, "skim": 1.0}
 USUALLY = 0.75  # where the others are opened
 SPREAD = 0.7  # of the heads' random weights: their doubts are far apart
 DEEPEST = 8  # layers, no fewer than any model in these tests has

@@ -7,6 +7,7 @@ import torch
 
 import fewer
 from fewer import Fate
+from fewer.kernels.call import never
 from tests.contract.table import (
     METHODS,
     every_backbone,
@@ -15,10 +16,16 @@ from tests.contract.table import (
     read,
     watched,
 )
-from tests.tiny import LENGTHS, ragged, tiny
+from tests.tiny import LENGTHS, SEPARATOR, ragged, tiny
 
 APPLIES = ("compact", "mask")
 NEVER_GONE = (7, 11, 13, 17, 23)
+QUESTIONS = [  # methods that let tokens go, of which models of question answering may have all
+    name
+    for name in METHODS
+    if name.startswith(("ltp", "drop", "freeze", "together", "by-state", "nobody", "block-skim"))
+    or name in ("skim-and-ltp", "skim-and-freeze", "deformer-and-ltp")
+]
 
 
 def _living(view):
@@ -122,3 +129,41 @@ def test_padding_is_never_read(backbone):
     _, trace = read(model, batch)
     wanted = batch["attention_mask"] * len(trace.layers)
     assert torch.equal(trace.layers_read, wanted)
+
+
+@pytest.mark.parametrize("apply", APPLIES)
+@every_backbone
+@pytest.mark.parametrize("method", QUESTIONS)
+def test_no_answer_begins_or_ends_at_a_dropped_token(method, backbone, apply):
+    model = made(method, backbone, "QuestionAnswering")
+    batch = ragged(model)
+    logits, trace = read(model, batch, apply)
+    dropped = trace.dropped
+    hidden = logits == never(logits.dtype)
+    assert torch.equal(hidden, dropped[..., None].expand_as(hidden))
+    assert not dropped.gather(1, logits.argmax(1)).any()
+    assert not (dropped & (batch["attention_mask"] == 0)).any()
+    assert dropped.any() or method.startswith("freeze")
+
+
+@pytest.mark.parametrize("apply", APPLIES)
+@every_backbone
+@pytest.mark.parametrize("method", QUESTIONS)
+def test_the_question_never_goes(method, backbone, apply):
+    model = made(method, backbone, "QuestionAnswering")
+    batch = ragged(model)
+    first = (batch["input_ids"] == SEPARATOR).long().argmax(1)
+    question = torch.arange(max(LENGTHS)) <= first[:, None]
+    assert question.sum() == sum(length // 3 + 1 for length in LENGTHS)
+    _, trace = read(model, batch, apply)
+    assert not (trace.dropped & question).any()
+    if not any(word in method for word in ("freeze", "together", "by-state")):  # there it may rest
+        assert (trace.layers_read[question] == len(trace.layers)).all()
+
+
+@every_backbone
+@pytest.mark.parametrize("method", QUESTIONS)
+def test_played_or_real_the_same_tokens_are_dropped(method, backbone):
+    model = made(method, backbone, "QuestionAnswering")
+    played, real = (read(model, ragged(model), apply)[1].dropped for apply in ("mask", "compact"))
+    assert torch.equal(played, real)

@@ -28,6 +28,7 @@ import fewer
 from fewer.attention import DeFormer
 from fewer.cli.main import app
 from fewer.exits import PABEE, SENTEE, TOKEE, BERxiT, DeeBERT, FastBERT, RightTool
+from fewer.pruning import BlockSkim
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -211,6 +212,7 @@ def settings_told(page):
     ("page", "method"),
     [
         ("ltp", fewer.LTP),
+        ("block-skim", BlockSkim),
         ("early-exit", fewer.EarlyExit),
         ("magic-pyramid", fewer.MagicPyramid),
         ("sentee", SENTEE),

@@ -4,7 +4,11 @@ import pytest
 import torch
 
 import fewer
-from fewer import LTP
+from fewer import LTP, Dense
+from fewer.attention import DeFormer
+from fewer.backbones import bind
+from fewer.inputs import pack
+from fewer.pruning import BlockSkim
 from tests.contract.table import BACKBONES, every_backbone, read
 from tests.tiny import VOCABULARY, ragged, real, tiny
 
@@ -216,3 +220,81 @@ def test_protected_ids_stay_and_others_need_not(backbone):
     places = torch.isin(batch["input_ids"], torch.tensor([7, 9]))
     assert (depth[1][places] == layers).all()
     assert (depth[0][places] < layers).any()
+
+
+def _pairs(*texts, pad=0):
+    """Pad rows of ids; the tests below write 3 for a separator."""
+    columns = max(map(len, texts))
+    ids = [[*text, *[pad] * (columns - len(text))] for text in texts]
+    mask = [[1] * len(text) + [0] * (columns - len(text)) for text in texts]
+    return torch.tensor(ids), torch.tensor(mask)
+
+
+def _packed(backbone, ids, mask, **how):
+    encoder = tiny(backbone, "QuestionAnswering").base_model
+    return pack(bind(encoder), ids, None, mask, None, None, **how)
+
+
+PAIRS = {
+    "pair": ([2, 7, 8, 3, 9, 10, 3], [0, 0, 0, 0, 1, 1, 1]),
+    "two separators": ([2, 7, 3, 3, 9, 10, 3], [0, 0, 0, 1, 1, 1, 1]),
+    "separators within": ([2, 7, 3, 9, 3, 10, 3], [0, 0, 0, 1, 1, 1, 1]),
+    "empty passage": ([2, 7, 8, 3, 3], [0, 0, 0, 0, 1]),
+    "one text": ([2, 7, 8, 3], [0, 0, 0, 0]),
+    "one token": ([2], [0]),
+}
+
+
+@every_backbone
+@pytest.mark.parametrize("what", [{"guards_first": True}, {"restarts": True}], ids=str)
+def test_the_second_text_begins_after_the_first_separator(backbone, what):
+    rows, seconds = zip(*PAIRS.values(), strict=True)
+    tokens = _packed(backbone, *_pairs(*rows), **what)
+    assert tokens.second.long().tolist() == [one for row in seconds for one in row]
+
+
+def test_the_separator_is_whatever_the_text_ends_with():
+    ids, mask = _pairs([2, 7, 50, 9, 50], [2, 7, 3, 9, 3])
+    found = _packed("bert", ids, mask, restarts=True).second
+    assert found.tolist() == [False, False, False, True, True] * 2
+
+
+def test_a_question_is_guarded_only_if_it_is_asked_for():
+    ids, mask = _pairs(PAIRS["pair"][0], PAIRS["one text"][0])
+    plain, guarded = (_packed("bert", ids, mask, guards_first=asked) for asked in (False, True))
+    assert plain.second is None
+    assert plain.protected.long().tolist() == [1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]
+    assert guarded.protected.long().tolist() == [1, 1, 1, 1, 0, 0, 0, 1, 1, 1, 1]
+
+
+def test_protected_ids_of_a_passage_are_protected_besides():
+    ids, mask = _pairs(PAIRS["pair"][0])
+    tokens = _packed("bert", ids, mask, guards_first=True, protect=(10,))
+    assert tokens.protected.long().tolist() == [1, 1, 1, 1, 0, 1, 0]
+
+
+@pytest.mark.parametrize(("backbone", "first"), [("bert", 0), ("roberta", 2)])
+def test_a_second_text_that_restarts_is_numbered_like_the_first(backbone, first):
+    rows = [PAIRS[name][0] for name in ("pair", "two separators", "one text", "empty passage")]
+    pad = first - 1 if first else 0
+    tokens = _packed(backbone, *_pairs(*rows, pad=pad), restarts=True)
+    wanted = [[0, 1, 2, 3, 0, 1, 2], [0, 1, 2, 0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3, 0]]
+    assert tokens.position.tolist() == [first + one for row in wanted for one in row]
+    kept = _packed(backbone, *_pairs(*rows, pad=pad)).position
+    assert kept.tolist() == [first + one for row in rows for one in range(len(row))]
+
+
+@pytest.mark.parametrize(
+    ("method", "guards"), [(Dense(), False), (DeFormer(lower=1), False), (LTP(), True)]
+)
+def test_models_of_questions_guard_them_where_tokens_may_go(method, guards):
+    model = fewer.attach(tiny(task="QuestionAnswering"), method)
+    assert fewer.attachment(model).guards_first is guards
+    assert not fewer.attachment(fewer.attach(tiny(), LTP())).guards_first
+
+
+@pytest.mark.parametrize("method", [BlockSkim(), LTP(), DeFormer(lower=1)], ids=str)
+def test_embeddings_do_not_tell_where_a_question_ends(method):
+    model = fewer.attach(tiny(task="QuestionAnswering"), method)
+    with pytest.raises(ValueError, match="ends is read from input_ids, but inputs_embeds were"):
+        model(inputs_embeds=torch.randn(2, 5, 16))

@@ -24,6 +24,7 @@ What differs from the authors' code, and why:
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,14 +36,14 @@ from fewer.core.decision import Decision, Site, Spoken, View
 from fewer.core.policy import Dial, Lesson, Phase, Policy, Rehearsal, Verdict
 from fewer.core.trace import Trace
 from fewer.kernels.judging import Convolution, JudgeCall, judge, judges
-from fewer.pruning.blocks import SIGHTS, Blocks, paired, whole
+from fewer.pruning.blocks import SIGHTS, Blocks
 
 __all__ = ["BlockSkim", "BlockSkimPolicy"]
 
 GRID = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 _EAGER = 1.0  # only the best block of each text stays
 _KERNEL = 9  # weights of a 3 x 3 convolution
-_TARGET_MET = 0.002
+_TARGET_MET, _TARGET_MISSED = 0.002, 0.01  # distances to it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +69,11 @@ class BlockSkim:
                 f"block is {self.block}, wanted a multiple of 4 tokens: the network halves it "
                 "twice; the paper uses 32"
             )
-        for name, value in (("threshold", self.threshold), ("target", self.target)):
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{name} is {value}, wanted a value in [0, 1]")
+        _check_threshold(self.threshold)
+        if self.target is not None and not 0 < self.target < 1:
+            raise ValueError(
+                f"target is {self.target}, wanted the share of FLOPs to keep, in (0, 1), or None"
+            )
         if self.alpha < 0 or self.balance <= 0:
             raise ValueError(
                 f"alpha is {self.alpha}, balance {self.balance}; wanted 0 or more, and more than 0"
@@ -151,7 +154,7 @@ class BlockSkimPolicy(Policy):
         self.method = method
         self.num_layers = shape.num_layers
         self.sight = SIGHTS[method.sees]
-        maps = self.sight.maps
+        maps = self.sight.count
         self.predictors = nn.ModuleList(
             Predictor(maps, shape.heads, method.block) for _ in range(shape.num_layers)
         )
@@ -203,6 +206,7 @@ class BlockSkimPolicy(Policy):
             nn.functional.cross_entropy(verdict.logits, verdict.matters, weight)
             for verdict in self.verdicts(lesson.trace, lesson.relevant)
         ]
+        losses.append(lesson.logits.new_zeros(()))  # of a batch without passages there is no other
         return self.method.alpha * torch.stack(losses).sum()
 
     def verdicts(self, trace: Trace, relevant: Tensor) -> tuple[Verdict, ...]:
@@ -221,7 +225,7 @@ class BlockSkimPolicy(Policy):
         if target is None:
             self.threshold.fill_(self.method.threshold)
             return
-        low, high = GRID[0] / 100, _EAGER
+        low, high, gap = GRID[0] / 100, _EAGER, 0.0
         while high / low > 1.001:
             self.threshold.fill_((low * high) ** 0.5)
             gap = rehearsal.share() - target
@@ -229,6 +233,13 @@ class BlockSkimPolicy(Policy):
                 return
             middle = float(self.threshold)
             low, high = (middle, high) if gap > 0 else (low, middle)
+        if abs(gap) > _TARGET_MISSED:
+            warnings.warn(
+                f"Block-Skim keeps {target + gap:.3f} of the FLOPs, not the target of {target}: "
+                "the first layer, the question and the best block of each text always stay, and "
+                "the predictors cost something",
+                stacklevel=2,
+            )
 
     def dial(self) -> Dial:
         """Return tau; 0 keeps every block."""
@@ -237,17 +248,17 @@ class BlockSkimPolicy(Policy):
     def _judged(self, layer: int, blocks: Blocks, wanted: Tensor) -> Tensor:
         """Say of each wanted block how likely it is to matter: two logits, in fp32."""
         predictor, tokens, sight = self.predictors[layer], blocks.tokens, self.sight
-        assert isinstance(predictor, Predictor)
         assert tokens.query is not None  # this policy measures
         assert tokens.key is not None
         assert tokens.normaliser is not None
-        if sight.pairs is not None:
+        compiled = type(predictor) is Predictor and not self.training and judges(tokens.query)
+        if compiled and sight.pairs is not None:
+            assert isinstance(predictor, Predictor)
+            seen = tokens.query, tokens.key, tokens.normaliser, tokens.gate
             pairs = sight.pairs(blocks, wanted)
-            if not self.training and judges(tokens.query):
-                seen = tokens.query, tokens.key, tokens.normaliser, tokens.gate
-                return judge(JudgeCall(*seen, blocks.rows, pairs, *predictor.folded()))
+            return judge(JudgeCall(*seen, blocks.rows, pairs, *predictor.folded()))
         with torch.autocast(tokens.hidden.device.type, enabled=False):
-            maps = whole(blocks, wanted) if sight.pairs is None else paired(blocks, pairs)
+            maps = sight.see(blocks, wanted)
         found: Tensor = predictor(maps).float()
         return found
 

@@ -127,9 +127,15 @@ def _all(blocks: Blocks, wanted: Tensor) -> Tensor:
 class Sight:
     """What a predictor may see of attention: so many maps a head."""
 
-    maps: int
+    count: int
     looked: Callable[[Blocks, Tensor], Tensor]  # of how many pairs of blocks a block's maps are
     pairs: Callable[[Blocks, Tensor], Tensor] | None  # which; None: of all of its text
+
+    def see(self, blocks: Blocks, wanted: Int[Tensor, "P"]) -> Float[Tensor, "P count*H size size"]:
+        """Form the maps of the wanted blocks."""
+        if self.pairs is None:
+            return whole(blocks, wanted)
+        return paired(blocks, self.pairs(blocks, wanted))
 
 
 SIGHTS: dict[str, Sight] = {

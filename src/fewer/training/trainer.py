@@ -57,10 +57,10 @@ class PhaseTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _taught(self, inputs: Any, answers: Answers) -> Taught | None:
-        """Ask the teacher, if the phase has one."""
+        """Ask the teacher, if the phase has one, in the precision that the phase trains in."""
         if self._teacher is None:
             return None
-        with torch.no_grad(), record() as traces:
+        with self.accelerator.autocast(), torch.no_grad(), record() as traces:
             output = self._teacher(**inputs)
         return Taught(logits_of(output, answers), traces[0])
 

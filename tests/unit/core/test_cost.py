@@ -61,3 +61,9 @@ def test_the_share_has_a_gradient_where_counts_are_soft():
     SHAPE.share(_trace(soft)).backward()
     dense = 2 * 1680 + 50 + 2 * 272 + 10
     assert read.grad.tolist() == pytest.approx([128 / dense] * 2)
+
+
+def test_pairs_that_were_counted_take_the_place_of_each_query_with_each_key():
+    apart = LayerTrace(FULL.keys, FULL.queries, FULL.read, False, pairs=torch.tensor([13.0, 1.0]))
+    # of 25 pairs 13 are left: 2 and 3 tokens read apart
+    assert COST.flops(apart).tolist() == [1680 - 16 * 12, 272]

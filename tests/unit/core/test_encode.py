@@ -45,10 +45,10 @@ class Scripted(Policy):
         return self.make(said[view.tokens.position].bool())
 
 
-def _read(policy, apply="compact", layers=2, protect=False, finish=torch.clone):
+def _read(policy, apply="compact", layers=2, protect=False, finish=torch.clone, second=None):
     where = plan(torch.tensor([[1, 1, 0], [1, 1, 1]]), (2, 3), torch.device("cpu"))
     hidden = torch.tensor([[0.0], [2.0], [0.0], [3.0], [6.0]])
-    tokens = Packed.start(where, hidden, where.column, (where.column == 0) & protect)
+    tokens = Packed.start(where, hidden, where.column, (where.column == 0) & protect, second)
     states, trace = encode(
         [Averaging()] * layers,
         policy,
@@ -143,3 +143,96 @@ def test_the_final_norm_is_passed_once_by_everybody():
     states, _ = _read(Scripted({(1, Site.MIDDLE): [1, 0, 1]}), finish=Count())
     assert states == [[66, 26, 0], [78, 32, 90]]
     assert Count.rows == 5
+
+
+class Apart(Scripted):
+    """Reads the texts of a pair apart in layer 0."""
+
+    def apart(self, layer):
+        return layer == 0
+
+
+SECOND = torch.tensor([False, True, False, True, True])
+
+
+def test_texts_read_apart_do_not_hear_each_other():
+    """Layer 0: 0 alone, 2 alone; 0 alone, 3 and 6 of mean 4.5. Layer 1: all of a pair together."""
+    states, trace = _read(Apart({}), second=SECOND)
+    first = [[10, 14], [10, 17.5, 20.5]]
+    means = [sum(row) / len(row) for row in first]
+    wanted = [[state + mean + 10 for state in row] for row, mean in zip(first, means, strict=True)]
+    assert states == [[*wanted[0], 0], wanted[1]]
+    assert trace.layers[0].pairs.tolist() == [1 + 1, 1 + 4]
+    assert trace.layers[1].pairs is None
+
+
+@pytest.mark.parametrize("apply", ["compact", "mask"])
+def test_pairs_read_apart_count_who_is_there(apply):
+    """Column 1 rests from layer 0's middle on; layer 1, read apart too: it is a key, no query."""
+
+    class AlwaysApart(Apart):
+        def apart(self, layer):
+            return True
+
+    rest = AlwaysApart({(0, Site.AFTER): [0, 1, 0]}, Decision.rest)
+    _, trace = _read(rest, apply, second=SECOND)
+    assert [layer.pairs.tolist() for layer in trace.layers] == [[2, 5], [1, 1 + 1 * 2]]
+
+
+class Measuring(Scripted):
+    """Keeps what it sees of attention in the layers that it measures."""
+
+    def __init__(self, script, measures=(0, 1)):
+        super().__init__(script, Decision.rest)
+        self.measures, self.seen = measures, []
+
+    def measured(self, layer):
+        return layer in self.measures
+
+    def decide(self, view):
+        if view.site is Site.AFTER:
+            self.seen.append(view.tokens)
+        return super().decide(view)
+
+
+@pytest.mark.parametrize("apply", ["compact", "mask"])
+def test_a_policy_that_measures_sees_queries_keys_and_normalisers(apply):
+    """Scores are all 0, so a normaliser is the log of how many there are."""
+    policy = Measuring({})
+    _read(policy, apply)
+    for tokens in policy.seen:
+        assert tokens.query.shape == tokens.key.shape == (5, 1, 1)
+        wanted = torch.tensor([2.0, 2, 3, 3, 3]).log()
+        torch.testing.assert_close(tokens.normaliser[:, 0], wanted)
+
+
+@pytest.mark.parametrize("apply", ["compact", "mask"])
+def test_whoever_rests_has_a_key_and_an_infinite_normaliser(apply):
+    policy = Measuring({(0, Site.AFTER): [0, 1, 0]})
+    _read(policy, apply)
+    assert policy.seen[1].key.shape == (5, 1, 1)
+    wanted = torch.tensor([2.0, 0, 3, 0, 3]).log()
+    wanted[[1, 3]] = torch.inf
+    torch.testing.assert_close(policy.seen[1].normaliser[:, 0], wanted)
+
+
+def test_where_nobody_measures_nothing_is_carried():
+    policy = Measuring({}, measures=(0,))
+    _read(policy)
+    assert policy.seen[0].normaliser is not None
+    later = policy.seen[1]
+    assert (later.query, later.key, later.normaliser) == (None, None, None)
+
+
+@pytest.mark.parametrize("apply", ["compact", "mask"])
+def test_the_trace_holds_the_states_of_layers_that_are_watched(apply):
+    class Watching(Scripted):
+        def watches(self, layer):
+            return layer == 1
+
+    _, trace = _read(Watching({(0, Site.AFTER): [1, 0, 1]}), apply)
+    assert list(trace.states) == [1]
+    slots, states = trace.states[1]
+    found = dict(zip(slots.tolist(), states[:, 0].tolist(), strict=True))
+    assert {slot: found[slot] for slot in (0, 3, 5)} == {0: 32, 3: 39, 5: 45}
+    assert len(found) == {"compact": 3, "mask": 5}[apply]

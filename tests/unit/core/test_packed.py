@@ -104,3 +104,31 @@ def test_presence_is_the_gate_of_those_who_still_ask():
     assert replace(tokens, gate=gate).presence.tolist() == [0.5] * 7
     assert replace(tokens, active=active).presence.tolist() == active.float().tolist()
     assert replace(tokens, active=active, gate=gate).presence.tolist() == [0.5, 0] * 3 + [0.5]
+
+
+def test_apart_each_text_of_a_pair_is_a_text_of_its_own():
+    second = torch.tensor([False, False, False, True, True, False, False])
+    apart = replace(_packed(), second=second).apart()
+    assert apart.cu.tolist() == [0, 1, 1, 3, 5, 7, 7]
+    assert apart.sequence.tolist() == [0, 2, 2, 3, 3, 4, 4]
+    assert apart.lengths.tolist() == [1, 0, 2, 2, 2, 0]
+    assert apart.count(torch.ones(7)).tolist() == [1, 0, 2, 2, 2, 0]
+    assert apart.offsets(torch.tensor([0, 3, 4, 6])).tolist() == [0, 1, 1, 1, 3, 4, 4]
+    assert (apart.slot.tolist(), apart.position.tolist()) == (
+        _packed().slot.tolist(),
+        _packed().position.tolist(),
+    )
+
+
+def test_what_is_measured_and_where_the_second_text_is_goes_with_each_token():
+    tokens = replace(
+        _packed(),
+        query=torch.arange(7.0)[:, None, None],
+        key=10 + torch.arange(7.0)[:, None, None],
+        normaliser=torch.arange(7.0)[:, None],
+        second=torch.arange(7) % 2 == 1,
+    ).take(torch.tensor([0, 3, 5]))
+    assert tokens.query.flatten().tolist() == [0, 3, 5]
+    assert tokens.key.flatten().tolist() == [10, 13, 15]
+    assert tokens.normaliser.flatten().tolist() == [0, 3, 5]
+    assert tokens.second.tolist() == [False, True, True]

@@ -5,6 +5,7 @@ import torch
 
 import fewer
 from fewer import LTP, Dense, Method, Phase, Policy, Site, Trace, View
+from fewer.core.policy import Onlooker
 from tests.lessons import lesson
 from tests.tiny import ragged, tiny
 
@@ -17,7 +18,9 @@ def test_a_policy_says_nothing_unless_told_otherwise():
     policy, trace = Policy(), Trace((1, 1), torch.device("cpu"))
     view = View(0, 3, Site.MIDDLE, None, trace)
     assert policy.decide(view) is None
-    assert not policy.scored(1)
+    for asks in (policy.scored, policy.measured, policy.apart, policy.watches):
+        assert not asks(1)
+    assert not policy.restarts
     assert policy.sites == frozenset()
     assert policy.loss(lesson(trace)).item() == 0.0
     assert list(policy.parameters()) == []
@@ -57,3 +60,23 @@ def test_a_policy_is_asked_only_at_its_sites_and_scored_only_where_it_asks():
         model(**ragged(model))
     assert asked == [(0, Site.AFTER, False), (1, Site.AFTER, True), (2, Site.AFTER, False)]
     assert [layer.scored for layer in traces[0].layers] == [False, True, False]
+
+
+def test_an_onlooker_watches_what_its_learner_watches_and_decides_nothing():
+    class Learner(Policy):
+        sites = frozenset(Site)
+        restarts = True
+
+        def watches(self, layer):
+            return self.training and layer == 2
+
+        def apart(self, layer):
+            return True
+
+    learner = Learner()
+    onlooker = Onlooker(learner).eval()
+    assert [onlooker.watches(layer) for layer in range(4)] == [False, False, True, False]
+    assert (onlooker.sites, onlooker.restarts, onlooker.apart(0)) == (frozenset(), False, False)
+    assert list(onlooker.children()) == []  # the learner is no part of it
+    learner.eval()
+    assert not onlooker.watches(2)

@@ -260,3 +260,27 @@ def test_the_learned_parts_travel_with_the_state_dict():
     names = set(fewer.attach(tiny(), Stack((LTP(), FastBERT()))).state_dict())
     assert "bert.fewer.policy.parts.0.threshold" in names
     assert "bert.fewer.policy.parts.1.threshold" in names
+
+
+@pytest.mark.parametrize("asks", ["scored", "measured", "apart", "watches"])
+def test_a_stack_asks_for_what_any_acting_part_asks_for(asks):
+    class Asking(Policy):
+        def __init__(self, wanted):
+            super().__init__()
+            setattr(self, asks, lambda layer: layer == wanted)
+
+    @dataclass(frozen=True)
+    class Asks:
+        wanted: int
+
+        def build(self, shape):
+            return Asking(self.wanted)
+
+        def phases(self):
+            return (Phase("one", "compact", "all", 1, 1e-3),)
+
+    stack = _built(Asks(0), Asks(2))
+    assert [getattr(stack, asks)(layer) for layer in range(3)] == [True, False, True]
+    first, _ = Stack((Asks(0), Asks(2))).phases()
+    with stack.during(first):
+        assert [getattr(stack, asks)(layer) for layer in range(3)] == [True, False, False]

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from fewer import Trace, record
+from fewer import Decision, Fate, Trace, record
+from fewer.core.decision import Spoken
 from fewer.core.trace import recorded
 
 
@@ -50,3 +51,54 @@ def test_the_innermost_block_records():
         recorded(_trace(3))
     assert [trace.grid[0] for trace in outer] == [1, 3]
     assert [trace.grid[0] for trace in inner] == [2]
+
+
+def _settled(trace, slots, fates, leaves=None):
+    slot, fate = torch.tensor(slots), None if fates is None else torch.tensor(fates).to(torch.int8)
+    text = None if leaves is None else torch.tensor(leaves)
+    trace.settled.append((slot, slot // trace.grid[1], Decision(fate, leaves=text)))
+
+
+GONE, FROZEN, ACTIVE = int(Fate.GONE), int(Fate.FROZEN), int(Fate.ACTIVE)
+
+
+def test_dropped_are_those_that_left_before_their_text_was_answered():
+    trace = _trace(3)
+    assert not trace.dropped.any()
+    _settled(trace, [0, 1, 2, 3, 4], None)  # nothing was said of fates
+    _settled(trace, [0, 1, 2, 3, 4], [ACTIVE, GONE, FROZEN, ACTIVE, ACTIVE])
+    _settled(trace, [0, 2, 3, 4], [ACTIVE, ACTIVE, GONE, ACTIVE])
+    assert trace.dropped.tolist() == [[False, True], [False, True], [False, False]]
+
+
+def test_whoever_leaves_with_a_text_is_not_dropped():
+    trace = _trace(2)
+    _settled(trace, [0, 1, 2, 3], [ACTIVE, ACTIVE, ACTIVE, GONE], [False, False])
+    _settled(trace, [0, 1, 2], [GONE, GONE, ACTIVE], [True, False])
+    assert trace.dropped.tolist() == [[False, False], [False, True]]
+
+
+def test_what_is_said_of_a_text_that_has_left_drops_nobody():
+    """While removal is only played, policies go on to be asked about those that are gone."""
+    trace = _trace(2)
+    _settled(trace, [0, 1, 2, 3], [GONE, GONE, ACTIVE, ACTIVE], [True, False])
+    _settled(trace, [0, 1, 2, 3], [GONE, GONE, ACTIVE, GONE])
+    assert trace.dropped.tolist() == [[False, False], [False, True]]
+
+
+def test_exits_and_predictors_are_heard_apart_and_their_costs_add_up():
+    trace = _trace(2)
+    exits, blocks = (Spoken(layer, torch.tensor([0]), torch.zeros(1, 2)) for layer in (0, 1))
+    trace.hear(Decision(spoken=(exits,), spent=torch.tensor([1.0, 2.0])))
+    trace.hear(Decision(judged=(blocks,), spent=torch.tensor([4.0, 8.0])))
+    trace.hear(Decision())
+    assert (trace.spoken, trace.judged) == ([exits], [blocks])
+    assert trace.spent.tolist() == [5.0, 10.0]
+
+
+def test_what_predictors_said_answers_nothing():
+    trace = _trace(1)
+    said = Spoken(0, torch.tensor([0]), torch.ones(1, 2), final=torch.tensor([True]))
+    trace.hear(Decision(judged=(said,)))
+    logits = torch.zeros(1, 2)
+    assert trace.answered(logits) is logits

@@ -59,7 +59,7 @@ def test_the_compiled_predictor_says_what_the_network_says(
     torch.manual_seed(0)
     tokens, sight = _tokens(heads, width, gated), SIGHTS[sees]
     blocks = Blocks.of(tokens, size)
-    predictor = _predictor(sight.maps, heads, size)
+    predictor = _predictor(sight.count, heads, size)
     pairs = sight.pairs(blocks, torch.arange(len(blocks.number)).flip(0))
     seen = tokens.query, tokens.key, tokens.normaliser, tokens.gate
     found = judge(JudgeCall(*seen, blocks.rows, pairs, *predictor.folded()))

@@ -4,7 +4,12 @@ from transformers import TrainingArguments
 
 import fewer
 from fewer import LTP, Phase
-from fewer.training.trainer import PhaseTrainer, parameter_groups, training_only
+from fewer.attention import DeFormer
+from fewer.attention.deformer import DeFormerPolicy
+from fewer.heads import logits_of
+from fewer.pruning import BlockSkim
+from fewer.pruning.block_skim import BlockSkimPolicy
+from fewer.training.trainer import PhaseTrainer, parameter_groups, teacher_of, training_only
 from tests.lessons import lesson
 from tests.tiny import ragged, tiny
 
@@ -72,8 +77,8 @@ def test_without_a_method_there_is_no_third_group():
     assert len(parameter_groups(fewer.attach(tiny()), _phase(), 0.01)) == 2
 
 
-def _trainer(model, phase, folder):
-    arguments = TrainingArguments(folder, report_to="none", use_cpu=True, max_steps=1)
+def _trainer(model, phase, folder, **settings):
+    arguments = TrainingArguments(folder, report_to="none", use_cpu=True, max_steps=1, **settings)
     return PhaseTrainer(model=model, args=arguments, phase=phase)
 
 
@@ -106,3 +111,140 @@ def test_evaluation_adds_no_regulariser(model, tmp_path):
 def test_the_optimizer_has_the_groups_of_the_phase(model, tmp_path):
     optimizer = _trainer(model, _phase(policy_learning_rate=0.1), tmp_path).create_optimizer()
     assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 1e-3, 0.1]
+
+
+def _questions(method):
+    return fewer.attach(tiny(task="QuestionAnswering"), method)
+
+
+def _answers(model):
+    """Draw a batch of questions with their answers; each text's last token is relevant."""
+    batch = ragged(model)
+    last = batch["attention_mask"].sum(1) - 1
+    relevant = torch.zeros_like(batch["attention_mask"]).scatter(1, last[:, None], 1)
+    return batch | {"start_positions": last, "end_positions": last, "relevant": relevant}
+
+
+def _told(monkeypatch, policy):
+    """Collect the lessons that a kind of policy is given."""
+    lessons, loss = [], policy.loss
+    monkeypatch.setattr(policy, "loss", lambda own, one: lessons.append(one) or loss(own, one))
+    return lessons
+
+
+def _no_dropout(model):
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model.train()
+
+
+def test_relevance_reaches_the_lesson_and_not_the_model(tmp_path, monkeypatch):
+    model = _no_dropout(_questions(BlockSkim(block=4)))
+    lessons = _told(monkeypatch, BlockSkimPolicy)
+    batch = _answers(model)
+    trainer = _trainer(model, BlockSkim(block=4).phases()[0], tmp_path)
+    loss = trainer.compute_loss(model, dict(batch))
+    (one,) = lessons
+    assert torch.equal(one.relevant, batch["relevant"])
+    assert torch.equal(one.labels, torch.stack((batch["start_positions"],) * 2, 1))
+    assert one.teacher is None
+    task = one.loss(one.logits, one.labels)
+    added = fewer.attachment(model).policy.loss(one)
+    assert added > 0.01
+    assert loss.item() == pytest.approx((task + added).item(), rel=1e-5)
+
+
+def test_a_phase_of_the_predictors_alone_leaves_the_model_in_eval_mode(tmp_path, monkeypatch):
+    """Its predictors still learn, and nobody is skimmed while they do."""
+    method = BlockSkim(block=4, training="two_stage")
+    model = _questions(method).train()
+    fewer.adjust(model, threshold=1.0)
+    lessons = _told(monkeypatch, BlockSkimPolicy)
+    batch = _answers(model)
+    _trainer(model, method.phases()[0], tmp_path).compute_loss(model, dict(batch)).backward()
+    assert not model.bert.encoder.training
+    (one,) = lessons
+    assert [said.layer for said in one.trace.judged] == [0, 1, 2]
+    assert not one.trace.dropped.any()
+    policy = fewer.attachment(model).policy
+    assert all(predictor[0].weight.grad.any() for predictor in policy.predictors)
+
+
+def test_the_teacher_is_the_model_as_it_was_before_the_phase():
+    """It reads both texts together and numbers them through, as the model did without DeFormer."""
+    model = _questions(DeFormer(lower=1))
+    teacher, plain = teacher_of(model), tiny(task="QuestionAnswering")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2.0)
+        found, wanted = (one(**ragged(model)) for one in (teacher, plain))
+    real = ragged(model)["attention_mask"].bool()
+    torch.testing.assert_close(
+        logits_of(found, "span")[real], logits_of(wanted, "span")[real], atol=1e-5, rtol=0
+    )
+    assert not teacher.training
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+def test_the_teacher_drops_nobody_and_shows_the_layers_that_its_learner_watches():
+    model = _questions(DeFormer(lower=1)).train()
+    teacher = teacher_of(model)
+    with fewer.record() as traces:
+        teacher(**ragged(model))
+    slots, states = traces[0].states[2]
+    assert list(traces[0].states) == [1, 2]
+    assert slots.tolist() == ragged(model)["attention_mask"].flatten().nonzero()[:, 0].tolist()
+    assert states.shape == (len(slots), 16)
+    model.eval()
+    with fewer.record() as traces:
+        teacher(**ragged(model))
+    assert traces[0].states == {}  # nobody learns now
+
+    skimming = teacher_of(fewer.adjust(_questions(BlockSkim(block=4)), threshold=1.0))
+    with fewer.record() as traces:
+        skimming(**ragged(model))
+    assert not traces[0].dropped.any()
+
+
+def test_a_phase_with_a_teacher_asks_it_for_every_lesson(tmp_path, monkeypatch):
+    method = DeFormer(lower=1)
+    model = _no_dropout(_questions(method))
+    lessons = _told(monkeypatch, DeFormerPolicy)
+    trainer = _trainer(model, method.phases()[0], tmp_path)
+    teacher, batch = trainer._teacher, _answers(model)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    trainer.create_optimizer()
+    for _ in range(3):
+        trainer.compute_loss(model, dict(batch)).backward()
+        trainer.optimizer.step()
+    assert len(lessons) == 3
+    for one in lessons:
+        assert list(one.teacher.trace.states) == list(one.trace.states) == [1, 2]
+        assert not one.teacher.logits.requires_grad
+        assert torch.equal(one.teacher.logits, lessons[0].teacher.logits)
+    assert not torch.equal(lessons[2].logits, lessons[0].logits)
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    listed = {id(one) for group in trainer.optimizer.param_groups for one in group["params"]}
+    assert not listed & {id(one) for one in teacher.parameters()}
+
+
+def test_without_a_wish_for_it_there_is_no_teacher(tmp_path):
+    method = DeFormer(lower=1, distillation=0.0, similarity=0.0)
+    model = _questions(method).train()
+    trainer = _trainer(model, method.phases()[0], tmp_path)
+    assert trainer._teacher is None
+    loss = trainer.compute_loss(model, _answers(model))
+    assert torch.isfinite(loss)
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_the_teacher_reads_in_the_precision_of_the_training(tmp_path, bf16):
+    """accelerate wraps the model's own forward in autocast, and only that."""
+    method = DeFormer(lower=1)
+    model = _questions(method).train()
+    trainer = _trainer(model, method.phases()[0], tmp_path, bf16=bf16)
+    teacher, seen = trainer._teacher, []
+    teacher.register_forward_pre_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+    trainer.compute_loss(model, _answers(model))
+    assert seen == [bf16]

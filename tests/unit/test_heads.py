@@ -1,0 +1,123 @@
+"""What heads answer: texts, tokens, spans; their logits, labels and losses."""
+
+import pytest
+import torch
+
+from fewer import Decision, Trace
+from fewer.core.decision import Spoken
+from fewer.heads import answered, labels_of, logits_of, shape_of, task_loss
+from fewer.models import parts
+from tests.contract.table import every_backbone
+from tests.tiny import ragged, tiny
+
+CPU = torch.device("cpu")
+NEVER = torch.finfo(torch.float32).min / 4
+
+
+def _shape(model):
+    return shape_of(*parts(model))
+
+
+@every_backbone
+@pytest.mark.parametrize(
+    ("task", "answers", "labels"),
+    [
+        ("SequenceClassification", "text", 3),
+        ("TokenClassification", "token", 3),
+        ("QuestionAnswering", "span", 2),
+        ("MaskedLM", "", 0),
+    ],
+)
+def test_a_shape_says_what_the_head_answers(backbone, task, answers, labels):
+    shape = _shape(tiny(backbone, task))
+    assert (shape.answers, shape.labels) == (answers, labels)
+
+
+@pytest.mark.parametrize(
+    ("settings", "answers", "labels"),
+    [
+        ({"problem_type": "regression", "num_labels": 1}, "text", 1),
+        ({"problem_type": "regression", "num_labels": 4}, "", 0),
+        ({"problem_type": "multi_label_classification"}, "", 0),
+    ],
+)
+def test_many_answers_at_once_are_none_that_a_method_could_give(settings, answers, labels):
+    shape = _shape(tiny(**settings))
+    assert (shape.answers, shape.labels) == (answers, labels)
+
+
+@every_backbone
+def test_the_loss_of_spans_is_the_models_own(backbone):
+    model = tiny(backbone, "QuestionAnswering")
+    batch = ragged(model)
+    places = torch.tensor([[0, 0], [5, 9], [12, 40], [3, 6], [2, 99]])  # some are beyond the text
+    starts, ends = places.unbind(1)
+    with torch.no_grad():
+        output = model(**batch, start_positions=starts, end_positions=ends)
+    found = task_loss(model.config, "span")(logits_of(output, "span"), places)
+    assert found.item() == pytest.approx(output.loss.item(), rel=1e-5)
+
+
+def test_the_loss_of_spans_by_hand():
+    """Starts: certain of column 0 of 2, ln 2 away; ends: e^0 against 3 e^0, ln 4."""
+    logits = torch.tensor([[[0.0, 0.0], [0.0, 1.0986123]]])
+    loss = task_loss(None, "span")(logits, torch.tensor([[1, 0]]))
+    wanted = (torch.tensor(2.0).log() + torch.tensor(4.0).log()) / 2
+    assert loss.item() == pytest.approx(wanted.item())
+
+
+def test_starts_and_ends_stand_side_by_side():
+    starts, ends = torch.randn(2, 3), torch.randn(2, 3)
+    found = logits_of({"start_logits": starts, "end_logits": ends}, "span")
+    assert found.shape == (2, 3, 2)
+    assert torch.equal(found[..., 0], starts)
+    assert torch.equal(found[..., 1], ends)
+    assert logits_of({"logits": starts}, "text") is starts
+
+
+def test_labels_are_read_in_the_form_of_the_task():
+    places = {"start_positions": torch.tensor([1, 2]), "end_positions": torch.tensor([3, 4])}
+    assert labels_of(places, "span").tolist() == [[1, 3], [2, 4]]
+    labels = torch.tensor([1, 0])
+    assert labels_of({"labels": labels}, "text") is labels
+    assert labels_of({}, "text") is None
+    assert labels_of({}, "span") is None
+
+
+class _Output(dict):
+    """An output of transformers: a mapping whose entries are attributes."""
+
+    __getattr__ = dict.__getitem__
+    __setattr__ = dict.__setitem__
+
+
+def _dropping(slots, grid):
+    trace = Trace(grid, CPU)
+    slot = torch.arange(grid[0] * grid[1])
+    stays = ~torch.isin(slot, torch.tensor(slots))
+    trace.settled.append((slot, slot // grid[1], Decision.keep(stays)))
+    return trace
+
+
+def test_a_dropped_token_is_hidden_from_starts_and_ends():
+    output = _Output(start_logits=torch.zeros(2, 3), end_logits=torch.ones(2, 3))
+    exits = answered(output, _dropping([1, 5], (2, 3)), "span", hides=True)
+    assert not exits
+    assert output.start_logits.tolist() == [[0, NEVER, 0], [0, 0, NEVER]]
+    assert output.end_logits.tolist() == [[1, NEVER, 1], [1, 1, NEVER]]
+
+
+def test_unless_it_is_asked_nothing_is_hidden():
+    output = _Output(start_logits=torch.zeros(1, 3), end_logits=torch.ones(1, 3))
+    assert not answered(output, _dropping([1], (1, 3)), "span", hides=False)
+    assert output.start_logits.tolist() == [[0, 0, 0]]
+
+
+def test_answers_of_exits_take_the_place_of_the_heads_and_it_is_told():
+    output = _Output(logits=torch.zeros(2, 2))
+    trace = Trace((2, 3), CPU)
+    assert not answered(output, trace, "text", hides=False)
+    said = torch.tensor([[7.0, 8.0]])
+    trace.spoken.append(Spoken(0, torch.tensor([1]), said, final=torch.tensor([True])))
+    assert answered(output, trace, "text", hides=False)
+    assert output.logits.tolist() == [[0, 0], [7, 8]]
