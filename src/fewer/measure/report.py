@@ -51,7 +51,7 @@ def curve(row: Row) -> Table:
     from rich.text import Text
 
     head, *body = curve_lines(row)
-    drawn = Table(title="at every threshold of the exits", caption="heads of exits included")
+    drawn = Table(title="at every threshold", caption="what the method computes to decide is included")
     for name in head:
         drawn.add_column(Text(name), justify="right")
     for line in body:

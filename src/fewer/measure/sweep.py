@@ -1,4 +1,4 @@
-"""One trained model, its whole curve: score and FLOPs at every threshold of its exits."""
+"""One trained model, its whole curve: score and FLOPs at every threshold it may have."""
 
 from __future__ import annotations
 
@@ -69,20 +69,20 @@ def sweep(
     *,
     thresholds: Sequence[float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Measure a model at every threshold of its exits, from never on: one point each.
+    """Measure a model at every threshold of its method, from never on: one point each.
 
     A point holds the metrics of all texts and of either half of them (those of even and of odd
     number: choose a threshold on one, report it on the other), mean FLOPs with the heads' share,
     mean layers read, how many texts left after each layer, and the same by length. The given model
-    is not changed. Raises `ValueError` for a model without exits.
+    is not changed. Raises `ValueError` for a model without a threshold.
     """
     system = copy.deepcopy(model).eval()
     own = attachment(system)
     dial = own.policy.dial()
     if dial is None:
         raise ValueError(
-            f"{own.method} has no exits to sweep; wanted a model trained with one of the methods "
-            "for exits, such as magic_pyramid, fastbert or tokee"
+            f"{own.method} has no threshold to sweep; wanted a model trained with a method that "
+            "has one, such as magic_pyramid, fastbert, tokee or block_skim"
         )
     texts = scorer.texts(encoded)
     points = []

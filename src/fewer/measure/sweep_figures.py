@@ -59,7 +59,7 @@ def score_against_flops(row: Row) -> Drawing:
         told = (f"{name}: {share:.3f}, {value:.4f}" for name, (share, value) in dots.items())
         return drawing(
             figure,
-            title=f"{metric} by threshold of the exits",
+            title=f"{metric} by threshold",
             alt=(
                 f"Share of the dense model's FLOPs and {visible(metric)} at each threshold. "
                 f"{'; '.join(told)}. The dense model, packed: {dense:.4f}. {_whose(row)}"

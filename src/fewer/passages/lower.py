@@ -40,6 +40,11 @@ def lower_layers(model: PreTrainedModel) -> int:
             f"{own.method} reads question and passage together from the first layer on, so nothing "
             "of a passage can be kept; wanted fewer.attention.DeFormer, alone or in a Stack"
         )
+    if own.policy.answers:
+        raise ValueError(
+            f"{own.method} may answer before the passage is read, so nothing can be kept for later "
+            "questions; wanted fewer.attention.DeFormer without early exits"
+        )
     if own.shape.answers != "span":
         raise ValueError(
             f"{type(model).__name__} does not find answers in passages; wanted a model of question "

@@ -36,7 +36,7 @@ def test_the_curve_is_printed_added_to_the_row_and_drawn(
     assert never["metrics"] == row["systems"]["packed"]["metrics"]
     assert never["exits"] == [0, 0, 64]
     told = capsys.readouterr().out
-    assert "at every threshold of the exits" in told
+    assert "at every threshold" in told
     assert all(f"{point['threshold']:g} " in told for point in others)
     assert report.read_text().count("<figcaption>Where texts leave") == 1
     found = operating_point(row, most_lost=100.0)

@@ -177,7 +177,7 @@ def test_the_curve_of_exits_is_a_table_of_its_own() -> None:
 
 def test_the_page_draws_the_curve_of_every_row_that_has_one(tmp_path: Path) -> None:
     again = swept(training_seed=43, model="runs/magic_pyramid-43/model")
-    title = "accuracy by threshold of the exits"
+    title = "accuracy by threshold"
     cases = [([swept()], 1), ([result()], 0), ([swept(), again, result()], 2)]
     cases.append(([swept(), without(swept(threads=1), "latency_ms")], 1))  # the same numbers once
     for rows, drawn in cases:

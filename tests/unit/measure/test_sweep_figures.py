@@ -76,5 +76,5 @@ def test_there_is_no_figure_of_leaving_where_nobody_may() -> None:
 def test_a_row_without_a_sweep_draws_nothing() -> None:
     assert drawings(result()) == []
     assert [one.title for one in drawings(swept())] == [
-        *("accuracy by threshold of the exits", "Where texts leave")
+        *("accuracy by threshold", "Where texts leave")
     ]
