@@ -51,7 +51,7 @@ def curve(row: Row) -> Table:
     from rich.text import Text
 
     head, *body = curve_lines(row)
-    drawn = Table(title="at every threshold", caption="what the method computes to decide is included")
+    drawn = Table(title="at every threshold", caption="what deciding costs is included")
     for name in head:
         drawn.add_column(Text(name), justify="right")
     for line in body:
