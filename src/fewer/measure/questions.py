@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
@@ -20,7 +21,7 @@ def questions_table(rows: Iterable[Row]) -> str:
 
     A method with a threshold has two lines: nothing skipped, and its operating point.
     """
-    heads = ("questions", "system", "F1", "exact match", "MFLOPs a question", "FLOPs")
+    heads = ("questions", "run", "system", "F1", "exact match", "MFLOPs a question", "FLOPs")
     lines: list[list[str]] = [list(heads)]
     told: set[str] = set()
     for row in rows:
@@ -28,18 +29,19 @@ def questions_table(rows: Iterable[Row]) -> str:
         packed = systems["packed"]
         if row["data"]["hash"] not in told:
             told.add(row["data"]["hash"])
-            lines.append([data, "padded Hugging Face", *_cells(systems["padded"], packed)])
-            lines.append([data, "packed", *_cells(packed, packed)])
-        name = row["method"]["name"]
+            dense = [data, _run(row["baseline"])]
+            lines.append([*dense, "padded Hugging Face", *_cells(systems["padded"], packed)])
+            lines.append([*dense, "packed", *_cells(packed, packed)])
+        own, name = [data, _run(row["model"])], row["method"]["name"]
         if not row.get("sweep"):
-            lines.append([data, name, *_cells(systems["method"], packed)])
+            lines.append([*own, name, *_cells(systems["method"], packed)])
             continue
-        lines.append([data, f"{name}, nothing skipped", *_cells(points(row)[0], packed)])
+        lines.append([*own, f"{name}, nothing skipped", *_cells(points(row)[0], packed)])
         found = equal_point(row)
         if found is not None:
             threshold = threshold_name(found["threshold"])
-            lines.append([data, f"{name}, threshold {threshold}", *_cells(found, packed)])
-    return grid(lines, words=2)
+            lines.append([*own, f"{name}, threshold {threshold}", *_cells(found, packed)])
+    return grid(lines, words=3)
 
 
 def kept_table(rows: Iterable[Row]) -> str:
@@ -109,6 +111,11 @@ def _gain(pair: tuple[float, float]) -> float:
 
 _KNOWN = ("recall", "accuracy", "auc")
 _SHOWN = ("training", "sees", "block", "balance", "evidence", "alpha")
+
+
+def _run(model: str) -> str:
+    """Name the run that a folder of a model is in."""
+    return next((part for part in Path(model).parts[1:]), model)
 
 
 def _settings(args: Mapping[str, Any]) -> str:
