@@ -33,7 +33,10 @@ def squad(data: Path, results: Path) -> list[list[str]]:
     trained = {
         "dense": dense,
         "block-skim": ("recipes/squad-block-skim.yaml", []),
-        "block-skim-first": ("recipes/squad-block-skim.yaml", [*given, *changed]),
+        "block-skim-first": (
+            "recipes/squad-block-skim.yaml",
+            [*given, "--rows", "6000", *changed],
+        ),
         "ltp": ("recipes/squad-ltp.yaml", given),
         "deformer": ("recipes/squad-deformer.yaml", given),
     }
@@ -99,6 +102,6 @@ def hops(data: Path, results: Path) -> list[list[str]]:
         commands.append(fit)
         for test in ("hotpotqa/dev_slice.jsonl.gz", "musique/train_slice.jsonl.gz"):
             own = [f"{run}/model", "--data", str(data / test), "--threads", "1", "--no-timed"]
-            own += ["--report", f"{run}/report.html", "--sweep", "--predictors"]
+            own += ["--report", f"{run}/report.html", "--predictors"]
             commands.append(["evaluate", *own, "--results", str(results / "hops.jsonl")])
     return commands

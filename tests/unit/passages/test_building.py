@@ -180,8 +180,12 @@ def test_a_copied_folder_is_the_same_index(tmp_path):
             ),
             "other tokens of a passage when the question is another",
         ),
+        (
+            lambda: model_of(method=Stack((DeFormer(lower=2), fewer.EarlyExit()))),
+            "may answer before the passage is read",
+        ),
     ],
-    ids=["dense", "classifier", "blocks", "lengths"],
+    ids=["dense", "classifier", "blocks", "lengths", "exits"],
 )
 def test_a_model_whose_passages_depend_on_the_question_is_refused(model, said):
     with pytest.raises(ValueError, match=said):
