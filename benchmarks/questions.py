@@ -9,6 +9,7 @@ __all__ = ["hops", "settings", "squad"]
 DENSE = "runs/squad-dense-42/0-dense/model"
 SKIM = ["--recipe", "recipes/squad-block-skim.yaml"]
 ROWS = "600"  # of the dev set's 10,570 questions, drawn with the seed
+HALF = "0.7"  # a threshold at which Block-Skim with `first` takes half of the FLOPs, to be timed
 TAUGHT = "2000"  # of the training set's 87,599, where settings are compared
 PREDICTED = "300"  # of those, to compare predictors
 
@@ -54,9 +55,10 @@ def squad(data: Path, results: Path) -> list[list[str]]:
         commands.append(
             ["evaluate", *own, *swept, *measured, "--results", str(results / "squad.jsonl")]
         )
-        timed = ["--batch", "1", "--batch", "16", "--runs", "30"]
+        timed = ["--batch", "1", "--batch", "16", "--runs", "20"]
+        timed += ["--threshold", HALF] if "skim" in name else []
         commands.append(["bench", *own, *timed, "--results", str(results / "squad-latency.jsonl")])
-    commands.append(["benchmarks.passages", "runs/squad-deformer-42/model", DENSE, "500"])
+    commands.append(["benchmarks.passages", "runs/squad-deformer-42/model", DENSE, "300", "15"])
     return commands
 
 

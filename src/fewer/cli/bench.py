@@ -12,6 +12,7 @@ from fewer.cli.common import (
     Loaded,
     RowsOption,
     ThreadsOption,
+    ThresholdOption,
     dense_model,
     finish,
     load,
@@ -49,6 +50,7 @@ def bench(
     without: Annotated[
         list[str] | None, typer.Option(help="With --peers: leave out this system. Repeatable.")
     ] = None,
+    threshold: ThresholdOption = None,
     threads: ThreadsOption = None,
     seed: int = 0,
     results: Annotated[Path | None, typer.Option(help="Add the row to this .jsonl file.")] = None,
@@ -72,6 +74,7 @@ def bench(
         max_length=max_length,
         seed=seed,
         threads=threads,
+        threshold=threshold,
     )
     plan = Plan(
         batch_sizes=batch or [1, 8, 32],

@@ -22,6 +22,7 @@ __all__ = [
     "Loaded",
     "RowsOption",
     "ThreadsOption",
+    "ThresholdOption",
     "dense_model",
     "finish",
     "load",
@@ -42,6 +43,9 @@ RowsOption = Annotated[
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="Threads of the processor; default as torch has it.")
+]
+ThresholdOption = Annotated[
+    float | None, typer.Option(help="Turn the method's threshold first; default as it was saved.")
 ]
 
 
@@ -112,6 +116,7 @@ def load(
     max_length: int | None,
     seed: int,
     threads: int | None,
+    threshold: float | None = None,
 ) -> Loaded:
     """Load a saved model and the rows to measure it on."""
     import torch
@@ -121,7 +126,7 @@ def load(
     from fewer.folders import load as load_model
     from fewer.measure.rows import describe
     from fewer.measure.scorers import scorer_of
-    from fewer.models import attachment, longest
+    from fewer.models import adjust, attachment, longest
     from fewer.packaged import model_folder
     from fewer.tasks.rows import read_rows
 
@@ -130,6 +135,8 @@ def load(
         torch.set_num_threads(threads)
     folder = model_folder(model_name)
     model, tokenizer = load_model(folder), AutoTokenizer.from_pretrained(folder)
+    if threshold is not None:
+        adjust(model, threshold=threshold)
     if len(tokenizer) < model.config.vocab_size // 2:  # transformers makes one up where none is
         raise ValueError(
             f"{model_name} holds a tokenizer of {len(tokenizer)} pieces for a model of "
@@ -151,6 +158,7 @@ def load(
         max_length=length,
         seed=seed,
     )
+    row["threshold"] = threshold
     row["training_seed"] = _training_seed(Path(folder))
     taught = partial(task.encode, table, tokenizer, max_length=length)
     return Loaded(model, tokenizer, scorer_of(task, table), encoded, row, taught)

@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from fewer.cli.common import Columns, RowsOption, ThreadsOption, dense_model, finish, load
+from fewer.cli.common import (
+    Columns,
+    RowsOption,
+    ThreadsOption,
+    ThresholdOption,
+    dense_model,
+    finish,
+    load,
+)
 
 __all__ = ["evaluate"]
 
@@ -32,6 +40,7 @@ def evaluate(
     predictors: Annotated[
         bool, typer.Option("--predictors", help="Also say how well each layer's predictor knows.")
     ] = False,
+    threshold: ThresholdOption = None,
     threads: ThreadsOption = None,
     seed: int = 0,
     results: Annotated[Path | None, typer.Option(help="Add the row to this .jsonl file.")] = None,
@@ -62,6 +71,7 @@ def evaluate(
         max_length=max_length,
         seed=seed,
         threads=threads,
+        threshold=threshold,
     )
     found = three_way(
         loaded.model,
