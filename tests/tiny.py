@@ -128,6 +128,13 @@ def text(batch: dict[str, Tensor], row: int) -> dict[str, Tensor]:
     return {name: values[row : row + 1, :length] for name, values in batch.items()}
 
 
+def logits(output: Any) -> Tensor:
+    """Read the logits of any head; of starts and ends side by side."""
+    if "start_logits" in output:
+        return torch.stack((output.start_logits, output.end_logits), -1)
+    return output.logits
+
+
 def real(values: Tensor, batch: dict[str, Tensor]) -> Tensor:
     """Take what belongs to tokens: all of `(B, C)`, the real rows of `(B, N, C)`."""
     return values if values.ndim == 2 else values[batch["attention_mask"].bool()]

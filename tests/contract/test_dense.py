@@ -5,7 +5,7 @@ import torch
 
 import fewer
 from tests.contract.table import TASKS, every_backbone, every_kernel
-from tests.tiny import ragged, real, text, tiny
+from tests.tiny import logits, ragged, real, text, tiny
 
 
 @every_kernel
@@ -15,8 +15,8 @@ def test_attaching_no_method_leaves_the_answers(backbone, kernel, task):
     model = tiny(backbone, task)
     batch = ragged(model)
     with torch.no_grad():
-        plain = real(model(**batch).logits, batch)
-        packed = real(fewer.attach(model, kernel=kernel)(**batch).logits, batch)
+        plain = real(logits(model(**batch)), batch)
+        packed = real(logits(fewer.attach(model, kernel=kernel)(**batch)), batch)
     torch.testing.assert_close(packed, plain, atol=1e-5, rtol=0)
 
 

@@ -40,7 +40,7 @@ from fewer.pruning.blocks import SIGHTS, Blocks
 
 __all__ = ["BlockSkim", "BlockSkimPolicy"]
 
-GRID = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
+GRID = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 _EAGER = 1.0  # only the best block of each text stays
 _KERNEL = 9  # weights of a 3 x 3 convolution
 _TARGET_MET, _TARGET_MISSED = 0.002, 0.01  # distances to it
@@ -51,7 +51,7 @@ class BlockSkim:
     """Skim blocks of a passage that do not look as if they held the answer."""
 
     block: int = 32  # b, in tokens
-    threshold: float = 0.05  # tau: a block stays while its chance is no lower
+    threshold: float = 0.3  # tau: a block stays while its chance is no lower
     target: float | None = None  # share of the dense FLOPs to keep, in (0, 1), instead of tau
     alpha: float = 0.1  # weight of the predictors' loss
     balance: float = 20.0  # beta: weight of relevant blocks, which are few; 1: none
