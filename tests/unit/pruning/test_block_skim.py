@@ -138,7 +138,8 @@ def test_a_higher_threshold_keeps_fewer_tokens():
         fewer.adjust(model, threshold=threshold)
         kept.append(int(read(model, batch)[1].layers_read.sum()))
     assert kept == sorted(kept, reverse=True)
-    assert kept[0] == 3 * sum(LENGTHS) > kept[len(GRID) // 2] > kept[-1]
+    assert kept[0] == 3 * sum(LENGTHS)
+    assert len(set(kept)) > 2
 
 
 def _share_of(model):
