@@ -128,7 +128,7 @@ def _read(
         tokens, gate = _decide(policy, Site.MIDDLE, tokens, view, apply)
         entered, tokens = _remove(entered, tokens, apply, left)
         tokens = _ffn(layer, entered, tokens, apply)
-        read, scored = tokens.count(tokens.presence), policy.scored(index)
+        read, scored = tokens.count(tokens.presence), tokens.received is not None
         trace.layers.append(LayerTrace(keys, queries, read, scored, gate, pairs))
         trace.readers.append((tokens.slot, tokens.presence))
         tokens = apply.settle(entered, tokens)

@@ -158,6 +158,14 @@ class Packed:
         """Whether nobody is left."""
         return not self.slot.numel() or (self.alive is not None and not bool(self.alive.any()))
 
+    @property
+    def asking(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and normaliser, which are there for a policy that measures."""
+        assert self.query is not None
+        assert self.key is not None
+        assert self.normaliser is not None
+        return self.query, self.key, self.normaliser
+
     def apart(self) -> Packed:
         """View the two texts of each pair as texts of their own: 2B of them, some maybe empty."""
         assert self.second is not None  # the border finds it for policies that read apart

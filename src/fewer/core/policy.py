@@ -21,6 +21,7 @@ from fewer.core.decision import Decision, Site, View
 from fewer.core.trace import Trace
 
 __all__ = [
+    "TARGET_MISSED",
     "Dense",
     "Dial",
     "Lesson",
@@ -32,6 +33,9 @@ __all__ = [
     "Taught",
     "Verdict",
 ]
+
+
+TARGET_MET, TARGET_MISSED = 0.002, 0.01  # distances of a share from its target
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,23 @@ class Rehearsal:
     first: bool  # whether the phase is still to come
     share: Callable[[], float]  # of the dense FLOPs, with decisions carried out
     lessons: Callable[[], Iterator[Lesson]]  # batch by batch; exits speak and nobody exits
+
+    def meet(
+        self, target: float, turn: Callable[[float], object], low: float, high: float, start: float
+    ) -> float:
+        """Bisect what `turn` sets, between two positive numbers, until the share is the target.
+
+        The share falls as the number grows; +-0.002 will do. Returns how far it is off at last.
+        """
+        value, gap = start, 0.0
+        while high / low > 1.001:
+            turn(value)
+            gap = self.share() - target
+            if abs(gap) < TARGET_MET:
+                break
+            low, high = (value, high) if gap > 0 else (low, value)
+            value = (low * high) ** 0.5
+        return gap
 
 
 @dataclass(frozen=True)
@@ -171,7 +192,11 @@ class Onlooker(Policy):
 
     def __init__(self, learner: Policy) -> None:
         super().__init__()
-        self.watches = learner.watches  # type: ignore[method-assign]
+        self._wanted = learner.watches  # not the learner: its parameters are none of a teacher's
+
+    def watches(self, layer: int) -> bool:
+        """Watch what the learner wants."""
+        return self._wanted(layer)
 
 
 @runtime_checkable

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from fewer.core.cost import Shape
 from fewer.core.decision import Decision, Site, Spoken, View
-from fewer.core.policy import Dial, Lesson, Phase, Policy, Rehearsal, Verdict
+from fewer.core.policy import TARGET_MISSED, Dial, Lesson, Phase, Policy, Rehearsal, Verdict
 from fewer.core.trace import Trace
 from fewer.kernels.judging import Convolution, JudgeCall, judge, judges
 from fewer.pruning.blocks import SIGHTS, Blocks
@@ -43,7 +43,6 @@ __all__ = ["BlockSkim", "BlockSkimPolicy"]
 GRID = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 _EAGER = 1.0  # only the best block of each text stays
 _KERNEL = 9  # weights of a 3 x 3 convolution
-_TARGET_MET, _TARGET_MISSED = 0.002, 0.01  # distances to it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,15 +224,9 @@ class BlockSkimPolicy(Policy):
         if target is None:
             self.threshold.fill_(self.method.threshold)
             return
-        low, high, gap = GRID[0] / 100, _EAGER, 0.0
-        while high / low > 1.001:
-            self.threshold.fill_((low * high) ** 0.5)
-            gap = rehearsal.share() - target
-            if abs(gap) < _TARGET_MET:
-                return
-            middle = float(self.threshold)
-            low, high = (middle, high) if gap > 0 else (low, middle)
-        if abs(gap) > _TARGET_MISSED:
+        low, high = GRID[0] / 100, _EAGER
+        gap = rehearsal.meet(target, self.threshold.fill_, low, high, (low * high) ** 0.5)
+        if abs(gap) > TARGET_MISSED:
             warnings.warn(
                 f"Block-Skim keeps {target + gap:.3f} of the FLOPs, not the target of {target}: "
                 "the first layer, the question and the best block of each text always stay, and "
@@ -248,13 +241,10 @@ class BlockSkimPolicy(Policy):
     def _judged(self, layer: int, blocks: Blocks, wanted: Tensor) -> Tensor:
         """Say of each wanted block how likely it is to matter: two logits, in fp32."""
         predictor, tokens, sight = self.predictors[layer], blocks.tokens, self.sight
-        assert tokens.query is not None  # this policy measures
-        assert tokens.key is not None
-        assert tokens.normaliser is not None
-        compiled = type(predictor) is Predictor and not self.training and judges(tokens.query)
+        compiled = type(predictor) is Predictor and not self.training and judges(tokens.asking[0])
         if compiled and sight.pairs is not None:
             assert isinstance(predictor, Predictor)
-            seen = tokens.query, tokens.key, tokens.normaliser, tokens.gate
+            seen = *tokens.asking, tokens.gate
             pairs = sight.pairs(blocks, wanted)
             return judge(JudgeCall(*seen, blocks.rows, pairs, *predictor.folded()))
         with torch.autocast(tokens.hidden.device.type, enabled=False):

@@ -62,13 +62,10 @@ class Blocks:
     def _laid(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Scaled queries, keys, normalisers, presence `(K, size, ...)` in fp32; 0, infinite, 0."""
         tokens = self.tokens
-        assert tokens.query is not None  # the policy measures
-        assert tokens.key is not None
-        assert tokens.normaliser is not None
+        query, key, normaliser = tokens.asking
         gate = torch.ones_like(tokens.slot) if tokens.gate is None else tokens.gate
-        query = self._lay(tokens.query) * tokens.query.shape[-1] ** -0.5
-        normaliser = self._lay(tokens.normaliser, torch.inf)
-        return query, self._lay(tokens.key), normaliser, self._lay(gate)
+        scaled = self._lay(query) * query.shape[-1] ** -0.5
+        return scaled, self._lay(key), self._lay(normaliser, torch.inf), self._lay(gate)
 
     def _lay(self, values: Tensor, empty: float = 0.0) -> Tensor:
         there = self.rows.flatten() >= 0
@@ -111,25 +108,19 @@ def _with_first(blocks: Blocks, wanted: Tensor) -> Tensor:
     return torch.stack([torch.stack(pair, -1) for pair in pairs], 1)
 
 
-def _one(blocks: Blocks, wanted: Tensor) -> Tensor:
-    return torch.ones_like(wanted)
-
-
-def _three(blocks: Blocks, wanted: Tensor) -> Tensor:
-    return torch.full_like(wanted, 3)
-
-
-def _all(blocks: Blocks, wanted: Tensor) -> Tensor:
-    return 1 + 2 * torch.bincount(blocks.text)[blocks.text[wanted]]
-
-
 @dataclass(frozen=True)
 class Sight:
     """What a predictor may see of attention: so many maps a head."""
 
     count: int
-    looked: Callable[[Blocks, Tensor], Tensor]  # of how many pairs of blocks a block's maps are
-    pairs: Callable[[Blocks, Tensor], Tensor] | None  # which; None: of all of its text
+    # of which pairs of blocks each of a block's maps is; None: of all of its text
+    pairs: Callable[[Blocks, Tensor], Tensor] | None
+
+    def looked(self, blocks: Blocks, wanted: Int[Tensor, "P"]) -> Int[Tensor, "P"]:
+        """Count the pairs of blocks that each wanted block's maps are made of."""
+        if self.pairs is None:
+            return 1 + 2 * torch.bincount(blocks.text)[blocks.text[wanted]]
+        return torch.full_like(wanted, self.count)
 
     def see(self, blocks: Blocks, wanted: Int[Tensor, "P"]) -> Float[Tensor, "P count*H size size"]:
         """Form the maps of the wanted blocks."""
@@ -139,8 +130,8 @@ class Sight:
 
 
 SIGHTS: dict[str, Sight] = {
-    "diagonal": Sight(1, _one, _own),  # attention within the block
+    "diagonal": Sight(1, _own),  # attention within the block
     # and from it to its text's first block, which holds [CLS] and the question, and back
-    "first": Sight(3, _three, _with_first),
-    "whole": Sight(3, _all, None),  # and from it to all of its text, and back
+    "first": Sight(3, _with_first),
+    "whole": Sight(3, None),  # and from it to all of its text, and back
 }

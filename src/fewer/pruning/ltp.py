@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from fewer.core.cost import Shape
 from fewer.core.decision import Decision, Site, View
-from fewer.core.policy import Lesson, Phase, Policy, Rehearsal
+from fewer.core.policy import TARGET_MISSED, Lesson, Phase, Policy, Rehearsal
 
 __all__ = ["LTP", "LTPPolicy"]
 
@@ -169,22 +169,18 @@ class LTPPolicy(Policy):
 
     def calibrate(self, phase: Phase, rehearsal: Rehearsal) -> None:
         """Bisect a common factor on all thresholds until the share is the target, +-0.002."""
-        share = rehearsal.share
         if self.method.target is None:
             return
         learned = self.threshold.detach().clamp_min(FLOOR)
-        factor, gap = 1.0, 0.0
-        # from thresholds at the floor (next to nobody leaves) to all at 1 (only the protected stay)
-        low, high = FLOOR / float(learned.max()), 1.0 / float(learned.min())
-        while high / low > 1.001:
+
+        def turn(factor: float) -> None:
             with torch.no_grad():
                 self.threshold.copy_(learned * factor)
-            gap = share() - self.method.target
-            if abs(gap) < 0.002:
-                return
-            low, high = (factor, high) if gap > 0 else (low, factor)
-            factor = (low * high) ** 0.5
-        if abs(gap) > 0.01:
+
+        # from thresholds at the floor (next to nobody leaves) to all at 1 (only the protected stay)
+        low, high = FLOOR / float(learned.max()), 1.0 / float(learned.min())
+        gap = rehearsal.meet(self.method.target, turn, low, high, 1.0)
+        if abs(gap) > TARGET_MISSED:
             warnings.warn(
                 f"LTP keeps {self.method.target + gap:.3f} of the FLOPs, not the target of "
                 f"{self.method.target}: the first layer and the protected tokens always stay, and "

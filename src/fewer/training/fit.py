@@ -28,7 +28,7 @@ from fewer.tasks.rows import data_hash
 from fewer.training.checkpoints import is_whole, newest_whole, seal
 from fewer.training.precision import Precision, choose
 from fewer.training.rehearsal import SAMPLE_TEXTS, calibrate, collator_for
-from fewer.training.spans import POSITIONS, RELEVANT
+from fewer.training.spans import TAUGHT
 from fewer.training.trainer import PhaseTrainer, training_only
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def _arguments(
         fp16=precision == "fp16",
         train_sampling_strategy="group_by_length",
         length_column_name="length",
-        label_names=["labels", *POSITIONS, RELEVANT],  # other columns do not reach the batch
+        label_names=list(TAUGHT),  # other columns do not reach the batch
         save_steps=schedule.save_every,
         save_total_limit=2,
         logging_steps=schedule.log_every,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +20,7 @@ from fewer.core.policy import Lesson, Phase, Rehearsal
 from fewer.core.trace import Trace, record
 from fewer.heads import labels_of, logits_of, task_loss
 from fewer.models import applying, attachment, evaluating
-from fewer.training.spans import SpanCollator
+from fewer.training.spans import RELEVANT, TAUGHT, SpanCollator
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,7 +30,6 @@ __all__ = ["SAMPLE_TEXTS", "calibrate", "collator_for"]
 SAMPLE_TEXTS = 512
 BATCH_TEXTS = 64
 _INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
-_TAUGHT = {"labels", "start_positions", "end_positions", "relevant"}
 Collator = Callable[[list[dict[str, Any]]], Any]
 
 
@@ -47,11 +47,14 @@ def calibrate(
 ) -> None:
     """Let the policy of a model be fitted to a sample, before a phase (`first`) or after it."""
     own = attachment(model)
-    batches = _batches(model, sample, collator)
+
+    @cache
+    def batches() -> list[dict[str, Tensor]]:
+        return _batches(model, sample, collator)
 
     def share() -> float:
         with _hard(model):
-            traces = [trace for trace, *_ in _passes(model, batches)]
+            traces = [trace for trace, *_ in _passes(model, batches())]
         kept = sum(float(own.shape.flops(trace).sum()) for trace in traces)
         dense = sum(float(own.shape.dense_flops(trace.layers[0].keys).sum()) for trace in traces)
         return kept / dense
@@ -60,9 +63,9 @@ def calibrate(
         with _hard(model):
             own.policy.train()  # exits speak, nobody leaves
             loss = task_loss(model.config, own.shape.answers)
-            for trace, logits, batch in _passes(model, batches):
+            for trace, logits, batch in _passes(model, batches()):
                 labels = labels_of(batch, own.shape.answers)
-                yield Lesson(trace, phase, 0, logits, labels, loss, batch.get("relevant"))
+                yield Lesson(trace, phase, 0, logits, labels, loss, batch.get(RELEVANT))
 
     own.policy.calibrate(phase, Rehearsal(first, share, lessons))
 
@@ -76,7 +79,7 @@ def _hard(model: PreTrainedModel) -> Iterator[None]:
 
 def _batches(model: PreTrainedModel, rows: Dataset, collator: Collator) -> list[dict[str, Tensor]]:
     """Pad rows of like length together."""
-    names = (_INPUTS | _TAUGHT) & set(rows.column_names)
+    names = {*_INPUTS, *TAUGHT} & set(rows.column_names)
     plain = rows.select_columns(sorted(names))
     ordered = sorted(plain, key=lambda row: len(row["input_ids"]))
     return [
@@ -90,7 +93,7 @@ def _passes(
 ) -> Iterator[tuple[Trace, Tensor, dict[str, Tensor]]]:
     answers = attachment(model).shape.answers
     for batch in batches:
-        inputs = {name: values for name, values in batch.items() if name not in _TAUGHT}
+        inputs = {name: values for name, values in batch.items() if name not in TAUGHT}
         with record() as traces:
             logits = logits_of(model(**inputs), answers)
         (trace,) = traces

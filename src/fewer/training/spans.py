@@ -10,10 +10,11 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-__all__ = ["POSITIONS", "RELEVANT", "SpanCollator"]
+__all__ = ["POSITIONS", "RELEVANT", "TAUGHT", "SpanCollator"]
 
 POSITIONS = ("start_positions", "end_positions")  # a number a window
 RELEVANT = "relevant"  # a number a token
+TAUGHT = ("labels", *POSITIONS, RELEVANT)  # the columns that any task teaches from
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from fewer.core.trace import record
 from fewer.heads import Answers, labels_of, logits_of, task_loss
 from fewer.models import attachment
 from fewer.training.checkpoints import seal
+from fewer.training.spans import RELEVANT
 
 __all__ = ["PhaseTrainer", "parameter_groups", "teacher_of", "training_only"]
 
@@ -42,7 +43,7 @@ class PhaseTrainer(Trainer):
             model.eval()  # what stays as it is is read without dropout
             own.policy.train()
         answers, labels = own.shape.answers, labels_of(inputs, own.shape.answers)
-        relevant = inputs.pop("relevant", None)  # no model's forward takes it
+        relevant = inputs.pop(RELEVANT, None)  # no model's forward takes it
         with record() as traces:
             loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
         if learns:
