@@ -85,7 +85,7 @@ def test_the_kernel_is_given_as_many_queries_and_keys_as_were_counted(
 
 
 def _pairs(layer):
-    return layer.queries * layer.keys if layer.pairs is None else layer.pairs
+    return layer.queries * layer.keys if layer.extra.pairs is None else layer.extra.pairs
 
 
 @every_backbone

@@ -54,7 +54,7 @@ ATTENTION = torch.tensor(
 class Uniform:
     """A layer where everybody attends to everybody alike; its feed-forward network adds 10."""
 
-    window: int | None = None
+    pattern: None = None
     dropout: float = 0.0
 
     def qkv(self, hidden, position, rows):

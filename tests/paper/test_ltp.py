@@ -46,7 +46,7 @@ class PencilLayer:
     Keys are unit vectors and queries the logarithms of a row, so that softmax gives the row back.
     """
 
-    window: int | None = None
+    pattern: None = None
     dropout: float = 0.0
 
     def qkv(self, hidden, position, rows):

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fewer.core.cost import LayerCost, Shape, linear_flops
-from fewer.core.encode import Layer
+from fewer.core.layer import Layer
 
 __all__ = ["Backbone", "BackboneLayer", "Tokens", "split_heads"]
 

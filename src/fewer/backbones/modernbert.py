@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fewer.backbones.base import Backbone, Tokens, split_heads
 from fewer.core.cost import LayerCost, linear_flops
+from fewer.kernels import Pattern
 
 __all__ = ["ModernBertLayer", "angles", "bind", "rotate"]
 
@@ -21,7 +22,7 @@ class ModernBertLayer:
     module: Any
     heads: int
     theta: float  # base of the rotary angles
-    window: int | None  # farthest distance attended in a local layer
+    pattern: Pattern | None  # a window, in a local layer
 
     @property
     def dropout(self) -> float:
@@ -42,6 +43,9 @@ class ModernBertLayer:
         cos, sin = (part[:, None] for part in angles(position, self.theta, q.shape[-1]))
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         return (q if rows is None else q.index_select(0, rows)), k, v
+
+    def far(self, hidden: Tensor, anchors: Tensor) -> None:
+        """Nothing: there are no anchors."""
 
     def attended(self, context: Tensor, hidden: Tensor) -> Tensor:
         """X + dropout(W context)."""
@@ -70,6 +74,7 @@ class ModernBertLayer:
             ffn=linear_flops(self.module.mlp.Wi, self.module.mlp.Wo),
             pair=4.0 * width,
             score=float(self.heads),
+            pattern=self.pattern,
         )
 
 
@@ -101,7 +106,7 @@ def bind(encoder: Any) -> Backbone:
             module=module,
             heads=config.num_attention_heads,
             theta=float(config.rope_parameters[kind]["rope_theta"]),
-            window=config.sliding_window if kind == "sliding_attention" else None,
+            pattern=Pattern(config.sliding_window) if kind == "sliding_attention" else None,
         )
         for module, kind in zip(encoder.layers, config.layer_types, strict=True)
     ]

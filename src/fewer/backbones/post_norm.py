@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fewer.backbones.base import Tokens, split_heads
 from fewer.backbones.quick import drop, in_rows, linear_together
 from fewer.core.cost import LayerCost, linear_flops
+from fewer.kernels import Pattern
 
 __all__ = ["PostNormLayer", "TableEmbedding", "segment_of"]
 
@@ -37,7 +38,8 @@ class PostNormLayer:
     narrow: Any
     narrow_dropout: Callable[[Tensor], Tensor] = _same
     narrow_norm: Any
-    window: int | None = None
+    pattern: Pattern | None = None
+    anchor_maps: tuple[Any, Any, Any] | None = None  # query, key, value of anchors, where apart
 
     @property
     def dropout(self) -> float:
@@ -64,6 +66,17 @@ class PostNormLayer:
             split_heads(in_rows(self.value, hidden), self.heads),
         )
 
+    def far(self, hidden: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Three more linear maps, if the model has them."""
+        if self.anchor_maps is None:
+            return None
+        query, key, value = self.anchor_maps
+        return (
+            split_heads(in_rows(query, hidden.index_select(0, anchors)), self.heads),
+            split_heads(in_rows(key, hidden), self.heads),
+            split_heads(in_rows(value, hidden), self.heads),
+        )
+
     def attended(self, context: Tensor, hidden: Tensor) -> Tensor:
         """LN(x + dropout(W context))."""
         projected = in_rows(self.output, context)
@@ -86,6 +99,7 @@ class PostNormLayer:
             ffn=linear_flops(self.wide, self.narrow),
             pair=4.0 * self.query.out_features,
             score=float(self.heads),
+            pattern=self.pattern,
         )
 
 

@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fewer.core.trace import LayerTrace, Trace
+from fewer.core.trace import Extra, LayerTrace, Trace
+from fewer.kernels.pattern import Pattern
+from fewer.kernels.sparse import dense_pairs
 
 __all__ = ["LayerCost", "Shape", "linear_flops"]
 
@@ -39,16 +41,23 @@ class LayerCost:
     ffn: float
     pair: float  # both matrix products, all heads: 4 * D
     score: float  # summing attention received: one addition a head
+    pattern: Pattern | None = None  # which pairs there are; None: all of a text
 
     def flops(self, layer: LayerTrace) -> Float[Tensor, "B"]:
         """FLOPs of one layer for each text; differentiable where the trace is."""
-        pairs = layer.queries * layer.keys if layer.pairs is None else layer.pairs
+        extra = layer.extra
+        pairs = layer.queries * layer.keys if extra.pairs is None else extra.pairs
+        once_more = 0.0 if extra.far is None else self._far(*extra.far)
         return (
-            self.key_value * layer.keys
+            once_more
+            + self.key_value * layer.keys
             + (self.query + self.output) * layer.queries
             + (self.pair + (self.score if layer.scored else 0.0)) * pairs
             + self.ffn * layer.read
         )
+
+    def _far(self, anchors: Tensor, keys: Tensor) -> Tensor:
+        return self.query * anchors + self.key_value * keys
 
 
 @dataclass(frozen=True)
@@ -73,11 +82,20 @@ class Shape:
     def dense_flops(self, lengths: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
         """FLOPs of texts of these lengths when every token reads every layer.
 
-        Of a padded batch it is `B * dense_flops(N)`.
+        Of a padded batch it is `B * dense_flops(N)`. A model that reads by a pattern of its own
+        keeps to it.
         """
         n = lengths.detach()
-        full = LayerTrace(keys=n, queries=n, read=n, scored=False)
-        return torch.stack([cost.flops(full) for cost in self.layers]).sum(0) + self.embed * n
+        pairs = {
+            pattern: None if pattern is None else dense_pairs(pattern, n, self.heads)
+            for pattern in {cost.pattern for cost in self.layers}
+        }
+        full = {
+            pattern: LayerTrace(n, n, n, scored=False, extra=Extra(count))
+            for pattern, count in pairs.items()
+        }
+        layers = torch.stack([cost.flops(full[cost.pattern]) for cost in self.layers])
+        return layers.sum(0) + self.embed * n
 
     def share(self, trace: Trace) -> Float[Tensor, ""]:
         """FLOPs of a pass over those of the same texts read in full; differentiable."""

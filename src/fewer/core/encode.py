@@ -4,66 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from fewer.core.apply import Apply
+from fewer.core.attending import attention, pick, place, query_rows
 from fewer.core.decision import Decision, Site, View
 from fewer.core.known import current
+from fewer.core.layer import Layer
 from fewer.core.packed import Packed
 from fewer.core.policy import Policy
 from fewer.core.trace import LayerTrace, Trace
-from fewer.kernels import AttentionCall, Kernel
+from fewer.kernels import Kernel
 from fewer.native.memory import zeros
 
-__all__ = ["Layer", "encode", "read_through"]
+__all__ = ["encode", "read_through"]
 
 # A norm's scale below it cannot be divided out again.
 NO_SCALE = 1e-6
 
-_UNSEEN: dict[str, None] = {"query": None, "key": None, "normaliser": None}
 _States = tuple[Tensor, Tensor]  # slots in the caller's grid, and the states that belong there
-
-
-class Layer(Protocol):
-    """One layer of a backbone: the model's own modules, called in the model's own order."""
-
-    @property
-    def window(self) -> int | None:
-        """Farthest original distance attended, or `None` for all."""
-        ...
-
-    @property
-    def dropout(self) -> float:
-        """Dropout of the attention probabilities; 0 in eval mode."""
-        ...
-
-    @property
-    def last_norm(self) -> Any:
-        """The layer norm that makes the layer's output; `None` where its output is a plain sum."""
-        ...
-
-    def qkv(
-        self,
-        hidden: Float[Tensor, "T D"],
-        position: Int[Tensor, "T"],
-        rows: Int[Tensor, "Tq"] | None,
-    ) -> tuple[Float[Tensor, "Tq H d"], Float[Tensor, "T H d"], Float[Tensor, "T H d"]]:
-        """Project to queries (of `rows` only, `None` = all), keys and values."""
-        ...
-
-    def attended(
-        self, context: Float[Tensor, "Tq H*d"], hidden: Float[Tensor, "Tq D"]
-    ) -> Float[Tensor, "Tq D"]:
-        """Finish the attention block: output projection, residual, norm."""
-        ...
-
-    def ffn(self, hidden: Float[Tensor, "Tq D"]) -> Float[Tensor, "Tq D"]:
-        """Run the feed-forward block with its residual and norm."""
-        ...
 
 
 def encode(
@@ -124,12 +86,12 @@ def _read(
         layer = layers[index]
         entered, keys, queries = tokens, tokens.count(tokens.gate), tokens.count(tokens.presence)
         view = partial(View, index, len(layers), trace=trace, gated=not apply.removes)
-        tokens, pairs = _attention(layer, tokens, apply, attend, policy, index)
+        tokens, extra = attention(layer, tokens, apply, attend, policy, index)
         tokens, gate = _decide(policy, Site.MIDDLE, tokens, view, apply)
         entered, tokens = _remove(entered, tokens, apply, left)
         tokens = _ffn(layer, entered, tokens, apply)
         read, scored = tokens.count(tokens.presence), tokens.received is not None
-        trace.layers.append(LayerTrace(keys, queries, read, scored, gate, pairs))
+        trace.layers.append(LayerTrace(keys, queries, read, scored, gate, extra))
         trace.readers.append((tokens.slot, tokens.presence))
         tokens = apply.settle(entered, tokens)
         if policy.renorms and tokens.active is not None:
@@ -143,59 +105,9 @@ def _read(
     return tokens
 
 
-def _attention(
-    layer: Layer, tokens: Packed, apply: Apply, attend: Kernel, policy: Policy, index: int
-) -> tuple[Packed, Tensor | None]:
-    """Attend, and count the pairs of query and key where not all of a text attend to each other."""
-    rows = _query_rows(tokens, apply)
-    q, k, v = layer.qkv(tokens.hidden, tokens.position, rows)
-    heard, measured = apply.heard(tokens), policy.measured(index)
-    apart = policy.apart(index)
-    texts = tokens.apart() if apart else tokens
-    call = AttentionCall(
-        q=q,
-        k=k,
-        v=v,
-        cu_q=texts.cu if rows is None else texts.offsets(rows),
-        cu_k=texts.cu,
-        position_q=_pick(tokens.slot, rows),  # columns, not position ids, are what a window counts
-        position_k=tokens.slot,
-        window=layer.window,
-        gate=heard.gate,
-        vote=None if rows is not None or heard.presence is None else heard.presence,
-        scored=policy.scored(index),
-        measured=measured,
-        dropout=layer.dropout,
-    )
-    attended = attend(call)
-    hidden = layer.attended(attended.context, _pick(tokens.hidden, rows))
-    hidden = _place(tokens.hidden, hidden, rows)
-    if rows is None and tokens.active is not None:  # a policy sees those at rest as they rest
-        hidden = torch.where(tokens.active[:, None], hidden, tokens.hidden)
-    pairs = texts.count(tokens.presence) * texts.count(tokens.gate) if apart else None
-    seen = _seen(tokens, rows, q, k, attended.normaliser) if measured else _UNSEEN
-    return tokens.but(hidden=hidden, received=attended.received, **seen), (
-        None if pairs is None else pairs.view(tokens.grid[0], -1).sum(1)
-    )
-
-
-def _seen(
-    tokens: Packed, rows: Tensor | None, q: Tensor, k: Tensor, normaliser: Tensor | None
-) -> dict[str, Tensor]:
-    """Give every token its query; those at rest ask nothing, so their normaliser is infinite."""
-    assert normaliser is not None  # the call asked for it
-    if rows is not None:
-        q = torch.zeros_like(k).index_copy(0, rows, q)
-        silent = normaliser.new_full(k.shape[:2], torch.inf)
-        normaliser = silent.index_copy(0, rows, normaliser)
-    elif tokens.active is not None:
-        normaliser = normaliser.masked_fill(~tokens.active[:, None], torch.inf)
-    return {"query": q, "key": k, "normaliser": normaliser}
-
-
 def _ffn(layer: Layer, entered: Packed, tokens: Packed, apply: Apply) -> Packed:
-    rows = _query_rows(tokens, apply)
-    return tokens.with_hidden(_place(entered.hidden, layer.ffn(_pick(tokens.hidden, rows)), rows))
+    rows = query_rows(tokens, apply)
+    return tokens.with_hidden(place(entered.hidden, layer.ffn(pick(tokens.hidden, rows)), rows))
 
 
 def _decide(
@@ -233,25 +145,10 @@ def _remove(
     stays = tokens.alive.nonzero().squeeze(1)
     if stays.numel() < tokens.slot.numel():
         gone = (~tokens.alive).nonzero().squeeze(1)
-        left.append((_pick(entered.slot, gone), _pick(entered.hidden, gone)))
+        left.append((pick(entered.slot, gone), pick(entered.hidden, gone)))
         tokens = tokens.take(stays)
         entered = tokens if tokens.active is None else entered.take(stays)  # read by those at rest
     return entered, tokens.but(alive=None)
-
-
-def _query_rows(tokens: Packed, apply: Apply) -> Tensor | None:
-    """Rows that are queries, `None` for all; while freezing is only played, all are computed."""
-    if tokens.active is None or not apply.removes:
-        return None
-    return tokens.active.nonzero().squeeze(1)
-
-
-def _pick(values: Tensor, rows: Tensor | None) -> Tensor:
-    return values if rows is None else values.index_select(0, rows)
-
-
-def _place(base: Tensor, values: Tensor, rows: Tensor | None) -> Tensor:
-    return values if rows is None else base.to(values.dtype).index_copy(0, rows, values)
 
 
 def _restore(

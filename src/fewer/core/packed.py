@@ -89,6 +89,7 @@ class Packed:
     slot: Int[Tensor, "T"]  # index into the caller's flattened grid
     protected: Bool[Tensor, "T"]  # never leaves
     cu: Int[Tensor, "B+1"]  # text b owns rows cu[b]:cu[b+1]
+    extent: Int[Tensor, "B"]  # columns of each text as it came, its holes included
     grid: tuple[int, int]
     alive: Bool[Tensor, "T"] | None = None  # False: gone, but still in memory; None: all alive
     active: Bool[Tensor, "T"] | None = None  # False: rests (a key and a value, no longer a query)
@@ -104,6 +105,7 @@ class Packed:
     key: Float[Tensor, "T H d"] | None = None
     normaliser: Float[Tensor, "T H"] | None = None
     second: Bool[Tensor, "T"] | None = None  # of the second text of a pair; None: nobody asked
+    anchors: Bool[Tensor, "T"] | None = None  # that the caller wants to read, and be read by, all
 
     @classmethod
     def start(
@@ -113,18 +115,22 @@ class Packed:
         position: Tensor,
         protected: Tensor,
         second: Tensor | None = None,
+        anchors: Tensor | None = None,
     ) -> Packed:
         """Lay the embedded tokens of a plan in one row, all alive and active."""
         counts = torch.bincount(plan.sequence, minlength=plan.grid[0])
+        cu = _offsets(counts)
         return cls(
             hidden=hidden,
             sequence=plan.sequence,
             position=position,
             slot=plan.slot,
             protected=protected,
-            cu=_offsets(counts),
+            cu=cu,
+            extent=plan.column[cu[1:] - 1] + 1,
             grid=plan.grid,
             second=second,
+            anchors=anchors,
         )
 
     def but(self, **changes: Any) -> Packed:
@@ -154,6 +160,11 @@ class Packed:
         return there.nonzero().squeeze(1)
 
     @property
+    def column(self) -> Int[Tensor, "T"]:
+        """Column of each token in its row of the caller's grid."""
+        return self.slot % self.grid[1]
+
+    @property
     def is_empty(self) -> bool:
         """Whether nobody is left."""
         return not self.slot.numel() or (self.alive is not None and not bool(self.alive.any()))
@@ -172,7 +183,8 @@ class Packed:
         sequence = 2 * self.sequence + self.second
         texts = 2 * self.grid[0]
         cu = _offsets(torch.bincount(sequence, minlength=texts))
-        return self.but(sequence=sequence, cu=cu, grid=(texts, self.grid[1]))
+        extent = self.extent.repeat_interleave(2)
+        return self.but(sequence=sequence, cu=cu, extent=extent, grid=(texts, self.grid[1]))
 
     def with_hidden(self, hidden: Tensor) -> Packed:
         """Put new states in place of the old, row by row."""
@@ -185,7 +197,8 @@ class Packed:
         picked: dict[str, Any] = {
             field.name: value.index_select(0, rows)
             for field in fields(self)
-            if field.name != "cu" and isinstance(value := getattr(self, field.name), Tensor)
+            if field.name not in ("cu", "extent")
+            and isinstance(value := getattr(self, field.name), Tensor)
         }
         cu = torch.searchsorted(rows, self.cu)  # how many of the kept stand before each text
         return self.but(cu=cu, **picked)

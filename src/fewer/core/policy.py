@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fewer.core.cost import Shape
 from fewer.core.decision import Decision, Site, View
 from fewer.core.trace import Trace
+from fewer.kernels.pattern import Pattern
 
 __all__ = [
     "TARGET_MISSED",
@@ -131,10 +132,15 @@ class Policy(nn.Module):
     answers: bool = False  # whether its heads may answer instead of the model's own
     renorms: bool = False  # whether states at rest take on each layer's norm
     restarts: bool = False  # whether the second text of a pair is numbered from 0 on
+    asks_second: bool = False  # whether it must be known which tokens are of the second text
 
     def apart(self, layer: int) -> bool:
         """Tell the loop whether the two texts of a pair do not attend to each other here."""
         return False
+
+    def pattern(self, layer: int) -> Pattern | None:
+        """Tell the loop which pairs there are in a layer whose model reads all; `None`: all."""
+        return None
 
     def watches(self, layer: int) -> bool:
         """Tell the loop whether the trace should hold this layer's output, for the loss."""

@@ -15,6 +15,7 @@ from fewer.core.cost import Shape
 from fewer.core.decision import Decision, View
 from fewer.core.policy import Dial, Lesson, Method, Phase, Policy, Rehearsal, Verdict
 from fewer.core.trace import Trace
+from fewer.kernels.pattern import Pattern
 
 __all__ = ["Stack", "StackPolicy"]
 
@@ -64,8 +65,12 @@ class StackPolicy(Policy):
         self.answers = any(part.answers for part in parts)
         self.renorms = any(part.renorms for part in parts)
         self.restarts = any(part.restarts for part in parts)
+        self.asks_second = any(part.asks_second for part in parts)
         if sum(part.answers for part in parts) > 1:
             raise ValueError("two of the stacked methods answer early; wanted one at most")
+        patterned = [any(map(part.pattern, range(shape.num_layers))) for part in parts]
+        if sum(patterned) > 1:
+            raise ValueError("two of the stacked methods say which pairs there are; wanted one")
 
     def scored(self, layer: int) -> bool:
         """Whether any part needs it."""
@@ -78,6 +83,10 @@ class StackPolicy(Policy):
     def apart(self, layer: int) -> bool:
         """Whether any part says so."""
         return any(part.apart(layer) for part in self._acts())
+
+    def pattern(self, layer: int) -> Pattern | None:
+        """Return that of the only part that has one."""
+        return next((own for part in self._acts() if (own := part.pattern(layer))), None)
 
     def watches(self, layer: int) -> bool:
         """Whether any part learns from it."""

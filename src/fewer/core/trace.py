@@ -18,7 +18,16 @@ from torch import Tensor
 if TYPE_CHECKING:
     from fewer.core.decision import Decision, Spoken
 
-__all__ = ["LayerTrace", "Trace", "record", "recorded"]
+__all__ = ["Extra", "LayerTrace", "Trace", "record", "recorded"]
+
+
+@dataclass(frozen=True)
+class Extra:
+    """What an attention other than that of all with all multiplies, for each text."""
+
+    pairs: Float[Tensor, "B"] | None = None  # of query and key; None: each query with each key
+    # tokens projected once more, for anchors: to queries, and to keys and values
+    far: tuple[Float[Tensor, "B"], Float[Tensor, "B"]] | None = None
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class LayerTrace:
     gate: Float[Tensor, "T"] | None = (
         None  # this layer's own gates, before they multiply with earlier ones
     )
-    pairs: Float[Tensor, "B"] | None = None  # of query and key; None: each query with each key
+    extra: Extra = Extra()  # where not simply each query meets each key
 
 
 @dataclass

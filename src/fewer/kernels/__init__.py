@@ -5,10 +5,11 @@ from __future__ import annotations
 from fewer.kernels.call import Attended, AttentionCall, Kernel
 from fewer.kernels.native import attend as native
 from fewer.kernels.native import missing
+from fewer.kernels.pattern import Pattern
 from fewer.kernels.reference import attend as reference
 from fewer.kernels.sdpa import attend as sdpa
 
-__all__ = ["KERNELS", "Attended", "AttentionCall", "Kernel", "kernel"]
+__all__ = ["KERNELS", "Attended", "AttentionCall", "Kernel", "Pattern", "kernel"]
 
 KERNELS: dict[str, Kernel] = {"native": native, "reference": reference, "sdpa": sdpa}
 

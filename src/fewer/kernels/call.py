@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from fewer.kernels.sparse import Sparse
 
 __all__ = ["Attended", "AttentionCall", "Kernel", "log_gate", "never"]
 
@@ -19,7 +21,8 @@ class AttentionCall:
     Query rows and key rows are apart: frozen tokens are only keys.
 
     The scores are `q . k / sqrt(d)`, plus `log(gate)` of the key, where `|position_q - position_k|
-    <= window`. A query whose every key is too far or gone gets something finite, no more.
+    <= window` or the key is free, or where the pattern of `sparse` says so (then there is no
+    window). A query whose every key is too far or gone gets something finite, no more.
     """
 
     q: Float[Tensor, "Tq H d"]
@@ -27,14 +30,30 @@ class AttentionCall:
     v: Float[Tensor, "Tk H d"]
     cu_q: Int[Tensor, "B+1"]
     cu_k: Int[Tensor, "B+1"]
-    position_q: Int[Tensor, "Tq"]  # original positions: windows do not shrink when tokens leave
-    position_k: Int[Tensor, "Tk"]
-    window: int | None = None
+    # original positions, needed by a window: it does not shrink when tokens leave
+    position_q: Int[Tensor, "Tq"] | None = None
+    position_k: Int[Tensor, "Tk"] | None = None
+    window: int | None = None  # farthest distance read
+    # keys that are read from any distance, in spite of the window; the first ones of their text
+    free: Bool[Tensor, "Tk"] | None = None
+    sparse: Sparse | None = None  # which pairs there are; None: all of a text
     gate: Float[Tensor, "Tk"] | None = None  # how far each key takes part, 0..1; None: all do
     vote: Float[Tensor, "Tq"] | None = None  # weight of each query in the score, 0..1; None: all 1
     scored: bool = False  # whether attention received is wanted
     measured: bool = False  # whether the normaliser of each query's softmax is wanted
     dropout: float = 0.0  # of the attention probabilities; the score is taken before it
+
+    def by_window(self) -> AttentionCall:
+        """Say with a window what a pattern says that is nothing more."""
+        own = self.sparse
+        assert own is not None
+        return replace(
+            self,
+            position_q=own.asking.column,
+            position_k=own.asked.column,
+            window=own.pattern.window,
+            sparse=None,
+        )
 
 
 @dataclass(frozen=True)

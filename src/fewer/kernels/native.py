@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fewer.kernels.call import Attended, AttentionCall, log_gate
 from fewer.kernels.sdpa import attend as attend_plainly
+from fewer.kernels.spread import attend as spread
 from fewer.native.library import AttentionStruct, best, unavailable
 from fewer.native.library import call as run
 from fewer.native.memory import empty
@@ -41,6 +42,10 @@ def attend(call: AttentionCall) -> Attended:
     """Attend text by text; equal to the reference kernel within rounding."""
     if not fits(call):
         return attend_plainly(call)
+    if call.sparse is not None:
+        if not call.sparse.is_band:
+            return spread(call, attend)
+        call = call.by_window()  # which a task keeps to without a copy of keys
     q, k, v = side_by_side(call.q), side_by_side(call.k), side_by_side(call.v)
     rows, heads, width = q.shape
     isa = best(q.dtype)
@@ -51,6 +56,7 @@ def attend(call: AttentionCall) -> Attended:
     bias = None if call.gate is None else log_gate(call.gate)
     vote = None if call.vote is None else call.vote.float().contiguous()
     window = -1 if call.window is None else call.window
+    free = None if call.free is None or call.window is None else _counts(call.free, call.cu_k)
     run(
         AttentionStruct(
             q.data_ptr(),
@@ -64,9 +70,10 @@ def attend(call: AttentionCall) -> Attended:
             call.cu_q.numel() - 1,
             heads,
             width,
-            call.position_q.data_ptr(),
-            call.position_k.data_ptr(),
+            _pointer(call.position_q),
+            _pointer(call.position_k),
             window,
+            _pointer(free),
             _pointer(bias),
             _pointer(vote),
             _pointer(received),
@@ -85,6 +92,11 @@ def side_by_side(states: Tensor) -> Tensor:
     width = states.shape[2]
     side_by_side = states.stride(2) == 1 and states.stride(1) == width
     return states if side_by_side else states.contiguous()
+
+
+def _counts(free: Tensor, cu: Tensor) -> Tensor:
+    """How many keys of each text are free."""
+    return torch.nn.functional.pad(free.cumsum(0), (1, 0))[cu].diff()
 
 
 def _pointer(tensor: Tensor | None) -> int | None:

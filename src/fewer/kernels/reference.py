@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewer.kernels.call import Attended, AttentionCall, log_gate, never
+from fewer.kernels.sparse import Sparse
 
 __all__ = ["attend"]
 
@@ -29,9 +30,11 @@ def attend(call: AttentionCall) -> Attended:
         probabilities = scores.softmax(-1)
         normalisers.append(scores.logsumexp(-1).T)
         dropped = F.dropout(probabilities, call.dropout).to(call.v.dtype)
-        contexts.append(
-            (dropped @ call.v[keys].transpose(0, 1)).transpose(0, 1).flatten(1)
-        )  # (nq, H*d)
+        context = (dropped @ call.v[keys].transpose(0, 1)).transpose(0, 1)  # (nq, H, d)
+        if call.sparse is not None and call.sparse.far is not None:
+            far = (dropped @ call.sparse.far[1][keys].transpose(0, 1)).transpose(0, 1)
+            context = torch.where(call.sparse.asking.anchors[rows, None, None], far, context)
+        contexts.append(context.flatten(1))
         vote = torch.ones(rows.stop - rows.start) if call.vote is None else call.vote[rows]
         vote = vote.to(probabilities)
         heads = probabilities.shape[0]
@@ -47,10 +50,33 @@ def attend(call: AttentionCall) -> Attended:
 def _scores(call: AttentionCall, rows: slice, keys: slice) -> Tensor:
     q, k = call.q[rows].transpose(0, 1), call.k[keys].transpose(0, 1)  # (H, n, d)
     scores = (q @ k.transpose(1, 2)).float() * q.shape[-1] ** -0.5
+    if call.sparse is not None and call.sparse.far is not None:
+        far = (q @ call.sparse.far[0][keys].permute(1, 2, 0)).float() * q.shape[-1] ** -0.5
+        scores = torch.where(call.sparse.asking.anchors[rows, None], far, scores)
     if call.gate is not None:
         scores = scores + log_gate(call.gate[keys])
     if call.window is not None:
+        assert call.position_q is not None
+        assert call.position_k is not None
         distance = (call.position_q[rows, None] - call.position_k[None, keys]).abs()
-        scores = scores.masked_fill(distance > call.window, never(scores.dtype))
+        seen = distance <= call.window
+        seen = seen if call.free is None else seen | call.free[keys]
+        scores = scores.masked_fill(~seen, never(scores.dtype))
+    if call.sparse is not None:
+        scores = scores.masked_fill(~_reads(call.sparse, rows, keys), never(scores.dtype))
     found: Tensor = scores
     return found
+
+
+def _reads(sparse: Sparse, rows: slice, keys: slice) -> Tensor:
+    """Which pairs of a text there are, `(H, nq, nk)`, from the pattern's definition."""
+    pattern, block = sparse.pattern, sparse.pattern.block
+    asking, asked = sparse.asking.column[rows] // block, sparse.asked.column[keys] // block
+    reads = (asking[:, None] - asked).abs() <= pattern.window
+    reads = reads | sparse.asking.anchors[rows, None] | sparse.heard[keys]
+    reads = reads.expand(sparse.heads, -1, -1)
+    if pattern.random and len(asking):
+        text = sparse.asking.sequence[rows]
+        drawn = sparse.drawn(text, asking)  # (nq, H, r)
+        reads = reads | (drawn[..., None] == asked).any(2).transpose(0, 1)
+    return reads

@@ -25,6 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from fewer.kernels.call import Attended, AttentionCall, log_gate, never
 from fewer.kernels.dropout import flag_dropped_
+from fewer.kernels.spread import attend as spread
 
 __all__ = ["attend"]
 
@@ -61,6 +62,8 @@ class _Side:
 
 def attend(call: AttentionCall) -> Attended:
     """Attend group by group; equal to the reference kernel within rounding."""
+    if call.sparse is not None:
+        return spread(call, attend)
     if not call.q.shape[0]:
         nothing = torch.zeros(call.k.shape[0], device=call.k.device)
         none = torch.zeros(0, call.q.shape[1], device=call.k.device)
@@ -292,14 +295,22 @@ def _biases(call: AttentionCall, queries: _Side, keys: _Side) -> list[Tensor | N
             gate if bias is None else bias + gate for bias, gate in zip(biases, gates, strict=True)
         ]
     if call.window is not None:
-        places = zip(queries.split(call.position_q), keys.split(call.position_k), strict=True)
-        far = [
-            _forbid((q[:, :, None] - k[:, None]).abs() > call.window)[:, None] for q, k in places
-        ]
+        assert call.position_q is not None
+        assert call.position_k is not None
+        places = zip(
+            *(queries.split(call.position_q), keys.split(call.position_k), _split(keys, call.free)),
+            strict=True,
+        )
+        far = [_forbid(_too_far(q, k, call.window, free))[:, None] for q, k, free in places]
         biases = [
             away if bias is None else bias + away for bias, away in zip(biases, far, strict=True)
         ]
     return biases
+
+
+def _too_far(q: Tensor, k: Tensor, window: int, free: Tensor | None) -> Tensor:
+    far = (q[:, :, None] - k[:, None]).abs() > window
+    return far if free is None else far & ~free[:, None]
 
 
 def _forbid(where: Tensor) -> Tensor:

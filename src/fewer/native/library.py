@@ -131,6 +131,7 @@ class AttentionStruct(Structure):
         ("position_q", c_void_p),
         ("position_k", c_void_p),
         ("window", c_int64),
+        ("free", c_void_p),
         ("bias", c_void_p),
         ("vote", c_void_p),
         ("received", c_void_p),

@@ -7,6 +7,7 @@ import torch
 
 import fewer
 from fewer.backbones import bind
+from fewer.kernels import Pattern
 from tests.contract.table import read
 from tests.tiny import ragged, real, tiny
 
@@ -72,7 +73,10 @@ def test_local_layers_see_what_they_see_in_transformers(window, lengths):
     batch = ragged(model, lengths)
     packed, plain = _both(model, **batch)
     torch.testing.assert_close(packed, plain, atol=1e-5, rtol=0)
-    assert {layer.window for layer in bind(model.base_model).layers} == {None, window // 2}
+    assert {layer.pattern for layer in bind(model.base_model).layers} == {
+        None,
+        Pattern(window // 2),
+    }
 
 
 def test_windows_do_not_widen_when_tokens_leave():
@@ -91,7 +95,7 @@ def test_windows_do_not_widen_when_tokens_leave():
 
     own.decide = only_the_second_goes
     local = bind(model).layers[1]
-    assert local.window == 1
+    assert local.pattern == Pattern(1)
     hidden = []
     with torch.no_grad():
         for module in model.layers[0].modules():  # the first layer, global, must not mix them

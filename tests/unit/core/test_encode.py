@@ -14,7 +14,7 @@ from fewer.kernels import KERNELS
 
 @dataclass(frozen=True)
 class Averaging:
-    window: int | None = None
+    pattern: None = None
     dropout: float = 0.0
 
     def qkv(self, hidden, position, rows):
@@ -162,8 +162,8 @@ def test_texts_read_apart_do_not_hear_each_other():
     means = [sum(row) / len(row) for row in first]
     wanted = [[state + mean + 10 for state in row] for row, mean in zip(first, means, strict=True)]
     assert states == [[*wanted[0], 0], wanted[1]]
-    assert trace.layers[0].pairs.tolist() == [1 + 1, 1 + 4]
-    assert trace.layers[1].pairs is None
+    assert trace.layers[0].extra.pairs.tolist() == [1 + 1, 1 + 4]
+    assert trace.layers[1].extra.pairs is None
 
 
 @pytest.mark.parametrize("apply", ["compact", "mask"])
@@ -176,7 +176,7 @@ def test_pairs_read_apart_count_who_is_there(apply):
 
     rest = AlwaysApart({(0, Site.AFTER): [0, 1, 0]}, Decision.rest)
     _, trace = _read(rest, apply, second=SECOND)
-    assert [layer.pairs.tolist() for layer in trace.layers] == [[2, 5], [1, 1 + 1 * 2]]
+    assert [layer.extra.pairs.tolist() for layer in trace.layers] == [[2, 5], [1, 1 + 1 * 2]]
 
 
 class Measuring(Scripted):

@@ -27,6 +27,7 @@ def _tokens(heads, width, gated):
         slot=slot,
         protected=slot % columns == 0,
         cu=torch.nn.functional.pad(counts.cumsum(0), (1, 0)),
+        extent=torch.tensor(LENGTHS),
         grid=(len(LENGTHS), columns),
         gate=gate,
         query=torch.randn(total, heads, width),

@@ -50,10 +50,10 @@ struct Total {
 };
 
 // Row i of the scores -> 2^(scaled score - largest), also as left operand of the next product.
-// `seen` are the keys it may see.
+// It may see the keys of `seen` and the first `free` ones.
 template <class P>
 static Total exponentials(float *s, long span, const float *bias, long biased, float scale, Span seen,
-                          typename P::Number *operand, long row) {
+                          long free, typename P::Number *operand, long row) {
   V factor = all(scale * LOG2_E), most[2], total[2] = {zero(), zero()};
   if (bias) {
     for (long j = 0; j < span; j += LANES)
@@ -61,7 +61,7 @@ static Total exponentials(float *s, long span, const float *bias, long biased, f
     factor = all(1.0f);
   }
   const float unseen = bias ? -3.0e38f : -1.0e37f;  // less than any score, log2(e) times it finite
-  fill(s, 0, seen.first, unseen);
+  fill(s, free, seen.first, unseen);
   fill(s, seen.end, span, unseen);
   most[0] = most[1] = all(-3.0e38f);
   for (long j = 0; j < span; j += 2 * LANES) {
@@ -78,7 +78,7 @@ static Total exponentials(float *s, long span, const float *bias, long biased, f
     total[0] += low;
     total[1] += high;
   }
-  const float whole = seen.first < seen.end ? sum(total[0] + total[1]) : 0.0f;
+  const float whole = free || seen.first < seen.end ? sum(total[0] + total[1]) : 0.0f;
   const Total found = {whole, largest * (bias ? 1.0f : scale * LOG2_E)};
   return found;
 }
@@ -90,7 +90,9 @@ struct Head {
   long keys, padded, width, depth;
   Number *k_panels, *v_panels, *q_block, *weights;
   float *scores, *mixed;
-  const int64_t *place;  // positions of this text's keys, or null
+  const int64_t *place;  // positions of the keys, or null
+  long free;             // keys that come first and are seen from any distance
+  long k0;               // row of the first key
 
   // Memory of one task, laid out in the thread's scratch.
   Head(const AttentionCall &c, long n)
@@ -124,24 +126,31 @@ struct Head {
     const Number *asking = P::staged(q, sizeof(Number) == 2, call.q_stride, rows, width, q_block);
     Span seen = {0, keys};
     const int64_t *asked = place ? call.position_q + first : 0;
-    if (place) seen = within(place, keys, asked[0], asked[rows - 1], call.window);
-    const long from = seen.first / 32 * 32, to = round_up(seen.end, 32), span = to - from;
+    if (place) seen = near(asked[0], asked[rows - 1]);
+    const long from = free ? 0 : seen.first / 32 * 32, to = round_up(seen.end, 32), span = to - from;
     const long pitch = span + APART;
     for (long j = from; j < to; j += COLUMNS)
       P::product(asking, depth, rows, k_panels + j * depth, depth, scores + j - from, pitch);
     const float scale = 1.0f / __builtin_sqrtf((float)width);
     float share[P::BLOCK];
     for (long i = 0; i < rows; i++) {
-      Span own = place ? within(place, keys, asked[i], asked[i], call.window) : seen;
+      Span own = place ? near(asked[i], asked[i]) : seen;
       own.first -= from, own.end -= from;
-      const float *bias = call.bias ? call.bias + call.cu_k[text] + from : 0;
+      const float *bias = call.bias ? call.bias + k0 + from : 0;
       const Total total =
-          exponentials<P>(scores + i * pitch, span, bias, keys - from, scale, own, weights, i);
+          exponentials<P>(scores + i * pitch, span, bias, keys - from, scale, own, free, weights, i);
       share[i] = total.sum == 0.0f ? 0.0f : 1.0f / total.sum;  // NaN stays NaN
       if (call.normaliser) call.normaliser[(first + i) * call.heads + number] = total.log();
     }
     if (received) score(share, call.vote ? call.vote + first : 0, rows, span, received + from);
     mix(share, rows, from, span, out);
+  }
+
+  // Keys after the free ones within the window of positions low..high.
+  Span near(long low, long high) const {
+    Span span = within(place + free, keys - free, low, high, call.window);
+    span.first += free, span.end += free;
+    return span;
   }
 
   void score(const float *share, const float *vote, long rows, long span, float *received) const {
@@ -169,7 +178,7 @@ struct Head {
     }
   }
 
-  long text, number;  // of the head
+  long number;  // of the head
 };
 
 // received = sum over heads and pieces / (heads * votes), in a fixed order.
@@ -190,10 +199,19 @@ static void settle_score(const AttentionCall &call, const float *partial, long t
 template <class P>
 static void run_task(const AttentionCall &call, const Task &task, float *received) {
   typedef typename P::Number Number;
-  const long k0 = call.cu_k[task.text], q0 = call.cu_q[task.text] + task.first;
+  const long text = task.text, q0 = call.cu_q[text] + task.first;
   const long width = call.width, at = task.head * width;
-  Head<P> head(call, call.cu_k[task.text + 1] - k0);
-  head.text = task.text, head.number = task.head;
+  long k0 = call.cu_k[text], keys = call.cu_k[text + 1] - k0;
+  const long free = call.free ? call.free[text] : 0;
+  if (call.window >= 0 && !free) {  // no query of the task sees what is before or behind
+    const int64_t *asked = call.position_q + q0;
+    const Span seen = within(call.position_k + k0, keys, asked[0], asked[task.queries - 1], call.window);
+    const long first = seen.first / 32 * 32;
+    k0 += first, keys = seen.end - first;
+    if (received) received += first;
+  }
+  Head<P> head(call, keys);
+  head.number = task.head, head.free = free, head.k0 = k0;
   head.place = call.window >= 0 ? call.position_k + k0 : 0;
   head.pack((const Number *)call.k + k0 * call.k_stride + at, (const Number *)call.v + k0 * call.v_stride + at);
   for (long i = 0; i < task.queries; i += P::BLOCK) {

@@ -49,6 +49,7 @@ struct AttentionCall {
   int64_t texts, heads, width;              // width of a head
   const int64_t *position_q, *position_k;   // read if window >= 0
   int64_t window;                           // -1: none
+  const int64_t *free;                      // first keys of each text, seen in spite of it; or null
   const float *bias;                        // added to the scores of a key, or null
   const float *vote;                        // weight of a query in the score, or null
   float *received;                          // (keys), or null

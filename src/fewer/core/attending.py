@@ -1,0 +1,128 @@
+"""The attention of one layer: who asks, who is read, and how many pairs that takes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from fewer.core.apply import Apply
+from fewer.core.layer import Layer
+from fewer.core.packed import Packed
+from fewer.core.policy import Policy
+from fewer.core.trace import Extra
+from fewer.kernels import AttentionCall, Kernel, Pattern
+from fewer.kernels.sparse import Places, Sparse, anchors_of
+
+__all__ = ["attention", "pick", "place", "query_rows"]
+
+_UNSEEN: dict[str, None] = {"query": None, "key": None, "normaliser": None}
+
+
+def attention(
+    layer: Layer, tokens: Packed, apply: Apply, attend: Kernel, policy: Policy, index: int
+) -> tuple[Packed, Extra]:
+    """Attend; also count what differs from each token of a text attending to each."""
+    rows = query_rows(tokens, apply)
+    q, k, v = layer.qkv(tokens.hidden, tokens.position, rows)
+    heard, measured = apply.heard(tokens), policy.measured(index)
+    apart = policy.apart(index)
+    texts = tokens.apart() if apart else tokens
+    pattern = layer.pattern or policy.pattern(index)
+    sparse = None if pattern is None else _sparse(pattern, texts, rows, q.shape[1])
+    q, sparse = _anchored(layer, tokens, rows, q, sparse)
+    call = AttentionCall(
+        q=q,
+        k=k,
+        v=v,
+        cu_q=texts.cu if rows is None else texts.offsets(rows),
+        cu_k=texts.cu,
+        gate=heard.gate,
+        vote=None if rows is not None or heard.presence is None else heard.presence,
+        sparse=sparse,
+        scored=policy.scored(index),
+        measured=measured,
+        dropout=layer.dropout,
+    )
+    attended = attend(call)
+    hidden = layer.attended(attended.context, pick(tokens.hidden, rows))
+    hidden = place(tokens.hidden, hidden, rows)
+    if rows is None and tokens.active is not None:  # a policy sees those at rest as they rest
+        hidden = torch.where(tokens.active[:, None], hidden, tokens.hidden)
+    seen = _seen(tokens, rows, q, k, attended.normaliser) if measured else _UNSEEN
+    told = tokens.but(hidden=hidden, received=attended.received, **seen)
+    return told, _extra(tokens, texts, rows, sparse, apart=apart)
+
+
+def _sparse(pattern: Pattern, texts: Packed, rows: Tensor | None, heads: int) -> Sparse:
+    column = texts.column
+    anchors = anchors_of(pattern, texts.sequence, column, texts.extent, texts.second)
+    anchors = anchors if texts.anchors is None else anchors | texts.anchors
+    asked = Places(texts.sequence, column, anchors)
+    return Sparse(pattern, asked.take(rows), asked, texts.extent, heads)
+
+
+def _anchored(
+    layer: Layer, tokens: Packed, rows: Tensor | None, q: Tensor, sparse: Sparse | None
+) -> tuple[Tensor, Sparse | None]:
+    """Let anchors ask and read by maps of their own, if there are anchors and the layer has any."""
+    if sparse is None:
+        return q, None
+    asking = sparse.asking.anchors.nonzero().squeeze(1)
+    far = layer.far(tokens.hidden, asking if rows is None else rows[asking])
+    if far is None or not len(asking):
+        return q, sparse
+    own, k, v = far
+    return q.index_copy(0, asking, own), replace(sparse, far=(k, v))
+
+
+def _extra(
+    tokens: Packed, texts: Packed, rows: Tensor | None, sparse: Sparse | None, *, apart: bool
+) -> Extra:
+    """Count pairs and rows as this layer multiplies them."""
+    presence, gate = texts.presence, texts.gate
+    if sparse is not None:
+        asking = None if presence is None else pick(presence, rows)
+        pairs = sparse.chunks.pairs(asking, gate, texts.grid[0])
+    elif apart:
+        pairs = texts.count(presence) * texts.count(gate)
+    else:
+        return Extra()
+    pairs = pairs.view(tokens.grid[0], -1).sum(1)
+    if sparse is None or sparse.far is None:
+        return Extra(pairs)
+    asking = sparse.asked.anchors.float()
+    asking = asking if tokens.presence is None else asking * tokens.presence
+    return Extra(pairs, (tokens.count(asking), tokens.count(gate)))
+
+
+def _seen(
+    tokens: Packed, rows: Tensor | None, q: Tensor, k: Tensor, normaliser: Tensor | None
+) -> dict[str, Tensor]:
+    """Give every token its query; those at rest ask nothing, so their normaliser is infinite."""
+    assert normaliser is not None  # the call asked for it
+    if rows is not None:
+        q = torch.zeros_like(k).index_copy(0, rows, q)
+        silent = normaliser.new_full(k.shape[:2], torch.inf)
+        normaliser = silent.index_copy(0, rows, normaliser)
+    elif tokens.active is not None:
+        normaliser = normaliser.masked_fill(~tokens.active[:, None], torch.inf)
+    return {"query": q, "key": k, "normaliser": normaliser}
+
+
+def query_rows(tokens: Packed, apply: Apply) -> Tensor | None:
+    """Rows that are queries, `None` for all; while freezing is only played, all are computed."""
+    if tokens.active is None or not apply.removes:
+        return None
+    return tokens.active.nonzero().squeeze(1)
+
+
+def pick(values: Tensor, rows: Tensor | None) -> Tensor:
+    """Take these rows; `None` takes all."""
+    return values if rows is None else values.index_select(0, rows)
+
+
+def place(base: Tensor, values: Tensor, rows: Tensor | None) -> Tensor:
+    """Put values in the place of these rows; `None`: of all."""
+    return values if rows is None else base.to(values.dtype).index_copy(0, rows, values)

@@ -1,0 +1,176 @@
+"""Law 8 for patterns: blocked attention equals the dense mask, gradients included."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fewer.kernels import KERNELS, AttentionCall, Pattern
+from fewer.kernels.sparse import Places, Sparse, anchors_of
+from tests.isas import every_isa, pretend
+
+LENGTHS = (1, 2, 37, 150, 64, 201)
+HEADS, WIDTH = 2, 4
+PATTERNS = {
+    "window": Pattern(3),
+    "window of nothing": Pattern(0),
+    "window beyond the text": Pattern(500),
+    "longformer": Pattern(70, anchors="first"),
+    "question": Pattern(5, anchors="question"),
+    "blocks": Pattern(0, block=16),
+    "sparse transformer": Pattern(0, block=16, summary=3, anchors="first"),
+    "bigbird": Pattern(1, block=8, random=3, seed=1, anchors="ends"),
+    "bigbird, short texts in full": Pattern(1, block=8, random=2, anchors="ends", full_up_to=64),
+    "more blocks than there are": Pattern(0, block=64, random=9, anchors="ends"),
+}
+OTHERS = [name for name in KERNELS if name != "reference"]
+every_pattern = pytest.mark.parametrize("pattern", PATTERNS)
+every_other_kernel = pytest.mark.parametrize("kernel", OTHERS)
+
+
+def call_of(pattern, *, lengths=LENGTHS, leave=0.2, rest=0.3, far=False, extras=True, seed=0):
+    """Draw a call of texts that some tokens have left, and in which some rest."""
+    torch.manual_seed(seed)
+    sequence = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    column = torch.cat([torch.arange(n) for n in lengths])
+    stays = (torch.rand(len(column)) >= leave) | (column == 0)
+    sequence, column = sequence[stays], column[stays]
+    extent = torch.tensor(lengths)
+    second = column > 3
+    asked = Places(sequence, column, anchors_of(pattern, sequence, column, extent, second))
+    rows = (torch.rand(len(column)) >= rest).nonzero().squeeze(1)
+    total, asking = len(column), len(rows)
+
+    def draw(n):
+        return torch.randn(n, HEADS, WIDTH, requires_grad=True)
+
+    far_maps = (draw(total), draw(total)) if far else None
+    sparse = Sparse(pattern, asked.take(rows), asked, extent, HEADS, far_maps)
+    gate = (0.1 + 0.9 * torch.rand(total)).masked_fill(torch.rand(total) < 0.2, 0.0)
+    gate[rows] = gate[rows].clamp_min(0.05)  # a query always has its own key
+    return AttentionCall(
+        q=draw(asking),
+        k=draw(total),
+        v=draw(total),
+        cu_q=_offsets(sequence[rows], len(lengths)),
+        cu_k=_offsets(sequence, len(lengths)),
+        sparse=sparse,
+        gate=gate.requires_grad_() if extras else None,
+        vote=torch.rand(asking).requires_grad_() if extras else None,
+        scored=extras,
+        measured=extras,
+    )
+
+
+def _offsets(sequence, texts):
+    counts = torch.bincount(sequence, minlength=texts)
+    return torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+
+
+def _inputs(call):
+    far = () if call.sparse.far is None else call.sparse.far
+    return [one for one in (call.q, call.k, call.v, call.gate, call.vote, *far) if one is not None]
+
+
+def _assert_same(one, other, tolerance=1e-5):
+    torch.testing.assert_close(one.context, other.context, atol=tolerance, rtol=tolerance)
+    for name in ("received", "normaliser"):
+        mine, wanted = getattr(one, name), getattr(other, name)
+        assert (mine is None) == (wanted is None)
+        if mine is not None:
+            torch.testing.assert_close(mine, wanted, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("far", [False, True], ids=["", "far"])
+@pytest.mark.parametrize("extras", [False, True], ids=["plain", "extras"])
+@every_pattern
+@every_other_kernel
+def test_blocked_equals_the_dense_mask(kernel, pattern, extras, far):
+    call = call_of(PATTERNS[pattern], extras=extras, far=far)
+    with torch.no_grad():
+        _assert_same(KERNELS[kernel](call), KERNELS["reference"](call))
+
+
+@every_isa
+@every_pattern
+def test_every_instruction_set_equals_the_dense_mask(monkeypatch, isa, pattern):
+    pretend(monkeypatch, isa)
+    call = call_of(PATTERNS[pattern])
+    halved = replace(
+        call, **{name: getattr(call, name).detach().to(isa.dtype) for name in ("q", "k", "v")}
+    )
+    with torch.inference_mode():
+        _assert_same(
+            KERNELS["native"](halved),
+            KERNELS["reference"](halved),
+            1e-5 if isa.dtype is torch.float32 else 3e-2,
+        )
+
+
+@pytest.mark.parametrize("far", [False, True], ids=["", "far"])
+@every_pattern
+@every_other_kernel
+def test_gradients_equal_those_of_the_dense_mask(kernel, pattern, far):
+    call = call_of(PATTERNS[pattern], far=far)
+    found = []
+    for name in (kernel, "reference"):
+        attended = KERNELS[name](call)
+        torch.manual_seed(1)
+        wants = [torch.randn_like(own) for own in (attended.context, attended.received)]
+        loss = (attended.context * wants[0]).sum() + (attended.received * wants[1]).sum()
+        loss = loss + (attended.normaliser**2).sum()
+        found.append(torch.autograd.grad(loss, _inputs(call), materialize_grads=True))
+    for mine, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(mine, wanted, atol=1e-4, rtol=1e-4)
+
+
+@every_pattern
+@every_other_kernel
+def test_a_text_is_read_alone_as_in_company(kernel, pattern):
+    whole = call_of(PATTERNS[pattern], leave=0.0, rest=0.0, extras=False)
+    with torch.no_grad():
+        together = KERNELS[kernel](whole).context
+    for text, n in enumerate(LENGTHS):
+        rows = slice(int(whole.cu_k[text]), int(whole.cu_k[text + 1]))
+        places = Places(
+            torch.zeros(n, dtype=torch.long),
+            whole.sparse.asked.column[rows],
+            whole.sparse.asked.anchors[rows],
+        )
+        sparse = Sparse(whole.sparse.pattern, places, places, torch.tensor([n]), HEADS)
+        cu = torch.tensor([0, n])
+        own = AttentionCall(whole.q[rows], whole.k[rows], whole.v[rows], cu, cu, sparse=sparse)
+        with torch.no_grad():
+            alone = KERNELS[kernel](own).context
+        torch.testing.assert_close(alone, together[rows], atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("pattern", [Pattern(40, anchors="first"), PATTERNS["bigbird"]])
+def test_cost_grows_with_the_length_not_its_square(pattern):
+    pairs = []
+    for n in (1000, 2000, 4000):
+        call = call_of(pattern, lengths=(n,), leave=0.0, rest=0.0, extras=False)
+        pairs.append(float(call.sparse.chunks.pairs(None, None, 1)))
+    assert pairs[2] - pairs[1] == pytest.approx(2 * (pairs[1] - pairs[0]), rel=0.02)
+    assert pairs[2] < 4000**2 / 10
+
+
+@every_pattern
+def test_pairs_are_those_that_the_chunks_multiply(pattern):
+    sparse = call_of(PATTERNS[pattern], far=True).sparse
+    chunks = sparse.chunks
+    multiplied = torch.zeros(len(LENGTHS))
+    for number, text in enumerate(chunks.text.tolist()):
+        queries, keys = (int(cu[number + 1] - cu[number]) for cu in (chunks.cu_q, chunks.cu_k))
+        multiplied[text] += queries * keys / chunks.split
+    pairs = chunks.pairs(None, None, len(LENGTHS))
+    torch.testing.assert_close(pairs, multiplied)
+    assert chunks.queries.sort().values.tolist() == list(
+        range(len(sparse.asking.sequence) * chunks.split)
+    )
+    half = chunks.pairs(
+        torch.full((len(sparse.asking.sequence),), 0.5),
+        torch.full((len(sparse.asked.sequence),), 0.5),
+        len(LENGTHS),
+    )
+    torch.testing.assert_close(half, pairs / 4)
