@@ -63,6 +63,8 @@ FAMILIES = {
     ),
     "albert": Family("Albert", _BERT, {"embedding_size": 6, "num_hidden_groups": 2}, **_ALBERT),
     "albert-inner": Family("Albert", _BERT, {"embedding_size": 6, "inner_group_num": 2}, **_ALBERT),
+    "longformer": Family("Longformer", _BERT, {"attention_window": 4}),
+    "big-bird": Family("BigBird", _BERT, {"block_size": 2, "num_random_blocks": 1}),
     "modernbert": Family("ModernBert", _BERT, _WINDOWS, **_MODERN),
 }
 
@@ -111,12 +113,15 @@ def ragged(
     ids = torch.stack(  # row by row, so that a text does not depend on the padding
         [torch.randint(5, VOCABULARY, (40,), generator=generator)[: shape[1]] for _ in lengths]
     )
-    if type(model).__name__.endswith("QuestionAnswering"):
+    answers = type(model).__name__.endswith("QuestionAnswering")
+    if answers:
         ids[(column == length // 3) | (column == length - 1)] = SEPARATOR
     batch = {
         "input_ids": ids.masked_fill(~mask, config.pad_token_id),
         "attention_mask": mask.long(),
     }
+    if answers and config.model_type == "longformer":  # else its head wants three separators
+        batch["global_attention_mask"] = ((column <= length // 3) & mask).long()
     if getattr(config, "type_vocab_size", 0) == 2 and config.model_type != "modernbert":
         batch["token_type_ids"] = (mask & (column > length // 2)).long()
     return batch

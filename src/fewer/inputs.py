@@ -22,12 +22,15 @@ def pack(
     *,
     guards_first: bool = False,
     restarts: bool = False,
+    asks_second: bool = False,
+    anchors: Tensor | None = None,
 ) -> Packed:
     """Check a padded batch, drop its padding and embed the rest.
 
     Column 0 and every id in `protect` are protected; with `guards_first` the whole first text of a
     pair, such as the question about a passage. With `restarts` the second text is numbered as if it
-    stood alone. Raises `ValueError` for a batch that the model
+    stood alone. `anchors` `(B, N)` are nonzero where a token is to read, and be read by, all of
+    its text, in layers that read by a pattern. Raises `ValueError` for a batch that the model
     cannot read: no or two inputs, a bad shape, left padding, a text without tokens, ids out of
     range, a text beyond the model's maximum length.
     """
@@ -71,7 +74,7 @@ def pack(
             "truncate: tokenizer(..., truncation=True)",
         )
     embeds = None if inputs_embeds is None else where.take(inputs_embeds)
-    second = _second(ids, where) if guards_first or restarts else None
+    second = _second(ids, where) if guards_first or restarts or asks_second else None
     if second is not None and restarts:
         position = _restarted(position, second, where)
     hidden = backbone.embed(Tokens(ids, embeds, position, segment))
@@ -84,7 +87,10 @@ def pack(
                 "protect names token ids, but inputs_embeds were given: pass input_ids"
             )
         protected = protected | torch.isin(ids, torch.tensor(protect, device=ids.device))
-    return Packed.start(where, hidden, position, protected, second)
+    everywhere = None
+    if anchors is not None:
+        everywhere = where.take(_over(where.grid, anchors, "global_attention_mask")) > 0
+    return Packed.start(where, hidden, position, protected, second, everywhere)
 
 
 def _second(ids: Tensor | None, where: Plan) -> Tensor:

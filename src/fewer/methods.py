@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fewer.attention import DeFormer
+from fewer.attention import BigBird, DeFormer, Longformer
 from fewer.combined import MagicPyramid
 from fewer.core.policy import Dense, Method
 from fewer.core.stack import Stack
@@ -16,6 +16,8 @@ METHODS: dict[str, type[Method]] = {
     "ltp": LTP,
     "block_skim": BlockSkim,
     "deformer": DeFormer,
+    "longformer": Longformer,
+    "big_bird": BigBird,
     "early_exit": EarlyExit,
     "right_tool": RightTool,
     "deebert": DeeBERT,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
+from transformers.utils.generic import ModelOutput
 
 from fewer.backbones import bind
 from fewer.config import Settings, write_settings
@@ -129,9 +129,10 @@ class _PackedEncoder(_Attached):
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
+        global_attention_mask: Tensor | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
-    ) -> BaseModelOutput | BaseModelOutputWithPooling | tuple[Any, ...]:
+    ) -> ModelOutput | tuple[Any, ...]:
         """Read a padded batch through the packed loop.
 
         The output has the caller's shape, zeros on padding.
@@ -149,6 +150,8 @@ class _PackedEncoder(_Attached):
             own.settings.protect,
             guards_first=own.guards_first,
             restarts=own.policy.restarts,
+            asks_second=own.policy.asks_second,
+            anchors=global_attention_mask,
         )
         hidden, trace = encode(
             backbone.layers,
@@ -159,12 +162,8 @@ class _PackedEncoder(_Attached):
             finish=backbone.finish,
         )
         recorded(trace)
-        output: BaseModelOutput | BaseModelOutputWithPooling
-        if backbone.pool is None:
-            output = BaseModelOutput(last_hidden_state=hidden)
-        else:
-            pooled = backbone.pool(hidden)
-            output = BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled)
+        pooled = None if backbone.pool is None else backbone.pool(hidden)
+        output: ModelOutput = backbone.output(last_hidden_state=hidden, pooler_output=pooled)
         wants_dict = self.config.return_dict if return_dict is None else return_dict
         return output if wants_dict else output.to_tuple()
 

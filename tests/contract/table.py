@@ -12,7 +12,7 @@ from torch import Tensor
 
 import fewer
 from fewer import LTP, Decision, Dense, Site, Trace, View
-from fewer.attention import DeFormer
+from fewer.attention import BigBird, DeFormer, Longformer
 from fewer.combined import MagicPyramid, Stack
 from fewer.core.stack import StackPolicy
 from fewer.exits import PABEE, SENTEE, TOKEE, BERxiT, DeeBERT, EarlyExit, FastBERT, RightTool
@@ -57,6 +57,12 @@ METHODS = {
     "span-pyramid": MagicPyramid(pruning=LTP(final_threshold=0.2)),
     "deformer": DeFormer(lower=1),
     "deformer-and-ltp": Stack((DeFormer(lower=2), LTP(final_threshold=0.2))),
+    "longformer": Longformer(attention_window=4),
+    "longformer-and-ltp": Stack((Longformer(attention_window=6), LTP(final_threshold=0.2))),
+    "longformer-deformer": Stack((Longformer(attention_window=4), DeFormer(lower=1))),
+    "big-bird": BigBird(block_size=2, num_random_blocks=0),
+    "big-bird-exits": Stack((BigBird(block_size=2, num_random_blocks=0), EarlyExit())),
+    "big-bird-drops": Stack((BigBird(block_size=2, num_random_blocks=0), Drop())),
 }
 PRUNING = [name for name in METHODS if name != "dense"]
 OPENED = {"entropy": 0.8, "probability": 0.5, "patience": 1.0, "learned": 0.5, "skim": 1.0}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fewer.attention.big_bird import BigBird
 from fewer.attention.deformer import DeFormer
+from fewer.attention.longformer import Longformer
 
-__all__ = ["DeFormer"]
+__all__ = ["BigBird", "DeFormer", "Longformer"]

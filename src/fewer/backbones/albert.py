@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fewer.backbones.base import Backbone
+from fewer.backbones.base import Backbone, while_training
 from fewer.backbones.post_norm import PostNormLayer, TableEmbedding
 
 __all__ = ["bind"]
@@ -49,7 +49,7 @@ def _layer(module: Any, heads: int) -> PostNormLayer:
         query=own.query,
         key=own.key,
         value=own.value,
-        probabilities=own.attention_dropout,
+        dropout=while_training(own, own.attention_dropout.p),
         output=own.dense,
         output_dropout=own.output_dropout,
         output_norm=own.LayerNorm,

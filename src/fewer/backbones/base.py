@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from fewer.core.cost import LayerCost, Shape, linear_flops
 from fewer.core.layer import Layer
 
-__all__ = ["Backbone", "BackboneLayer", "Tokens", "split_heads"]
+__all__ = ["Backbone", "BackboneLayer", "Tokens", "split_heads", "while_training"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Backbone:
     vocabulary: int
     segments: int = 0  # how many segment ids there are; 0 where the architecture has none
     max_positions: int | None = None  # rows of the position table; None where they are computed
+    output: type[Any] = BaseModelOutputWithPooling  # what the encoder returns
     padding_id: int | None = None  # if set, only other ids are numbered, from padding_id + 1 on
 
     @property
@@ -74,6 +76,11 @@ class Backbone:
         costs = tuple(layer.cost for layer in self.layers)
         embed = linear_flops(*self.projections)
         return Shape(len(costs), self.hidden_size, self.heads, embed, costs)
+
+
+def while_training(module: nn.Module, dropout: float) -> float:
+    """Return a dropout where `module` is in training mode, else 0."""
+    return dropout if module.training else 0.0
 
 
 def split_heads(projected: Float[Tensor, "T H*d"], heads: int) -> Float[Tensor, "T H d"]:

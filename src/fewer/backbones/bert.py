@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import nn
 
-from fewer.backbones.base import Backbone
+from fewer.backbones.base import Backbone, while_training
 from fewer.backbones.post_norm import PostNormLayer, TableEmbedding
 
-__all__ = ["bind", "bind_electra", "bind_roberta"]
+__all__ = ["bert_backbone", "bert_layer", "bind", "bind_electra", "bind_roberta", "refuse_decoder"]
 
 
 def bind(encoder: Any) -> Backbone:
@@ -31,15 +31,34 @@ def bind_electra(encoder: Any) -> Backbone:
 def _bind(
     encoder: Any, projections: tuple[nn.Module, ...] = (), padding_id: int | None = None
 ) -> Backbone:
-    config, tables = encoder.config, encoder.embeddings
+    refuse_decoder(encoder.config)
+    layers = [
+        bert_layer(module, encoder.config.num_attention_heads, module.attention.self.dropout.p)
+        for module in encoder.encoder.layer
+    ]
+    return bert_backbone(encoder, layers, projections, padding_id)
+
+
+def refuse_decoder(config: Any) -> None:
+    """Raise `ValueError` for a model that could be an encoder, but is a decoder."""
     if config.is_decoder or config.add_cross_attention:
         raise ValueError(
             "this model is configured as a decoder (is_decoder or add_cross_attention); fewer "
             "reads encoders"
         )
+
+
+def bert_backbone(
+    encoder: Any,
+    layers: list[PostNormLayer],
+    projections: tuple[nn.Module, ...] = (),
+    padding_id: int | None = None,
+) -> Backbone:
+    """View an encoder whose embeddings and pooler are called as BERT's."""
+    config, tables = encoder.config, encoder.embeddings
     return Backbone(
         embed=TableEmbedding(tables, projections),
-        layers=[_layer(module, config.num_attention_heads) for module in encoder.encoder.layer],
+        layers=layers,
         pool=getattr(encoder, "pooler", None),
         hidden_size=config.hidden_size,
         heads=config.num_attention_heads,
@@ -51,14 +70,15 @@ def _bind(
     )
 
 
-def _layer(module: Any, heads: int) -> PostNormLayer:
+def bert_layer(module: Any, heads: int, dropout: float) -> PostNormLayer:
+    """View a layer whose modules are called as BERT's; attention's `dropout` is for training."""
     own, out = module.attention.self, module.attention.output
     return PostNormLayer(
         heads=heads,
         query=own.query,
         key=own.key,
         value=own.value,
-        probabilities=own.dropout,
+        dropout=while_training(own, dropout),
         output=out.dense,
         output_dropout=out.dropout,
         output_norm=out.LayerNorm,

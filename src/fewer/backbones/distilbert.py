@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fewer.backbones.base import Backbone
+from fewer.backbones.base import Backbone, while_training
 from fewer.backbones.post_norm import PostNormLayer, TableEmbedding
 
 __all__ = ["bind"]
@@ -30,7 +30,7 @@ def _layer(module: Any, heads: int) -> PostNormLayer:
         query=own.q_lin,
         key=own.k_lin,
         value=own.v_lin,
-        probabilities=own.dropout,
+        dropout=while_training(own, own.dropout.p),
         output=own.out_lin,  # no dropout after it
         output_norm=module.sa_layer_norm,
         wide=ffn.lin1,

@@ -29,7 +29,7 @@ class PostNormLayer:
     query: Any
     key: Any
     value: Any
-    probabilities: nn.Dropout  # dropout of the attention probabilities
+    dropout: float  # of the attention probabilities; 0 in eval mode
     output: Any
     output_dropout: Callable[[Tensor], Tensor] = _same
     output_norm: Any
@@ -40,11 +40,6 @@ class PostNormLayer:
     narrow_norm: Any
     pattern: Pattern | None = None
     anchor_maps: tuple[Any, Any, Any] | None = None  # query, key, value of anchors, where apart
-
-    @property
-    def dropout(self) -> float:
-        """Attention dropout as the model has it."""
-        return float(self.probabilities.p) if self.probabilities.training else 0.0
 
     @property
     def last_norm(self) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fewer.backbones import albert, bert, distilbert, modernbert
+from fewer.backbones import albert, bert, big_bird, distilbert, longformer, modernbert
 from fewer.backbones.base import Backbone
 
 __all__ = ["bind", "supported"]
@@ -13,9 +13,11 @@ __all__ = ["bind", "supported"]
 _TABLE: dict[str, Callable[[Any], Backbone]] = {
     "albert": albert.bind,
     "bert": bert.bind,
+    "big_bird": big_bird.bind,
     "camembert": bert.bind_roberta,
     "distilbert": distilbert.bind,
     "electra": bert.bind_electra,
+    "longformer": longformer.bind,
     "modernbert": modernbert.bind,
     "roberta": bert.bind_roberta,
     "xlm-roberta": bert.bind_roberta,

@@ -70,8 +70,10 @@ def _anchored(
     if sparse is None:
         return q, None
     asking = sparse.asking.anchors.nonzero().squeeze(1)
+    if not len(asking):
+        return q, sparse
     far = layer.far(tokens.hidden, asking if rows is None else rows[asking])
-    if far is None or not len(asking):
+    if far is None:
         return q, sparse
     own, k, v = far
     return q.index_copy(0, asking, own), replace(sparse, far=(k, v))

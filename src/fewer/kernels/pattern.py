@@ -45,6 +45,15 @@ class Pattern:
         if self.summary > self.block:
             raise ValueError(f"summary is {self.summary} columns of a block of {self.block}")
 
+    @classmethod
+    def bigbird(cls, block: int, random: int, layer: int, anchors: Anchors = "ends") -> Pattern:
+        """BigBird's pattern of a layer: own and neighbouring blocks, drawn ones, anchors.
+
+        A text that has too few blocks for that is read in full, as in transformers.
+        """
+        few = (5 + 2 * random) * block
+        return cls(1, block, random, seed=layer, anchors=anchors, full_up_to=few)
+
     @property
     def unit(self) -> int:
         """How many neighbouring columns share their keys when a call is cut into short texts."""

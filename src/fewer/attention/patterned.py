@@ -1,0 +1,47 @@
+"""What methods share that only say which pairs of tokens there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from fewer.core.cost import Shape
+from fewer.core.policy import Phase, Policy
+from fewer.kernels import Pattern
+from fewer.kernels.pattern import Anchors
+
+__all__ = ["GlobalTokens", "PatternPolicy", "anchors_for", "sparse_phase"]
+
+GlobalTokens = Literal["auto", "none", "first", "question"]
+
+
+def anchors_for(wanted: GlobalTokens, shape: Shape) -> Anchors:
+    """Choose by what the model answers: a text by its first token, a span by the question.
+
+    Taggers get none. Raises `ValueError` for an unknown wish.
+    """
+    if wanted not in get_args(GlobalTokens):
+        known = ", ".join(get_args(GlobalTokens))
+        raise ValueError(f"global_tokens is {wanted!r}, wanted one of {known}")
+    if wanted != "auto":
+        return wanted
+    chosen: dict[str, Anchors] = {"span": "question", "token": "none"}
+    return chosen.get(shape.answers, "first")
+
+
+def sparse_phase(epochs: float, learning_rate: float) -> tuple[Phase, ...]:
+    """Train the model with the pattern in place."""
+    return (Phase("sparse", "compact", "all", epochs, learning_rate),)
+
+
+class PatternPolicy(Policy):
+    """Gives each layer its pattern; layers with one of the model's own keep theirs."""
+
+    def __init__(self, patterns: Sequence[Pattern]) -> None:
+        super().__init__()
+        self._patterns = tuple(patterns)
+        self.asks_second = any(pattern.anchors == "question" for pattern in patterns)
+
+    def pattern(self, layer: int) -> Pattern:
+        """Say which pairs there are."""
+        return self._patterns[layer]
