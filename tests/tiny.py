@@ -120,8 +120,9 @@ def ragged(
         "input_ids": ids.masked_fill(~mask, config.pad_token_id),
         "attention_mask": mask.long(),
     }
-    if answers and config.model_type == "longformer":  # else its head wants three separators
-        batch["global_attention_mask"] = ((column <= length // 3) & mask).long()
+    if config.model_type == "longformer":  # its heads make one up else, and not all the same
+        question = column <= length // 3 if answers else column == 0
+        batch["global_attention_mask"] = (question & mask).long()
     if getattr(config, "type_vocab_size", 0) == 2 and config.model_type != "modernbert":
         batch["token_type_ids"] = (mask & (column > length // 2)).long()
     return batch

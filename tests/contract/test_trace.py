@@ -25,7 +25,7 @@ BLOCKED = (
 def _rows(model, ends):
     """Count the rows that pass through the linear maps whose names end so, call by call."""
     counted, hooks = [], []
-    for name, module in model.named_modules():
+    for name, module in model.base_model.named_modules():
         if ("." + name).endswith("." + ends):
             hooks.append(module.register_forward_hook(lambda _, x, __: counted.append(len(x[0]))))
     assert hooks
