@@ -11,7 +11,6 @@ from fewer.lra.attentions import ATTENTIONS, AttentionShape, build
 from tests.unit.lra.attentions.cases import LENGTHS, LONGEST, Batch, batch, shape, small
 
 NAMES = [*ATTENTIONS]
-PATTERNED = {"local", "sparse", "longformer", "bigbird"}
 QUADRATIC = {"softmax", "synthesizer"}
 
 
@@ -151,18 +150,6 @@ def largest(name: str, length: int) -> int:
     return seen.elements
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name,
-            marks=pytest.mark.xfail(
-                name in PATTERNED, reason="dense masks until patterned.py calls the blocked kernel"
-            ),
-        )
-        for name in NAMES
-        if name not in QUADRATIC
-    ],
-)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in QUADRATIC])
 def test_memory_does_not_grow_with_the_square_of_the_length(name: str) -> None:
     assert largest(name, 4096) < 3 * largest(name, 2048)
