@@ -21,6 +21,7 @@ PATTERNS = {
     "sparse transformer": Pattern(0, block=16, summary=3, anchors="first"),
     "bigbird": Pattern(1, block=8, random=3, seed=1, anchors="ends"),
     "bigbird, short texts in full": Pattern(1, block=8, random=2, anchors="ends", full_up_to=64),
+    "blocks of one token": Pattern(1, random=2, anchors="ends"),
     "more blocks than there are": Pattern(0, block=64, random=9, anchors="ends"),
 }
 OTHERS = [name for name in KERNELS if name != "reference"]

@@ -55,9 +55,14 @@ class Pattern:
         return cls(1, block, random, seed=layer, anchors=anchors, full_up_to=few)
 
     @property
+    def slides(self) -> bool:
+        """Whether each column has a window of its own, rather than one with its block."""
+        return self.block == 1 and not self.random
+
+    @property
     def unit(self) -> int:
         """How many neighbouring columns share their keys when a call is cut into short texts."""
-        return self.block if self.block > 1 else max(self.window, SMALLEST_UNIT)
+        return max(self.window, SMALLEST_UNIT) if self.slides else self.block
 
     def reach(self, unit: Int[Tensor, "..."]) -> tuple[Tensor, Tensor]:
         """First column in the window of a unit's queries, and the one after the last."""

@@ -56,8 +56,7 @@ class Sparse:
     def is_band(self) -> bool:
         """Whether all that is read is what stands near."""
         pattern = self.pattern
-        plain = pattern.block == 1 and not (pattern.random or pattern.summary)
-        return plain and not bool(self.asked.anchors.any())
+        return pattern.slides and not pattern.summary and not bool(self.asked.anchors.any())
 
     @cached_property
     def heard(self) -> Bool[Tensor, "Tk"]:
@@ -169,7 +168,7 @@ def _local(sparse: Sparse) -> _Part | None:
             for side, more in zip((begin, end), drawn, strict=True)
         )
     free = torch.ones(begin.shape[-1], dtype=torch.bool, device=begin.device)
-    free[1] = pattern.block > 1  # whole blocks are read; of a band only what is near
+    free[1] = not pattern.slides  # whole blocks are read; of a band only what is near
     return _Part(queries, counts, text, torch.cat((heard, local)), begin, end, free)
 
 

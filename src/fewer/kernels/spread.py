@@ -29,7 +29,7 @@ def attend(call: AttentionCall, kernel: Kernel) -> Attended:
             cu_k=chunks.cu_k,
             position_q=sparse.asking.column[own_q],
             position_k=sparse.asked.column[own_k],
-            window=sparse.pattern.window if sparse.pattern.block == 1 else None,
+            window=sparse.pattern.window if sparse.pattern.slides else None,
             free=chunks.free,
             gate=None if call.gate is None else call.gate[own_k],
             vote=None if call.vote is None else call.vote[own_q],

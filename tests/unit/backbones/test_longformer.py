@@ -1,0 +1,98 @@
+import pytest
+import torch
+
+import fewer
+from fewer.backbones import bind
+from fewer.kernels import Pattern
+from tests.tiny import tiny
+
+LENGTHS = (300, 1, 9, 130)
+
+
+def _long(task="TokenClassification", **settings):
+    return tiny("longformer", task, max_position_embeddings=302, **settings)
+
+
+def _batch(model, anchors=1):
+    shape = (len(LENGTHS), max(LENGTHS))
+    column, length = torch.arange(shape[1]), torch.tensor(LENGTHS)[:, None]
+    mask = column < length
+    ids = torch.randint(5, 60, shape, generator=torch.Generator().manual_seed(0))
+    return {
+        "input_ids": ids.masked_fill(~mask, model.config.pad_token_id),
+        "attention_mask": mask.long(),
+        "global_attention_mask": ((column < anchors) & mask).long(),
+    }
+
+
+def _states(model, batch):
+    with torch.no_grad():
+        return model(**batch).logits[batch["attention_mask"].bool()]
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "reference"])
+@pytest.mark.parametrize("anchors", [0, 1, 5])
+@pytest.mark.parametrize("window", [4, [4, 8, 40]])
+def test_a_long_text_is_read_as_in_transformers(window, anchors, kernel):
+    model = _long(attention_window=window)
+    batch = _batch(model, anchors)
+    plain = _states(model, batch)
+    packed = _states(fewer.attach(model, kernel=kernel), batch)
+    torch.testing.assert_close(packed, plain, atol=1e-5, rtol=0)
+
+
+def test_each_layer_has_its_window_and_counts_both_sides():
+    layers = bind(_long(attention_window=[4, 8, 40]).base_model).layers
+    assert [layer.pattern for layer in layers] == [Pattern(2), Pattern(4), Pattern(20)]
+
+
+def test_global_tokens_anywhere_read_all_of_their_text():
+    model = _long(attention_window=4, layers=1)
+    batch = _batch(model, anchors=0)
+    batch["global_attention_mask"][0, 150] = 1
+    plain = _states(model, batch)
+    packed = _states(fewer.attach(model), batch)
+    torch.testing.assert_close(packed, plain, atol=1e-5, rtol=0)
+
+
+def test_gradients_reach_the_projections_of_global_tokens():
+    model = _long(attention_window=4)
+    batch = _batch(model)
+    grads = []
+    for one in (model, fewer.attach(model)):
+        one.zero_grad()
+        one(**batch).logits[batch["attention_mask"].bool()].square().sum().backward()
+        grads.append([p.grad for n, p in sorted(one.named_parameters()) if "global" in n])
+    assert len(grads[0]) == 3 * 2 * 3
+    for own, wanted in zip(*grads, strict=True):
+        torch.testing.assert_close(own, wanted, atol=1e-3, rtol=1e-3)
+        assert wanted.abs().sum() > 0
+
+
+def test_projections_of_global_tokens_cost_something_only_where_there_are_any():
+    model = fewer.attach(_long(attention_window=4))
+    spent = []
+    for anchors in (0, 1):
+        with fewer.record() as traces, torch.no_grad():
+            model(**_batch(model, anchors))
+        spent.append(traces[0].layers[0].extra.far)
+    assert spent[0] is None
+    queries, keys = spent[1]
+    assert queries.tolist() == [1.0] * len(LENGTHS)
+    assert keys.tolist() == list(map(float, LENGTHS))
+
+
+def test_a_mask_of_another_shape_is_refused():
+    model = fewer.attach(_long())
+    batch = _batch(model) | {"global_attention_mask": torch.ones(1, 7)}
+    with pytest.raises(ValueError, match="global_attention_mask has shape"):
+        model(**batch)
+
+
+def test_an_optimized_model_answers_the_same():
+    model = fewer.attach(_long(attention_window=4, width=32))
+    batch = _batch(model)
+    plain = _states(model, batch)
+    with torch.inference_mode():
+        found = fewer.optimize(model, precision="fp32")(**batch).logits
+    torch.testing.assert_close(found[batch["attention_mask"].bool()], plain, atol=1e-4, rtol=1e-4)
