@@ -15,6 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.long_texts import commands as long_texts
 from benchmarks.questions import hops, settings, squad
 
 DATA = Path(os.environ.get("FEWER_DATA", "../shared/data"))
@@ -131,6 +132,8 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "skim-settings": settings(DATA, RESULTS),
         "hops": hops(DATA, RESULTS),
         "training": _speed() + _precisions(),
+        "lengths": [["benchmarks.lengths"]],
+        "long-texts": long_texts(),
     }
 
 

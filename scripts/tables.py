@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fewer.measure.cells import times
+from fewer.measure.lengths import lengths_table, long_texts_table
 from fewer.measure.questions import (
     kept_table,
     predictors_table,
@@ -87,7 +88,7 @@ def _asked(name: str) -> str:
     files = [RESULTS / f"{stem}.jsonl" for stem in stems]
     newest = {}
     for row in (row for file in files if file.exists() for row in read_results(file)):
-        newest[row["data"]["hash"], row["model"]] = row
+        newest[row["data"]["hash"], row.get("model")] = row
     if not newest:
         return f"\n{NOTHING}\n"
     where = ", ".join(f"`{file}`" for file in files)
@@ -310,6 +311,8 @@ ASKED: dict[str, tuple[Callable[[Rows], str], list[str], str]] = {
     "kept": (kept_table, ["passages"], "FLOPs and times are against the dense model, packed."),
     "skim_settings": (predictors_table, ["skim-settings"], f"FLOPs {_LOSES}"),
     "hops": (predictors_table, ["hops"], f"FLOPs {_LOSES}"),
+    "lengths": (lengths_table, ["lengths"], ""),
+    "long_texts": (long_texts_table, ["long-texts"], "600 reviews; ratios are to full attention."),
     "seeds": (seeds_table, ["skim-seeds"], "Plain: without the predictors' loss."),
 }
 

@@ -25,7 +25,7 @@ from transformers import (
 from typer.main import get_command
 
 import fewer
-from fewer.attention import DeFormer
+from fewer.attention import BigBird, DeFormer, Longformer
 from fewer.cli.main import app
 from fewer.exits import PABEE, SENTEE, TOKEE, BERxiT, DeeBERT, FastBERT, RightTool
 from fewer.pruning import BlockSkim
@@ -218,6 +218,8 @@ def settings_told(page):
         ("sentee", SENTEE),
         ("tokee", TOKEE),
         ("deformer", DeFormer),
+        ("longformer", Longformer),
+        ("big-bird", BigBird),
     ],
 )
 def test_settings_are_all_told_with_their_defaults(page, method):
@@ -267,6 +269,7 @@ def test_numbers_stand_between_markers_that_the_tables_fill():
         "questions.md": [
             *("squad", "skim_curve", "squad_latency", "kept", "skim_settings", "seeds", "hops"),
         ],
+        "long-texts.md": ["lengths", "long_texts"],
         "magic-pyramid.md": ["joint", "exits", "buckets"],
         "tokee.md": ["tagging"],
         "which-runtime.md": [

@@ -1,0 +1,95 @@
+"""Tables of long texts: cost against length, and three axes on one task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fewer.measure.cells import grid, times
+
+__all__ = ["break_even", "lengths_table", "long_texts_table"]
+
+Row = Mapping[str, Any]
+_Times = Mapping[tuple[str, int], float]  # milliseconds by system and length
+_NAMES = {
+    "hf-full": "full, HF",
+    "full": "full, packed",
+    "hf-longformer": "Longformer, HF",
+    "longformer": "Longformer, fewer",
+    "hf-bigbird": "BigBird, HF",
+    "bigbird": "BigBird, fewer",
+}
+_MODES = {"forward": "A pass without gradients", "training": "A training step"}
+_PATTERNS = ("longformer", "bigbird")
+
+
+def lengths_table(rows: Sequence[Row]) -> str:
+    """Write time and memory of each system at each length, and where patterns begin to pay."""
+    row = rows[-1]
+    found = {
+        (one["mode"], one["system"], one["length"]): (one["ms"]["median"], one["memory_mb"])
+        for one in row["points"]
+    }
+    lengths = sorted({length for _, _, length in found})
+    parts = []
+    for mode, title in _MODES.items():
+        heads = ["ms (MB)", *(f"{length:,}" for length in lengths)]
+        lines = [heads] + [
+            [name, *(_cell(*found[mode, system, length]) for length in lengths)]
+            for system, name in _NAMES.items()
+        ]
+        ms = {(name, n): found[mode, name, n][0] for name in _NAMES for n in lengths}
+        parts.append(f"**{title}**\n\n{grid(lines, words=1)}\n{_said(ms, lengths)}")
+    settings = f"Window {row['window']}, blocks of {row['block']}, {row['random']} drawn."
+    return "\n".join([*parts, f"{settings} {row['processor']}, one thread.\n"])
+
+
+def break_even(ms: _Times, system: str, lengths: Sequence[int]) -> int | None:
+    """Return the shortest length from which on a system is always faster than full attention."""
+    slower = [length for length in lengths if ms[system, length] >= ms["full", length]]
+    left = [length for length in lengths if not slower or length > slower[-1]]
+    return left[0] if left else None
+
+
+def _said(ms: _Times, lengths: Sequence[int]) -> str:
+    told = []
+    for system in _PATTERNS:
+        name, first = _NAMES[system].split(",")[0], break_even(ms, system, lengths)
+        begins = "at no measured length" if first is None else f"from {first:,} tokens on"
+        longest, half = lengths[-1], lengths[-2]
+        growth = ms[system, longest] / ms[system, half]
+        ratios = [ms[f"hf-{system}", length] / ms[system, length] for length in lengths]
+        told.append(
+            f"{name} is faster than full attention {begins}; from {half:,} to {longest:,} tokens "
+            f"its time grows {growth:.1f}x; transformers' own takes {min(ratios):.1f} to "
+            f"{max(ratios):.1f} times as long."
+        )
+    return "\n".join(told) + "\n"
+
+
+def _cell(milliseconds: float, megabytes: float) -> str:
+    return f"{milliseconds:,.0f} ({megabytes:,.0f})"
+
+
+def long_texts_table(rows: Sequence[Row]) -> str:
+    """Write a line a system: score, FLOPs, time and memory; ratios are to full attention."""
+    systems: Mapping[str, Row] = rows[-1]["systems"]
+    first = next(own for own in systems.values() if own["max_length"] > 512)
+    heads = ("reads", "tokens", "accuracy", "GFLOPs a text", "", "ms a text", "", "MB")
+    lines = [list(heads)]
+    for folder, own in systems.items():
+        ms = own["ms_per_text"]["median"]
+        lines.append(
+            [
+                Path(folder).parent.name,
+                f"{own['max_length']:,}",
+                f"{own['accuracy']:.3f}",
+                f"{own['flops_per_text'] / 1e9:.1f}",
+                times(first["flops_per_text"] / own["flops_per_text"], "fewer", "more", "as many"),
+                f"{ms:.0f}",
+                times(first["ms_per_text"]["median"] / ms, "faster", "slower", "as fast"),
+                f"{own['memory_mb']:.0f}",
+            ]
+        )
+    return grid(lines, words=1)

@@ -1,0 +1,72 @@
+import pytest
+
+from fewer.measure.lengths import break_even, lengths_table, long_texts_table
+
+SYSTEMS = {
+    "hf-full": (12, 20),
+    "full": (10, 10),
+    "hf-longformer": (36, 30),
+    "longformer": (12, 6),
+    "hf-bigbird": (20, 30),
+    "bigbird": (40, 40),
+}
+
+
+def _row():
+    points = [
+        {
+            "system": name,
+            "mode": mode,
+            "length": length,
+            "ms": {"median": times[place] * (1 + (mode == "training"))},
+            "memory_mb": 7.0,
+        }
+        for name, times in SYSTEMS.items()
+        for mode in ("forward", "training")
+        for place, length in enumerate((512, 1024))
+    ]
+    return {"points": points, "window": 64, "block": 16, "random": 1, "processor": "P"}
+
+
+def test_the_break_even_is_the_length_from_which_on_a_pattern_is_always_faster():
+    ms = {("full", n): 10.0 for n in (1, 2, 3)} | {("x", 1): 9.0, ("x", 2): 11.0, ("x", 3): 8.0}
+    assert break_even(ms, "x", (1, 2, 3)) == 3
+    assert break_even(ms, "x", (1,)) == 1
+    assert break_even(ms, "x", (1, 2)) is None
+
+
+def test_a_table_of_lengths_tells_times_memory_and_where_patterns_pay():
+    table = lengths_table([_row()])
+    assert "| full, packed | 10 (7) | 10 (7) |" in table
+    assert "| Longformer, HF | 72 (7) | 60 (7) |" in table
+    assert "Longformer is faster than full attention from 1,024 tokens on" in table
+    assert "its time grows 0.5x; transformers' own takes 3.0 to 5.0 times as long" in table
+    assert "BigBird is faster than full attention at no measured length" in table
+    assert "Window 64, blocks of 16, 1 drawn. P, one thread." in table
+
+
+def test_long_texts_are_compared_with_full_attention():
+    def system(accuracy, gigas, ms, length=2048):
+        return {
+            "accuracy": accuracy,
+            "flops_per_text": gigas * 1e9,
+            "ms_per_text": {"median": ms},
+            "max_length": length,
+            "memory_mb": 5.0,
+        }
+
+    systems = {
+        "runs/short/model": system(0.8, 5, 50, 512),
+        "runs/full/model": system(0.9, 10, 100),
+        "runs/few/model": system(0.89, 4, 80),
+    }
+    lines = long_texts_table([{"systems": systems}]).splitlines()
+    assert lines[3] == "| full | 2,048 | 0.900 | 10.0 | as many | 100 | as fast | 5 |"
+    assert lines[4] == "| few | 2,048 | 0.890 | 4.0 | 2.5x fewer | 80 | 1.2x faster | 5 |"
+    assert lines[2].startswith("| short | 512 | 0.800 | 5.0 | 2.0x fewer")
+
+
+@pytest.mark.parametrize("rows", [[_row(), _row()]])
+def test_the_newest_row_is_shown(rows):
+    rows[1]["processor"] = "Q"
+    assert "Q, one thread" in lengths_table(rows)
