@@ -28,6 +28,7 @@ import fewer
 from fewer.cli.common import quiet
 from fewer.measure.rows import append_row, provenance
 from fewer.measure.turns import once, rotated, spread
+from fewer.models import is_attached
 from fewer.packaged import model_folder
 from fewer.tasks import read_rows
 from fewer.tasks.rows import data_hash
@@ -81,7 +82,7 @@ def ready(system: str, mode: str, longest: int) -> Any:
 def work(model: Any, mode: str, ids: Tensor) -> Callable[[], object]:
     """Return what is timed."""
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if type(model) is hf.BigBirdModel and not fewer.models.is_attached(model):
+    if type(model) is hf.BigBirdModel and not is_attached(model):
         model.set_attention_type("block_sparse")  # which it leaves for good after a short text
     if model.config.model_type == "longformer":
         batch["global_attention_mask"] = (torch.arange(ids.shape[1]) == 0).long()[None]
