@@ -87,10 +87,23 @@ def pack(
                 "protect names token ids, but inputs_embeds were given: pass input_ids"
             )
         protected = protected | torch.isin(ids, torch.tensor(protect, device=ids.device))
-    everywhere = None
-    if anchors is not None:
-        everywhere = where.take(_over(where.grid, anchors, "global_attention_mask")) > 0
+    everywhere = None if anchors is None else _anchors(anchors, where)
     return Packed.start(where, hidden, position, protected, second, everywhere)
+
+
+def _anchors(mask: Tensor, where: Plan) -> Tensor:
+    """Read which tokens are global. Raises `ValueError` where one is not of its text."""
+    wanted = _over(where.grid, mask, "global_attention_mask") != 0
+    found = where.take(wanted)
+    if int(found.sum()) < int(wanted.sum()):
+        outside = wanted.clone().view(-1)
+        outside[where.slot] = False
+        text, column = divmod(int(outside.nonzero()[0, 0]), where.grid[1])
+        raise ValueError(
+            f"global_attention_mask marks column {column} of text {text}, which is padding; wanted "
+            "tokens of the text only: multiply it with the attention_mask"
+        )
+    return found
 
 
 def _second(ids: Tensor | None, where: Plan) -> Tensor:

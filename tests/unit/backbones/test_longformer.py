@@ -89,6 +89,14 @@ def test_a_mask_of_another_shape_is_refused():
         model(**batch)
 
 
+def test_a_global_token_outside_its_text_is_refused():
+    model = fewer.attach(_long())
+    batch = _batch(model)
+    batch["global_attention_mask"][2, 9] = 1
+    with pytest.raises(ValueError, match="marks column 9 of text 2, which is padding"):
+        model(**batch)
+
+
 def test_an_optimized_model_answers_the_same():
     model = fewer.attach(_long(attention_window=4, width=32))
     batch = _batch(model)
