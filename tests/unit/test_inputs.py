@@ -195,7 +195,7 @@ def test_a_mask_of_pairs_is_refused(model, shape):
 @every_backbone
 @pytest.mark.parametrize("shape", [(3, 0), (0, 4)])
 def test_an_empty_batch_is_refused(backbone, shape):
-    model = fewer.attach(tiny(backbone))
+    model = fewer.attach(tiny(backbone, "Model"))
     ids = torch.zeros(shape, dtype=torch.long)
     with pytest.raises(ValueError, match="wanted at least one text, with one token or more"):
         model(input_ids=ids, attention_mask=torch.ones_like(ids))
