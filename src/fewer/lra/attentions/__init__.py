@@ -1,0 +1,57 @@
+"""The eleven attentions of the arena, one paper a file, each as published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from inspect import signature
+from typing import Any
+
+from fewer.lra.attentions.base import Attention, AttentionShape
+from fewer.lra.attentions.bigbird import BigBird
+from fewer.lra.attentions.linear import Linear
+from fewer.lra.attentions.linformer import Linformer
+from fewer.lra.attentions.local import Local
+from fewer.lra.attentions.longformer import Longformer
+from fewer.lra.attentions.performer import Performer
+from fewer.lra.attentions.reformer import Reformer
+from fewer.lra.attentions.sinkhorn import Sinkhorn
+from fewer.lra.attentions.softmax import Softmax
+from fewer.lra.attentions.sparse_transformer import SparseTransformer
+from fewer.lra.attentions.synthesizer import Synthesizer
+
+__all__ = ["ATTENTIONS", "Attention", "AttentionShape", "build"]
+
+# In the order of the paper's table.
+ATTENTIONS: dict[str, type[Attention]] = {
+    "softmax": Softmax,
+    "local": Local,
+    "sparse": SparseTransformer,
+    "longformer": Longformer,
+    "linformer": Linformer,
+    "reformer": Reformer,
+    "sinkhorn": Sinkhorn,
+    "synthesizer": Synthesizer,
+    "bigbird": BigBird,
+    "linear": Linear,
+    "performer": Performer,
+}
+
+
+def build(name: str, shape: AttentionShape, options: Mapping[str, Any]) -> Attention:
+    """Make one layer's attention; `options` are settings of its own.
+
+    Raises `ValueError` for unknown names and settings, and for settings outside their range.
+    """
+    if name not in ATTENTIONS:
+        near = get_close_matches(name, ATTENTIONS, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"unknown attention {name!r}{hint}; known: {', '.join(ATTENTIONS)}")
+    known = [setting for setting in signature(ATTENTIONS[name]).parameters if setting != "shape"]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ValueError(
+            f"attention {name!r} has no setting {', '.join(map(repr, unknown))}; its settings: "
+            f"{', '.join(known) or 'none'}"
+        )
+    return ATTENTIONS[name](shape, **options)
