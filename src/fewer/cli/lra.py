@@ -57,6 +57,7 @@ def run(
     import torch
 
     from fewer.lra.attentions import ATTENTIONS
+    from fewer.lra.model import LRAModel
     from fewer.lra.recipes import Recipe, profiles
     from fewer.lra.run import run as run_plan
     from fewer.lra.run import shape_of
@@ -69,6 +70,8 @@ def run(
     names = task.split(",")
     if task == ALL:
         names = [name for name in TASKS if profile in profiles(recipes, name)]
+    if data is not None and len(names) > 1:
+        raise ValueError(f"--data is of one task, got {len(names)}: run them one by one")
     chosen = list(ATTENTIONS) if attention == ALL else attention.split(",")
     for name in names:
         recipe = Recipe.read(recipes, name, profile)
@@ -76,7 +79,8 @@ def run(
         source = data or (None if recipe.source is None else Path(recipe.source))
         rows = recipe.setting(changes).load(source, cache)
         for plan in plans:
-            shape_of(plan, rows)  # what is wrong is said before the first hour has passed
+            # what is wrong with one is said before the first has run for an hour
+            LRAModel(shape_of(plan, rows), plan.attention, plan.options)
         for plan in plans:
             row = run_plan(plan, rows, seed=seed, output=output, results=results)
             typer.echo(_told(row))

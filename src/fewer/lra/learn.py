@@ -185,6 +185,6 @@ def _arguments(schedule: Schedule, place: Path, seed: int) -> TrainingArguments:
         logging_steps=schedule.evaluate_every,
         report_to="none",
         remove_unused_columns=False,  # rows are numbers; the collator makes the columns
-        disable_tqdm=None,
+        disable_tqdm=False,
         use_cpu=not torch.accelerator.is_available(),
     )
