@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fewer.cli import ask, bench, demo, evaluate, explain, fit, index, methods
+from fewer.cli import ask, bench, demo, evaluate, explain, fit, index, lra, methods
 from fewer.version import __version__
 
 __all__ = ["app", "main"]
@@ -31,6 +31,7 @@ for command in (
     demo.demo,
 ):
     app.command()(command)
+app.add_typer(lra.app, name="lra")
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,152 @@
+"""`fewer lra`: the eleven attentions of Long Range Arena on its tasks, side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fewer.cli.common import ThreadsOption, quiet, settings
+
+__all__ = ["app"]
+
+RESULTS = Path("benchmarks/results/lra.jsonl")
+CACHE = Path.home() / ".cache" / "fewer" / "lra"
+ALL = "all"
+app = typer.Typer(
+    help="Long Range Arena: eleven attentions on long inputs, trained from scratch and compared.",
+    no_args_is_help=True,
+)
+ResultsOption = Annotated[Path, typer.Option(help="The .jsonl file of the rows.")]
+
+
+@app.command()
+def run(
+    task: Annotated[
+        str,
+        typer.Argument(help="listops, text, retrieval, image, pathfinder, pathx: some, or all."),
+    ],
+    attention: Annotated[
+        str, typer.Argument(help="softmax, local, sparse ...: some with commas between, or all.")
+    ],
+    profile: Annotated[
+        str, typer.Option(help="small runs on a CPU, full is what the authors ran.")
+    ] = "small",
+    seed: Annotated[int, typer.Option(help="Of weights and batches; data has its own.")] = 0,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the data; default: the recipe's source.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a value: training.steps=100, data.train=1000."),
+    ] = None,
+    self_pretrain: Annotated[
+        bool, typer.Option("--self-pretrain", help="First learn hidden tokens of the same rows.")
+    ] = False,
+    results: ResultsOption = RESULTS,
+    output: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/lra"),
+    recipes: Annotated[Path, typer.Option(help="Folder of the recipes.")] = Path("recipes/lra"),
+    cache: Annotated[Path, typer.Option(help="Folder of generated data.")] = CACHE,
+    threads: ThreadsOption = None,
+) -> None:
+    """Train attentions on tasks; a finished run is not repeated, a killed one goes on.
+
+    All tasks are those whose recipe has the profile. Example: fewer lra run listops,text all
+    """
+    import torch
+
+    from fewer.lra.attentions import ATTENTIONS
+    from fewer.lra.model import LRAModel
+    from fewer.lra.recipes import Recipe, profiles
+    from fewer.lra.run import run as run_plan
+    from fewer.lra.run import shape_of
+    from fewer.lra.tasks import TASKS
+
+    quiet()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    changes = settings(set_, "--set")
+    names = task.split(",")
+    if task == ALL:
+        names = [name for name in TASKS if profile in profiles(recipes, name)]
+    if data is not None and len(names) > 1:
+        raise ValueError(f"--data is of one task, got {len(names)}: run them one by one")
+    chosen = list(ATTENTIONS) if attention == ALL else attention.split(",")
+    for name in names:
+        recipe = Recipe.read(recipes, name, profile)
+        plans = [recipe.plan(one, changes, pretrain=self_pretrain) for one in chosen]
+        source = data or (None if recipe.source is None else Path(recipe.source))
+        rows = recipe.setting(changes).load(source, cache)
+        for plan in plans:
+            # what is wrong with one is said before the first has run for an hour
+            LRAModel(shape_of(plan, rows), plan.attention, plan.options)
+        for plan in plans:
+            row = run_plan(plan, rows, seed=seed, output=output, results=results)
+            typer.echo(_told(row))
+    typer.echo(f"rows in {results}; try: fewer lra table --results {results}")
+
+
+@app.command()
+def table(
+    results: ResultsOption = RESULTS,
+    in_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print Markdown, for a page.")
+    ] = False,
+) -> None:
+    """Show the scores by attention and task, beside what knowing nothing scores.
+
+    Example: fewer lra table --results rows.jsonl
+    """
+    from rich.console import Console
+
+    from fewer.lra.tables import markdown, tables
+    from fewer.measure.rows import read_results
+
+    rows = read_results(results)
+    if in_markdown:
+        typer.echo(markdown(rows))
+        return
+    for part in tables(rows):
+        Console().print(part)
+
+
+@app.command()
+def figure(
+    results: ResultsOption = RESULTS,
+    output: Annotated[Path, typer.Option(help="A file, .svg or .png.")] = Path("lra.svg"),
+    timed: Annotated[
+        str | None, typer.Option(help="Task of speed and memory; default: text, or the first.")
+    ] = None,
+    profile: Annotated[str, typer.Option(help="Of the rows to draw.")] = "small",
+    self_pretrained: Annotated[
+        bool, typer.Option("--self-pretrained", help="Draw the rows of --self-pretrain.")
+    ] = False,
+) -> None:
+    """Draw speed, score and memory of each attention, as Figure 3 of the paper.
+
+    Example: fewer lra figure --output docs/lra.svg
+    """
+    from fewer.lra.bubbles import write_figure
+    from fewer.lra.tables import grouped
+    from fewer.measure.rows import read_results
+
+    groups = grouped(read_results(results))
+    found = [one for one in groups if (one.profile, one.pretrained) == (profile, self_pretrained)]
+    if len(found) != 1:
+        told = "; ".join(one.title for one in groups)
+        raise ValueError(f"wanted rows of one kind, got {len(found)} that fit; there are: {told}")
+    (group,) = found
+    tasks = group.tasks
+    write_figure(group, timed or ("text" if "text" in tasks else tasks[0]), output)
+    typer.echo(f"figure written to {output}")
+
+
+def _told(row: dict[str, Any]) -> str:
+    speed, score = row["speed"], row["score"]
+    return (
+        f"{row['task']} {row['attention']}: test {score['test']:.4f} at step {score['step']} "
+        f"(majority {row['majority']['test']:.4f}), {speed['train']['examples_per_s']:.0f} "
+        f"examples a second at length {speed['length']}, {row['peak_memory_mb']:.0f} MB, "
+        f"{row['seconds']:.0f} s"
+    )

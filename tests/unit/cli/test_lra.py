@@ -1,0 +1,93 @@
+"""`fewer lra`, as a user types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.test_commands import run
+
+RECIPE = """
+small:
+  data: {depth: 4, max_args: 4, longer_than: 5, shorter_than: 30, train: 80, dev: 16, test: 16}
+  model: {layers: 1, heads: 2, hidden: 8, qkv: 8, ffn: 8, pooling: mean, positions: learned}
+  training: {steps: 4, batch_size: 8, learning_rate: 0.01, warmup: 1, evaluate_every: 2}
+  attentions:
+    local: {options: {block: 4}}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a recipe and the rows of two attentions, one of them self-pretrained too."""
+    place = tmp_path_factory.mktemp("arena")
+    (place / "listops.yaml").write_text(RECIPE, encoding="utf-8")
+    assert arena(place, "listops", "softmax,local", "--set", "options.block=2") == 2  # no softmax's
+    assert arena(place, "listops", "softmax,local", "--seed", 3) == 0
+    assert arena(place, "listops", "local", "--self-pretrain", "--seed", 3) == 0
+    return place
+
+
+def arena(place: Path, *words: object) -> int:
+    """Run `fewer lra run` with all its folders in one place."""
+    own = ("--recipes", place, "--cache", place / "cache", "--output", place / "runs")
+    return run("lra", "run", *words, *own, "--results", place / "rows.jsonl")
+
+
+def test_run_writes_a_row_for_each_attention(folder: Path) -> None:
+    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    told = [(row["attention"], row["options"], bool(row["pretraining"])) for row in rows]
+    assert told == [
+        ("softmax", {}, False),
+        ("local", {"block": 4}, False),
+        ("local", {"block": 4}, True),
+    ]
+    assert all(row["seed"] == 3 and row["training"]["steps"] == 4 for row in rows)
+    assert all(row["peak_memory_mb"] >= 0 for row in rows)
+
+
+def test_run_twice_adds_no_row(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (folder / "rows.jsonl").read_text()
+    assert arena(folder, "listops", "softmax", "--seed", 3) == 0
+    assert (folder / "rows.jsonl").read_text() == before
+    assert "listops softmax: test" in capsys.readouterr().out
+
+
+def test_table_and_figure_come_from_the_rows(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = folder / "rows.jsonl"
+    assert run("lra", "table", "--results", results) == 0
+    told = capsys.readouterr().out
+    assert all(name in told for name in ("majority", "softmax", "local", "self-pretrained"))
+    assert run("lra", "table", "--results", results, "--markdown") == 0
+    assert "| attention | listops | average |" in capsys.readouterr().out
+    assert run("lra", "figure", "--results", results, "--output", folder / "arena.svg") == 0
+    assert "local" in (folder / "arena.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("listop", "softmax"), "Did you mean 'listops'"),
+        (("listops", "softmacks"), "Did you mean 'softmax'"),
+        (("listops", "softmax", "--profile", "full"), "has no profile 'full'"),
+        (("listops", "softmax", "--set", "training.steps"), "wanted key=value"),
+        (("listops", "softmax", "--set", "data.longer_than=40"), "wanted the first below"),
+        (("listops,text", "softmax", "--data", "."), "--data is of one task"),
+    ],
+)
+def test_mistakes_are_said_in_a_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], told: str
+) -> None:
+    assert arena(folder, *words) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_figure_of_rows_that_are_not_there_says_what_is(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("lra", "figure", "--results", folder / "rows.jsonl", "--profile", "full") == 2
+    assert "Long Range Arena, small, on cpu" in capsys.readouterr().err
