@@ -13,6 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fewer.lra.bubbles import figure_of
+from fewer.lra.tables import costs as arena_costs
+from fewer.lra.tables import grouped
+from fewer.lra.tables import markdown as arena_scores
 from fewer.measure.cells import times
 from fewer.measure.lengths import lengths_table, long_texts_table
 from fewer.measure.questions import (
@@ -46,6 +50,7 @@ SHOWN = {
     "precision": ["precision"],
     "readme": ["imdb-ltp", "sst2-ltp"],
 }
+ARENA = Path("docs/lra.svg")
 NOTHING = "Not measured yet: run `make bench`.\n"
 Rows = list[dict[str, Any]]
 BLOCK = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- end results -->)", re.DOTALL)
@@ -61,6 +66,8 @@ def _block(name: str) -> str:
         return _glance(_by_threads().get(1, []))
     if name == "score":
         return _score()
+    if name == "lra":
+        return _arena()
     if name in SWEPT:
         return _swept(name)
     if name in ASKED:
@@ -80,6 +87,21 @@ def _swept(name: str) -> str:
         return f"\n{NOTHING}\n"
     where = ", ".join(f"`{file}`" for file in files if file.exists())
     return f"\n{written(list(newest.values()))}\n{note} Rows in {where}.\n\n"
+
+
+def _arena() -> str:
+    """Write the tables of Long Range Arena, speed and memory, and show the figure."""
+    path = RESULTS / "lra.jsonl"
+    if not path.exists():
+        return f"\n{NOTHING}\n"
+    rows = read_results(path)
+    drawn = figures().get(ARENA)
+    shown = "" if drawn is None else f"![{_alt(drawn)}]({ARENA.name})\n\n"
+    processors = "; ".join(sorted({str(row["processor"]) for row in rows}))
+    return (
+        f"\n{shown}{arena_scores(rows)}\n{arena_costs(rows)}\n"
+        f"Measured on {processors}; rows in `{path}`.\n\n"
+    )
 
 
 def _asked(name: str) -> str:
@@ -105,12 +127,22 @@ def _curves(rows: Rows) -> str:
 
 def figures() -> dict[Path, Drawing]:
     """Draw the figures of the pages, by the file that each belongs in."""
-    drawn = {threads: by_length(rows) for threads, rows in _by_threads().items()}
-    return {
-        Path(f"docs/which-runtime-{threads}.svg"): figure
-        for threads, figure in drawn.items()
-        if figure is not None
+    drawn = {
+        Path(f"docs/which-runtime-{threads}.svg"): by_length(rows)
+        for threads, rows in _by_threads().items()
     }
+    drawn[ARENA] = _arena_figure()
+    return {path: figure for path, figure in drawn.items() if figure is not None}
+
+
+def _arena_figure() -> Drawing | None:
+    """Draw the small profile, trained from scratch, once an attention has run on all tasks."""
+    path = RESULTS / "lra.jsonl"
+    for group in grouped(read_results(path)) if path.exists() else []:
+        whole = any(group.average(attention) is not None for attention in group.attentions)
+        if group.profile == "small" and not group.pretrained and whole:
+            return figure_of(group, "text" if "text" in group.tasks else group.tasks[0])
+    return None
 
 
 def _by_threads() -> dict[int, Rows]:

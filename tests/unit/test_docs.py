@@ -269,6 +269,7 @@ def test_numbers_stand_between_markers_that_the_tables_fill():
         "questions.md": [
             *("squad", "skim_curve", "squad_latency", "kept", "skim_settings", "seeds", "hops"),
         ],
+        "lra.md": ["lra"],
         "long-texts.md": ["lengths", "long_texts"],
         "magic-pyramid.md": ["joint", "exits", "buckets"],
         "tokee.md": ["tagging"],

@@ -86,12 +86,7 @@ def write_figure(group: Group, timed: str, path: Path) -> None:
 
 
 def _clock(group: Group) -> str:
-    """Name the speed to show: by the processor's own time where that is all that counts.
-
-    With one thread and no GPU, what else runs on the machine does not disturb it.
-    """
-    alone = all(row["threads"] == 1 and row["device"] == "cpu" for row in group.rows)
-    return "examples_per_cpu_s" if alone else "examples_per_s"
+    return "examples_per_cpu_s" if group.is_alone else "examples_per_s"
 
 
 def _draw(figure: Figure, axes: Axes, group: Group, timed: str) -> list[Bubble]:
@@ -120,7 +115,7 @@ def _draw(figure: Figure, axes: Axes, group: Group, timed: str) -> list[Bubble]:
     )
     axes.margins(x=0.15, y=0.2)
     axes.set_xlim(left=0)
-    second = "second of the processor" if _clock(group) == "examples_per_cpu_s" else "second"
+    second = "second of the processor" if group.is_alone else "second"
     length = group.of(found[0].attention, timed)[0]["speed"]["length"]
     axes.set_xlabel(f"examples per {second}, training on {timed} of length {length}")
     axes.set_ylabel(f"accuracy, mean of {', '.join(group.tasks)} (%)")

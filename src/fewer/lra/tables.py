@@ -13,7 +13,7 @@ from fewer.lra.tasks import TASKS
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Group", "grouped", "markdown", "tables"]
+__all__ = ["Group", "costs", "grouped", "markdown", "tables"]
 
 Row = dict[str, Any]
 MAJORITY = "majority"
@@ -58,6 +58,14 @@ class Group:
         """Return the mean over the tasks; `None` unless it ran on all."""
         found = [self.score(attention, task) for task in self.tasks]
         return mean(one for one in found if one is not None) if None not in found else None
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the processor's own time is all that counts: one thread, and no GPU.
+
+        What else runs on the machine does not disturb that.
+        """
+        return all(row["threads"] == 1 and row["device"] == "cpu" for row in self.rows)
 
     def majority(self, task: str) -> float:
         """Return what always answering the most frequent label scores, in percent."""
@@ -113,6 +121,35 @@ def markdown(rows: Iterable[Row]) -> str:
         told = "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines))
         written.append(f"**{group.title}**\n\n{told}\n\n{_NOTE}\n")
     return "\n".join(written)
+
+
+def costs(rows: Iterable[Row]) -> str:
+    """Write in Markdown how fast each attention trains on each task, and the memory it takes."""
+    written = []
+    for group in grouped(rows):
+        clock = "examples_per_cpu_s" if group.is_alone else "examples_per_s"
+        lines = [["attention", *group.tasks], ["---", *("---:" for _ in group.tasks)]]
+        for attention in group.attentions:
+            cells = [_cost(group.of(attention, task), clock) for task in group.tasks]
+            lines.append([attention, *cells])
+        told = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        lengths = ", ".join(
+            f"{row['task']} {row['speed']['length']}"
+            for row in {row["task"]: row for row in group.rows}.values()
+        )
+        second = "second of the processor" if group.is_alone else "second"
+        written.append(
+            f"{told}\n\nExamples in training per {second}, and the most memory (MB). Lengths: "
+            f"{lengths}.\n"
+        )
+    return "\n".join(written)
+
+
+def _cost(rows: Sequence[Row], clock: str) -> str:
+    if not rows:
+        return _NONE
+    speed = mean(float(row["speed"]["train"][clock]) for row in rows)
+    return f"{speed:.0f} ({mean(row['peak_memory_mb'] for row in rows):.0f})"
 
 
 _NOTE = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fewer.lra.tables import grouped, markdown, tables
+from fewer.lra.tables import costs, grouped, markdown, tables
 from tests.unit.lra.results import row, two_tasks
 
 
@@ -52,3 +52,15 @@ def test_profiles_pretraining_and_devices_have_tables_of_their_own() -> None:
 def test_no_rows_of_the_arena_is_an_error() -> None:
     with pytest.raises(ValueError, match="no rows of the arena"):
         grouped([{"kind": "evaluate"}])
+
+
+def test_costs_are_told_by_attention_and_task() -> None:
+    assert lines(costs(two_tasks())) == [
+        "| attention | listops | text |",
+        "| --- | ---: | ---: |",
+        "| softmax | 100 (50) | 100 (200) |",
+        "| local | - | 100 (50) |",
+        "| linear | 100 (50) | 100 (50) |",
+    ]
+    assert "per second of the processor" in costs(two_tasks())
+    assert "in training per second, " in costs([row("text", "linear", 0.5, threads=2)])
