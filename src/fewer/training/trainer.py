@@ -19,7 +19,7 @@ from fewer.models import attachment
 from fewer.training.checkpoints import seal
 from fewer.training.spans import RELEVANT
 
-__all__ = ["PhaseTrainer", "parameter_groups", "teacher_of", "training_only"]
+__all__ = ["PhaseTrainer", "Seal", "parameter_groups", "teacher_of", "training_only"]
 
 
 class PhaseTrainer(Trainer):
@@ -28,7 +28,7 @@ class PhaseTrainer(Trainer):
     def __init__(self, *args: Any, phase: Phase, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.phase = phase
-        self.add_callback(_Seal())
+        self.add_callback(Seal())
         self.model_accepts_loss_kwargs = False  # losses are means over a batch of texts
         self._teacher = teacher_of(cast("nn.Module", self.model)) if phase.teacher else None
 
@@ -85,10 +85,13 @@ def teacher_of(model: nn.Module) -> nn.Module:
     return teacher
 
 
-class _Seal(TrainerCallback):
+class Seal(TrainerCallback):
+    """Seals each checkpoint when it is written, so that a torn one is known."""
+
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Write the manifest."""
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero and folder.is_dir():
             seal(folder)
