@@ -17,7 +17,7 @@ from fewer.config import SIDE_FILE, read_settings
 from fewer.inference import optimize
 from fewer.models import attach, attachment, parts
 
-__all__ = ["load", "save"]
+__all__ = ["load", "local_folder", "save"]
 
 
 def save(model: nn.Module, folder: str | Path) -> None:
@@ -44,7 +44,7 @@ def load(name: str | Path, *, precision: str | None = "fp32", **kwargs: Any) -> 
     `from_pretrained` (`dtype`, `revision`, ...). Raises `FileNotFoundError` for a missing file and
     `ValueError` for one that is truncated, or whose side file is not understood.
     """
-    folder = _local(name, kwargs)
+    folder = local_folder(name, kwargs.get("revision"))
     settings = read_settings(folder)
     tensors = _own_tensors(folder)
     model = _loaded(folder, kwargs)
@@ -65,7 +65,11 @@ def load(name: str | Path, *, precision: str | None = "fp32", **kwargs: Any) -> 
     return model
 
 
-def _local(name: str | Path, kwargs: dict[str, Any]) -> Path:
+def local_folder(name: str | Path, revision: str | None = None) -> Path:
+    """Return a model's folder, a hub id's as it was downloaded.
+
+    Raises `FileNotFoundError` if there is none.
+    """
     folder = Path(name)
     if not folder.is_dir():
         if folder.is_absolute() or str(name).startswith(".") or str(name).count("/") > 1:
@@ -75,9 +79,7 @@ def _local(name: str | Path, kwargs: dict[str, Any]) -> Path:
         from huggingface_hub import snapshot_download
 
         patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
-        folder = Path(
-            snapshot_download(str(name), revision=kwargs.get("revision"), allow_patterns=patterns)
-        )
+        folder = Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns))
     if not (folder / "config.json").exists():
         raise FileNotFoundError(f"{folder / 'config.json'} is missing; wanted a model folder")
     return folder

@@ -28,6 +28,7 @@ __all__ = [
     "load",
     "quiet",
     "settings",
+    "tokenizer_of",
 ]
 
 ROLES = ("text", "text_pair", "label", "tokens", "tags")
@@ -120,7 +121,6 @@ def load(
 ) -> Loaded:
     """Load a saved model and the rows to measure it on."""
     import torch
-    from transformers import AutoTokenizer
 
     from fewer.cli.recipe import task_of
     from fewer.folders import load as load_model
@@ -134,14 +134,10 @@ def load(
     if threads is not None:
         torch.set_num_threads(threads)
     folder = model_folder(model_name)
-    model, tokenizer = load_model(folder), AutoTokenizer.from_pretrained(folder)
+    model = load_model(folder)
+    tokenizer = tokenizer_of(folder, model)
     if threshold is not None:
         adjust(model, threshold=threshold)
-    if len(tokenizer) < model.config.vocab_size // 2:  # transformers makes one up where none is
-        raise ValueError(
-            f"{model_name} holds a tokenizer of {len(tokenizer)} pieces for a model of "
-            f"{model.config.vocab_size}: save the model's own beside it"
-        )
     table = read_rows(data, split=split)
     if rows is not None and rows < len(table):
         table = table.shuffle(seed=seed).select(range(rows))
@@ -162,6 +158,19 @@ def load(
     row["training_seed"] = _training_seed(Path(folder))
     taught = partial(task.encode, table, tokenizer, max_length=length)
     return Loaded(model, tokenizer, scorer_of(task, table), encoded, row, taught)
+
+
+def tokenizer_of(folder: str, model: PreTrainedModel) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model's folder. Raises `ValueError` where there is none."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if len(tokenizer) < model.config.vocab_size // 2:  # transformers makes one up where none is
+        raise ValueError(
+            f"{folder} holds a tokenizer of {len(tokenizer)} pieces for a model of "
+            f"{model.config.vocab_size}: save the model's own beside it"
+        )
+    return tokenizer
 
 
 def dense_model(baseline: str | None) -> PreTrainedModel | None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fewer.cli import ask, bench, demo, evaluate, explain, fit, index, lra, methods
+from fewer.cli import ask, bench, demo, evaluate, explain, fit, index, lengthen, lra, methods
 from fewer.version import __version__
 
 __all__ = ["app", "main"]
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 for command in (
     fit.fit,
+    lengthen.lengthen,
     evaluate.evaluate,
     bench.bench,
     explain.explain,

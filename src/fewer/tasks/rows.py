@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -36,9 +37,10 @@ def read_rows(source: str | Path, *, split: str | None = None) -> Dataset:
     rows are questions as `squad_rows` has them); .csv and .tsv (column names in the first line,
     values stay text; in .tsv a quote is an ordinary character, as in GLUE); .parquet; .conll, .bio
     (first and last column) and .conllu (FORM, UPOS), whose rows are sentences with columns tokens
-    and tags. On the hub: "name" or "name:config", and `split` such as "train" or "test[:100]". Lone
-    surrogates become U+FFFD; a key that an object lacks is None; HotpotQA's supporting facts become
-    {"title": [...], "sent_id": [...]}.
+    and tags; .txt, texts with blank lines between them, whose rows have a text alone. On the hub:
+    "name" or "name:config", and `split` such as "train" or "test[:100]". Lone surrogates become
+    U+FFFD; a key that an object lacks is None; HotpotQA's supporting facts become {"title": [...],
+    "sent_id": [...]}.
     """
     path = Path(source).expanduser()
     if not (isinstance(source, Path) or path.exists() or _looks_like_file(source)):
@@ -213,6 +215,15 @@ def _read_sentences(
     return Dataset.from_dict(read(path, _decode(path, content)))
 
 
+def _read_paragraphs(path: Path, content: bytes) -> Dataset:
+    """Read texts with blank lines between them."""
+    from datasets import Dataset
+
+    text = clean(_decode(path, content)).replace("\r\n", "\n")
+    paragraphs = (part.strip() for part in re.split(r"\n[ \t]*\n", text))
+    return Dataset.from_dict({"text": [part for part in paragraphs if part]})
+
+
 def _read_parquet(path: Path, content: bytes) -> Dataset:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -235,6 +246,7 @@ _READERS: dict[str, Callable[[Path, bytes], Dataset]] = {
     ".csv": partial(_read_table, delimiter=",", quoting=csv.QUOTE_MINIMAL),
     ".tsv": partial(_read_table, delimiter="\t", quoting=csv.QUOTE_NONE),
     ".parquet": _read_parquet,
+    ".txt": _read_paragraphs,
     ".conll": partial(_read_sentences, read=conll.read_conll),
     ".bio": partial(_read_sentences, read=conll.read_conll),
     ".conllu": partial(_read_sentences, read=conll.read_conllu),

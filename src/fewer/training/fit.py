@@ -34,7 +34,7 @@ from fewer.training.trainer import PhaseTrainer, training_only
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Schedule", "dense_phase", "fit"]
+__all__ = ["Schedule", "claim", "dense_phase", "fit", "own_forward"]
 
 _WRAPPED = ("forward", "_original_forward")
 _LOG = logging.getLogger("fewer")
@@ -102,7 +102,7 @@ def fit(
         raise ValueError("the training set has no rows")
     stages = _stages(model, method, dense, method.phases() if phases is None else phases)
     folder = Path(output_dir)
-    _claim(
+    claim(
         folder,
         {
             "method": method_to(method),
@@ -159,7 +159,7 @@ def _run(
             data_collator=collator,
             phase=phase,
         )
-        with training_only(model, phase), _dropout(model, schedule.dropout), _own_forward(model):
+        with training_only(model, phase), _dropout(model, schedule.dropout), own_forward(model):
             trainer.train(resume_from_checkpoint=str(unfinished) if unfinished else None)
         own.apply_in_training = "compact"
         if phase.calibrate:
@@ -181,7 +181,7 @@ def _dropout(model: nn.Module, probability: float | None) -> Iterator[None]:
 
 
 @contextmanager
-def _own_forward(model: nn.Module) -> Iterator[None]:
+def own_forward(model: nn.Module) -> Iterator[None]:
     """Take off the autocast that accelerate leaves around `forward` after training.
 
     It would run inference in the training's precision, and copies of the model would call the
@@ -270,7 +270,7 @@ def _taken_up(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
     return left
 
 
-def _claim(folder: Path, run: dict[str, Any], resume: bool) -> None:
+def claim(folder: Path, run: dict[str, Any], resume: bool) -> None:
     """Write what this run is into its folder, or check that the folder holds this very run."""
     note = folder / "fit.json"
     content = json.loads(json.dumps(run))

@@ -86,12 +86,12 @@ def teacher_of(model: nn.Module) -> nn.Module:
 
 
 class Seal(TrainerCallback):
-    """Seal every checkpoint when it is written."""
+    """Seals each checkpoint when it is written, so that a torn one is known."""
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Write the manifest of the newest checkpoint."""
+        """Write the manifest."""
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero and folder.is_dir():
             seal(folder)

@@ -202,6 +202,15 @@ def test_a_file_without_rows_is_refused(write, name, content):
     refused(write(name, content), "holds no rows")
 
 
+def test_blank_lines_part_the_texts_of_a_txt(tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\r\nline\r\n \t\r\n\r\ntwo\n\n\n  three \n")
+    assert read_rows(path).to_dict() == {"text": ["one\nline", "two", "three"]}
+    path.write_text(" \n\n")
+    with pytest.raises(ValueError, match="holds no rows"):
+        read_rows(path)
+
+
 def test_an_empty_parquet_is_refused(tmp_path):
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "empty.parquet")
 
