@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -213,3 +214,21 @@ def test_second_texts_belong_to_models_of_pairs() -> None:
         model()(ids(), LENGTHS, second_ids=ids(), second_lengths=LENGTHS)
     with pytest.raises(ValueError, match="this one has pair=False"):
         model()(ids(), LENGTHS, second_ids=ids())
+
+
+def test_the_trainer_of_hugging_face_trains_and_asks_it(tmp_path: Path) -> None:
+    from transformers import Trainer, TrainingArguments
+
+    tokens, reader = ids(), model()
+    rows = [
+        {"input_ids": text, "lengths": n, "labels": torch.tensor(label)}
+        for text, n, label in zip(tokens, LENGTHS, [0, 2, 1, 2], strict=True)
+    ]
+    settings = TrainingArguments(
+        str(tmp_path), max_steps=60, learning_rate=1e-2, report_to=[], use_cpu=True, save_steps=60
+    )
+    trainer = Trainer(reader, settings, train_dataset=rows)
+    trainer.train()
+    answer = trainer.predict(rows)
+    assert answer.predictions.argmax(-1).tolist() == [0, 2, 1, 2]
+    assert answer.metrics["test_loss"] < 0.5  # from 1.1, the log of 3 classes
