@@ -18,7 +18,7 @@ from fewer.lra.tables import costs as arena_costs
 from fewer.lra.tables import grouped
 from fewer.lra.tables import markdown as arena_scores
 from fewer.measure.cells import times
-from fewer.measure.lengths import lengths_table, long_texts_table
+from fewer.measure.lengths import lengths_table, long_texts_figure, long_texts_table
 from fewer.measure.questions import (
     kept_table,
     predictors_table,
@@ -50,7 +50,7 @@ SHOWN = {
     "precision": ["precision"],
     "readme": ["imdb-ltp", "sst2-ltp"],
 }
-ARENA = Path("docs/lra.svg")
+ARENA, AXES = Path("docs/lra.svg"), Path("docs/long-texts.svg")
 NOTHING = "Not measured yet: run `make bench`.\n"
 Rows = list[dict[str, Any]]
 BLOCK = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- end results -->)", re.DOTALL)
@@ -117,6 +117,11 @@ def _asked(name: str) -> str:
     return f"\n{written(list(newest.values()))}\n{note} Rows in {where}.\n\n"
 
 
+def _three_axes(rows: Rows) -> str:
+    """Write the table and show its figure."""
+    return f"![{_alt(long_texts_figure(rows))}]({AXES.name})\n\n{long_texts_table(rows)}"
+
+
 def _curves(rows: Rows) -> str:
     """Write the curve of each row under its name."""
     return "\n".join(
@@ -132,6 +137,8 @@ def figures() -> dict[Path, Drawing]:
         for threads, rows in _by_threads().items()
     }
     drawn[ARENA] = _arena_figure()
+    long = RESULTS / "long-texts.jsonl"
+    drawn[AXES] = long_texts_figure(read_results(long)) if long.exists() else None
     return {path: figure for path, figure in drawn.items() if figure is not None}
 
 
@@ -344,7 +351,7 @@ ASKED: dict[str, tuple[Callable[[Rows], str], list[str], str]] = {
     "skim_settings": (predictors_table, ["skim-settings"], f"FLOPs {_LOSES}"),
     "hops": (predictors_table, ["hops"], f"FLOPs {_LOSES}"),
     "lengths": (lengths_table, ["lengths"], ""),
-    "long_texts": (long_texts_table, ["long-texts"], "600 reviews; ratios are to full attention."),
+    "long_texts": (_three_axes, ["long-texts"], "600 reviews; ratios are to full attention."),
     "seeds": (seeds_table, ["skim-seeds"], "Plain: without the predictors' loss."),
 }
 

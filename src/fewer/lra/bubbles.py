@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
 from fewer.lra.tables import Group
+from fewer.measure.bubbles import Bubble, draw_bubbles
 from fewer.measure.svg import COLOURS, Drawing, canvas, drawing
 from fewer.measure.yardstick_figure import write_svg
 
@@ -16,23 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Bubble", "bubbles", "figure_of", "write_figure"]
-
-_LARGEST = 900.0  # square points: the area of the bubble of most memory
-_COLOURS = ("packed", "method", "second", "third", "fourth", "padded")
-_LETTER, _LINE = 5.0, 11.0  # points: about the width of a letter, the height of a line
-# Where a name may stand, in points from the middle of its bubble: the first with room.
-_PLACES = [(0, 0), (0, 16), (0, -16), (0, 26), (0, -26), (0, 36), (0, -36), (0, 46), (0, -46)]
-
-
-@dataclass(frozen=True)
-class Bubble:
-    """What is measured of an attention: accuracy in percent, 10^6 bytes."""
-
-    attention: str
-    examples_per_s: float
-    score: float
-    memory_mb: float
+__all__ = ["bubbles", "figure_of", "write_figure"]
 
 
 def bubbles(group: Group, timed: str) -> list[Bubble]:
@@ -60,8 +43,7 @@ def figure_of(group: Group, timed: str) -> Drawing:
     with canvas() as (figure, axes):
         found = _draw(figure, axes, group, timed)
         told = (
-            f"{one.attention} {one.score:.1f} %, {one.examples_per_s:.0f} a second, "
-            f"{one.memory_mb:.0f} MB"
+            f"{one.name} {one.score:.1f} %, {one.per_s:.0f} a second, {one.memory_mb:.0f} MB"
             for one in found
         )
         return drawing(
@@ -91,17 +73,7 @@ def _clock(group: Group) -> str:
 
 def _draw(figure: Figure, axes: Axes, group: Group, timed: str) -> list[Bubble]:
     found = bubbles(group, timed)
-    most = max(one.memory_mb for one in found)
-    figure.set_size_inches(6.4, 4.4)
-    for number, one in enumerate(found):
-        axes.scatter(
-            one.examples_per_s,
-            one.score,
-            _LARGEST * one.memory_mb / most,
-            color=COLOURS[_COLOURS[number % len(_COLOURS)]],
-            alpha=0.45,
-            zorder=3,
-        )
+    draw_bubbles(figure, axes, found)
     majority = mean(map(group.majority, group.tasks))
     axes.axhline(majority, color=COLOURS["quiet"], linestyle="--", linewidth=1)
     axes.annotate(
@@ -113,45 +85,8 @@ def _draw(figure: Figure, axes: Axes, group: Group, timed: str) -> list[Bubble]:
         ha="right",
         color=COLOURS["quiet"],
     )
-    axes.margins(x=0.15, y=0.2)
-    axes.set_xlim(left=0)
     second = "second of the processor" if group.is_alone else "second"
-    length = group.of(found[0].attention, timed)[0]["speed"]["length"]
+    length = group.of(found[0].name, timed)[0]["speed"]["length"]
     axes.set_xlabel(f"examples per {second}, training on {timed} of length {length}")
     axes.set_ylabel(f"accuracy, mean of {', '.join(group.tasks)} (%)")
-    axes.set_title(f"area: memory, at most {most:,.0f} MB", fontsize=8, color=COLOURS["quiet"])
-    _name(figure, axes, found)
     return found
-
-
-def _name(figure: Figure, axes: Axes, found: Sequence[Bubble]) -> None:
-    """Write the names, each where it covers none of those before."""
-    figure.draw_without_rendering()  # settles what a point of data is on paper
-    points = 72 / figure.dpi
-    taken: list[tuple[float, float, float]] = []  # middle x, y and width, in points
-    for one in found:
-        at = axes.transData.transform((one.examples_per_s, one.score)) * points
-        width = _LETTER * len(one.attention)
-        place = next(
-            (
-                (right, up)
-                for right, up in _PLACES
-                if all(
-                    abs(at[0] + right - x) > (width + wide) / 2 or abs(at[1] + up - y) > _LINE
-                    for x, y, wide in taken
-                )
-            ),
-            _PLACES[0],
-        )
-        taken.append((at[0] + place[0], at[1] + place[1], width))
-        axes.annotate(
-            one.attention,
-            (one.examples_per_s, one.score),
-            place,
-            textcoords="offset points",
-            ha="center",
-            va="center",
-            fontsize=8,
-            color=COLOURS["ink"],
-            zorder=4,
-        )

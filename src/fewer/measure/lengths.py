@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fewer.measure.bubbles import Bubble, draw_bubbles
 from fewer.measure.cells import grid, times
+from fewer.measure.svg import Drawing, canvas, drawing
 
-__all__ = ["break_even", "lengths_table", "long_texts_table"]
+__all__ = ["break_even", "lengths_table", "long_texts_figure", "long_texts_table"]
 
 Row = Mapping[str, Any]
 _Times = Mapping[tuple[str, int], float]  # milliseconds by system and length
@@ -93,3 +95,31 @@ def long_texts_table(rows: Sequence[Row]) -> str:
             ]
         )
     return grid(lines, words=1)
+
+
+def long_texts_figure(rows: Sequence[Row]) -> Drawing:
+    """Draw speed, accuracy and memory of each system."""
+    systems: Mapping[str, Row] = rows[-1]["systems"]
+    found = [
+        Bubble(
+            Path(folder).parent.name,
+            1000 / own["ms_per_text"]["median"],
+            100 * own["accuracy"],
+            own["memory_mb"],
+        )
+        for folder, own in systems.items()
+    ]
+    with canvas() as (figure, axes):
+        draw_bubbles(figure, axes, found)
+        axes.set_xlabel(f"texts a second, batches of {rows[-1]['batch']}")
+        axes.set_ylabel("accuracy (%)")
+        told = "; ".join(
+            f"{one.name} {one.score:.1f} %, {one.per_s:.1f} a second, {one.memory_mb:.0f} MB"
+            for one in found
+        )
+        return drawing(
+            figure,
+            title="Fewer tokens, fewer layers, fewer pairs",
+            alt=f"Long reviews: accuracy, texts a second, memory. {told}",
+            note="Further right is faster, higher is better, smaller takes less memory.",
+        )

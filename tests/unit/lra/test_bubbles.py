@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fewer.lra.bubbles import Bubble, bubbles, figure_of, write_figure
+from fewer.lra.bubbles import bubbles, figure_of, write_figure
 from fewer.lra.tables import grouped
+from fewer.measure.bubbles import Bubble
 from tests.unit.lra.results import row, two_tasks
 
 
@@ -22,7 +23,7 @@ def test_bubbles_are_of_the_attentions_that_ran_on_all_tasks() -> None:
 @pytest.mark.parametrize("changes", [{"threads": 2}, {"device": "NVIDIA H200"}])
 def test_the_processors_time_counts_only_where_it_is_all(changes: dict[str, object]) -> None:
     (group,) = grouped([row("text", "softmax", 0.6, **changes)])
-    assert bubbles(group, "text")[0].examples_per_s == 80.0
+    assert bubbles(group, "text")[0].per_s == 80.0
 
 
 def test_the_figure_names_every_attention_and_the_majority() -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from fewer.measure.lengths import break_even, lengths_table, long_texts_table
+from fewer.measure.lengths import break_even, lengths_table, long_texts_figure, long_texts_table
 
 SYSTEMS = {
     "hf-full": (12, 20),
@@ -60,7 +60,11 @@ def test_long_texts_are_compared_with_full_attention():
         "runs/full/model": system(0.9, 10, 100),
         "runs/few/model": system(0.89, 4, 80),
     }
-    lines = long_texts_table([{"systems": systems}]).splitlines()
+    row = {"systems": systems, "batch": 8}
+    told = long_texts_figure([row]).svg
+    assert "few 89.0 %, 12.5 a second, 5 MB" in told
+    assert "batches of 8" in told
+    lines = long_texts_table([row]).splitlines()
     assert lines[3] == "| full | 2,048 | 0.900 | 10.0 | as many | 100 | as fast | 5 |"
     assert lines[4] == "| few | 2,048 | 0.890 | 4.0 | 2.5x fewer | 80 | 1.2x faster | 5 |"
     assert lines[2].startswith("| short | 512 | 0.800 | 5.0 | 2.0x fewer")
