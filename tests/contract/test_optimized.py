@@ -164,7 +164,8 @@ def test_embeddings_may_be_given_instead_of_ids(backbone, isa):
     model = tiny(backbone)
     batch = ragged(model)
     embedded = model.get_input_embeddings()(batch["input_ids"]).detach()
-    named = {"inputs_embeds": embedded, "attention_mask": batch["attention_mask"]}
+    named = {name: values for name, values in batch.items() if name != "input_ids"}
+    named["inputs_embeds"] = embedded
     with torch.inference_mode():
         wanted = model(**named).logits
         found = optimized(model, isa)(**named).logits

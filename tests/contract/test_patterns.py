@@ -175,3 +175,14 @@ def test_pairs_are_those_that_the_chunks_multiply(pattern):
         len(LENGTHS),
     )
     torch.testing.assert_close(half, pairs / 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_other_dtypes_are_masked_as_fp32(dtype):
+    call = call_of(PATTERNS["longformer"], extras=False)
+    lower = {name: getattr(call, name).detach().to(dtype) for name in ("q", "k", "v")}
+    with torch.no_grad():
+        found = KERNELS["sdpa"](replace(call, **lower)).context
+        wanted = KERNELS["reference"](call).context
+    assert found.dtype is dtype
+    torch.testing.assert_close(found.float(), wanted, atol=3e-2, rtol=3e-2)

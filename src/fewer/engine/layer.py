@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from fewer.core.cost import LayerCost
 from fewer.kernels import Pattern
 from fewer.native.library import Isa
@@ -36,14 +34,6 @@ class PackedLayer:
     def last_norm(self) -> Any:
         """As the layer has it."""
         return self.plain.last_norm
-
-    def far(self, hidden: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        """As the layer has it, in the dtype of the kernels."""
-        found: tuple[Tensor, Tensor, Tensor] | None = self.plain.far(hidden, anchors)
-        if found is None:
-            return None
-        q, k, v = (states.to(self.isa.dtype) for states in found)
-        return q, k, v
 
     @property
     def cost(self) -> LayerCost:

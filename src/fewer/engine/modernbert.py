@@ -71,6 +71,9 @@ class PackedModernBert(PackedLayer):
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         return (q if rows is None else q.index_select(0, rows)), k, v
 
+    def far(self, hidden: Tensor, anchors: Tensor) -> None:
+        """Nothing: there are no anchors."""
+
     def attended(self, context: Tensor, hidden: Tensor) -> Tensor:
         """X + W context."""
         return linear(context, self.output, residual=hidden.contiguous())

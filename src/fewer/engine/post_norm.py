@@ -65,6 +65,14 @@ class PackedPostNorm(PackedLayer):
         k, v = linear(hidden, keys_values, dtype=self.isa.dtype).split(third, dim=1)
         return split_heads(q, heads), split_heads(k, heads), split_heads(v, heads)
 
+    def far(self, hidden: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """As the layer has it, in the dtype of the kernels."""
+        found = self.plain.far(hidden.to(self.plain.query.weight.dtype), anchors)
+        if found is None:
+            return None
+        q, k, v = (states.to(self.isa.dtype) for states in found)
+        return q, k, v
+
     def attended(self, context: Tensor, hidden: Tensor) -> Tensor:
         """LN(x + W context)."""
         return linear(context, self.output, residual=hidden.contiguous(), norm=self.output_norm)

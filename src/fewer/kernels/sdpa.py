@@ -96,8 +96,8 @@ def _trains_fused(call: AttentionCall) -> bool:
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    # fp16 would round `never` of fp32 to -inf, and a row of nothing else to NaN
-    mask = None if bias is None else bias.clamp_min(never(q.dtype)).to(q.dtype)
+    # fp16 rounds `never` of fp32 to -inf, and a row of nothing else would be NaN
+    mask = None if bias is None else bias.to(q.dtype).clamp_min(never(q.dtype))
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return context.transpose(1, 2).flatten(2)
