@@ -56,7 +56,7 @@ def test_lists_of_a_file_become_tuples():
 @pytest.mark.parametrize(
     ("description", "message"),
     [
-        ("LPT", r"unknown method 'LPT'; known: berxit, block_skim"),
+        ("LPT", r"unknown method 'LPT'; known: berxit, big_bird, block_skim"),
         ("lpt", r"did you mean 'ltp'\?"),
         ({"name": "ltp", "args": {"temprature": 1}}, "did you mean 'temperature'"),
         ({"name": "dense", "args": {"x": 1}}, "'dense' has no setting 'x'; its settings: none"),
@@ -79,7 +79,7 @@ def test_a_method_outside_the_table_cannot_be_described():
         pass
 
     with pytest.raises(
-        ValueError, match="Mine is not in the table of methods; known: berxit, block_skim"
+        ValueError, match="Mine is not in the table of methods; known: berxit, big_bird, block_skim"
     ):
         method_to(Mine())
 
