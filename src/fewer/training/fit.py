@@ -27,7 +27,7 @@ from fewer.models import attach, attachment, is_attached
 from fewer.tasks.rows import data_hash
 from fewer.training.checkpoints import is_whole, newest_whole, seal
 from fewer.training.precision import Precision, choose
-from fewer.training.rehearsal import SAMPLE_TEXTS, calibrate, collator_for
+from fewer.training.rehearsal import SAMPLE_TEXTS, calibrate, collator_for, sample_size
 from fewer.training.spans import TAUGHT
 from fewer.training.trainer import PhaseTrainer, training_only
 
@@ -225,10 +225,11 @@ def _arguments(
 def _split(train: Dataset, hold_out: bool, seed: int) -> tuple[Dataset, Dataset]:
     """Draw the sample that policies are fitted to, with the seed; training rows unless held out."""
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()
-    size = min(SAMPLE_TEXTS, len(train) // 10)
+    most = sample_size([len(ids) for ids in train.select(order[:SAMPLE_TEXTS])["input_ids"]])
+    size = min(most, len(train) // 10)
     if hold_out and size:  # of a handful of rows none can be spared
         return train.select(order[size:]), train.select(order[:size])
-    return train, train.select(order[:SAMPLE_TEXTS])
+    return train, train.select(order[:most])
 
 
 def _stages(

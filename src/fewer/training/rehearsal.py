@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -25,12 +25,19 @@ from fewer.training.spans import RELEVANT, TAUGHT, SpanCollator
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["SAMPLE_TEXTS", "calibrate", "collator_for"]
+__all__ = ["SAMPLE_TEXTS", "calibrate", "collator_for", "sample_size"]
 
-SAMPLE_TEXTS = 512
-BATCH_TEXTS = 64
+SAMPLE_TEXTS = 512  # at most; a bisection reads them a dozen times
+SAMPLE_TOKENS = 1 << 17
+BATCH_TEXTS, BATCH_TOKENS = 64, 1 << 14
 _INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 Collator = Callable[[list[dict[str, Any]]], Any]
+
+
+def sample_size(lengths: Sequence[int]) -> int:
+    """Tell how many of these texts, the first of them, are enough to fit a policy to."""
+    read = torch.tensor(lengths).cumsum(0)
+    return max(1, int((read <= SAMPLE_TOKENS).sum()))
 
 
 def collator_for(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Collator:
@@ -82,9 +89,11 @@ def _batches(model: PreTrainedModel, rows: Dataset, collator: Collator) -> list[
     names = {*_INPUTS, *TAUGHT} & set(rows.column_names)
     plain = rows.select_columns(sorted(names))
     ordered = sorted(plain, key=lambda row: len(row["input_ids"]))
+    longest = len(ordered[-1]["input_ids"]) if ordered else 1
+    size = max(1, min(BATCH_TEXTS, BATCH_TOKENS // longest))
     return [
-        dict(collator(ordered[start : start + BATCH_TEXTS]).to(model.device))
-        for start in range(0, len(ordered), BATCH_TEXTS)
+        dict(collator(ordered[start : start + size]).to(model.device))
+        for start in range(0, len(ordered), size)
     ]
 
 

@@ -234,3 +234,11 @@ def test_a_frozen_phase_reads_without_dropout_and_leaves_the_task_out(model, tmp
     task = torch.nn.functional.cross_entropy(told[0].logits, batch["labels"])
     both = with_task.compute_loss(model.train(), dict(batch))
     assert both.item() == pytest.approx(wanted.item() + task.item(), rel=1e-6)
+
+
+def test_of_long_texts_fewer_are_enough_to_fit_a_policy_to():
+    assert module.sample_size([50] * 512) == 512
+    assert module.sample_size([2048] * 512) == 64
+    assert module.sample_size([10**6, 5]) == 1
+    lengths = [700, 900] * 256
+    assert sum(lengths[: module.sample_size(lengths)]) <= module.SAMPLE_TOKENS
