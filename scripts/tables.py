@@ -110,7 +110,7 @@ def _asked(name: str) -> str:
     files = [RESULTS / f"{stem}.jsonl" for stem in stems]
     newest = {}
     for row in (row for file in files if file.exists() for row in read_results(file)):
-        newest[row["data"]["hash"], row.get("model")] = row
+        newest[row["data"]["hash"], row.get("model"), row.get("mode")] = row
     if not newest:
         return f"\n{NOTHING}\n"
     where = ", ".join(f"`{file}`" for file in files)

@@ -27,22 +27,26 @@ _PATTERNS = ("longformer", "bigbird")
 
 
 def lengths_table(rows: Sequence[Row]) -> str:
-    """Write time and memory of each system at each length, and where patterns begin to pay."""
-    row = rows[-1]
-    found = {
-        (one["mode"], one["system"], one["length"]): (one["ms"]["median"], one["memory_mb"])
-        for one in row["points"]
-    }
-    lengths = sorted({length for _, _, length in found})
+    """Write time and memory of each system at each length, and where patterns begin to pay.
+
+    Of each mode the newest row counts.
+    """
     parts = []
-    for mode, title in _MODES.items():
+    newest = {row["mode"]: row for row in rows}
+    for mode, row in newest.items():
+        found = {
+            (one["system"], one["length"]): (one["ms"]["median"], one["memory_mb"])
+            for one in row["points"]
+        }
+        lengths = sorted({length for _, length in found})
         heads = ["ms (MB)", *(f"{length:,}" for length in lengths)]
         lines = [heads] + [
-            [name, *(_cell(*found[mode, system, length]) for length in lengths)]
+            [name, *(_cell(*found[system, length]) for length in lengths)]
             for system, name in _NAMES.items()
         ]
-        ms = {(name, n): found[mode, name, n][0] for name in _NAMES for n in lengths}
-        parts.append(f"**{title}**\n\n{grid(lines, words=1)}\n{_said(ms, lengths)}")
+        ms = {place: milliseconds for place, (milliseconds, _) in found.items()}
+        parts.append(f"**{_MODES[mode]}**\n\n{grid(lines, words=1)}\n{_said(ms, lengths)}")
+    row = rows[-1]
     settings = f"Window {row['window']}, blocks of {row['block']}, {row['random']} drawn."
     return "\n".join([*parts, f"{settings} {row['processor']}, one thread.\n"])
 
