@@ -8,10 +8,8 @@ its own takes at most beyond what it held before the pass.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,6 +23,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 import fewer
 from fewer.cli.common import quiet
+from fewer.measure.memory import growth_mb
 from fewer.measure.rows import append_row, provenance
 from fewer.measure.turns import once, rotated, spread
 from fewer.models import is_attached
@@ -119,17 +118,7 @@ def one(system: str, mode: str, length: int) -> float:
     model = ready(system, mode, length)
     ids = torch.randint(1000, 20000, (1, length))
     work(model, mode, ids[:, :64])()
-    ctypes.CDLL(None).malloc_trim(0)  # else the pass is given memory that was freed before
-    before = _kilobytes("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far
-    once(work(model, mode, ids), torch.device("cpu"))
-    return (_kilobytes("VmHWM") - before) / 1024
-
-
-def _kilobytes(name: str) -> int:
-    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1])
+    return growth_mb(lambda: once(work(model, mode, ids), torch.device("cpu")))
 
 
 def measure(mode: str, runs: int, longest: int) -> dict[str, Any]:

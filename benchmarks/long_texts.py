@@ -7,11 +7,9 @@ and memory a text, and adds one row.
 
 from __future__ import annotations
 
-import ctypes
 import gzip
 import json
 import os
-import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -23,6 +21,7 @@ from transformers import AutoTokenizer
 import fewer
 from fewer.cli.common import quiet
 from fewer.config import method_to
+from fewer.measure.memory import growth_mb
 from fewer.measure.rows import append_row, provenance
 from fewer.measure.turns import draw, once, rotated, spread
 from fewer.packaged import model_folder
@@ -127,12 +126,10 @@ class _System:
         shape, right, flops, memory = fewer.attachment(self.model).shape, 0, 0.0, 0.0
         for first in range(0, len(rows), BATCH):
             batch = rows[first : first + BATCH]
-            ctypes.CDLL(None).malloc_trim(0)
-            before = _kilobytes("VmRSS")
-            Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far
+            found: list[torch.Tensor] = []
             with fewer.record() as traces:
-                logits = self.read(batch["text"])
-            memory = max(memory, (_kilobytes("VmHWM") - before) / 1024)
+                grown = growth_mb(lambda: found.append(self.read(batch["text"])))  # noqa: B023
+            memory, logits = max(memory, grown), found[0]
             right += int((logits.argmax(-1) == torch.tensor(batch["label"])).sum())
             flops += sum(float(shape.flops(trace).sum()) for trace in traces)
         return {
@@ -142,12 +139,6 @@ class _System:
             "flops_per_text": flops / len(rows),
             "memory_mb": memory,
         }
-
-
-def _kilobytes(name: str) -> int:
-    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1])
 
 
 if __name__ == "__main__":
