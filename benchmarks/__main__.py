@@ -134,6 +134,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "training": _speed() + _precisions(),
         "lengths": [["benchmarks.lengths"]],
         "long-texts": long_texts(),
+        "lra": [["lra", "run", "listops,text,pathfinder", "all", "--threads", "1", "--seed", "42"]],
     }
 
 
