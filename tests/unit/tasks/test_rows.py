@@ -238,7 +238,7 @@ def test_an_unknown_kind_lists_the_known(write):
 
 def test_a_missing_file_suggests_the_nearest(write):
     path = write("train.jsonl", lines())
-    write("notes.txt", "x")
+    write("notes.md", "x")
 
     with pytest.raises(FileNotFoundError, match=r"no file .*trian\.jsonl; there are train\.jsonl$"):
         read_rows(path.with_name("trian.jsonl"))
