@@ -46,7 +46,6 @@ SYSTEMS = {
     "short": (MODEL, "imdb-512"),
     "full": (LONG, "imdb-2048"),
     "longformer": (LONG, "imdb-2048-longformer"),
-    "ltp": ("runs/imdb-2048/model", "imdb-2048-ltp"),
     "exits": ("runs/imdb-2048/model", "imdb-2048-exits"),
     "longformer-ltp": ("runs/imdb-2048-longformer/model", "imdb-2048-longformer-ltp"),
     "all": ("runs/imdb-2048-longformer-ltp/model", "imdb-2048-all"),
