@@ -1,4 +1,4 @@
-"""Cost against length: `python -m benchmarks.lengths [RUNS] [LONGEST]`.
+"""Cost against length: `python -m benchmarks.lengths [RUNS [LONGEST [MODE ...]]]`.
 
 One text of n tokens, by encoders of MiniLM's sizes: full attention, Longformer and BigBird, each by
 transformers and by fewer, taking turns on one thread. A pass without gradients, and a training
@@ -147,10 +147,10 @@ def measure(mode: str, runs: int, longest: int) -> dict[str, Any]:
     }
 
 
-def main(runs: int = 5, longest: int = LENGTHS[-1]) -> None:
+def main(runs: str = "5", longest: str = str(LENGTHS[-1]), *modes: str) -> None:
     """Measure on one thread and add a row for each mode."""
-    for mode in MODES:
-        append_row(measure(mode, runs, longest), RESULTS)
+    for mode in modes or MODES:
+        append_row(measure(mode, int(runs), int(longest)), RESULTS)
 
 
 if __name__ == "__main__":
@@ -159,4 +159,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
         print(json.dumps(one(sys.argv[2], sys.argv[3], int(sys.argv[4]))))
     else:
-        main(*map(int, sys.argv[1:]))
+        main(*sys.argv[1:])
