@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fewer.backbones.base import Backbone, Tokens
 from fewer.core.packed import Packed, Plan, plan
+from fewer.kernels.sparse import offsets
 
 __all__ = ["pack"]
 
@@ -128,7 +129,7 @@ def _restarted(position: Tensor, second: Tensor, where: Plan) -> Tensor:
     """Give the second texts positions like the first: from that of the row's first token on."""
     rows = second.nonzero().squeeze(1)
     count = torch.bincount(where.sequence[rows], minlength=where.grid[0])
-    starts = torch.nn.functional.pad(count.cumsum(0), (1, 0))[:-1]
+    starts = offsets(count)[:-1]
     own = torch.arange(len(rows), device=rows.device) - starts[where.sequence[rows]]
     firsts = position[where.column == 0]
     return position.index_copy(0, rows, own + firsts[where.sequence[rows]])

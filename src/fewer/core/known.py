@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fewer.core.packed import Packed
+from fewer.kernels.sparse import offsets
 
 __all__ = ["Known", "current", "knowing"]
 
@@ -38,7 +39,7 @@ class Known:
         """Join the first texts, read by now, and what is known of the second, text by text."""
         assert tokens.second is not None
         counts = tokens.count(tokens.second.float()).long()
-        starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+        starts = offsets(counts)
         seconds = tokens.second.nonzero().squeeze(1)
         device = seconds.device
         wanted = [int(places[-1]) if len(places) else -1 for places in self.places]

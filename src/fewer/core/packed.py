@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from fewer.kernels.sparse import offsets
+
 __all__ = ["Packed", "Plan", "plan"]
 
 
@@ -119,7 +121,7 @@ class Packed:
     ) -> Packed:
         """Lay the embedded tokens of a plan in one row, all alive and active."""
         counts = torch.bincount(plan.sequence, minlength=plan.grid[0])
-        cu = _offsets(counts)
+        cu = offsets(counts)
         return cls(
             hidden=hidden,
             sequence=plan.sequence,
@@ -182,7 +184,7 @@ class Packed:
         assert self.second is not None  # the border finds it for policies that read apart
         sequence = 2 * self.sequence + self.second
         texts = 2 * self.grid[0]
-        cu = _offsets(torch.bincount(sequence, minlength=texts))
+        cu = offsets(torch.bincount(sequence, minlength=texts))
         extent = self.extent.repeat_interleave(2)
         return self.but(sequence=sequence, cu=cu, extent=extent, grid=(texts, self.grid[1]))
 
@@ -216,7 +218,7 @@ class Packed:
 
     def offsets(self, rows: Int[Tensor, "Tq"]) -> Int[Tensor, "B+1"]:
         """Return where each text begins among `rows` only."""
-        return _offsets(torch.bincount(self.sequence.index_select(0, rows), minlength=self.grid[0]))
+        return offsets(torch.bincount(self.sequence.index_select(0, rows), minlength=self.grid[0]))
 
     @property
     def presence(self) -> Tensor | None:
@@ -224,7 +226,3 @@ class Packed:
         if self.active is None:
             return self.gate
         return self.active.float() if self.gate is None else self.gate * self.active
-
-
-def _offsets(counts: Int[Tensor, "B"]) -> Int[Tensor, "B+1"]:
-    return torch.nn.functional.pad(counts.cumsum(0), (1, 0))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fewer.kernels.call import Attended, AttentionCall, log_gate
 from fewer.kernels.sdpa import attend as attend_plainly
+from fewer.kernels.sparse import offsets
 from fewer.kernels.spread import attend as spread
 from fewer.native.library import AttentionStruct, best, unavailable
 from fewer.native.library import call as run
@@ -96,7 +97,7 @@ def side_by_side(states: Tensor) -> Tensor:
 
 def _counts(free: Tensor, cu: Tensor) -> Tensor:
     """How many keys of each text are free."""
-    return torch.nn.functional.pad(free.cumsum(0), (1, 0))[cu].diff()
+    return offsets(free)[cu].diff()
 
 
 def _pointer(tensor: Tensor | None) -> int | None:

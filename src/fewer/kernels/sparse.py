@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fewer.kernels.pattern import Pattern
 
-__all__ = ["Chunks", "Places", "Sparse", "dense_pairs"]
+__all__ = ["Chunks", "Places", "Sparse", "anchors_of", "chunk_of", "dense_pairs", "offsets", "sums"]
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Chunks:
     ) -> Float[Tensor, "B"]:
         """Count the pairs that are multiplied for each text, tokens by how far they take part."""
         asked_of, asking_of = (
-            _sums(weight, rows // self.split, cu)
+            cu.diff().float() if weight is None else sums(weight.float(), rows // self.split, cu)
             for weight, rows, cu in (
                 (asked, self.keys, self.cu_k),
                 (asking, self.queries, self.cu_q),
@@ -109,11 +109,11 @@ class Chunks:
         return pairs.new_zeros(texts).index_add(0, self.text, pairs)
 
 
-def _sums(weight: Tensor | None, rows: Tensor, cu: Tensor) -> Tensor:
-    """Add up the weights of each chunk's tokens."""
-    if weight is None:
-        return cu.diff().float()
-    own = weight.float()[rows % len(weight)]
+def sums(
+    weight: Float[Tensor, "T"], rows: Int[Tensor, "R"], cu: Int[Tensor, "C+1"]
+) -> Float[Tensor, "C"]:
+    """Add up the weights of each chunk's tokens; far rows weigh what those of their token do."""
+    own = weight[rows % len(weight)]
     return own.new_zeros(len(cu) - 1).index_add(0, chunk_of(cu, len(rows)), own)
 
 
@@ -197,21 +197,16 @@ def _joined(parts: list[_Part], sparse: Sparse) -> Chunks:
         of_queries.append(part.counts.repeat_interleave(split))
         sizes = part.end - part.begin  # (C, h, S)
         flat = sizes.flatten()
-        before = flat.cumsum(0) - flat
-        places = torch.arange(int(flat.sum()), device=flat.device)
-        rows = part.source[places + (part.begin.flatten() - before).repeat_interleave(flat)]
         of_keys.append(sizes.sum(-1).flatten())
-        if split > 1:
-            head = torch.arange(split, device=flat.device).repeat(len(part.counts))
-            rows = rows * split + head.repeat_interleave(of_keys[-1])
-        keys.append(rows)
+        rows = part.source[_ranges(part.begin.flatten(), flat)]
+        keys.append(_of_heads(rows, of_keys[-1], split))
         free.append(part.free.repeat(sizes[..., 0].numel()).repeat_interleave(flat))
         text.append(part.text.repeat_interleave(split))
     return Chunks(
         torch.cat(queries),
         torch.cat(keys),
-        _offsets(torch.cat(of_queries)),
-        _offsets(torch.cat(of_keys)),
+        offsets(torch.cat(of_queries)),
+        offsets(torch.cat(of_keys)),
         torch.cat(text),
         torch.cat(free),
         split,
@@ -224,14 +219,26 @@ def _by_heads(rows: Tensor, counts: Tensor, split: int) -> Tensor:
         return rows
     starts = (counts.cumsum(0) - counts).repeat_interleave(split)
     sizes = counts.repeat_interleave(split)
+    return _of_heads(rows[_ranges(starts, sizes)], sizes, split)
+
+
+def _ranges(begin: Tensor, sizes: Tensor) -> Tensor:
+    """List the numbers of ranges, one range after another."""
     before = sizes.cumsum(0) - sizes
-    places = torch.arange(len(rows) * split, device=rows.device)
-    own = rows[places + (starts - before).repeat_interleave(sizes)]
-    head = torch.arange(split, device=rows.device).repeat(len(counts))
-    return own * split + head.repeat_interleave(sizes)
+    places = torch.arange(int(sizes.sum()), device=sizes.device)
+    return places + (begin - before).repeat_interleave(sizes)
 
 
-def _offsets(counts: Tensor) -> Tensor:
+def _of_heads(rows: Tensor, sizes: Tensor, split: int) -> Tensor:
+    """Add their head to the numbers of rows; chunks of these sizes are each one head's in turn."""
+    if split == 1:
+        return rows
+    head = torch.arange(split, device=rows.device).repeat(len(sizes) // split)
+    return rows * split + head.repeat_interleave(sizes)
+
+
+def offsets(counts: Int[Tensor, "B"]) -> Int[Tensor, "B+1"]:
+    """Return where each of some runs of rows begins, and where the last ends."""
     return torch.nn.functional.pad(counts.cumsum(0), (1, 0))
 
 
@@ -262,7 +269,7 @@ def dense_pairs(pattern: Pattern, lengths: Float[Tensor, "B"], heads: int) -> Fl
     counts = lengths.long()
     total = int(counts.sum())
     sequence = torch.repeat_interleave(counts, output_size=total)
-    column = torch.arange(total, device=counts.device) - _offsets(counts)[sequence]
+    column = torch.arange(total, device=counts.device) - offsets(counts)[sequence]
     anchors = anchors_of(pattern, sequence, column, counts, torch.ones_like(column).bool())
     places = Places(sequence, column, anchors)
     return Sparse(pattern, places, places, counts, heads).chunks.pairs(None, None, len(counts))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fewer.kernels.call import Attended, AttentionCall, Kernel
-from fewer.kernels.sparse import Chunks, Sparse, chunk_of
+from fewer.kernels.sparse import Chunks, Sparse, chunk_of, sums
 
 __all__ = ["attend"]
 
@@ -44,7 +44,7 @@ def attend(call: AttentionCall, kernel: Kernel) -> Attended:
     context, normaliser = attended.context.index_select(0, back), attended.normaliser
     return Attended(
         context.view(rows, -1),
-        None if attended.received is None else _received(call, sparse, attended.received),
+        None if attended.received is None else _received(call, sparse, own_k, attended.received),
         None if normaliser is None else normaliser.index_select(0, back).view(rows, heads),
     )
 
@@ -56,17 +56,13 @@ def _rows(states: Tensor, rows: Tensor, chunks: Chunks) -> Tensor:
     return states.index_select(0, rows)
 
 
-def _received(call: AttentionCall, sparse: Sparse, received: Tensor) -> Tensor:
+def _received(call: AttentionCall, sparse: Sparse, own_k: Tensor, received: Tensor) -> Tensor:
     """Join what keys got in each chunk, a mean over its queries, to a mean over their text's."""
     chunks, heads = sparse.chunks, call.q.shape[1]
     vote = received.new_ones(len(call.q)) if call.vote is None else call.vote.to(received.dtype)
-    rows = chunks.queries // chunks.split
-    votes = vote.new_zeros(len(chunks.text)).index_add(
-        0, chunk_of(chunks.cu_q, len(rows)), vote[rows]
-    )
+    votes = sums(vote, chunks.queries // chunks.split, chunks.cu_q)
     of_chunk = votes * (heads // chunks.split)
     summed = received * of_chunk[chunk_of(chunks.cu_k, len(received))]
     total = vote.new_zeros(len(sparse.extent)).index_add(0, sparse.asking.sequence, vote)
-    own = chunks.keys // chunks.split % len(call.k)
-    whole = received.new_zeros(len(call.k)).index_add(0, own, summed)
+    whole = received.new_zeros(len(call.k)).index_add(0, own_k, summed)
     return whole / (heads * total.clamp_min(torch.finfo(total.dtype).tiny))[sparse.asked.sequence]

@@ -6,7 +6,7 @@ import torch
 
 from fewer.kernels import AttentionCall, Pattern
 from fewer.kernels.sdpa import attend as attend_packed
-from fewer.kernels.sparse import Places, Sparse, anchors_of
+from fewer.kernels.sparse import Places, Sparse, anchors_of, offsets
 from fewer.lra.attentions.base import Heads, Mask
 
 __all__ = ["Pattern", "attend"]
@@ -35,7 +35,7 @@ def attend(
         return states.transpose(1, 2).flatten(0, 1).index_select(0, rows)  # (T, H, d)
 
     apart = None if far is None else (packed(far[0]), packed(far[1]))
-    cu = torch.nn.functional.pad(extent.cumsum(0), (1, 0))
+    cu = offsets(extent)
     sparse = Sparse(pattern, places, places, extent, heads, apart)
     own = packed(q), packed(k), packed(v)
     context = attend_packed(AttentionCall(*own, cu, cu, sparse=sparse, dropout=dropout)).context
