@@ -13,7 +13,7 @@ from fewer.core.packed import Packed
 from fewer.core.policy import Policy
 from fewer.core.trace import Extra
 from fewer.kernels import AttentionCall, Kernel, Pattern
-from fewer.kernels.sparse import Places, Sparse, anchors_of
+from fewer.kernels.sparse import Sparse
 
 __all__ = ["attention", "pick", "place", "query_rows"]
 
@@ -56,11 +56,8 @@ def attention(
 
 
 def _sparse(pattern: Pattern, texts: Packed, rows: Tensor | None, heads: int) -> Sparse:
-    column = texts.column
-    anchors = anchors_of(pattern, texts.sequence, column, texts.extent, texts.second)
-    anchors = anchors if texts.anchors is None else anchors | texts.anchors
-    asked = Places(texts.sequence, column, anchors)
-    return Sparse(pattern, asked.take(rows), asked, texts.extent, heads)
+    whole = texts.read_by(pattern, heads)
+    return whole if rows is None else replace(whole, asking=whole.asked.take(rows))
 
 
 def _anchored(

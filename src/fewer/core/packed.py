@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fewer.kernels.sparse import offsets
+from fewer.kernels.pattern import Pattern
+from fewer.kernels.sparse import Places, Sparse, anchors_of, offsets
 
 __all__ = ["Packed", "Plan", "plan"]
 
@@ -141,6 +142,7 @@ class Packed:
         new.__dict__.update(self.__dict__, **changes)
         if "cu" in changes:
             new.__dict__.pop("lengths", None)
+            new.__dict__.pop("_read_by", None)
         if "cu" in changes or "alive" in changes:
             new.__dict__.pop("texts", None)
         return new
@@ -160,6 +162,21 @@ class Packed:
             first = self.cu[:-1].clamp_max(max(0, self.slot.numel() - 1))
             there = there & self.alive[first]
         return there.nonzero().squeeze(1)
+
+    def read_by(self, pattern: Pattern, heads: int) -> Sparse:
+        """Say how these tokens read by a pattern, all of them asking.
+
+        The layers of a pass that change no row share what was found for the last pattern.
+        """
+        found: Sparse | None = self.__dict__.get("_read_by")
+        if found is None or found.pattern != pattern:
+            column = self.column
+            anchors = anchors_of(pattern, self.sequence, column, self.extent, self.second)
+            anchors = anchors if self.anchors is None else anchors | self.anchors
+            places = Places(self.sequence, column, anchors)
+            found = Sparse(pattern, places, places, self.extent, heads)
+            self.__dict__["_read_by"] = found
+        return found
 
     @property
     def column(self) -> Int[Tensor, "T"]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fewer.core.packed import Packed, plan
+from fewer.kernels import Pattern
 
 MASK = torch.tensor([[1, 0, 0, 0], [1, 1, 1, 1], [1, 0, 1, 0]])
 
@@ -132,3 +133,15 @@ def test_what_is_measured_and_where_the_second_text_is_goes_with_each_token():
     assert tokens.key.flatten().tolist() == [10, 13, 15]
     assert tokens.normaliser.flatten().tolist() == [0, 3, 5]
     assert tokens.second.tolist() == [False, True, True]
+
+
+def test_layers_that_change_no_row_share_how_a_pattern_is_read():
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    where = plan(mask, (2, 3), mask.device)
+    protected = where.column == 0
+    tokens = Packed.start(where, torch.zeros(5, 2), where.column, protected)
+    first = tokens.read_by(Pattern(1), 2)
+    assert tokens.with_hidden(torch.ones(5, 2)).read_by(Pattern(1), 2) is first
+    assert tokens.read_by(Pattern(2), 2).pattern == Pattern(2)
+    fewer = tokens.take(torch.tensor([0, 2, 3]))
+    assert fewer.read_by(Pattern(2), 2).asked.column.tolist() == [0, 2, 0]
