@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from fewer.core.cost import Shape
 
-__all__ = ["Answers", "answered", "labels_of", "logits_of", "shape_of", "task_loss"]
+__all__ = ["Answers", "answered", "labels_of", "left_loss", "logits_of", "shape_of", "task_loss"]
 
 Answers = Literal["", "text", "token", "span"]
 _KINDS: dict[str, Answers] = {
@@ -96,12 +96,26 @@ def answered(output: Any, trace: Trace, answers: Answers, *, hides: bool) -> boo
     return exits
 
 
+def left_loss(logits: Tensor, places: Tensor, dropped: Tensor) -> Tensor:
+    """Return the loss of spans among the tokens that are left of `dropped`, `(B, N)`.
+
+    A start or end that was dropped counts nothing: it cannot be learned to be chosen.
+    """
+    places = places.clamp(0, logits.shape[1])
+    lost = nn.functional.pad(dropped, (0, 1)).gather(1, places)
+    hidden = logits.masked_fill(dropped[..., None], never(logits.dtype))
+    return _span_loss(hidden, places.masked_fill(lost, logits.shape[1]))
+
+
 def _span_loss(logits: Tensor, places: Tensor) -> Tensor:
     """Average the two cross entropies; a place beyond the text counts nothing, as elsewhere."""
     length = logits.shape[1]
     places = places.clamp(0, length)
     losses = [
-        nn.functional.cross_entropy(logits[..., side].float(), place, ignore_index=length)
+        nn.functional.cross_entropy(
+            logits[..., side].float(), place, ignore_index=length, reduction="sum"
+        )
         for side, place in enumerate(places.unbind(-1))
     ]
-    return torch.stack(losses).mean()
+    count = (places < length).sum(0).clamp_min(1)  # of none the mean is 0
+    return (torch.stack(losses) / count).mean()

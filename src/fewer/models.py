@@ -27,7 +27,7 @@ from fewer.core.encode import encode
 from fewer.core.policy import Dense, Method
 from fewer.core.trace import record, recorded
 from fewer.engine.packing import Engine
-from fewer.heads import answered, labels_of, logits_of, shape_of, task_loss
+from fewer.heads import answered, labels_of, left_loss, logits_of, shape_of, task_loss
 from fewer.inputs import pack
 from fewer.kernels import kernel as find_kernel
 from fewer.native.library import Isa, available
@@ -181,27 +181,32 @@ def _answering(original: Any) -> Any:
     """Make the `forward` of a model whose exits may answer before its own head does.
 
     The head reads all texts, which costs next to nothing; then the answers of exits replace its
-    own, and no span begins or ends at a token that was dropped (while training it may: a loss
-    beyond all bounds would teach nothing). The signature stays, because Trainer and pipelines read
-    it.
+    own, and no span begins or ends at a token that was dropped. While training, logits stay as they
+    are for others to learn from, and the loss is that of the tokens that are left. The signature
+    stays, because Trainer and pipelines read it.
     """
 
     @wraps(original.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         own = attachment(self)
-        answers, hides = own.shape.answers, own.guards_first and not self.training
-        if not (own.policy.answers or hides):
+        answers, guards = own.shape.answers, own.guards_first
+        if not (own.policy.answers or guards):
             return original.forward(self, *args, **kwargs)
         wants_dict = kwargs.pop("return_dict", None)
         with record() as traces:
             output = original.forward(self, *args, **kwargs, return_dict=True)
         (trace,) = traces
         recorded(trace)
-        if answered(output, trace, answers, hides=hides) and output.loss is not None:
+        exits = answered(output, trace, answers, hides=guards and not self.training)
+        leaves = guards and self.training and APPLIES[own.apply_in_training].removes
+        if (exits or leaves) and output.loss is not None:
             given = signature(original.forward).bind(self, *args, **kwargs).arguments
-            labels = labels_of(given, answers)
+            labels, logits = labels_of(given, answers), logits_of(output, answers)
             assert labels is not None  # the model has made a loss of them
-            output.loss = task_loss(self.config, answers)(logits_of(output, answers), labels)
+            if leaves:
+                output.loss = left_loss(logits, labels, trace.dropped)
+            else:
+                output.loss = task_loss(self.config, answers)(logits, labels)
         wants_dict = self.config.return_dict if wants_dict is None else wants_dict
         return output if wants_dict else output.to_tuple()
 

@@ -50,6 +50,8 @@ METHODS = {
     "block-skim": BlockSkim(block=4),
     "block-skim-first": BlockSkim(block=8, sees="first"),
     "block-skim-whole": BlockSkim(block=4, sees="whole"),
+    "block-skim-states": BlockSkim(block=4, sees="states"),
+    "skim-states-and-ltp": Stack((LTP(final_threshold=0.1), BlockSkim(block=4, sees="states"))),
     "skim-and-ltp": Stack((LTP(final_threshold=0.1), BlockSkim(block=4))),
     "skim-and-freeze": Stack((Freeze(), BlockSkim(block=4))),
     "span-exit": EarlyExit(),

@@ -104,8 +104,9 @@ def _chunked(call):
 @every_backbone
 @every_method
 def test_flops_of_the_trace_are_those_that_torch_counts(method, backbone, monkeypatch):
-    # torch's counter does not see what the compiled predictor does
-    monkeypatch.setattr("fewer.pruning.block_skim.judges", lambda query: False)
+    # torch's counter does not see what the compiled predictor and kernel do
+    monkeypatch.setattr("fewer.pruning.block_attention.judges", lambda query: False)
+    monkeypatch.setattr("fewer.pruning.block_states.kernel", lambda name: KERNELS["reference"])
     monkeypatch.setitem(KERNELS, "chunked", _chunked)
     model = made(method, backbone, TASK, kernel="chunked")
     batch = ragged(model)

@@ -29,6 +29,7 @@ from fewer.core.encode import encode
 from fewer.core.packed import Packed, plan
 from fewer.kernels import KERNELS
 from fewer.pruning import BlockSkim
+from fewer.pruning.block_attention import AttentionPredictor
 from fewer.pruning.blocks import SIGHTS, Blocks
 from tests.contract.table import read
 from tests.lessons import lesson
@@ -68,15 +69,15 @@ class Uniform:
         return hidden + 10
 
 
-class Says(nn.Module):
+class Says(AttentionPredictor):
     """Says of the first blocks that it is shown that they are relevant with these chances."""
 
     def __init__(self, *chances):
-        super().__init__()
+        super().__init__(SIGHTS["diagonal"], 4, SHAPE)
         self.logits = torch.tensor([[0.0, math.log(p / (1 - p))] for p in chances])
 
-    def forward(self, maps):
-        return self.logits[: len(maps)]
+    def judge(self, blocks, wanted):
+        return self.logits[: len(wanted)]
 
 
 def _policy(*chances, **settings):
@@ -159,8 +160,8 @@ def test_judging_a_block_costs_what_torch_counts():
         policy.predictors[0](torch.zeros(1, 12, 32, 32))
     macs = 9 * 144 * (1024 + 256) + 768 * 2
     assert macs == 1_660_416
-    assert policy.judging == 2 * macs == counter.get_total_flops()
-    assert policy.looking == 2 * 32 * 32 * 768
+    assert policy.predictors[0].judging == 2 * macs == counter.get_total_flops()
+    assert policy.predictors[0].looking == 2 * 32 * 32 * 768
 
 
 @pytest.mark.parametrize("apply", PLAYED)
@@ -203,7 +204,9 @@ def test_each_block_that_may_leave_is_paid_for_and_nobody_else(apply):
     policy = _policy([0.04, 0.3], [0.3], [0.3])
     _, trace = _read(policy, apply)
     assert [said.rows.tolist() for said in trace.judged] == [[1, 2], [2]]
-    assert trace.spent.tolist() == [3 * (policy.judging + policy.looking)]
+    assert trace.spent.tolist() == [
+        3 * (policy.predictors[0].judging + policy.predictors[0].looking)
+    ]
 
 
 def test_nothing_is_skimmed_in_training_and_all_layers_learn():

@@ -5,7 +5,7 @@ import torch
 
 from fewer import Decision, Trace
 from fewer.core.decision import Spoken
-from fewer.heads import answered, labels_of, logits_of, shape_of, task_loss
+from fewer.heads import answered, labels_of, left_loss, logits_of, shape_of, task_loss
 from fewer.models import parts
 from tests.contract.table import every_backbone
 from tests.tiny import ragged, tiny
@@ -111,6 +111,25 @@ def test_unless_it_is_asked_nothing_is_hidden():
     output = _Output(start_logits=torch.zeros(1, 3), end_logits=torch.ones(1, 3))
     assert not answered(output, _dropping([1], (1, 3)), "span", hides=False)
     assert output.start_logits.tolist() == [[0, 0, 0]]
+
+
+def test_the_loss_of_what_is_left_is_that_of_the_model_without_what_left():
+    """Text 1 lost its column 1, where nothing is to be learned; text 0 its column 2, the end."""
+    torch.manual_seed(0)
+    logits, places = torch.randn(2, 4, 2), torch.tensor([[1, 2], [0, 3]])
+    dropped = torch.tensor([[False, False, True, False], [False, True, False, False]])
+    start = [logits[0, [0, 1, 3], 0].log_softmax(0)[1], logits[1, [0, 2, 3], 0].log_softmax(0)[0]]
+    end = logits[1, [0, 2, 3], 1].log_softmax(0)[2]
+    wanted = -(sum(start) / 2 + end) / 2
+    torch.testing.assert_close(left_loss(logits, places, dropped), wanted)
+
+
+def test_where_every_answer_left_nothing_is_learned():
+    logits = torch.randn(1, 3, 2, requires_grad=True)
+    loss = left_loss(logits, torch.tensor([[1, 1]]), torch.tensor([[False, True, False]]))
+    loss.backward()
+    assert loss.item() == 0
+    assert not logits.grad.any()
 
 
 def test_answers_of_exits_take_the_place_of_the_heads_and_it_is_told():

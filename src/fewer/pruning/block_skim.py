@@ -25,8 +25,10 @@ What differs from the authors' code, and why:
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,14 +37,16 @@ from fewer.core.cost import Shape
 from fewer.core.decision import Decision, Site, Spoken, View
 from fewer.core.policy import TARGET_MISSED, Dial, Lesson, Phase, Policy, Rehearsal, Verdict
 from fewer.core.trace import Trace
-from fewer.kernels.judging import Convolution, JudgeCall, judge, judges
-from fewer.pruning.blocks import SIGHTS, Blocks
+from fewer.pruning.block_attention import AttentionPredictor
+from fewer.pruning.block_states import StatePredictor
+from fewer.pruning.blocks import SIGHTS, Blocks, Sight
+from fewer.pruning.predictor import Predictor
 
 __all__ = ["BlockSkim", "BlockSkimPolicy"]
 
 GRID = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+_SKIMMING = "skimming"  # the phase in which blocks leave
 _EAGER = 1.0  # only the best block of each text stays
-_KERNEL = 9  # weights of a 3 x 3 convolution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +58,12 @@ class BlockSkim:
     target: float | None = None  # share of the dense FLOPs to keep, in (0, 1), instead of tau
     alpha: float = 0.1  # weight of the predictors' loss
     balance: float = 20.0  # beta: weight of relevant blocks, which are few; 1: none
-    sees: Literal["diagonal", "first", "whole"] = "diagonal"  # how much of the attention map
+    # how much of the attention map, or else the states of the tokens
+    sees: Literal["diagonal", "first", "whole", "states"] = "diagonal"
     evidence: bool = False  # whether blocks with supporting facts count as relevant too
     training: Literal["joint", "two_stage"] = "joint"  # with the model, or after it
     epochs: float = 2.0
+    skimming_epochs: float = 0.0  # of a second phase, in which blocks really leave
     learning_rates: tuple[float, float] = (3e-5, 1e-3)  # of the model, of the predictors
 
     def __post_init__(self) -> None:
@@ -78,7 +84,7 @@ class BlockSkim:
                 f"alpha is {self.alpha}, balance {self.balance}; wanted 0 or more, and more than 0"
             )
         for name, chosen, known in (
-            ("sees", self.sees, tuple(SIGHTS)),
+            ("sees", self.sees, tuple(PREDICTORS)),
             ("training", self.training, ("joint", "two_stage")),
         ):
             if chosen not in known:
@@ -94,46 +100,38 @@ class BlockSkim:
         return BlockSkimPolicy(self, shape)
 
     def phases(self) -> tuple[Phase, ...]:
-        """Train the model and the predictors at once, or the predictors alone."""
+        """Train the model and the predictors at once, or the predictors alone.
+
+        Then, if there are `skimming_epochs`, both, on what is left of each text.
+        """
         joint = self.training == "joint"
         model, predictors = self.learning_rates
-        return (
-            Phase(
-                self.training,
-                "compact",
-                "all" if joint else "policy",
-                self.epochs,
-                model,
-                predictors,
-                regularise=True,
-                calibrate=True,
-                task=joint,
-            ),
+        first = Phase(
+            self.training,
+            "compact",
+            "all" if joint else "policy",
+            self.epochs,
+            model,
+            predictors,
+            regularise=True,
+            calibrate=True,
+            task=joint,
         )
+        if not self.skimming_epochs:
+            return (first,)
+        more = replace(first, name=_SKIMMING, trains="all", epochs=self.skimming_epochs, task=True)
+        return first, more
 
 
-class Predictor(nn.Sequential):
-    """The paper's network: two convolutions, each normed, rectified and halved; then two logits."""
+def _seeing(sight: Sight) -> Callable[[int, Shape], Predictor]:
+    return lambda block, shape: AttentionPredictor(sight, block, shape)
 
-    def __init__(self, maps: int, heads: int, block: int) -> None:
-        super().__init__(
-            nn.Conv2d(maps * heads, heads, 3, padding=1),
-            nn.BatchNorm2d(heads),
-            nn.ReLU(),
-            nn.AvgPool2d(2),
-            nn.Conv2d(heads, heads, 3, padding=1),
-            nn.BatchNorm2d(heads),
-            nn.ReLU(),
-            nn.AvgPool2d(2),
-            nn.Flatten(),
-            nn.Linear(heads * (block // 4) ** 2, 2),
-        )
 
-    def folded(self) -> tuple[Convolution, Convolution, Tensor, Tensor]:
-        """Return the network as in eval mode, its norms as part of the convolutions."""
-        wide, norm, _, _, narrow, other, _, _, _, last = self
-        assert isinstance(last, nn.Linear)
-        return _folded(wide, norm), _folded(narrow, other), last.weight, last.bias
+# what a predictor sees, and how it is made for a size of block and a model
+PREDICTORS: dict[str, Callable[[int, Shape], Predictor]] = {
+    **{name: _seeing(sight) for name, sight in SIGHTS.items()},
+    "states": lambda block, shape: StatePredictor(shape),
+}
 
 
 class BlockSkimPolicy(Policy):
@@ -152,20 +150,15 @@ class BlockSkimPolicy(Policy):
             )
         self.method = method
         self.num_layers = shape.num_layers
-        self.sight = SIGHTS[method.sees]
-        maps = self.sight.count
+        self._skims = False  # while training
         self.predictors = nn.ModuleList(
-            Predictor(maps, shape.heads, method.block) for _ in range(shape.num_layers)
+            PREDICTORS[method.sees](method.block, shape) for _ in range(shape.num_layers)
         )
-        area, heads = method.block**2, shape.heads
-        convolved = heads * (maps * heads * area + heads * area // 4)
-        self.looking = 2.0 * area * shape.hidden_size  # FLOPs of the attention of a pair of blocks
-        self.judging = 2.0 * (_KERNEL * convolved + heads * area // 16 * 2)  # of a block
         self.register_buffer("threshold", torch.zeros(()))
 
     def measured(self, layer: int) -> bool:
-        """Every layer that decides, or learns to."""
-        return self._speaks(layer)
+        """Every layer that decides or learns to, by what its predictor looks at."""
+        return self._speaks(layer) and self._predictor(layer).measures
 
     def decide(self, view: View) -> Decision | None:
         """Judge each block that may leave; in eval mode those below the threshold go."""
@@ -177,21 +170,28 @@ class BlockSkimPolicy(Policy):
         wanted = torch.unique_consecutive(blocks.index[may_leave])
         if not wanted.numel():
             return None
-        logits = self._judged(view.layer, blocks, wanted)
+        predictor = self._predictor(view.layer)
+        logits = predictor.judge(blocks, wanted)
         said = Spoken(view.layer, blocks.number[wanted], logits)
-        looked = self.sight.looked(blocks, wanted)
-        spent = logits.new_zeros(tokens.grid[0]).index_add(
-            0, blocks.text[wanted], self.judging + self.looking * looked
-        )
+        spent = predictor.flops(blocks, wanted)
         heard = Decision(judged=(said,), spent=spent)
-        if self.training:
+        if view.layer == self.num_layers - 1 or (self.training and not self._skims):
             return heard
-        chances = logits.softmax(-1)[:, 1]
+        chances = logits.detach().softmax(-1)[:, 1]
         best = chances.new_zeros(tokens.grid[0])
         best = best.scatter_reduce(0, blocks.text[wanted], chances, "amax", include_self=False)
         stays = (chances >= self.threshold) | (chances == best[blocks.text[wanted]])
         all_blocks = torch.ones_like(blocks.number, dtype=torch.bool)
         return heard & Decision.keep(all_blocks.index_copy(0, wanted, stays)[blocks.index])
+
+    @contextmanager
+    def during(self, phase: Phase) -> Iterator[None]:
+        """Let blocks leave while the second phase trains."""
+        before, self._skims = self._skims, phase.name == _SKIMMING
+        try:
+            yield
+        finally:
+            self._skims = before
 
     def loss(self, lesson: Lesson) -> Tensor:
         """Weigh by alpha the sum over layers of the balanced cross entropy."""
@@ -238,28 +238,11 @@ class BlockSkimPolicy(Policy):
         """Return tau; 0 keeps every block."""
         return Dial(self.threshold, 0.0, GRID, _check_threshold)
 
-    def _judged(self, layer: int, blocks: Blocks, wanted: Tensor) -> Tensor:
-        """Say of each wanted block how likely it is to matter: two logits, in fp32."""
-        predictor, tokens, sight = self.predictors[layer], blocks.tokens, self.sight
-        compiled = type(predictor) is Predictor and not self.training and judges(tokens.asking[0])
-        if compiled and sight.pairs is not None:
-            assert isinstance(predictor, Predictor)
-            seen = *tokens.asking, tokens.gate
-            pairs = sight.pairs(blocks, wanted)
-            return judge(JudgeCall(*seen, blocks.rows, pairs, *predictor.folded()))
-        with torch.autocast(tokens.hidden.device.type, enabled=False):
-            maps = sight.see(blocks, wanted)
-        found: Tensor = predictor(maps).float()
-        return found
+    def _predictor(self, layer: int) -> Predictor:
+        return cast("Predictor", self.predictors[layer])
 
     def _speaks(self, layer: int) -> bool:
         return self.training or layer < self.num_layers - 1
-
-
-def _folded(convolution: Any, norm: Any) -> Convolution:
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    bias = (convolution.bias - norm.running_mean) * scale + norm.bias
-    return Convolution((convolution.weight * scale[:, None, None, None]).float(), bias.float())
 
 
 def _check_threshold(value: float) -> None:

@@ -1,10 +1,11 @@
 import pytest
 import torch
 
+from fewer.core.cost import Shape
 from fewer.core.packed import Packed
 from fewer.kernels.judging import JudgeCall, judge, judges
-from fewer.pruning.block_skim import Predictor
-from fewer.pruning.blocks import SIGHTS, Blocks, paired
+from fewer.pruning.block_attention import AttentionPredictor
+from fewer.pruning.blocks import SIGHTS, Blocks, Sight, paired
 from tests.isas import every_isa, needs_kernels, pretend
 
 LENGTHS = (1, 70, 33, 2, 128)
@@ -38,7 +39,8 @@ def _tokens(heads, width, gated):
 
 def _predictor(maps, heads, size):
     torch.manual_seed(1)
-    predictor = Predictor(maps, heads, size).eval()
+    shape = Shape(1, heads, heads, 0.0, ())
+    predictor = AttentionPredictor(Sight(maps, None), size, shape).eval()
     for part in predictor:
         if isinstance(part, torch.nn.BatchNorm2d):
             for values in (part.weight, part.bias, part.running_mean, part.running_var):

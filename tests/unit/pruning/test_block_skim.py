@@ -4,7 +4,9 @@ import torch
 import fewer
 from fewer import Trace
 from fewer.pruning import BlockSkim
+from fewer.pruning.block_attention import AttentionPredictor
 from fewer.pruning.block_skim import GRID
+from fewer.pruning.blocks import SIGHTS
 from tests.contract.table import read
 from tests.lessons import PHASE, lesson, rehearsal
 from tests.tiny import ragged, tiny
@@ -31,7 +33,7 @@ def _model(backbone="bert", **settings):
         ({"target": 1.0}, r"target is 1\.0, wanted the share"),
         ({"alpha": -1.0}, r"alpha is -1\.0, balance 20\.0; wanted 0 or more, and more than 0"),
         ({"balance": 0.0}, r"balance 0\.0; wanted"),
-        ({"sees": "all"}, "sees is 'all', wanted one of diagonal, first, whole"),
+        ({"sees": "all"}, "sees is 'all', wanted one of diagonal, first, whole, states"),
         ({"training": "frozen"}, "training is 'frozen', wanted one of joint, two_stage"),
         ({"learning_rates": (1e-5,)}, "wanted that of the model and that of the predictors"),
     ],
@@ -61,6 +63,49 @@ def test_afterwards_the_predictors_learn_alone():
     assert (phase.name, phase.trains, phase.task) == ("two_stage", "policy", False)
 
 
+def _no_dropout(model):
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def test_then_both_may_learn_from_what_is_left():
+    first, more = BlockSkim(training="two_stage", skimming_epochs=0.5).phases()
+    assert (first.name, first.trains, first.task) == ("two_stage", "policy", False)
+    assert (more.name, more.trains, more.epochs, more.task) == ("skimming", "all", 0.5, True)
+    assert more.regularise
+    assert more.calibrate
+
+
+def test_blocks_leave_in_the_second_phase_of_training_alone():
+    """After the last layer nobody does: the head reads who is left."""
+    model, own, batch = _opened(skimming_epochs=1)
+    fewer.adjust(_no_dropout(model), threshold=1.0)
+    _, real = read(model, batch)
+    dropped = []
+    for phase in own.method.phases():
+        with own.policy.during(phase), fewer.record() as traces:
+            model.train()(**batch)
+        dropped.append(traces[0].dropped)
+    assert not dropped[0].any()
+    assert torch.equal(dropped[1], real.dropped)
+    assert dropped[1].any()
+
+
+def test_in_that_phase_the_loss_is_that_of_the_tokens_that_are_left():
+    model, own, batch = _opened(skimming_epochs=1)
+    fewer.adjust(_no_dropout(model), threshold=1.0)
+    places = torch.zeros(len(LENGTHS), dtype=torch.long)  # [CLS], which never leaves
+    labels = {"start_positions": places, "end_positions": places}
+    with own.policy.during(own.method.phases()[1]):
+        learned = model.train()(**batch, **labels)
+    logits, _ = read(model.eval(), batch)
+    wanted = -logits.log_softmax(1)[:, 0].mean()
+    torch.testing.assert_close(learned.loss, wanted, atol=1e-5, rtol=1e-5)
+    assert learned.start_logits.amin() > -1e4  # what others learn from stays
+
+
 @pytest.mark.parametrize(("sees", "maps"), [("diagonal", 1), ("first", 3), ("whole", 3)])
 def test_each_layer_has_a_predictor_for_what_it_sees(sees, maps):
     policy = fewer.attachment(_model(sees=sees)).policy
@@ -88,7 +133,7 @@ def _read_in_training(model):
     return traces[0]
 
 
-@pytest.mark.parametrize("sees", ["diagonal", "first", "whole"])
+@pytest.mark.parametrize("sees", ["diagonal", "first", "whole", "states"])
 def test_the_loss_reaches_predictors_queries_and_keys(sees):
     model = _model(sees=sees)
     trace = _read_in_training(model)
@@ -115,10 +160,11 @@ def test_a_batch_without_any_passage_teaches_nothing_and_breaks_nothing():
     assert read(model.eval(), {"input_ids": ids})[1].layers_read.tolist() == [[3] * 4]
 
 
-class Inward(torch.nn.Module):
+class Inward(AttentionPredictor):
     """Says of a block that its chance is the share of its attention that stays within it."""
 
-    def forward(self, maps):
+    def judge(self, blocks, wanted):
+        maps = self.sight.see(blocks, wanted)
         chance = maps.mean((1, 2)).sum(1).clamp(1e-6, 1 - 1e-6)
         return torch.stack((1 - chance, chance), 1).log()
 
@@ -127,7 +173,8 @@ def _opened(**settings):
     """Build a model whose predictors are far apart in what they say of blocks."""
     model = _model(**settings)
     own = fewer.attachment(model)
-    own.policy.predictors = torch.nn.ModuleList(Inward() for _ in range(3))
+    said = (Inward(SIGHTS[own.method.sees], own.method.block, own.shape) for _ in range(3))
+    own.policy.predictors = torch.nn.ModuleList(said)
     return model, own, ragged(model, LENGTHS)
 
 
