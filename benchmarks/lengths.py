@@ -1,17 +1,16 @@
-"""Cost against length: `python -m benchmarks.lengths [RUNS [LONGEST [MODE ...]]]`.
+"""Cost against length: `python -m benchmarks.lengths [RUNS [LONGEST [MODE ...]]] [--limit-gb GB]`.
 
 One text of n tokens, by encoders of MiniLM's sizes: full attention, Longformer and BigBird, each by
-transformers and by fewer, taking turns on one thread. A pass without gradients, and a training
-step (loss, gradients). Weights are drawn: cost does not depend on them. Memory is what a process of
-its own takes at most beyond what it held before the pass.
+transformers and by fewer, each in a process of its own, taking turns on one thread. A pass without
+gradients, and a training step (loss, gradients). Weights are drawn: cost does not depend on them.
+Memory is what one more process takes at most beyond what it held before the pass. A system that is
+refused memory beyond the limit has no time at that length, and is given no longer text.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
 import fewer
+from benchmarks.workers import Worker
 from fewer.cli.common import quiet
-from fewer.measure.memory import growth_mb
+from fewer.measure.memory import give_back, growth_mb
 from fewer.measure.rows import append_row, provenance
 from fewer.measure.turns import once, rotated, spread
 from fewer.models import is_attached
@@ -39,6 +39,8 @@ WINDOW, BLOCK, DRAWN = 512, 64, 3
 SYSTEMS = ("hf-full", "full", "hf-longformer", "longformer", "hf-bigbird", "bigbird")
 MODES = ("forward", "training")
 OFTEN = 1024  # tokens; up to here each pass is run as often as asked
+LIMIT_GB = 14.0  # beyond what a system holds before it is given a text
+CPU = torch.device("cpu")
 
 
 def build(system: str, longest: int) -> Any:
@@ -98,65 +100,100 @@ def work(model: Any, mode: str, ids: Tensor) -> Callable[[], object]:
     return forward if mode == "forward" else training
 
 
-def tokens(longest: int) -> tuple[Tensor, str]:
+def tokens(longest: int) -> tuple[list[int], str]:
     """Read real tokens, one review after another, and the hash of what they are from."""
     rows = read_rows(str(DATA / "imdb/test.jsonl.gz")).select(range(200))
     tokenizer = AutoTokenizer.from_pretrained(model_folder(MODEL))
     ids = tokenizer(" ".join(rows["text"]), verbose=False)["input_ids"]
-    return torch.tensor(ids)[None, :longest], data_hash(rows)
+    return ids[:longest], data_hash(rows)
 
 
-def memory_mb(system: str, mode: str, length: int) -> float:
-    """Run one pass in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.lengths", "--one", system, mode, str(length)]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return float(json.loads(told.splitlines()[-1]))
+def milliseconds(call: Callable[[], object]) -> float:
+    """Time a call."""
+    return once(call, CPU)
 
 
-def one(system: str, mode: str, length: int) -> float:
-    """Return the megabytes that a pass takes at most beyond what is held before it."""
-    model = ready(system, mode, length)
-    ids = torch.randint(1000, 20000, (1, length))
-    work(model, mode, ids[:, :64])()
-    return growth_mb(lambda: once(work(model, mode, ids), torch.device("cpu")))
+def megabytes(call: Callable[[], object]) -> float:
+    """Return what a call takes at most beyond what is held before it."""
+    return growth_mb(lambda: once(call, CPU))
 
 
-def measure(mode: str, runs: int, longest: int) -> dict[str, Any]:
-    """Time all systems at all lengths, shortest first; what takes long is run less often."""
+def answering(
+    system: str, mode: str, ids: list[int], measured: Callable[[Callable[[], object]], float]
+) -> Callable[[int], float]:
+    """Make a system, and what measures it on the first tokens."""
+    quiet()
+    torch.set_num_threads(1)
+    model, text = ready(system, mode, len(ids)), torch.tensor(ids)[None]
+    work(model, mode, text[:, :64])()  # loads what is loaded at first use
+
+    def answer(length: int) -> float:
+        found = measured(work(model, mode, text[:, :length]))
+        if length > OFTEN:
+            give_back()  # those who wait would together hold gigabytes
+        return found
+
+    return answer
+
+
+def measure(mode: str, runs: int, longest: int, limit_mb: int) -> dict[str, Any]:
+    """Measure all systems at all lengths, shortest first, each until it lacks memory."""
     ids, source = tokens(longest)
     points = []
-    models = {system: ready(system, mode, longest) for system in SYSTEMS}
+    workers = {
+        system: Worker(answering, (system, mode, ids, milliseconds), limit_mb) for system in SYSTEMS
+    }
     for length in (length for length in LENGTHS if length <= longest):
-        calls = {name: work(model, mode, ids[:, :length]) for name, model in models.items()}
-        taken: dict[str, list[float]] = {name: [] for name in calls}
-        warm_up = int(length <= OFTEN)
-        for turn in range(warm_up + max(1, runs * OFTEN // max(length, OFTEN))):
-            for name in rotated(list(calls), turn):
-                milliseconds = once(calls[name], torch.device("cpu"))
-                taken[name] += [milliseconds] if turn >= warm_up else []
-        for name, times in taken.items():
-            memory = memory_mb(name, mode, length)
-            points.append(
-                {"system": name, "length": length, "ms": spread(times), "memory_mb": memory}
-            )
-            print(f"{mode} {length} {name}: {spread(times)['median']:.0f} ms, {memory:.0f} MB")
+        memory = {}
+        for name, worker in workers.items():
+            alone = Worker(answering, (name, mode, ids[:length], megabytes), limit_mb)
+            memory[name] = alone.ask(length)
+            alone.stop()
+            worker.lost = alone.lost
+        taken = timed(workers, length, runs)
+        for name in list(workers):
+            point: dict[str, Any] = {"system": name, "length": length}
+            if lost := workers[name].lost:
+                workers.pop(name).stop()
+                point |= {"ms": None, "memory_mb": None, **lost}
+            else:
+                point |= {"ms": spread(taken[name]), "memory_mb": memory[name]}
+            points.append(point)
+            print(mode, point, flush=True)
+    for worker in workers.values():
+        worker.stop()
     settings = {"window": WINDOW, "block": BLOCK, "random": DRAWN, "sizes_of": MODEL, "mode": mode}
     data = {"source": str(DATA / "imdb/test.jsonl.gz"), "hash": source}
     return {"kind": "lengths", **provenance(), "seed": 0, "data": data, **settings} | {
-        "points": points
+        "limit_mb": limit_mb,
+        "points": points,
     }
 
 
-def main(runs: str = "5", longest: str = str(LENGTHS[-1]), *modes: str) -> None:
+def timed(workers: dict[str, Worker], length: int, runs: int) -> dict[str, list[float]]:
+    """Let the workers take turns at one length; what takes long is run less often."""
+    taken: dict[str, list[float]] = {name: [] for name in workers}
+    warm_up = int(length <= OFTEN)
+    for turn in range(warm_up + max(1, runs * OFTEN // max(length, OFTEN))):
+        for name in rotated(list(workers), turn):
+            answer = workers[name].ask(length)
+            taken[name] += [answer] if answer is not None and turn >= warm_up else []
+    return taken
+
+
+def main() -> None:
     """Measure on one thread and add a row for each mode."""
-    for mode in modes or MODES:
-        append_row(measure(mode, int(runs), int(longest)), RESULTS)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.lengths")
+    parser.add_argument("runs", type=int, nargs="?", default=5)
+    parser.add_argument("longest", type=int, nargs="?", default=LENGTHS[-1])
+    parser.add_argument("modes", nargs="*", metavar="mode", help=" or ".join(MODES))
+    parser.add_argument("--limit-gb", type=float, default=LIMIT_GB, help="default: %(default)s")
+    told = parser.parse_args()
+    for mode in told.modes or MODES:
+        append_row(measure(mode, told.runs, told.longest, int(told.limit_gb * 1024)), RESULTS)
 
 
 if __name__ == "__main__":
     quiet()
     torch.set_num_threads(1)
-    if sys.argv[1:2] == ["--one"]:
-        print(json.dumps(one(sys.argv[2], sys.argv[3], int(sys.argv[4]))))
-    else:
-        main(*sys.argv[1:])
+    main()

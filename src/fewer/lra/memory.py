@@ -7,33 +7,35 @@ run before keeps memory that it does not use.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from fewer.lra.model import LRAModel, LRAShape
 from fewer.lra.speed import training_step
+from fewer.measure.memory import growth_mb
 
-__all__ = ["growth_mb"]
-
-_STATUS = Path("/proc/self/status")
+__all__ = ["training_mb"]
 
 
-def growth_mb(content: dict[str, Any]) -> float:
+def training_mb(content: dict[str, Any]) -> float:
     """Train and return the growth in 10^6 bytes."""
     torch.set_num_threads(content["threads"])
     shape = LRAShape(**content["shape"])
     tiny = replace(shape, layers=1, heads=1, hidden=2, qkv=2, ffn=2, max_length=2)
     _train(tiny, "softmax", {}, [2], content["precision"])  # loads what is loaded at first use
-    before = _peak()
-    _train(
-        shape, content["attention"], content["options"], content["lengths"], content["precision"]
+    grown = growth_mb(
+        lambda: _train(
+            shape,
+            content["attention"],
+            content["options"],
+            content["lengths"],
+            content["precision"],
+        )
     )
-    return (_peak() - before) / 1e6
+    return grown * (1 << 20) / 1e6
 
 
 def _train(
@@ -51,13 +53,5 @@ def _train(
         step()
 
 
-def _peak() -> int:
-    """Read the most bytes that this process has held."""
-    if _STATUS.exists():  # Linux; there ru_maxrss begins with what the parent held
-        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
 if __name__ == "__main__":
-    print(growth_mb(json.load(sys.stdin)))
+    print(training_mb(json.load(sys.stdin)))

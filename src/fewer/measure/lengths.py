@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fewer.measure.bubbles import Bubble, draw_bubbles
-from fewer.measure.cells import grid, times
+from fewer.measure.cells import ABSENT, grid, times
 from fewer.measure.svg import Drawing, canvas, drawing
 
 __all__ = ["break_even", "lengths_table", "long_texts_figure", "long_texts_table"]
@@ -29,43 +29,49 @@ _PATTERNS = ("longformer", "bigbird")
 def lengths_table(rows: Sequence[Row]) -> str:
     """Write time and memory of each system at each length, and where patterns begin to pay.
 
-    Of each mode the newest row counts.
+    Of each mode the newest row counts. A length at which a system has no time is compared nowhere.
     """
     parts = []
     newest = {row["mode"]: row for row in rows}
     for mode, row in newest.items():
-        found = {
-            (one["system"], one["length"]): (one["ms"]["median"], one["memory_mb"])
-            for one in row["points"]
-        }
+        found = {(one["system"], one["length"]): one for one in row["points"]}
         lengths = sorted({length for _, length in found})
         heads = ["ms (MB)", *(f"{length:,}" for length in lengths)]
         lines = [heads] + [
-            [name, *(_cell(*found[system, length]) for length in lengths)]
+            [name, *(_cell(found.get((system, length))) for length in lengths)]
             for system, name in _NAMES.items()
         ]
-        ms = {place: milliseconds for place, (milliseconds, _) in found.items()}
-        parts.append(f"**{_MODES[mode]}**\n\n{grid(lines, words=1)}\n{_said(ms, lengths)}")
+        ms = {place: one["ms"]["median"] for place, one in found.items() if one["ms"]}
+        said = _said(ms, lengths) + (_missing(row) if len(ms) < len(found) else "")
+        parts.append(f"**{_MODES[mode]}**\n\n{grid(lines, words=1)}\n{said}")
     row = rows[-1]
     settings = f"Window {row['window']}, blocks of {row['block']}, {row['random']} drawn."
     return "\n".join([*parts, f"{settings} {row['processor']}, one thread.\n"])
 
 
 def break_even(ms: _Times, system: str, lengths: Sequence[int]) -> int | None:
-    """Return the shortest length from which on a system is always faster than full attention."""
-    slower = [length for length in lengths if ms[system, length] >= ms["full", length]]
-    left = [length for length in lengths if not slower or length > slower[-1]]
+    """Return the shortest length from which on a system is always faster than full attention.
+
+    Only lengths at which both have a time are compared.
+    """
+    both = _timed(ms, lengths, system, "full")
+    slower = [length for length in both if ms[system, length] >= ms["full", length]]
+    left = [length for length in both if not slower or length > slower[-1]]
     return left[0] if left else None
 
 
 def _said(ms: _Times, lengths: Sequence[int]) -> str:
+    """Compare each pattern that has two lengths or more, and transformers' own one or more."""
     told = []
     for system in _PATTERNS:
+        own, both = _timed(ms, lengths, system), _timed(ms, lengths, system, f"hf-{system}")
+        if len(own) < 2 or not both:
+            continue
         name, first = _NAMES[system].split(",")[0], break_even(ms, system, lengths)
         begins = "at no measured length" if first is None else f"from {first:,} tokens on"
-        longest, half = lengths[-1], lengths[-2]
+        longest, half = own[-1], own[-2]
         growth = ms[system, longest] / ms[system, half]
-        ratios = [ms[f"hf-{system}", length] / ms[system, length] for length in lengths]
+        ratios = [ms[f"hf-{system}", length] / ms[system, length] for length in both]
         told.append(
             f"{name} is faster than full attention {begins}; from {half:,} to {longest:,} tokens "
             f"its time grows {growth:.1f}x; transformers' own takes {min(ratios):.1f} to "
@@ -74,8 +80,28 @@ def _said(ms: _Times, lengths: Sequence[int]) -> str:
     return "\n".join(told) + "\n"
 
 
-def _cell(milliseconds: float, megabytes: float) -> str:
-    return f"{milliseconds:,.0f} ({megabytes:,.0f})"
+def _timed(ms: _Times, lengths: Sequence[int], *systems: str) -> list[int]:
+    return [length for length in lengths if all((system, length) in ms for system in systems)]
+
+
+def _missing(row: Row) -> str:
+    return (
+        f"A system that asked for more than {_gigas(row['limit_mb'])} beyond what it held before, "
+        "or died, has no time there and was given no longer text; only lengths at which both have "
+        "a time are compared.\n"
+    )
+
+
+def _cell(point: Mapping[str, Any] | None) -> str:
+    if point is None:
+        return ABSENT
+    if point["ms"] is None:
+        return f"over {_gigas(point['over_mb'])}" if "over_mb" in point else "died"
+    return f"{point['ms']['median']:,.0f} ({point['memory_mb']:,.0f})"
+
+
+def _gigas(megabytes: float) -> str:
+    return f"{megabytes / 1024:.3g} GB"
 
 
 def long_texts_table(rows: Sequence[Row]) -> str:

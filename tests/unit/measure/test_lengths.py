@@ -32,6 +32,9 @@ def test_the_break_even_is_the_length_from_which_on_a_pattern_is_always_faster()
     assert break_even(ms, "x", (1, 2, 3)) == 3
     assert break_even(ms, "x", (1,)) == 1
     assert break_even(ms, "x", (1, 2)) is None
+    assert break_even(ms, "x", (4,)) is None
+    del ms["full", 2]
+    assert break_even(ms, "x", (1, 2, 3)) == 1
 
 
 def test_a_table_of_lengths_tells_times_memory_and_where_patterns_pay():
@@ -42,6 +45,46 @@ def test_a_table_of_lengths_tells_times_memory_and_where_patterns_pay():
     assert "its time grows 0.5x; transformers' own takes 3.0 to 5.0 times as long" in table
     assert "BigBird is faster than full attention at no measured length" in table
     assert "Window 64, blocks of 16, 1 drawn. P, one thread." in table
+
+
+def _refused(points, **why):
+    return [point | {"ms": None, "memory_mb": None, **why} for point in points]
+
+
+def test_a_system_that_lacked_memory_has_no_time_and_is_not_compared():
+    row = _row("training") | {"limit_mb": 14336}
+    kept = [point for point in row["points"] if point["length"] == 512]
+    longer = [point for point in row["points"] if point["length"] == 1024]
+    row["points"] = [
+        *kept,
+        *_refused(longer[:2], over_mb=14336),
+        *longer[2:4],
+        *_refused(longer[4:5], died=-9),
+        *longer[5:],
+        *({**point, "length": 2048} for point in longer[3:4]),
+    ]
+    lines = lengths_table([row]).splitlines()
+    assert "| full, HF | 24 (7) | over 14 GB | - |" in lines
+    assert "| full, packed | 20 (7) | over 14 GB | - |" in lines
+    assert "| Longformer, fewer | 24 (7) | 12 (7) | 12 (7) |" in lines
+    assert "| BigBird, HF | 40 (7) | died | - |" in lines
+    longformer, bigbird, missing = lines[-5:-2]
+    assert "faster than full attention at no measured length; from 1,024 to 2,048" in longformer
+    assert "from 512 to 1,024 tokens its time grows 1.0x" in bigbird
+    assert "takes 0.5 to 0.5 times as long" in bigbird
+    assert missing.startswith("A system that asked for more than 14 GB beyond what it held before")
+    assert "more than" not in lengths_table([_row()])
+
+
+def test_a_pattern_with_one_length_is_compared_with_nothing():
+    row = _row() | {"limit_mb": 512}
+    row["points"] = [
+        *(point for point in row["points"] if point["length"] == 512),
+        *_refused(row["points"][1::2], over_mb=512),
+    ]
+    told = lengths_table([row])
+    assert "| BigBird, fewer | 40 (7) | over 0.5 GB |" in told
+    assert "faster" not in told
 
 
 def test_long_texts_are_compared_with_full_attention():

@@ -1,5 +1,6 @@
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,15 @@ def test_memory_that_is_freed_at_the_end_counts_too():
     assert memory.growth_mb(lambda: None) < 8
 
 
-def test_elsewhere_it_is_said_that_it_cannot_be_measured(monkeypatch):
+@pytest.mark.skipif(sys.platform == "win32", reason="has no module resource")
+def test_elsewhere_memory_counts_beyond_the_most_that_was_ever_held(monkeypatch):
+    most = iter([3 * MEGABYTE, 5 * MEGABYTE])  # in bytes, as macOS has it
+    monkeypatch.setattr("resource.getrusage", lambda _: SimpleNamespace(ru_maxrss=next(most)))
+    monkeypatch.setattr(memory, "_OWN", Path("/nowhere"))
+    assert memory.growth_mb(lambda: None) == 2
+
+
+def test_elsewhere_it_is_said_that_memory_cannot_be_limited(monkeypatch):
     monkeypatch.setattr(memory, "_OWN", Path("/nowhere"))
     with pytest.raises(RuntimeError, match="on Linux only"):
-        memory.growth_mb(lambda: None)
+        memory.limit_growth(1)
