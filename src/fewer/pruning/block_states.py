@@ -82,10 +82,12 @@ class StatePredictor(Predictor):
 
 
 def _sides(blocks: Blocks, wanted: Int[Tensor, "P"]) -> tuple[Tensor, Tensor]:
-    """Return the tokens of the wanted blocks that may leave, and those that never do."""
+    """Return who of the wanted blocks may leave, and who of their texts never does."""
     tokens = blocks.tokens
     here = torch.zeros_like(blocks.text, dtype=torch.bool).index_fill(0, wanted, True)
-    passage, question = here[blocks.index] & ~tokens.protected, tokens.protected
+    asked = here.new_zeros(tokens.grid[0]).index_fill(0, blocks.text[wanted], True)
+    passage = here[blocks.index] & ~tokens.protected
+    question = asked[tokens.sequence] & tokens.protected
     if tokens.alive is not None:
         passage, question = passage & tokens.alive, question & tokens.alive
     return passage.nonzero().squeeze(1), question.nonzero().squeeze(1)
