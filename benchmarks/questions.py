@@ -8,7 +8,10 @@ __all__ = ["hops", "settings", "squad"]
 
 DENSE = "runs/squad-dense-42/0-dense/model"
 SKIM = ["--recipe", "recipes/squad-block-skim.yaml"]
+LONGER = "runs/squad-longer-43/model"
+STATES = "runs/squad-block-skim-states-43"
 ROWS = "600"  # of the dev set's 10,570 questions, drawn with the seed
+MORE_ROWS = "2000"  # where a point of F1 is to be told
 # thresholds at which about half of the FLOPs are taken, to be timed; their answers are far worse
 HALF = {"block-skim": "0.9", "block-skim-first": "0.7"}
 TAUGHT = "2000"  # of the training set's 87,599, where settings are compared
@@ -22,6 +25,7 @@ CHANGED = {
     "unbalanced": ["balance=1"],
     "block-16": ["block=16"],
     "block-64": ["block=64"],
+    "states": ["sees=states"],
 }
 SEEDS = ("42", "43", "44")
 SEEDED = "4000"  # of those, where both losses are compared from the same encoder
@@ -61,6 +65,24 @@ def squad(data: Path, results: Path) -> list[list[str]]:
         timed += ["--threshold", HALF[name]] if name in HALF else []
         commands.append(["bench", *own, *timed, "--results", str(results / "squad-latency.jsonl")])
     commands.append(["benchmarks.passages", "runs/squad-deformer-42/model", DENSE, "300", "15"])
+    return commands + _states(test, results)
+
+
+def _states(test: str, results: Path) -> list[list[str]]:
+    """Train on twice as many questions: every token; and predictors that see states."""
+    commands = [
+        ["fit", "--recipe", f"recipes/{recipe}.yaml", "--output", run, "--resume"]
+        for recipe, run in (
+            ("squad-longer", LONGER.removesuffix("/model")),
+            ("squad-block-skim-states", STATES),
+        )
+    ]
+    own = [f"{STATES}/model", "--baseline", LONGER, "--data", test, "--threads", "1"]
+    read = ["--rows", MORE_ROWS, "--no-timed", "--sweep", "--predictors"]
+    written = ["--report", f"{STATES}/report.html", "--results", str(results / "squad.jsonl")]
+    commands.append(["evaluate", *own, *read, *written])
+    timed = ["--batch", "1", "--batch", "16", "--runs", "20"]
+    commands.append(["bench", *own, *timed, "--results", str(results / "squad-latency.jsonl")])
     return commands
 
 

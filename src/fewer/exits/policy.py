@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from fewer.core.cost import Shape
-from fewer.core.decision import Decision, Site, Spoken, View
-from fewer.core.policy import Dial, Lesson, Phase, Policy, Rehearsal
-from fewer.exits.criteria import CRITERIA, Criterion, Evidence
+from fewer.core.decision import Decision, Spoken, View
+from fewer.core.policy import Dial, Lesson
+from fewer.exits.calibrated import CalibratedExits
+from fewer.exits.criteria import Evidence
 from fewer.exits.heads import HEADS
 from fewer.exits.losses import exit_loss, in_turns, labels_of
-from fewer.exits.threshold import fit_temperatures, open_exits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,20 +24,12 @@ if TYPE_CHECKING:
 __all__ = ["ExitPolicy"]
 
 
-class ExitPolicy(Policy):
-    """The heads of `EarlyExit`. In training mode they only speak; in eval mode the certain leave.
-
-    Until a phase has trained them, and the threshold is set, nobody leaves.
-    """
-
-    sites = frozenset({Site.AFTER})
-    answers = True
+class ExitPolicy(CalibratedExits):
+    """Heads that answer for the whole text."""
 
     def __init__(self, method: EarlyExit, shape: Shape) -> None:
-        super().__init__()
-        self.method = method
-        self.num_layers, self.labels = shape.num_layers, shape.labels
-        self.layers = method.exits_of(shape)
+        super().__init__(method, shape)
+        self.labels = shape.labels
         if shape.labels == 1 and method.criterion not in ("patience", "learned"):
             raise ValueError(
                 f"the criterion {method.criterion!r} compares classes, but the model answers with "
@@ -51,15 +43,6 @@ class ExitPolicy(Policy):
         self.heads = HEADS[method.head](shape, len(self.layers))
         self.doubt = nn.Linear(self.heads.width, 1) if method.criterion == "learned" else None
         self.looks_back = self.criterion.looks_back or self.heads.looks_back
-        self.temperature: Tensor
-        self.threshold: Tensor
-        self.register_buffer("temperature", torch.ones(len(self.layers)))
-        self.register_buffer("threshold", torch.tensor(self.criterion.never))
-
-    @property
-    def criterion(self) -> Criterion:
-        """By what a text leaves. Looked up, as its functions cannot be pickled."""
-        return CRITERIA[self.method.criterion]
 
     def decide(self, view: View) -> Decision | None:
         """Let the head after this layer answer for each text, and those leave that are certain."""
@@ -100,17 +83,11 @@ class ExitPolicy(Policy):
             losses += [self._misjudged(lesson, said) for said in spoken]
         return torch.stack(losses).sum()
 
-    def calibrate(self, phase: Phase, rehearsal: Rehearsal) -> None:
-        """Fit temperatures to held-out answers, then open the exits.
-
-        The threshold is the method's, or the one that meets the method's share of FLOPs.
-        """
-        if rehearsal.first:
-            return
-        own = self.method
-        if own.temperature:
-            fit_temperatures(self.temperature, rehearsal, _told)
-        open_exits(self.dial(), self.criterion, own.threshold, own.target, rehearsal)
+    def told(self, lessons: Sequence[Lesson], number: int) -> tuple[Tensor, Tensor]:
+        """Collect the logits of each text, `(R, C)`."""
+        logits = torch.cat([one.trace.spoken[number].logits for one in lessons])
+        labels = torch.cat([labels_of(one, one.trace.spoken[number].rows) for one in lessons])
+        return logits, labels
 
     def _certain(self, said: Spoken, before: list[Spoken]) -> Tensor:
         evidence = Evidence(
@@ -137,10 +114,3 @@ class ExitPolicy(Policy):
         else:
             wrong = (said.logits.argmax(1) != labels).float()
         return (doubt - wrong).square().mean()
-
-
-def _told(lessons: Sequence[Lesson], number: int) -> tuple[Tensor, Tensor]:
-    """Collect the logits `(R, C)` of one exit and the labels `(R,)`."""
-    logits = torch.cat([one.trace.spoken[number].logits for one in lessons])
-    labels = torch.cat([labels_of(one, one.trace.spoken[number].rows) for one in lessons])
-    return logits, labels

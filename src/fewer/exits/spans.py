@@ -28,11 +28,11 @@ from torch import Tensor, nn
 
 from fewer.backbones.quick import in_rows
 from fewer.core.cost import Shape, linear_flops
-from fewer.core.decision import Decision, Site, Spoken, View
-from fewer.core.policy import Dial, Lesson, Phase, Policy, Rehearsal
-from fewer.exits.criteria import CRITERIA, Criterion, in_a_row
+from fewer.core.decision import Decision, Spoken, View
+from fewer.core.policy import Dial, Lesson
+from fewer.exits.calibrated import CalibratedExits
+from fewer.exits.criteria import in_a_row
 from fewer.exits.losses import distillation, in_turns, weighed
-from fewer.exits.threshold import fit_temperatures, open_exits
 from fewer.kernels.call import never
 
 if TYPE_CHECKING:
@@ -121,18 +121,11 @@ MEASURES: dict[str, Callable[[Sequence[Bounds], int], Float[Tensor, "B"]]] = {
 }
 
 
-class SpanExitPolicy(Policy):
-    """The heads of `EarlyExit` where the answer is a span. In training mode they only speak.
-
-    Until a phase has trained them, and the threshold is set, nobody leaves.
-    """
-
-    sites = frozenset({Site.AFTER})
-    answers = True
+class SpanExitPolicy(CalibratedExits):
+    """Heads that answer with a span."""
 
     def __init__(self, method: EarlyExit, shape: Shape) -> None:
-        super().__init__()
-        self.layers = method.exits_of(shape)
+        super().__init__(method, shape)
         if method.criterion not in MEASURES:
             raise ValueError(
                 f"criterion is {method.criterion!r}, which judges whole texts, but the model "
@@ -143,18 +136,7 @@ class SpanExitPolicy(Policy):
                 f"head is {method.head!r}, which makes one state of a text, but the model answers "
                 "with a span, so every token speaks; wanted 'linear', or no head at all"
             )
-        self.method = method
-        self.num_layers = shape.num_layers
         self.heads = nn.ModuleList(nn.Linear(shape.hidden_size, 2) for _ in self.layers)
-        self.temperature: Tensor
-        self.threshold: Tensor
-        self.register_buffer("temperature", torch.ones(len(self.layers)))
-        self.register_buffer("threshold", torch.tensor(self.criterion.never))
-
-    @property
-    def criterion(self) -> Criterion:
-        """On which side of the threshold a text leaves; what is measured is of `MEASURES`."""
-        return CRITERIA[self.method.criterion]
 
     def decide(self, view: View) -> Decision | None:
         """Let every token speak after this layer, and those texts leave that are certain."""
@@ -189,17 +171,18 @@ class SpanExitPolicy(Policy):
             ),
         )
 
-    def calibrate(self, phase: Phase, rehearsal: Rehearsal) -> None:
-        """Fit temperatures to held-out answers, then open the exits.
-
-        The threshold is the method's, or the one that meets the method's share of FLOPs.
-        """
-        if rehearsal.first:
-            return
-        own = self.method
-        if own.temperature:
-            fit_temperatures(self.temperature, rehearsal, _told)
-        open_exits(self.dial(), self.criterion, own.threshold, own.target, rehearsal)
+    def told(self, lessons: Sequence[Lesson], number: int) -> tuple[Tensor, Tensor]:
+        """Collect starts and ends, `(R, C)`, C of the longest batch."""
+        width = max(lesson.trace.grid[1] for lesson in lessons)
+        logits, labels = [], []
+        for lesson in lessons:
+            said, grid, places = lesson.trace.spoken[number], lesson.trace.grid, _labels(lesson)
+            there = _there(places, said, grid).flatten()
+            sides = _sides(_laid(said.logits, said.rows, grid))[there]
+            padding = (0, width - grid[1])
+            logits.append(nn.functional.pad(sides, padding, value=never(sides.dtype)))
+            labels.append(places.flatten()[there])
+        return torch.cat(logits), torch.cat(labels)
 
     def _speak(self, view: View) -> tuple[Spoken, Float[Tensor, "B"]]:
         """Ask every token that is there, at rest or not; and what that costs each text."""
@@ -258,17 +241,3 @@ def _there(labels: Int[Tensor, "B 2"], said: Spoken, grid: tuple[int, int]) -> B
     spoke = torch.zeros(texts, columns + 1, dtype=torch.bool, device=labels.device)
     spoke[said.rows // columns, said.rows % columns] = True
     return spoke.gather(1, labels.clamp(0, columns))
-
-
-def _told(lessons: Sequence[Lesson], number: int) -> tuple[Tensor, Tensor]:
-    """Collect starts and ends that one exit said, `(R, C)`, C of the longest batch, and labels."""
-    width = max(lesson.trace.grid[1] for lesson in lessons)
-    logits, labels = [], []
-    for lesson in lessons:
-        said, grid, places = lesson.trace.spoken[number], lesson.trace.grid, _labels(lesson)
-        there = _there(places, said, grid).flatten()
-        sides = _sides(_laid(said.logits, said.rows, grid))[there]
-        padding = (0, width - grid[1])
-        logits.append(nn.functional.pad(sides, padding, value=never(sides.dtype)))
-        labels.append(places.flatten()[there])
-    return torch.cat(logits), torch.cat(labels)
