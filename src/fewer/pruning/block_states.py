@@ -27,7 +27,8 @@ from fewer.pruning.predictor import Predictor
 
 __all__ = ["StatePredictor"]
 
-_HEADS, _SIZE = 8, 8  # C, S
+_HEADS, _SIZE = 4, 32  # C, S
+_NEAR = (-2, -1, 1, 2)  # blocks around it that a block is judged with
 
 
 class StatePredictor(Predictor):
@@ -35,7 +36,7 @@ class StatePredictor(Predictor):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        width, joined = _HEADS * _SIZE, 8 * _HEADS
+        width, joined = _HEADS * _SIZE, 4 * _HEADS * (2 + len(_NEAR))
         self.norm = nn.LayerNorm(shape.hidden_size)
         self.passage = nn.Linear(shape.hidden_size, width + _HEADS)  # q and w
         self.question = nn.Linear(shape.hidden_size, 2 * width)  # k and v
@@ -51,7 +52,8 @@ class StatePredictor(Predictor):
         place = torch.searchsorted(wanted, blocks.index[passage])
         gate = None if gate is None else gate[passage]
         joined = _pooled(found, place, len(wanted), gate)
-        joined = torch.cat((joined, joined - _means(joined, blocks.text[wanted])), 1)
+        own = joined, joined - _means(joined, blocks.text[wanted])
+        joined = torch.cat((*own, *_neighbours(joined, blocks, wanted)), 1)
         logits: Tensor = self.last(joined.to(self.norm.weight.dtype)).float()
         return logits
 
@@ -105,6 +107,19 @@ def _pooled(
     total = found.new_zeros(count).index_add(0, place, weight)
     sums = torch.zeros_like(most).index_add(0, place, found * weight[:, None])
     return torch.cat((most, sums / total.clamp_min(1e-6)[:, None]), 1)
+
+
+def _neighbours(
+    values: Float[Tensor, "P F"], blocks: Blocks, wanted: Int[Tensor, "P"]
+) -> list[Float[Tensor, "P F"]]:
+    """Return to each block the values of those near it, 0 where there is none that may leave."""
+    number, text = blocks.number[wanted], blocks.text[wanted]
+    found = []
+    for step in _NEAR:
+        place = torch.searchsorted(number, number + step).clamp_max(len(number) - 1)
+        there = (number[place] == number + step) & (text[place] == text)
+        found.append(values[place].masked_fill(~there[:, None], 0.0))
+    return found
 
 
 def _means(values: Float[Tensor, "P F"], text: Int[Tensor, "P"]) -> Float[Tensor, "P F"]:
