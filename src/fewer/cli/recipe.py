@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewer.config import method_from
+from fewer.names import check_known
 from fewer.packaged import model_folder
 
 if TYPE_CHECKING:
@@ -59,10 +59,7 @@ class Recipe:
         """Check the keys of a mapping. Raises `ValueError` with the nearest known key."""
         known = [entry.name for entry in fields(cls)]
         for key in content:
-            if key not in known:
-                near = difflib.get_close_matches(str(key), known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"{origin}: unknown key {key!r}{hint} Known: {', '.join(known)}")
+            check_known(key, known, f"{origin}: key")
         missing = [key for key in ("model", "train") if not content.get(key)]
         if missing:
             raise ValueError(f"{origin}: {' and '.join(missing)} missing; wanted a model and data")

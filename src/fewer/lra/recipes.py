@@ -7,7 +7,6 @@ A recipe is a YAML file of profiles. Each has the sections `data` (of the task),
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -18,6 +17,7 @@ import yaml
 from fewer.lra.attentions import ATTENTIONS
 from fewer.lra.tasks import TASKS
 from fewer.lra.tasks.arena import Setting
+from fewer.names import check_known
 
 __all__ = ["Plan", "Recipe", "Schedule", "profiles"]
 
@@ -113,12 +113,12 @@ class Recipe:
 
         Raises `ValueError` for an unknown attention, section or key.
         """
-        known(attention, ATTENTIONS, "attention")
+        check_known(attention, ATTENTIONS, "attention")
         for key in changes:
             section, dot, _ = key.partition(".")
             if not dot:
                 raise ValueError(f"{key!r}: wanted section.key, such as training.steps=100")
-            known(section, ("data", *_CHANGES), "section")
+            check_known(section, ("data", *_CHANGES), "section")
         own = self.attentions.get(attention, {})
         options, model, training, pretraining = (
             {**before, **own.get(name, {}), **_part(changes, name)}
@@ -143,7 +143,7 @@ class Recipe:
 
 def profiles(folder: Path, task: str) -> dict[str, Any]:
     """Read all profiles of a task, unchecked."""
-    known(task, TASKS, "task")
+    check_known(task, TASKS, "task")
     path = folder / f"{task}.yaml"
     if not path.is_file():
         raise ValueError(
@@ -156,16 +156,6 @@ def profiles(folder: Path, task: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no mapping; wanted profiles such as small and full")
     return content
-
-
-def known(name: str, names: Iterable[str], kind: str) -> str:
-    """Return a name that is among the known. Raises `ValueError` with the nearest if it is not."""
-    names = list(names)
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{kind} {name!r} is unknown.{hint} Known: {', '.join(names)}")
-    return name
 
 
 def _part(changes: Values, section: str) -> Values:
@@ -187,5 +177,5 @@ def _checked(content: Any, names: Iterable[str], origin: str) -> Values:
     if not isinstance(content, dict):
         raise ValueError(f"{origin}: wanted a mapping, got {content!r}")
     for key in content:
-        known(str(key), names, f"{origin}: key")
+        check_known(key, names, f"{origin}: key")
     return content

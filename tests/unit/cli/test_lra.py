@@ -71,8 +71,8 @@ def test_table_and_figure_come_from_the_rows(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("listop", "softmax"), "Did you mean 'listops'"),
-        (("listops", "softmacks"), "Did you mean 'softmax'"),
+        (("listop", "softmax"), "did you mean 'listops'"),
+        (("listops", "softmacks"), "did you mean 'softmax'"),
         (("listops", "softmax", "--profile", "full"), "has no profile 'full'"),
         (("listops", "softmax", "--set", "training.steps"), "wanted key=value"),
         (("listops", "softmax", "--set", "data.longer_than=40"), "wanted the first below"),

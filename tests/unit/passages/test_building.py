@@ -215,7 +215,9 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="at most 40 tokens"):
         index_of(model, max_length=41)
     own = index_of(model)
-    with pytest.raises(ValueError, match="no passage 'twelv' in the index; did you mean 'twelve'"):
+    with pytest.raises(
+        ValueError, match=r"no passage 'twelv' in the index \(did you mean 'twelve'"
+    ):
         own.ask(["w1"], ["twelv"])
     with pytest.raises(ValueError, match="as many questions as ids are wanted, got 2 and 1"):
         own.ask(["w1", "w2"], ["one"])
