@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import fewer
-from fewer.attention import DeFormer
+from fewer.attention import BigBird, DeFormer
 from fewer.core.stack import Stack
 from fewer.passages import PassageIndex, building
 from fewer.pruning import BlockSkim
@@ -184,8 +184,13 @@ def test_a_copied_folder_is_the_same_index(tmp_path):
             lambda: model_of(method=Stack((DeFormer(lower=2), fewer.EarlyExit()))),
             "may answer before the passage is read",
         ),
+        (
+            lambda: model_of(method=Stack((DeFormer(lower=2), BigBird(block_size=4)))),
+            "layer 0 reads by blocks of 4 columns",
+        ),
+        (lambda: model_of("big-bird"), "layer 0 reads by blocks of 2 columns"),
     ],
-    ids=["dense", "classifier", "blocks", "lengths", "exits"],
+    ids=["dense", "classifier", "blocks", "lengths", "exits", "big-bird", "own blocks"],
 )
 def test_a_model_whose_passages_depend_on_the_question_is_refused(model, said):
     with pytest.raises(ValueError, match=said):
