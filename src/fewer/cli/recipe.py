@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fewer.config import method_from
 from fewer.names import check_known
 from fewer.packaged import model_folder
+from fewer.values import read_values
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -44,12 +45,7 @@ class Recipe:
 
         Raises `ValueError` for unknown keys or a file that is not a mapping.
         """
-        import yaml
-
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is not valid YAML: {error}") from error
+        content = read_values(path.read_text(encoding="utf-8"), str(path))
         if not isinstance(content, dict):
             raise ValueError(f"{path} holds no mapping; wanted keys such as model, train, method")
         return cls.of(content, str(path))

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
-
 from fewer.lra.attentions import ATTENTIONS
 from fewer.lra.tasks import TASKS
 from fewer.lra.tasks.arena import Setting
 from fewer.names import check_known
+from fewer.values import read_values
 
 __all__ = ["Plan", "Recipe", "Schedule", "profiles"]
 
@@ -149,10 +148,7 @@ def profiles(folder: Path, task: str) -> dict[str, Any]:
         raise ValueError(
             f"there is no {path}: go to the repository's folder, or name another by --recipes"
         )
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    content = read_values(path.read_text(encoding="utf-8"), str(path))
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no mapping; wanted profiles such as small and full")
     return content

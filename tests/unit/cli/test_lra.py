@@ -76,6 +76,11 @@ def test_table_and_figure_come_from_the_rows(
         (("listops", "softmacks"), "did you mean 'softmax'"),
         (("listops", "softmax", "--profile", "full"), "has no profile 'full'"),
         (("listops", "softmax", "--set", "training.steps"), "wanted key=value"),
+        (
+            ("listops", "softmax", "--set", "training.steps={"),
+            "training.steps={' is not valid YAML",
+        ),
+        (("listops", "softmax", "--set", "training.learning_rate=-1e-3"), "is -0.001, wanted"),
         (("listops", "softmax", "--set", "data.longer_than=40"), "wanted the first below"),
         (("listops,text", "softmax", "--data", "."), "--data is of one task"),
     ],
