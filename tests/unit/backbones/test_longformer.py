@@ -82,6 +82,15 @@ def test_projections_of_global_tokens_cost_something_only_where_there_are_any():
     assert keys.tolist() == list(map(float, LENGTHS))
 
 
+def test_a_pass_in_full_costs_what_a_text_in_full_does_global_tokens_and_all():
+    model = fewer.attach(_long(attention_window=64, width=64))
+    shape = fewer.attachment(model).shape
+    for anchors, tolerance in ((0, 1e-6), (1, 0.01)):
+        with fewer.record() as traces, torch.no_grad():
+            model(**_batch(model, anchors))
+        assert float(shape.share(traces[0])) == pytest.approx(1, rel=tolerance)
+
+
 def test_a_mask_of_another_shape_is_refused():
     model = fewer.attach(_long())
     batch = _batch(model) | {"global_attention_mask": torch.ones(1, 7)}
