@@ -77,6 +77,8 @@ def lengthen(
     quiet()
     if threads is not None:
         torch.set_num_threads(threads)
+    if train is None and (split or column or resume):
+        raise ValueError("--split, --column and --resume are of --train, which is not given")
     chosen = _chosen(method, attention_window, global_tokens, settings(set_, "--set"))
     wanted = None if chosen is None else method_from(chosen)
     if (output / "config.json").exists():

@@ -97,6 +97,9 @@ class Recipe:
         origin = f"{folder / task}.yaml, {profile}"
         sections = [entry.name for entry in fields(cls)][2:]
         content = _checked(found[profile], sections, origin)
+        for section in content.keys() - {"source"}:
+            if not isinstance(content[section], dict):
+                raise ValueError(f"{origin}, {section}: wanted a mapping, got {content[section]!r}")
         named = _checked(content.get("attentions", {}), ATTENTIONS, f"{origin}, attentions")
         for name, changes in named.items():
             _checked(changes, _CHANGES, f"{origin}, {name}")

@@ -155,6 +155,7 @@ def test_training_adapts_the_encoder_and_leaves_only_it(
         (["--to", "64", "--method", "big_bird", "--attention-window", "8"], "attention_window"),
         (["--to", "64", "--train", "nowhere.txt"], "nowhere.txt"),
         (["--to", "64", "--column", "body=x", "--train", "nowhere.txt"], "body"),
+        (["--to", "64", "--resume"], "--resume are of --train"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(

@@ -102,6 +102,9 @@ def test_unknown_names_are_told_with_the_known(toy: Path) -> None:
     (toy / "listops.yaml").write_text("small: {modle: {}}", encoding="utf-8")
     with pytest.raises(ValueError, match="did you mean 'model'"):
         Recipe.read(toy, "listops", "small")
+    (toy / "listops.yaml").write_text("small: {training: }", encoding="utf-8")
+    with pytest.raises(ValueError, match="small, training: wanted a mapping, got None"):
+        Recipe.read(toy, "listops", "small")
 
 
 @pytest.mark.parametrize(
