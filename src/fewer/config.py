@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import warnings
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from fewer.core.policy import Dense, Method
 from fewer.methods import METHODS
+from fewer.names import check_known
 from fewer.version import __version__
 
 __all__ = [
@@ -72,22 +72,12 @@ def method_from(description: dict[str, Any] | str) -> Method:
             f"got {description!r}, wanted the name of a method or {{'name': ..., 'args': {{...}}}}"
         )
     name, args = description["name"], description.get("args", {})
-    if not isinstance(name, str) or name not in METHODS:
-        raise ValueError(
-            f"unknown method {name!r}{_nearest(str(name), METHODS)}; known: "
-            f"{', '.join(sorted(METHODS))}"
-        )
+    check_known(name, sorted(METHODS), "method")
     if not isinstance(args, dict):
         raise ValueError(f"method {name!r} has the args {args!r}, wanted settings and their values")
     kind: Any = METHODS[name]
-    known = [field.name for field in fields(kind)]
     for key in args:
-        if key not in known:
-            wanted = ", ".join(known) or "none"
-            raise ValueError(
-                f"method {name!r} has no setting {key!r}{_nearest(key, known)}; its settings: "
-                f"{wanted}"
-            )
+        check_known(key, [field.name for field in fields(kind)], f"method {name!r}: setting")
     defaults = {
         field.name: field.default_factory()
         for field in fields(kind)
@@ -162,11 +152,6 @@ def read_settings(folder: str | Path) -> Settings:
     if not isinstance(protect, list) or not all(isinstance(token, int) for token in protect):
         raise ValueError(f"{path} has protect {protect!r}, wanted a list of token ids")
     return Settings(method_from(content["method"]), content.get("kernel", "auto"), tuple(protect))
-
-
-def _nearest(word: str, choices: Any) -> str:
-    close = get_close_matches(word, list(choices), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _newer(written: str, present: str) -> bool:

@@ -52,6 +52,7 @@ __all__ = [
 
 log = logging.getLogger("fewer")
 DEFAULT_LENGTH = 512  # where neither model nor tokenizer has a limit
+NO_LIMIT = 10**20  # tokenizers without a limit say more
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -310,7 +311,8 @@ def longest(model: nn.Module, wanted: int | None, tokenizer_says: int) -> int:
     limit = bind(parts(model)[1]).max_tokens
     if wanted is not None and limit is not None and wanted > limit:
         raise ValueError(f"max_length is {wanted}, but this model reads at most {limit} tokens")
-    return wanted or min(tokenizer_says, limit or DEFAULT_LENGTH)
+    limits = [most for most in (limit, tokenizer_says) if most is not None and most < NO_LIMIT]
+    return wanted or min(limits, default=DEFAULT_LENGTH)
 
 
 def adjust(model: Model, *, threshold: float) -> Model:

@@ -8,6 +8,7 @@ from transformers import Trainer, TrainingArguments, pipeline
 
 import fewer
 from fewer import LTP, Dense
+from fewer.models import longest
 from tests.contract.table import every_backbone, read
 from tests.tiny import ragged, tiny, word_tokenizer
 
@@ -211,3 +212,24 @@ def test_an_attached_model_runs_under_autocast(model):
     assert trace.layers[-1].keys.dtype == torch.float32
     assert torch.isfinite(got).all()
     assert got.shape == wanted.shape
+
+
+@pytest.mark.parametrize(
+    ("family", "wanted", "tokenizer_says", "length"),
+    [
+        ("bert", None, 30, 30),
+        ("bert", None, 8192, 40),
+        ("bert", None, 10**30, 40),
+        ("bert", 20, 30, 20),
+        ("modernbert", None, 8192, 8192),
+        ("modernbert", None, 10**30, 512),
+        ("modernbert", 9000, 8192, 9000),
+    ],
+)
+def test_texts_are_read_as_far_as_model_and_tokenizer_say(family, wanted, tokenizer_says, length):
+    assert longest(tiny(family), wanted, tokenizer_says) == length
+
+
+def test_more_tokens_than_there_are_positions_are_refused():
+    with pytest.raises(ValueError, match="max_length is 41, but this model reads at most 40"):
+        longest(tiny(), 41, 30)

@@ -20,13 +20,14 @@ What differs from the authors' code, and why:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from fewer.attention.patterned import GlobalTokens, PatternPolicy, anchors_for, sparse_phase
 from fewer.core.cost import Shape
 from fewer.core.policy import Phase
 from fewer.kernels import Pattern
 from fewer.kernels.pattern import Anchors
+from fewer.names import check_known
 
 __all__ = ["BigBird"]
 
@@ -43,7 +44,8 @@ class BigBird:
     learning_rate: float = 3e-5
 
     def __post_init__(self) -> None:
-        """Refuse blocks that are none."""
+        """Refuse blocks that are none, and unknown global tokens."""
+        check_known(self.global_tokens, ("ends", *get_args(GlobalTokens)), "global_tokens")
         if self.block_size < 2 or self.num_random_blocks < 0:
             raise ValueError(
                 f"block_size is {self.block_size}, num_random_blocks {self.num_random_blocks}; "

@@ -20,11 +20,13 @@ What differs from the authors' code, and why:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 from fewer.attention.patterned import GlobalTokens, PatternPolicy, anchors_for, sparse_phase
 from fewer.core.cost import Shape
 from fewer.core.policy import Phase
 from fewer.kernels import Pattern
+from fewer.names import check_known
 
 __all__ = ["Longformer"]
 
@@ -39,7 +41,8 @@ class Longformer:
     learning_rate: float = 3e-5
 
     def __post_init__(self) -> None:
-        """Refuse a window that is no window."""
+        """Refuse a window that is no window, and unknown global tokens."""
+        check_known(self.global_tokens, get_args(GlobalTokens), "global_tokens")
         if self.attention_window < 2 or self.attention_window % 2:
             raise ValueError(
                 f"attention_window is {self.attention_window}, wanted an even number of tokens, 2 "

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
+
+from fewer.values import read_values
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -85,7 +86,7 @@ def quiet() -> None:
 
 
 def settings(pairs: list[str] | None, option: str) -> dict[str, Any]:
-    """Read `key=value` options; values are YAML. Raises `ValueError` for one without `=`."""
+    """Read `key=value` options; values are YAML. Raises `ValueError` for any other."""
     found = {}
     for pair in pairs or []:
         key, mark, value = pair.partition("=")
@@ -93,7 +94,7 @@ def settings(pairs: list[str] | None, option: str) -> dict[str, Any]:
             raise ValueError(
                 f"{option} {pair!r}: wanted key=value, for example {option} target=0.5"
             )
-        found[key.strip()] = yaml.safe_load(value)
+        found[key.strip()] = read_values(value, f"{option} {pair!r}")
     return found
 
 

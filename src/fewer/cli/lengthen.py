@@ -77,6 +77,8 @@ def lengthen(
     quiet()
     if threads is not None:
         torch.set_num_threads(threads)
+    if train is None and (split or column or resume):
+        raise ValueError("--split, --column and --resume are of --train, which is not given")
     chosen = _chosen(method, attention_window, global_tokens, settings(set_, "--set"))
     wanted = None if chosen is None else method_from(chosen)
     if (output / "config.json").exists():
@@ -177,7 +179,7 @@ def _source(folder: Path, seed: int, *, keeps_head: bool) -> PreTrainedModel:
 
     from fewer.config import read_settings
     from fewer.folders import load
-    from fewer.models import attach
+    from fewer.models import attach, attachment
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     kinds = config.get("architectures") or []
@@ -187,6 +189,9 @@ def _source(folder: Path, seed: int, *, keeps_head: bool) -> PreTrainedModel:
     torch.manual_seed(seed)  # a checkpoint without a pooler gets a new one
     encoder = AutoModel.from_pretrained(folder)
     attach(encoder, held.method, kernel=held.kernel, protect=held.protect)
+    policy = attachment(encoder).policy
+    if policy.state_dict():  # what it has learned, such as thresholds
+        policy.load_state_dict(attachment(load(folder, precision=None)).policy.state_dict())
     return cast("PreTrainedModel", encoder)
 
 

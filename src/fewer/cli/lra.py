@@ -72,14 +72,18 @@ def run(
         names = [name for name in TASKS if profile in profiles(recipes, name)]
     if data is not None and len(names) > 1:
         raise ValueError(f"--data is of one task, got {len(names)}: run them one by one")
+    if not names:
+        raise ValueError(f"no recipe in {recipes} has a profile {profile!r}")
     chosen = list(ATTENTIONS) if attention == ALL else attention.split(",")
+    # what is wrong with one task or attention is said before the first has run for an hour
+    planned = []
     for name in names:
         recipe = Recipe.read(recipes, name, profile)
         plans = [recipe.plan(one, changes, pretrain=self_pretrain) for one in chosen]
-        source = data or (None if recipe.source is None else Path(recipe.source))
-        rows = recipe.setting(changes).load(source, cache)
+        planned.append((recipe.source, recipe.setting(changes), plans))
+    for own, setting, plans in planned:
+        rows = setting.load(data or (None if own is None else Path(own)), cache)
         for plan in plans:
-            # what is wrong with one is said before the first has run for an hour
             LRAModel(shape_of(plan, rows), plan.attention, plan.options)
         for plan in plans:
             row = run_plan(plan, rows, seed=seed, output=output, results=results)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewer.config import method_from
+from fewer.names import check_known
 from fewer.packaged import model_folder
+from fewer.values import read_values
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -44,12 +45,7 @@ class Recipe:
 
         Raises `ValueError` for unknown keys or a file that is not a mapping.
         """
-        import yaml
-
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is not valid YAML: {error}") from error
+        content = read_values(path.read_text(encoding="utf-8"), str(path))
         if not isinstance(content, dict):
             raise ValueError(f"{path} holds no mapping; wanted keys such as model, train, method")
         return cls.of(content, str(path))
@@ -59,10 +55,7 @@ class Recipe:
         """Check the keys of a mapping. Raises `ValueError` with the nearest known key."""
         known = [entry.name for entry in fields(cls)]
         for key in content:
-            if key not in known:
-                near = difflib.get_close_matches(str(key), known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"{origin}: unknown key {key!r}{hint} Known: {', '.join(known)}")
+            check_known(key, known, f"{origin}: key")
         missing = [key for key in ("model", "train") if not content.get(key)]
         if missing:
             raise ValueError(f"{origin}: {' and '.join(missing)} missing; wanted a model and data")

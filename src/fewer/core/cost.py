@@ -79,11 +79,14 @@ class Shape:
         layers = torch.stack([cost.flops(layer) for cost, layer in self._pairs(trace)]).sum(0)
         return layers + start if trace.spent is None else layers + start + trace.spent
 
-    def dense_flops(self, lengths: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
+    def dense_flops(
+        self, lengths: Float[Tensor, "B"], far: tuple[Tensor, Tensor] | None = None
+    ) -> Float[Tensor, "B"]:
         """FLOPs of texts of these lengths when every token reads every layer.
 
         Of a padded batch it is `B * dense_flops(N)`. A model that reads by a pattern of its own
-        keeps to it.
+        keeps to it; `far` is what it projects once more for global tokens (`Extra`), if any, whose
+        few pairs are left out.
         """
         n = lengths.detach()
         pairs = {
@@ -91,15 +94,22 @@ class Shape:
             for pattern in {cost.pattern for cost in self.layers}
         }
         full = {
-            pattern: LayerTrace(n, n, n, scored=False, extra=Extra(count))
+            pattern: LayerTrace(
+                n, n, n, scored=False, extra=Extra(count, None if count is None else far)
+            )
             for pattern, count in pairs.items()
         }
         layers = torch.stack([cost.flops(full[cost.pattern]) for cost in self.layers])
         return layers.sum(0) + self.embed * n
 
+    def in_full(self, trace: Trace) -> Float[Tensor, "B"]:
+        """FLOPs that the texts of a pass would have taken with every token in every layer."""
+        first = trace.layers[0]
+        return self.dense_flops(first.keys, first.extra.far)
+
     def share(self, trace: Trace) -> Float[Tensor, ""]:
         """FLOPs of a pass over those of the same texts read in full; differentiable."""
-        return self.flops(trace).sum() / self.dense_flops(trace.layers[0].keys).sum()
+        return self.flops(trace).sum() / self.in_full(trace).sum()
 
     def _pairs(self, trace: Trace) -> list[tuple[LayerCost, LayerTrace]]:
         return list(zip(self.layers, trace.layers, strict=False))  # a pass may stop early

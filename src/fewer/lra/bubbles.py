@@ -25,12 +25,12 @@ def bubbles(group: Group, timed: str) -> list[Bubble]:
     """
     if timed not in group.tasks:
         raise ValueError(f"no rows of {timed!r}; there are {', '.join(group.tasks)}")
-    found = []
+    clock, found = group.clock[0], []
     for attention in group.attentions:
         if (score := group.average(attention)) is None:
             continue
         rows = group.of(attention, timed)
-        speed = mean(row["speed"]["train"][_clock(group)] for row in rows)
+        speed = mean(row["speed"]["train"][clock] for row in rows)
         memory = mean(row["peak_memory_mb"] for row in rows)
         found.append(Bubble(attention, speed, score, memory))
     if not found:
@@ -67,10 +67,6 @@ def write_figure(group: Group, timed: str, path: Path) -> None:
         raise ValueError(f"{path}: figures are .svg or .png")
 
 
-def _clock(group: Group) -> str:
-    return "examples_per_cpu_s" if group.is_alone else "examples_per_s"
-
-
 def _draw(figure: Figure, axes: Axes, group: Group, timed: str) -> list[Bubble]:
     found = bubbles(group, timed)
     draw_bubbles(figure, axes, found)
@@ -85,8 +81,7 @@ def _draw(figure: Figure, axes: Axes, group: Group, timed: str) -> list[Bubble]:
         ha="right",
         color=COLOURS["quiet"],
     )
-    second = "second of the processor" if group.is_alone else "second"
     length = group.of(found[0].name, timed)[0]["speed"]["length"]
-    axes.set_xlabel(f"examples per {second}, training on {timed} of length {length}")
+    axes.set_xlabel(f"examples per {group.clock[1]}, training on {timed} of length {length}")
     axes.set_ylabel(f"accuracy, mean of {', '.join(group.tasks)} (%)")
     return found

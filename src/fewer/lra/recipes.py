@@ -7,17 +7,16 @@ A recipe is a YAML file of profiles. Each has the sections `data` (of the task),
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
-
 from fewer.lra.attentions import ATTENTIONS
 from fewer.lra.tasks import TASKS
 from fewer.lra.tasks.arena import Setting
+from fewer.names import check_known
+from fewer.values import read_values
 
 __all__ = ["Plan", "Recipe", "Schedule", "profiles"]
 
@@ -98,6 +97,9 @@ class Recipe:
         origin = f"{folder / task}.yaml, {profile}"
         sections = [entry.name for entry in fields(cls)][2:]
         content = _checked(found[profile], sections, origin)
+        for section in content.keys() - {"source"}:
+            if not isinstance(content[section], dict):
+                raise ValueError(f"{origin}, {section}: wanted a mapping, got {content[section]!r}")
         named = _checked(content.get("attentions", {}), ATTENTIONS, f"{origin}, attentions")
         for name, changes in named.items():
             _checked(changes, _CHANGES, f"{origin}, {name}")
@@ -113,12 +115,12 @@ class Recipe:
 
         Raises `ValueError` for an unknown attention, section or key.
         """
-        known(attention, ATTENTIONS, "attention")
+        check_known(attention, ATTENTIONS, "attention")
         for key in changes:
             section, dot, _ = key.partition(".")
             if not dot:
                 raise ValueError(f"{key!r}: wanted section.key, such as training.steps=100")
-            known(section, ("data", *_CHANGES), "section")
+            check_known(section, ("data", *_CHANGES), "section")
         own = self.attentions.get(attention, {})
         options, model, training, pretraining = (
             {**before, **own.get(name, {}), **_part(changes, name)}
@@ -143,29 +145,16 @@ class Recipe:
 
 def profiles(folder: Path, task: str) -> dict[str, Any]:
     """Read all profiles of a task, unchecked."""
-    known(task, TASKS, "task")
+    check_known(task, TASKS, "task")
     path = folder / f"{task}.yaml"
     if not path.is_file():
         raise ValueError(
             f"there is no {path}: go to the repository's folder, or name another by --recipes"
         )
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    content = read_values(path.read_text(encoding="utf-8"), str(path))
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no mapping; wanted profiles such as small and full")
     return content
-
-
-def known(name: str, names: Iterable[str], kind: str) -> str:
-    """Return a name that is among the known. Raises `ValueError` with the nearest if it is not."""
-    names = list(names)
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{kind} {name!r} is unknown.{hint} Known: {', '.join(names)}")
-    return name
 
 
 def _part(changes: Values, section: str) -> Values:
@@ -187,5 +176,5 @@ def _checked(content: Any, names: Iterable[str], origin: str) -> Values:
     if not isinstance(content, dict):
         raise ValueError(f"{origin}: wanted a mapping, got {content!r}")
     for key in content:
-        known(str(key), names, f"{origin}: key")
+        check_known(key, names, f"{origin}: key")
     return content

@@ -16,10 +16,11 @@ from transformers import set_seed
 
 from fewer.lra.learn import accuracy, learn, pretrain
 from fewer.lra.model import LRAModel, LRAShape
-from fewer.lra.recipes import Plan, known
+from fewer.lra.recipes import Plan
 from fewer.lra.speed import peak_memory_mb, speed
 from fewer.lra.tasks.arena import LRATask
 from fewer.measure.rows import append_row, provenance, read_results
+from fewer.names import check_known
 
 __all__ = ["run", "shape_of"]
 
@@ -59,7 +60,7 @@ def shape_of(plan: Plan, task: LRATask) -> LRAShape:
     """
     settings = [name for name in LRAShape.__dataclass_fields__ if name not in _OF_ROWS]
     for name in plan.model:
-        known(name, settings, f"{plan.task}, {plan.profile}, model: key")
+        check_known(name, settings, f"{plan.task}, {plan.profile}, model: key")
     return LRAShape(
         vocabulary=task.vocabulary,
         classes=task.classes,

@@ -60,12 +60,15 @@ class Group:
         return mean(one for one in found if one is not None) if None not in found else None
 
     @property
-    def is_alone(self) -> bool:
-        """Whether the processor's own time is all that counts: one thread, and no GPU.
+    def clock(self) -> tuple[str, str]:
+        """Say by which number of a row, and by which second, to compare speeds.
 
-        What else runs on the machine does not disturb that.
+        With one thread and no GPU the processor's own time is all that counts; what else runs on
+        the machine does not disturb that.
         """
-        return all(row["threads"] == 1 and row["device"] == "cpu" for row in self.rows)
+        if all(row["threads"] == 1 and row["device"] == "cpu" for row in self.rows):
+            return "examples_per_cpu_s", "second of the processor"
+        return "examples_per_s", "second"
 
     def majority(self, task: str) -> float:
         """Return what always answering the most frequent label scores, in percent."""
@@ -127,7 +130,7 @@ def costs(rows: Iterable[Row]) -> str:
     """Write in Markdown how fast each attention trains on each task, and the memory it takes."""
     written = []
     for group in grouped(rows):
-        clock = "examples_per_cpu_s" if group.is_alone else "examples_per_s"
+        clock, second = group.clock
         lines = [["attention", *group.tasks], ["---", *("---:" for _ in group.tasks)]]
         for attention in group.attentions:
             cells = [_cost(group.of(attention, task), clock) for task in group.tasks]
@@ -137,7 +140,6 @@ def costs(rows: Iterable[Row]) -> str:
             f"{row['task']} {row['speed']['length']}"
             for row in {row["task"]: row for row in group.rows}.values()
         )
-        second = "second of the processor" if group.is_alone else "second"
         written.append(
             f"{told}\n\nExamples in training per {second}, and the most memory (MB). Lengths: "
             f"{lengths}.\n"

@@ -15,12 +15,12 @@ import torch
 from fewer.core.known import Known, knowing
 from fewer.core.trace import record
 from fewer.models import attachment, evaluating
+from fewer.names import nearest
 from fewer.passages.lower import fingerprint, lower_layers
 from fewer.passages.pairs import OFFSETS, heads, padded, paired
 from fewer.passages.store import Contents, FileShard, Store, Window, read_contents
 from fewer.prediction import TOKEN_BUDGET
 from fewer.scheduling import token_budget_batches
-from fewer.tasks.columns import nearest
 from fewer.tasks.spans import WindowLogits, best_spans
 from fewer.tasks.texts import TruncationWarning
 

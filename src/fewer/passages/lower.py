@@ -30,7 +30,8 @@ _TOLERANCE = 0.02  # of the tokens; rounding may turn a decision that was close
 def lower_layers(model: PreTrainedModel) -> int:
     """Count the layers, from the first on, in which question and passage are read apart.
 
-    Raises `ValueError` for a model that reads them together, or does not answer questions.
+    Raises `ValueError` for a model that reads them together, or by blocks of columns, which the
+    question shifts, and for one that does not answer questions.
     """
     own = attachment(model)
     layers = range(own.shape.num_layers)
@@ -40,6 +41,14 @@ def lower_layers(model: PreTrainedModel) -> int:
             f"{own.method} reads question and passage together from the first layer on, so nothing "
             "of a passage can be kept; wanted fewer.attention.DeFormer, alone or in a Stack"
         )
+    for layer in range(lower):
+        pattern = own.shape.layers[layer].pattern or own.policy.pattern(layer)
+        if pattern is not None and not pattern.slides:
+            raise ValueError(
+                f"layer {layer} reads by blocks of {pattern.block} columns, which another question "
+                "shifts, so nothing of a passage can be kept; wanted a window "
+                "(fewer.attention.Longformer), or full attention"
+            )
     if own.policy.answers:
         raise ValueError(
             f"{own.method} may answer before the passage is read, so nothing can be kept for later "

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeGuard
 
-from fewer.tasks.columns import column_values, few, known_column, nearest
+from fewer.names import nearest
+from fewer.tasks.columns import column_values, few, known_column
 from fewer.tasks.texts import Overlong, check_strings, encode_texts
 
 if TYPE_CHECKING:
@@ -128,8 +129,8 @@ class TextClassification:
         except KeyError:
             row = next(row for row, value in enumerate(values) if _name(value) not in indices)
         raise ValueError(
-            f"column {self.label!r}, row {row} (the first is 0): unknown label {values[row]!r}. "
-            f"Known are {few(self.label_names)}{nearest(str(values[row]), self.label_names)}. "
+            f"column {self.label!r}, row {row} (the first is 0): unknown label {values[row]!r}"
+            f"{nearest(values[row], self.label_names)}. Known are {few(self.label_names)}. "
             "Mend or remove the row, or choose another column or other label names."
         )
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
+
+from fewer.names import nearest
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -19,8 +20,8 @@ def known_column(column: str, rows: Dataset) -> str:
     if column in rows.column_names:
         return column
     raise ValueError(
-        f"there is no column {column!r}: the rows have {few(rows.column_names)}"
-        f"{nearest(column, rows.column_names)}"
+        f"there is no column {column!r}{nearest(column, rows.column_names)}: the rows have "
+        f"{few(rows.column_names)}"
     )
 
 
@@ -34,9 +35,3 @@ def few(names: Iterable[str], most: int = 12) -> str:
     listed = [repr(name if len(name) <= 40 else name[:39] + "…") for name in names]
     more = f", ... ({len(listed)} in all)" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Suggest the nearest of the known names, if one is near."""
-    near = difflib.get_close_matches(name.lower(), list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fewer.tasks.columns import column_values, few, known_column, nearest
+from fewer.names import nearest
+from fewer.tasks.columns import column_values, few, known_column
 from fewer.tasks.words import NO_WORD, Overlong, check_words, encode_words
 
 if TYPE_CHECKING:
@@ -148,8 +149,8 @@ class Tagging:
         """Say which tag is unknown."""
         return (
             f"column {self.tags!r}, row {row}, word {place} (the first is 0), {words[place]!r}: "
-            f"unknown tag {tags[place]!r}. Known are {few(self.label_names)}"
-            f"{nearest(str(tags[place]), self.label_names)}. "
+            f"unknown tag {tags[place]!r}{nearest(tags[place], self.label_names)}. "
+            f"Known are {few(self.label_names)}. "
             "Mend or remove the row, or choose another column or other label names."
         )
 

@@ -170,7 +170,8 @@ def _split(texts: Sequence[str], seed: int) -> tuple[list[str], list[str]]:
 def _pieces(texts: Sequence[str], tokenizer: Any, length: int) -> Dataset:
     """Join texts, cut them into pieces of `length` tokens (the last is shorter), without padding.
 
-    Raises `ValueError` for texts without tokens, and for a tokenizer that marks no ends.
+    Raises `ValueError` for texts without tokens, a `length` without room for any, and for a
+    tokenizer that marks no ends.
     """
     from datasets import Dataset
 
@@ -185,6 +186,11 @@ def _pieces(texts: Sequence[str], tokenizer: Any, length: int) -> Dataset:
     if not joined:
         raise ValueError(f"{len(texts)} texts hold no token; wanted texts with words")
     inner = length - 2
+    if inner < 1:
+        raise ValueError(
+            f"pieces of {length} tokens hold no text between [CLS] and [SEP]; raise "
+            "tokenizer.model_max_length"
+        )
     cuts = (joined[at : at + inner] for at in range(0, len(joined), inner))
     return Dataset.from_dict({"input_ids": [[start, *cut, end] for cut in cuts]})
 

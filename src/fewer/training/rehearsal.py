@@ -63,7 +63,7 @@ def calibrate(
         with _hard(model):
             traces = [trace for trace, *_ in _passes(model, batches())]
         kept = sum(float(own.shape.flops(trace).sum()) for trace in traces)
-        dense = sum(float(own.shape.dense_flops(trace.layers[0].keys).sum()) for trace in traces)
+        dense = sum(float(own.shape.in_full(trace).sum()) for trace in traces)
         return kept / dense
 
     def lessons() -> Iterator[Lesson]:

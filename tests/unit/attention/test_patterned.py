@@ -27,8 +27,12 @@ def test_blocks_that_are_none_are_refused(settings):
 
 
 def test_an_unknown_kind_of_global_token_is_refused():
-    with pytest.raises(ValueError, match="'last', wanted one of auto, none, first, question"):
-        fewer.attach(tiny(), Longformer(global_tokens="last"))
+    with pytest.raises(ValueError, match="'ends' is unknown; known: auto, none, first, question"):
+        Longformer(global_tokens="ends")
+    with pytest.raises(
+        ValueError, match=r"'end' is unknown \(did you mean 'ends'\?\); known: ends,"
+    ):
+        BigBird(global_tokens="end")
 
 
 @pytest.mark.parametrize(

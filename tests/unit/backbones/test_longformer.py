@@ -82,6 +82,15 @@ def test_projections_of_global_tokens_cost_something_only_where_there_are_any():
     assert keys.tolist() == list(map(float, LENGTHS))
 
 
+def test_a_pass_in_full_costs_what_a_text_in_full_does_global_tokens_and_all():
+    model = fewer.attach(_long(attention_window=64, width=64))
+    shape = fewer.attachment(model).shape
+    for anchors, tolerance in ((0, 1e-6), (1, 0.01)):
+        with fewer.record() as traces, torch.no_grad():
+            model(**_batch(model, anchors))
+        assert float(shape.share(traces[0])) == pytest.approx(1, rel=tolerance)
+
+
 def test_a_mask_of_another_shape_is_refused():
     model = fewer.attach(_long())
     batch = _batch(model) | {"global_attention_mask": torch.ones(1, 7)}
@@ -89,12 +98,29 @@ def test_a_mask_of_another_shape_is_refused():
         model(**batch)
 
 
-def test_a_global_token_outside_its_text_is_refused():
-    model = fewer.attach(_long())
+def test_a_global_token_outside_its_text_is_none_as_in_transformers():
+    model = _long(attention_window=4)
     batch = _batch(model)
     batch["global_attention_mask"][2, 9] = 1
-    with pytest.raises(ValueError, match="marks column 9 of text 2, which is padding"):
-        model(**batch)
+    plain = _states(model, batch)
+    torch.testing.assert_close(_states(fewer.attach(model), batch), plain, atol=1e-5, rtol=0)
+
+
+def test_a_choice_is_answered_as_in_transformers():
+    model = tiny("longformer", "MultipleChoice", max_position_embeddings=64, sep_token_id=3)
+    choices = torch.randint(5, 60, (2, 2, 12), generator=torch.Generator().manual_seed(0))
+    length = torch.tensor([[12, 9], [8, 10]])[..., None]
+    choices[..., [3, 4]] = 3  # [CLS] a b [SEP] [SEP] ... [SEP]
+    choices.scatter_(-1, length - 1, 3)
+    mask = torch.arange(12) < length
+    batch = {
+        "input_ids": choices.masked_fill(~mask, model.config.pad_token_id),
+        "attention_mask": mask.long(),
+    }
+    with torch.no_grad():
+        plain = model(**batch).logits
+        packed = fewer.attach(model)(**batch).logits
+    torch.testing.assert_close(packed, plain, atol=1e-5, rtol=0)
 
 
 def test_an_optimized_model_answers_the_same():

@@ -115,6 +115,18 @@ def test_what_a_model_was_saved_with_stays_unless_another_method_is_asked_for(
     assert fewer.attachment(fewer.load(tmp_path / "b")).method == wanted
 
 
+def test_what_a_method_has_learned_stays_though_the_head_goes(corpus: Path, tmp_path: Path) -> None:
+    model = fewer.attach(tiny(initializer_range=0.1), fewer.LTP(final_threshold=0.3))
+    for tensor in fewer.attachment(model).policy.parameters():
+        torch.nn.init.constant_(tensor, 0.125)
+    fewer.save(model, tmp_path / "ltp")
+    word_tokenizer(40).save_pretrained(tmp_path / "ltp")
+    words = ("lengthen", tmp_path / "ltp", "--to", 64, "--output", tmp_path / "long")
+    assert run(*words, "--train", corpus, "--steps", 1, "--batch-tokens", 64) == 0
+    learned = fewer.attachment(fewer.load(tmp_path / "long")).policy.state_dict()
+    assert learned["threshold"].tolist() == [0.125, 0.125]
+
+
 @pytest.mark.parametrize("task", ["MaskedLM", "Model"])
 def test_training_adapts_the_encoder_and_leaves_only_it(
     task: str, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -143,6 +155,7 @@ def test_training_adapts_the_encoder_and_leaves_only_it(
         (["--to", "64", "--method", "big_bird", "--attention-window", "8"], "attention_window"),
         (["--to", "64", "--train", "nowhere.txt"], "nowhere.txt"),
         (["--to", "64", "--column", "body=x", "--train", "nowhere.txt"], "body"),
+        (["--to", "64", "--resume"], "--resume are of --train"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fewer.lra.tasks import TASKS
 from tests.unit.cli.test_commands import run
 
 RECIPE = """
@@ -71,10 +72,15 @@ def test_table_and_figure_come_from_the_rows(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("listop", "softmax"), "Did you mean 'listops'"),
-        (("listops", "softmacks"), "Did you mean 'softmax'"),
+        (("listop", "softmax"), "did you mean 'listops'"),
+        (("listops", "softmacks"), "did you mean 'softmax'"),
         (("listops", "softmax", "--profile", "full"), "has no profile 'full'"),
         (("listops", "softmax", "--set", "training.steps"), "wanted key=value"),
+        (
+            ("listops", "softmax", "--set", "training.steps={"),
+            "training.steps={' is not valid YAML",
+        ),
+        (("listops", "softmax", "--set", "training.learning_rate=-1e-3"), "is -0.001, wanted"),
         (("listops", "softmax", "--set", "data.longer_than=40"), "wanted the first below"),
         (("listops,text", "softmax", "--data", "."), "--data is of one task"),
     ],
@@ -84,6 +90,28 @@ def test_mistakes_are_said_in_a_line(
 ) -> None:
     assert arena(folder, *words) == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("tasks", "told"),
+    [("listops,listop", "did you mean 'listops'"), ("listops,text", "there is no")],
+)
+def test_a_mistake_in_a_later_task_is_said_before_the_first_has_run(
+    folder: Path, capsys: pytest.CaptureFixture[str], tasks: str, told: str
+) -> None:
+    before = (folder / "rows.jsonl").read_text()
+    assert arena(folder, tasks, "local", "--seed", 4) == 2
+    assert told in capsys.readouterr().err
+    assert (folder / "rows.jsonl").read_text() == before
+
+
+def test_a_profile_that_no_task_has_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for task in TASKS:
+        (tmp_path / f"{task}.yaml").write_text("small: {}", encoding="utf-8")
+    assert arena(tmp_path, "all", "softmax", "--profile", "smal") == 2
+    assert "has a profile 'smal'" in capsys.readouterr().err
 
 
 def test_a_figure_of_rows_that_are_not_there_says_what_is(

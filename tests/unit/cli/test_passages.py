@@ -150,4 +150,4 @@ def test_of_many_passages_some_are_to_be_named(
     assert run("ask", deformed, "which", "--index", tmp_path / "index") == 2
     assert "holds 201 passages" in capsys.readouterr().err
     assert run("ask", deformed, "which", "--index", tmp_path / "index", "--passage", "202") == 2
-    assert "no passage '202' in the index; did you mean '2" in capsys.readouterr().err
+    assert "no passage '202' in the index (did you mean '2" in capsys.readouterr().err

@@ -187,7 +187,7 @@ def test_what_a_description_leaves_out_is_as_by_default(args, wanted):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ({"pruning": {"targt": 0.3}}, "method 'ltp' has no setting 'targt'"),
+        ({"pruning": {"targt": 0.3}}, "method 'ltp': setting 'targt' is unknown"),
         ({"exits": {"name": "fastbrt"}}, "did you mean 'fastbert'"),
         ({"exits": {"threshold": 5.0}}, "threshold is 5.0, wanted 0 to 1"),
         ({"joint_epochs": 0}, "joint_epochs is 0, wanted a positive number"),

@@ -198,7 +198,7 @@ def test_sizes_that_do_not_fit_are_refused(changes: dict[str, Any], message: str
 
 
 def test_an_unknown_attention_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="unknown attention 'flash'; known: softmax, local, spa"):
+    with pytest.raises(ValueError, match="attention 'flash' is unknown; known: softmax, local, s"):
         LRAModel(shape(), "flash", {})
 
 

@@ -76,7 +76,7 @@ def test_an_attention_changes_the_profile_and_the_command_line_changes_both(toy:
     ("changes", "told"),
     [
         ({"steps": 7}, "wanted section.key"),
-        ({"trainig.steps": 7}, "Did you mean 'training'"),
+        ({"trainig.steps": 7}, "did you mean 'training'"),
         ({"training.stepz": 7}, "stepz"),
         ({"training.steps": 0}, "steps is 0"),
     ],
@@ -91,16 +91,19 @@ def test_changes_that_fit_nothing_are_refused(
 def test_unknown_names_are_told_with_the_known(toy: Path) -> None:
     with pytest.raises(ValueError, match="has no profile 'full'; it has small"):
         Recipe.read(toy, "listops", "full")
-    with pytest.raises(ValueError, match="Did you mean 'listops'"):
+    with pytest.raises(ValueError, match="did you mean 'listops'"):
         Recipe.read(toy, "listop", "small")
     with pytest.raises(ValueError, match=r"there is no .*text\.yaml"):
         Recipe.read(toy, "text", "small")
-    with pytest.raises(ValueError, match="Did you mean 'linformer'"):
+    with pytest.raises(ValueError, match="did you mean 'linformer'"):
         Recipe.read(toy, "listops", "small").plan("linforme", {}, pretrain=False)
     with pytest.raises(ValueError, match="deep"):
         Recipe.read(toy, "listops", "small").setting({"data.deep": 3})
     (toy / "listops.yaml").write_text("small: {modle: {}}", encoding="utf-8")
-    with pytest.raises(ValueError, match="Did you mean 'model'"):
+    with pytest.raises(ValueError, match="did you mean 'model'"):
+        Recipe.read(toy, "listops", "small")
+    (toy / "listops.yaml").write_text("small: {training: }", encoding="utf-8")
+    with pytest.raises(ValueError, match="small, training: wanted a mapping, got None"):
         Recipe.read(toy, "listops", "small")
 
 

@@ -78,7 +78,7 @@ def test_memory_grows_with_the_model(pair: bool) -> None:
 
 
 def test_a_key_that_a_model_lacks_is_told() -> None:
-    with pytest.raises(ValueError, match="Did you mean 'layers'"):
+    with pytest.raises(ValueError, match="did you mean 'layers'"):
         shape_of(toy.plan(model={"layer": 2}), toy.task())
     with pytest.raises(ValueError, match="'classes' is unknown"):
         shape_of(toy.plan(model={"classes": 2}), toy.task())

@@ -4,7 +4,7 @@ import pytest
 from tokenizers import processors
 
 import fewer
-from fewer.attention import DeFormer
+from fewer.attention import DeFormer, Longformer
 from fewer.core.stack import Stack
 from fewer.passages import index
 from tests.tiny import tiny, word_tokenizer
@@ -22,6 +22,7 @@ PASSAGES = {
 METHODS = {
     "apart": DeFormer(lower=2),
     "three": DeFormer(lower=3),
+    "window": Stack((DeFormer(lower=2), Longformer(attention_window=4))),
     "pruned": Stack((DeFormer(lower=3), fewer.LTP(final_threshold=0.2))),
 }
 

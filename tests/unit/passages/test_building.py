@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import fewer
-from fewer.attention import DeFormer
+from fewer.attention import BigBird, DeFormer
 from fewer.core.stack import Stack
 from fewer.passages import PassageIndex, building
 from fewer.pruning import BlockSkim
@@ -184,8 +184,13 @@ def test_a_copied_folder_is_the_same_index(tmp_path):
             lambda: model_of(method=Stack((DeFormer(lower=2), fewer.EarlyExit()))),
             "may answer before the passage is read",
         ),
+        (
+            lambda: model_of(method=Stack((DeFormer(lower=2), BigBird(block_size=4)))),
+            "layer 0 reads by blocks of 4 columns",
+        ),
+        (lambda: model_of("big-bird"), "layer 0 reads by blocks of 2 columns"),
     ],
-    ids=["dense", "classifier", "blocks", "lengths", "exits"],
+    ids=["dense", "classifier", "blocks", "lengths", "exits", "big-bird", "own blocks"],
 )
 def test_a_model_whose_passages_depend_on_the_question_is_refused(model, said):
     with pytest.raises(ValueError, match=said):
@@ -215,7 +220,9 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="at most 40 tokens"):
         index_of(model, max_length=41)
     own = index_of(model)
-    with pytest.raises(ValueError, match="no passage 'twelv' in the index; did you mean 'twelve'"):
+    with pytest.raises(
+        ValueError, match=r"no passage 'twelv' in the index \(did you mean 'twelve'"
+    ):
         own.ask(["w1"], ["twelv"])
     with pytest.raises(ValueError, match="as many questions as ids are wanted, got 2 and 1"):
         own.ask(["w1", "w2"], ["one"])

@@ -193,7 +193,7 @@ def test_a_missing_column_suggests_the_nearest(tokenizer):
     table = rows(txt=["a", "b"], lable=[0, 1])
 
     with pytest.raises(
-        ValueError, match=r"no column 'label'.*'txt', 'lable'; did you mean 'lable'"
+        ValueError, match=r"no column 'label' \(did you mean 'lable'\?\): .*'txt', 'lable'"
     ):
         SENTIMENT.encode(table, tokenizer, max_length=16)
     with pytest.raises(ValueError, match=r"no column 'text'.*did you mean 'txt'"):

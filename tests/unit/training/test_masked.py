@@ -149,6 +149,12 @@ def test_too_little_text_is_refused(given, said, tmp_path):
         adapt(encoder(), given, tokenizer=word_tokenizer(), output_dir=tmp_path, schedule=QUICK)
 
 
+@pytest.mark.parametrize("length", [1, 2])
+def test_pieces_too_short_for_any_text_are_refused(length, tmp_path):
+    with pytest.raises(ValueError, match=f"pieces of {length} tokens hold no text"):
+        run(encoder(), tmp_path, length=length)
+
+
 def test_a_tokenizer_without_a_mask_is_refused_before_anything_is_written(tmp_path):
     tokenizer = word_tokenizer()
     tokenizer.mask_token = None

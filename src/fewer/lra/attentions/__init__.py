@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from inspect import signature
 from typing import Any
 
@@ -19,6 +18,7 @@ from fewer.lra.attentions.sinkhorn import Sinkhorn
 from fewer.lra.attentions.softmax import Softmax
 from fewer.lra.attentions.sparse_transformer import SparseTransformer
 from fewer.lra.attentions.synthesizer import Synthesizer
+from fewer.names import check_known
 
 __all__ = ["ATTENTIONS", "Attention", "AttentionShape", "build"]
 
@@ -43,15 +43,8 @@ def build(name: str, shape: AttentionShape, options: Mapping[str, Any]) -> Atten
 
     Raises `ValueError` for unknown names and settings, and for settings outside their range.
     """
-    if name not in ATTENTIONS:
-        near = get_close_matches(name, ATTENTIONS, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"unknown attention {name!r}{hint}; known: {', '.join(ATTENTIONS)}")
+    check_known(name, ATTENTIONS, "attention")
     known = [setting for setting in signature(ATTENTIONS[name]).parameters if setting != "shape"]
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise ValueError(
-            f"attention {name!r} has no setting {', '.join(map(repr, unknown))}; its settings: "
-            f"{', '.join(known) or 'none'}"
-        )
+    for option in options:
+        check_known(option, known, f"attention {name!r}: setting")
     return ATTENTIONS[name](shape, **options)

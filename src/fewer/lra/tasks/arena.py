@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LRATask", "Rows", "Setting", "Split", "check_counts", "padded", "parted"]
+__all__ = ["LRATask", "Rows", "Setting", "Split", "check_counts", "numbered", "padded", "parted"]
 
 Split = Literal["train", "dev", "test"]
 Ids = NDArray[np.integer[Any]]
@@ -131,6 +131,20 @@ def parted(rows: Rows, seed: int, *sizes: int | None) -> list[Rows]:
         parts.append(rows.take(order[start:stop]))
         start = stop
     return parts
+
+
+def numbered(labels: Sequence[Any], names: Sequence[str], origin: object) -> NDArray[np.int64]:
+    """Give each label its place among those of train.
+
+    Raises `ValueError` for a row without a label, and for one that is not among the names.
+    """
+    numbers = {name: number for number, name in enumerate(names)}
+    for row, label in enumerate(labels):
+        if label is None:
+            raise ValueError(f"{origin}, row {row} (the first is 0): there is no label")
+        if str(label) not in numbers:
+            raise ValueError(f"{origin}: label {str(label)!r} is not among those of train: {names}")
+    return np.array([numbers[str(label)] for label in labels], dtype=np.int64)
 
 
 def check_counts(**counts: int | None) -> None:

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fewer.lra.tasks.arena import LRATask, Rows, check_counts, parted
+from fewer.lra.tasks.arena import LRATask, Rows, check_counts, numbered, parted
 
 __all__ = ["Image"]
 
 _PICTURES = ("jpeg", "png", "image")
 _WANTED = "train.parquet, train.npz or train/LABEL/*.png, and the same of test"
-Found = tuple[NDArray[np.uint8], list[str]]  # pixels (n, side * side), labels (n)
+Found = tuple[NDArray[np.uint8], list[Any]]  # pixels (n, side * side), labels (n)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Image:
             got = "no folder" if data is None else f"{data}, which is no folder"
             raise ValueError(f"got {got}; image reads one with {_WANTED}")
         taught, asked = (_read(data, split, self.side) for split in ("train", "test"))
-        names = sorted(set(taught[1]))
+        names = sorted(set(map(str, taught[1])))
         dev, train = parted(_rows(taught, names, data), self.seed, self.dev, self.train)
         (test,) = parted(_rows(asked, names, data), self.seed, self.test)
         return LRATask(
@@ -86,7 +86,7 @@ def _from_parquet(path: Path, side: int) -> Found:
         )
     cells: Iterable[Any] = table[column][:]
     opened = (io.BytesIO(cell["bytes"] if isinstance(cell, dict) else cell) for cell in cells)
-    return _grey(opened, side, path), list(map(str, table["label"][:]))
+    return _grey(opened, side, path), list(table["label"][:])
 
 
 def _from_arrays(path: Path, side: int) -> Found:
@@ -94,13 +94,20 @@ def _from_arrays(path: Path, side: int) -> Found:
         if missing := [name for name in ("images", "labels") if name not in held]:
             raise ValueError(f"{path} has no array {missing[0]!r}; it has {', '.join(held)}")
         images, labels = held["images"], held["labels"]
-    if images.ndim == 4 and images.shape[-1] == 3:
+    if not len(images) or len(images) != len(labels):
+        raise ValueError(
+            f"{path} has {len(images)} images and {len(labels)} labels, wanted a label for each"
+        )
+    coloured = images.ndim == 4 and images.shape[-1] == 3
+    _check_size(images.shape[1:3] if coloured else images.shape[1:], side, path)
+    if images.dtype.kind not in "iu" or images.min() < 0 or images.max() > 255:
+        raise ValueError(
+            f"{path}: images hold {images.min()} to {images.max()} as {images.dtype}, wanted whole "
+            "numbers from 0 to 255"
+        )
+    if coloured:
         images = np.round(images @ np.array([0.299, 0.587, 0.114]))
-    pixels = images.reshape(len(images), -1)
-    _check_pixels(pixels.shape[1], side, path)
-    if pixels.min() < 0 or pixels.max() > 255:
-        raise ValueError(f"{path}: images hold {pixels.min()} to {pixels.max()}, wanted 0 to 255")
-    return pixels.astype(np.uint8), list(map(str, labels.tolist()))
+    return images.reshape(len(images), -1).astype(np.uint8), labels.tolist()
 
 
 def _from_folders(folder: Path, side: int) -> Found:
@@ -116,26 +123,23 @@ def _grey(pictures: Iterable[Any], side: int, origin: Path) -> NDArray[np.uint8]
     rows = []
     for picture in pictures:
         with Picture.open(picture) as opened:
-            _check_pixels(opened.width * opened.height, side, origin)
+            _check_size((opened.height, opened.width), side, origin)
             rows.append(np.asarray(opened.convert("L"), dtype=np.uint8).reshape(-1))
     return np.stack(rows)
 
 
-def _check_pixels(got: int, side: int, origin: Path) -> None:
-    if got != side * side:
+def _check_size(got: tuple[int, ...], side: int, origin: Path) -> None:
+    if got not in ((side, side), (side * side,)):
         raise ValueError(
-            f"{origin}: an image of {got} pixels, wanted {side * side} ({side} x {side}); scale "
-            "the images, or set data.side"
+            f"{origin}: an image of {' x '.join(map(str, got))} pixels, wanted {side} x {side}; "
+            "scale the images, or set data.side"
         )
 
 
 def _rows(found: Found, names: list[str], origin: Path) -> Rows:
     pixels, labels = found
-    numbers = {name: number for number, name in enumerate(names)}
-    if unknown := sorted(set(labels) - set(names)):
-        raise ValueError(f"{origin}: label {unknown[0]!r} of test is not among those of train")
     lengths = np.full(len(pixels), pixels.shape[1], dtype=np.int32)
-    return Rows(pixels, lengths, np.array([numbers[label] for label in labels], dtype=np.int64))
+    return Rows(pixels, lengths, numbered(labels, names, origin))
 
 
 _READERS: dict[str, Callable[[Path, int], Found]] = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from fewer.lra.tasks.arena import Ids, LRATask, Rows, check_counts, padded, parted
+from fewer.lra.tasks.arena import Ids, LRATask, Rows, check_counts, numbered, padded, parted
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -48,7 +48,10 @@ class Letters:
             raise ValueError(f"{self.name} is not generated: give a folder with {self.wanted}")
         tables = self._tables(data)
         labels = sorted(set(map(str, tables["train"]["label"][:])))
-        spelt = {split: self._spelled(table, labels) for split, table in tables.items()}
+        spelt = {
+            split: self._spelled(table, labels, f"{data}, {split}")
+            for split, table in tables.items()
+        }
         if "dev" in spelt:
             (train,) = parted(spelt["train"], self.seed, self.train)
             (dev,) = parted(spelt["dev"], self.seed, self.dev)
@@ -87,7 +90,7 @@ class Letters:
                     raise ValueError(f"{file}: no column {missing[0]!r}; it has {', '.join(has)}")
         return tables
 
-    def _spelled(self, table: Dataset, labels: Sequence[str]) -> Rows:
+    def _spelled(self, table: Dataset, labels: Sequence[str], origin: str) -> Rows:
         """Spell the texts and number the labels by their place among those of train."""
         from fewer.tasks.texts import check_strings
 
@@ -96,12 +99,8 @@ class Letters:
             texts = table[name][:]
             check_strings(texts, name)
             sides.append(padded([_ids(text, self.max_length) for text in texts], np.int16))
-        numbers = {label: number for number, label in enumerate(labels)}
-        named = list(map(str, table["label"][:]))
-        if unknown := sorted(set(named) - set(numbers)):
-            raise ValueError(f"label {unknown[0]!r} is not among those of train: {labels}")
         first, *second = sides
-        rows = np.array([numbers[label] for label in named], dtype=np.int64)
+        rows = numbered(table["label"][:], labels, origin)
         return Rows(*first, rows, *(second[0] if second else (None, None)))
 
 

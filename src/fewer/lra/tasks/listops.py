@@ -181,19 +181,25 @@ def evaluate(tokens: Iterable[int]) -> int:
 def read(path: Path) -> Rows:
     """Read a file of the authors: columns Source (with round brackets) and Target.
 
-    Raises `ValueError` for unknown symbols and for targets that are not the value.
+    Raises `ValueError` for unknown symbols, for what is no expression and for targets that are not
+    the value.
     """
+    from fewer.tasks.columns import column_values
     from fewer.tasks.rows import read_rows
 
     table, ids = read_rows(path), {symbol: number for number, symbol in enumerate(SYMBOLS)}
+    columns = (column_values(table, name) for name in ("Source", "Target"))
     rows, labels = [], []
-    for number, (source, target) in enumerate(zip(table["Source"], table["Target"], strict=True)):
+    for number, (source, target) in enumerate(zip(*columns, strict=True)):
         words = source.replace("(", " ").replace(")", " ").split()
         if unknown := sorted(set(words) - set(ids)):
             raise ValueError(f"{path}, row {number}: unknown symbol {unknown[0]!r}")
         rows.append(np.array([ids[word] for word in words], dtype=np.uint8))
-        labels.append(evaluate(rows[-1].tolist()))
-        if labels[-1] != int(target):
+        try:
+            labels.append(evaluate(rows[-1].tolist()))
+        except ValueError as error:
+            raise ValueError(f"{path}, row {number}: {error}") from error
+        if str(target) != str(labels[-1]):
             raise ValueError(f"{path}, row {number}: Target {target}, but the value {labels[-1]}")
     tokens, lengths = padded(rows, np.uint8)
     return Rows(tokens, lengths, np.array(labels, dtype=np.int64))

@@ -76,7 +76,11 @@ def test_pairs_have_two_sides(tmp_path: Path) -> None:
         ({"train": reviews(9)}, "no file test"),
         ({"train": [{"body": "x", "label": 0}], "test": reviews(2)}, "no column 'text'"),
         ({"train": reviews(3), "test": reviews(2)}, "there are 3 rows, wanted 4"),
-        ({"train": reviews(9), "test": [{"text": "x", "label": 7}]}, "label '7'"),
+        ({"train": reviews(9), "test": [{"text": "x", "label": 7}]}, "test: label '7'"),
+        (
+            {"train": reviews(9), "test": [{"text": "x"}, {"text": "y", "label": 1}]},
+            "row 0 .* no la",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_told(

@@ -132,3 +132,18 @@ def test_the_authors_files_are_read_without_their_round_brackets(tmp_path: Path)
     path.write_text("Source\tTarget\n( ( [MAX 2 ) ] )\t3\n", encoding="utf-8")
     with pytest.raises(ValueError, match="Target 3, but the value 2"):
         read(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("source\tTarget\n5\t5\n", r"no column 'Source' \(did you mean 'source'"),
+        ("Source\tTarget\n5\t5\n[MAX 2\t2\n", "row 1: wanted one whole expression"),
+        ("Source\tTarget\n5\tfive\n", "row 0: Target five, but the value 5"),
+    ],
+)
+def test_a_file_that_is_none_of_the_authors_is_told(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "basic_train.tsv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=told):
+        read(path)
