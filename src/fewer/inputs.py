@@ -93,11 +93,22 @@ def pack(
 
 
 def _anchors(mask: Tensor, where: Plan) -> Tensor:
-    """Read which tokens are global; a mark on padding is none, as in transformers.
+    """Read which tokens are global.
 
-    Longformer's own head of multiple choice marks padding.
+    Raises `ValueError` where some of a text's padding is marked. All of it may be, as Longformer's
+    own head of multiple choice does, and means nothing.
     """
-    return where.take(_over(where.grid, mask, "global_attention_mask")) != 0
+    wanted = _over(where.grid, mask, "global_attention_mask") != 0
+    padding = torch.ones_like(wanted).flatten().index_fill(0, where.slot, False).view(where.grid)
+    outside = wanted & padding
+    picked = outside & (outside != padding).any(1, keepdim=True)
+    if bool(picked.any()):
+        text, column = picked.nonzero()[0].tolist()
+        raise ValueError(
+            f"global_attention_mask marks column {column} of text {text}, which is padding; wanted "
+            "tokens of the text only: multiply it with the attention_mask"
+        )
+    return where.take(wanted)
 
 
 def _second(ids: Tensor | None, where: Plan) -> Tensor:

@@ -98,10 +98,18 @@ def test_a_mask_of_another_shape_is_refused():
         model(**batch)
 
 
-def test_a_global_token_outside_its_text_is_none_as_in_transformers():
-    model = _long(attention_window=4)
+def test_a_global_token_outside_its_text_is_refused():
+    model = fewer.attach(_long())
     batch = _batch(model)
     batch["global_attention_mask"][2, 9] = 1
+    with pytest.raises(ValueError, match="marks column 9 of text 2, which is padding"):
+        model(**batch)
+
+
+def test_a_mask_over_all_of_the_padding_says_nothing_of_it():
+    model = _long(attention_window=4)
+    batch = _batch(model)
+    batch["global_attention_mask"] |= 1 - batch["attention_mask"]
     plain = _states(model, batch)
     torch.testing.assert_close(_states(fewer.attach(model), batch), plain, atol=1e-5, rtol=0)
 
