@@ -45,9 +45,12 @@ LONG = "runs/minilm-2048"
 # one system a line: what it starts from, its recipe, and the folder that it is measured in
 SYSTEMS = {
     "short": (MODEL, "imdb-512"),
+    "short-longer": ("runs/imdb-512/model", "imdb-512-longer"),
     "full": (LONG, "imdb-2048"),
+    "full-longer": ("runs/imdb-2048/model", "imdb-2048-longer"),
     "longformer": (LONG, "imdb-2048-longformer"),
     "exits": ("runs/imdb-2048/model", "imdb-2048-exits"),
+    "ltp": ("runs/imdb-2048/model", "imdb-2048-ltp"),
     "longformer-ltp": ("runs/imdb-2048-longformer/model", "imdb-2048-longformer-ltp"),
     "all": ("runs/imdb-2048-longformer-ltp/model", "imdb-2048-all"),
 }
