@@ -5,8 +5,8 @@ narrow heads of the predictor's own, on the states h of the layer:
 
     met_jc     =  log sum over i of exp(q_jc . k_ic / sqrt(S))      how well j fits the question
     mark_jc    =  w_c . h_j + u_c . context_j                       what it is, and what it fits
-    block      =  [max and mean over its tokens of met, mark], and how far these lie above the
-                  mean of the text's blocks
+    block      =  [max and mean over its tokens of met, mark], how far these lie above the mean of
+                  the text's blocks, and what they are of the two blocks on either side
     logits     =  MLP(block)
 
 The model's attention tells where an answer lies only in its upper layers; words that fit those of

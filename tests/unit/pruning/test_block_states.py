@@ -9,6 +9,7 @@ from fewer.pruning.block_states import StatePredictor
 from fewer.pruning.blocks import Blocks
 
 SIZE, WIDTH = 4, 6
+C, S = 4, 32  # heads of the predictor, and their size
 ASKED = (3, 2, 4)  # tokens of the question, by text
 LENGTHS = (11, 7, 14)
 
@@ -44,21 +45,26 @@ def _read(predictor, tokens, text, alive):
     states = predictor.norm(tokens.hidden)
     asking = [row for row in rows if tokens.protected[row]]
     gates = torch.ones(len(alive)) if tokens.gate is None else tokens.gate
-    key, value = (x.view(-1, 8, 8) for x in predictor.question(states[asking]).split(64, -1))
+    asked = predictor.question(states[asking]).split(C * S, -1)
+    key, value = (one.view(-1, C, S) for one in asked)
     blocks = {}
     for row in (row for row in rows if not tokens.protected[row]):
-        query, mark = predictor.passage(states[row]).split((64, 8))
-        scores = (query.view(8, 8) * key).sum(-1) / math.sqrt(8)  # (question, heads)
+        query, mark = predictor.passage(states[row]).split((C * S, C))
+        scores = (query.view(C, S) * key).sum(-1) / math.sqrt(S)  # (question, heads)
         context = (scores.softmax(0)[..., None] * value).sum(0).flatten()
         fits = torch.cat((scores.exp().sum(0).log(), mark + predictor.context(context)))
         blocks.setdefault(int(tokens.slot[row]) % 14 // SIZE, []).append((fits, gates[row]))
-    pooled = []
-    for members in blocks.values():
+    pooled = {}
+    for block, members in blocks.items():
         most = torch.stack([fits + gate.log() for fits, gate in members]).amax(0)
         mean = sum(fits * gate for fits, gate in members) / sum(gate for _, gate in members)
-        pooled.append(torch.cat((most, mean)))
-    pooled = torch.stack(pooled)
-    return predictor.last(torch.cat((pooled, pooled - pooled.mean(0)), 1))
+        pooled[block] = torch.cat((most, mean))
+    usual, nobody = sum(pooled.values()) / len(pooled), torch.zeros(4 * C)
+    near = {
+        block: [pooled.get(block + step, nobody) for step in (-2, -1, 1, 2)] for block in pooled
+    }
+    judged = [torch.cat((own, own - usual, *near[block])) for block, own in pooled.items()]
+    return predictor.last(torch.stack(judged))
 
 
 @pytest.mark.parametrize("gated", [False, True])
@@ -102,8 +108,9 @@ def test_its_cost_is_of_real_tokens_and_pairs():
     predictor, tokens = _predictor(), _tokens()
     blocks = Blocks.of(tokens, SIZE)
     found = predictor.flops(blocks, _wanted(blocks))
-    heads, width = 8, 64
-    asked = 2 * WIDTH * (width + heads) + 2 * width * heads
-    judged = 2 * (64 * 32 + 32 * 2)
+    width = C * S
+    asked = 2 * WIDTH * (width + C) + 2 * width * C
+    joined = 6 * 4 * C
+    judged = 2 * (joined * joined // 2 + joined // 2 * 2)
     wanted = 5 * asked + 2 * 2 * WIDTH * 2 * width + 4 * width * 5 * 2 + 2 * judged
     assert found[1].item() == wanted
