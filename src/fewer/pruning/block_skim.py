@@ -20,6 +20,9 @@ What differs from the authors' code, and why:
 - The networks see attention before dropout, and only real tokens: theirs count padding into the
   batch norm's statistics. They learn at a rate of their own, thirty times the model's.
 - The last layer's network learns, but does not skim: nothing would be saved.
+
+Beyond the paper: predictors that see more than the block's own attention (`sees`), and a second
+phase of training in which blocks really leave (`skimming_epochs`).
 """
 
 from __future__ import annotations
