@@ -86,6 +86,8 @@ class BlockSkim:
             raise ValueError(
                 f"alpha is {self.alpha}, balance {self.balance}; wanted 0 or more, and more than 0"
             )
+        if self.skimming_epochs < 0:
+            raise ValueError(f"skimming_epochs is {self.skimming_epochs}, wanted 0 or more")
         for name, chosen, known in (
             ("sees", self.sees, tuple(PREDICTORS)),
             ("training", self.training, ("joint", "two_stage")),

@@ -34,6 +34,7 @@ def _model(backbone="bert", **settings):
         ({"alpha": -1.0}, r"alpha is -1\.0, balance 20\.0; wanted 0 or more, and more than 0"),
         ({"balance": 0.0}, r"balance 0\.0; wanted"),
         ({"sees": "all"}, "sees is 'all', wanted one of diagonal, first, whole, states"),
+        ({"skimming_epochs": -1.0}, r"skimming_epochs is -1\.0, wanted 0 or more"),
         ({"training": "frozen"}, "training is 'frozen', wanted one of joint, two_stage"),
         ({"learning_rates": (1e-5,)}, "wanted that of the model and that of the predictors"),
     ],
