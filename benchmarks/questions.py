@@ -100,6 +100,7 @@ def settings(data: Path, results: Path) -> list[list[str]]:
         commands.append([*fit, "--output", run, "--resume"])
         own = [f"{run}/model", "--baseline", DENSE, "--report", f"{run}/report.html"]
         commands.append(["evaluate", *own, *judged, "--results", found])
+    commands += _together(judged, found)
     for seed in SEEDS:
         for name, options in {"joint": [], "plain": ["--set", "alpha=0"]}.items():
             run = f"runs/skim-{name}-{seed}"
@@ -108,6 +109,20 @@ def settings(data: Path, results: Path) -> list[list[str]]:
             own = [f"{run}/model", "--data", test, "--threads", "1", "--rows", ROWS, "--no-timed"]
             own += ["--report", f"{run}/report.html"]
             commands.append(["evaluate", *own, "--results", str(results / "skim-seeds.jsonl")])
+    return commands
+
+
+def _together(judged: list[str], found: str) -> list[list[str]]:
+    """Train predictors that see states on the same rows: alone, and (in `squad`) with the model."""
+    run = "runs/skim-states-two-stage"
+    fit = ["fit", "--recipe", "recipes/squad-block-skim-states.yaml", "--output", run, "--resume"]
+    commands = [[*fit, "--set", "training=two_stage", "--set", "skimming_epochs=0"]]
+    for model, report in (
+        (f"{run}/model", f"{run}/report.html"),
+        (f"{STATES}/0-joint/model", f"{STATES}/joint.html"),
+    ):
+        own = [model, "--baseline", DENSE, "--report", report, *judged, "--sweep"]
+        commands.append(["evaluate", *own, "--results", found])
     return commands
 
 
