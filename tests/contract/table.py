@@ -61,6 +61,7 @@ METHODS = {
     "deformer-and-ltp": Stack((DeFormer(lower=2), LTP(final_threshold=0.2))),
     "longformer": Longformer(attention_window=4),
     "longformer-and-ltp": Stack((Longformer(attention_window=6), LTP(final_threshold=0.2))),
+    "longformer-and-skim": Stack((Longformer(attention_window=4), BlockSkim(block=4))),
     "longformer-deformer": Stack((Longformer(attention_window=4), DeFormer(lower=1))),
     "big-bird": BigBird(block_size=2, num_random_blocks=0),
     "big-bird-exits": Stack((BigBird(block_size=2, num_random_blocks=0), EarlyExit())),

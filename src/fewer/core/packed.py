@@ -103,10 +103,12 @@ class Packed:
         None  # attention received in this layer, if a policy asked for it
     )
     # what a policy that measures sees of this layer's attention, `None` to the others:
-    # A[h, i, j] = exp(query[i, h] . key[j, h] / sqrt(d) - normaliser[i, h]); 0 for i at rest
+    # A[h, i, j] = exp(query[i, h] . key[j, h] / sqrt(d) - normaliser[i, h]); 0 for i at rest, for
+    # pairs that were not read, and for i that asked by projections of its own
     query: Float[Tensor, "T H d"] | None = None
     key: Float[Tensor, "T H d"] | None = None
     normaliser: Float[Tensor, "T H"] | None = None
+    pairs: Sparse | None = None  # which there were, all tokens asking; None: all of each text
     second: Bool[Tensor, "T"] | None = None  # of the second text of a pair; None: nobody asked
     anchors: Bool[Tensor, "T"] | None = None  # that the caller wants to read, and be read by, all
 
@@ -219,6 +221,8 @@ class Packed:
             if field.name not in ("cu", "extent")
             and isinstance(value := getattr(self, field.name), Tensor)
         }
+        if self.pairs is not None:
+            picked["pairs"] = self.pairs.take(rows)
         cu = torch.searchsorted(rows, self.cu)  # how many of the kept stand before each text
         return self.but(cu=cu, **picked)
 

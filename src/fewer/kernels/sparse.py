@@ -66,6 +66,30 @@ class Sparse:
             return asked.anchors
         return asked.anchors | (asked.column % pattern.block >= pattern.block - pattern.summary)
 
+    def take(self, rows: Int[Tensor, "T"]) -> Sparse:
+        """Keep these rows, as queries and as keys, where these are the same; without far maps."""
+        places = self.asked.take(rows)
+        return Sparse(self.pattern, places, places, self.extent, self.heads)
+
+    def reads(
+        self, asking: Int[Tensor, "... q"], asked: Int[Tensor, "... k"]
+    ) -> Bool[Tensor, "... H q k"]:
+        """Tell which pairs of these rows there are, from the pattern's definition."""
+        own, others, pattern = self.asking, self.asked, self.pattern
+        block = own.column[asking] // pattern.block
+        other = others.column[asked] // pattern.block
+        near = (block.unsqueeze(-1) - other.unsqueeze(-2)).abs() <= pattern.window
+        found = near | own.anchors[asking].unsqueeze(-1) | self.heard[asked].unsqueeze(-2)
+        found = found.unsqueeze(-3).expand(*near.shape[:-2], self.heads, -1, -1)
+        text = own.sequence[asking]
+        if pattern.random:
+            drawn = self.drawn(text.flatten(), block.flatten())
+            drawn = drawn.view(*block.shape, *drawn.shape[1:]).transpose(-3, -2)  # (..., H, q, r)
+            there = drawn.unsqueeze(-1) == other[..., None, None, None, :]
+            found = found | there.any(-2)
+        same = text.unsqueeze(-1) == others.sequence[asked].unsqueeze(-2)
+        return found & same.unsqueeze(-3)
+
     def drawn(self, text: Int[Tensor, "C"], block: Int[Tensor, "C"]) -> Int[Tensor, "C H r"]:
         """Blocks that each head reads beside the window, from these blocks of these texts."""
         blocks = -(-self.extent // self.pattern.block)
