@@ -74,6 +74,19 @@ def test_layers_with_a_window_of_their_own_keep_it():
     assert calls == [20, 2, 20, 2]
 
 
+@pytest.mark.parametrize("method", [Longformer(), BigBird(), Stack((fewer.LTP(), Longformer()))])
+@pytest.mark.parametrize("backbone", ["longformer", "big-bird"])
+def test_a_model_with_a_pattern_in_every_layer_is_refused(backbone, method):
+    wanted = r"the first by Pattern\(window=.*wanted one with layers that read all pairs.*Attach"
+    with pytest.raises(ValueError, match=wanted):
+        fewer.attach(tiny(backbone), method)
+
+
+def test_a_published_model_that_reads_all_pairs_takes_a_pattern():
+    model = tiny("big-bird", attention_type="original_full")
+    assert fewer.attachment(fewer.attach(model, BigBird(block_size=4))).policy.pattern(0).block == 4
+
+
 def test_two_methods_cannot_both_say_which_pairs_there_are():
     with pytest.raises(ValueError, match="two of the stacked methods say which pairs there are"):
         fewer.attach(tiny(), Stack((Longformer(), BigBird())))
