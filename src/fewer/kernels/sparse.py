@@ -16,7 +16,17 @@ from torch import Tensor
 
 from fewer.kernels.pattern import Pattern
 
-__all__ = ["Chunks", "Places", "Sparse", "anchors_of", "chunk_of", "dense_pairs", "offsets", "sums"]
+__all__ = [
+    "Chunks",
+    "Places",
+    "Sparse",
+    "anchors_of",
+    "chunk_of",
+    "dense_pairs",
+    "offsets",
+    "question_of",
+    "sums",
+]
 
 
 @dataclass(frozen=True)
@@ -271,9 +281,9 @@ def anchors_of(
     sequence: Int[Tensor, "T"],
     column: Int[Tensor, "T"],
     extent: Int[Tensor, "B"],
-    second: Bool[Tensor, "T"] | None,
+    question: Bool[Tensor, "T"] | None,
 ) -> Bool[Tensor, "T"]:
-    """Find the tokens that read all and are read by all."""
+    """Find the tokens that read all and are read by all; `question` as of `question_of`."""
     length = extent[sequence]
     if pattern.anchors == "first":
         found = column == 0
@@ -281,11 +291,22 @@ def anchors_of(
         block = column // pattern.block
         found = (block == 0) | (block == (length - 1) // pattern.block)
     elif pattern.anchors == "question":
-        assert second is not None  # the border finds it for patterns that ask
-        found = ~second
+        assert question is not None  # the border finds it for patterns that ask
+        found = question
     else:
         found = torch.zeros_like(column, dtype=torch.bool)
     return found | (length <= pattern.full_up_to) if pattern.full_up_to else found
+
+
+def question_of(
+    sequence: Int[Tensor, "T"],
+    column: Int[Tensor, "T"],
+    second: Bool[Tensor, "T"],
+    texts: int,
+) -> Bool[Tensor, "T"]:
+    """Find the first text of each pair; a text that has no second asks by its first token only."""
+    later = torch.zeros(texts, device=second.device).index_add(0, sequence, second.float())
+    return torch.where(later[sequence] > 0, ~second, column == 0)
 
 
 def dense_pairs(pattern: Pattern, lengths: Float[Tensor, "B"], heads: int) -> Float[Tensor, "B"]:
@@ -294,6 +315,6 @@ def dense_pairs(pattern: Pattern, lengths: Float[Tensor, "B"], heads: int) -> Fl
     total = int(counts.sum())
     sequence = torch.repeat_interleave(counts, output_size=total)
     column = torch.arange(total, device=counts.device) - offsets(counts)[sequence]
-    anchors = anchors_of(pattern, sequence, column, counts, torch.ones_like(column).bool())
+    anchors = anchors_of(pattern, sequence, column, counts, torch.zeros_like(column).bool())
     places = Places(sequence, column, anchors)
     return Sparse(pattern, places, places, counts, heads).chunks.pairs(None, None, len(counts))
