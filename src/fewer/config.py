@@ -6,17 +6,19 @@ import json
 import warnings
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from fewer.core.policy import Dense, Method
 from fewer.methods import METHODS
 from fewer.names import check_known
+from fewer.values import check_types
 from fewer.version import __version__
 
 __all__ = [
     "SCHEMA",
     "SIDE_FILE",
     "Settings",
+    "check_settings",
     "method_from",
     "method_to",
     "read_settings",
@@ -84,6 +86,7 @@ def method_from(description: dict[str, Any] | str) -> Method:
         if field.default_factory is not MISSING
     }
     args = {key: _built(value, defaults.get(key)) for key, value in args.items()}
+    check_types(args, get_type_hints(kind), f"method {name!r}")
     try:
         method: Method = kind(**args)
     except TypeError as error:
@@ -99,6 +102,22 @@ def _built(value: Any, default: Any) -> Any:
         own = method_to(default)
         value = {"name": own["name"], "args": {**own["args"], **value.get("args", value)}}
     return method_from(value) if isinstance(value, dict) else value
+
+
+def check_settings(method: Method) -> None:
+    """Raise `ValueError` for a setting of another type than its field's, in methods inside too.
+
+    Methods that are not in the table check their own.
+    """
+    kind: Any = type(method)
+    if kind not in METHODS.values():
+        return
+    values = {field.name: getattr(method, field.name) for field in fields(kind)}
+    check_types(values, get_type_hints(kind), kind.__name__)
+    for value in values.values():
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, Method):
+                check_settings(one)
 
 
 def write_settings(settings: Settings, folder: str | Path) -> None:

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from fewer.backbones import bind
-from fewer.config import Settings, write_settings
+from fewer.config import Settings, check_settings, write_settings
 from fewer.core.apply import APPLIES
 from fewer.core.encode import encode
 from fewer.core.policy import Dense, Method
@@ -249,7 +249,8 @@ def attach(
     Without a method nobody leaves. Returns the same model: same parameters, same answers where the
     method keeps all tokens, no padding computed. `kernel` names the attention kernel; tokens whose
     id is in `protect` never leave ([CLS] never does). Attaching again replaces the method. Raises
-    `ValueError` for an architecture that is not supported (the message lists those that are).
+    `ValueError` for an architecture that is not supported (the message lists those that are), and
+    for a method with settings of a wrong type or that does not fit the model.
 
     >>> model = fewer.attach(model, fewer.LTP(target=0.5))  # doctest: +SKIP
     """
@@ -257,6 +258,7 @@ def attach(
     find_kernel(kernel)
     shape = shape_of(whole, encoder)
     settings = Settings(Dense() if method is None else method, kernel, tuple(protect))
+    check_settings(settings.method)
     own = Attachment(settings, shape).to(encoder.device)
     detach(model)
     encoder.fewer = own

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Mapping
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 
-__all__ = ["read_values"]
+__all__ = ["check_types", "read_values"]
 
 
 def read_values(text: str, origin: str) -> Any:
@@ -27,3 +30,51 @@ _Loader.add_implicit_resolver(
     re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
     list("-+.0123456789"),
 )
+
+
+def check_types(values: Mapping[str, Any], hints: Mapping[str, Any], origin: str) -> None:
+    """Raise `ValueError` for a value that is not of its annotated type, by name.
+
+    Whole numbers are numbers too, and lists tuples, of any length. Of a choice only the type is
+    checked, and of types that have no plain values nothing.
+    """
+    for name, value in values.items():
+        if name in hints and not _fits(value, hints[name]):
+            raise ValueError(f"{origin}: {name} is {value!r}, wanted {_told(hints[name])}")
+
+
+_PLAIN: dict[Any, tuple[type, str]] = {
+    bool: (bool, "true or false"),
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    str: (str, "a word"),
+    NoneType: (NoneType, "none"),
+}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    of = _parts(hint)
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            return False
+        of = of[:1] * len(value) if of[-1] is ... else of
+        return all(map(_fits, value, of))
+    if of:
+        return any(_fits(value, one) for one in of)
+    if hint not in _PLAIN:
+        return True
+    return isinstance(value, _PLAIN[hint][0]) and (hint is bool or not isinstance(value, bool))
+
+
+def _told(hint: Any) -> str:
+    of = dict.fromkeys(_told(one) for one in _parts(hint) if one is not ...)
+    told = " or ".join(of) or (_PLAIN[hint][1] if hint in _PLAIN else str(hint))
+    return f"a list ({told} each)" if get_origin(hint) is tuple else told
+
+
+def _parts(hint: Any) -> tuple[Any, ...]:
+    """Return what a choice or a tuple is made of, by type; nothing for any other hint."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return tuple(type(one) for one in parts)
+    return parts if origin in (Union, UnionType, tuple) else ()

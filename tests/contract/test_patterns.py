@@ -37,8 +37,8 @@ def call_of(pattern, *, lengths=LENGTHS, leave=0.2, rest=0.3, far=False, extras=
     stays = (torch.rand(len(column)) >= leave) | (column == 0)
     sequence, column = sequence[stays], column[stays]
     extent = torch.tensor(lengths)
-    second = column > 3
-    asked = Places(sequence, column, anchors_of(pattern, sequence, column, extent, second))
+    question = column <= 3
+    asked = Places(sequence, column, anchors_of(pattern, sequence, column, extent, question))
     rows = (torch.rand(len(column)) >= rest).nonzero().squeeze(1)
     total, asking = len(column), len(rows)
 

@@ -13,10 +13,10 @@ from fewer.kernels.sparse import Places, Sparse, anchors_of
 every_kernel = pytest.mark.parametrize("kernel", KERNELS)
 
 
-def _means(pattern, column, extent, kernel, second=None):
+def _means(pattern, column, extent, kernel, question=None):
     column = torch.tensor(column)
     sequence, length = torch.zeros_like(column), torch.tensor([extent])
-    places = Places(sequence, column, anchors_of(pattern, sequence, column, length, second))
+    places = Places(sequence, column, anchors_of(pattern, sequence, column, length, question))
     zeros = torch.zeros(len(column), 1, 16)
     values = column.float()[:, None, None].expand(-1, 1, 16).contiguous()
     cu = torch.tensor([0, len(column)])
@@ -69,8 +69,8 @@ def test_sparse_transformer_fixed(kernel):
 @every_kernel
 def test_the_question_is_global(kernel):
     """Tokens 0 and 1 ask: they read all 6, and the others read them and one on either side."""
-    second = torch.arange(6) > 1
-    means = _means(Pattern(1, anchors="question"), range(6), 6, kernel, second)
+    question = torch.arange(6) < 2
+    means = _means(Pattern(1, anchors="question"), range(6), 6, kernel, question)
     assert means == [2.5, 2.5, (0 + 1 + 2 + 3) / 4, 10 / 5, 13 / 5, 10 / 4]
 
 

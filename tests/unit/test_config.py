@@ -5,17 +5,20 @@ import pytest
 
 import fewer
 from fewer import LTP, METHODS, Dense, EarlyExit
+from fewer.attention import Longformer
 from fewer.combined import MagicPyramid, Stack
 from fewer.config import (
     SCHEMA,
     SIDE_FILE,
     Settings,
+    check_settings,
     method_from,
     method_to,
     read_settings,
     write_settings,
 )
 from fewer.exits import PABEE, TOKEE
+from tests.tiny import tiny
 
 EXAMPLES = [
     Dense(),
@@ -64,7 +67,15 @@ def test_lists_of_a_file_become_tuples():
         ({}, "got {}, wanted the name"),
         (None, "got None, wanted the name"),
         ({"name": "ltp", "args": None}, "has the args None"),
-        ({"name": "ltp", "args": {"temperature": "1e-3"}}, "'ltp' cannot have the settings"),
+        (
+            {"name": "ltp", "args": {"temperature": "1e-3"}},
+            "method 'ltp': temperature is '1e-3', wanted a number",
+        ),
+        (
+            {"name": "longformer", "args": {"attention_window": 8.0}},
+            r"'longformer': attention_window is 8\.0, wanted a whole number",
+        ),
+        ({"name": "stack"}, "'stack' cannot have the settings"),
         ({"name": "ltp", "args": {"target": 1.5}}, r"target is 1\.5, wanted the share"),
     ],
 )
@@ -129,3 +140,21 @@ def test_a_setting_that_is_a_method_may_be_changed_in_part():
 def test_a_bad_setting_of_a_method_inside_is_named():
     with pytest.raises(ValueError, match=r"'ltp': setting 'tarket' is unknown \(.* 'target'"):
         method_from({"name": "magic_pyramid", "args": {"pruning": {"tarket": 0.3}}})
+
+
+@pytest.mark.parametrize(
+    "method", [Longformer(attention_window=8.0), Stack((LTP(), Longformer(attention_window=8.0)))]
+)
+def test_a_setting_of_a_wrong_type_is_refused_when_attached(method):
+    wanted = r"Longformer: attention_window is 8\.0, wanted a whole number"
+    with pytest.raises(ValueError, match=wanted):
+        fewer.attach(tiny(), method)
+
+
+def test_settings_of_methods_outside_the_table_are_their_own_affair():
+    @dataclass(frozen=True)
+    class Mine(Dense):
+        size: int = 2
+
+    check_settings(Mine(size=2.5))
+    check_settings(Stack((Mine(size=2.5), LTP())))

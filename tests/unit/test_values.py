@@ -1,7 +1,11 @@
+from dataclasses import dataclass
+from typing import Literal, get_type_hints
+
+import numpy as np
 import pytest
 import yaml
 
-from fewer.values import read_values
+from fewer.values import check_types, read_values
 
 
 @pytest.mark.parametrize("text", ["1e-3", "1E-3", "1.0e-3", "1.e-3", "+1e-3", ".1e-2", "0.001"])
@@ -23,3 +27,57 @@ def test_what_is_no_yaml_and_objects_are_refused_with_their_place():
         read_values("{a: ", "recipe.yaml")
     with pytest.raises(ValueError, match="could not determine a constructor"):
         read_values("!!python/object/apply:os.getcwd []", "recipe.yaml")
+
+
+@dataclass
+class Oven:
+    plates: int = 2
+    heat: float = 0.5
+    grill: bool = False
+    mode: Literal["upper", "lower"] = "upper"
+    timer: int | None = None
+    steps: tuple[float, float] = (1.0, 2.0)
+    shelves: tuple[int, ...] | None = None
+    inner: object = None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("plates", 3),
+        ("plates", np.int64(3)),
+        ("heat", 1),
+        ("heat", np.float32(0.5)),
+        ("grill", True),
+        ("mode", "middle"),  # a word, if none of the choice
+        ("timer", None),
+        ("steps", [1, 2.5]),
+        ("shelves", ()),
+        ("shelves", (1, 2, 3)),
+        ("inner", 3),
+        ("another", 3),
+    ],
+)
+def test_values_of_their_type_are_taken(name, value):
+    check_types({name: value}, get_type_hints(Oven), "oven")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("plates", 3.0, "plates is 3.0, wanted a whole number"),
+        ("plates", True, "plates is True, wanted a whole number"),
+        ("plates", None, "plates is None, wanted a whole number"),
+        ("heat", "1e-3", "heat is '1e-3', wanted a number"),
+        ("heat", False, "heat is False, wanted a number"),
+        ("grill", 1, "grill is 1, wanted true or false"),
+        ("mode", 3, "mode is 3, wanted a word"),
+        ("timer", "soon", "timer is 'soon', wanted a whole number or none"),
+        ("steps", 2.0, "steps is 2.0, wanted a list \\(a number each\\)"),
+        ("steps", (1.0, "2"), "wanted a list \\(a number each\\)"),
+        ("shelves", [1, 2.0], "wanted a list \\(a whole number each\\) or none"),
+    ],
+)
+def test_others_are_told_with_what_was_wanted(name, value, wanted):
+    with pytest.raises(ValueError, match=f"oven: .*{wanted}"):
+        check_types({name: value}, get_type_hints(Oven), "oven")

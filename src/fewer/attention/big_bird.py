@@ -60,7 +60,8 @@ class BigBird:
             [
                 Pattern.bigbird(self.block_size, self.num_random_blocks, layer, anchors)
                 for layer in range(shape.num_layers)
-            ]
+            ],
+            shape,
         )
 
     def phases(self) -> tuple[Phase, ...]:

@@ -53,7 +53,7 @@ class Longformer:
         """Make the policy, which learns nothing."""
         anchors = anchors_for(self.global_tokens, shape)
         pattern = Pattern(self.attention_window // 2, anchors=anchors)
-        return PatternPolicy((pattern,) * shape.num_layers)
+        return PatternPolicy((pattern,) * shape.num_layers, shape)
 
     def phases(self) -> tuple[Phase, ...]:
         """Train the model as it is to be used."""

@@ -32,10 +32,20 @@ def sparse_phase(epochs: float, learning_rate: float) -> tuple[Phase, ...]:
 
 
 class PatternPolicy(Policy):
-    """Gives each layer its pattern; layers with one of the model's own keep theirs."""
+    """Gives each layer its pattern; layers with one of the model's own keep theirs.
 
-    def __init__(self, patterns: Sequence[Pattern]) -> None:
+    Raises `ValueError` for a model that has one in every layer: nothing would change.
+    """
+
+    def __init__(self, patterns: Sequence[Pattern], shape: Shape) -> None:
         super().__init__()
+        if all(cost.pattern for cost in shape.layers):
+            raise ValueError(
+                f"got a model whose layers all read by a pattern of their own, the first by "
+                f"{shape.layers[0].pattern}; wanted one with layers that read all pairs of tokens. "
+                "Attach without this method: the model's own pattern is used, and the tokens that "
+                "global_attention_mask names are global"
+            )
         self._patterns = tuple(patterns)
         self.asks_second = any(pattern.anchors == "question" for pattern in patterns)
 

@@ -17,7 +17,7 @@ from fewer.kernels.sparse import Sparse
 
 __all__ = ["attention", "pick", "place", "query_rows"]
 
-_UNSEEN: dict[str, None] = {"query": None, "key": None, "normaliser": None}
+_UNSEEN: dict[str, None] = {"query": None, "key": None, "normaliser": None, "pairs": None}
 
 
 def attention(
@@ -50,8 +50,10 @@ def attention(
     hidden = place(tokens.hidden, hidden, rows)
     if rows is None and tokens.active is not None:  # a policy sees those at rest as they rest
         hidden = torch.where(tokens.active[:, None], hidden, tokens.hidden)
-    seen = _seen(tokens, rows, q, k, attended.normaliser) if measured else _UNSEEN
-    told = tokens.but(hidden=hidden, received=attended.received, **seen)
+    told = tokens.but(hidden=hidden, received=attended.received, **_UNSEEN)
+    if measured:
+        pairs = _pairs(texts, sparse, q.shape[1], apart=apart)
+        told = _seen(told, rows, q, k, attended.normaliser, pairs)
     return told, _extra(tokens, texts, rows, sparse, apart=apart)
 
 
@@ -96,18 +98,37 @@ def _extra(
     return Extra(pairs, (tokens.count(asking), tokens.count(gate)))
 
 
+def _pairs(texts: Packed, sparse: Sparse | None, heads: int, *, apart: bool) -> Sparse | None:
+    """Say which pairs there are if all tokens ask: `None` for all of a text, apart all of each."""
+    if sparse is not None:
+        return replace(sparse, asking=sparse.asked)
+    return texts.read_by(Pattern(texts.grid[1]), heads) if apart else None
+
+
 def _seen(
-    tokens: Packed, rows: Tensor | None, q: Tensor, k: Tensor, normaliser: Tensor | None
-) -> dict[str, Tensor]:
-    """Give every token its query; those at rest ask nothing, so their normaliser is infinite."""
+    tokens: Packed,
+    rows: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    normaliser: Tensor | None,
+    pairs: Sparse | None,
+) -> Packed:
+    """Give every token its query, for a policy that measures.
+
+    Those that ask nothing have an infinite normaliser: those at rest, and anchors with maps of
+    their own, whose attention is not that of these queries and keys.
+    """
     assert normaliser is not None  # the call asked for it
+    silent = None if pairs is None or pairs.far is None else pairs.asked.anchors
     if rows is not None:
         q = torch.zeros_like(k).index_copy(0, rows, q)
-        silent = normaliser.new_full(k.shape[:2], torch.inf)
-        normaliser = silent.index_copy(0, rows, normaliser)
+        nothing = normaliser.new_full(k.shape[:2], torch.inf)
+        normaliser = nothing.index_copy(0, rows, normaliser)
     elif tokens.active is not None:
-        normaliser = normaliser.masked_fill(~tokens.active[:, None], torch.inf)
-    return {"query": q, "key": k, "normaliser": normaliser}
+        silent = ~tokens.active if silent is None else silent | ~tokens.active
+    if silent is not None:
+        normaliser = normaliser.masked_fill(silent[:, None], torch.inf)
+    return tokens.but(query=q, key=k, normaliser=normaliser, pairs=pairs)
 
 
 def query_rows(tokens: Packed, apply: Apply) -> Tensor | None:

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fewer.kernels.pattern import Pattern
-from fewer.kernels.sparse import Places, Sparse, anchors_of, offsets
+from fewer.kernels.sparse import Places, Sparse, anchors_of, offsets, question_of
 
 __all__ = ["Packed", "Plan", "plan"]
 
@@ -103,11 +103,14 @@ class Packed:
         None  # attention received in this layer, if a policy asked for it
     )
     # what a policy that measures sees of this layer's attention, `None` to the others:
-    # A[h, i, j] = exp(query[i, h] . key[j, h] / sqrt(d) - normaliser[i, h]); 0 for i at rest
+    # A[h, i, j] = exp(query[i, h] . key[j, h] / sqrt(d) - normaliser[i, h]); 0 for i at rest, for
+    # pairs that were not read, and for i that asked by projections of its own
     query: Float[Tensor, "T H d"] | None = None
     key: Float[Tensor, "T H d"] | None = None
     normaliser: Float[Tensor, "T H"] | None = None
+    pairs: Sparse | None = None  # which there were, all tokens asking; None: all of each text
     second: Bool[Tensor, "T"] | None = None  # of the second text of a pair; None: nobody asked
+    question: Bool[Tensor, "T"] | None = None  # as the text came: of the first text, or [CLS]
     anchors: Bool[Tensor, "T"] | None = None  # that the caller wants to read, and be read by, all
 
     @classmethod
@@ -123,6 +126,9 @@ class Packed:
         """Lay the embedded tokens of a plan in one row, all alive and active."""
         counts = torch.bincount(plan.sequence, minlength=plan.grid[0])
         cu = offsets(counts)
+        question = None
+        if second is not None:
+            question = question_of(plan.sequence, plan.column, second, plan.grid[0])
         return cls(
             hidden=hidden,
             sequence=plan.sequence,
@@ -133,6 +139,7 @@ class Packed:
             extent=plan.column[cu[1:] - 1] + 1,
             grid=plan.grid,
             second=second,
+            question=question,
             anchors=anchors,
         )
 
@@ -171,7 +178,7 @@ class Packed:
         found: Sparse | None = self.__dict__.get("_read_by")
         if found is None or found.pattern != pattern:
             column = self.column
-            anchors = anchors_of(pattern, self.sequence, column, self.extent, self.second)
+            anchors = anchors_of(pattern, self.sequence, column, self.extent, self.question)
             anchors = anchors if self.anchors is None else anchors | self.anchors
             places = Places(self.sequence, column, anchors)
             found = Sparse(pattern, places, places, self.extent, heads)
@@ -219,6 +226,8 @@ class Packed:
             if field.name not in ("cu", "extent")
             and isinstance(value := getattr(self, field.name), Tensor)
         }
+        if self.pairs is not None:
+            picked["pairs"] = self.pairs.take(rows)
         cu = torch.searchsorted(rows, self.cu)  # how many of the kept stand before each text
         return self.but(cu=cu, **picked)
 

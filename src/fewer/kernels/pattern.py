@@ -23,9 +23,9 @@ class Pattern:
     Columns are cut into blocks of `block`. A query reads the keys whose block is at most `window`
     blocks away from its own, `random` blocks more that are drawn for its block and head, the last
     `summary` columns of every block, and the anchors; an anchor reads and is read by all: the first
-    token, the first text of a pair (the question), or the first and the last block. Texts of up to
-    `full_up_to` columns read all. Raises `ValueError` for a negative number, a block of 0 and a
-    summary longer than a block.
+    token, the first text of a pair (the question; of a text alone the first token), or the first
+    and the last block. Texts of up to `full_up_to` columns read all. Raises `ValueError` for a
+    negative number, a block of 0 and a summary longer than a block.
     """
 
     window: int

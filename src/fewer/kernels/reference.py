@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewer.kernels.call import Attended, AttentionCall, log_gate, never
-from fewer.kernels.sparse import Sparse
 
 __all__ = ["attend"]
 
@@ -63,20 +62,7 @@ def _scores(call: AttentionCall, rows: slice, keys: slice) -> Tensor:
         seen = seen if call.free is None else seen | call.free[keys]
         scores = scores.masked_fill(~seen, never(scores.dtype))
     if call.sparse is not None:
-        scores = scores.masked_fill(~_reads(call.sparse, rows, keys), never(scores.dtype))
+        asking, asked = (torch.arange(side.start, side.stop) for side in (rows, keys))
+        scores = scores.masked_fill(~call.sparse.reads(asking, asked), never(scores.dtype))
     found: Tensor = scores
     return found
-
-
-def _reads(sparse: Sparse, rows: slice, keys: slice) -> Tensor:
-    """Which pairs of a text there are, `(H, nq, nk)`, from the pattern's definition."""
-    pattern, block = sparse.pattern, sparse.pattern.block
-    asking, asked = sparse.asking.column[rows] // block, sparse.asked.column[keys] // block
-    reads = (asking[:, None] - asked).abs() <= pattern.window
-    reads = reads | sparse.asking.anchors[rows, None] | sparse.heard[keys]
-    reads = reads.expand(sparse.heads, -1, -1)
-    if pattern.random and len(asking):
-        text = sparse.asking.sequence[rows]
-        drawn = sparse.drawn(text, asking)  # (nq, H, r)
-        reads = reads | (drawn[..., None] == asked).any(2).transpose(0, 1)
-    return reads

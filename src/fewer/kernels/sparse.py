@@ -16,7 +16,17 @@ from torch import Tensor
 
 from fewer.kernels.pattern import Pattern
 
-__all__ = ["Chunks", "Places", "Sparse", "anchors_of", "chunk_of", "dense_pairs", "offsets", "sums"]
+__all__ = [
+    "Chunks",
+    "Places",
+    "Sparse",
+    "anchors_of",
+    "chunk_of",
+    "dense_pairs",
+    "offsets",
+    "question_of",
+    "sums",
+]
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,30 @@ class Sparse:
         if not pattern.summary:
             return asked.anchors
         return asked.anchors | (asked.column % pattern.block >= pattern.block - pattern.summary)
+
+    def take(self, rows: Int[Tensor, "T"]) -> Sparse:
+        """Keep these rows, as queries and as keys, where these are the same; without far maps."""
+        places = self.asked.take(rows)
+        return Sparse(self.pattern, places, places, self.extent, self.heads)
+
+    def reads(
+        self, asking: Int[Tensor, "... q"], asked: Int[Tensor, "... k"]
+    ) -> Bool[Tensor, "... H q k"]:
+        """Tell which pairs of these rows there are, from the pattern's definition."""
+        own, others, pattern = self.asking, self.asked, self.pattern
+        block = own.column[asking] // pattern.block
+        other = others.column[asked] // pattern.block
+        near = (block.unsqueeze(-1) - other.unsqueeze(-2)).abs() <= pattern.window
+        found = near | own.anchors[asking].unsqueeze(-1) | self.heard[asked].unsqueeze(-2)
+        found = found.unsqueeze(-3).expand(*near.shape[:-2], self.heads, -1, -1)
+        text = own.sequence[asking]
+        if pattern.random:
+            drawn = self.drawn(text.flatten(), block.flatten())
+            drawn = drawn.view(*block.shape, *drawn.shape[1:]).transpose(-3, -2)  # (..., H, q, r)
+            there = drawn.unsqueeze(-1) == other[..., None, None, None, :]
+            found = found | there.any(-2)
+        same = text.unsqueeze(-1) == others.sequence[asked].unsqueeze(-2)
+        return found & same.unsqueeze(-3)
 
     def drawn(self, text: Int[Tensor, "C"], block: Int[Tensor, "C"]) -> Int[Tensor, "C H r"]:
         """Blocks that each head reads beside the window, from these blocks of these texts."""
@@ -247,9 +281,9 @@ def anchors_of(
     sequence: Int[Tensor, "T"],
     column: Int[Tensor, "T"],
     extent: Int[Tensor, "B"],
-    second: Bool[Tensor, "T"] | None,
+    question: Bool[Tensor, "T"] | None,
 ) -> Bool[Tensor, "T"]:
-    """Find the tokens that read all and are read by all."""
+    """Find the tokens that read all and are read by all; `question` as of `question_of`."""
     length = extent[sequence]
     if pattern.anchors == "first":
         found = column == 0
@@ -257,11 +291,22 @@ def anchors_of(
         block = column // pattern.block
         found = (block == 0) | (block == (length - 1) // pattern.block)
     elif pattern.anchors == "question":
-        assert second is not None  # the border finds it for patterns that ask
-        found = ~second
+        assert question is not None  # the border finds it for patterns that ask
+        found = question
     else:
         found = torch.zeros_like(column, dtype=torch.bool)
     return found | (length <= pattern.full_up_to) if pattern.full_up_to else found
+
+
+def question_of(
+    sequence: Int[Tensor, "T"],
+    column: Int[Tensor, "T"],
+    second: Bool[Tensor, "T"],
+    texts: int,
+) -> Bool[Tensor, "T"]:
+    """Find the first text of each pair; a text that has no second asks by its first token only."""
+    later = torch.zeros(texts, device=second.device).index_add(0, sequence, second.float())
+    return torch.where(later[sequence] > 0, ~second, column == 0)
 
 
 def dense_pairs(pattern: Pattern, lengths: Float[Tensor, "B"], heads: int) -> Float[Tensor, "B"]:
@@ -270,6 +315,6 @@ def dense_pairs(pattern: Pattern, lengths: Float[Tensor, "B"], heads: int) -> Fl
     total = int(counts.sum())
     sequence = torch.repeat_interleave(counts, output_size=total)
     column = torch.arange(total, device=counts.device) - offsets(counts)[sequence]
-    anchors = anchors_of(pattern, sequence, column, counts, torch.ones_like(column).bool())
+    anchors = anchors_of(pattern, sequence, column, counts, torch.zeros_like(column).bool())
     places = Places(sequence, column, anchors)
     return Sparse(pattern, places, places, counts, heads).chunks.pairs(None, None, len(counts))

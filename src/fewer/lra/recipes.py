@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_type_hints
 
 from fewer.lra.attentions import ATTENTIONS
 from fewer.lra.tasks import TASKS
 from fewer.lra.tasks.arena import Setting
 from fewer.names import check_known
-from fewer.values import read_values
+from fewer.values import check_types, read_values
 
 __all__ = ["Plan", "Recipe", "Schedule", "profiles"]
 
@@ -163,7 +163,11 @@ def _part(changes: Values, section: str) -> Values:
 
 
 def _described(kind: type[Described], values: Values, origin: str) -> Described:
-    """Make a dataclass of values. Raises `ValueError` for keys that it lacks or misses."""
+    """Make a dataclass of values.
+
+    Raises `ValueError` for keys that it lacks or misses, and for values of another type.
+    """
+    check_types(values, get_type_hints(kind), origin)
     try:
         return kind(**values)
     except TypeError as error:  # it names the key

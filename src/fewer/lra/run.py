@@ -9,7 +9,7 @@ import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from transformers import set_seed
@@ -21,6 +21,7 @@ from fewer.lra.speed import peak_memory_mb, speed
 from fewer.lra.tasks.arena import LRATask
 from fewer.measure.rows import append_row, provenance, read_results
 from fewer.names import check_known
+from fewer.values import check_types
 
 __all__ = ["run", "shape_of"]
 
@@ -59,8 +60,10 @@ def shape_of(plan: Plan, task: LRATask) -> LRAShape:
     Raises `ValueError` for settings that a shape does not have, or that the rows decide.
     """
     settings = [name for name in LRAShape.__dataclass_fields__ if name not in _OF_ROWS]
+    origin = f"{plan.task}, {plan.profile}, model"
     for name in plan.model:
-        check_known(name, settings, f"{plan.task}, {plan.profile}, model: key")
+        check_known(name, settings, f"{origin}: key")
+    check_types(plan.model, get_type_hints(LRAShape), origin)
     return LRAShape(
         vocabulary=task.vocabulary,
         classes=task.classes,

@@ -47,9 +47,13 @@ class AttentionPredictor(Predictor, nn.Sequential):
         self.judging = 2.0 * (_KERNEL * convolved + heads * area // 16 * 2)  # of a block
 
     def judge(self, blocks: Blocks, wanted: Int[Tensor, "P"]) -> Float[Tensor, "P 2"]:
-        """Look at the attention of these blocks, with the compiled kernel where it can."""
+        """Look at the attention of these blocks, with the compiled kernel where it can.
+
+        It knows no patterns.
+        """
         tokens, sight = blocks.tokens, self.sight
-        if not self.training and judges(tokens.asking[0]) and sight.pairs is not None:
+        compiled = not self.training and tokens.pairs is None and judges(tokens.asking[0])
+        if compiled and sight.pairs is not None:
             seen = *tokens.asking, tokens.gate
             return judge(JudgeCall(*seen, blocks.rows, sight.pairs(blocks, wanted), *self.folded()))
         with torch.autocast(tokens.hidden.device.type, enabled=False):

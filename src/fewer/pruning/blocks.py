@@ -49,11 +49,16 @@ class Blocks:
     def between(
         self, asking: Int[Tensor, "P"], asked: Int[Tensor, "P"]
     ) -> Float[Tensor, "P H size size"]:
-        """Attention of the tokens of blocks `asking` to those of blocks `asked`, pair by pair."""
+        """Attention of the tokens of blocks `asking` to those of blocks `asked`, pair by pair.
+
+        0 for pairs of tokens that the layer did not read.
+        """
         query, key, normaliser, presence = self._laid
         scores = torch.einsum("pihd,pjhd->phij", query[asking], key[asked])
         scores = scores - normaliser[asking].transpose(1, 2).unsqueeze(-1)
         absent = (presence[asked] == 0)[:, None, None]
+        if self.tokens.pairs is not None:  # places of nobody count as anyone: they are 0 anyway
+            absent = absent | ~self.tokens.pairs.reads(self.rows[asking], self.rows[asked])
         exponentials = scores.masked_fill(absent, -torch.inf).exp()
         found: Tensor = exponentials * presence[asked][:, None, None]
         return found

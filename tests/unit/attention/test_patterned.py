@@ -6,8 +6,12 @@ import torch
 import fewer
 from fewer.attention import BigBird, DeFormer, Longformer
 from fewer.combined import Stack
+from fewer.core.packed import Packed, plan
 from fewer.kernels import KERNELS, Pattern
-from tests.tiny import ragged, tiny
+from fewer.kernels.sparse import dense_pairs
+from tests.tiny import SEPARATOR, ragged, tiny
+
+QUESTION = Pattern(1, anchors="question")
 
 
 def _pattern(method, task="SequenceClassification", layer=0, backbone="bert"):
@@ -74,6 +78,19 @@ def test_layers_with_a_window_of_their_own_keep_it():
     assert calls == [20, 2, 20, 2]
 
 
+@pytest.mark.parametrize("method", [Longformer(), BigBird(), Stack((fewer.LTP(), Longformer()))])
+@pytest.mark.parametrize("backbone", ["longformer", "big-bird"])
+def test_a_model_with_a_pattern_in_every_layer_is_refused(backbone, method):
+    wanted = r"the first by Pattern\(window=.*wanted one with layers that read all pairs.*Attach"
+    with pytest.raises(ValueError, match=wanted):
+        fewer.attach(tiny(backbone), method)
+
+
+def test_a_published_model_that_reads_all_pairs_takes_a_pattern():
+    model = tiny("big-bird", attention_type="original_full")
+    assert fewer.attachment(fewer.attach(model, BigBird(block_size=4))).policy.pattern(0).block == 4
+
+
 def test_two_methods_cannot_both_say_which_pairs_there_are():
     with pytest.raises(ValueError, match="two of the stacked methods say which pairs there are"):
         fewer.attach(tiny(), Stack((Longformer(), BigBird())))
@@ -120,6 +137,40 @@ def test_the_question_reads_all_of_the_passage_and_the_passage_all_of_it():
     with torch.no_grad():
         change = (model(**batch).start_logits - model(**moved).start_logits).abs()[0] > 1e-5
     assert change.tolist() == [True] * 5 + [False] * 3 + [True] * 3 + [False]
+
+
+def _questions(second):
+    where = plan(None, tuple(second.shape), second.device)
+    hidden = torch.zeros(second.numel(), 1)
+    return Packed.start(where, hidden, where.column, where.column == 0, second.flatten())
+
+
+def test_of_a_text_alone_only_the_first_token_is_global():
+    """Beside a pair; what has no second text would be all question, and read in full."""
+    second = torch.zeros(2, 300, dtype=torch.bool)
+    second[0, 5:] = True
+    sparse = _questions(second).read_by(QUESTION, 2)
+    assert sparse.asked.anchors.nonzero().squeeze(1).tolist() == [0, 1, 2, 3, 4, 300]
+    pair, text = sparse.chunks.pairs(None, None, 2)
+    alone = dense_pairs(Pattern(1, anchors="first"), torch.tensor([300.0]), 2)
+    assert text == alone < pair < 300**2
+
+
+def test_a_question_stays_global_when_its_passage_has_left():
+    tokens = _questions(torch.arange(6)[None] > 2).take(torch.arange(3))
+    assert tokens.read_by(QUESTION, 2).asked.anchors.all()
+
+
+def test_a_model_reads_a_text_alone_by_its_window():
+    model = tiny("bert", "TokenClassification", layers=1)
+    fewer.attach(model, Longformer(attention_window=2, global_tokens="question"))
+    batch = ragged(model, (12,))
+    batch["input_ids"][0, 11] = SEPARATOR  # the only one
+    moved = {**batch, "input_ids": batch["input_ids"].clone()}
+    moved["input_ids"][0, 9] += 1
+    with torch.no_grad():
+        change = (model(**batch).logits - model(**moved).logits).abs().amax(-1)[0] > 1e-5
+    assert change.nonzero().squeeze(1).tolist() == [0, 8, 9, 10]
 
 
 def test_texts_are_trained_with_the_pattern_in_place():

@@ -3,6 +3,7 @@ import torch
 
 from fewer.core.cost import Shape
 from fewer.core.packed import Packed
+from fewer.kernels import Pattern
 from fewer.kernels.judging import JudgeCall, judge, judges
 from fewer.pruning.block_attention import AttentionPredictor
 from fewer.pruning.blocks import SIGHTS, Blocks, Sight, paired
@@ -95,3 +96,19 @@ def test_it_judges_only_where_nothing_watches():
     with torch.no_grad():
         assert judges(query)
         assert not judges(query.to("meta"))
+
+
+@needs_kernels
+@torch.inference_mode()
+def test_where_not_all_pairs_are_read_the_network_judges():
+    torch.manual_seed(0)
+    tokens, predictor = _tokens(12, 32, False), _predictor(1, 12, 32)
+    predictor.sight = SIGHTS["diagonal"]
+    blocks = Blocks.of(tokens.but(pairs=tokens.read_by(Pattern(2), 12)), 32)
+    wanted = torch.arange(len(blocks.number))
+    maps = predictor.sight.see(blocks, wanted)
+    assert (maps != 0).sum(-1).max() <= 5
+    found = predictor.judge(blocks, wanted)
+    assert torch.equal(found, predictor(maps))
+    everything = predictor.judge(Blocks.of(tokens, 32), wanted)
+    assert (found - everything).abs().max() > 1e-3

@@ -79,6 +79,7 @@ def test_an_attention_changes_the_profile_and_the_command_line_changes_both(toy:
         ({"trainig.steps": 7}, "did you mean 'training'"),
         ({"training.stepz": 7}, "stepz"),
         ({"training.steps": 0}, "steps is 0"),
+        ({"training.steps": "many"}, "training: steps is 'many', wanted a whole number"),
     ],
 )
 def test_changes_that_fit_nothing_are_refused(

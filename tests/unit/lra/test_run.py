@@ -82,3 +82,5 @@ def test_a_key_that_a_model_lacks_is_told() -> None:
         shape_of(toy.plan(model={"layer": 2}), toy.task())
     with pytest.raises(ValueError, match="'classes' is unknown"):
         shape_of(toy.plan(model={"classes": 2}), toy.task())
+    with pytest.raises(ValueError, match=r"model: layers is 2\.5, wanted a whole number"):
+        shape_of(toy.plan(model={"layers": 2.5}), toy.task())

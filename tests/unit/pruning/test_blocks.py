@@ -1,10 +1,15 @@
 """Blocks of a ragged batch, against the softmax of whole texts."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from fewer.core.apply import APPLIES
+from fewer.core.attending import attention
 from fewer.core.packed import Packed, plan
-from fewer.kernels import KERNELS, AttentionCall
+from fewer.core.policy import Policy
+from fewer.kernels import KERNELS, AttentionCall, Pattern
 from fewer.pruning.blocks import SIGHTS, Blocks
 
 HEADS, WIDTH, COLUMNS = 2, 3, 10
@@ -140,3 +145,123 @@ def test_half_precision_is_laid_out_in_fp32():
     tokens = tokens.but(query=tokens.query.bfloat16(), key=tokens.key.bfloat16())
     maps, _ = _seen("diagonal", Blocks.of(tokens, SIZE), torch.tensor([0]))
     assert maps.dtype == torch.float32
+
+
+PATTERNS = {
+    "window": Pattern(1),
+    "anchors": Pattern(1, anchors="first"),
+    "question": Pattern(0, anchors="question"),
+    "summary": Pattern(0, block=3, summary=1),
+    "drawn blocks": Pattern(0, block=2, random=1, anchors="first"),
+}
+LATER = (MASK.cumsum(1) > 3)[MASK != 0]  # tokens of the second text of each, where there is one
+
+
+class _Layer:
+    """Queries and keys as drawn; anchors ask and read by others if `own`."""
+
+    pattern, dropout, last_norm = None, 0.0, None
+
+    def __init__(self, total, own=False):
+        self.q, self.k, self.v, *self.others = torch.randn(6, total, HEADS, WIDTH)
+        self.own = own
+
+    def qkv(self, hidden, position, rows):
+        return (self.q if rows is None else self.q[rows]), self.k, self.v
+
+    def far(self, hidden, anchors):
+        q, k, v = self.others
+        return (q[anchors], k, v) if self.own else None
+
+    def attended(self, context, hidden):
+        return hidden
+
+
+class _Reading(Policy):
+    """Measures; reads by a pattern, or the two texts apart."""
+
+    def __init__(self, pattern=None):
+        super().__init__()
+        self._pattern = pattern
+
+    def measured(self, layer):
+        return True
+
+    def pattern(self, layer):
+        return self._pattern
+
+    def apart(self, layer):
+        return self._pattern is None
+
+
+def _read(pattern, *, own=False, resting=None):
+    """Attend by the reference: the tokens, and the probabilities `(H, T, T)` of its dense mask."""
+    where = plan(MASK, tuple(MASK.shape), MASK.device)
+    hidden = torch.zeros(len(where.slot), 1)
+    tokens = Packed.start(where, hidden, where.column, where.column == 0, LATER)
+    tokens = tokens if resting is None else tokens.but(active=~resting)
+    layer, dense = _Layer(len(hidden), own), []
+
+    def attend(call):
+        values = torch.eye(len(call.k))[:, None].expand(-1, HEADS, -1)  # the context is A itself
+        far = (call.sparse.far[0], values) if own else None
+        sparse = None if call.sparse is None else replace(call.sparse, far=far)
+        found = KERNELS["reference"](replace(call, v=values, sparse=sparse))
+        dense.append(found.context.view(-1, HEADS, len(call.k)).transpose(0, 1))
+        return replace(found, context=found.context[:, :1])
+
+    tokens, _ = attention(layer, tokens, APPLIES["compact"], attend, _Reading(pattern), 0)
+    return tokens, dense[0]
+
+
+def _spread(tokens):
+    """Attention of all blocks of each text to each other, as `(H, T, T)`."""
+    blocks = Blocks.of(tokens, SIZE)
+    pairs = (blocks.text[:, None] == blocks.text).nonzero()
+    found = torch.zeros(HEADS, len(tokens.slot), len(tokens.slot))
+    for (asking, asked), part in zip(pairs.tolist(), blocks.between(*pairs.T), strict=True):
+        rows, keys = blocks.rows[asking], blocks.rows[asked]
+        there = rows[rows >= 0], keys[keys >= 0]
+        found[:, there[0][:, None], there[1]] = part[:, rows >= 0][:, :, keys >= 0]
+    return found
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_by_a_pattern_attention_is_that_of_the_dense_mask(pattern):
+    tokens, wanted = _read(PATTERNS[pattern])
+    found = _spread(tokens)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(found.sum(2), torch.ones(HEADS, len(tokens.slot)))
+    same = tokens.sequence[:, None] == tokens.sequence
+    assert (found[:, same] == 0).any()
+
+
+def test_texts_that_are_read_apart_see_nothing_of_each_other():
+    tokens, wanted = _read(None)
+    found = _spread(tokens)
+    torch.testing.assert_close(found, wanted)
+    assert (found[:, LATER[:, None] != LATER] == 0).all()
+
+
+def test_anchors_with_projections_of_their_own_ask_nothing():
+    tokens, wanted = _read(PATTERNS["anchors"], own=True)
+    first = tokens.column == 0
+    found = _spread(tokens)
+    torch.testing.assert_close(found, wanted.masked_fill(first[:, None], 0.0))
+    assert (found[:, :, first] > 0).any()
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_by_a_pattern_whoever_rests_asks_nothing(pattern):
+    resting = torch.rand(int(MASK.sum())) < 0.3
+    tokens, wanted = _read(PATTERNS[pattern], resting=resting)
+    found = _spread(tokens)
+    torch.testing.assert_close(found[:, ~resting], wanted)
+    assert (found[:, resting] == 0).all()
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_those_that_stay_keep_their_pairs(pattern):
+    tokens, wanted = _read(PATTERNS[pattern])
+    stay = (torch.rand(len(tokens.slot)) < 0.6).nonzero().squeeze(1)
+    torch.testing.assert_close(_spread(tokens.take(stay)), wanted[:, stay[:, None], stay])

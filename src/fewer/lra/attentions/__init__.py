@@ -19,6 +19,7 @@ from fewer.lra.attentions.softmax import Softmax
 from fewer.lra.attentions.sparse_transformer import SparseTransformer
 from fewer.lra.attentions.synthesizer import Synthesizer
 from fewer.names import check_known
+from fewer.values import check_types
 
 __all__ = ["ATTENTIONS", "Attention", "AttentionShape", "build"]
 
@@ -41,10 +42,13 @@ ATTENTIONS: dict[str, type[Attention]] = {
 def build(name: str, shape: AttentionShape, options: Mapping[str, Any]) -> Attention:
     """Make one layer's attention; `options` are settings of its own.
 
-    Raises `ValueError` for unknown names and settings, and for settings outside their range.
+    Raises `ValueError` for unknown names and settings, and for settings of a wrong type or outside
+    their range.
     """
     check_known(name, ATTENTIONS, "attention")
-    known = [setting for setting in signature(ATTENTIONS[name]).parameters if setting != "shape"]
+    settings = signature(ATTENTIONS[name], eval_str=True).parameters
+    hints = {key: own.annotation for key, own in settings.items() if key != "shape"}
     for option in options:
-        check_known(option, known, f"attention {name!r}: setting")
+        check_known(option, hints, f"attention {name!r}: setting")
+    check_types(options, hints, f"attention {name!r}")
     return ATTENTIONS[name](shape, **options)

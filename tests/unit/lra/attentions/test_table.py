@@ -32,6 +32,8 @@ def test_an_unknown_setting_is_refused_with_the_known_ones() -> None:
         ("sparse", {"block": 4, "summary": 5}, "summary is 5 columns, wanted at most .* 4"),
         ("sparse", {"summary": 0}, "summary is 0, wanted 1 or more"),
         ("longformer", {"window": 0}, "window is 0, wanted an even number"),
+        ("longformer", {"window": "abc"}, "'longformer': window is 'abc', wanted a whole number"),
+        ("reformer", {"buckets": 4.0}, "buckets is 4.0, wanted a whole number or none"),
         ("longformer", {"window": 7}, "window is 7, wanted an even number"),
         ("linformer", {"rank": 0}, "rank is 0, wanted 1 or more"),
         ("reformer", {"chunk": 0}, "chunk is 0, wanted 1 or more"),
