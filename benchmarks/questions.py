@@ -9,7 +9,11 @@ __all__ = ["hops", "settings", "squad"]
 DENSE = "runs/squad-dense-42/0-dense/model"
 SKIM = ["--recipe", "recipes/squad-block-skim.yaml"]
 LONGER = "runs/squad-longer-43/model"
-STATES = "runs/squad-block-skim-states-43"
+# recipes of predictors that see states, and their runs; the last is timed
+SIGHTED = {
+    "squad-block-skim-states": "runs/squad-block-skim-states-43",
+    "squad-block-skim-two-stage": "runs/squad-block-skim-two-stage-44",
+}
 ROWS = "600"  # of the dev set's 10,570 questions, drawn with the seed
 MORE_ROWS = "2000"  # where a point of F1 is to be told
 # thresholds at which about half of the FLOPs are taken, to be timed; their answers are far worse
@@ -70,17 +74,16 @@ def squad(data: Path, results: Path) -> list[list[str]]:
 
 def _states(test: str, results: Path) -> list[list[str]]:
     """Train on twice as many questions: every token; and predictors that see states."""
+    fits = {"squad-longer": LONGER.removesuffix("/model"), **SIGHTED}
     commands = [
         ["fit", "--recipe", f"recipes/{recipe}.yaml", "--output", run, "--resume"]
-        for recipe, run in (
-            ("squad-longer", LONGER.removesuffix("/model")),
-            ("squad-block-skim-states", STATES),
-        )
+        for recipe, run in fits.items()
     ]
-    own = [f"{STATES}/model", "--baseline", LONGER, "--data", test, "--threads", "1"]
-    read = ["--rows", MORE_ROWS, "--no-timed", "--sweep", "--predictors"]
-    written = ["--report", f"{STATES}/report.html", "--results", str(results / "squad.jsonl")]
-    commands.append(["evaluate", *own, *read, *written])
+    for run in SIGHTED.values():
+        own = [f"{run}/model", "--baseline", LONGER, "--data", test, "--threads", "1"]
+        read = ["--rows", MORE_ROWS, "--no-timed", "--sweep", "--predictors"]
+        written = ["--report", f"{run}/report.html", "--results", str(results / "squad.jsonl")]
+        commands.append(["evaluate", *own, *read, *written])
     timed = ["--batch", "1", "--batch", "16", "--runs", "20"]
     commands.append(["bench", *own, *timed, "--results", str(results / "squad-latency.jsonl")])
     return commands
@@ -100,7 +103,6 @@ def settings(data: Path, results: Path) -> list[list[str]]:
         commands.append([*fit, "--output", run, "--resume"])
         own = [f"{run}/model", "--baseline", DENSE, "--report", f"{run}/report.html"]
         commands.append(["evaluate", *own, *judged, "--results", found])
-    commands += _together(judged, found)
     for seed in SEEDS:
         for name, options in {"joint": [], "plain": ["--set", "alpha=0"]}.items():
             run = f"runs/skim-{name}-{seed}"
@@ -109,20 +111,6 @@ def settings(data: Path, results: Path) -> list[list[str]]:
             own = [f"{run}/model", "--data", test, "--threads", "1", "--rows", ROWS, "--no-timed"]
             own += ["--report", f"{run}/report.html"]
             commands.append(["evaluate", *own, "--results", str(results / "skim-seeds.jsonl")])
-    return commands
-
-
-def _together(judged: list[str], found: str) -> list[list[str]]:
-    """Train predictors that see states on the same rows: alone, and (in `squad`) with the model."""
-    run = "runs/skim-states-two-stage"
-    fit = ["fit", "--recipe", "recipes/squad-block-skim-states.yaml", "--output", run, "--resume"]
-    commands = [[*fit, "--set", "training=two_stage", "--set", "skimming_epochs=0"]]
-    for model, report in (
-        (f"{run}/model", f"{run}/report.html"),
-        (f"{STATES}/0-joint/model", f"{STATES}/joint.html"),
-    ):
-        own = [model, "--baseline", DENSE, "--report", report, *judged, "--sweep"]
-        commands.append(["evaluate", *own, "--results", found])
     return commands
 
 
