@@ -108,6 +108,32 @@ def test_a_recipe_is_read_and_options_win(
 
 
 @pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ("schedule: {sead: 3}", "schedule: key 'sead' is unknown (did you mean 'seed'?)"),
+        ("schedule: {seed: x}", "schedule: seed is 'x', wanted a whole number"),
+        ("dense: {epoch: 1}", "dense: key 'epoch' is unknown (did you mean 'epochs'?)"),
+        ("dense: {epochs: x}", "dense: epochs is 'x', wanted a number"),
+    ],
+)
+def test_a_section_that_says_something_else_is_told(
+    section: str,
+    said: str,
+    model_folder: Path,
+    reviews: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"model: {model_folder}\ntrain: {reviews}\nmethod: dense\n"
+        f"columns: {{text: review, label: stars}}\n{section}\n"
+    )
+    assert run("fit", "--recipe", recipe, "--output", tmp_path / "run") != 0
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (["evaluate", "/nowhere/model", "--data", "x.csv"], "not a folder"),
