@@ -43,7 +43,10 @@ def _reweigh(folder, change):
         ({"method": {"name": ["ltp"]}}, r"method \['ltp'\] is unknown"),
         ({"method": {"args": {}}}, "wanted the name of a method or"),
         ({"method": 5}, "got 5, wanted the name of a method"),
-        ({"method": {"name": "ltp", "args": {"temperature": "cold"}}}, "cannot have the settings"),
+        (
+            {"method": {"name": "ltp", "args": {"temperature": "cold"}}},
+            "temperature is 'cold', wanted a number",
+        ),
         ({"method": {"name": "ltp", "args": {"temperature": -1}}}, "temperature is -1, wanted"),
         (
             {"kernel": "magic"},
