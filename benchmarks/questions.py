@@ -84,6 +84,8 @@ def _states(test: str, results: Path) -> list[list[str]]:
         read = ["--rows", MORE_ROWS, "--no-timed", "--sweep", "--predictors"]
         written = ["--report", f"{run}/report.html", "--results", str(results / "squad.jsonl")]
         commands.append(["evaluate", *own, *read, *written])
+    alone = [f"{run}/0-two_stage/model", *own[1:], *read[:-1], "--report", f"{run}/alone.html"]
+    commands.append(["evaluate", *alone, "--results", str(results / "squad.jsonl")])
     timed = ["--batch", "1", "--batch", "16", "--runs", "20"]
     commands.append(["bench", *own, *timed, "--results", str(results / "squad-latency.jsonl")])
     return commands

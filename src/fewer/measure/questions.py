@@ -114,8 +114,8 @@ _SHOWN = ("training", "sees", "block", "balance", "evidence", "alpha")
 
 
 def _run(model: str) -> str:
-    """Name the run that a folder of a model is in."""
-    return next((part for part in Path(model).parts[1:]), model)
+    """Name the run that a folder of a model is in, and the phase if it is one's."""
+    return "/".join(part for part in Path(model).parts[1:] if part != "model") or model
 
 
 def _settings(args: Mapping[str, Any]) -> str:

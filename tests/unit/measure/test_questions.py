@@ -34,8 +34,8 @@ def test_systems_stand_side_by_side_and_a_threshold_is_that_of_the_cheapest_equa
     sweep = [_point(None, 0.81, 2050), _point(0.05, 0.792, 900), _point(0.5, 0.7, 500)]
     lines = _cells(questions_table([_row(sweep=sweep), _row("ltp")]))
     assert [line[1:4] for line in lines[2:]] == [
-        ["dense", "padded Hugging Face", "0.8000"],
-        ["dense", "packed", "0.8000"],
+        ["dense/0-dense", "padded Hugging Face", "0.8000"],
+        ["dense/0-dense", "packed", "0.8000"],
         ["block_skim", "block_skim, nothing skipped", "0.8100"],
         ["block_skim", "block_skim, threshold 0.05", "0.7920"],
         ["ltp", "ltp", "0.7950"],
