@@ -14,6 +14,7 @@ from torch import Tensor
 from fewer.measure import to_onnx as module
 from fewer.measure.peers import example_of
 from fewer.measure.to_onnx import Logits, hushed, quantize, to_onnx
+from tests.contract.table import PATTERNED
 from tests.tiny import FAMILIES, ragged, tiny
 
 
@@ -24,7 +25,8 @@ def answers(path: Path, batch: dict[str, Tensor]) -> Tensor:
     return torch.from_numpy(found)
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+# transformers' Longformer has no exporter, and its BigBird reads in full or not by the length
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - set(PATTERNED)))
 def test_an_export_answers_at_any_shape(family: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
