@@ -171,8 +171,7 @@ class BlockSkimPolicy(Policy):
             return None
         tokens = view.tokens
         blocks = Blocks.of(tokens, self.method.block)
-        may_leave = ~tokens.protected if tokens.alive is None else tokens.alive & ~tokens.protected
-        wanted = torch.unique_consecutive(blocks.index[may_leave])
+        wanted = torch.unique_consecutive(blocks.index[blocks.passage])
         if not wanted.numel():
             return None
         predictor = self._predictor(view.layer)

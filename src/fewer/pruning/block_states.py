@@ -47,10 +47,9 @@ class StatePredictor(Predictor):
 
     def judge(self, blocks: Blocks, wanted: Int[Tensor, "P"]) -> Float[Tensor, "P 2"]:
         """Let the question meet these blocks."""
-        passage, question = _sides(blocks, wanted)
-        found, gate = self._met(blocks, passage, question), blocks.tokens.gate
-        place = torch.searchsorted(wanted, blocks.index[passage])
-        gate = None if gate is None else gate[passage]
+        found, gate = self._met(blocks), blocks.tokens.gate
+        place = torch.searchsorted(wanted, blocks.index[blocks.passage])
+        gate = None if gate is None else gate[blocks.passage]
         joined = _pooled(found, place, len(wanted), gate)
         own = joined, joined - _means(joined, blocks.text[wanted])
         joined = torch.cat((*own, *_neighbours(joined, blocks, wanted)), 1)
@@ -60,16 +59,18 @@ class StatePredictor(Predictor):
     def flops(self, blocks: Blocks, wanted: Int[Tensor, "P"]) -> Float[Tensor, "B"]:
         """Count projections, attention and the last network; pooling is not counted."""
         tokens, text = blocks.tokens, blocks.text[wanted]
-        passage, question = (tokens.offsets(rows).diff() for rows in _sides(blocks, wanted))
+        passage, question = (
+            tokens.offsets(rows).diff() for rows in (blocks.passage, blocks.question)
+        )
         pairs = 4 * _HEADS * _SIZE * passage * question
         tokenwise = linear_flops(self.passage, self.context) * passage
         tokenwise = tokenwise + linear_flops(self.question) * question
         judged = torch.bincount(text, minlength=tokens.grid[0])
         return (pairs + tokenwise + linear_flops(self.last) * judged).float()
 
-    def _met(self, blocks: Blocks, passage: Tensor, question: Tensor) -> Float[Tensor, "Tp 2*C"]:
+    def _met(self, blocks: Blocks) -> Float[Tensor, "Tp 2*C"]:
         """Say of each token how well it fits the question, and its marks."""
-        tokens = blocks.tokens
+        tokens, passage, question = blocks.tokens, blocks.passage, blocks.question
         hidden = tokens.hidden.to(self.norm.weight.dtype)
         width = _HEADS * _SIZE
         query, mark = self.passage(self.norm(hidden[passage])).split((width, _HEADS), -1)
@@ -81,18 +82,6 @@ class StatePredictor(Predictor):
         assert attended.normaliser is not None
         marks = mark + self.context(attended.context)
         return torch.cat((attended.normaliser.float(), marks.float()), 1)
-
-
-def _sides(blocks: Blocks, wanted: Int[Tensor, "P"]) -> tuple[Tensor, Tensor]:
-    """Return who of the wanted blocks may leave, and who of their texts never does."""
-    tokens = blocks.tokens
-    here = torch.zeros_like(blocks.text, dtype=torch.bool).index_fill(0, wanted, True)
-    asked = here.new_zeros(tokens.grid[0]).index_fill(0, blocks.text[wanted], True)
-    passage = here[blocks.index] & ~tokens.protected
-    question = asked[tokens.sequence] & tokens.protected
-    if tokens.alive is not None:
-        passage, question = passage & tokens.alive, question & tokens.alive
-    return passage.nonzero().squeeze(1), question.nonzero().squeeze(1)
 
 
 def _pooled(

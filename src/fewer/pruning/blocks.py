@@ -46,6 +46,23 @@ class Blocks:
         rows = empty.index_copy(0, place, alive).view(-1, size)
         return cls(tokens, size, numbers, numbers // a_row, index, rows)
 
+    @cached_property
+    def passage(self) -> Int[Tensor, "Tp"]:
+        """The tokens that may leave."""
+        tokens = self.tokens
+        found = ~tokens.protected if tokens.alive is None else tokens.alive & ~tokens.protected
+        return found.nonzero().squeeze(1)
+
+    @cached_property
+    def question(self) -> Int[Tensor, "Tq"]:
+        """The tokens that never leave, of texts where any may."""
+        tokens = self.tokens
+        asked = torch.zeros(tokens.grid[0], dtype=torch.bool, device=self.index.device)
+        asked = asked.index_fill(0, tokens.sequence[self.passage], True)
+        found = asked[tokens.sequence] & tokens.protected
+        found = found if tokens.alive is None else found & tokens.alive
+        return found.nonzero().squeeze(1)
+
     def between(
         self, asking: Int[Tensor, "P"], asked: Int[Tensor, "P"]
     ) -> Float[Tensor, "P H size size"]:

@@ -16,7 +16,10 @@ class Predictor(nn.Module):
     measures: bool = False  # whether it looks at attention, pair by pair
 
     def judge(self, blocks: Blocks, wanted: Int[Tensor, "P"]) -> Float[Tensor, "P 2"]:
-        """Say of the wanted blocks, ascending: logits of what may go, of what matters, in fp32."""
+        """Say of the wanted blocks: logits of what may go, of what matters, in fp32.
+
+        Wanted are all blocks with tokens that may leave, ascending.
+        """
         raise NotImplementedError
 
     def flops(self, blocks: Blocks, wanted: Int[Tensor, "P"]) -> Float[Tensor, "B"]:
