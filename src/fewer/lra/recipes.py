@@ -98,8 +98,7 @@ class Recipe:
         sections = [entry.name for entry in fields(cls)][2:]
         content = _checked(found[profile], sections, origin)
         for section in content.keys() - {"source"}:
-            if not isinstance(content[section], dict):
-                raise ValueError(f"{origin}, {section}: wanted a mapping, got {content[section]!r}")
+            _mapping(content[section], f"{origin}, {section}")
         named = _checked(content.get("attentions", {}), ATTENTIONS, f"{origin}, attentions")
         for name, changes in named.items():
             _checked(changes, _CHANGES, f"{origin}, {name}")
@@ -175,10 +174,15 @@ def _described(kind: type[Described], values: Values, origin: str) -> Described:
         raise ValueError(f"{origin}: {told}") from error
 
 
-def _checked(content: Any, names: Iterable[str], origin: str) -> Values:
-    """Return a mapping of known keys. Raises `ValueError` for any other."""
+def _mapping(content: Any, origin: str) -> Values:
     if not isinstance(content, dict):
         raise ValueError(f"{origin}: wanted a mapping, got {content!r}")
-    for key in content:
-        check_known(key, names, f"{origin}: key")
     return content
+
+
+def _checked(content: Any, names: Iterable[str], origin: str) -> Values:
+    """Return a mapping of known keys. Raises `ValueError` for any other."""
+    found = _mapping(content, origin)
+    for key in found:
+        check_known(key, names, f"{origin}: key")
+    return found
