@@ -9,11 +9,13 @@ __all__ = ["hops", "settings", "squad"]
 DENSE = "runs/squad-dense-42/0-dense/model"
 SKIM = ["--recipe", "recipes/squad-block-skim.yaml"]
 LONGER = "runs/squad-longer-43/model"
-# recipes of predictors that see states, and their runs; the last is timed
+TIMED = "runs/squad-block-skim-two-stage-44"
+# recipes of predictors that see states, and their runs
 SIGHTED = {
     "squad-block-skim-states": "runs/squad-block-skim-states-43",
-    "squad-block-skim-two-stage": "runs/squad-block-skim-two-stage-44",
+    "squad-block-skim-two-stage": TIMED,
 }
+BATCHES = ["--batch", "1", "--batch", "16", "--runs", "20"]
 ROWS = "600"  # of the dev set's 10,570 questions, drawn with the seed
 MORE_ROWS = "2000"  # where a point of F1 is to be told
 # thresholds at which about half of the FLOPs are taken, to be timed; their answers are far worse
@@ -65,8 +67,7 @@ def squad(data: Path, results: Path) -> list[list[str]]:
         commands.append(
             ["evaluate", *own, *swept, *measured, "--results", str(results / "squad.jsonl")]
         )
-        timed = ["--batch", "1", "--batch", "16", "--runs", "20"]
-        timed += ["--threshold", HALF[name]] if name in HALF else []
+        timed = [*BATCHES, *(["--threshold", HALF[name]] if name in HALF else [])]
         commands.append(["bench", *own, *timed, "--results", str(results / "squad-latency.jsonl")])
     commands.append(["benchmarks.passages", "runs/squad-deformer-42/model", DENSE, "300", "15"])
     return commands + _states(test, results)
@@ -79,15 +80,13 @@ def _states(test: str, results: Path) -> list[list[str]]:
         ["fit", "--recipe", f"recipes/{recipe}.yaml", "--output", run, "--resume"]
         for recipe, run in fits.items()
     ]
-    for run in SIGHTED.values():
-        own = [f"{run}/model", "--baseline", LONGER, "--data", test, "--threads", "1"]
-        read = ["--rows", MORE_ROWS, "--no-timed", "--sweep", "--predictors"]
-        written = ["--report", f"{run}/report.html", "--results", str(results / "squad.jsonl")]
-        commands.append(["evaluate", *own, *read, *written])
-    alone = [f"{run}/0-two_stage/model", *own[1:], *read[:-1], "--report", f"{run}/alone.html"]
-    commands.append(["evaluate", *alone, "--results", str(results / "squad.jsonl")])
-    timed = ["--batch", "1", "--batch", "16", "--runs", "20"]
-    commands.append(["bench", *own, *timed, "--results", str(results / "squad-latency.jsonl")])
+    against = ["--baseline", LONGER, "--data", test, "--threads", "1"]
+    read = ["--rows", MORE_ROWS, "--no-timed", "--sweep", "--predictors"]
+    for folder in (*SIGHTED.values(), f"{TIMED}/0-two_stage"):  # the last: predictors alone
+        written = ["--report", f"{folder}/report.html", "--results", str(results / "squad.jsonl")]
+        commands.append(["evaluate", f"{folder}/model", *against, *read, *written])
+    timed = [f"{TIMED}/model", *against, *BATCHES]
+    commands.append(["bench", *timed, "--results", str(results / "squad-latency.jsonl")])
     return commands
 
 
