@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
+from inspect import signature
 from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 
-__all__ = ["check_types", "read_values"]
+from fewer.names import check_known
+
+__all__ = ["check_arguments", "check_types", "read_values"]
 
 
 def read_values(text: str, origin: str) -> Any:
@@ -30,6 +33,25 @@ _Loader.add_implicit_resolver(
     re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
     list("-+.0123456789"),
 )
+
+
+def check_arguments(
+    values: Mapping[str, Any],
+    taker: Callable[..., Any],
+    origin: str,
+    *,
+    kind: str = "key",
+    besides: Container[str] = (),
+) -> None:
+    """Raise `ValueError` for a value that `taker` does not take, or takes as another type.
+
+    What it takes `besides` is not the user's to give.
+    """
+    taken = signature(taker, eval_str=True).parameters
+    hints = {name: one.annotation for name, one in taken.items() if name not in besides}
+    for name in values:
+        check_known(name, hints, f"{origin}: {kind}")
+    check_types(values, hints, origin)
 
 
 def check_types(values: Mapping[str, Any], hints: Mapping[str, Any], origin: str) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewer.config import method_from
 from fewer.names import check_known
 from fewer.packaged import model_folder
-from fewer.values import check_types, read_values
+from fewer.values import check_arguments, read_values
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -72,7 +70,7 @@ def run(recipe: Recipe, output_dir: Path, *, resume: bool = False) -> PreTrained
     from fewer.tasks.rows import read_rows
     from fewer.training.fit import Schedule, fit
 
-    _check(recipe.schedule, Schedule, "schedule")
+    check_arguments(recipe.schedule, Schedule, "schedule")
     method, schedule = method_from(recipe.method), Schedule(**recipe.schedule)
     rows = read_rows(recipe.train, split=recipe.split)
     if recipe.rows is not None and recipe.rows < len(rows):
@@ -156,22 +154,12 @@ def _has_head(config: Any, head: str) -> bool:
     return any(f"For{head}" in kind for kind in config.architectures or [])
 
 
-def _check(settings: Mapping[str, Any], taker: Any, section: str) -> None:
-    """Raise `ValueError` for settings that `taker` does not take, or takes as another type."""
-    hints = {
-        name: own.annotation for name, own in signature(taker, eval_str=True).parameters.items()
-    }
-    for key in settings:
-        check_known(key, hints, f"{section}: key")
-    check_types(settings, hints, section)
-
-
 def _dense(settings: dict[str, float] | None, new_head: bool, method: Method) -> Any:
     from fewer.training.fit import dense_phase
 
     if settings is None:
         return dense_phase() if new_head else None
-    _check(settings, dense_phase, "dense")
+    check_arguments(settings, dense_phase, "dense")
     phase = dense_phase(**settings)
     first = next(iter(method.phases()), None)
     taught = first is not None and first.trains != "policy" and first.task

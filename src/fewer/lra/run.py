@@ -9,7 +9,7 @@ import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
 from transformers import set_seed
@@ -20,8 +20,7 @@ from fewer.lra.recipes import Plan
 from fewer.lra.speed import peak_memory_mb, speed
 from fewer.lra.tasks.arena import LRATask
 from fewer.measure.rows import append_row, provenance, read_results
-from fewer.names import check_known
-from fewer.values import check_types
+from fewer.values import check_arguments
 
 __all__ = ["run", "shape_of"]
 
@@ -59,11 +58,8 @@ def shape_of(plan: Plan, task: LRATask) -> LRAShape:
 
     Raises `ValueError` for settings that a shape does not have, or that the rows decide.
     """
-    settings = [name for name in LRAShape.__dataclass_fields__ if name not in _OF_ROWS]
     origin = f"{plan.task}, {plan.profile}, model"
-    for name in plan.model:
-        check_known(name, settings, f"{origin}: key")
-    check_types(plan.model, get_type_hints(LRAShape), origin)
+    check_arguments(plan.model, LRAShape, origin, besides=_OF_ROWS)
     return LRAShape(
         vocabulary=task.vocabulary,
         classes=task.classes,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from inspect import signature
 from typing import Any
 
 from fewer.lra.attentions.base import Attention, AttentionShape
@@ -19,7 +18,7 @@ from fewer.lra.attentions.softmax import Softmax
 from fewer.lra.attentions.sparse_transformer import SparseTransformer
 from fewer.lra.attentions.synthesizer import Synthesizer
 from fewer.names import check_known
-from fewer.values import check_types
+from fewer.values import check_arguments
 
 __all__ = ["ATTENTIONS", "Attention", "AttentionShape", "build"]
 
@@ -46,9 +45,7 @@ def build(name: str, shape: AttentionShape, options: Mapping[str, Any]) -> Atten
     their range.
     """
     check_known(name, ATTENTIONS, "attention")
-    settings = signature(ATTENTIONS[name], eval_str=True).parameters
-    hints = {key: own.annotation for key, own in settings.items() if key != "shape"}
-    for option in options:
-        check_known(option, hints, f"attention {name!r}: setting")
-    check_types(options, hints, f"attention {name!r}")
+    check_arguments(
+        options, ATTENTIONS[name], f"attention {name!r}", kind="setting", besides=("shape",)
+    )
     return ATTENTIONS[name](shape, **options)
