@@ -112,7 +112,8 @@ class TagScorer:
         from fewer.tasks.tag_metrics import score_tags
 
         own = range(len(self.tags)) if rows is None else rows
-        return score_tags([answers[row] for row in own], [self.tags[row] for row in own])
+        answered, wanted = ([tags[row] for row in own] for tags in (answers, self.tags))
+        return score_tags(answered, wanted, self.label_names)
 
 
 @dataclass(frozen=True)

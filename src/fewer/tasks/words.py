@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import warnings
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from fewer.tasks.texts import (
@@ -143,10 +143,15 @@ def check_words(sentences: Iterable[object], name: str) -> None:
     """Raise `TypeError` for the first sentence that is not a list of strings."""
     for row, words in enumerate(sentences):
         if isinstance(words, str) or not isinstance(words, Sequence):
-            remedy = ": split it into words" if isinstance(words, str) else ""
+            if isinstance(words, str):
+                remedy = "Split it into words: [text.split() for text in texts]."
+            elif isinstance(words, Mapping):
+                remedy = "Give the words alone: [row['tokens'] for row in rows]."
+            else:
+                remedy = "Make it a list, or remove the row."
             raise TypeError(
                 f"{name}, row {row} (the first is 0): wanted a list of words, got "
-                f"{_piece(words)} ({type(words).__name__}){remedy}"
+                f"{_piece(words)} ({type(words).__name__}). {remedy}"
             )
         for place, word in enumerate(words):
             if not isinstance(word, str):
@@ -158,7 +163,7 @@ def check_words(sentences: Iterable[object], name: str) -> None:
 
 def _check(sentences: Sequence[Sequence[str]], overlong: str) -> None:
     if isinstance(sentences, str):
-        raise TypeError("wanted a list of sentences, got one string: [['its', 'words']]")
+        raise TypeError("sentences must be a list; got one string. Split it: [['its', 'words']].")
     if overlong not in ("truncate", "error", "window"):
         raise ValueError(f"overlong is 'truncate', 'error' or 'window', got {overlong!r}")
     check_words(sentences, "sentences")
