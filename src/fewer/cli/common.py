@@ -27,6 +27,7 @@ __all__ = [
     "dense_model",
     "finish",
     "load",
+    "named_columns",
     "quiet",
     "settings",
     "tokenizer_of",
@@ -98,9 +99,23 @@ def settings(pairs: list[str] | None, option: str) -> dict[str, Any]:
     return found
 
 
+def named_columns(pairs: list[str] | None) -> dict[str, str]:
+    """Read `role=name` options. Raises `ValueError` for any other."""
+    found = {}
+    for pair in pairs or []:
+        role, _, name = pair.partition("=")
+        if not role or not name:
+            raise ValueError(f"--column must be ROLE=NAME; got {pair!r}. Example: text=review.")
+        found[role.strip()] = name
+    return found
+
+
 def roles(columns: list[str] | None) -> dict[str, Any]:
-    """Read `--column` options. Raises `ValueError` for an unknown role."""
-    found = settings(columns, "--column")
+    """Read `--column` options; names are taken as written: `label=1` is the column "1".
+
+    Raises `ValueError` for an unknown role.
+    """
+    found = named_columns(columns)
     for role in found:
         if role not in ROLES:
             raise ValueError(f"--column {role}=...: unknown role; wanted one of {', '.join(ROLES)}")
@@ -125,6 +140,7 @@ def load(
 
     from fewer.cli.recipe import task_of
     from fewer.folders import load as load_model
+    from fewer.folders import local_folder
     from fewer.measure.rows import describe
     from fewer.measure.scorers import scorer_of
     from fewer.models import adjust, attachment, longest
@@ -134,15 +150,17 @@ def load(
     quiet()
     if threads is not None:
         torch.set_num_threads(threads)
-    folder = model_folder(model_name)
-    model = load_model(folder)
-    tokenizer = tokenizer_of(folder, model)
-    if threshold is not None:
-        adjust(model, threshold=threshold)
+    folder = str(local_folder(model_folder(model_name)))
+    # the data before the model: to load and pack it takes longer than to find a wrong column
     table = read_rows(data, split=split)
     if rows is not None and rows < len(table):
         table = table.shuffle(seed=seed).select(range(rows))
     task = task_of(table, model_name, roles(columns))
+    scorer = scorer_of(task, table)
+    model = load_model(folder)
+    tokenizer = tokenizer_of(folder, model)
+    if threshold is not None:
+        adjust(model, threshold=threshold)
     length = longest(model, max_length, tokenizer.model_max_length)
     encoded = task.encode(table, tokenizer, max_length=length, training=False)
     row = describe(
@@ -158,7 +176,7 @@ def load(
     row["threshold"] = threshold
     row["training_seed"] = _training_seed(Path(folder))
     taught = partial(task.encode, table, tokenizer, max_length=length)
-    return Loaded(model, tokenizer, scorer_of(task, table), encoded, row, taught)
+    return Loaded(model, tokenizer, scorer, encoded, row, taught)
 
 
 def tokenizer_of(folder: str, model: PreTrainedModel) -> PreTrainedTokenizerBase:
