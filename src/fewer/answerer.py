@@ -14,7 +14,7 @@ from fewer.prediction import TOKEN_BUDGET, passes
 from fewer.scheduling import token_budget_batches
 from fewer.tasks.question_answering import QuestionAnswering
 from fewer.tasks.spans import Span, WindowLogits, best_spans
-from fewer.tasks.texts import check_strings, clean
+from fewer.tasks.texts import check_strings, clean, listed
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -50,9 +50,9 @@ def answer(
     >>> fewer.answer(model, tokenizer, ["Who came?"], ["Ada came late."])  # doctest: +SKIP
     [Span(text='Ada', score=0.98, start=0, end=3)]
     """
-    pages = _listed(contexts)
+    pages = listed(contexts, "contexts")
     encoded = encode_questions(
-        _listed(questions),
+        listed(questions, "questions"),
         pages,
         tokenizer,
         max_length=longest(model, max_length, tokenizer.model_max_length),
@@ -150,7 +150,3 @@ def choose_answers(
         or [NOTHING]
         for own, context in zip(windows, contexts, strict=True)
     ]
-
-
-def _listed(texts: Iterable[str]) -> Sequence[str]:
-    return texts if isinstance(texts, str) else list(texts)  # one string is refused by name later

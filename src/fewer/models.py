@@ -32,6 +32,7 @@ from fewer.inputs import pack
 from fewer.kernels import kernel as find_kernel
 from fewer.native.library import Isa, available
 from fewer.native.rowwise import swap_back
+from fewer.values import check_length
 
 if TYPE_CHECKING:
     from fewer.backbones import Backbone
@@ -308,13 +309,15 @@ def is_attached(model: nn.Module) -> bool:
 def longest(model: nn.Module, wanted: int | None, tokenizer_says: int) -> int:
     """Choose how many tokens of a text to read: `wanted`, or what the tokenizer says.
 
-    Raises `ValueError` if the model has fewer positions than are wanted.
+    Raises `ValueError` if fewer than one are wanted, or more than the model has positions.
     """
+    if wanted is not None:
+        check_length(wanted)
     limit = bind(parts(model)[1]).max_tokens
     if wanted is not None and limit is not None and wanted > limit:
         raise ValueError(f"max_length is {wanted}, but this model reads at most {limit} tokens")
     limits = [most for most in (limit, tokenizer_says) if most is not None and most < NO_LIMIT]
-    return wanted or min(limits, default=DEFAULT_LENGTH)
+    return min(limits, default=DEFAULT_LENGTH) if wanted is None else wanted
 
 
 def adjust(model: Model, *, threshold: float) -> Model:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fewer.models import evaluating, longest
 from fewer.scheduling import token_budget_batches
-from fewer.tasks.texts import encode_texts
+from fewer.tasks.texts import encode_texts, listed
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -41,9 +41,9 @@ def predict(
     >>> fewer.predict(model, tokenizer, reviews).argmax(-1)  # doctest: +SKIP
     """
     encoded = encode_texts(
-        _listed(texts),
+        listed(texts, "texts"),
         tokenizer,
-        pairs=None if text_pairs is None else _listed(text_pairs),
+        pairs=None if text_pairs is None else listed(text_pairs, "text_pairs"),
         max_length=longest(model, max_length, tokenizer.model_max_length),
     )
     batches = token_budget_batches(list(encoded["length"]), token_budget)
@@ -101,7 +101,3 @@ def passes(
                 "model with a head for this task"
             )
         yield rows, padded["input_ids"].shape[1], [told[name].float().cpu() for name in outputs]
-
-
-def _listed(texts: Iterable[str]) -> Sequence[str]:
-    return texts if isinstance(texts, str) else list(texts)  # one string is refused by name later

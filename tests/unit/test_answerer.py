@@ -144,3 +144,13 @@ def test_the_mode_of_the_model_stays():
     model = fewer.attach(_plain()).train()
     assert _answer(model) == _answer(model)
     assert model.training
+
+
+def test_rows_of_a_table_and_no_length_are_refused():
+    model = _plain()
+    with pytest.raises(TypeError, match=r"^questions must be a list with one text per row"):
+        _answer(model, {"w1": 1}, ["w2"])
+    with pytest.raises(TypeError, match=r"^contexts must be a list with one text per row"):
+        _answer(model, ["w1"], {"w2"})
+    with pytest.raises(ValueError, match=r"max_length must be .*got 0"):
+        _answer(model, ["w1"], ["w2"], max_length=0)

@@ -1,5 +1,7 @@
+import pandas
 import pytest
 import torch
+from datasets import Dataset
 
 import fewer
 from fewer.tasks import TruncationWarning
@@ -77,3 +79,27 @@ def test_what_cannot_be_read_is_refused(model):
     tagger = fewer.attach(tiny(task="TokenClassification"))
     with pytest.raises(ValueError, match=r"logits of shape \(1, 3, 3\).*a row a text"):
         fewer.predict(tagger, word_tokenizer(), ["a"])
+
+
+def test_rows_and_pairs_are_refused_with_the_option_that_takes_them(model):
+    with pytest.raises(TypeError, match=r"row 0 .*tuple.*text_pairs=\[...\]"):
+        fewer.predict(model, word_tokenizer(), [("a", "b")])
+    frame = pandas.DataFrame({"a": ["b"]})
+    for rows in (frame, Dataset.from_pandas(frame), {"a": "b"}):  # else "a" would be read
+        with pytest.raises(TypeError, match=r"^texts must be .*column: texts=rows\['text'\]"):
+            fewer.predict(model, word_tokenizer(), rows)
+        with pytest.raises(TypeError, match=r"^text_pairs must be"):
+            fewer.predict(model, word_tokenizer(), ["a"], text_pairs=rows)
+
+
+def test_columns_of_tables_are_texts(model):
+    frame = pandas.DataFrame({"text": TEXTS[:3]})
+    wanted = fewer.predict(model, word_tokenizer(), TEXTS[:3])
+    for texts in (frame["text"], Dataset.from_pandas(frame)["text"], frame["text"].to_numpy()):
+        assert torch.equal(fewer.predict(model, word_tokenizer(), texts), wanted)
+
+
+@pytest.mark.parametrize("length", [0, -1])
+def test_a_length_below_one_is_refused_not_taken_for_the_default(model, length):
+    with pytest.raises(ValueError, match=f"max_length must be .*got {length}"):
+        fewer.predict(model, word_tokenizer(), ["a"], max_length=length)
