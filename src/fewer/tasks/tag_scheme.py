@@ -1,7 +1,7 @@
 """How tags of entities are spelled: `B-PER`, `b-per`, `B_PER`, `PER-B`, `B` alone.
 
-`canonical` writes the tags of a label set as `PREFIX-TYPE`, in capitals and with "-", as seqeval
-knows them; a prefix alone has the type `_`, as in seqeval. Prefixes: B, I, O; of BIOES, BMES, BILOU
+`canonical` writes the tags of a label set as `PREFIX-TYPE`, the prefix a capital, as seqeval knows
+them; a prefix alone has the type `_`, as in seqeval. Prefixes: B, I, O; of BIOES, BMES, BILOU
 and BMEWO also E, S, M, L, U, W. Label sets of anything else (word classes) have no scheme.
 """
 
@@ -31,7 +31,7 @@ def canonical(label_names: Iterable[str]) -> dict[str, str]:
     if all names but "O" follow it.
 
     >>> canonical(["o", "b_per", "i_per"])
-    {'o': 'O', 'b_per': 'B-PER', 'i_per': 'I-PER'}
+    {'o': 'O', 'b_per': 'B-per', 'i_per': 'I-per'}
     >>> canonical(["B", "I", "O"]), canonical(["NOUN", "VERB"])
     ({'B': 'B-_', 'I': 'I-_', 'O': 'O'}, {})
     """

@@ -156,6 +156,14 @@ def _check_rows(train: object) -> None:
             f"train must have the columns input_ids and attention_mask; got "
             f"{', '.join(train.column_names)}. {remedy}"
         )
+    labels_column = train.with_format(None)["labels"][:] if "labels" in train.column_names else ()
+    for row, value in enumerate(labels_column):
+        labels = value if isinstance(value, list) else [value]
+        if any(label is None or label != label for label in labels):  # NaN differs from itself
+            raise ValueError(
+                f"train, column 'labels', row {row} (the first is 0): a label must not be missing; "
+                f"got {value!r:.60}. Mend or remove the row."
+            )
 
 
 def _run(

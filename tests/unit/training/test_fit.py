@@ -232,6 +232,14 @@ def test_rows_that_are_not_encoded_are_refused_with_the_way_out(tmp_path, train,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("bad", [[1, None], [1.0, float("nan")], [[0, 1], [0, None]]], ids=str)
+def test_a_missing_label_is_refused_before_anything_is_written(tmp_path, bad):
+    columns = {"input_ids": [[2, 3]] * 2, "attention_mask": [[1, 1]] * 2, "length": [2, 2]}
+    with pytest.raises(ValueError, match=r"'labels', row 1 .*missing"):
+        run(tmp_path / "run", train=Dataset.from_dict({**columns, "labels": bad}))
+    assert not (tmp_path / "run").exists()
+
+
 def test_adapters_are_refused_before_anything_is_written(tmp_path):
     adapted = peft.get_peft_model(small_model(), peft.LoraConfig(target_modules=["query"], r=2))
     with pytest.raises(ValueError, match="got a PeftModel, wanted a transformers model; merge"):
