@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from seqeval.metrics import f1_score
@@ -107,3 +109,32 @@ def test_the_label_set_tells_entities_where_few_occur():
 def test_a_tag_that_would_silently_count_as_outside_is_refused():
     with pytest.raises(ValueError, match="got 'H-X'"):
         score_tags([["B-X", "H-X"]], [["B-X", "I-X"]])
+
+
+SPELLINGS = {
+    "usual": "{0}-{1}",
+    "mark": "{0}_{1}",
+    "suffix": "{1}-{0}",
+    "small": "{2}-{1}",
+    "alone": "{0}",
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_random_tags_of_every_spelling_score_as_seqeval_says(spelling):
+    types = "X" if spelling == "alone" else "XY"
+    names = {"O": "o" if spelling == "small" else "O"}
+    for prefix, type_ in product("BI", types):
+        form = SPELLINGS[spelling].format(prefix, type_, prefix.lower())
+        names[f"{prefix}-{type_}"] = form
+    generator = np.random.default_rng(7)
+    values = set()
+    for _ in range(20):
+        gold, found = (
+            [list(map(str, generator.choice(list(names), size))) for size in (5, 1, 9)]
+            for _ in range(2)
+        )
+        spelled = [[[names[tag] for tag in tags] for tags in rows] for rows in (found, gold)]
+        values.add(value := score_tags(*spelled)["f1"])
+        assert value == pytest.approx(f1_score(gold, found))
+    assert len(values) > 5
