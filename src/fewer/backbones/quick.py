@@ -1,7 +1,8 @@
 """Quicker ways to run a model's own modules in training, with the same result.
 
-Plain modules - the very class of torch, or the one that takes its place in an optimized model,
-without hooks - may be run by their tensors; adapters and quantised layers are called as they are.
+Plain modules - the very class of torch, or the one that takes its place in an optimized model, with
+nothing put on it - may be run by their tensors; adapters and quantised layers are called as they
+are.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewer.kernels.dropout import keep_mask
+from fewer.native.plain import has_own_tensors, runs_plainly
 from fewer.native.rowwise import RowwiseLinear
 
 __all__ = ["drop", "in_rows", "linear_together", "of_round_size"]
@@ -70,4 +72,4 @@ def in_rows(apply: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
 
 
 def _plain(module: object, kind: type[Module]) -> TypeGuard[Module]:
-    return type(module) is kind and not (module._forward_hooks or module._forward_pre_hooks)
+    return type(module) is kind and runs_plainly(module) and has_own_tensors(module)
