@@ -106,6 +106,17 @@ def test_rows_of_round_number_are_few_and_fall_away(rows):
     assert rows <= seen[1] <= max(32, rows * 17 / 16 + 32)
 
 
+def test_hooks_see_no_row_but_those_of_tokens():
+    model = fewer.attach(tiny())
+    batch, rows = ragged(model), set()
+    for module in (model.bert.encoder.layer[0].intermediate.dense, model.bert.encoder.layer[1]):
+        for part in module.modules():
+            part.register_forward_hook(lambda _, inputs, output: rows.add(len(inputs[0])))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(**batch).logits.sum().backward()
+    assert rows == {int(batch["attention_mask"].sum())}
+
+
 @pytest.mark.parametrize("name", ["bert", "distilbert", "albert"])
 def test_training_in_bf16_has_the_gradients_of_fp32(name):
     model = fewer.attach(tiny(name))
