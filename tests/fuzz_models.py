@@ -110,7 +110,7 @@ def hook_on_container(draw: Draw, model: Any) -> None:
 def hook_of_gradients(draw: Draw, model: Any) -> None:
     part = _module(draw, model, draw.choice([nn.Linear, nn.LayerNorm]))
     if part is not None:
-        part.register_full_backward_hook(lambda _, given, __: tuple(2 * g for g in given if g is not None))
+        part.register_full_backward_hook(lambda _, given, __: tuple(2 * g for g in given))
 
 
 def patch_leaf(draw: Draw, model: Any) -> None:
@@ -238,7 +238,7 @@ def call(draw: Draw, model: Any) -> Batch:
     if draw.random() < 0.3:
         mask[draw.randrange(len(mask)), draw.choice([1, 2])] = 0
     if model.config.model_type == "longformer" and draw.random() < 0.5:
-        mask[0, 0] = 2
+        mask[0, -1 if mask[0, -1] else 2] = 2  # transformers takes a token marked twice for local
     elif draw.random() < 0.3:
         batch["attention_mask"] = mask.bool() if model.config.model_type != "big_bird" else mask
     elif draw.random() < 0.3:

@@ -99,7 +99,8 @@ def pack(
 def _global_tokens(mask: Tensor | None, marks: Tensor | None, where: Plan) -> Tensor | None:
     """Read which tokens are global: by a mask of their own, or by a 2 in the attention mask.
 
-    A mark on padding, or in a hole, means nothing, as in transformers.
+    A mark on padding, or in a hole, means nothing, as in transformers; one both ways is a mark,
+    where transformers takes the token for a local one.
     """
     tokens = None
     if mask is not None:
