@@ -47,8 +47,8 @@ def predict(
         max_length=longest(model, max_length, tokenizer.model_max_length),
     )
     batches = token_budget_batches(list(encoded["length"]), token_budget)
-    with evaluating(model):
-        return logits_of(model, encoded, tokenizer, batches, progress=progress)
+    with evaluating(model) as reader:
+        return logits_of(reader, encoded, tokenizer, batches, progress=progress)
 
 
 def logits_of(

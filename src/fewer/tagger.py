@@ -57,8 +57,8 @@ def tag(
         max_length=longest(model, max_length, tokenizer.model_max_length),
     )
     batches = token_budget_batches(list(encoded["length"]), token_budget)
-    with evaluating(model):
-        logits = tag_logits(model, encoded, tokenizer, batches, progress=progress)
+    with evaluating(model) as reader:
+        logits = tag_logits(reader, encoded, tokenizer, batches, progress=progress)
     return choose_tags(logits, encoded, label_names(model), decode)
 
 
