@@ -6,7 +6,6 @@ must answer as it did, in eval mode and with gradients; one that it does not tak
 
 from __future__ import annotations
 
-import copy
 import random
 import sys
 from collections import Counter
