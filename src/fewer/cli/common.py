@@ -125,6 +125,7 @@ def load(
 
     from fewer.cli.recipe import task_of
     from fewer.folders import load as load_model
+    from fewer.inference import kernels_of, precision_of
     from fewer.measure.rows import describe
     from fewer.measure.scorers import scorer_of
     from fewer.models import adjust, attachment, longest
@@ -154,6 +155,8 @@ def load(
         encoded=encoded,
         max_length=length,
         seed=seed,
+        precision=precision_of(model),
+        kernels=kernels_of(model),
     )
     row["threshold"] = threshold
     row["training_seed"] = _training_seed(Path(folder))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fewer.core.policy import Dense
 from fewer.core.trace import Trace, record
-from fewer.inference import PRECISION_OF, optimize
+from fewer.inference import optimize, precision_of
 from fewer.measure.scorers import Scorer
 from fewer.models import attach, attachment, detach, is_attached
 from fewer.prediction import TOKEN_BUDGET
@@ -45,7 +45,7 @@ def systems(
     own, dense = attachment(model), model if baseline is None else baseline
     packed = attach(copy.deepcopy(dense), Dense(), kernel=own.settings.kernel)
     if own.isa is not None:
-        optimize(packed, precision=PRECISION_OF[own.isa.dtype])
+        optimize(packed, precision=precision_of(model))
     found = {"padded": detach(copy.deepcopy(dense)), "packed": packed}
     if not isinstance(own.method, Dense):
         found["method"] = model

@@ -58,6 +58,14 @@ def test_the_table_compares_three_systems() -> None:
     ]
 
 
+def test_the_table_says_precision_kernels_and_threads_where_rows_share_them(tmp_path: Path) -> None:
+    row = result(precision="bf16", kernels="AMX_BF16", threads=1)
+    assert str(table([row]).title) == "bf16, kernels: AMX_BF16, 1 thread"
+    assert str(table([result(), result(precision="bf16", threads=1)]).title) == "None"
+    assert str(table([result(), result(precision="bf16")]).title) == "2 threads"
+    assert "bf16, kernels: AMX_BF16, 1 thread" in page(tmp_path, [row]).text
+
+
 def test_a_slower_method_is_called_slower() -> None:
     row = result()
     row["systems"]["method"] = system(0.9, 1.9e9, [31.5, 31.0, 31.0], slowness=1.25)
