@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from fewer.models import evaluating, longest
+from fewer.progress import track
 from fewer.scheduling import token_budget_batches
-from fewer.tasks.texts import encode_texts
+from fewer.tasks.texts import EncodedRows, encode_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -40,7 +41,7 @@ def predict(
 
     >>> fewer.predict(model, tokenizer, reviews).argmax(-1)  # doctest: +SKIP
     """
-    encoded = encode_texts(
+    encoded = encode_rows(
         _listed(texts),
         tokenizer,
         pairs=None if text_pairs is None else _listed(text_pairs),
@@ -53,7 +54,7 @@ def predict(
 
 def logits_of(
     model: PreTrainedModel,
-    encoded: Dataset,
+    encoded: Dataset | EncodedRows,
     tokenizer: PreTrainedTokenizerBase,
     batches: Sequence[Sequence[int]],
     *,
@@ -75,7 +76,7 @@ def logits_of(
 
 def passes(
     model: PreTrainedModel,
-    encoded: Dataset,
+    encoded: Dataset | EncodedRows,
     tokenizer: PreTrainedTokenizerBase,
     batches: Sequence[Sequence[int]],
     outputs: Sequence[str],
@@ -86,13 +87,11 @@ def passes(
 
     Outputs are in fp32 on the CPU. Raises `ValueError` for a model that lacks one of them.
     """
-    from rich.progress import track
-
     columns = [name for name in tokenizer.model_input_names if name in encoded.column_names]
-    plain = encoded.select_columns(columns)
-    for batch in track(batches, description=title, transient=True, disable=not progress):
+    select = _row_reader(encoded, columns)
+    for batch in track(batches, title, shown=progress):
         rows = list(batch)
-        padded = tokenizer.pad(plain[rows], padding_side="right", return_tensors="pt")
+        padded = tokenizer.pad(select(rows), padding_side="right", return_tensors="pt")
         with torch.inference_mode():
             told = model(**padded.to(model.device))
         if missing := [name for name in outputs if name not in told]:
@@ -101,6 +100,16 @@ def passes(
                 "model with a head for this task"
             )
         yield rows, padded["input_ids"].shape[1], [told[name].float().cpu() for name in outputs]
+
+
+def _row_reader(
+    encoded: Dataset | EncodedRows, names: Sequence[str]
+) -> Callable[[list[int]], dict[str, list[Any]]]:
+    """Return what gives the columns `names` of some rows."""
+    if isinstance(encoded, EncodedRows):
+        return lambda rows: {name: [encoded[name][row] for row in rows] for name in names}
+    table = encoded.select_columns(list(names))
+    return lambda rows: dict(table[rows])
 
 
 def _listed(texts: Iterable[str]) -> Sequence[str]:

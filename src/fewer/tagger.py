@@ -13,7 +13,8 @@ from fewer.models import evaluating, longest
 from fewer.prediction import TOKEN_BUDGET, passes
 from fewer.scheduling import token_budget_batches
 from fewer.tasks import bio
-from fewer.tasks.words import encode_words, merge
+from fewer.tasks.texts import EncodedRows
+from fewer.tasks.words import encode_sentences, merge
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -45,7 +46,7 @@ def tag(
     [['B-PER', 'O', 'O', 'B-LOC']]
     """
     _check_decode(decode)
-    encoded = encode_words(
+    encoded = encode_sentences(
         sentences if isinstance(sentences, str) else list(sentences),  # refused by name there
         tokenizer,
         max_length=longest(model, max_length, tokenizer.model_max_length),
@@ -58,7 +59,7 @@ def tag(
 
 def tag_logits(
     model: PreTrainedModel,
-    encoded: Dataset,
+    encoded: Dataset | EncodedRows,
     tokenizer: PreTrainedTokenizerBase,
     batches: Sequence[Sequence[int]],
     *,
@@ -87,7 +88,7 @@ def tag_logits(
 
 def choose_tags(
     logits: Sequence[Tensor],
-    encoded: Dataset,
+    encoded: Dataset | EncodedRows,
     label_names: Sequence[str],
     decode: Decode = "viterbi",
 ) -> list[list[str]]:

@@ -390,7 +390,9 @@ def test_what_was_chosen_is_said_once(said):
 def test_the_default_is_fp32_as_in_load(monkeypatch):
     asked = []
     choice = inference.Choice(None, "the test")
-    monkeypatch.setattr(inference, "choose", lambda precision, *_: asked.append(precision) or choice)
+    monkeypatch.setattr(
+        inference, "choose", lambda precision, *_: asked.append(precision) or choice
+    )
     fewer.optimize(tiny())
     assert asked == ["fp32"]
 
@@ -425,11 +427,7 @@ def test_every_precision_gives_a_right_answer_whatever_is_chosen(precision):
         found = answers(fewer.optimize(model.train(mode), precision=precision).eval(), batch)
         torch.testing.assert_close(found, wanted, atol=0.1, rtol=0)
         chosen = fewer.attachment(model).isa
-        assert (
-            chosen is None
-            or precision == "auto"
-            or inference.precision_of(model) == precision
-        )
+        assert chosen is None or precision == "auto" or inference.precision_of(model) == precision
 
 
 def test_threads_that_read_while_another_edits_get_answers_of_before_or_after():
