@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fewer.models import evaluating, longest
-from fewer.prediction import TOKEN_BUDGET, passes
+from fewer.prediction import TOKEN_BUDGET, passes, warn_if_closed
 from fewer.scheduling import token_budget_batches
 from fewer.tasks.question_answering import QuestionAnswering
 from fewer.tasks.spans import Span, WindowLogits, best_spans
@@ -59,6 +59,7 @@ def answer(
         stride=stride,
     )
     batches = token_budget_batches(list(encoded["length"]), token_budget)
+    warn_if_closed(model)
     with evaluating(model):
         logits = span_logits(model, encoded, tokenizer, batches, progress=progress)
     ranked = choose_answers(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fewer.models import evaluating, longest
+from fewer.models import attachment, evaluating, is_attached, longest
 from fewer.progress import track
 from fewer.scheduling import token_budget_batches
 from fewer.tasks.texts import EncodedRows, encode_rows
@@ -17,8 +18,23 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["TOKEN_BUDGET", "logits_of", "passes", "predict"]
+__all__ = [
+    "CLOSED",
+    "TOKEN_BUDGET",
+    "is_closed",
+    "logits_of",
+    "passes",
+    "predict",
+    "warn_if_closed",
+]
 
+log = logging.getLogger("fewer")
+_logged: set[str] = set()
+
+CLOSED = (
+    "nothing leaves early: the threshold of the method stands where nothing ever leaves, as before "
+    "training. `fewer fit` sets it, or fewer.adjust(model, threshold=...), or `fewer set-threshold`"
+)
 TOKEN_BUDGET = 8192  # more makes a pass no faster a token on a CPU, and less does
 
 
@@ -48,8 +64,22 @@ def predict(
         max_length=longest(model, max_length, tokenizer.model_max_length),
     )
     batches = token_budget_batches(list(encoded["length"]), token_budget)
+    warn_if_closed(model)
     with evaluating(model):
         return logits_of(model, encoded, tokenizer, batches, progress=progress)
+
+
+def is_closed(model: nn.Module) -> bool:
+    """Tell whether a model's method has a threshold, and it stands where nothing ever leaves."""
+    dial = attachment(model).policy.dial() if is_attached(model) else None
+    return dial is not None and float(dial.value) == dial.never
+
+
+def warn_if_closed(model: nn.Module) -> None:
+    """Log once why a model that could read less does not."""
+    if is_closed(model) and CLOSED not in _logged:
+        _logged.add(CLOSED)
+        log.warning("%s", CLOSED)
 
 
 def logits_of(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fewer.models import evaluating, longest
-from fewer.prediction import TOKEN_BUDGET, passes
+from fewer.prediction import TOKEN_BUDGET, passes, warn_if_closed
 from fewer.scheduling import token_budget_batches
 from fewer.tasks import bio
 from fewer.tasks.texts import EncodedRows
@@ -52,6 +52,7 @@ def tag(
         max_length=longest(model, max_length, tokenizer.model_max_length),
     )
     batches = token_budget_batches(list(encoded["length"]), token_budget)
+    warn_if_closed(model)
     with evaluating(model):
         logits = tag_logits(model, encoded, tokenizer, batches, progress=progress)
     return choose_tags(logits, encoded, label_names(model), decode)

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 import fewer
+from fewer import prediction
 from fewer.tasks import TruncationWarning, texts
 from tests.tiny import tiny, word_tokenizer
 
@@ -49,6 +50,18 @@ def test_many_texts_get_the_answers_of_a_few(model, monkeypatch):
     monkeypatch.setattr(texts, "BATCH_TEXTS", 2)
     assert isinstance(texts.encode_rows(TEXTS, word_tokenizer(), max_length=20), datasets.Dataset)
     assert torch.equal(fewer.predict(model, word_tokenizer(), TEXTS), wanted)
+
+
+def test_it_is_said_once_why_nothing_leaves_before_exits_are_trained(caplog, monkeypatch):
+    monkeypatch.setattr(prediction, "_logged", set())
+    model, tokenizer = fewer.attach(tiny(), fewer.EarlyExit()), word_tokenizer()
+    for _ in range(2):
+        fewer.predict(model, tokenizer, ["a"])
+    assert [record.getMessage() for record in caplog.records] == [prediction.CLOSED]
+    assert prediction.is_closed(model)
+    assert not prediction.is_closed(fewer.adjust(model, threshold=0.3))
+    assert not prediction.is_closed(fewer.attach(tiny(), fewer.LTP()))
+    assert not prediction.is_closed(tiny())
 
 
 def test_a_batch_has_no_more_tokens_than_the_budget(model):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewer.measure.blocks import SYSTEMS, Block, Row, blocks, first_metric, metric_names
 from fewer.measure.cells import ABSENT, Cell, column_names, grid, headline, lines
+from fewer.measure.notes import notes
 from fewer.measure.page import visible
 from fewer.measure.sweeps import curve_lines
 
@@ -99,6 +100,7 @@ def write_html(rows: Sequence[Row], path: str | Path, *, title: str = "What it c
         drawings=_drawings(found),
         latency={block.number: figures.latency(block) for block in found},
         swept=_sweeps(found),
+        notes={block.number: notes(block.rows) for block in found},
         provenance=[(block, row, _provenance(row)) for block in found for row in block.rows],
         raw="\n".join(json.dumps(dict(row), default=str) for row in rows),
     )
@@ -123,6 +125,8 @@ def _caption(found: Sequence[Block]) -> str | None:
     notes = []
     if any(system.latency for system in systems):
         notes.append("ms a batch: median (p5-p95); faster or slower than packed")
+    if any(system.changed is not None for system in systems):
+        notes.append("answers changed: against padded HF")
     if any(mean.spread is not None for one in systems for mean in one.metrics.values()):
         notes.append("±: standard deviation over the runs")
     return "; ".join(notes) or None
