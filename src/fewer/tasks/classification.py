@@ -181,7 +181,8 @@ def _label_column(rows: Dataset, label: str | None) -> str:
         if name in written:
             return written[name]
     raise ValueError(
-        f"no column looks like the label: the rows have {few(rows.column_names)}; "
+        "no column looks like the label, and training and scoring need labels, even for methods "
+        f"that learn without them (FastBERT): the rows have {few(rows.column_names)}; "
         f"looked for {few(LABEL_COLUMNS)}. Say which it is: label='...'"
     )
 
