@@ -60,8 +60,8 @@ def answer(
     )
     batches = token_budget_batches(list(encoded["length"]), token_budget)
     warn_if_closed(model)
-    with evaluating(model):
-        logits = span_logits(model, encoded, tokenizer, batches, progress=progress)
+    with evaluating(model) as reader:
+        logits = span_logits(reader, encoded, tokenizer, batches, progress=progress)
     ranked = choose_answers(
         logits, encoded, pages, max_answer_length=max_answer_length, impossible=impossible
     )

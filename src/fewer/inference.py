@@ -94,9 +94,9 @@ def _choice(encoder: Any, precision: str) -> Choice:
     reason = unavailable()
     if reason is not None:
         return Choice(None, reason)
-    backbone = bind(encoder)
     try:
-        with evaluating(encoder), torch.autocast("cpu", enabled=False):
+        with evaluating(encoder) as view, torch.autocast("cpu", enabled=False):
+            backbone = bind(view)
             return choose(precision, backbone.layers[0], backbone.hidden_size, encoder.dtype)
     except Unpackable as left:
         return Choice(None, f"layer 0: {left}")

@@ -131,8 +131,8 @@ class QuestionAnsweringPipeline(Pipeline):
 
     def _forward(self, read: _Read) -> _Read:  # type: ignore[override]
         batches = token_budget_batches(list(read.windows["length"]), TOKEN_BUDGET)
-        with evaluating(self.model):
-            logits = span_logits(self.model, read.windows, self._reader(), batches, progress=False)
+        with evaluating(self.model) as reader:
+            logits = span_logits(reader, read.windows, self._reader(), batches, progress=False)
         return _Read(read.asked, read.windows, logits)
 
     def postprocess(  # type: ignore[override]

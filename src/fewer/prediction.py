@@ -65,8 +65,8 @@ def predict(
     )
     batches = token_budget_batches(list(encoded["length"]), token_budget)
     warn_if_closed(model)
-    with evaluating(model):
-        return logits_of(model, encoded, tokenizer, batches, progress=progress)
+    with evaluating(model) as reader:
+        return logits_of(reader, encoded, tokenizer, batches, progress=progress)
 
 
 def is_closed(model: nn.Module) -> bool:

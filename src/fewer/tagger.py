@@ -53,8 +53,8 @@ def tag(
     )
     batches = token_budget_batches(list(encoded["length"]), token_budget)
     warn_if_closed(model)
-    with evaluating(model):
-        logits = tag_logits(model, encoded, tokenizer, batches, progress=progress)
+    with evaluating(model) as reader:
+        logits = tag_logits(reader, encoded, tokenizer, batches, progress=progress)
     return choose_tags(logits, encoded, label_names(model), decode)
 
 

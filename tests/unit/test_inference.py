@@ -222,13 +222,13 @@ def test_a_known_activation_is_known_by_its_values(name):
     assert all(_packed(model))
 
 
-def test_an_embedding_smaller_than_the_config_says_is_left_to_torch():
+def test_an_embedding_smaller_than_the_config_says_has_only_its_own_ids():
     model = tiny()
     model.bert.embeddings.word_embeddings = nn.Embedding(30, 16)
     optimized(model)
     batch = {"input_ids": torch.full((1, 3), 29)}
     assert answers(model, batch).isfinite().all()
-    with pytest.raises(IndexError):
+    with pytest.raises(ValueError, match=r"input_ids 30, wanted 0\.\.29"):
         answers(model, {"input_ids": torch.full((1, 3), 30)})
 
 

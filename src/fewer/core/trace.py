@@ -53,6 +53,7 @@ class Trace:
 
     grid: tuple[int, int]
     device: torch.device
+    real: Int[Tensor, "T"] | None = None  # slots of the tokens that came in; None: every slot
     layers: list[LayerTrace] = field(default_factory=list)
     readers: list[tuple[Int[Tensor, "T"], Float[Tensor, "T"] | None]] = field(
         default_factory=list
@@ -96,6 +97,14 @@ class Trace:
             assert one.final is not None
             flat[one.rows[one.final]] = one.logits[one.final].to(flat.dtype)
         return flat.view_as(logits)
+
+    @property
+    def padding(self) -> Bool[Tensor, "B N"]:
+        """Which places of the caller's grid hold no token."""
+        empty = torch.zeros(self.grid[0] * self.grid[1], dtype=torch.bool, device=self.device)
+        if self.real is not None:
+            empty = torch.ones_like(empty).index_fill(0, self.real, False)
+        return empty.view(self.grid)
 
     @property
     def dropped(self) -> Bool[Tensor, "B N"]:
