@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
@@ -57,6 +58,7 @@ __all__ = [
 log = logging.getLogger("fewer")
 DEFAULT_LENGTH = 512  # where neither model nor tokenizer has a limit
 NO_LIMIT = 10**20  # tokenizers without a limit say more
+PRECISION_OF = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -102,6 +104,15 @@ class Attachment(nn.Module):
     def packed_for(self, isa: Isa | None) -> None:
         """Let the kernels of `isa` run inference, or plain torch; weights are packed at need."""
         self.isa, self._engine = isa, None
+
+    def extra_repr(self) -> str:
+        """Show what `print(model)` should tell: the method, the precision and the kernels."""
+        precision = "of the weights" if self.isa is None else PRECISION_OF[self.isa.dtype]
+        kernels = "plain torch" if self.isa is None else self.isa.name
+        return (
+            f"method={self.method}, precision={precision}, kernels={kernels}, "
+            f"attention={self.settings.kernel}"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the engine behind, which points into memory; a copy packs its own weights."""

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from fewer.models import evaluating, longest
-from fewer.prediction import TOKEN_BUDGET, passes
+from fewer.prediction import TOKEN_BUDGET, passes, warn_if_closed
 from fewer.scheduling import token_budget_batches
 from fewer.tasks import bio
 from fewer.tasks.columns import DataWarning
 from fewer.tasks.tag_scheme import outside
-from fewer.tasks.texts import listed
-from fewer.tasks.words import encode_words, merge
+from fewer.tasks.texts import EncodedRows, listed
+from fewer.tasks.words import encode_sentences, merge
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -51,12 +51,13 @@ def tag(
     [['B-PER', 'O', 'O', 'B-LOC']]
     """
     _check_decode(decode)
-    encoded = encode_words(
+    encoded = encode_sentences(
         listed(sentences, "sentences", item="sentence"),
         tokenizer,
         max_length=longest(model, max_length, tokenizer.model_max_length),
     )
     batches = token_budget_batches(list(encoded["length"]), token_budget)
+    warn_if_closed(model)
     with evaluating(model) as reader:
         logits = tag_logits(reader, encoded, tokenizer, batches, progress=progress)
     return choose_tags(logits, encoded, label_names(model), decode)
@@ -64,7 +65,7 @@ def tag(
 
 def tag_logits(
     model: PreTrainedModel,
-    encoded: Dataset,
+    encoded: Dataset | EncodedRows,
     tokenizer: PreTrainedTokenizerBase,
     batches: Sequence[Sequence[int]],
     *,
@@ -93,7 +94,7 @@ def tag_logits(
 
 def choose_tags(
     logits: Sequence[Tensor],
-    encoded: Dataset,
+    encoded: Dataset | EncodedRows,
     label_names: Sequence[str],
     decode: Decode = "viterbi",
 ) -> list[list[str]]:

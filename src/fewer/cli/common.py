@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -78,6 +80,8 @@ def quiet() -> None:
 
     from transformers.utils import logging as hf_logging
 
+    # a user has no use for the line of this library's code that a warning comes from
+    warnings.formatwarning = lambda message, *_, **__: f"fewer: {message}\n"
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
     own = logging.getLogger("fewer")
@@ -141,8 +145,10 @@ def load(
     from fewer.cli.recipe import task_of
     from fewer.folders import load as load_model
     from fewer.folders import local_folder
+    from fewer.inference import kernels_of, precision_of
     from fewer.measure.rows import describe
     from fewer.measure.scorers import scorer_of
+    from fewer.measure.sweep import present_threshold
     from fewer.models import adjust, attachment, longest
     from fewer.packaged import model_folder
     from fewer.tasks.rows import read_rows
@@ -159,6 +165,9 @@ def load(
     scorer = scorer_of(task, table)
     model = load_model(folder)
     tokenizer = tokenizer_of(folder, model)
+    saved = {}
+    if attachment(model).policy.dial() is not None:
+        saved["saved_threshold"] = present_threshold(model)
     if threshold is not None:
         adjust(model, threshold=threshold)
     length = longest(model, max_length, tokenizer.model_max_length)
@@ -172,8 +181,10 @@ def load(
         encoded=encoded,
         max_length=length,
         seed=seed,
+        precision=precision_of(model),
+        kernels=kernels_of(model),
     )
-    row["threshold"] = threshold
+    row |= {"threshold": threshold, **saved}
     row["training_seed"] = _training_seed(Path(folder))
     taught = partial(task.encode, table, tokenizer, max_length=length)
     return Loaded(model, tokenizer, scorer, encoded, row, taught)
@@ -212,19 +223,25 @@ def finish(row: dict[str, Any], results: Path | None, report: Path | None) -> No
     """Print the tables; write the row and the report where they were asked for."""
     from rich.console import Console
 
+    from fewer.measure.notes import notes
     from fewer.measure.report import curve, table, write_html
     from fewer.measure.rows import append_row
 
     console = Console()
+    told = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     console.print(table([row]))
     if row.get("sweep"):
         console.print(curve(row))
+        folder = shlex.quote(str(row["model"]))
+        told(f"to save another: fewer set-threshold {folder} THRESHOLD --output NEW_FOLDER")
+    for line in notes([row]):
+        told(line)
     if results is not None:
         append_row(row, results)
-        console.print(f"row added to {results}")
+        told(f"row added to {results}")
     if report is not None:
         write_html([row], report, title=f"{row['model']} on {row['data']['source']}")
-        console.print(f"report written to {report}")
+        told(f"report written to {report}")
 
 
 def printed(value: Any) -> str:

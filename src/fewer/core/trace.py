@@ -47,7 +47,7 @@ class LayerTrace:
     extra: Extra = Extra()  # where not simply each query meets each key
 
 
-@dataclass
+@dataclass(repr=False)
 class Trace:
     """The layers passed so far, and which tokens of the caller's grid read each of them."""
 
@@ -65,6 +65,17 @@ class Trace:
     # settled decisions, and the slot and text of each token that they were about
     settled: list[tuple[Int[Tensor, "T"], Int[Tensor, "T"], Decision]] = field(default_factory=list)
     spent: Float[Tensor, "B"] | None = None  # FLOPs of the policy's own heads
+
+    def __repr__(self) -> str:
+        """Show counts: its tensors take pages."""
+        counts = [f"layers={len(self.layers)}", f"texts={self.grid[0]}"]
+        if self.layers:
+            first, last = (
+                float(layer.sum()) for layer in (self.layers[0].keys, self.layers[-1].read)
+            )
+            counts.append(f"tokens={first:g} in, {last:g} out")
+        exits = sum(int(said.final.sum()) for said in self.spoken if said.final is not None)
+        return f"Trace({', '.join([*counts, f'exits={exits}'])})"
 
     def hear(self, decision: Decision) -> None:
         """Note what a policy's heads said, and what they cost."""

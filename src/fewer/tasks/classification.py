@@ -198,7 +198,8 @@ def _label_column(rows: Dataset, label: str | None) -> str:
     binary = [name for name in rows.column_names if _is_binary(rows, name)]
     several = f" {few(binary)} hold 0 and 1: {_MULTI_LABEL}" if len(binary) > 1 else ""
     raise ValueError(
-        f"no column looks like the label: the rows have {few(rows.column_names)}; "
+        "no column looks like the label, and training and scoring need labels, even for methods "
+        f"that learn without them (FastBERT): the rows have {few(rows.column_names)}; "
         f"looked for {few(LABEL_COLUMNS)}. Say which it is: label='...'{several and '.'}{several}"
     )
 

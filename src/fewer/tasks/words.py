@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import warnings
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from fewer.tasks.texts import (
     BATCH_TEXTS,
+    EncodedRows,
     OverlongError,
     TruncationWarning,
+    as_dataset,
     check_tokenizer,
     clean,
     shorten,
@@ -58,13 +60,28 @@ def encode_words(
     `TruncationWarning` ("truncate"), raises `OverlongError` ("error"), or is read in windows of
     whole words that overlap, a row each ("window"); `merge` makes one list of their answers.
     """
-    from datasets import Dataset, concatenate_datasets
+    return as_dataset(_batches(sentences, tokenizer, max_length, overlong))
 
+
+def encode_sentences(
+    sentences: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, *, max_length: int
+) -> Dataset | EncodedRows:
+    """Encode as `encode_words` does; up to `BATCH_TEXTS` without the cost of a `Dataset`."""
+    batches = _batches(sentences, tokenizer, max_length, "window")
+    return as_dataset(batches) if len(sentences) > BATCH_TEXTS else EncodedRows(*batches)
+
+
+def _batches(
+    sentences: Sequence[Sequence[str]],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    overlong: Overlong,
+) -> Iterator[dict[str, list[Any]]]:
+    """Yield the columns of `BATCH_TEXTS` sentences at a time, one batch at least."""
     _check(sentences, overlong)
     check_tokenizer(tokenizer, max_length)
     spaced = _wants_spaces(tokenizer)
     cut: dict[int, int] = {}  # sentence -> tokens it had
-    parts = []
     for start in with_progress(range(0, max(len(sentences), 1), BATCH_TEXTS), "sentences"):
         words = [
             [shorten(clean(word), tokenizer, max_length) for word in sentence]
@@ -72,14 +89,13 @@ def encode_words(
         ]
         columns, too_long = _encode_batch(words, start, tokenizer, max_length, overlong, spaced)
         cut |= too_long
-        parts.append(Dataset.from_dict(columns))
+        yield columns
     if cut and overlong != "window":
         _report(cut, len(sentences), max_length, overlong)
-    return concatenate_datasets(parts)
 
 
 def merge(
-    answers: Sequence[Sequence[T]], encoded: Dataset, missing: T | None = None
+    answers: Sequence[Sequence[T]], encoded: Dataset | EncodedRows, missing: T | None = None
 ) -> list[list[T]]:
     """Make one list a sentence of the answers to the words of each encoded row, all in their order.
 

@@ -78,6 +78,9 @@ def test_bench_needs_no_scores(trained: Path, reviews: Path, tmp_path: Path) -> 
     assert status == 0
     row = json.loads(results.read_text())
     assert "metrics" not in row["systems"]["method"]
+    assert row["systems"]["packed"]["changed"] == 0.0
+    assert 0 <= row["systems"]["method"]["changed"] <= 1
+    assert (row["precision"], row["threads"]) == ("fp32", 1)
     assert row["systems"]["method"]["latency_ms"]["4"]["runs"] == 2
 
 
