@@ -91,9 +91,10 @@ class Attachment(nn.Module):
     def engine(self, encoder: nn.Module) -> Engine:
         """Return the packed weights of an optimized encoder, packed now if they are not yet."""
         assert self.isa is not None
-        if self._engine is None:
-            self._engine = Engine(encoder, self.isa)
-        return self._engine
+        engine = self._engine  # read once: another thread may pack, or take the engine off
+        if engine is None:
+            engine = self._engine = Engine(encoder, self.isa)
+        return engine
 
     def packed_for(self, isa: Isa | None) -> None:
         """Let the kernels of `isa` run inference, or plain torch; weights are packed at need."""
