@@ -3,7 +3,6 @@
 import copy
 import logging
 import pickle
-import threading
 
 import pytest
 import torch
@@ -403,26 +402,6 @@ def test_every_precision_gives_a_right_answer_whatever_is_chosen(precision):
             or precision == "auto"
             or inference.PRECISION_OF[chosen.dtype] == (precision)
         )
-
-
-def test_threads_that_read_while_another_edits_get_answers_of_before_or_after():
-    model, batch = optimized(tiny()), ragged(tiny())
-    both = [answers(model, batch)]
-    _layer(model).output.dense.weight.data.mul_(2)
-    both.append(answers(model, batch))
-    found = []
-    threads = [
-        threading.Thread(target=lambda: found.extend(answers(model, batch) for _ in range(20)))
-        for _ in range(3)
-    ]
-    for thread in threads:
-        thread.start()
-    for factor in (0.5, 2.0, 0.5):
-        _layer(model).output.dense.weight.data.mul_(factor)
-    for thread in threads:
-        thread.join()
-    assert len(found) == 60
-    assert all(any(torch.allclose(one, known, atol=1e-5) for known in both) for one in found)
 
 
 def test_the_attention_kernel_of_ones_choice_is_used():
