@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.utils.prune
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 
 import fewer
 from fewer import LTP, inference, models
@@ -418,3 +419,15 @@ def test_the_attention_kernel_of_ones_choice_is_used():
 
 def test_isas_have_the_numbers_of_the_library():
     assert [isa.value for isa in Isa] == [1, 2, 3, 4]
+
+
+def test_a_hook_on_all_modules_is_called_for_all_maps_and_packs_nothing_anew(model, said):
+    batch, names = ragged(model), {part: name for name, part in model.named_modules()}
+    wanted, seen = answers(model, batch), set()
+    handle = register_module_forward_hook(lambda module, *_: seen.add(names[module]))
+    found = answers(model, batch)
+    handle.remove()
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+    assert seen >= {names[part] for part in names if isinstance(part, nn.Linear | nn.LayerNorm)}
+    assert all(_packed(model))
+    assert not any("edited" in line for line in said())
