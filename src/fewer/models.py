@@ -90,16 +90,21 @@ class Attachment(nn.Module):
         if self.isa is not None and self.isa not in available():  # unpickled elsewhere
             log.warning("this processor has no %s: plain torch runs the model", self.isa.name)
             self.isa = None
-        if self.isa is None:
+        isa = self.isa  # read once: another thread may take the engine off
+        if isa is None:
             return bind(encoder)
-        return self.engine(encoder).backbone(encoder) or bind(encoder)
+        return self._engine_for(isa, encoder).backbone(encoder) or bind(encoder)
 
     def engine(self, encoder: nn.Module) -> Engine:
         """Return the packed weights of an optimized encoder, packed now if they are not yet."""
         assert self.isa is not None
-        if self._engine is None:
-            self._engine = Engine(encoder, self.isa)
-        return self._engine
+        return self._engine_for(self.isa, encoder)
+
+    def _engine_for(self, isa: Isa, encoder: nn.Module) -> Engine:
+        engine = self._engine
+        if engine is None or engine.isa is not isa:
+            engine = self._engine = Engine(encoder, isa)
+        return engine
 
     def packed_for(self, isa: Isa | None) -> None:
         """Let the kernels of `isa` run inference, or plain torch; weights are packed at need."""
