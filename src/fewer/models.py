@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, wraps
 from inspect import signature
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
@@ -21,15 +22,17 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from fewer.backbones import bind
-from fewer.config import Settings, check_settings, write_settings
+from fewer.config import MARK, Settings, check_settings, mark_of, write_settings
 from fewer.core.apply import APPLIES
 from fewer.core.encode import encode
 from fewer.core.policy import Dense, Method
 from fewer.core.trace import record, recorded
+from fewer.disk import writing
 from fewer.engine.packing import Engine
 from fewer.heads import answered, labels_of, left_loss, logits_of, shape_of, task_loss
 from fewer.inputs import pack
 from fewer.kernels import kernel as find_kernel
+from fewer.manifest import MANIFEST
 from fewer.native.library import Isa, available
 from fewer.native.rowwise import swap_back
 
@@ -173,9 +176,25 @@ class _SavingModel(_Attached):
     """The part of an attached model's class that is ours (of the encoder's too, if it is alone)."""
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Save as always, and the side file with it."""
-        super().save_pretrained(save_directory, *args, **kwargs)
-        write_settings(attachment(self).settings, save_directory)
+        """Save as always, and before it the side file; config.json tells that there is one.
+
+        A manifest of what was there before no longer holds and is removed.
+        """
+        settings, folder = attachment(self).settings, Path(save_directory)
+        mark = mark_of(settings)
+        folder.mkdir(parents=True, exist_ok=True)
+        if kwargs.get("is_main_process", True):
+            write_settings(settings, folder)
+        held = vars(self.config)
+        before = {MARK: held[MARK]} if MARK in held else {}
+        held[MARK] = mark
+        try:
+            with writing(folder):
+                super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            del held[MARK]
+            held.update(before)
+        (folder / MANIFEST).unlink(missing_ok=True)
 
 
 def _answering(original: Any) -> Any:
@@ -263,6 +282,7 @@ def attach(
     detach(model)
     encoder.fewer = own
     own.train(encoder.training)
+    vars(whole.config).pop(MARK, None)  # of a folder that plain transformers loaded
     _become(encoder, packs=True, saves=whole is encoder)
     if whole is not encoder:
         _become(whole, packs=False, saves=True)

@@ -24,18 +24,17 @@ def explain(
 
     Example: fewer explain runs/reviews/model "A film of rare beauty." --output page.html
     """
-    from transformers import AutoTokenizer
-
     from fewer.folders import load
     from fewer.measure.explain import explain as explain_text
     from fewer.measure.explain import write_explanation
     from fewer.packaged import model_folder
+    from fewer.pretrained import load_tokenizer
 
     quiet()
     folder = model_folder(model)
     if text == "-":
         text = typer.get_text_stream("stdin").read()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
     explanation = explain_text(load(folder), tokenizer, text, pair)
     write_explanation(explanation, output)
     typer.echo(f"page written to {output}")

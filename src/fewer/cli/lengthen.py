@@ -180,6 +180,7 @@ def _source(folder: Path, seed: int, *, keeps_head: bool) -> PreTrainedModel:
     from fewer.config import read_settings
     from fewer.folders import load
     from fewer.models import attach, attachment
+    from fewer.pretrained import load_pretrained
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     kinds = config.get("architectures") or []
@@ -187,7 +188,7 @@ def _source(folder: Path, seed: int, *, keeps_head: bool) -> PreTrainedModel:
         return load(folder, precision=None)
     held = read_settings(folder)
     torch.manual_seed(seed)  # a checkpoint without a pooler gets a new one
-    encoder = AutoModel.from_pretrained(folder)
+    encoder, _ = load_pretrained(AutoModel, folder)
     attach(encoder, held.method, kernel=held.kernel, protect=held.protect)
     policy = attachment(encoder).policy
     if policy.state_dict():  # what it has learned, such as thresholds

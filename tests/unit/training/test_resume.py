@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from transformers import Trainer
 
 from fewer.config import method_to
+from fewer.manifest import MANIFEST
 from fewer.training import fit as module
 from fewer.training.fit import dense_phase
 from tests.unit.training.synthetic import METHOD, QUICK, ROWS, STEPS, run, small_model, texts
@@ -106,7 +107,7 @@ def test_a_phase_killed_before_its_seal_is_not_trained_again(
         ("model.safetensors", lambda content: content[:-1] + bytes([content[-1] ^ 1])),
         ("optimizer.pt", None),
         ("trainer_state.json", lambda content: content[: len(content) // 2]),
-        ("manifest.json", None),
+        (MANIFEST, None),
     ],
 )
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, steps, uninterrupted, name, damage):
