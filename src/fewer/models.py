@@ -178,8 +178,10 @@ class _SavingModel(_Attached):
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Save as always, and before it the side file; config.json tells that there is one.
 
+        Weights keep the names that they have in the model: the Trainer loads a checkpoint by these.
         A manifest of what was there before no longer holds and is removed.
         """
+        kwargs.setdefault("save_original_format", False)
         settings, folder = attachment(self).settings, Path(save_directory)
         mark = mark_of(settings)
         folder.mkdir(parents=True, exist_ok=True)
