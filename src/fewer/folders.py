@@ -20,6 +20,7 @@ from fewer.pretrained import (
     OWN,
     load_pretrained,
     local_folder,
+    name_weights,
     read_tensors,
     weight_files,
 )
@@ -79,7 +80,9 @@ def _load_whole(folder: Path, kwargs: dict[str, Any]) -> PreTrainedModel:
     import transformers
 
     path = folder / CONFIG
-    kinds = read_json(path).get("architectures") or ["AutoModel"]
+    kinds = read_json(path).get("architectures")
+    if kinds is None or kinds == []:
+        kinds = ["AutoModel"]
     name = kinds[0] if isinstance(kinds, list) else kinds
     kind = getattr(transformers, name, None) if isinstance(name, str) else None
     if name != "AutoModel" and not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
@@ -90,7 +93,7 @@ def _load_whole(folder: Path, kwargs: dict[str, Any]) -> PreTrainedModel:
     model, report = load_pretrained(kind, folder, **kwargs)
     if report["missing_keys"]:
         raise ValueError(
-            f"{folder} holds no weights for {sorted(report['missing_keys'])}; the checkpoint is "
+            f"{name_weights(folder)} holds no weights for {sorted(report['missing_keys'])}; the checkpoint is "
             "incomplete (for a new head, load it with transformers and call fewer.attach)"
         )
     model.config.__dict__.pop(MARK, None)  # of the folder, not of the model
@@ -123,7 +126,7 @@ def _put_method(
     wanted = {name: tuple(tensor.shape) for name, tensor in expected.items()}
     if shapes != wanted:
         raise ValueError(
-            f"{folder} holds the tensors {shapes} of a method, wanted {wanted} for "
+            f"{name_weights(folder)} holds the tensors {shapes} of a method, wanted {wanted} for "
             f"{settings.method}; the checkpoint is incomplete or its {SIDE_FILE} is another's: "
             "save it again"
         )

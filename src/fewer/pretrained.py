@@ -23,6 +23,7 @@ __all__ = [
     "load_pretrained",
     "load_tokenizer",
     "local_folder",
+    "name_weights",
     "read_tensors",
     "weight_files",
 ]
@@ -93,7 +94,9 @@ def load_tokenizer(name: str | Path) -> Any:
         if file.exists():
             _refuse_code(read_json(file), file)
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer("a", "b", verbose=False)  # some broken files are noticed no earlier
+        return tokenizer
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of the tokenizers library is no Exception
@@ -119,7 +122,7 @@ def load_pretrained(kind: Any, folder: Path, **kwargs: Any) -> tuple[Any, dict[s
             ignore_mismatched_sizes=True,  # refused below, with shapes
             **kwargs,
         )
-    where = ", ".join(str(file) for file in files[:1]) + (" and others" if files[1:] else "")
+    where = name_weights(folder)
     if report["mismatched_keys"]:
         told = "; ".join(
             f"{key} has shape {tuple(held)}, wanted {tuple(wanted)}"
@@ -155,6 +158,12 @@ def weight_files(folder: Path) -> list[Path]:
     raise FileNotFoundError(
         f"{folder / _WEIGHTS[0]} is missing; wanted the weights beside {CONFIG}"
     )
+
+
+def name_weights(folder: Path) -> str:
+    """Name the files that hold the weights of a folder, for a message."""
+    first, *others = weight_files(folder)
+    return f"{first} and {len(others)} more files" if others else str(first)
 
 
 def _shards(index: Path) -> list[Path]:
@@ -303,7 +312,7 @@ def _broken_tokenizer_file(folder: Path) -> Path:
     if not (folder / "tokenizer.json").exists():
         return folder
     try:
-        Tokenizer.from_file(str(folder / "tokenizer.json"))
+        Tokenizer.from_file(str(folder / "tokenizer.json")).encode("a", "b")
     except BaseException:  # a panic is no Exception
         return folder / "tokenizer.json"
     return folder / "tokenizer_config.json"
