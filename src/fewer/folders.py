@@ -93,8 +93,9 @@ def _load_whole(folder: Path, kwargs: dict[str, Any]) -> PreTrainedModel:
     model, report = load_pretrained(kind, folder, **kwargs)
     if report["missing_keys"]:
         raise ValueError(
-            f"{name_weights(folder)} holds no weights for {sorted(report['missing_keys'])}; the checkpoint is "
-            "incomplete (for a new head, load it with transformers and call fewer.attach)"
+            f"{name_weights(folder)} holds no weights for {sorted(report['missing_keys'])}; the "
+            "checkpoint is incomplete (for a new head, load it with transformers and call "
+            "fewer.attach)"
         )
     model.config.__dict__.pop(MARK, None)  # of the folder, not of the model
     whole: PreTrainedModel = model

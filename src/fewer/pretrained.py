@@ -131,13 +131,21 @@ def load_pretrained(kind: Any, folder: Path, **kwargs: Any) -> tuple[Any, dict[s
         raise ValueError(f"{where} does not fit {folder / CONFIG} or its labels: {told}")
     report["unexpected_keys"] = {key for key in report["unexpected_keys"] if OWN not in "." + key}
     for key, parameter in model.named_parameters():
-        if parameter.is_floating_point() and not bool(parameter.detach().isfinite().all()):
+        if not _is_finite(parameter.detach()):
             raise ValueError(
                 f"{where} must hold finite weights; got NaN or infinity in {key}. Train or copy "
                 "the model again."
             )
     _tell(folder, report)
     return model, report
+
+
+def _is_finite(weights: Any) -> bool:
+    """Tell whether no weight is NaN or infinite; both ends say so in one pass without a copy."""
+    if not weights.is_floating_point() or not weights.numel():
+        return True
+    low, high = weights.aminmax()
+    return bool(low.isfinite() & high.isfinite())
 
 
 def weight_files(folder: Path) -> list[Path]:

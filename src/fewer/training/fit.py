@@ -92,8 +92,13 @@ def _check_phase(phase: Phase) -> None:
 
 
 def dense_phase(epochs: float = 3.0, learning_rate: float = 3e-5) -> Phase:
-    """Return the ordinary fine-tune that a model with a new head needs first."""
-    return Phase("dense", "compact", "all", epochs, learning_rate)
+    """Return the ordinary fine-tune that a model with a new head needs first.
+
+    Raises `ValueError` for epochs or a learning rate that are negative or no number.
+    """
+    phase = Phase("dense", "compact", "all", epochs, learning_rate)
+    _check_phase(phase)
+    return phase
 
 
 def fit(
