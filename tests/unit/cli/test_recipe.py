@@ -3,7 +3,7 @@ import torch
 from datasets import Dataset
 
 import fewer
-from fewer.cli.recipe import load_for
+from fewer.cli.recipe import Recipe, load_for, run
 from fewer.config import SIDE_FILE
 from fewer.tasks.classification import infer
 
@@ -39,3 +39,39 @@ def test_a_lost_side_file_is_missed_when_training_goes_on(model_folder, tmp_path
     (tmp_path / SIDE_FILE).unlink()
     with pytest.raises(FileNotFoundError, match=SIDE_FILE):
         load_for(infer(ROWS), str(tmp_path), seed=0)
+
+
+def test_the_same_command_trains_the_same_model_twice(model_folder, reviews, tmp_path):
+    recipe = Recipe(
+        model=str(model_folder),
+        train=str(reviews),
+        method="dense",
+        rows=16,
+        columns={"text": "review", "label": "stars"},
+        dense={"epochs": 1},
+        schedule={"seed": 7, "batch_size": 8, "precision": "fp32"},
+    )
+    states = []
+    for name in ("first", "second"):
+        torch.manual_seed(len(states))  # two processes have drawn other numbers before
+        states.append(run(recipe, tmp_path / name).state_dict())
+    first, second = states
+    assert all(torch.equal(second[name], tensor) for name, tensor in first.items())
+
+
+def test_the_folder_of_a_run_is_told_from_that_of_its_model(model_folder, tmp_path):
+    model, _ = load_for(infer(ROWS), str(model_folder), seed=0)
+    fewer.save(fewer.attach(model), tmp_path / "run" / "model")
+    with pytest.raises(FileNotFoundError, match=r"run.model"):
+        load_for(infer(ROWS), str(tmp_path / "run"), seed=0)
+
+
+@pytest.mark.parametrize("epochs", [-1, float("nan"), float("inf")])
+def test_epochs_that_are_no_number_of_epochs_are_refused(model_folder, reviews, tmp_path, epochs):
+    columns = {"text": "review", "label": "stars"}
+    recipe = Recipe(
+        model=str(model_folder), train=str(reviews), columns=columns, dense={"epochs": epochs}
+    )
+    with pytest.raises(ValueError, match="epochs"):
+        run(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
