@@ -14,7 +14,7 @@ import yaml
 
 from fewer.names import check_known
 
-__all__ = ["check_arguments", "check_types", "read_values"]
+__all__ = ["check_arguments", "check_length", "check_types", "read_values"]
 
 
 def read_values(text: str, origin: str) -> Any:
@@ -66,6 +66,17 @@ def check_types(values: Mapping[str, Any], hints: Mapping[str, Any], origin: str
         if name in hints and not _fits(value, hints[name]):
             bounds = "" if _is_bounded(value) else ", finite and below 2**63"
             raise ValueError(f"{origin}: {name} is {value!r}, wanted {_told(hints[name])}{bounds}")
+
+
+def check_length(max_length: object) -> None:
+    """Raise `TypeError` or `ValueError` unless this is a number of tokens, 1 or more."""
+    if not isinstance(max_length, Integral) or isinstance(max_length, bool):
+        raise TypeError(f"max_length must be a whole number of tokens; got {max_length!r}.")
+    if max_length < 1:
+        raise ValueError(
+            f"max_length must be 1 or more tokens; got {max_length}. Leave it out for the limit "
+            "of the tokenizer and the model."
+        )
 
 
 _PLAIN: dict[Any, tuple[type, str]] = {
