@@ -27,7 +27,7 @@ from fewer.core.encode import encode
 from fewer.core.policy import Dense, Method
 from fewer.core.trace import record, recorded
 from fewer.engine.packing import Engine
-from fewer.heads import answered, labels_of, left_loss, logits_of, shape_of, task_loss
+from fewer.heads import answered, labels_of, left_loss, logits_of, pooler_of, shape_of, task_loss
 from fewer.inputs import pack
 from fewer.kernels import kernel as find_kernel
 from fewer.native.library import Isa, available
@@ -260,6 +260,8 @@ def attach(
     settings = Settings(Dense() if method is None else method, kernel, tuple(protect))
     check_settings(settings.method)
     own = Attachment(settings, shape).to(encoder.device)
+    if (pooler := pooler_of(whole, encoder)) is not None:
+        own.policy.start_from(pooler)
     detach(model)
     encoder.fewer = own
     own.train(encoder.training)
