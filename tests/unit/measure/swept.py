@@ -60,6 +60,7 @@ def swept(
         "method": {"name": method, "args": {}},
         "data": {"source": source, "hash": source, "rows": 8},
         "model": f"runs/{method}-42/model",
+        "baseline": f"runs/{method}-42/0-dense/model",
         "training_seed": 42,
         "sweep": [point(key, *values) for key, values in (curve or CURVE).items()],
     }
