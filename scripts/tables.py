@@ -27,6 +27,7 @@ from fewer.measure.questions import (
 )
 from fewer.measure.report import markdown
 from fewer.measure.rows import read_results
+from fewer.measure.scored import with_score
 from fewer.measure.svg import Drawing
 from fewer.measure.sweeps import (
     MOST_LOST,
@@ -49,6 +50,12 @@ SHOWN = {
     "training": ["training"],
     "precision": ["precision"],
     "readme": ["imdb-ltp", "sst2-ltp"],
+}
+# where the scores of timed runs are
+SCORED = {
+    "latency": ["imdb-ltp"],
+    "squad_latency": ["squad"],
+    "exits_latency": ["exits", "tagging"],
 }
 ARENA, AXES = Path("docs/lra.svg"), Path("docs/long-texts.svg")
 NOTHING = "Not measured yet: run `make bench`.\n"
@@ -243,6 +250,7 @@ def _stale_figures(check: bool) -> list[str]:
 
 
 def _table(name: str) -> str:
+    """Write a table of the systems of each run; one of times has the scores of the same runs."""
     files = [RESULTS / f"{stem}.jsonl" for stem in SHOWN[name]]
     newest = {}
     for row in (row for file in files if file.exists() for row in read_results(file)):
@@ -250,11 +258,26 @@ def _table(name: str) -> str:
         newest[(*run, row.get("dropout"), row.get("batch_size"))] = row
     if not newest:
         return f"\n{NOTHING}\n"
+    if name in SCORED:
+        files = [RESULTS / f"{stem}.jsonl" for stem in SCORED[name]]
+        scores = [row for file in files if file.exists() for row in read_results(file)]
+        newest = {run: with_score(row, scores) for run, row in newest.items()}
+    old = sorted({row["model"] for row in newest.values() if row.get("superseded")})
+    newest = {run: row for run, row in newest.items() if row["model"] not in old}
     shown = {"readme": _summary, "training": _training, "precision": _precision}.get(name, markdown)
     precision = "" if name == "training" else ", fp32"
     processors = sorted({str(row["processor"]) for row in newest.values()})
     note = f"Measured on {'; '.join(processors)}, one thread{precision}; rows in `{RESULTS}`.\n"
+    if name in SCORED:
+        counts = sorted({row["scored_rows"] for row in newest.values() if "scored_rows" in row})
+        note += f"Scores: the same models at the same thresholds, on {_listed(counts)} rows.\n"
+    if old:
+        note += f"Left out, as trained again since and not timed again: {', '.join(old)}.\n"
     return f"\n{shown(list(newest.values()))}\n{note}\n"
+
+
+def _listed(counts: list[int]) -> str:
+    return " or ".join(f"{count:,}" for count in counts)
 
 
 def _summary(rows: list[dict[str, Any]]) -> str:

@@ -60,11 +60,12 @@ def swept(
         "method": {"name": method, "args": {}},
         "data": {"source": source, "hash": source, "rows": 8},
         "model": f"runs/{method}-42/model",
-        "baseline": f"runs/{method}-42/0-dense/model",
         "training_seed": 42,
         "sweep": [point(key, *values) for key, values in (curve or CURVE).items()],
     }
-    row = result(**{**told, **changes})
+    told |= changes
+    dense = str(told["model"]).removesuffix("model") + "0-dense/model"
+    row = result(**{"baseline": dense, **told})
     packed = row["systems"]["packed"]
     packed["metrics"] = {"accuracy": DENSE, "f1": 0.685, "matthews": 0.5}
     packed["halves"] = [{"metrics": {"accuracy": DENSE_HALF, "f1": 0.7}} for _ in range(2)]
