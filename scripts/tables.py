@@ -18,7 +18,13 @@ from fewer.lra.tables import costs as arena_costs
 from fewer.lra.tables import grouped
 from fewer.lra.tables import markdown as arena_scores
 from fewer.measure.cells import times
-from fewer.measure.lengths import lengths_table, long_texts_figure, long_texts_table
+from fewer.measure.findings import findings
+from fewer.measure.lengths import (
+    lengths_table,
+    long_texts_figure,
+    long_texts_table,
+    patterns_claim,
+)
 from fewer.measure.questions import (
     kept_table,
     predictors_table,
@@ -73,6 +79,9 @@ def _block(name: str) -> str:
         return _glance(_by_threads().get(1, []))
     if name == "score":
         return _score()
+    if name == "patterns":
+        path = RESULTS / "lengths.jsonl"
+        return f"  {patterns_claim(read_results(path))}  " if path.exists() else f"  {NOTHING}  "
     if name == "lra":
         return _arena()
     if name in SWEPT:
@@ -127,6 +136,11 @@ def _asked(name: str) -> str:
 def _three_axes(rows: Rows) -> str:
     """Write the table and show its figure."""
     return f"![{_alt(long_texts_figure(rows))}]({AXES.name})\n\n{long_texts_table(rows)}"
+
+
+def _joint_predictors(rows: Rows) -> str:
+    """Write what predictors know that were trained with the model."""
+    return predictors_table([row for row in rows if row.get("predictors")])
 
 
 def _curves(rows: Rows) -> str:
@@ -376,6 +390,7 @@ ASKED: dict[str, tuple[Callable[[Rows], str], list[str], str]] = {
     "kept": (kept_table, ["passages"], "FLOPs and times are against the dense model, packed."),
     "skim_settings": (predictors_table, ["skim-settings"], f"FLOPs {_LOSES}"),
     "hops": (predictors_table, ["hops"], f"FLOPs {_LOSES}"),
+    "joint_predictors": (_joint_predictors, ["squad"], ""),
     "lengths": (lengths_table, ["lengths"], ""),
     "long_texts": (_three_axes, ["long-texts"], "600 reviews; ratios are to full attention."),
     "seeds": (seeds_table, ["skim-seeds"], "Plain: without the predictors' loss."),
@@ -396,6 +411,7 @@ _REPORTED = (
 SWEPT: dict[str, tuple[Callable[[Rows], str], list[str], str]] = {
     "exits": (exits_table, ["exits"], _REPORTED),
     "tagging": (tagging_table, ["tagging"], _REPORTED),
+    "findings": (findings, ["exits"], ""),
     "joint": (exits_table, ["joint"], _REPORTED),
     "buckets": (
         buckets_table,

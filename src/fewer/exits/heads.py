@@ -116,8 +116,10 @@ class _Attentive(Heads):
     Only the first token's row of the attention is used, so only [CLS] asks. Nothing stands between
     its query map and the map of the keys, so the two are one: from [CLS] to what each of the two
     attention heads looks for in a token. Nor between the map of the values and the linear map after
-    them, so these are one, after the weighted sum. That is the same function at a third of the
-    price; the two sums over tokens are not counted as FLOPs.
+    them, so these are one, after the weighted sum. Every function of the paper's head is one of
+    these, at a third of the price, but not the other way round: a product of two maps through the
+    W / 2 columns of an attention head has half the rank. The two sums over tokens are not counted
+    as FLOPs.
     """
 
     def __init__(self, shape: Shape, exits: int, heads: int = 2) -> None:
