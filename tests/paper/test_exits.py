@@ -230,7 +230,7 @@ def test_berxit_teaches_the_judge_and_the_exits_in_turns():
     judged = (2 * _sigmoid(1) ** 2 + _sigmoid(-1) ** 2) / 3
     exits = -(2 * math.log(_sigmoid(1)) + math.log(_sigmoid(-1))) / 3
     assert judged == pytest.approx(0.380408, abs=1e-6)
-    for step, wanted in ((0, judged), (1, judged + exits), (2, judged)):
+    for step, wanted in ((0, judged), (1, judged + exits), (2, judged), (3, judged + exits)):
         given = _lesson([[0.0, 0.0]] * 3, [0, 0, 1], [said], step)
         assert policy.loss(given).item() == pytest.approx(wanted, rel=1e-5)
 

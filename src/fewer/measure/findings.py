@@ -37,7 +37,7 @@ def findings(rows: Sequence[Row]) -> str:
 
 
 def _depth(rows: Sequence[Row]) -> str:
-    """Compare how deep texts are read with how long they are (Right Tool looked too)."""
+    """Compare how deep texts are read with how long they are."""
     found = [(data_set(row), equal_point(row)) for row in rows]
     told = [
         f"{point['length_and_layers']:+.2f} on {name}"
@@ -48,8 +48,8 @@ def _depth(rows: Sequence[Row]) -> str:
         return ""
     return (
         "**Depth hardly follows length.** Spearman's rank correlation of a text's length and the "
-        f"layers it reads, with exits alone: {', '.join(told)}. This agrees with the paper of Right "
-        "Tool: length is no good measure of how hard a text is."
+        f"layers it reads, with exits alone: {', '.join(told)}. This agrees with the paper of "
+        "Right Tool: length is no good measure of how hard a text is."
     )
 
 
