@@ -318,6 +318,23 @@ def test_a_question_is_answered_when_start_and_end_are_certain():
         assert decision.spent.tolist() == [3 * 8, 8]  # 2 x 2 x 2 FLOPs a token
 
 
+def test_a_question_is_answered_when_exits_in_a_row_choose_the_same_span():
+    """Zhou et al. (2020), of start and end at once: both best places as at the exit before.
+
+    Of two texts the first exit says start 0, end 2 and start 0, end 1; the second exit start 0,
+    end 2 of both: with P = 1 the first text leaves, after one exit nobody.
+    """
+    policy = _policy(PABEE(), answers="span", threshold=1.0)
+    for head in policy.heads:
+        _set(head.weight, [1.0, 0.0], [0.0, 1.0])
+    early, late = [[3.0, 0.0], [0.0, 0.0], [0.0, 3.0]], [[3.0, 0.0], [0.0, 3.0], [0.0, 0.0]]
+    first = _asked(policy, _tokens(early, late), ONE)
+    assert _leaves(first) is None
+    second = _asked(policy, _tokens(early, early), TWO, first.spoken)
+    assert _leaves(second) == [True, False]
+    assert second.spoken[0].final.tolist() == [True] * 3 + [False] * 3
+
+
 @pytest.mark.parametrize(
     ("window", "layer", "delta", "rests"),
     [

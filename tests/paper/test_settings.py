@@ -181,6 +181,20 @@ def test_sweeps_try_these_thresholds():
     assert Evidence.__dataclass_fields__["tolerance"].default == 0.0
 
 
+@pytest.mark.parametrize(
+    ("method", "answers"),
+    [
+        *((kind(), "text") for kind in (EarlyExit, RightTool, DeeBERT, FastBERT, PABEE, BERxiT)),
+        *((SENTEE(), "token"), (TOKEE(), "token"), (BlockSkim(), "span"), (FastBERT(), "span")),
+    ],
+    ids=repr,
+)
+def test_nobody_leaves_until_a_threshold_is_set(method, answers):
+    shape = Shape(3, 24, 2, 0.0, (COST,) * 3, labels=2, answers=answers)
+    dial = method.build(shape).dial()
+    assert dial.value.item() == dial.never
+
+
 @pytest.mark.parametrize(("layers", "lower"), [(2, 1), (6, 3), (12, 6), (13, 6)])
 def test_deformer_reads_half_of_the_layers_apart(layers, lower):
     shape = Shape(layers, 2, 1, 0.0, (COST,) * layers, labels=2, answers="span")
