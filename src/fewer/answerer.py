@@ -10,18 +10,26 @@ import torch
 from torch import Tensor
 
 from fewer.models import evaluating, longest
-from fewer.prediction import TOKEN_BUDGET, passes
+from fewer.prediction import TOKEN_BUDGET, passes, warn_if_closed
 from fewer.scheduling import token_budget_batches
-from fewer.tasks.question_answering import QuestionAnswering
+from fewer.tasks.question_answering import QuestionAnswering, encode_pairs
 from fewer.tasks.spans import Span, WindowLogits, best_spans
-from fewer.tasks.texts import check_strings, clean
+from fewer.tasks.texts import EncodedRows, check_strings, clean, listed
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["STRIDE", "answer", "choose_answers", "encode_questions", "span_logits"]
+__all__ = [
+    "STRIDE",
+    "answer",
+    "choose_answers",
+    "encode_few_questions",
+    "encode_questions",
+    "span_logits",
+]
 
+FEW = 100  # questions whose windows are kept in plain lists
 STRIDE = 128  # tokens that windows share
 NOTHING = Span("", 0.0, 0, 0)
 
@@ -50,17 +58,18 @@ def answer(
     >>> fewer.answer(model, tokenizer, ["Who came?"], ["Ada came late."])  # doctest: +SKIP
     [Span(text='Ada', score=0.98, start=0, end=3)]
     """
-    pages = _listed(contexts)
-    encoded = encode_questions(
-        _listed(questions),
+    pages = listed(contexts, "contexts")
+    encoded = encode_few_questions(
+        listed(questions, "questions"),
         pages,
         tokenizer,
         max_length=longest(model, max_length, tokenizer.model_max_length),
         stride=stride,
     )
     batches = token_budget_batches(list(encoded["length"]), token_budget)
-    with evaluating(model):
-        logits = span_logits(model, encoded, tokenizer, batches, progress=progress)
+    warn_if_closed(model)
+    with evaluating(model) as reader:
+        logits = span_logits(reader, encoded, tokenizer, batches, progress=progress)
     ranked = choose_answers(
         logits, encoded, pages, max_answer_length=max_answer_length, impossible=impossible
     )
@@ -81,6 +90,32 @@ def encode_questions(
     """
     from datasets import Dataset
 
+    rows = Dataset.from_dict(_cleaned(questions, contexts))
+    return QuestionAnswering(impossible=True).encode(
+        rows, tokenizer, max_length=max_length, stride=stride, training=False
+    )
+
+
+def encode_few_questions(
+    questions: Sequence[str],
+    contexts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    stride: int,
+) -> Dataset | EncodedRows:
+    """Encode as `encode_questions` does; up to `FEW` questions without the cost of a `Dataset`."""
+    if len(questions) > FEW:
+        return encode_questions(
+            questions, contexts, tokenizer, max_length=max_length, stride=stride
+        )
+    columns = _cleaned(questions, contexts)
+    return encode_pairs(
+        columns["question"], columns["context"], tokenizer, max_length=max_length, stride=stride
+    )
+
+
+def _cleaned(questions: Sequence[str], contexts: Sequence[str]) -> dict[str, list[str]]:
     columns = {"question": questions, "context": contexts}
     for name, texts in columns.items():
         if isinstance(texts, str):
@@ -91,15 +126,12 @@ def encode_questions(
             f"each question wants a context, got {len(questions)} questions and {len(contexts)} "
             "contexts"
         )
-    rows = Dataset.from_dict({name: list(map(clean, texts)) for name, texts in columns.items()})
-    return QuestionAnswering(impossible=True).encode(
-        rows, tokenizer, max_length=max_length, stride=stride, training=False
-    )
+    return {name: list(map(clean, texts)) for name, texts in columns.items()}
 
 
 def span_logits(
     model: PreTrainedModel,
-    encoded: Dataset,
+    encoded: Dataset | EncodedRows,
     tokenizer: PreTrainedTokenizerBase,
     batches: Sequence[Sequence[int]],
     *,
@@ -122,7 +154,7 @@ def span_logits(
 
 def choose_answers(
     logits: Sequence[Tensor],
-    encoded: Dataset,
+    encoded: Dataset | EncodedRows,
     contexts: Sequence[str],
     *,
     n_best: int = 1,
@@ -150,7 +182,3 @@ def choose_answers(
         or [NOTHING]
         for own, context in zip(windows, contexts, strict=True)
     ]
-
-
-def _listed(texts: Iterable[str]) -> Sequence[str]:
-    return texts if isinstance(texts, str) else list(texts)  # one string is refused by name later

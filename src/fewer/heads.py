@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Answers",
     "answered",
+    "ignore_padding",
     "labels_of",
     "left_loss",
     "logits_of",
@@ -29,6 +30,7 @@ __all__ = [
     "task_loss",
 ]
 
+IGNORED = -100  # the label that counts nothing, in transformers as in torch
 Answers = Literal["", "text", "token", "span"]
 _KINDS: dict[str, Answers] = {
     "ForSequenceClassification": "text",
@@ -123,10 +125,11 @@ def labels_of(inputs: Mapping[str, Any], answers: Answers) -> Tensor | None:
     return inputs.get("labels")
 
 
-def answered(output: Any, trace: Trace, answers: Answers, *, hides: bool) -> bool:
+def answered(output: Any, trace: Trace, answers: Answers, hidden: Tensor | None = None) -> bool:
     """Put the answers of exits in an output, in place of the head's own; tell whether there were.
 
-    With `hides`, a token that was dropped can be neither start nor end of a span.
+    A place that is `hidden`, `(B, N)`, can be neither start nor end of a span: its logits are the
+    lowest of their dtype.
     """
     own = logits_of(output, answers)
     logits = trace.answered(own)
@@ -134,21 +137,37 @@ def answered(output: Any, trace: Trace, answers: Answers, *, hides: bool) -> boo
     if answers != "span":
         output.logits = logits
         return exits
-    if hides:
-        logits = logits.masked_fill(trace.dropped[..., None], never(logits.dtype))
+    if hidden is not None:
+        logits = logits.masked_fill(hidden[..., None], never(logits.dtype))
     output.start_logits, output.end_logits = logits.unbind(-1)
     return exits
 
 
-def left_loss(logits: Tensor, places: Tensor, dropped: Tensor) -> Tensor:
-    """Return the loss of spans among the tokens that are left of `dropped`, `(B, N)`.
+def left_loss(logits: Tensor, places: Tensor, hidden: Tensor) -> Tensor:
+    """Return the loss of spans among the tokens that are not `hidden`, `(B, N)`.
 
-    A start or end that was dropped counts nothing: it cannot be learned to be chosen.
+    Padding and dropped tokens are. A start or end on one of them counts nothing: it cannot be
+    learned to be chosen.
     """
     places = places.clamp(0, logits.shape[1])
-    lost = nn.functional.pad(dropped, (0, 1)).gather(1, places)
-    hidden = logits.masked_fill(dropped[..., None], never(logits.dtype))
-    return _span_loss(hidden, places.masked_fill(lost, logits.shape[1]))
+    lost = nn.functional.pad(hidden, (0, 1)).gather(1, places)
+    logits = logits.masked_fill(hidden[..., None], never(logits.dtype))
+    return _span_loss(logits, places.masked_fill(lost, logits.shape[1]))
+
+
+def ignore_padding(arguments: dict[str, Any]) -> None:
+    """Let labels of tokens count nothing outside the attention mask, in a call's `arguments`.
+
+    A text alone has no such places, and what a head computes there is nobody's answer.
+    """
+    labels, mask = arguments.get("labels"), arguments.get("attention_mask")
+    if (
+        isinstance(labels, Tensor)
+        and isinstance(mask, Tensor)
+        and labels.shape == mask.shape
+        and not labels.is_floating_point()
+    ):
+        arguments["labels"] = labels.masked_fill(mask.to(labels.device) == 0, IGNORED)
 
 
 def _span_loss(logits: Tensor, places: Tensor) -> Tensor:

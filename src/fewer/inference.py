@@ -11,29 +11,30 @@ from torch import nn
 from fewer.backbones import bind
 from fewer.engine.modules import Unpackable
 from fewer.engine.probe import Choice, choose
-from fewer.models import attach, attachment, evaluating, is_attached, parts
+from fewer.models import PRECISION_OF, attach, attachment, evaluating, is_attached, parts
 from fewer.native.library import unavailable
 from fewer.native.rowwise import swap_back, swap_in
 
-__all__ = ["PRECISIONS", "PRECISION_OF", "deoptimize", "optimize"]
+__all__ = ["PRECISIONS", "deoptimize", "kernels_of", "optimize", "precision_of"]
 
 log = logging.getLogger("fewer")
-PRECISION_OF = {torch.float32: "fp32", torch.bfloat16: "bf16"}
-PRECISIONS = ("auto", *PRECISION_OF.values())
+PRECISIONS = ("auto", "fp32", "bf16")
 Model = TypeVar("Model", bound=nn.Module)
 _said: set[str] = set()
 
 
-def optimize(model: Model, *, precision: str = "auto") -> Model:
+def optimize(model: Model, *, precision: str = "fp32") -> Model:
     """Pack a model's weights for this processor, in place, for inference on a CPU.
 
     Its parameters stay as they are: the packed weights lie beside them and take as much memory
     again (half in bf16). Used in eval mode without gradients (`torch.inference_mode()`); else the
     plain layers run. In fp32 an answer does not depend, to the last bit, on what else is in the
-    batch. `bf16` multiplies in bf16 and keeps sums, norms and the states between layers in fp32;
-    `auto` takes it where this processor is clearly faster with it. What was chosen is logged; where
-    nothing beats plain torch, plain torch runs. A model edited afterwards is packed again. A
-    model that nothing is attached to is attached first, without a method.
+    batch. `bf16` multiplies in bf16 and keeps sums, norms and the states between layers in fp32.
+    `auto` takes bf16 where a short timing on this machine finds it clearly faster: two replicas of
+    a service may choose differently and then answer differently, so name the precision there. What
+    was chosen is logged and shown by `print(model)`; where nothing beats plain torch, plain torch
+    runs. A model edited afterwards is packed again. A model that nothing is attached to is attached
+    first, without a method.
 
     Raises `ValueError` for an unknown precision, for bf16 where the processor cannot multiply it,
     and for a model that is not on a CPU.
@@ -63,6 +64,20 @@ def optimize(model: Model, *, precision: str = "auto") -> Model:
     return model
 
 
+def precision_of(model: nn.Module) -> str:
+    """Return the precision of a model's matrix products: "fp32", "bf16" or "fp16"."""
+    _, encoder = parts(model)
+    isa = attachment(model).isa if is_attached(model) else None
+    dtype = encoder.dtype if isa is None else isa.dtype
+    return PRECISION_OF.get(dtype, str(dtype).removeprefix("torch."))
+
+
+def kernels_of(model: nn.Module) -> str:
+    """Return the instruction set whose kernels run a model's inference, or "plain torch"."""
+    isa = attachment(model).isa if is_attached(model) else None
+    return "plain torch" if isa is None else isa.name
+
+
 def deoptimize(model: Model) -> Model:
     """Undo `optimize`, in place: the packed weights are freed, plain torch runs the model again.
 
@@ -79,9 +94,9 @@ def _choice(encoder: Any, precision: str) -> Choice:
     reason = unavailable()
     if reason is not None:
         return Choice(None, reason)
-    backbone = bind(encoder)
     try:
-        with evaluating(encoder), torch.autocast("cpu", enabled=False):
+        with evaluating(encoder) as view, torch.autocast("cpu", enabled=False):
+            backbone = bind(view)
             return choose(precision, backbone.layers[0], backbone.hidden_size, encoder.dtype)
     except Unpackable as left:
         return Choice(None, f"layer 0: {left}")

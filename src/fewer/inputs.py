@@ -47,6 +47,8 @@ def pack(
     if input_ids is not None and input_ids.is_floating_point():
         raise ValueError(f"input_ids are {input_ids.dtype}, wanted whole numbers (torch.long)")
     where = plan(attention_mask, (given.shape[0], given.shape[1]), given.device)
+    if backbone.strict_mask and attention_mask is not None:
+        _check_binary(attention_mask)
     ids = None if input_ids is None else where.take(input_ids)
     if ids is not None:
         _check_range(
@@ -88,27 +90,35 @@ def pack(
                 "protect names token ids, but inputs_embeds were given: pass input_ids"
             )
         protected = protected | torch.isin(ids, torch.tensor(protect, device=ids.device))
-    everywhere = None if anchors is None else _anchors(anchors, where)
-    return Packed.start(where, hidden, position, protected, second, everywhere)
+    marks = attention_mask if backbone.mask_marks_global else None
+    return Packed.start(
+        where, hidden, position, protected, second, _global_tokens(anchors, marks, where)
+    )
 
 
-def _anchors(mask: Tensor, where: Plan) -> Tensor:
-    """Read which tokens are global.
+def _global_tokens(mask: Tensor | None, marks: Tensor | None, where: Plan) -> Tensor | None:
+    """Read which tokens are global: by a mask of their own, or by a 2 in the attention mask.
 
-    Raises `ValueError` where some of a text's padding is marked. All of it may be, as Longformer's
-    own head of multiple choice does, and means nothing.
+    A mark on padding, or in a hole, means nothing, as in transformers; one both ways is a mark,
+    where transformers takes the token for a local one.
     """
-    wanted = _over(where.grid, mask, "global_attention_mask") != 0
-    padding = torch.ones_like(wanted).flatten().index_fill(0, where.slot, False).view(where.grid)
-    outside = wanted & padding
-    picked = outside & (outside != padding).any(1, keepdim=True)
-    if bool(picked.any()):
-        text, column = picked.nonzero()[0].tolist()
+    tokens = None
+    if mask is not None:
+        tokens = where.take(_over(where.grid, mask, "global_attention_mask") != 0)
+    if marks is not None:
+        marked = where.take(marks.to(where.slot.device)) > 1
+        tokens = marked if tokens is None else tokens | marked
+    return tokens
+
+
+def _check_binary(mask: Tensor) -> None:
+    wrong = (mask != 0) & (mask != 1)
+    if bool(wrong.any()):
+        text, column = wrong.nonzero()[0].tolist()
         raise ValueError(
-            f"global_attention_mask marks column {column} of text {text}, which is padding; wanted "
-            "tokens of the text only: multiply it with the attention_mask"
+            f"attention_mask must be 0 or 1 for this model; got {float(mask[text, column])} in "
+            f"column {column} of text {text}. Pass mask.bool()."
         )
-    return where.take(wanted)
 
 
 def _second(ids: Tensor | None, where: Plan) -> Tensor:

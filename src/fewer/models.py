@@ -9,29 +9,34 @@ so its tensors travel with the state dict, in the same safetensors file.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache, wraps
-from inspect import signature
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
+from fewer.answering import answering_forward
 from fewer.backbones import bind
-from fewer.config import Settings, check_settings, write_settings
+from fewer.config import Settings, check_settings, method_from, write_settings
 from fewer.core.apply import APPLIES
 from fewer.core.encode import encode
 from fewer.core.policy import Dense, Method
-from fewer.core.trace import record, recorded
+from fewer.core.trace import recorded
 from fewer.engine.packing import Engine
-from fewer.heads import answered, labels_of, left_loss, logits_of, pooler_of, shape_of, task_loss
+from fewer.eval_view import eval_view
+from fewer.heads import pooler_of, shape_of
 from fewer.inputs import pack
 from fewer.kernels import kernel as find_kernel
 from fewer.native.library import Isa, available
 from fewer.native.rowwise import swap_back
+from fewer.refusals import refuse_call, refuse_model, refuse_object, refuse_tracing
+from fewer.values import check_length
 
 if TYPE_CHECKING:
     from fewer.backbones import Backbone
@@ -53,6 +58,7 @@ __all__ = [
 log = logging.getLogger("fewer")
 DEFAULT_LENGTH = 512  # where neither model nor tokenizer has a limit
 NO_LIMIT = 10**20  # tokenizers without a limit say more
+PRECISION_OF = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -99,6 +105,15 @@ class Attachment(nn.Module):
         """Let the kernels of `isa` run inference, or plain torch; weights are packed at need."""
         self.isa, self._engine = isa, None
 
+    def extra_repr(self) -> str:
+        """Show what `print(model)` should tell: the method, the precision and the kernels."""
+        precision = "of the weights" if self.isa is None else PRECISION_OF[self.isa.dtype]
+        kernels = "plain torch" if self.isa is None else self.isa.name
+        return (
+            f"method={self.method}, precision={precision}, kernels={kernels}, "
+            f"attention={self.settings.kernel}"
+        )
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave the engine behind, which points into memory; a copy packs its own weights."""
         return self.__dict__ | {"_engine": None}
@@ -112,6 +127,13 @@ class _Attached(PreTrainedModel):
 
     _fewer_origin: ClassVar[tuple[Any, bool, bool]]  # the arguments of `_attached_class`
     supports_gradient_checkpointing = False  # the loop would skip it in silence
+
+    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse: the packed encoder keeps all of its activations."""
+        raise ValueError(
+            "gradient checkpointing must stay off while fewer is attached, whose packed encoder "
+            "does not do it. Call fewer.detach(model) first, or train with smaller batches."
+        )
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return _rebuilt, self._fewer_origin, self.__dict__
@@ -138,7 +160,8 @@ class _PackedEncoder(_Attached):
 
         The output has the caller's shape, zeros on padding.
         """
-        _refuse(self.config, kwargs)
+        refuse_call(self.config, kwargs)
+        refuse_tracing()
         own = self.fewer
         backbone = own.backbone(self)
         tokens = pack(
@@ -178,42 +201,6 @@ class _SavingModel(_Attached):
         write_settings(attachment(self).settings, save_directory)
 
 
-def _answering(original: Any) -> Any:
-    """Make the `forward` of a model whose exits may answer before its own head does.
-
-    The head reads all texts, which costs next to nothing; then the answers of exits replace its
-    own, and no span begins or ends at a token that was dropped. While training, logits stay as they
-    are for others to learn from, and the loss is that of the tokens that are left. The signature
-    stays, because Trainer and pipelines read it.
-    """
-
-    @wraps(original.forward)
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        own = attachment(self)
-        answers, guards = own.shape.answers, own.guards_first
-        if not (own.policy.answers or guards):
-            return original.forward(self, *args, **kwargs)
-        wants_dict = kwargs.pop("return_dict", None)
-        with record() as traces:
-            output = original.forward(self, *args, **kwargs, return_dict=True)
-        (trace,) = traces
-        recorded(trace)
-        exits = answered(output, trace, answers, hides=guards and not self.training)
-        leaves = guards and self.training and APPLIES[own.apply_in_training].removes
-        if (exits or leaves) and output.loss is not None:
-            given = signature(original.forward).bind(self, *args, **kwargs).arguments
-            labels, logits = labels_of(given, answers), logits_of(output, answers)
-            assert labels is not None  # the model has made a loss of them
-            if leaves:
-                output.loss = left_loss(logits, labels, trace.dropped)
-            else:
-                output.loss = task_loss(self.config, answers)(logits, labels)
-        wants_dict = self.config.return_dict if wants_dict is None else wants_dict
-        return output if wants_dict else output.to_tuple()
-
-    return forward
-
-
 @cache
 def _attached_class(original: Any, packs: bool, saves: bool) -> Any:
     """Derive from `original`.
@@ -228,7 +215,7 @@ def _attached_class(original: Any, packs: bool, saves: bool) -> Any:
         "_fewer_origin": (original, packs, saves),
     }
     if saves and not packs:
-        own["forward"] = _answering(original)
+        own["forward"] = answering_forward(original)
     return type(original.__name__, (*ours, original), own)
 
 
@@ -239,27 +226,39 @@ def _rebuilt(original: Any, packs: bool, saves: bool) -> Any:
 
 def attach(
     model: Model,
-    method: Method | None = None,
+    method: Method | str | None = None,
     *,
     kernel: str = "auto",
     protect: tuple[int, ...] = (),
 ) -> Model:
     """Let a model's encoder run packed, in place, with `method` deciding who reads on.
 
-    Without a method nobody leaves. Returns the same model: same parameters, same answers where the
-    method keeps all tokens, no padding computed. `kernel` names the attention kernel; tokens whose
-    id is in `protect` never leave ([CLS] never does). Attaching again replaces the method. Raises
-    `ValueError` for an architecture that is not supported (the message lists those that are), and
-    for a method with settings of a wrong type or that does not fit the model.
+    Without a method nobody leaves; a name stands for the method with its defaults. Returns the same
+    model: same parameters, same answers where the method keeps all tokens, no padding computed.
+    `kernel` names the attention kernel; tokens whose id is in `protect` never leave ([CLS] never
+    does). Attaching again replaces the method. Raises
+    `ValueError` for an architecture that is not supported (the message lists those that are), for
+    a method with settings of a wrong type or that does not fit the model, and for a model in a
+    state that would be ignored: hooks or patches inside the encoder, weights that are offloaded,
+    gradient checkpointing, recorded outputs, an attention of the user's own.
 
     >>> model = fewer.attach(model, fewer.LTP(target=0.5))  # doctest: +SKIP
     """
     whole, encoder = parts(model)
     find_kernel(kernel)
+    refuse_model(whole, encoder)
+    _refuse_shared(whole, encoder)
     shape = shape_of(whole, encoder)
-    settings = Settings(Dense() if method is None else method, kernel, tuple(protect))
+    settings = Settings(_resolve(method), kernel, tuple(protect))
     check_settings(settings.method)
     own = Attachment(settings, shape).to(encoder.device)
+    if whole is encoder and own.policy.sites:
+        raise ValueError(
+            f"method must keep all tokens of a model without a head; got {settings.method} on a "
+            f"{type(whole).__name__}, whose last_hidden_state would hold early states of the "
+            "tokens that were dropped, and a mean over them is no embedding. Attach it to a model "
+            "with a head, or attach no method."
+        )
     if (pooler := pooler_of(whole, encoder)) is not None:
         own.policy.start_from(pooler)
     detach(model)
@@ -269,6 +268,32 @@ def attach(
     if whole is not encoder:
         _become(whole, packs=False, saves=True)
     return model
+
+
+def _resolve(method: Method | str | None) -> Method:
+    if method is None:
+        return Dense()
+    if isinstance(method, str):
+        return method_from(method)
+    if isinstance(method, type) or not isinstance(method, Method):
+        name = getattr(method, "__name__", type(method).__name__)
+        raise ValueError(
+            f"method must be a method such as fewer.LTP(target=0.5), or its name; got "
+            f"{'the class ' if isinstance(method, type) else 'a '}{name}. Pass an instance."
+        )
+    return method
+
+
+def _refuse_shared(whole: PreTrainedModel, encoder: PreTrainedModel) -> None:
+    """Refuse an encoder that is attached as part of another model, which would lose its method."""
+    attached_alone = isinstance(encoder, _SavingModel)
+    if isinstance(encoder, _PackedEncoder) and (
+        attached_alone is not (whole is encoder) or not isinstance(whole, _SavingModel)
+    ):
+        raise ValueError(
+            f"the encoder of a {type(whole).__name__} must belong to it alone; got one that is "
+            "attached as part of another model. Call fewer.detach on that model first."
+        )
 
 
 def _become(part: Any, *, packs: bool, saves: bool) -> None:
@@ -310,13 +335,15 @@ def is_attached(model: nn.Module) -> bool:
 def longest(model: nn.Module, wanted: int | None, tokenizer_says: int) -> int:
     """Choose how many tokens of a text to read: `wanted`, or what the tokenizer says.
 
-    Raises `ValueError` if the model has fewer positions than are wanted.
+    Raises `ValueError` if fewer than one are wanted, or more than the model has positions.
     """
+    if wanted is not None:
+        check_length(wanted)
     limit = bind(parts(model)[1]).max_tokens
     if wanted is not None and limit is not None and wanted > limit:
         raise ValueError(f"max_length is {wanted}, but this model reads at most {limit} tokens")
     limits = [most for most in (limit, tokenizer_says) if most is not None and most < NO_LIMIT]
-    return wanted or min(limits, default=DEFAULT_LENGTH)
+    return min(limits, default=DEFAULT_LENGTH) if wanted is None else wanted
 
 
 def adjust(model: Model, *, threshold: float) -> Model:
@@ -358,38 +385,27 @@ def applying(model: nn.Module, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model in eval mode inside the block; each module gets its own mode back."""
-    before = [(part, part.training) for part in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for part, training in before:
-            part.training = training
+def evaluating(model: Model) -> Iterator[Model]:
+    """Give a view of a model in eval mode: the same weights, and modes that no other thread turns.
+
+    A model in eval mode is its own view. Raises `ValueError` where a forward was patched, on a
+    model in training mode, by what cannot be pointed at the view.
+    """
+    view = eval_view(model)
+    if view is not model:
+        shared = set(map(id, model.modules()))
+        for part in list(view.modules()):
+            if isinstance(part, _PackedEncoder) and id(part) not in shared:
+                own = copy.copy(part.fewer)
+                own.packed_for(None)  # packed weights belong to the model, whose layers train
+                part._modules["fewer"] = own
+    yield view
 
 
 def parts(model: nn.Module) -> tuple[PreTrainedModel, PreTrainedModel]:
     """Return the Hugging Face model and the encoder inside it, out of a peft wrapper."""
     whole: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]  # peft
     if not isinstance(whole, PreTrainedModel):
-        raise ValueError(
-            f"got a {type(model).__name__}, wanted a transformers PreTrainedModel (or one "
-            "wrapped by peft)"
-        )
+        refuse_object(model)
     encoder: Any = whole.base_model
     return whole, encoder
-
-
-def _refuse(config: Any, kwargs: dict[str, Any]) -> None:
-    for name in ("output_attentions", "output_hidden_states"):
-        if kwargs.get(name) or (kwargs.get(name) is None and getattr(config, name)):
-            raise ValueError(
-                f"{name} is not available from the packed encoder; call fewer.detach(model) to "
-                "inspect it"
-            )
-    for name in ("encoder_hidden_states", "past_key_values"):
-        if kwargs.get(name) is not None:
-            raise ValueError(
-                f"{name} was given, but fewer reads encoders without cross-attention or cache"
-            )

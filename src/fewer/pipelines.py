@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor
 from transformers import AutoModelForQuestionAnswering, Pipeline, pipelines
 
-from fewer.answerer import STRIDE, choose_answers, encode_questions, span_logits
+from fewer.answerer import STRIDE, choose_answers, encode_few_questions, span_logits
 from fewer.models import evaluating, longest
 from fewer.prediction import TOKEN_BUDGET
 from fewer.scheduling import token_budget_batches
-from fewer.tasks.texts import check_strings, clean
+from fewer.tasks.texts import EncodedRows, check_strings, clean
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -42,7 +42,7 @@ class _Read:
     """Windows of questions, and what the model said of them."""
 
     asked: _Asked
-    windows: Dataset
+    windows: Dataset | EncodedRows
     logits: Sequence[Tensor] = ()
 
 
@@ -120,7 +120,7 @@ class QuestionAnsweringPipeline(Pipeline):
         tokenizer = self._reader()
         most = longest(self.model, max_seq_len, tokenizer.model_max_length)
         max_length = max_seq_len or min(most, MAX_LENGTH)
-        windows = encode_questions(
+        windows = encode_few_questions(
             [self._shortened(clean(question), max_question_len) for question in asked.questions],
             asked.contexts,
             tokenizer,
@@ -131,8 +131,8 @@ class QuestionAnsweringPipeline(Pipeline):
 
     def _forward(self, read: _Read) -> _Read:  # type: ignore[override]
         batches = token_budget_batches(list(read.windows["length"]), TOKEN_BUDGET)
-        with evaluating(self.model):
-            logits = span_logits(self.model, read.windows, self._reader(), batches, progress=False)
+        with evaluating(self.model) as reader:
+            logits = span_logits(reader, read.windows, self._reader(), batches, progress=False)
         return _Read(read.asked, read.windows, logits)
 
     def postprocess(  # type: ignore[override]

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fewer.models import evaluating, longest
+from fewer.models import attachment, evaluating, is_attached, longest
+from fewer.progress import track
 from fewer.scheduling import token_budget_batches
-from fewer.tasks.texts import encode_texts
+from fewer.tasks.texts import EncodedRows, encode_rows, listed
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["TOKEN_BUDGET", "logits_of", "passes", "predict"]
+__all__ = [
+    "CLOSED",
+    "TOKEN_BUDGET",
+    "is_closed",
+    "logits_of",
+    "passes",
+    "predict",
+    "warn_if_closed",
+]
 
+log = logging.getLogger("fewer")
+_logged: set[str] = set()
+
+CLOSED = (
+    "nothing leaves early: the threshold of the method stands where nothing ever leaves, as before "
+    "training. `fewer fit` sets it, or fewer.adjust(model, threshold=...), or `fewer set-threshold`"
+)
 TOKEN_BUDGET = 8192  # more makes a pass no faster a token on a CPU, and less does
 
 
@@ -40,20 +57,34 @@ def predict(
 
     >>> fewer.predict(model, tokenizer, reviews).argmax(-1)  # doctest: +SKIP
     """
-    encoded = encode_texts(
-        _listed(texts),
+    encoded = encode_rows(
+        listed(texts, "texts"),
         tokenizer,
-        pairs=None if text_pairs is None else _listed(text_pairs),
+        pairs=None if text_pairs is None else listed(text_pairs, "text_pairs"),
         max_length=longest(model, max_length, tokenizer.model_max_length),
     )
     batches = token_budget_batches(list(encoded["length"]), token_budget)
-    with evaluating(model):
-        return logits_of(model, encoded, tokenizer, batches, progress=progress)
+    warn_if_closed(model)
+    with evaluating(model) as reader:
+        return logits_of(reader, encoded, tokenizer, batches, progress=progress)
+
+
+def is_closed(model: nn.Module) -> bool:
+    """Tell whether a model's method has a threshold, and it stands where nothing ever leaves."""
+    dial = attachment(model).policy.dial() if is_attached(model) else None
+    return dial is not None and float(dial.value) == dial.never
+
+
+def warn_if_closed(model: nn.Module) -> None:
+    """Log once why a model that could read less does not."""
+    if is_closed(model) and CLOSED not in _logged:
+        _logged.add(CLOSED)
+        log.warning("%s", CLOSED)
 
 
 def logits_of(
     model: PreTrainedModel,
-    encoded: Dataset,
+    encoded: Dataset | EncodedRows,
     tokenizer: PreTrainedTokenizerBase,
     batches: Sequence[Sequence[int]],
     *,
@@ -75,7 +106,7 @@ def logits_of(
 
 def passes(
     model: PreTrainedModel,
-    encoded: Dataset,
+    encoded: Dataset | EncodedRows,
     tokenizer: PreTrainedTokenizerBase,
     batches: Sequence[Sequence[int]],
     outputs: Sequence[str],
@@ -86,13 +117,11 @@ def passes(
 
     Outputs are in fp32 on the CPU. Raises `ValueError` for a model that lacks one of them.
     """
-    from rich.progress import track
-
     columns = [name for name in tokenizer.model_input_names if name in encoded.column_names]
-    plain = encoded.select_columns(columns)
-    for batch in track(batches, description=title, transient=True, disable=not progress):
+    select = _row_reader(encoded, columns)
+    for batch in track(batches, title, shown=progress):
         rows = list(batch)
-        padded = tokenizer.pad(plain[rows], padding_side="right", return_tensors="pt")
+        padded = tokenizer.pad(select(rows), padding_side="right", return_tensors="pt")
         with torch.inference_mode():
             told = model(**padded.to(model.device))
         if missing := [name for name in outputs if name not in told]:
@@ -103,5 +132,11 @@ def passes(
         yield rows, padded["input_ids"].shape[1], [told[name].float().cpu() for name in outputs]
 
 
-def _listed(texts: Iterable[str]) -> Sequence[str]:
-    return texts if isinstance(texts, str) else list(texts)  # one string is refused by name later
+def _row_reader(
+    encoded: Dataset | EncodedRows, names: Sequence[str]
+) -> Callable[[list[int]], dict[str, list[Any]]]:
+    """Return what gives the columns `names` of some rows."""
+    if isinstance(encoded, EncodedRows):
+        return lambda rows: {name: [encoded[name][row] for row in rows] for name in names}
+    table = encoded.select_columns(list(names))
+    return lambda rows: dict(table[rows])

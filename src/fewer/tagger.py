@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -10,10 +11,13 @@ import torch
 from torch import Tensor
 
 from fewer.models import evaluating, longest
-from fewer.prediction import TOKEN_BUDGET, passes
+from fewer.prediction import TOKEN_BUDGET, passes, warn_if_closed
 from fewer.scheduling import token_budget_batches
 from fewer.tasks import bio
-from fewer.tasks.words import encode_words, merge
+from fewer.tasks.columns import DataWarning
+from fewer.tasks.tag_scheme import outside
+from fewer.tasks.texts import EncodedRows, listed
+from fewer.tasks.words import encode_sentences, merge
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["Decode", "choose_tags", "tag", "tag_logits"]
 
 Decode = Literal["viterbi", "repair", "none"]
+
+_LEAST_MENTIONS = 20  # so many that all begin with I are no accident
 
 
 def tag(
@@ -45,20 +51,21 @@ def tag(
     [['B-PER', 'O', 'O', 'B-LOC']]
     """
     _check_decode(decode)
-    encoded = encode_words(
-        sentences if isinstance(sentences, str) else list(sentences),  # refused by name there
+    encoded = encode_sentences(
+        listed(sentences, "sentences", item="sentence"),
         tokenizer,
         max_length=longest(model, max_length, tokenizer.model_max_length),
     )
     batches = token_budget_batches(list(encoded["length"]), token_budget)
-    with evaluating(model):
-        logits = tag_logits(model, encoded, tokenizer, batches, progress=progress)
+    warn_if_closed(model)
+    with evaluating(model) as reader:
+        logits = tag_logits(reader, encoded, tokenizer, batches, progress=progress)
     return choose_tags(logits, encoded, label_names(model), decode)
 
 
 def tag_logits(
     model: PreTrainedModel,
-    encoded: Dataset,
+    encoded: Dataset | EncodedRows,
     tokenizer: PreTrainedTokenizerBase,
     batches: Sequence[Sequence[int]],
     *,
@@ -87,7 +94,7 @@ def tag_logits(
 
 def choose_tags(
     logits: Sequence[Tensor],
-    encoded: Dataset,
+    encoded: Dataset | EncodedRows,
     label_names: Sequence[str],
     decode: Decode = "viterbi",
 ) -> list[list[str]]:
@@ -96,13 +103,16 @@ def choose_tags(
     "viterbi": the best legal BIO sequence; "repair": the best tag of each word, where an `I-X`
     that continues nothing becomes `B-X`; "none": the best tag of each word. Label sets without
     BIO are the same in all three. A word that was cut ("truncate") counts as surely "O", or as
-    the first label where there is no "O".
+    the first label where there is no "O". Models of IOB1, whose mentions begin with `I-X`, want
+    "repair": with "viterbi" they get one `DataWarning`.
     """
     _check_decode(decode)
-    neutral = label_names.index("O") if "O" in label_names else 0
+    neutral = label_names.index(outside(label_names))
     cut = np.full(len(label_names), -np.inf, dtype=np.float32)
     cut[neutral] = 0.0
     sentences = merge([list(values.numpy()) for values in logits], encoded, missing=cut)
+    if decode == "viterbi":
+        _warn_of_iob1(sentences, label_names)
     return [
         _chosen(np.array(scores), label_names, decode) if scores else [] for scores in sentences
     ]
@@ -120,9 +130,22 @@ def _chosen(scores: np.ndarray, label_names: Sequence[str], decode: Decode) -> l
     best = [label_names[label] for label in scores.argmax(1)]
     if decode == "none" or not bio.is_bio(label_names):
         return best
-    known = set(label_names)
-    pairs = zip(best, bio.repair(best), strict=True)
-    return [mended if mended in known else plain for plain, mended in pairs]
+    return bio.repair(best, label_names)
+
+
+def _warn_of_iob1(sentences: Sequence[Sequence[np.ndarray]], label_names: Sequence[str]) -> None:
+    """Warn of a model whose best tags begin mentions with `I-X` only, which Viterbi bars."""
+    if not bio.is_bio(label_names):
+        return
+    best = ([label_names[int(np.argmax(word))] for word in scores] for scores in sentences)
+    with_inside, with_head = bio.count_starts(best, label_names)
+    if with_inside >= _LEAST_MENTIONS and not with_head:
+        warnings.warn(
+            f"all {with_inside} mentions that this model sees begin with I, as in IOB1; decode="
+            "'viterbi' bars that. Use fewer.tag(..., decode='repair').",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def _check_decode(decode: str) -> None:

@@ -13,7 +13,7 @@ import yaml
 
 from fewer.names import check_known
 
-__all__ = ["check_arguments", "check_types", "read_values"]
+__all__ = ["check_arguments", "check_length", "check_types", "read_values"]
 
 
 def read_values(text: str, origin: str) -> Any:
@@ -63,6 +63,17 @@ def check_types(values: Mapping[str, Any], hints: Mapping[str, Any], origin: str
     for name, value in values.items():
         if name in hints and not _fits(value, hints[name]):
             raise ValueError(f"{origin}: {name} is {value!r}, wanted {_told(hints[name])}")
+
+
+def check_length(max_length: object) -> None:
+    """Raise `TypeError` or `ValueError` unless this is a number of tokens, 1 or more."""
+    if not isinstance(max_length, Integral) or isinstance(max_length, bool):
+        raise TypeError(f"max_length must be a whole number of tokens; got {max_length!r}.")
+    if max_length < 1:
+        raise ValueError(
+            f"max_length must be 1 or more tokens; got {max_length}. Leave it out for the limit "
+            "of the tokenizer and the model."
+        )
 
 
 _PLAIN: dict[Any, tuple[type, str]] = {

@@ -1,8 +1,17 @@
 import pytest
 import torch
+from datasets import Dataset
 
 import fewer
-from fewer.answerer import NOTHING, answer, choose_answers, encode_questions, span_logits
+from fewer import answerer
+from fewer.answerer import (
+    NOTHING,
+    answer,
+    choose_answers,
+    encode_few_questions,
+    encode_questions,
+    span_logits,
+)
 from fewer.tasks.spans import Span
 from tests.tiny import tiny, word_tokenizer
 
@@ -82,6 +91,20 @@ def test_windows_cover_a_long_context_and_one_of_them_answers():
     assert best.score == pytest.approx(1.0)
 
 
+def test_a_few_questions_are_encoded_as_many_are_and_without_a_data_set(monkeypatch):
+    tokenizer, limits = word_tokenizer(), {"max_length": 24, "stride": 6}
+    questions, contexts = ["w3 w4", "w1", "lone \ud83d"], [CONTEXTS[2], "", "w9 w10"]
+    many = encode_questions(questions, contexts, tokenizer, **limits)
+    monkeypatch.setattr(answerer, "FEW", 2)
+    same = encode_few_questions(questions, contexts, tokenizer, **limits)
+    assert isinstance(same, Dataset)
+    monkeypatch.undo()
+    monkeypatch.setattr(Dataset, "from_dict", None)  # whoever calls it fails
+    few = encode_few_questions(questions, contexts, tokenizer, **limits)
+    assert {name: few[name] for name in few.column_names} == many[:]
+    assert same[:] == many[:]
+
+
 def test_several_answers_come_best_first():
     model, tokenizer = _plain(), word_tokenizer()
     encoded = encode_questions(["w3"], ["w9 w10 w11"], tokenizer, max_length=24, stride=6)
@@ -144,3 +167,13 @@ def test_the_mode_of_the_model_stays():
     model = fewer.attach(_plain()).train()
     assert _answer(model) == _answer(model)
     assert model.training
+
+
+def test_rows_of_a_table_and_no_length_are_refused():
+    model = _plain()
+    with pytest.raises(TypeError, match=r"^questions must be a list with one text per row"):
+        _answer(model, {"w1": 1}, ["w2"])
+    with pytest.raises(TypeError, match=r"^contexts must be a list with one text per row"):
+        _answer(model, ["w1"], {"w2"})
+    with pytest.raises(ValueError, match=r"max_length must be .*got 0"):
+        _answer(model, ["w1"], ["w2"], max_length=0)

@@ -28,7 +28,9 @@ import fewer
 from fewer.attention import BigBird, DeFormer, Longformer
 from fewer.cli.main import app
 from fewer.exits import PABEE, SENTEE, TOKEE, BERxiT, DeeBERT, FastBERT, RightTool
+from fewer.models import longest
 from fewer.pruning import BlockSkim
+from tests.tiny import tiny
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -165,6 +167,23 @@ TARGET_MISSED = "ignore:LTP keeps .* not the target"
 @pytest.mark.parametrize("session", list(sessions()), ids=str)
 def test_every_block_runs(session, names):
     session.run(names)
+
+
+def test_what_one_reads_from_top_to_bottom_never_fills_a_folder_twice():
+    page = (ROOT / "docs" / "how-to.md").read_text()
+    outputs = re.findall(
+        r'--output (runs/\S+)|output_dir="(runs/.+?)"|, "(runs/.+?)", precision', page
+    )
+    folders = ["".join(output) for output in outputs]
+    assert len(folders) > 15
+    assert [folder for folder in folders if folders.count(folder) > 1] == []
+
+
+def test_the_default_length_is_told_as_it_is():
+    page = (ROOT / "docs" / "how-to.md").read_text()
+    told = int(re.search(r"\((\d+) tokens for most\)", page)[1])
+    assert told == longest(tiny(max_position_embeddings=512), None, 10**30) == 512
+    assert longest(tiny(max_position_embeddings=512), None, 128) == 128
 
 
 def test_blocks_are_found():

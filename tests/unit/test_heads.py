@@ -136,7 +136,8 @@ def _dropping(slots, grid):
 
 def test_a_dropped_token_is_hidden_from_starts_and_ends():
     output = _Output(start_logits=torch.zeros(2, 3), end_logits=torch.ones(2, 3))
-    exits = answered(output, _dropping([1, 5], (2, 3)), "span", hides=True)
+    trace = _dropping([1, 5], (2, 3))
+    exits = answered(output, trace, "span", trace.dropped)
     assert not exits
     assert output.start_logits.tolist() == [[0, NEVER, 0], [0, 0, NEVER]]
     assert output.end_logits.tolist() == [[1, NEVER, 1], [1, 1, NEVER]]
@@ -144,7 +145,7 @@ def test_a_dropped_token_is_hidden_from_starts_and_ends():
 
 def test_unless_it_is_asked_nothing_is_hidden():
     output = _Output(start_logits=torch.zeros(1, 3), end_logits=torch.ones(1, 3))
-    assert not answered(output, _dropping([1], (1, 3)), "span", hides=False)
+    assert not answered(output, _dropping([1], (1, 3)), "span")
     assert output.start_logits.tolist() == [[0, 0, 0]]
 
 
@@ -170,8 +171,8 @@ def test_where_every_answer_left_nothing_is_learned():
 def test_answers_of_exits_take_the_place_of_the_heads_and_it_is_told():
     output = _Output(logits=torch.zeros(2, 2))
     trace = Trace((2, 3), CPU)
-    assert not answered(output, trace, "text", hides=False)
+    assert not answered(output, trace, "text")
     said = torch.tensor([[7.0, 8.0]])
     trace.spoken.append(Spoken(0, torch.tensor([1]), said, final=torch.tensor([True])))
-    assert answered(output, trace, "text", hides=False)
+    assert answered(output, trace, "text")
     assert output.logits.tolist() == [[0, 0], [7, 8]]

@@ -222,13 +222,13 @@ def test_a_known_activation_is_known_by_its_values(name):
     assert all(_packed(model))
 
 
-def test_an_embedding_smaller_than_the_config_says_is_left_to_torch():
+def test_an_embedding_smaller_than_the_config_says_has_only_its_own_ids():
     model = tiny()
     model.bert.embeddings.word_embeddings = nn.Embedding(30, 16)
     optimized(model)
     batch = {"input_ids": torch.full((1, 3), 29)}
     assert answers(model, batch).isfinite().all()
-    with pytest.raises(IndexError):
+    with pytest.raises(ValueError, match=r"input_ids 30, wanted 0\.\.29"):
         answers(model, {"input_ids": torch.full((1, 3), 30)})
 
 
@@ -387,6 +387,35 @@ def test_what_was_chosen_is_said_once(said):
     assert said() == ["optimized for the test"]
 
 
+def test_the_default_is_fp32_as_in_load(monkeypatch):
+    asked = []
+    choice = inference.Choice(None, "the test")
+    monkeypatch.setattr(
+        inference, "choose", lambda precision, *_: asked.append(precision) or choice
+    )
+    fewer.optimize(tiny())
+    assert asked == ["fp32"]
+
+
+def test_printing_a_model_shows_method_precision_and_kernels():
+    model = fewer.attach(tiny(), LTP(target=0.5))
+    line = next(line for line in repr(model).splitlines() if "method=" in line)
+    assert f"method={LTP(target=0.5)}, precision=of the weights, kernels=plain torch" in line
+    for isa in (FLOATS[-1], *HALVES[-1:]):
+        precision = "fp32" if isa.dtype is torch.float32 else "bf16"
+        assert f"precision={precision}, kernels={isa.name}" in repr(optimized(model, isa))
+        assert (inference.precision_of(model), inference.kernels_of(model)) == (precision, isa.name)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [(torch.float32, "fp32"), (torch.bfloat16, "bf16"), (torch.float64, "float64")],
+)
+def test_the_precision_of_a_model_that_is_not_optimized_is_its_weights(dtype, name):
+    assert inference.precision_of(tiny().to(dtype)) == name
+    assert inference.kernels_of(tiny()) == "plain torch"
+
+
 @pytest.mark.parametrize("precision", ["auto", "fp32", "bf16"])
 def test_every_precision_gives_a_right_answer_whatever_is_chosen(precision):
     if precision == "bf16" and not HALVES:
@@ -398,11 +427,7 @@ def test_every_precision_gives_a_right_answer_whatever_is_chosen(precision):
         found = answers(fewer.optimize(model.train(mode), precision=precision).eval(), batch)
         torch.testing.assert_close(found, wanted, atol=0.1, rtol=0)
         chosen = fewer.attachment(model).isa
-        assert (
-            chosen is None
-            or precision == "auto"
-            or inference.PRECISION_OF[chosen.dtype] == (precision)
-        )
+        assert chosen is None or precision == "auto" or inference.precision_of(model) == precision
 
 
 def test_threads_that_read_while_another_edits_get_answers_of_before_or_after():

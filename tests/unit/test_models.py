@@ -233,3 +233,9 @@ def test_texts_are_read_as_far_as_model_and_tokenizer_say(family, wanted, tokeni
 def test_more_tokens_than_there_are_positions_are_refused():
     with pytest.raises(ValueError, match="max_length is 41, but this model reads at most 40"):
         longest(tiny(), 41, 30)
+
+
+@pytest.mark.parametrize("length", [0, -1, 2.5, True, "8"])
+def test_a_length_that_is_none_is_refused(length):
+    with pytest.raises((ValueError, TypeError), match=f"^max_length must be .*got {length!r}"):
+        longest(tiny(), length, 30)

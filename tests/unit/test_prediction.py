@@ -1,8 +1,12 @@
+import datasets
+import pandas
 import pytest
 import torch
+from datasets import Dataset
 
 import fewer
-from fewer.tasks import TruncationWarning
+from fewer import prediction
+from fewer.tasks import TruncationWarning, texts
 from tests.tiny import tiny, word_tokenizer
 
 TEXTS = ["a b c d e f g", "", "b", "c d a b", "lone \ud83d", "e e e e e e e e e e", "a b"]
@@ -26,6 +30,40 @@ def test_answers_are_those_of_each_text_alone_in_the_order_given(model, budget):
     for row, text in zip(found, TEXTS, strict=True):
         torch.testing.assert_close(row, _alone(model, text), atol=1e-5, rtol=0)
     assert len({tuple(row.tolist()) for row in found.round(decimals=4)}) > 3
+
+
+def test_a_few_texts_are_read_without_a_data_set(model, monkeypatch):
+    """Its making took more of the processor than a small model's pass: 12 ms of 20."""
+    tagger = fewer.attach(tiny(task="TokenClassification"))
+    logits = fewer.predict(model, word_tokenizer(), TEXTS)
+    tags = fewer.tag(tagger, word_tokenizer(), [["a"]])
+
+    def refuse(*_, **__):
+        raise AssertionError("a Dataset was made")
+
+    for name in ("from_dict", "select_columns"):
+        monkeypatch.setattr(datasets.Dataset, name, refuse)
+    assert torch.equal(fewer.predict(model, word_tokenizer(), TEXTS), logits)
+    assert fewer.tag(tagger, word_tokenizer(), [["a"]]) == tags
+
+
+def test_many_texts_get_the_answers_of_a_few(model, monkeypatch):
+    wanted = fewer.predict(model, word_tokenizer(), TEXTS)
+    monkeypatch.setattr(texts, "BATCH_TEXTS", 2)
+    assert isinstance(texts.encode_rows(TEXTS, word_tokenizer(), max_length=20), datasets.Dataset)
+    assert torch.equal(fewer.predict(model, word_tokenizer(), TEXTS), wanted)
+
+
+def test_it_is_said_once_why_nothing_leaves_before_exits_are_trained(caplog, monkeypatch):
+    monkeypatch.setattr(prediction, "_logged", set())
+    model, tokenizer = fewer.attach(tiny(), fewer.EarlyExit()), word_tokenizer()
+    for _ in range(2):
+        fewer.predict(model, tokenizer, ["a"])
+    assert [record.getMessage() for record in caplog.records] == [prediction.CLOSED]
+    assert prediction.is_closed(model)
+    assert not prediction.is_closed(fewer.adjust(model, threshold=0.3))
+    assert not prediction.is_closed(fewer.attach(tiny(), fewer.LTP()))
+    assert not prediction.is_closed(tiny())
 
 
 def test_a_batch_has_no_more_tokens_than_the_budget(model):
@@ -77,3 +115,27 @@ def test_what_cannot_be_read_is_refused(model):
     tagger = fewer.attach(tiny(task="TokenClassification"))
     with pytest.raises(ValueError, match=r"logits of shape \(1, 3, 3\).*a row a text"):
         fewer.predict(tagger, word_tokenizer(), ["a"])
+
+
+def test_rows_and_pairs_are_refused_with_the_option_that_takes_them(model):
+    with pytest.raises(TypeError, match=r"row 0 .*tuple.*text_pairs=\[...\]"):
+        fewer.predict(model, word_tokenizer(), [("a", "b")])
+    frame = pandas.DataFrame({"a": ["b"]})
+    for rows in (frame, Dataset.from_pandas(frame), {"a": "b"}):  # else "a" would be read
+        with pytest.raises(TypeError, match=r"^texts must be .*column: texts=rows\['text'\]"):
+            fewer.predict(model, word_tokenizer(), rows)
+        with pytest.raises(TypeError, match=r"^text_pairs must be"):
+            fewer.predict(model, word_tokenizer(), ["a"], text_pairs=rows)
+
+
+def test_columns_of_tables_are_texts(model):
+    frame = pandas.DataFrame({"text": TEXTS[:3]})
+    wanted = fewer.predict(model, word_tokenizer(), TEXTS[:3])
+    for column in (frame["text"], Dataset.from_pandas(frame)["text"], frame["text"].to_numpy()):
+        assert torch.equal(fewer.predict(model, word_tokenizer(), column), wanted)
+
+
+@pytest.mark.parametrize("length", [0, -1])
+def test_a_length_below_one_is_refused_not_taken_for_the_default(model, length):
+    with pytest.raises(ValueError, match=f"max_length must be .*got {length}"):
+        fewer.predict(model, word_tokenizer(), ["a"], max_length=length)

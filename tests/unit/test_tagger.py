@@ -1,10 +1,12 @@
 import pytest
 import torch
+from datasets import Dataset
 
 import fewer
 from fewer.scheduling import token_budget_batches
 from fewer.tagger import choose_tags, label_names, tag, tag_logits
 from fewer.tasks.bio import legal, legal_first
+from fewer.tasks.columns import DataWarning
 from fewer.tasks.words import encode_words
 from tests.tiny import tiny, word_tokenizer
 
@@ -163,3 +165,38 @@ def test_what_cannot_be_read_is_refused(model):
         ValueError, match=r"logits of shape \(1, 3\).*wanted \(1, 3, 3\).*TokenClass"
     ):
         _tag(tiny(), [["w1"]])
+
+
+def test_rows_of_a_table_are_refused_with_the_way_out(model):
+    for rows in ({"tokens": [["a"]]}, Dataset.from_dict({"tokens": [["a"]]})):
+        with pytest.raises(TypeError, match=r"^sentences must be a list with one sentence per row"):
+            _tag(model, rows)
+    with pytest.raises(TypeError, match=r"row 0 .*row\['tokens'\]"):
+        _tag(model, [{"tokens": ["a"]}])
+    with pytest.raises(ValueError, match=r"max_length must be .*got 0"):
+        _tag(model, SENTENCES, max_length=0)
+
+
+def _chosen(names, best, decode="viterbi"):
+    """Choose the tags of one sentence whose words have these best labels, by a small margin."""
+    logits = torch.full((len(best), len(names)), -1.0)
+    logits[range(len(best)), [names.index(tag) for tag in best]] = 0.0
+    encoded = encode_words([["w1"] * len(best)], word_tokenizer(), max_length=200)
+    return choose_tags([logits], encoded, names, decode)[0]
+
+
+@pytest.mark.parametrize("names", [["O", "B", "I"], ["o", "b-x", "i-x"], ["O", "X_B", "X_I"]])
+def test_tags_are_legal_in_every_spelling(names):
+    outside, begin, inside = names
+    best = [inside, outside, begin, inside]
+    assert _chosen(names, best, "none") == best
+    assert _chosen(names, best, "repair") == [begin, outside, begin, inside]
+    assert _chosen(names, best) in ([begin, outside, begin, inside], [outside, *best[1:]])
+
+
+def test_a_model_of_iob1_is_told_of_repair():
+    best = ["I-PER", "O", "I-LOC", "B-LOC", "O"] * 10
+    with pytest.warns(DataWarning, match=r"all 20 mentions .*decode='repair'"):
+        _chosen(NAMES, best)
+    assert _chosen(NAMES, best, "repair") == ["B-PER", "O", "B-LOC", "B-LOC", "O"] * 10
+    assert _chosen(NAMES, [*best, "B-PER"])[-1] == "B-PER"  # no warning: it begins one with B

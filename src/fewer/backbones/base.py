@@ -30,6 +30,11 @@ class Tokens:
         if self.embeds is not None:
             return self.embeds
         assert self.ids is not None  # the border checked that one of the two is given
+        if hasattr(table, "neftune_noise_alpha"):  # its noise counts the padded length
+            raise ValueError(
+                "neftune_noise_alpha must be None while fewer is attached, which reads no padding; "
+                f"got {table.neftune_noise_alpha}. Train without it, or fewer.detach(model)."
+            )
         found: Tensor = table(self.ids)
         return found
 
@@ -62,6 +67,8 @@ class Backbone:
     max_positions: int | None = None  # rows of the position table; None where they are computed
     output: type[Any] = BaseModelOutputWithPooling  # what the encoder returns
     padding_id: int | None = None  # if set, only other ids are numbered, from padding_id + 1 on
+    mask_marks_global: bool = False  # whether a 2 in the attention mask means global attention
+    strict_mask: bool = False  # whether transformers computes with mask values other than 0 and 1
 
     @property
     def max_tokens(self) -> int | None:

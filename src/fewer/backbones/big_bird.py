@@ -18,7 +18,8 @@ from torch import Tensor
 
 from fewer.backbones.base import Backbone, Tokens
 from fewer.backbones.bert import bert_backbone, bert_layer, refuse_decoder
-from fewer.backbones.post_norm import segment_of
+from fewer.backbones.live import dropout_probability
+from fewer.backbones.post_norm import PostNormLayer, segment_of
 from fewer.kernels import Pattern
 
 __all__ = ["bind"]
@@ -26,21 +27,22 @@ __all__ = ["bind"]
 
 def bind(encoder: Any) -> Backbone:
     """View a `BigBirdModel`."""
-    config = encoder.config
-    refuse_decoder(config)
-    sparse = config.attention_type == "block_sparse"
-    layers = [
-        replace(
-            bert_layer(module, config.num_attention_heads, config.attention_probs_dropout_prob),
-            pattern=Pattern.bigbird(config.block_size, config.num_random_blocks, number)
-            if sparse
-            else None,
-        )
-        for number, module in enumerate(encoder.encoder.layer)
-    ]
+    refuse_decoder(encoder)
+    layers = [_layer(encoder, module) for module in encoder.encoder.layer]
     pool = None if encoder.pooler is None else _Pool(encoder.pooler, encoder.activation)
-    embed = _Embedding(encoder.embeddings, config.hidden_size)
-    return replace(bert_backbone(encoder, layers), pool=pool, embed=embed)
+    embed = _Embedding(encoder.embeddings, encoder.embeddings.hidden_size)
+    return replace(bert_backbone(encoder, layers), pool=pool, embed=embed, strict_mask=True)
+
+
+def _layer(encoder: Any, module: Any) -> PostNormLayer:
+    attention = module.attention.self
+    if module.attention_type != "block_sparse":
+        dropout = dropout_probability(encoder, attention.dropout)
+        return bert_layer(encoder, module, attention.num_attention_heads, dropout)
+    return replace(
+        bert_layer(encoder, module, attention.num_attention_heads, dropout=0.0),
+        pattern=Pattern.bigbird(attention.block_size, attention.num_random_blocks, attention.seed),
+    )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fewer.backbones.base import Backbone, while_training
+from fewer.backbones.base import Backbone
+from fewer.backbones.live import dropout_probability, embedding_rows, refuse_extras
 from fewer.backbones.post_norm import PostNormLayer, TableEmbedding
 
 __all__ = ["bind"]
@@ -13,24 +14,27 @@ __all__ = ["bind"]
 def bind(encoder: Any) -> Backbone:
     """View a `DistilBertModel`."""
     config, tables = encoder.config, encoder.embeddings
+    refuse_extras(encoder, encoder.transformer, tables)
+    layers = [_layer(encoder, module) for module in encoder.transformer.layer]
     return Backbone(
         embed=TableEmbedding(tables, segments=False),
-        layers=[_layer(module, config.n_heads) for module in encoder.transformer.layer],
+        layers=layers,
         hidden_size=config.dim,
-        heads=config.n_heads,
-        vocabulary=config.vocab_size,
-        max_positions=tables.position_embeddings.num_embeddings,
+        heads=layers[0].heads if layers else config.n_heads,
+        vocabulary=embedding_rows(tables.word_embeddings, config.vocab_size),
+        max_positions=embedding_rows(tables.position_embeddings, config.max_position_embeddings),
     )
 
 
-def _layer(module: Any, heads: int) -> PostNormLayer:
+def _layer(encoder: Any, module: Any) -> PostNormLayer:
     own, ffn = module.attention, module.ffn
+    refuse_extras(encoder, module, own, ffn)
     return PostNormLayer(
-        heads=heads,
+        heads=own.n_heads,
         query=own.q_lin,
         key=own.k_lin,
         value=own.v_lin,
-        dropout=while_training(own, own.dropout.p),
+        dropout=dropout_probability(encoder, own.dropout),
         output=own.out_lin,  # no dropout after it
         output_norm=module.sa_layer_norm,
         wide=ffn.lin1,

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from fewer.backbones.base import Backbone
+from fewer.backbones.base import Backbone, while_training
 from fewer.backbones.bert import bert_backbone, bert_layer
+from fewer.backbones.post_norm import PostNormLayer
 from fewer.kernels import Pattern
 
 __all__ = ["bind"]
@@ -22,21 +23,16 @@ def bind(encoder: Any) -> Backbone:
         LongformerBaseModelOutputWithPooling as Output,  # its heads read a field of its own
     )
 
-    config = encoder.config
-    windows = config.attention_window
-    if isinstance(windows, int):
-        windows = [windows] * config.num_hidden_layers
-    layers = [
-        replace(
-            bert_layer(module, config.num_attention_heads, module.attention.self.dropout),
-            pattern=Pattern(window // 2),  # the config counts both sides
-            anchor_maps=_anchor_maps(module.attention.self),
-        )
-        for module, window in zip(encoder.encoder.layer, windows, strict=True)
-    ]
-    backbone = bert_backbone(encoder, layers, padding_id=config.pad_token_id)
-    return replace(backbone, output=Output)
+    layers = [_layer(encoder, module) for module in encoder.encoder.layer]
+    backbone = bert_backbone(encoder, layers, padding_id=encoder.embeddings.padding_idx)
+    return replace(backbone, output=Output, mask_marks_global=True)
 
 
-def _anchor_maps(own: Any) -> tuple[Any, Any, Any]:
-    return own.query_global, own.key_global, own.value_global
+def _layer(encoder: Any, module: Any) -> PostNormLayer:
+    attention = module.attention.self
+    dropout = while_training(attention, attention.dropout)
+    return replace(
+        bert_layer(encoder, module, attention.num_heads, dropout),
+        pattern=Pattern(attention.one_sided_attn_window_size),
+        anchor_maps=(attention.query_global, attention.key_global, attention.value_global),
+    )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fewer.backbones.base import Backbone, Tokens, split_heads
+from fewer.backbones.live import embedding_rows, refuse_extras
 from fewer.core.cost import LayerCost, linear_flops
 from fewer.kernels import Pattern
 
@@ -21,7 +22,8 @@ class ModernBertLayer:
 
     module: Any
     heads: int
-    theta: float  # base of the rotary angles
+    frequencies: Tensor  # (d/2,), of the rotary angles
+    scaling: float  # of their cosine and sine
     pattern: Pattern | None  # a window, in a local layer
 
     @property
@@ -40,7 +42,8 @@ class ModernBertLayer:
         """One fused map of the normed state, then rotation of queries and keys."""
         fused = self.module.attn.Wqkv(self.module.attn_norm(hidden))
         q, k, v = (split_heads(part, self.heads) for part in fused.chunk(3, dim=-1))
-        cos, sin = (part[:, None] for part in angles(position, self.theta, q.shape[-1]))
+        tables = angles(position, self.frequencies, self.scaling)
+        cos, sin = (table[:, None] for table in tables)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         return (q if rows is None else q.index_select(0, rows)), k, v
 
@@ -78,12 +81,11 @@ class ModernBertLayer:
         )
 
 
-def angles(position: Tensor, theta: float, width: int) -> tuple[Tensor, Tensor]:
-    """Return cos and sin of the rotary angles, `(T, width)` each, in fp32."""
-    half = torch.arange(0, width, 2, device=position.device, dtype=torch.float32) / width
-    angle = position[:, None].float() * (1.0 / theta**half)  # (T, d/2)
+def angles(position: Tensor, frequencies: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+    """Return cos and sin of the rotary angles, `(T, d)` each, in fp32, times `scaling`."""
+    angle = position[:, None].float() * frequencies.float()  # (T, d/2)
     angle = torch.cat((angle, angle), dim=-1)  # (T, d)
-    return angle.cos(), angle.sin()
+    return angle.cos() * scaling, angle.sin() * scaling
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -93,23 +95,20 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def bind(encoder: Any) -> Backbone:
-    """View a `ModernBertModel`. Raises `ValueError` for rotary variants other than the default."""
-    config, tables = encoder.config, encoder.embeddings
-    for kind, rope in config.rope_parameters.items():
-        if rope is not None and rope["rope_type"] != "default":
+    """View a `ModernBertModel`.
+
+    Raises `ValueError` for rotary angles that depend on the longest text of the batch.
+    """
+    config, tables, rotary = encoder.config, encoder.embeddings, encoder.rotary_emb
+    refuse_extras(encoder, tables, rotary)
+    for kind, rope_type in rotary.rope_type.items():
+        if "dynamic" in rope_type or rope_type == "longrope":
             raise ValueError(
-                f"rope_type {rope['rope_type']!r} of {kind} layers is not supported; wanted "
-                "'default'"
+                f"rope_type of {kind} layers must give a text the same angles in every batch; got "
+                f"{rope_type!r}. Load the model with rope_type 'default', 'linear' or 'yarn', or "
+                "do without fewer.attach."
             )
-    layers = [
-        ModernBertLayer(
-            module=module,
-            heads=config.num_attention_heads,
-            theta=float(config.rope_parameters[kind]["rope_theta"]),
-            pattern=Pattern(config.sliding_window) if kind == "sliding_attention" else None,
-        )
-        for module, kind in zip(encoder.layers, config.layer_types, strict=True)
-    ]
+    layers = [_layer(encoder, module, rotary) for module in encoder.layers]
 
     def embed(tokens: Tokens) -> Tensor:
         hidden: Tensor = tables.drop(tables.norm(tokens.words(tables.tok_embeddings)))
@@ -120,6 +119,19 @@ def bind(encoder: Any) -> Backbone:
         layers=layers,
         finish=encoder.final_norm,
         hidden_size=config.hidden_size,
-        heads=config.num_attention_heads,
-        vocabulary=config.vocab_size,
+        heads=layers[0].heads if layers else config.num_attention_heads,
+        vocabulary=embedding_rows(tables.tok_embeddings, config.vocab_size),
+    )
+
+
+def _layer(encoder: Any, module: Any, rotary: Any) -> ModernBertLayer:
+    attention, kind = module.attn, module.attention_type
+    refuse_extras(encoder, module, attention, module.mlp)
+    side = attention.sliding_window  # one more than the tokens that are seen to each side
+    return ModernBertLayer(
+        module=module,
+        heads=attention.Wqkv.out_features // (3 * attention.head_dim),
+        frequencies=getattr(rotary, f"{kind}_inv_freq"),
+        scaling=float(getattr(rotary, f"{kind}_attention_scaling")),
+        pattern=None if side is None else Pattern(side - 1),
     )

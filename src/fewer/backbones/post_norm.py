@@ -13,6 +13,7 @@ from fewer.backbones.base import Tokens, split_heads
 from fewer.backbones.quick import drop, in_rows, linear_together
 from fewer.core.cost import LayerCost, linear_flops
 from fewer.kernels import Pattern
+from fewer.native.mode import as_in_training
 
 __all__ = ["PostNormLayer", "TableEmbedding", "segment_of"]
 
@@ -50,7 +51,7 @@ class PostNormLayer:
         self, hidden: Tensor, position: Tensor, rows: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Three linear maps; in training as one, if they are nothing more."""
-        if rows is None and torch.is_grad_enabled():
+        if rows is None and as_in_training(self.query):
             together = linear_together(hidden, self.query, self.key, self.value)
             query, key, value = (split_heads(part, self.heads) for part in together)
             return query, key, value
@@ -80,7 +81,11 @@ class PostNormLayer:
 
     def ffn(self, hidden: Tensor) -> Tensor:
         """LN(x + dropout(W2 act(W1 x)))."""
-        inner = in_rows(lambda rows: self.narrow(self.activation(self.wide(rows))), hidden)
+
+        def feed_forward(rows: Tensor) -> Tensor:
+            return self.narrow(self.activation(self.wide(rows)))  # type: ignore[no-any-return]
+
+        inner = in_rows(feed_forward, hidden, self.wide, self.activation, self.narrow)
         normed: Tensor = self.narrow_norm(drop(self.narrow_dropout, inner) + hidden)
         return normed
 

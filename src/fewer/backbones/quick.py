@@ -1,7 +1,8 @@
 """Quicker ways to run a model's own modules in training, with the same result.
 
-Plain modules - the very class of torch, or the one that takes its place in an optimized model,
-without hooks - may be run by their tensors; adapters and quantised layers are called as they are.
+Plain modules - the very class of torch, or the one that takes its place in an optimized model, with
+nothing put on it - may be run by their tensors; adapters and quantised layers are called as they
+are.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewer.kernels.dropout import keep_mask
+from fewer.native.mode import as_in_training
+from fewer.native.plain import has_own_tensors, runs_plainly
 from fewer.native.rowwise import RowwiseLinear
 
 __all__ = ["drop", "in_rows", "linear_together", "of_round_size"]
@@ -41,7 +44,7 @@ def linear_together(hidden: Tensor, *maps: Callable[[Tensor], Tensor]) -> tuple[
         if (_plain(one, nn.Linear) or _plain(one, RowwiseLinear)) and one.bias is not None
     ]
     if len(plain) < len(maps):
-        return tuple(of_round_size(one, hidden) for one in maps)
+        return tuple(in_rows(one, hidden) for one in maps)
     weight = torch.cat([one.weight for one in plain])
     bias = torch.cat([one.bias for one in plain])
     joined = of_round_size(lambda rows: F.linear(rows, weight, bias), hidden)
@@ -64,10 +67,16 @@ def of_round_size(apply: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
     return apply(F.pad(hidden.to(dtype), (0, 0, 0, -rows % step)))[:rows]
 
 
-def in_rows(apply: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
-    """Apply what treats each row for itself; in training to one of few numbers of rows."""
-    return of_round_size(apply, hidden) if torch.is_grad_enabled() else apply(hidden)
+def in_rows(apply: Callable[[Tensor], Tensor], hidden: Tensor, *inside: object) -> Tensor:
+    """Apply what treats each row for itself; in training to one of few numbers of rows.
+
+    `inside` are the modules that `apply` calls, if it is none. Hooks on them see no row but those
+    that there are.
+    """
+    modules = [one for one in inside or (apply,) if isinstance(one, nn.Module)]
+    rounds = as_in_training(*modules) and all(map(runs_plainly, modules))
+    return of_round_size(apply, hidden) if rounds else apply(hidden)
 
 
 def _plain(module: object, kind: type[Module]) -> TypeGuard[Module]:
-    return type(module) is kind and not (module._forward_hooks or module._forward_pre_hooks)
+    return type(module) is kind and runs_plainly(module) and has_own_tensors(module)

@@ -94,7 +94,7 @@ def bench(
 def _three(
     loaded: Loaded, plan: Plan, baseline: str | None, results: Path | None, report: Path | None
 ) -> None:
-    from fewer.measure.evaluate import predict, systems
+    from fewer.measure.evaluate import costs, read_systems
     from fewer.measure.latency import latency
 
     dense = dense_model(baseline)
@@ -108,13 +108,11 @@ def _three(
         seed=plan.seed,
         baseline=dense,
     )
-    for name, system in systems(loaded.model, dense).items():
-        outcome = predict(system, loaded.encoded, loaded.tokenizer, loaded.scorer, title=name)
-        found[name] = {
-            **times[name],
-            "flops_per_text": outcome.flops_per_text,
-            "tokens_per_layer": outcome.tokens_per_layer,
-        }
+    outcomes = read_systems(
+        loaded.model, loaded.encoded, loaded.tokenizer, loaded.scorer, baseline=dense
+    )
+    for name, outcome in outcomes.items():
+        found[name] = {**times[name], **costs(outcome, outcomes["padded"], loaded.scorer)}
     named = {} if baseline is None else {"baseline": baseline}
     finish({**loaded.row, **named, "systems": found}, results, report)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,6 +29,7 @@ __all__ = [
     "dense_model",
     "finish",
     "load",
+    "named_columns",
     "quiet",
     "settings",
     "tokenizer_of",
@@ -77,6 +80,8 @@ def quiet() -> None:
 
     from transformers.utils import logging as hf_logging
 
+    # a user has no use for the line of this library's code that a warning comes from
+    warnings.formatwarning = lambda message, *_, **__: f"fewer: {message}\n"
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
     own = logging.getLogger("fewer")
@@ -98,9 +103,23 @@ def settings(pairs: list[str] | None, option: str) -> dict[str, Any]:
     return found
 
 
+def named_columns(pairs: list[str] | None) -> dict[str, str]:
+    """Read `role=name` options. Raises `ValueError` for any other."""
+    found = {}
+    for pair in pairs or []:
+        role, _, name = pair.partition("=")
+        if not role or not name:
+            raise ValueError(f"--column must be ROLE=NAME; got {pair!r}. Example: text=review.")
+        found[role.strip()] = name
+    return found
+
+
 def roles(columns: list[str] | None) -> dict[str, Any]:
-    """Read `--column` options. Raises `ValueError` for an unknown role."""
-    found = settings(columns, "--column")
+    """Read `--column` options; names are taken as written: `label=1` is the column "1".
+
+    Raises `ValueError` for an unknown role.
+    """
+    found = named_columns(columns)
     for role in found:
         if role not in ROLES:
             raise ValueError(f"--column {role}=...: unknown role; wanted one of {', '.join(ROLES)}")
@@ -125,8 +144,11 @@ def load(
 
     from fewer.cli.recipe import task_of
     from fewer.folders import load as load_model
+    from fewer.folders import local_folder
+    from fewer.inference import kernels_of, precision_of
     from fewer.measure.rows import describe
     from fewer.measure.scorers import scorer_of
+    from fewer.measure.sweep import present_threshold
     from fewer.models import adjust, attachment, longest
     from fewer.packaged import model_folder
     from fewer.tasks.rows import read_rows
@@ -134,15 +156,20 @@ def load(
     quiet()
     if threads is not None:
         torch.set_num_threads(threads)
-    folder = model_folder(model_name)
-    model = load_model(folder)
-    tokenizer = tokenizer_of(folder, model)
-    if threshold is not None:
-        adjust(model, threshold=threshold)
+    folder = str(local_folder(model_folder(model_name)))
+    # the data before the model: to load and pack it takes longer than to find a wrong column
     table = read_rows(data, split=split)
     if rows is not None and rows < len(table):
         table = table.shuffle(seed=seed).select(range(rows))
     task = task_of(table, model_name, roles(columns))
+    scorer = scorer_of(task, table)
+    model = load_model(folder)
+    tokenizer = tokenizer_of(folder, model)
+    saved = {}
+    if attachment(model).policy.dial() is not None:
+        saved["saved_threshold"] = present_threshold(model)
+    if threshold is not None:
+        adjust(model, threshold=threshold)
     length = longest(model, max_length, tokenizer.model_max_length)
     encoded = task.encode(table, tokenizer, max_length=length, training=False)
     row = describe(
@@ -154,11 +181,13 @@ def load(
         encoded=encoded,
         max_length=length,
         seed=seed,
+        precision=precision_of(model),
+        kernels=kernels_of(model),
     )
-    row["threshold"] = threshold
+    row |= {"threshold": threshold, **saved}
     row["training_seed"] = _training_seed(Path(folder))
     taught = partial(task.encode, table, tokenizer, max_length=length)
-    return Loaded(model, tokenizer, scorer_of(task, table), encoded, row, taught)
+    return Loaded(model, tokenizer, scorer, encoded, row, taught)
 
 
 def tokenizer_of(folder: str, model: PreTrainedModel) -> PreTrainedTokenizerBase:
@@ -194,19 +223,25 @@ def finish(row: dict[str, Any], results: Path | None, report: Path | None) -> No
     """Print the tables; write the row and the report where they were asked for."""
     from rich.console import Console
 
+    from fewer.measure.notes import notes
     from fewer.measure.report import curve, table, write_html
     from fewer.measure.rows import append_row
 
     console = Console()
+    told = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     console.print(table([row]))
     if row.get("sweep"):
         console.print(curve(row))
+        folder = shlex.quote(str(row["model"]))
+        told(f"to save another: fewer set-threshold {folder} THRESHOLD --output NEW_FOLDER")
+    for line in notes([row]):
+        told(line)
     if results is not None:
         append_row(row, results)
-        console.print(f"row added to {results}")
+        told(f"row added to {results}")
     if report is not None:
         write_html([row], report, title=f"{row['model']} on {row['data']['source']}")
-        console.print(f"report written to {report}")
+        told(f"report written to {report}")
 
 
 def printed(value: Any) -> str:

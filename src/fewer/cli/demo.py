@@ -31,6 +31,7 @@ def demo(
 
     from fewer.cli.recipe import load_for
     from fewer.folders import load
+    from fewer.inference import kernels_of, precision_of
     from fewer.measure.evaluate import three_way
     from fewer.measure.latency import latency
     from fewer.measure.rows import describe
@@ -80,6 +81,8 @@ def demo(
         encoded=held_out,
         max_length=MAX_LENGTH,
         seed=schedule.seed,
+        precision=precision_of(model),
+        kernels=kernels_of(model),
     )
     row["systems"] = {name: {**system, **times[name]} for name, system in found.items()}
     finish(row, output / "results.jsonl", output / "report.html")

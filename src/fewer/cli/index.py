@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fewer.cli.common import ThreadsOption, quiet, settings
+from fewer.cli.common import ThreadsOption, named_columns, quiet
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -59,7 +59,7 @@ def index(
     check_precision(precision)
     chosen: Precision = precision  # type: ignore[assignment]  # it was checked
     folder = model_folder(model)
-    passages = passages_of(read_rows(corpus, split=split), settings(column, "--column"))
+    passages = passages_of(read_rows(corpus, split=split), named_columns(column))
     start = time.perf_counter()
     made = make(
         load(folder),

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from fewer.cli.common import ThreadsOption, printed, quiet, settings, tokenizer_of
+from fewer.cli.common import (
+    ThreadsOption,
+    named_columns,
+    printed,
+    quiet,
+    settings,
+    tokenizer_of,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -83,7 +90,7 @@ def lengthen(
     wanted = None if chosen is None else method_from(chosen)
     if (output / "config.json").exists():
         raise ValueError(f"{output} already holds a model; give another --output")
-    texts = None if train is None else _texts(train, split, settings(column, "--column"))
+    texts = None if train is None else _texts(train, split, named_columns(column))
     folder = local_folder(model_folder(model))
     made = _source(folder, seed, keeps_head=texts is None)
     tokenizer = tokenizer_of(str(folder), made)

@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from fewer.cli import ask, bench, demo, evaluate, explain, fit, index, lengthen, lra, methods
+from fewer.cli import (
+    ask,
+    bench,
+    demo,
+    evaluate,
+    explain,
+    fit,
+    index,
+    lengthen,
+    lra,
+    methods,
+    set_threshold,
+)
 from fewer.version import __version__
 
 __all__ = ["app", "main"]
@@ -25,6 +37,7 @@ for command in (
     lengthen.lengthen,
     evaluate.evaluate,
     bench.bench,
+    set_threshold.set_threshold,
     explain.explain,
     index.index,
     ask.ask,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
 
-    from fewer.core.policy import Method
+    from fewer.core.policy import Method, Phase
     from fewer.tasks.task import Task
 
 _LABELLING = ("SequenceClassification", "TokenClassification")  # heads that name their outputs
 
-__all__ = ["Recipe", "labels_of", "load_for", "run", "task_of"]
+__all__ = ["Recipe", "config_of", "labels_of", "load_for", "run", "task_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,9 @@ class Recipe:
         default_factory=dict
     )  # text, text_pair, label, label_names, ...
     dense: dict[str, float] | None = None  # epochs, learning_rate; {"epochs": 0}: never
+    learning_rate: float | None = None  # of the model's weights, in every phase that trains them
     schedule: dict[str, Any] = field(default_factory=dict)
+    dev: str | None = None  # labelled rows to score the finished model on
 
     @classmethod
     def read(cls, path: Path) -> Recipe:
@@ -66,16 +68,20 @@ def run(recipe: Recipe, output_dir: Path, *, resume: bool = False) -> PreTrained
     """Train as the recipe says; returns the model, attached, saved in `output_dir/model`."""
     from transformers import AutoTokenizer
 
+    from fewer.measure.scorers import scorer_of
     from fewer.models import longest
     from fewer.tasks.rows import read_rows
     from fewer.training.fit import Schedule, fit
 
     check_arguments(recipe.schedule, Schedule, "schedule")
     method, schedule = method_from(recipe.method), Schedule(**recipe.schedule)
+    rate = _checked_rate(recipe.learning_rate)
     rows = read_rows(recipe.train, split=recipe.split)
     if recipe.rows is not None and recipe.rows < len(rows):
         rows = rows.shuffle(seed=schedule.seed).select(range(recipe.rows))
     task = task_of(rows, recipe.model, recipe.columns)
+    if recipe.dev is not None:  # what is wrong with them is told now, not after the training
+        scorer_of(task, read_rows(recipe.dev))
     tokenizer = AutoTokenizer.from_pretrained(model_folder(recipe.model))
     model, new_head = load_for(task, recipe.model)
     # saved with the model, so that pipelines and `fewer evaluate` cut texts where training did
@@ -86,7 +92,8 @@ def run(recipe: Recipe, output_dir: Path, *, resume: bool = False) -> PreTrained
         task.encode(rows, tokenizer, max_length=tokenizer.model_max_length),
         tokenizer=tokenizer,
         output_dir=output_dir,
-        dense=_dense(recipe.dense, new_head, method),
+        dense=_dense(recipe.dense, new_head, method, rate),
+        phases=None if rate is None else [_at_rate(phase, rate) for phase in method.phases()],
         schedule=schedule,
         resume=resume,
     )
@@ -94,7 +101,7 @@ def run(recipe: Recipe, output_dir: Path, *, resume: bool = False) -> PreTrained
 
 def labels_of(name: str) -> dict[str, Any]:
     """Return what a model's trained head already knows of its labels, as arguments of `infer`."""
-    config = _config(name)
+    config = config_of(name)
     if not any(_has_head(config, head) for head in _LABELLING):
         return {}
     if config.problem_type == "regression" or config.num_labels == 1:
@@ -129,7 +136,7 @@ def load_for(task: Task, name: str) -> tuple[PreTrainedModel, bool]:
     from fewer.config import SIDE_FILE
     from fewer.folders import load
 
-    if (Path(name) / SIDE_FILE).exists() and _has_head(_config(name), task.head):
+    if (Path(name) / SIDE_FILE).exists() and _has_head(config_of(name), task.head):
         return load(name, precision=None), False
 
     kind = getattr(transformers, f"AutoModelFor{task.head}")
@@ -144,7 +151,8 @@ def load_for(task: Task, name: str) -> tuple[PreTrainedModel, bool]:
     return model, bool(info["missing_keys"])
 
 
-def _config(name: str) -> Any:
+def config_of(name: str) -> Any:
+    """Read the config of a model by its folder, hub name or `pypi:PACKAGE`."""
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(model_folder(name))
@@ -154,13 +162,29 @@ def _has_head(config: Any, head: str) -> bool:
     return any(f"For{head}" in kind for kind in config.architectures or [])
 
 
-def _dense(settings: dict[str, float] | None, new_head: bool, method: Method) -> Any:
+def _checked_rate(rate: Any) -> float | None:
+    if rate is None or (isinstance(rate, int | float) and 0 < rate < 1):
+        return rate
+    raise ValueError(
+        f"learning_rate must be a number between 0 and 1; got {rate!r}. Usual are 1e-5 to 1e-4."
+    )
+
+
+def _at_rate(phase: Phase, rate: float) -> Phase:
+    """Train the model's weights at another rate; heads and thresholds keep their method's."""
+    return phase if phase.trains == "policy" else replace(phase, learning_rate=rate)
+
+
+def _dense(
+    settings: dict[str, float] | None, new_head: bool, method: Method, rate: float | None
+) -> Any:
     from fewer.training.fit import dense_phase
 
+    usual = {} if rate is None else {"learning_rate": rate}
     if settings is None:
-        return dense_phase() if new_head else None
+        return dense_phase(**usual) if new_head else None
     check_arguments(settings, dense_phase, "dense")
-    phase = dense_phase(**settings)
+    phase = dense_phase(**(usual | settings))
     first = next(iter(method.phases()), None)
     taught = first is not None and first.trains != "policy" and first.task
     if phase.epochs <= 0 and new_head and not taught:

@@ -44,6 +44,7 @@ def attention(
         scored=policy.scored(index),
         measured=measured,
         dropout=layer.dropout,
+        training=policy.training,
     )
     attended = attend(call)
     hidden = layer.attended(attended.context, pick(tokens.hidden, rows))

@@ -46,6 +46,11 @@ def plan(mask: Tensor | None, grid: tuple[int, int], device: torch.device) -> Pl
     if mask is None:
         slot = torch.arange(rows * columns, device=device)
     else:
+        if not isinstance(mask, Tensor):
+            raise TypeError(
+                f"attention_mask must be a tensor of shape (batch, length) = {grid}; got a "
+                f"{type(mask).__name__}. Pass the mask that the tokenizer gives."
+            )
         if tuple(mask.shape) != grid:
             raise ValueError(
                 f"attention_mask has shape {tuple(mask.shape)}, wanted (batch, length) = "

@@ -47,12 +47,13 @@ class LayerTrace:
     extra: Extra = Extra()  # where not simply each query meets each key
 
 
-@dataclass
+@dataclass(repr=False)
 class Trace:
     """The layers passed so far, and which tokens of the caller's grid read each of them."""
 
     grid: tuple[int, int]
     device: torch.device
+    real: Int[Tensor, "T"] | None = None  # slots of the tokens that came in; None: every slot
     layers: list[LayerTrace] = field(default_factory=list)
     readers: list[tuple[Int[Tensor, "T"], Float[Tensor, "T"] | None]] = field(
         default_factory=list
@@ -64,6 +65,17 @@ class Trace:
     # settled decisions, and the slot and text of each token that they were about
     settled: list[tuple[Int[Tensor, "T"], Int[Tensor, "T"], Decision]] = field(default_factory=list)
     spent: Float[Tensor, "B"] | None = None  # FLOPs of the policy's own heads
+
+    def __repr__(self) -> str:
+        """Show counts: its tensors take pages."""
+        counts = [f"layers={len(self.layers)}", f"texts={self.grid[0]}"]
+        if self.layers:
+            first, last = (
+                float(layer.sum()) for layer in (self.layers[0].keys, self.layers[-1].read)
+            )
+            counts.append(f"tokens={first:g} in, {last:g} out")
+        exits = sum(int(said.final.sum()) for said in self.spoken if said.final is not None)
+        return f"Trace({', '.join([*counts, f'exits={exits}'])})"
 
     def hear(self, decision: Decision) -> None:
         """Note what a policy's heads said, and what they cost."""
@@ -85,6 +97,14 @@ class Trace:
             assert one.final is not None
             flat[one.rows[one.final]] = one.logits[one.final].to(flat.dtype)
         return flat.view_as(logits)
+
+    @property
+    def padding(self) -> Bool[Tensor, "B N"]:
+        """Which places of the caller's grid hold no token."""
+        empty = torch.zeros(self.grid[0] * self.grid[1], dtype=torch.bool, device=self.device)
+        if self.real is not None:
+            empty = torch.ones_like(empty).index_fill(0, self.real, False)
+        return empty.view(self.grid)
 
     @property
     def dropped(self) -> Bool[Tensor, "B N"]:

@@ -26,6 +26,7 @@ class PackedModernBert(PackedLayer):
     """One layer; the gated half of the feed-forward map is packed apart from the other."""
 
     plain: ModernBertLayer
+    frequencies: tuple[float, ...]
     projections: Weight
     output: Weight
     value: Weight
@@ -50,6 +51,7 @@ class PackedModernBert(PackedLayer):
         return cls(
             plain=layer,
             isa=isa,
+            frequencies=tuple(layer.frequencies.float().tolist()),
             projections=Weight.of([linear_map(own.Wqkv)], isa),
             output=Weight.of([linear_map(own.Wo)], isa),
             value=value,
@@ -66,7 +68,7 @@ class PackedModernBert(PackedLayer):
         fused = linear(normed, self.projections, dtype=self.isa.dtype)
         q, k, v = (split_heads(part, self.plain.heads) for part in fused.chunk(3, dim=1))
         last = int(position.max()) if position.numel() else 0
-        tables = _angles(self.plain.theta, q.shape[-1], last // BLOCK + 1)
+        tables = _angles(self.frequencies, self.plain.scaling, last // BLOCK + 1)
         cos, sin = (table.index_select(0, position)[:, None] for table in tables)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         return (q if rows is None else q.index_select(0, rows)), k, v
@@ -88,10 +90,10 @@ class PackedModernBert(PackedLayer):
 
 @cache
 @torch.inference_mode(False)
-def _angles(theta: float, width: int, blocks: int) -> tuple[Tensor, Tensor]:
-    """Return cos and sin `(positions, width)`; a number never depends on how many are asked for."""
+def _angles(frequencies: tuple[float, ...], scaling: float, blocks: int) -> tuple[Tensor, Tensor]:
+    """Return cos and sin `(positions, d)`; a number never depends on how many are asked for."""
     parts = [
-        angles(torch.arange(block * BLOCK, (block + 1) * BLOCK), theta, width)
+        angles(torch.arange(block * BLOCK, (block + 1) * BLOCK), torch.tensor(frequencies), scaling)
         for block in range(blocks)
     ]
     cos, sin = zip(*parts, strict=True)

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewer.native.rowwise import RowwiseLinear, is_plain
+from fewer.native.plain import changes_forward, has_own_tensors, is_plain_tensor
+from fewer.native.rowwise import RowwiseLinear
 
 __all__ = ["Unpackable", "activation_name", "linear_map", "norm_of", "table_of"]
 
@@ -60,10 +61,13 @@ def table_of(module: Any, rows: int) -> nn.Embedding:
 
 def _plain(module: Any) -> Any:
     _refuse_hooks(module)
-    if module._parameters.get("weight") is None:
-        raise Unpackable(f"the weight of a {type(module).__qualname__} is no parameter of its own")
+    if not has_own_tensors(module):
+        raise Unpackable(
+            f"the weight or bias of a {type(module).__qualname__} is no parameter of its own, or "
+            "of a class of its own"
+        )
     for name, parameter in module.named_parameters(recurse=False):
-        if not is_plain(parameter):
+        if not is_plain_tensor(parameter):
             raise Unpackable(
                 f"a {type(module).__qualname__} has a {name} of {type(parameter.data).__name__}, "
                 f"{parameter.dtype} on {parameter.device}"
@@ -72,7 +76,7 @@ def _plain(module: Any) -> Any:
 
 
 def _refuse_hooks(module: nn.Module) -> None:
-    if module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
+    if changes_forward(module):
         raise Unpackable(f"a {type(module).__qualname__} has hooks, which would not be called")
 
 

@@ -42,6 +42,7 @@ class AttentionCall:
     scored: bool = False  # whether attention received is wanted
     measured: bool = False  # whether the normaliser of each query's softmax is wanted
     dropout: float = 0.0  # of the attention probabilities; the score is taken before it
+    training: bool = False  # whether to give the bits of a pass with gradients, also without them
 
     def by_window(self) -> AttentionCall:
         """Say with a window what a pattern says that is nothing more."""

@@ -32,6 +32,7 @@ def fits(call: AttentionCall) -> bool:
     """Tell whether the compiled kernel can carry a call out."""
     return (
         only_numbers_matter()
+        and not call.training
         and not call.dropout
         and call.q.device.type == "cpu"
         and call.q.dtype is call.k.dtype is call.v.dtype

@@ -76,7 +76,8 @@ def attend(call: AttentionCall) -> Attended:
     starts_k = starts_q if call.cu_k is call.cu_q else tuple(call.cu_k.tolist())
     queries, keys = _sides(starts_q, starts_k, call.q.shape[1], call.q.device)
     explicit = call.scored or call.measured or call.dropout
-    if explicit or (torch.is_grad_enabled() and not _trains_fused(call)):
+    trains = torch.is_grad_enabled() or call.training
+    if explicit or (trains and not _trains_fused(call)):
         return _explicit(call, queries, keys)
     parts = zip(
         *(side.split(rows) for side, rows in ((queries, call.q), (keys, call.k), (keys, call.v))),

@@ -36,6 +36,7 @@ def attend(call: AttentionCall, kernel: Kernel) -> Attended:
             scored=call.scored,
             measured=call.measured,
             dropout=call.dropout,
+            training=call.training,
         )
     )
     rows, heads, _ = call.q.shape

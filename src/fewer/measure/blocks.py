@@ -56,6 +56,8 @@ class System:
     flops_ratio: float | None  # to packed
     tokens: tuple[float, ...]  # through the feed-forward network of each layer, mean over texts
     latency: Mapping[int, Latency]  # by batch size
+    changed: Mean | None = None  # share of answers that differ from the dense model's
+    remark: str = ""  # of a run whose answers are all alike
 
 
 @dataclass(frozen=True)
@@ -245,6 +247,8 @@ def _system(rows: Sequence[Row], name: str) -> System:
         flops_ratio=_average(ratios),
         tokens=_layers([one.get("tokens_per_layer", ()) for one in found]),
         latency={size: _latency(found, packed, str(size)) for size in sizes},
+        changed=_mean_of(one.get("changed") for one in found),
+        remark=next((one["remark"] for one in found if one.get("remark")), ""),
     )
 
 
@@ -289,6 +293,11 @@ def _mean(values: Sequence[float]) -> Mean:
     if len(values) == 1:
         return Mean(mean)
     return Mean(mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1)))
+
+
+def _mean_of(values: Iterable[float | None]) -> Mean | None:
+    known = [float(value) for value in values if value is not None]
+    return _mean(known) if known else None
 
 
 def _average(values: Iterable[float | None]) -> float | None:

@@ -67,6 +67,8 @@ def lines(block: Block, columns: Iterable[str] = SYSTEMS) -> list[Line]:
         )
         for metric in metric_names([block])
     ]
+    if any(system.changed is not None for system in systems.values()):
+        told.append(Line("answers changed", tuple(_changed(*one) for one in systems.items())))
     if any(system.flops is not None for system in systems.values()):
         megas = tuple(_megas(system.flops) for system in systems.values())
         ratios = tuple(_ratio(system.flops_ratio) for system in systems.values())
@@ -172,10 +174,24 @@ def _metric(name: str, system: System, packed: System, metric: str) -> Cell:
     mean = system.metrics[metric]
     number = f"{mean.value:.4f}"
     spread = "" if mean.spread is None else f"± {mean.spread:.4f}"
+    if system.remark and metric == _first_zero(system):  # "+0.0000" would look like a success
+        return Cell(number, visible(system.remark), spread)
     if name != "method" or metric not in packed.metrics:
         return Cell(number, spread=spread)
     change = mean.value - packed.metrics[metric].value
     return Cell(number, f"{change:+.4f}", spread)
+
+
+def _first_zero(system: System) -> str | None:
+    return next((name for name, mean in system.metrics.items() if not mean.value), None)
+
+
+def _changed(name: str, system: System) -> Cell:
+    """Write the share of answers that differ from the dense model's, which is padded."""
+    if system.changed is None or name == "padded":
+        return Cell(ABSENT)
+    spread = "" if system.changed.spread is None else f"± {system.changed.spread:.2%}"
+    return Cell(f"{system.changed.value:.2%}", spread=spread)
 
 
 def _megas(flops: float | None) -> Cell:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fewer.core.policy import Dense
 from fewer.core.trace import Trace, record
-from fewer.inference import PRECISION_OF, optimize
+from fewer.inference import optimize, precision_of
 from fewer.measure.scorers import Scorer
 from fewer.models import attach, attachment, detach, is_attached
 from fewer.prediction import TOKEN_BUDGET
@@ -22,7 +22,19 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Outcome", "batches", "histogram", "predict", "read_all", "systems", "three_way"]
+__all__ = [
+    "Outcome",
+    "batches",
+    "costs",
+    "flops_of",
+    "histogram",
+    "predict",
+    "read_all",
+    "read_systems",
+    "scored",
+    "systems",
+    "three_way",
+]
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,7 @@ def systems(
     own, dense = attachment(model), model if baseline is None else baseline
     packed = attach(copy.deepcopy(dense), Dense(), kernel=own.settings.kernel)
     if own.isa is not None:
-        optimize(packed, precision=PRECISION_OF[own.isa.dtype])
+        optimize(packed, precision=precision_of(model))
     found = {"padded": detach(copy.deepcopy(dense)), "packed": packed}
     if not isinstance(own.method, Dense):
         found["method"] = model
@@ -103,6 +115,16 @@ def read_all(
     return found, passes, [row for batch in order for row in batch]
 
 
+def flops_of(
+    model: PreTrainedModel, encoded: Dataset, tokenizer: PreTrainedTokenizerBase, scorer: Scorer
+) -> tuple[float, float]:
+    """Return the FLOPs that an attached model spends on these rows, and those of a dense one."""
+    _, passes, _ = read_all(model, encoded, tokenizer, scorer, "FLOPs")
+    shape = attachment(model).shape
+    spent = sum(float(shape.flops(trace).sum()) for trace in passes)
+    return spent, sum(float(shape.in_full(trace).sum()) for trace in passes)
+
+
 def three_way(
     model: PreTrainedModel,
     encoded: Dataset,
@@ -113,16 +135,51 @@ def three_way(
     baseline: PreTrainedModel | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Score every one of `systems` on the same rows: metrics, FLOPs a text, tokens a layer."""
-    rows = {}
-    for name, system in systems(model, baseline).items():
-        outcome = predict(system, encoded, tokenizer, scorer, batch_size=batch_size, title=name)
-        rows[name] = {
+    outcomes = read_systems(
+        model, encoded, tokenizer, scorer, batch_size=batch_size, baseline=baseline
+    )
+    return scored(outcomes, scorer, len(set(scorer.texts(encoded))))
+
+
+def read_systems(
+    model: PreTrainedModel,
+    encoded: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    scorer: Scorer,
+    *,
+    batch_size: int = 32,
+    baseline: PreTrainedModel | None = None,
+) -> dict[str, Outcome]:
+    """Let every one of `systems` read the same rows."""
+    return {
+        name: predict(system, encoded, tokenizer, scorer, batch_size=batch_size, title=name)
+        for name, system in systems(model, baseline).items()
+    }
+
+
+def scored(
+    outcomes: Mapping[str, Outcome], scorer: Scorer, texts: int
+) -> dict[str, dict[str, Any]]:
+    """Score outcomes, and hold them against the dense model as Hugging Face runs it."""
+    return {
+        name: {
             "metrics": scorer.score(outcome.answers),
-            "halves": _halves(scorer, outcome.answers, len(set(scorer.texts(encoded)))),
-            "flops_per_text": outcome.flops_per_text,
-            "tokens_per_layer": outcome.tokens_per_layer,
+            "halves": _halves(scorer, outcome.answers, texts),
+            **costs(outcome, outcomes["padded"], scorer),
         }
-    return rows
+        for name, outcome in outcomes.items()
+    }
+
+
+def costs(outcome: Outcome, dense: Outcome, scorer: Scorer) -> dict[str, Any]:
+    """Return what needs no labels: answers that differ from the dense model's, FLOPs, tokens."""
+    remark = scorer.remark(outcome.answers)
+    return {
+        "changed": scorer.changed(outcome.answers, dense.answers),
+        **({"remark": remark} if remark else {}),
+        "flops_per_text": outcome.flops_per_text,
+        "tokens_per_layer": outcome.tokens_per_layer,
+    }
 
 
 def _halves(scorer: Scorer, answers: Any, texts: int) -> list[dict[str, Any]]:

@@ -96,8 +96,8 @@ def explain(
     limit = longest(model, max_length, tokenizer.model_max_length)
     context = text_pair if own.shape.answers == "span" else None  # of a question
     read = (_Encoded.read if context is None else _Encoded.windows)(tokenizer, texts, limit)
-    with evaluating(model):
-        passes = [_run(model, inputs) for inputs in read.inputs(tokenizer, model.device)]
+    with evaluating(model) as reader:
+        passes = [_run(reader, inputs) for inputs in read.inputs(tokenizer, model.device)]
     if context is None:
         prediction = _prediction(model.config, passes[0][0])
     else:

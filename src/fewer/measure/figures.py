@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 from fewer.measure.blocks import SYSTEMS, Block, Row
 from fewer.measure.cells import column_names, short
 from fewer.measure.page import visible
-from fewer.measure.svg import COLOURS, Drawing, brief, canvas, drawing, spare_room
+from fewer.measure.svg import (
+    COLOURS,
+    Drawing,
+    Label,
+    brief,
+    canvas,
+    drawing,
+    label_points,
+    spare_room,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,20 +59,18 @@ def metric_against_flops(found: Sequence[Block], metric: str) -> Drawing | None:
                     _point(axes, (flops, value), colours[block.number, name], size=7, alpha=0.5)
         for key, point in points.items():
             _point(axes, point, colours[key], size=36)
-        labels = _labels(found)
-        for key, point in points.items():
-            axes.annotate(
-                labels[key],
-                point,
-                (0, 6),
-                textcoords="offset points",
-                ha="center",
-                color=COLOURS[colours[key]],
-                parse_math=False,
-            )
         axes.set_xlabel("MFLOPs per text (multiply-add = 2)")
         axes.set_ylabel(brief(visible(metric)))
         spare_room(axes, [value for _, value in points.values()])
+        named = _labels(found)
+        label_points(
+            axes,
+            [
+                Label(named[key], point, COLOURS[colours[key]])
+                for key, point in points.items()
+                if named[key]
+            ],
+        )
         _legend(axes, found, colours)
         told = (f"{_full(found, key)} {short(x)} MFLOPs, {y:.4f}" for key, (x, y) in points.items())
         return drawing(

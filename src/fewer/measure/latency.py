@@ -10,6 +10,7 @@ import torch
 
 from fewer.measure.evaluate import batches, systems
 from fewer.measure.turns import draw, once, rotated, spread
+from fewer.progress import track
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -36,8 +37,6 @@ def latency(
     ratios taken moments apart. Returns `{system: {"latency_ms": {size: {median, p5, p95, runs,
     speedup}}}}`. Raises `ValueError` for sizes or runs below 1, or more than the data holds.
     """
-    from rich.progress import track
-
     if runs < 1 or not batch_sizes or min(batch_sizes) < 1:
         raise ValueError(f"runs={runs}, batch_sizes={list(batch_sizes)}: wanted 1 or more of each")
     if max(batch_sizes) > len(encoded):
@@ -48,7 +47,7 @@ def latency(
         drawn = draw(len(encoded), size, runs + WARM_UP, seed)
         taken: dict[str, list[float]] = {name: [] for name in compared}
         walk = batches(encoded, tokenizer, drawn, size)
-        for turn in track(range(runs + WARM_UP), description=f"batch {size}", transient=True):
+        for turn in track(range(runs + WARM_UP), f"batch {size}"):
             inputs = {name: value.to(model.device) for name, value in next(walk)[1].items()}
             for name in rotated(list(compared), turn):
                 milliseconds = once(partial(compared[name], **inputs), model.device)

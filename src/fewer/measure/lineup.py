@@ -13,6 +13,7 @@ import torch
 
 from fewer.measure.evaluate import systems
 from fewer.measure.peers import PEERS, REFERENCE, Build, Inputs, Runner, example_of, running
+from fewer.progress import track
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -49,8 +50,6 @@ def line_up(
     The peers and ours without method run `baseline`, the model that one would run otherwise, or
     else the model's own weights. Raises `ValueError` for a name in `without` that there is not.
     """
-    from rich.progress import track
-
     builders = _builders(model, baseline, inputs, PEERS if peers is None else peers)
     if unknown := sorted(set(without) - set(builders)):
         raise ValueError(f"there is no system {unknown[0]!r}; known are {', '.join(builders)}")
@@ -58,7 +57,7 @@ def line_up(
         raise ValueError(f"{REFERENCE} is what all others are compared with; leave it in")
     made = Lineup({}, dict.fromkeys(without, "left out"))
     wanted = {name: build for name, build in builders.items() if name not in without}
-    for name in track(wanted, description="building", transient=True):
+    for name in track(wanted, "building"):
         start = time.perf_counter()
         try:
             made.runners[name] = wanted[name]()

@@ -8,6 +8,8 @@ from functools import partial
 import torch
 from torch.nn import functional
 
+from fewer.progress import track
+
 __all__ = ["gemm_peak"]
 
 # Rows, inner and outer width: those of small encoders, and one that any library runs well.
@@ -22,11 +24,9 @@ def gemm_peak(
 
     The best of `runs` of each size, as `mm` and as `linear`: what noise takes, it never gives.
     """
-    from rich.progress import track
-
     best = dict.fromkeys(DTYPES, 0.0)
     with torch.inference_mode():
-        for rows, inner, outer in track(sizes, description="matrix products", transient=True):
+        for rows, inner, outer in track(sizes, "matrix products"):
             for name, dtype in DTYPES.items():
                 left = torch.randn(rows, inner).to(dtype)
                 right = torch.randn(outer, inner).to(dtype)

@@ -12,6 +12,7 @@ from torch import Tensor
 from fewer.core.trace import record
 from fewer.models import adjust, attachment
 from fewer.prediction import TOKEN_BUDGET
+from fewer.progress import track
 from fewer.scheduling import token_budget_batches
 from fewer.training.spans import RELEVANT, SpanCollator
 
@@ -35,8 +36,6 @@ def judge(
     `accuracy` at even odds. Layers that never decide are left out. Raises `ValueError` for a model
     without predictors.
     """
-    from rich.progress import track
-
     system = copy.deepcopy(model).eval()
     own = attachment(system)
     dial = own.policy.dial()
@@ -44,7 +43,7 @@ def judge(
         adjust(system, threshold=dial.never)
     collate, found = SpanCollator(tokenizer), defaultdict[int, list[tuple[Tensor, Tensor]]](list)
     batches = token_budget_batches(list(encoded["length"]), TOKEN_BUDGET)
-    for rows in track(batches, description="predictors", transient=True):
+    for rows in track(batches, "predictors"):
         batch = collate(encoded.select(list(rows)).to_list())
         relevant = batch.pop(RELEVANT).to(system.device)
         inputs = {name: batch[name] for name in tokenizer.model_input_names if name in batch}

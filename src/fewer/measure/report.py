@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from fewer.measure.blocks import SYSTEMS, Block, Row, blocks, first_metric, metric_names
 from fewer.measure.cells import ABSENT, Cell, column_names, grid, headline, lines
+from fewer.measure.notes import notes
+from fewer.measure.page import visible
 from fewer.measure.sweeps import curve_lines
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ def table(rows: Sequence[Row]) -> Table:
     names = column_names(found)
     columns = [name for name in SYSTEMS if any(name in block.systems for block in found)]
     several = len(found) != 1
-    drawn = Table(caption=_caption(found))
+    drawn = Table(title=_conditions(found), caption=_caption(found))
     drawn.add_column("" if several else Text(found[0].runs))
     for column in columns:
         drawn.add_column(Text(names[column]), justify="right")
@@ -94,13 +96,28 @@ def write_html(rows: Sequence[Row], path: str | Path, *, title: str = "What it c
         lines={block.number: lines(block, block.systems) for block in found},
         headline=headline(found[0]) if len(found) == 1 else [],
         summary=_summary(found),
-        caption=_caption(found),
+        caption="; ".join(filter(None, (_conditions(found), _caption(found)))),
         drawings=_drawings(found),
         latency={block.number: figures.latency(block) for block in found},
         swept=_sweeps(found),
+        notes={block.number: notes(block.rows) for block in found},
         provenance=[(block, row, _provenance(row)) for block in found for row in block.rows],
         raw="\n".join(json.dumps(dict(row), default=str) for row in rows),
     )
+
+
+def _conditions(found: Sequence[Block]) -> str | None:
+    """Name the precision, the kernels and the number of threads, where all rows share them."""
+    rows = [row for block in found for row in block.rows]
+    values = {name: {row.get(name) for row in rows} for name in ("precision", "kernels", "threads")}
+    shared = {name: found.pop() for name, found in values.items() if len(found) == 1}
+    threads = shared.get("threads")
+    parts = [
+        shared.get("precision"),
+        shared.get("kernels") and f"kernels: {shared['kernels']}",
+        threads and f"{threads} thread{'s' * (threads > 1)}",
+    ]
+    return ", ".join(visible(str(part)) for part in parts if part) or None
 
 
 def _caption(found: Sequence[Block]) -> str | None:
@@ -108,6 +125,8 @@ def _caption(found: Sequence[Block]) -> str | None:
     notes = []
     if any(system.latency for system in systems):
         notes.append("ms a batch: median (p5-p95); faster or slower than packed")
+    if any(system.changed is not None for system in systems):
+        notes.append("answers changed: against padded HF")
     if any(mean.spread is not None for one in systems for mean in one.metrics.values()):
         notes.append("±: standard deviation over the runs")
     return "; ".join(notes) or None
@@ -174,6 +193,7 @@ def _provenance(row: Row) -> dict[str, str]:
         "data": f"{data.get('source')}, {data.get('rows')} rows, hash {data.get('hash')}",
         "precision": row.get("precision"),
         "commit": _commit(row),
+        "kernels": row.get("kernels"),
         "processor": row.get("processor"),
         "threads": row.get("threads"),
         "versions": versions,

@@ -58,10 +58,14 @@ def describe(
     encoded: Dataset,
     max_length: int,
     seed: int,
+    precision: str = "fp32",
+    kernels: str | None = None,
 ) -> dict[str, Any]:
     """Begin a result row: everything but what the systems did.
 
     `table` holds the rows as they came (they are fingerprinted), `encoded` their tokens.
+    `precision` and `kernels` are those of the model that is measured (`precision_of`, `kernels_of`
+    of `fewer.inference`).
     """
     from fewer.config import method_to
     from fewer.measure.evaluate import histogram
@@ -71,7 +75,8 @@ def describe(
         "kind": kind,
         **provenance(),
         "seed": seed,
-        "precision": "fp32",
+        "precision": precision,
+        **({} if kernels is None else {"kernels": kernels}),
         "data": {"source": source, "hash": data_hash(table), "rows": len(table)},
         "model": model,
         "method": method_to(method),

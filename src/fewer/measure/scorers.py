@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import singledispatch
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fewer.tasks.classification import TextClassification
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Scorer", "SpanScorer", "TagScorer", "TextScorer", "scorer_of"]
 
 Batches = Sequence[Sequence[int]]
+SAME_NUMBER = 0.1  # answers of regression are the same within this share of their deviation
+ROUNDING = 1e-6
 
 
 class Scorer(Protocol):
@@ -46,6 +49,14 @@ class Scorer(Protocol):
         """Score answers, of the texts `rows` or of all; higher is better."""
         ...
 
+    def changed(self, answers: Any, reference: Any) -> float:
+        """Return the share of answers that differ from the reference's, in [0, 1]."""
+        ...
+
+    def remark(self, answers: Any) -> str:
+        """Say what is wrong with answers that are all alike; "" where they are not."""
+        ...
+
 
 @dataclass(frozen=True)
 class TextScorer:
@@ -53,6 +64,7 @@ class TextScorer:
 
     labels: Sequence[float]
     regression: bool = False
+    label_names: Sequence[str] = ()
 
     def texts(self, encoded: Dataset) -> list[int]:
         """Count: each row is a text."""
@@ -78,6 +90,23 @@ class TextScorer:
         own = range(len(self.labels)) if rows is None else rows
         wanted = [self.labels[row] for row in own]
         return score(answers[list(own)].numpy(), wanted, regression=self.regression)
+
+    def changed(self, answers: Tensor, reference: Tensor) -> float:
+        """Count other labels; of numbers those farther off than a tenth of their deviation."""
+        if not self.regression:
+            return float((answers.argmax(-1) != reference.argmax(-1)).double().mean())
+        tolerance = SAME_NUMBER * float(reference.std(correction=0)) + ROUNDING
+        return float(((answers - reference).abs() > tolerance).double().mean())
+
+    def remark(self, answers: Tensor) -> str:
+        """Name the label that every text gets."""
+        if len(answers) < 2:
+            return ""
+        if self.regression:
+            return "every text gets the same number" if not answers.std(correction=0) else ""
+        label, *others = answers.argmax(-1).unique().tolist()
+        name = repr(self.label_names[label]) if self.label_names else f"number {label}"
+        return "" if others else f"every text gets the label {name}"
 
 
 @dataclass(frozen=True)
@@ -112,7 +141,23 @@ class TagScorer:
         from fewer.tasks.tag_metrics import score_tags
 
         own = range(len(self.tags)) if rows is None else rows
-        return score_tags([answers[row] for row in own], [self.tags[row] for row in own])
+        answered, wanted = ([tags[row] for row in own] for tags in (answers, self.tags))
+        return score_tags(answered, wanted, self.label_names)
+
+    def changed(
+        self, answers: Sequence[Sequence[str]], reference: Sequence[Sequence[str]]
+    ) -> float:
+        """Count words with another tag."""
+        pairs = list(zip(chain(*answers), chain(*reference), strict=True))
+        return sum(tag != other for tag, other in pairs) / max(len(pairs), 1)
+
+    def remark(self, answers: Sequence[Sequence[str]]) -> str:
+        """Say that no entity was predicted, or name the tag that every word gets."""
+        tags = set(chain(*answers))
+        if len(tags) != 1:
+            return ""
+        (tag,) = tags
+        return "no entity was predicted" if tag == "O" else f"every word gets the tag {tag!r}"
 
 
 @dataclass(frozen=True)
@@ -150,6 +195,17 @@ class SpanScorer:
         ids = self.rows["id"][:]
         return score_answers({ids[row]: answers[row] for row in own}, self.rows.select(own))
 
+    def changed(self, answers: Sequence[str], reference: Sequence[str]) -> float:
+        """Count answers of other words, as SQuAD compares them."""
+        from fewer.tasks.qa_metrics import words_of
+
+        pairs = list(zip(answers, reference, strict=True))
+        return sum(words_of(text) != words_of(other) for text, other in pairs) / max(len(pairs), 1)
+
+    def remark(self, answers: Sequence[str]) -> str:
+        """Say that every answer is empty."""
+        return "" if any(answers) else "every answer is empty"
+
 
 @singledispatch
 def scorer_of(task: Task, table: Dataset) -> Scorer:
@@ -159,7 +215,7 @@ def scorer_of(task: Task, table: Dataset) -> Scorer:
 
 @scorer_of.register(TextClassification)
 def _(task: TextClassification, table: Dataset) -> Scorer:
-    return TextScorer(task.labels(table), task.regression)
+    return TextScorer(task.labels(table), task.regression, task.label_names)
 
 
 @scorer_of.register(Tagging)

@@ -10,13 +10,23 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "Drawing", "brief", "canvas", "drawing", "spare_room"]
+__all__ = [
+    "COLOURS",
+    "Drawing",
+    "Label",
+    "brief",
+    "canvas",
+    "drawing",
+    "label_points",
+    "spare_room",
+]
 
 # Each follows the page's variable of the same name, --ink; alone, the SVG keeps these. Those for
 # text and marks have a contrast of 4.5 on white, and the colour-blind tell them apart.
@@ -79,13 +89,85 @@ def drawing(figure: Figure, *, title: str, alt: str, note: str = "") -> Drawing:
 def spare_room(axes: Axes, values: Sequence[float]) -> None:
     """Leave room for the labels, and let no difference in the third digit fill the height."""
     axes.margins(x=0.1, y=0.2)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, max(axes.get_xlim()[1], 1.05 * axes.dataLim.x1))  # of markers none is cut
     axes.xaxis.set_major_formatter("{x:,g}")
     low, high = axes.get_ylim()
     least = 0.05 * max(map(abs, values))
     if high - low < least:
         middle = (low + high) / 2
         axes.set_ylim(middle - least / 2, middle + least / 2)
+
+
+@dataclass(frozen=True)
+class Label:
+    """A text beside a point."""
+
+    text: str
+    point: tuple[float, float]
+    colour: str
+
+
+# Where a label may stand, in points from its point, and which of its sides is there.
+_PLACES = (
+    *((0, 6, "center"), (0, -16, "center"), (7, -5, "left"), (-7, -5, "right")),
+    *((0, 17, "center"), (0, -27, "center"), (0, 28, "center"), (0, -38, "center")),
+)
+_LETTER, _LINE, _MARK = 5.4, 10.0, 8.0  # sizes in points of the font and the markers, about
+Box = tuple[float, float, float, float]  # left, bottom, right, top
+
+
+def label_points(axes: Axes, labels: Sequence[Label], *, all_shown: bool = True) -> None:
+    """Write labels beside their points, so that none covers another or another's point.
+
+    Call it when the axes have their limits. A label that finds no free place is left out, or with
+    `all_shown` stands where it covers least.
+    """
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    across, up = 0.85 * 72 * WIDTH / (right - left), 0.8 * 72 * HEIGHT / (high - low)
+    places = [((x - left) * across, (y - low) * up) for x, y in (one.point for one in labels)]
+    half = _MARK / 2
+    marks = {(x - half, y - half, x + half, y + half) for x, y in places}
+    taken: list[Box] = []
+    for label, (x, y) in zip(labels, places, strict=True):
+        others = [*taken, *(mark for mark in marks if not _covers(mark, (x, y, x, y)))]
+        boxes = [_box(label.text, x + dx, y + dy, side) for dx, dy, side in _PLACES]
+        costs = [
+            sum(map(partial(_overlap, box), others))
+            + 100 * (box[2] > across * (right - left) * 1.2)
+            for box in boxes
+        ]
+        best = min(range(len(costs)), key=costs.__getitem__)  # the first of those that are free
+        if costs[best] and not all_shown:
+            continue
+        taken.append(boxes[best])
+        dx, dy, side = _PLACES[best]
+        axes.annotate(
+            label.text,
+            label.point,
+            (dx, dy),
+            textcoords="offset points",
+            ha=side,
+            color=label.colour,
+            parse_math=False,
+        )
+
+
+def _box(text: str, x: float, y: float, side: str) -> Box:
+    width = _LETTER * len(text)
+    start = x - {"left": 0.0, "center": width / 2, "right": width}[side]
+    return start, y - 1, start + width, y - 1 + _LINE
+
+
+def _overlap(one: Box, other: Box) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(width, 0.0) * max(height, 0.0)
+
+
+def _covers(mark: Box, other: Box) -> bool:
+    return (
+        mark[0] <= other[0] and mark[1] <= other[1] and mark[2] >= other[2] and mark[3] >= other[3]
+    )
 
 
 def brief(name: str) -> str:

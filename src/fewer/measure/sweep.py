@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["BUCKETS", "Depths", "sweep"]
+__all__ = ["BUCKETS", "Depths", "present_threshold", "sweep"]
 
 # Lengths in tokens, as the Magic Pyramid paper tells short, middle and long texts apart.
 BUCKETS = ((1, 35), (36, 70), (71, None))
@@ -68,13 +68,17 @@ def sweep(
     scorer: Scorer,
     *,
     thresholds: Sequence[float] | None = None,
+    besides: Sequence[float] = (),
+    dense: Any = None,
 ) -> list[dict[str, Any]]:
     """Measure a model at every threshold of its method, from never on: one point each.
 
     A point holds the metrics of all texts and of either half of them (those of even and of odd
     number: choose a threshold on one, report it on the other), mean FLOPs with the heads' share,
-    mean layers read, how many texts left after each layer, and the same by length. The given model
-    is not changed. Raises `ValueError` for a model without a threshold.
+    mean layers read, how many texts left after each layer, and the same by length. `thresholds`
+    take the place of the method's grid, `besides` are measured too. With the answers of a `dense`
+    model each point also says which share of answers changed. The given model is not changed.
+    Raises `ValueError` for a model without a threshold.
     """
     system = copy.deepcopy(model).eval()
     own = attachment(system)
@@ -86,19 +90,25 @@ def sweep(
         )
     texts = scorer.texts(encoded)
     points = []
-    for threshold in (dial.never, *(dial.grid if thresholds is None else thresholds)):
-        if threshold != dial.never:
-            adjust(system, threshold=threshold)
-        else:
+    grid = _with(besides, dial.grid if thresholds is None else thresholds)
+    for threshold in (dial.never, *grid):
+        if threshold == dial.never or threshold in besides:  # fitted to a target, it may be outside
             dial.value.fill_(threshold)
+        else:
+            adjust(system, threshold=threshold)
         answers, traces, order = read_all(system, encoded, tokenizer, scorer, f"at {threshold:g}")
         depths = Depths.of(system, traces, [texts[row] for row in order])
         everyone = range(len(depths.tokens))
         point = {
             "threshold": None if threshold == dial.never else threshold,
             **_point(answers, depths, everyone, scorer),
+            **({} if dense is None else {"changed": scorer.changed(answers, dense)}),
             "exits": _histogram(depths.layers, own.shape.num_layers),
-            "halves": [_point(answers, depths, everyone[start::2], scorer) for start in (0, 1)],
+            "halves": [
+                _point(answers, depths, half, scorer)
+                for half in (everyone[::2], everyone[1::2])
+                if half
+            ],
             "buckets": {
                 _name(low, high): _point(answers, depths, rows, scorer)
                 for low, high in BUCKETS
@@ -108,6 +118,27 @@ def sweep(
         }
         points.append(point)
     return points
+
+
+def present_threshold(model: PreTrainedModel) -> float | None:
+    """Return the threshold of an attached model, as its grid writes it; `None`: nothing leaves.
+
+    Raises `ValueError` for a method that has none.
+    """
+    dial = attachment(model).policy.dial()
+    if dial is None:
+        raise ValueError(f"{attachment(model).method} has no threshold")
+    value = float(dial.value)
+    if value == dial.never:
+        return None
+    return next((own for own in dial.grid if float(dial.value.new_tensor(own)) == value), value)
+
+
+def _with(besides: Sequence[float], grid: Sequence[float]) -> list[float]:
+    """Add thresholds to a grid that has a direction, from strict to eager."""
+    grid = list(grid)
+    eager_is_high = not grid or grid[0] <= grid[-1]
+    return sorted({*grid, *besides}, reverse=not eager_is_high)
 
 
 def _point(answers: Any, depths: Depths, rows: Sequence[int], scorer: Scorer) -> dict[str, Any]:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fewer.measure.page import visible
-from fewer.measure.svg import COLOURS, HEIGHT, WIDTH, Drawing, brief, canvas, drawing, spare_room
+from fewer.measure.svg import (
+    COLOURS,
+    Drawing,
+    Label,
+    brief,
+    canvas,
+    drawing,
+    label_points,
+    spare_room,
+)
 from fewer.measure.sweeps import data_set, points, score_name, threshold_name
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
     from fewer.measure.blocks import Row
     from fewer.measure.sweeps import Point
 
@@ -47,7 +54,9 @@ def score_against_flops(row: Row) -> Drawing:
         axes.set_xlabel("FLOPs per text, as a share of the dense model's")
         axes.set_ylabel(brief(visible(metric)))
         spare_room(axes, [dense, *up])
-        _label(axes, dots)
+        method = COLOURS["method"]
+        labels = [Label(name, dot, method) for name, dot in dots.items()]
+        label_points(axes, labels, all_shown=False)
         axes.annotate(
             "packed",
             (0, dense),
@@ -121,20 +130,3 @@ def _spread(found: Sequence[Point]) -> list[Point]:
     wanted = [max(read) - step * number for number in range(_SHOWN)]
     chosen = {min(range(len(read)), key=lambda n: abs(read[n] - one)) for one in wanted}
     return [found[number] for number in sorted(chosen)]
-
-
-def _label(axes: Axes, dots: dict[str, tuple[float, float]]) -> None:
-    """Write thresholds above or below their dots, leaving out those that would cover another."""
-    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    width, height = 0.85 * 72 * WIDTH, 0.8 * 72 * HEIGHT  # of the axes in points, about
-    taken: list[tuple[float, float]] = []
-    for name, (x, y) in dots.items():
-        for lift in (6, -13):
-            place = x / (right - left) * width, (y - low) / (high - low) * height + lift
-            if all(abs(place[0] - a) > 22 or abs(place[1] - b) > 10 for a, b in taken):
-                break
-        else:
-            continue
-        taken.append(place)
-        style: dict[str, Any] = {"textcoords": "offset points", "ha": "center"}
-        axes.annotate(name, (x, y), (0, lift), color=COLOURS["method"], **style)

@@ -38,6 +38,7 @@ __all__ = [
 Point = Mapping[str, Any]
 
 MOST_LOST = 1.0  # points of the score, hundredths
+SAVED = " (saved)"  # marks the threshold of the model as it was loaded
 _ROUNDING = 1e-9  # 0.91 - 0.01 may be a little above 0.9
 _FIRST_PHASE = "0-dense"  # folder of a run's dense fine-tune, after which its method trains on
 _SAME_FLOPS = 1e-4  # relative; rows hold means of fp32 counts
@@ -208,12 +209,19 @@ def curve_table(row: Row) -> str:
 
 
 def curve_lines(row: Row) -> list[list[str]]:
-    """Lay out a row's curve: heads, then a line a threshold."""
-    metric = score_name(row)
-    lines = [["threshold", metric, "FLOPs, dense = 1", "FLOPs", "layers read"]]
+    """Lay out a row's curve: heads, then a line a threshold; the one that was saved is marked."""
+    metric, saved = score_name(row), row.get("saved_threshold")
+    changed = any("changed" in point for point in points(row))
+    heads = ["threshold", metric, *(["answers changed"] * changed)]
+    lines = [[*heads, "FLOPs, dense = 1", "FLOPs", "layers read"]]
     for point in points(row):
         share = point["flops_per_text"] / point["dense_flops_per_text"]
-        told = [threshold_name(point["threshold"]), f"{point['metrics'][metric]:.4f}"]
+        name = threshold_name(point["threshold"])
+        if "saved_threshold" in row and point["threshold"] == saved:
+            name += SAVED
+        told = [name, f"{point['metrics'][metric]:.4f}"]
+        if changed:
+            told.append(f"{point['changed']:.2%}" if "changed" in point else ABSENT)
         lines.append([*told, f"{share:.3f}", _fewer(point), f"{point['layers_read']:.2f}"])
     return lines
 

@@ -17,6 +17,7 @@ from fewer.measure.lineup import OURS, Lineup, reason
 from fewer.measure.peers import REFERENCE, Inputs, Runner
 from fewer.measure.turns import draw, once, rotated, spread
 from fewer.native.library import clocked
+from fewer.progress import track
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -98,15 +99,10 @@ def answers(
     runner: Runner, encoded: Dataset, tokenizer: PreTrainedTokenizerBase, *, title: str
 ) -> Tensor:
     """Return a system's logits (texts, C) in fp32, in the order of the rows."""
-    from rich.progress import track
-
     order = torch.argsort(torch.tensor(encoded["length"]), stable=True).tolist()
     walk = list(batches(encoded, tokenizer, order, 32))
     with torch.inference_mode():
-        logits = [
-            runner.call(inputs).float().clone()
-            for _, inputs in track(walk, description=title, transient=True)
-        ]
+        logits = [runner.call(inputs).float().clone() for _, inputs in track(walk, title)]
     return torch.cat(logits)[torch.argsort(torch.tensor(order))]
 
 
@@ -157,11 +153,9 @@ def _pool(
 
 def _checked(lineup: Lineup, pool: Sequence[Batch]) -> dict[str, dict[str, Any]]:
     """Run every batch once by every system and hold the answers against the reference."""
-    from rich.progress import track
-
     reference = _logits(lineup.runners[REFERENCE], pool)
     found = {}
-    for name in track(list(lineup.runners), description="comparing answers", transient=True):
+    for name in track(list(lineup.runners), "comparing answers"):
         try:
             logits = _logits(lineup.runners[name], pool)
         except Exception as error:  # named, not fatal
@@ -189,11 +183,9 @@ def _times(
     runners: Mapping[str, Runner], pool: Sequence[Batch], runs: int, title: str
 ) -> dict[str, list[float]]:
     """Take milliseconds in whole rounds of the pool: `times[name][turn]`, batch turn % pool."""
-    from rich.progress import track
-
     taken: dict[str, list[float]] = {name: [] for name in runners}
     turns = -(-runs // len(pool)) * len(pool)
-    for turn in track(range(turns), description=title, transient=True):
+    for turn in track(range(turns), title):
         inputs = pool[turn % len(pool)].inputs
         for name in rotated(list(runners), turn):
             if torch.get_num_threads() > 1:

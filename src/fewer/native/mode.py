@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
-__all__ = ["only_numbers_matter"]
+__all__ = ["as_in_training", "only_numbers_matter"]
 
 
 def only_numbers_matter() -> bool:
@@ -16,4 +17,15 @@ def only_numbers_matter() -> bool:
         torch.is_grad_enabled()
         or torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None
+    )
+
+
+def as_in_training(*modules: object) -> bool:
+    """Tell whether to compute as a pass with gradients does, to the last bit.
+
+    So also without gradients where a module is in training mode: gradient caching runs such a pass
+    again, with gradients.
+    """
+    return torch.is_grad_enabled() or any(
+        isinstance(module, nn.Module) and module.training for module in modules
     )

@@ -14,16 +14,17 @@ from torch import Tensor, nn
 from fewer.native.library import Isa, best
 from fewer.native.maps import Weight, linear
 from fewer.native.mode import only_numbers_matter
+from fewer.native.plain import has_own_tensors, is_plain_tensor
 from fewer.native.stamp import Stamp
 
-__all__ = ["RowwiseLinear", "is_plain", "swap_back", "swap_in"]
+__all__ = ["RowwiseLinear", "swap_back", "swap_in"]
 
 
 class RowwiseLinear(nn.Linear):
     """An `nn.Linear` whose fp32 inference on a CPU treats every row alike."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Multiply; with gradients, or in another dtype, as `nn.Linear` does."""
+        """Multiply; with gradients, in training, or in another dtype, as `nn.Linear` does."""
         isa = best(torch.float32)
         if isa is None or not self._fits(input):
             return super().forward(input)
@@ -32,7 +33,9 @@ class RowwiseLinear(nn.Linear):
 
     def _fits(self, input: Tensor) -> bool:
         return (
-            only_numbers_matter()
+            not self.training  # gradient caching runs a pass again, with gradients: the same bits
+            and only_numbers_matter()
+            and has_own_tensors(self)
             and input.dtype is self.weight.dtype is torch.float32
             and input.device.type == self.weight.device.type == "cpu"
             and input.shape[-1:] == (self.in_features,) == self.weight.shape[1:]
@@ -52,25 +55,13 @@ class RowwiseLinear(nn.Linear):
         return state
 
 
-def is_plain(parameter: Tensor) -> bool:
-    """Tell whether a parameter holds floats on a CPU, and is not a quantised tensor in disguise.
-
-    Numbers of 64 bits would lose some.
-    """
-    return (
-        type(parameter.data) is Tensor
-        and parameter.dtype in (torch.float32, torch.bfloat16, torch.float16)
-        and parameter.device.type == "cpu"
-    )
-
-
 def swap_in(model: nn.Module) -> None:
     """Let every plain `nn.Linear` of a model treat rows alike, in place.
 
     Those of the layers too: they are not called while the packed ones are.
     """
     for module in model.modules():
-        if type(module) is nn.Linear and is_plain(module.weight):
+        if type(module) is nn.Linear and is_plain_tensor(module.weight):
             module.__class__ = RowwiseLinear
 
 

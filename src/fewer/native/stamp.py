@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fewer.native.library import sample
+from fewer.native.plain import changes_forward
 
 __all__ = ["Stamp"]
 
@@ -33,7 +34,7 @@ class Stamp:
         self._versions = [(one, _version(one)) for one in tensors]
         ours = [one for one in tensors if _lies_here(one)]
         self._places = [(one, one.data_ptr()) for one in ours]
-        self._hooks = [_hooks(module) for module in modules]
+        self._changed = [changes_forward(module) for module in modules]
         self._sample = sample([one for one in ours if one.is_contiguous()])
         self._numbers = self._sample()
 
@@ -49,7 +50,7 @@ class Stamp:
             and all(held.get(name) is part for held, name, part in self._parts)
             and all(one.data_ptr() == place for one, place in self._places)
             and all(_version(one) == version for one, version in self._versions)
-            and [_hooks(module) for module in self._modules] == self._hooks
+            and [changes_forward(module) for module in self._modules] == self._changed
             and self._sample() == self._numbers
         )
 
@@ -62,8 +63,3 @@ def _lies_here(tensor: Tensor) -> bool:
 
 def _version(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
-
-
-def _hooks(module: nn.Module) -> int:
-    patched = "forward" in module.__dict__
-    return len(module._forward_hooks) + len(module._forward_pre_hooks) + patched

@@ -210,10 +210,10 @@ class PassageIndex:
         asked = self._asked(questions, ids)
         said: dict[int, WindowLogits] = {}
         lengths = [len(one.row["input_ids"]) for one in asked]
-        with evaluating(self.model), torch.inference_mode():
+        with evaluating(self.model) as reader, torch.inference_mode():
             for numbers in token_budget_batches(lengths, token_budget):
                 batch = [asked[number] for number in numbers]
-                said.update(zip(numbers, self._pass(batch, kept), strict=True))
+                said.update(zip(numbers, self._pass(reader, batch, kept), strict=True))
         found: list[list[WindowLogits]] = [[] for _ in ids]
         for number, one in enumerate(asked):
             found[one.number].append(said[number])
@@ -250,16 +250,16 @@ class PassageIndex:
             )
         return found
 
-    def _pass(self, batch: Sequence[_Asked], kept: bool) -> Iterator[WindowLogits]:
+    def _pass(
+        self, reader: PreTrainedModel, batch: Sequence[_Asked], kept: bool
+    ) -> Iterator[WindowLogits]:
         """Read one batch."""
         states = [one.window.hidden for one in batch]
         places = [one.window.left["places"].long() for one in batch]
         known = Known(self.contents.lower, states, places)
         inputs = padded([one.row for one in batch], self.tokenizer)
         with knowing(known) if kept else nullcontext():
-            output = self.model(
-                **{name: values.to(self.model.device) for name, values in inputs.items()}
-            )
+            output = reader(**{name: values.to(reader.device) for name, values in inputs.items()})
         starts, ends = (
             logits.float().cpu().numpy() for logits in (output.start_logits, output.end_logits)
         )

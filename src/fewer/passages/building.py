@@ -31,6 +31,7 @@ from fewer.passages.store import (
     written_places,
 )
 from fewer.prediction import TOKEN_BUDGET
+from fewer.progress import track
 from fewer.scheduling import token_budget_batches
 from fewer.tasks.texts import check_strings, clean
 
@@ -188,10 +189,8 @@ def _chunks(passages: Iterable[tuple[str, str]]) -> Iterator[dict[str, str]]:
 def _tracked(
     passages: Mapping[str, str] | Iterable[tuple[str, str]], progress: bool
 ) -> Iterable[tuple[str, str]]:
-    from rich.progress import track
-
     pairs = list(passages.items()) if isinstance(passages, Mapping) else passages
-    return track(pairs, description="index", transient=True, disable=not progress)
+    return track(pairs, "index", shown=progress)
 
 
 def _made(folder: Path) -> Path:

@@ -64,9 +64,9 @@ def lower_layers(model: PreTrainedModel) -> int:
 
 def read_lower(model: PreTrainedModel, batch: Mapping[str, Tensor], lower: int) -> list[Left]:
     """Read a batch of pairs through the lower layers: what is left of each second text."""
-    own, encoder = attachment(model), parts(model)[1]
-    backbone = own.backbone(encoder)
-    with evaluating(model), torch.inference_mode():
+    with evaluating(model) as reader, torch.inference_mode():
+        own, encoder = attachment(reader), parts(reader)[1]
+        backbone = own.backbone(encoder)
         tokens = pack(
             backbone,
             batch["input_ids"],

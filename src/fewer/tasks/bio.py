@@ -3,22 +3,21 @@
 `B-X` begins a mention of type X, `I-X` continues one, `O` is in none. `I-X` is legal only after
 `B-X` or `I-X`, and never first. Where a label set has `I-X` but no `B-X` (the IO scheme), `I-X` may
 stand anywhere. Other names are free, and so are all of other schemes (BIOES, BMES, word classes).
+Tags may be spelled in any way that `tag_scheme` knows: `B-X`, `b_x`, `B` alone.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fewer.tasks.tag_scheme import OUTSIDE, canonical
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
-
-_MENTION = re.compile(r"[BI]-.")
-_OTHER_SCHEME = re.compile(r"[ESMLU]-.")  # their I-X has other neighbours
 
 
 def is_bio(label_names: Iterable[str]) -> bool:
@@ -27,8 +26,8 @@ def is_bio(label_names: Iterable[str]) -> bool:
     >>> is_bio(["O", "B-PER", "I-PER"]), is_bio(["NOUN", "VERB"]), is_bio(["O", "B-X", "E-X"])
     (True, False, False)
     """
-    names = list(label_names)
-    return any(map(_MENTION.match, names)) and not any(map(_OTHER_SCHEME.match, names))
+    prefixes = {tag[0] for tag in canonical(label_names).values() if tag != OUTSIDE}
+    return bool(prefixes) and prefixes <= {"B", "I"}  # in other schemes I-X has other neighbours
 
 
 def legal(label_names: Sequence[str]) -> NDArray[np.bool_]:
@@ -65,17 +64,57 @@ def decode(log_probabilities: ArrayLike, label_names: Sequence[str]) -> list[int
     return _viterbi(scores, first, moves)
 
 
-def repair(tags: Sequence[str]) -> list[str]:
+def repair(tags: Sequence[str], label_names: Iterable[str] | None = None) -> list[str]:
     """Let each `I-X` that continues nothing begin a mention, `B-X`, as conlleval reads it.
+
+    So tags of IOB1 become BIO. Where `label_names` are given, only a `B-X` among them is taken.
 
     >>> repair(["I-PER", "I-PER", "O", "B-LOC", "I-ORG"])
     ['B-PER', 'I-PER', 'O', 'B-LOC', 'B-ORG']
     """
-    heads = [("O", *tags)[place] for place in range(len(tags))]
+    if label_names is None:
+        label_names = {*tags, *(f"B-{tag[2:]}" for tag in tags if tag[:2] == "I-" and tag[2:])}
+    heads = heads_of(label_names)
+    before = ["", *tags]
     return [
-        f"B-{tag[2:]}" if tag[:2] == "I-" and head not in (f"B-{tag[2:]}", tag) else tag
-        for head, tag in zip(heads, tags, strict=True)
+        heads[tag] if tag in heads and before[place] not in (heads[tag], tag) else tag
+        for place, tag in enumerate(tags)
     ]
+
+
+def heads_of(label_names: Iterable[str]) -> dict[str, str]:
+    """Return the `B-X` of each `I-X` that has one.
+
+    >>> heads_of(["O", "B-X", "I-X", "I-Y"])
+    {'I-X': 'B-X'}
+    """
+    spelled = canonical(label_names)
+    names = {tag: name for name, tag in spelled.items()}
+    return {
+        name: names[f"B-{tag[2:]}"]
+        for name, tag in spelled.items()
+        if tag[:2] == "I-" and f"B-{tag[2:]}" in names
+    }
+
+
+def count_starts(sentences: Iterable[Sequence[str]], label_names: Iterable[str]) -> tuple[int, int]:
+    """Count the mentions that begin with `I-X` though there is a `B-X`, and those with `B-X`.
+
+    A `B-X` right behind a mention of its type is not counted: IOB1 writes it too. So tags of IOB1
+    have some of the first and none of the second.
+
+    >>> count_starts([["I-X", "B-X", "O", "I-X"]], ["O", "B-X", "I-X"])
+    (2, 0)
+    """
+    heads = heads_of(label_names)
+    types = {**heads, **{head: head for head in heads.values()}}
+    with_inside = with_head = 0
+    for tags in sentences:
+        for before, tag in zip(["", *tags], tags, strict=False):
+            if tag in types and types.get(before) != types[tag]:
+                with_inside += tag in heads
+                with_head += tag not in heads
+    return with_inside, with_head
 
 
 def _viterbi(
@@ -103,9 +142,9 @@ def _rules(names: tuple[str, ...]) -> tuple[NDArray[np.bool_], NDArray[Any]]:
     first = np.ones(len(names), dtype=np.bool_)
     moves = np.ones((len(names), len(names)), dtype=np.bool_)
     if is_bio(names):
+        heads = heads_of(names)
         for after, name in enumerate(names):
-            head = f"B-{name[2:]}"
-            if name.startswith("I-") and head in names:
+            if name in heads:
                 first[after] = False
-                moves[:, after] = [before in (head, name) for before in names]
+                moves[:, after] = [before in (heads[name], name) for before in names]
     return first, moves

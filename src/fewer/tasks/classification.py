@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeGuard
 
 from fewer.names import nearest
-from fewer.tasks.columns import column_values, few, known_column
+from fewer.tasks.columns import column_values, few, is_null_name, known_column
 from fewer.tasks.texts import Overlong, check_strings, encode_texts
 
 if TYPE_CHECKING:
@@ -42,6 +43,15 @@ TEXT_COLUMNS = (
 LABEL_COLUMNS = ("label", "labels", "target", "class", "category", "score", "rating", "stars")
 
 _MOST_CLASSES = 1000
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
+_UNNAMED = re.compile(
+    r"unnamed: \d+(\.1)?"
+)  # what pandas and `read_rows` call a column without a name
+_MULTI_LABEL = (
+    "several labels per row are not supported by infer. Give fewer.fit a Dataset of your own, with "
+    "the tokenizer's columns and a column 'labels' of 0.0 and 1.0 for each class, and a model with "
+    "problem_type='multi_label_classification'."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +129,13 @@ class TextClassification:
         return encoded.add_column("labels", labels) if training else encoded
 
     def labels(self, rows: Dataset) -> list[int] | list[float]:
-        """Read the labels: indices of `label_names`, or numbers for regression."""
+        """Read the labels: indices of `label_names`, or numbers for regression.
+
+        Raises `ValueError` that names the row of a label that is missing, NaN or unknown.
+        """
         values = column_values(rows, self.label)
+        for row, value in enumerate(values):
+            _check_one_label(value, row, self.label)
         if self.regression:
             return [_number(value, row, self.label) for row, value in enumerate(values)]
         indices = self._indices()
@@ -180,10 +195,22 @@ def _label_column(rows: Dataset, label: str | None) -> str:
     for name in LABEL_COLUMNS:
         if name in written:
             return written[name]
+    binary = [name for name in rows.column_names if _is_binary(rows, name)]
+    several = f" {few(binary)} hold 0 and 1: {_MULTI_LABEL}" if len(binary) > 1 else ""
     raise ValueError(
-        f"no column looks like the label: the rows have {few(rows.column_names)}; "
-        f"looked for {few(LABEL_COLUMNS)}. Say which it is: label='...'"
+        "no column looks like the label, and training and scoring need labels, even for methods "
+        f"that learn without them (FastBERT): the rows have {few(rows.column_names)}; "
+        f"looked for {few(LABEL_COLUMNS)}. Say which it is: label='...'{several and '.'}{several}"
     )
+
+
+def _is_binary(rows: Dataset, name: str) -> bool:
+    """Tell whether a column holds both 0 and 1 and nothing else, as numbers or as text."""
+    head = rows[name][:1000]  # most other columns show another value in their first rows
+    binary = all(isinstance(value, str | int | float) for value in head) and {
+        _name(value) for value in head
+    } <= {"0", "1"}
+    return binary and {_name(value) for value in rows[name][:]} == {"0", "1"}
 
 
 def _text_columns(
@@ -202,7 +229,11 @@ def _text_columns(
     for first in TEXT_COLUMNS:
         if first in free:
             return free[first], text_pair
-    strings = [name for name in free.values() if _is_string(rows, name)]
+    strings = [
+        name
+        for name in free.values()
+        if _is_string(rows, name) and not _UNNAMED.fullmatch(name.lower())
+    ]
     if len(strings) == 1:
         return strings[0], text_pair
     raise ValueError(
@@ -237,7 +268,8 @@ def _names(rows: Dataset, label: str) -> tuple[str, ...]:
         return tuple(feature.names)
     values = column_values(rows, label)
     for row, value in enumerate(values):
-        if not (isinstance(value, str | int) or _is_whole(value)) or not str(value).strip():
+        _check_one_label(value, row, label)
+        if not (isinstance(value, str | int) or _is_whole(value)) or is_null_name(str(value)):
             raise ValueError(
                 f"column {label!r}, row {row} (the first is 0): wanted a label, a string or an "
                 f"integer, got {value!r} ({type(value).__name__}). Mend or remove the row; for "
@@ -255,7 +287,41 @@ def _names(rows: Dataset, label: str) -> tuple[str, ...]:
             f"{_MOST_CLASSES} classes are wanted. Choose another column, or say regression=True if "
             "these are numbers on a scale."
         )
+    _check_spelling(names, label)
     return tuple(names)
+
+
+def _check_spelling(names: list[str], label: str) -> None:
+    """Raise `ValueError` for one class in two spellings, and for numbers with a decimal comma."""
+    stripped: dict[str, str] = {}
+    for name in names:
+        other = stripped.setdefault(name.strip(), name)
+        if other != name:
+            raise ValueError(
+                f"column {label!r}: labels must differ by more than blanks; got {other!r} and "
+                f"{name!r}. Remove the blanks, or say which labels there are: label_names=(...)"
+            )
+    if all(_DECIMAL_COMMA.fullmatch(name) or _is_integer(name) for name in names) and any(
+        map(_DECIMAL_COMMA.fullmatch, names)
+    ):
+        raise ValueError(
+            f"column {label!r}: numbers must be written with a decimal point; got {names[-1]!r}. "
+            "Replace the comma, or say which labels there are: label_names=(...)"
+        )
+
+
+def _check_one_label(value: object, row: int, label: str) -> None:
+    """Raise `ValueError` for a label that is missing, and for several in one row."""
+    if isinstance(value, list | dict | tuple):
+        raise ValueError(
+            f"column {label!r}, row {row} (the first is 0): a row must have one label; got "
+            f"{str(value)[:60]}: {_MULTI_LABEL}"
+        )
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        raise ValueError(
+            f"column {label!r}, row {row} (the first is 0): a label must not be missing; got "
+            f"{value}. Mend or remove the row."
+        )
 
 
 def _strings(rows: Dataset, column: str) -> list[str]:

@@ -65,8 +65,8 @@ def score_answers(predictions: Mapping[str, str], rows: Dataset) -> dict[str, fl
 
 def _score(prediction: str, gold: list[str]) -> tuple[float, float]:
     """Give the F1 and the exact match with the gold answer that is nearest in each."""
-    found = _words(prediction)
-    wanted = [words for words in map(_words, gold) if words] or [[]]
+    found = words_of(prediction)
+    wanted = [words for words in map(words_of, gold) if words] or [[]]
     return max(_f1(found, words) for words in wanted), float(found in wanted)
 
 
@@ -78,6 +78,6 @@ def _f1(found: list[str], wanted: list[str]) -> float:
     return 2 * same / (len(found) + len(wanted))
 
 
-def _words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
     """Split what remains of an answer without case, punctuation and articles."""
     return _ARTICLE.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split()

@@ -8,7 +8,7 @@ knows; `encode` turns them into windows of token ids with the places of the answ
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,7 +17,7 @@ import numpy as np
 from fewer.tasks.columns import DataWarning
 from fewer.tasks.multihop import HOTPOT, MUSIQUE, NOWHERE
 from fewer.tasks.squad import PLAIN, SQUAD, squad_rows
-from fewer.tasks.texts import BATCH_TEXTS, TruncationWarning
+from fewer.tasks.texts import BATCH_TEXTS, EncodedRows, TruncationWarning
 from fewer.tasks.windows import Numbers, TokenisedPair, input_names, tokenise_pairs
 
 if TYPE_CHECKING:
@@ -135,6 +135,29 @@ class QuestionAnswering:
                     spans[row] = start, start + len(text)
                     break
         return spans
+
+
+def encode_pairs(
+    questions: Sequence[str],
+    contexts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    stride: int,
+) -> EncodedRows:
+    """Encode questions to be answered as `QuestionAnswering.encode` does, without a `Dataset`."""
+    columns: dict[str, list[Any]] = {name: [] for name in _features(tokenizer, training=False)}
+    cut: dict[int, int] = {}
+    pairs = tokenise_pairs(questions, contexts, tokenizer, max_length=max_length, stride=stride)
+    for row, pair in enumerate(pairs):
+        if pair.cut:
+            cut[row] = pair.cut
+        for line in _lines(pair, row, None):
+            for name, values in columns.items():
+                value = line[name]
+                values.append(value.tolist() if isinstance(value, np.ndarray) else value)
+    _report(cut, [], len(questions), max_length)
+    return EncodedRows(columns)
 
 
 def infer_question_answering(rows: Dataset) -> QuestionAnswering:

@@ -6,28 +6,27 @@ version of each file, and names no line when it fails.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import difflib
 import gzip
 import hashlib
-import io
 import json
 import re
 import zlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewer.tasks import conll
+from fewer.tasks.columns import excerpt, few
+from fewer.tasks.delimited import read_delimited
 from fewer.tasks.squad import is_squad, squad_objects, storable
 from fewer.tasks.texts import clean
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-_MOST_CSV_CHARS = 2**31 - 1
 
 
 def read_rows(source: str | Path, *, split: str | None = None) -> Dataset:
@@ -96,7 +95,7 @@ def _first_value(text: str) -> Any:
     if start < 0 or text[:start].strip():
         return None
     try:
-        return json.JSONDecoder().raw_decode(text, start)[0]
+        return json.JSONDecoder(object_pairs_hook=_object).raw_decode(text, start)[0]
     except (ValueError, RecursionError):  # reported with its line by who reads the lines
         return None
 
@@ -104,13 +103,22 @@ def _first_value(text: str) -> Any:
 def _parse(path: Path, place: str, text: str) -> Any:
     """Parse JSON; of broken JSON show the place and a piece."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         where = place or f"line {error.lineno}"
-        reason = f"{error.msg} at column {error.colno}, near {_piece(text, error.pos)}"
+        reason = f"{error.msg} at column {error.colno}, near {excerpt(text, error.pos)}"
     except (ValueError, RecursionError) as error:  # numbers of 5,000 digits, 1,000 open brackets
-        where, reason = place or "the list", f"{error}, in {_piece(text)}"
+        where, reason = place or "the list", f"{error}, in {excerpt(text)}"
     raise ValueError(f"{path}, {where}: not valid JSON: {reason}. Mend or remove it.")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object; raise `ValueError` for a key that stands twice, of which JSON keeps one."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} stands twice")
+    return found
 
 
 def _from_objects(path: Path, objects: Iterable[tuple[str, object]]) -> Dataset:
@@ -121,9 +129,14 @@ def _from_objects(path: Path, objects: Iterable[tuple[str, object]]) -> Dataset:
         if not isinstance(value, dict):
             raise ValueError(
                 f'{path}, {place}: wanted an object, {{"text": "...", "label": ...}}, '
-                f"got {_piece(json.dumps(value))}"
+                f"got {excerpt(json.dumps(value))}"
             )
-        row = storable(_cleaned(value))
+        try:
+            row = storable(_cleaned(value))
+        except RecursionError:
+            raise ValueError(
+                f"{path}, {place}: values must not be nested that deep. Mend or remove it."
+            ) from None
         for name in row:
             columns.setdefault(name, [None] * len(places))
         for name, column in columns.items():
@@ -148,62 +161,26 @@ def _from_columns(path: Path, columns: dict[str, list[Any]], places: list[str]) 
             raise ValueError(
                 f"{path}: column {name!r} mixes types: {found}. Write all its values alike."
             )
+    _check_names(path, list(columns))
     try:
         return Dataset.from_dict(columns)
-    except (pa.ArrowException, OverflowError) as error:
+    except (pa.ArrowException, OverflowError, RecursionError) as error:
         raise ValueError(f"{path}: values that no column can hold: {error}") from error
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    """Raise `ValueError` for a column name that stands twice, or that Arrow cuts short."""
+    wrong = [name for name in names if "\0" in name or names.count(name) > 1]
+    if wrong:
+        raise ValueError(
+            f"{path}: column names must be different and without NUL; got {few(wrong)}. Rename it."
+        )
 
 
 def _read_table(path: Path, content: bytes, *, delimiter: str, quoting: int) -> Dataset:
     """Read comma- or tab-separated text: names in the first line, then as many fields in each."""
-    text = io.StringIO(_decode(path, content), newline="")
-    how: Any = {"delimiter": delimiter, "quoting": quoting, "strict": True}  # stubs want literals
-    lines = csv.reader(text, **how)
-    header: list[str] | None = None
-    fields: list[list[str]] = []
-    places: list[str] = []
-    for line, values in list(_numbered(path, lines)):  # to its end, or the limit stays raised
-        if header is None:
-            header = _header(path, values)
-        elif len(values) == len(header):
-            fields.append(values)
-            places.append(f"line {line}")
-        else:
-            hint = " Quote a text that holds a comma." if delimiter == "," else ""
-            raise ValueError(
-                f"{path}, line {line}: wanted {len(header)} fields ({', '.join(header)}), got "
-                f"{len(values)}: {_piece(delimiter.join(values))}.{hint}"
-            )
-    columns = zip(*fields, strict=True) if fields else ()
-    return _from_columns(path, dict(zip(header or (), map(list, columns), strict=False)), places)
-
-
-def _numbered(path: Path, lines: Any) -> Iterator[tuple[int, list[str]]]:
-    """Give the rows of a csv reader that are not blank, each with the line on which it begins."""
-    # 131,072 characters a field is the default; the setting is global, so it is put back
-    limit = csv.field_size_limit(_MOST_CSV_CHARS)
-    line = 1
-    try:
-        for values in lines:
-            if values:
-                yield line, values
-            line = lines.line_num + 1
-    except csv.Error as error:
-        raise ValueError(
-            f"{path}, row that begins on line {line}: {error} (an opening or closing quote amiss?)"
-        ) from None
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _header(path: Path, names: list[str]) -> list[str]:
-    """Check the column names."""
-    twice = [name for name, times in Counter(names).items() if times > 1]
-    if twice or "" in names:
-        raise ValueError(
-            f"{path}, line 1: every column wants a name of its own, got {_piece(', '.join(names))}"
-        )
-    return names
+    text = _decode(path, content)
+    return _from_columns(path, *read_delimited(path, text, delimiter=delimiter, quoting=quoting))
 
 
 def _read_sentences(
@@ -231,14 +208,21 @@ def _read_parquet(path: Path, content: bytes) -> Dataset:
 
     try:
         table = pq.ParquetFile(pa.BufferReader(content)).read()
+        table.validate(full=True)  # text that is not UTF-8
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a parquet file, or a broken one: {error}") from error
+    _check_names(path, table.column_names)
     for index, field in enumerate(table.schema):
         if pa.types.is_dictionary(field.type):  # what pandas calls categorical
             plain = table.column(index).cast(field.type.value_type)
             table = table.set_column(index, field.name, plain)
-    return Dataset(table)
+    try:
+        return Dataset(table)
+    except (ValueError, TypeError, KeyError) as error:  # odd types; broken notes of `datasets`
+        raise ValueError(f"{path}: a column or its notes cannot be read: {error}") from error
 
+
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # that of UTF-32 begins with one
 
 _READERS: dict[str, Callable[[Path, bytes], Dataset]] = {
     ".jsonl": _read_jsonl,
@@ -275,6 +259,11 @@ def _content(path: Path) -> bytes:
 
 def _decode(path: Path, content: bytes) -> str:
     """Decode UTF-8, with or without a byte order mark."""
+    if content[:2] in _UTF16 or content[:200].count(0) > len(content[:200]) // 4:
+        raise ValueError(
+            f"{path}: text must be UTF-8; got what looks like UTF-16 or UTF-32, {content[:20]!r}. "
+            "Save it as UTF-8."
+        )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -296,12 +285,6 @@ def _cleaned(value: Any) -> Any:
     if isinstance(value, dict):
         return {clean(key): _cleaned(item) for key, item in value.items()}
     return value
-
-
-def _piece(text: str, position: int = 0) -> str:
-    """Quote some of a text around a position."""
-    start = max(position - 20, 0)
-    return repr(text[start : start + 60]) + ("..." if len(text) > start + 60 else "")
 
 
 def _looks_like_file(source: str) -> bool:

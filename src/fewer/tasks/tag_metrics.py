@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 
-_ENTITY = re.compile(r"[BIESMLU]-.")
-_SEQEVAL_NAMES = {"M": "I", "L": "E", "U": "S"}  # BMES and BILOU in the letters seqeval knows
+from fewer.tasks.tag_scheme import OUTSIDE, canonical, check_spelling
+
+# BMES, BILOU and BMEWO in the letters seqeval knows
+_SEQEVAL_NAMES = {"M": "I", "L": "E", "U": "S", "W": "S"}
 
 
 def score_tags(
-    predicted: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]
+    predicted: Sequence[Sequence[str]],
+    wanted: Sequence[Sequence[str]],
+    label_names: Iterable[str] = (),
 ) -> dict[str, float]:
     """Score the tags of sentences against the wanted ones; higher is better.
 
-    Tags of entities (BIO, also BIOES, BMES, BILOU): f1, precision, recall over all entities
-    (micro), one being right when its type and both its ends are; read as conlleval reads them
-    (seqeval's default mode): an `I-X` that continues nothing begins an entity. Other tags: f1 is
-    the mean over the tags that occur (macro). Both: accuracy over words. What is undefined is 0.0.
+    Tags of entities (BIO, also BIOES, BMES, BILOU, in any spelling that `tag_scheme.canonical`
+    knows): f1, precision, recall over all entities (micro), one being right when its type and both
+    its ends are; read as conlleval reads them (seqeval's default mode): an `I-X` that continues
+    nothing begins an entity. Other tags: f1 is the mean over the tags that occur (macro). Both:
+    accuracy over words. What is undefined is 0.0. `label_names` are those that could occur: they
+    tell which of the two these tags are, where few occur.
 
     >>> score_tags([["B-PER", "O", "B-LOC"]], [["B-PER", "I-PER", "B-LOC"]])["f1"]
     0.5
@@ -26,8 +31,10 @@ def score_tags(
     _check(predicted, wanted)
     found, right = list(chain(*predicted)), list(chain(*wanted))
     accuracy = sum(a == b for a, b in zip(found, right, strict=True)) / len(right)
-    if _has_entities({*found, *right}):
-        return {**_over_entities(predicted, wanted), "accuracy": accuracy}
+    names = sorted({*found, *right, *label_names})
+    check_spelling(names, "tags")
+    if spelled := canonical(names):
+        return {**_over_entities(predicted, wanted, spelled), "accuracy": accuracy}
     from sklearn.metrics import f1_score
 
     f1 = f1_score(right, found, average="macro", zero_division=0.0)
@@ -35,31 +42,21 @@ def score_tags(
 
 
 def _over_entities(
-    predicted: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]
+    predicted: Sequence[Sequence[str]],
+    wanted: Sequence[Sequence[str]],
+    spelled: Mapping[str, str],
 ) -> dict[str, float]:
-    """Count entities with seqeval."""
+    """Count entities with seqeval, which takes other names for entities, and warns."""
     from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
 
+    known = {name: _SEQEVAL_NAMES.get(tag[0], tag[0]) + tag[1:] for name, tag in spelled.items()}
     precision, recall, f1, _ = precision_recall_fscore_support(
-        [list(map(_for_seqeval, tags)) for tags in wanted],
-        [list(map(_for_seqeval, tags)) for tags in predicted],
+        [[known.get(tag, OUTSIDE) for tag in tags] for tags in wanted],
+        [[known.get(tag, OUTSIDE) for tag in tags] for tags in predicted],
         average="micro",
         zero_division=0,  # "warn" by default
     )
     return {"f1": float(f1), "precision": float(precision), "recall": float(recall)}
-
-
-def _for_seqeval(tag: str) -> str:
-    """Write a tag as seqeval knows it; it takes other names for entities, and warns."""
-    if not _ENTITY.match(tag):
-        return "O"
-    return _SEQEVAL_NAMES.get(tag[0], tag[0]) + tag[1:]
-
-
-def _has_entities(tags: Iterable[str]) -> bool:
-    """Tell tags of entities from others; text without any entity has only O."""
-    names = set(tags)
-    return names == {"O"} or any(map(_ENTITY.match, names))
 
 
 def _check(predicted: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]) -> None:

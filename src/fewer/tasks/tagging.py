@@ -6,12 +6,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fewer.names import nearest
-from fewer.tasks.columns import column_values, few, known_column
+from fewer.tasks import bio
+from fewer.tasks.columns import DataWarning, column_values, few, is_null_name, known_column
+from fewer.tasks.tag_scheme import OUTSIDE, canonical, check_spelling, outside
 from fewer.tasks.words import NO_WORD, Overlong, check_words, encode_words
 
 if TYPE_CHECKING:
@@ -28,8 +31,7 @@ TAG_COLUMNS = (
 IGNORED = -100  # the label that Hugging Face's loss leaves out
 
 _MOST_LABELS = 1000
-_OUTSIDE = "O"
-_PREFIXES = ("B", "I", "M", "L", "E", "U", "S")
+_PREFIXES = "BIMLEUSW"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,7 @@ class Tagging:
     @property
     def neutral(self) -> str:
         """The answer for a word that was cut: "O", or the first label where there is no "O"."""
-        return _OUTSIDE if _OUTSIDE in self.label_names else self.label_names[0]
+        return outside(self.label_names)
 
     def encode(
         self,
@@ -122,7 +124,10 @@ class Tagging:
         return words
 
     def labels(self, rows: Dataset) -> list[list[int]]:
-        """Read the labels of each row's words: indices of `label_names`."""
+        """Read the labels of each row's words: indices of `label_names`.
+
+        Tags of IOB1, where all entities begin with `I-X`, are read as BIO, with a `DataWarning`.
+        """
         known = self._indices()
         words, tags = self.words(rows), column_values(rows, self.tags)
         found = []
@@ -138,7 +143,24 @@ class Tagging:
             if unknown:
                 raise ValueError(self._unknown(row, unknown[0], its_words, its_tags))
             found.append([known[tag] for tag in its_tags])
-        return found
+        return self._in_bio(found)
+
+    def _in_bio(self, labels: list[list[int]]) -> list[list[int]]:
+        """Make BIO of IOB1; other schemes stay as they are."""
+        if not bio.is_bio(self.label_names):
+            return labels
+        names, outputs = self.label_names, self.label2id
+        tags = [[names[label] for label in row] for row in labels]
+        with_inside, with_head = bio.count_starts(tags, names)
+        if with_head or not with_inside:
+            return labels
+        warnings.warn(
+            f"column {self.tags!r}: all {with_inside} entities begin with I, as in IOB1; they are "
+            "read as BIO, where they begin with B",
+            DataWarning,
+            stacklevel=3,
+        )
+        return [[outputs[tag] for tag in bio.repair(row, names)] for row in tags]
 
     def _indices(self) -> dict[Any, int]:
         """Output of all that may stand for a label: names, and indices unless names are numbers."""
@@ -156,11 +178,9 @@ class Tagging:
 
     def _inside(self) -> list[int]:
         """Label of a word's later pieces, for each label of its first."""
-        names = self.label2id
-        return [
-            names.get(f"I-{name[2:]}", index) if name.startswith("B-") else index
-            for name, index in names.items()
-        ]
+        outputs = self.label2id
+        inside = {head: outputs[name] for name, head in bio.heads_of(self.label_names).items()}
+        return [inside.get(name, index) for name, index in outputs.items()]
 
 
 def infer_tagging(
@@ -182,6 +202,7 @@ def infer_tagging(
     tokens = _column(rows, tokens, TOKEN_COLUMNS, "tokens", strings=True)
     tags = _column(rows, tags, TAG_COLUMNS, "tags", strings=False)
     names = tuple(label_names) if label_names is not None else _names(rows, tags)
+    check_spelling(names, f"column {tags!r}" if label_names is None else "label_names")
     return Tagging(tokens=tokens, tags=tags, label_names=names)
 
 
@@ -237,6 +258,12 @@ def _names(rows: Dataset, column: str) -> tuple[str, ...]:
                 f"{numbers[0]!r} ({type(numbers[0]).__name__}). Say what the numbers stand for: "
                 "label_names=(...)"
             )
+        for place, tag in enumerate(tags):
+            if is_null_name(tag):
+                raise ValueError(
+                    f"column {column!r}, row {row}, word {place} (the first is 0): a tag must not "
+                    f"be missing; got {tag!r}. Mend or remove the row."
+                )
         names.update(tags)
     if len(names) < 2:
         raise ValueError(
@@ -248,7 +275,8 @@ def _names(rows: Dataset, column: str) -> tuple[str, ...]:
             f"column {column!r} holds {len(names)} different tags ({few(sorted(names), 3)}); at "
             f"most {_MOST_LABELS} are wanted. Choose another column: tags='...'"
         )
-    return tuple(sorted(names, key=_outside_first))
+    spelled = {name: name for name in names} | canonical(names)
+    return tuple(sorted(names, key=lambda name: _outside_first(name, spelled[name])))
 
 
 def _declared(feature: Any) -> tuple[str, ...] | None:
@@ -284,9 +312,12 @@ def _labels_of_pieces(words: list[int], tags: list[int], inside: list[int]) -> l
     ]
 
 
-def _outside_first(name: str) -> tuple[bool, str, int]:
-    """Sort "O" first, then by type, the tags of a type in the order of a mention."""
-    prefix, dash, kind = name.partition("-")
-    if dash and kind and prefix in _PREFIXES:
+def _outside_first(name: str, tag: str) -> tuple[bool, str, int]:
+    """Sort "O" first, then by type, the tags of a type in the order of a mention.
+
+    `tag` is the name in its canonical spelling.
+    """
+    prefix, dash, kind = tag.partition("-")
+    if dash and kind and len(prefix) == 1 and prefix in _PREFIXES:
         return True, kind, _PREFIXES.index(prefix)
-    return name != _OUTSIDE, name, 0
+    return tag != OUTSIDE, name, 0

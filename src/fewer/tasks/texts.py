@@ -14,14 +14,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from fewer.values import check_length
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 Overlong = Literal["truncate", "error"]
+Item = TypeVar("Item")
 
 BATCH_TEXTS = 1000
 # A text is first read up to so many characters (English reviews have 4 to 5 a token).
@@ -68,11 +72,59 @@ def encode_texts(
     an overlong pair the longer text loses its end first. `max_length` counts the special tokens
     and must not exceed the model's own maximum.
     """
+    return as_dataset(_batches(texts, tokenizer, pairs, max_length, overlong))
+
+
+def encode_rows(
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    pairs: Sequence[str] | None = None,
+    max_length: int,
+) -> Dataset | EncodedRows:
+    """Encode as `encode_texts` does; up to `BATCH_TEXTS` texts without the cost of a `Dataset`."""
+    batches = _batches(texts, tokenizer, pairs, max_length, "truncate")
+    return as_dataset(batches) if len(texts) > BATCH_TEXTS else EncodedRows(*batches)
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """Encoded rows in plain lists: a `Dataset` takes milliseconds to make, however few they are."""
+
+    columns: Mapping[str, list[Any]]
+
+    @property
+    def column_names(self) -> list[str]:
+        """Name the columns."""
+        return list(self.columns)
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.columns["input_ids"])
+
+    def __getitem__(self, name: str) -> list[Any]:
+        """Return a column."""
+        return self.columns[name]
+
+
+def as_dataset(batches: Iterable[dict[str, list[Any]]]) -> Dataset:
+    """Join the columns of batches, one at least, into one `Dataset`."""
     from datasets import Dataset, concatenate_datasets
 
+    parts = list(map(Dataset.from_dict, batches))
+    return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
+
+
+def _batches(
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[str] | None,
+    max_length: int,
+    overlong: Overlong,
+) -> Iterator[dict[str, list[Any]]]:
+    """Yield the columns of `BATCH_TEXTS` texts at a time, one batch at least."""
     _check(texts, pairs, tokenizer, max_length, overlong)
     cut: dict[int, int] = {}  # row -> tokens it had
-    parts = []
     for start in with_progress(range(0, max(len(texts), 1), BATCH_TEXTS)):
         stop = start + BATCH_TEXTS
         columns, too_long = _encode_batch(
@@ -82,19 +134,53 @@ def encode_texts(
             max_length,
         )
         cut |= {start + row: tokens for row, tokens in too_long.items()}
-        parts.append(Dataset.from_dict(columns))
+        yield columns
     if cut:
         _report(cut, len(texts), max_length, overlong)
-    return concatenate_datasets(parts)
 
 
-def check_strings(texts: Sequence[object], name: str) -> None:
-    """Raise `TypeError` for the first value that is not a string; `name` says where it stood."""
+def listed(values: Iterable[Item], name: str, *, item: str = "text") -> list[Item]:
+    """List the items of an argument called `name`.
+
+    Raises `TypeError` for what has no items or no order, and for what gives its keys or column
+    names when it is iterated over, or its rows (a mapping, a DataFrame, a Dataset).
+    """
+    if isinstance(values, str | bytes):
+        fix = "Wrap it in a list: [text]." if item == "text" else "Split it: [['its', 'words']]."
+        kind = "one string" if isinstance(values, str) else "bytes"
+    elif isinstance(values, Set):
+        kind, fix = f"a {type(values).__name__}, which has no order", "Use sorted(...)."
+    elif isinstance(values, Mapping) or _has_columns(values):
+        kind, fix = f"a {type(values).__name__}", f"Give one column: {name}=rows['text']."
+    elif not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0:
+        kind, fix = f"{values!r} ({type(values).__name__})", "Wrap it in a list."
+    else:
+        return list(values)
+    raise TypeError(f"{name} must be a list with one {item} per row; got {kind}. {fix}")
+
+
+def _has_columns(values: object) -> bool:
+    """Tell tables from columns: DataFrames have `columns`, those of Arrow `column_names`."""
+    return hasattr(values, "columns") or hasattr(values, "column_names")
+
+
+def check_strings(texts: Sequence[object], name: str, pairs: str = "") -> None:
+    """Raise `TypeError` for the first value that is not a string; `name` says where it stood.
+
+    `pairs` names the option that takes second texts, if there is one.
+    """
     for row, text in enumerate(texts):
         if not isinstance(text, str):
+            fix = "Remove the row or give it a text; it may be empty."
+            if isinstance(text, Mapping):
+                fix = "Give the texts alone: [row['text'] for row in rows]."
+            elif isinstance(text, bytes):
+                fix = "Decode it: .decode('utf-8')."
+            elif pairs and hasattr(text, "__len__") and len(text) == 2:
+                fix = f"Give the first texts here, and the second ones as {pairs}=[...]."
             raise TypeError(
-                f"{name}, row {row} (the first is 0): wanted a string, got {text!r} "
-                f"({type(text).__name__}). Remove the row or give it a text; it may be empty."
+                f"{name}, row {row} (the first is 0): wanted a string, got {text!r:.80} "
+                f"({type(text).__name__}). {fix}"
             )
 
 
@@ -107,10 +193,10 @@ def _check(
 ) -> None:
     """Raise for arguments that cannot be encoded."""
     if isinstance(texts, str) or isinstance(pairs, str):
-        raise TypeError("wanted a list of texts, got one string: wrap it in a list, [text]")
+        raise TypeError("texts must be a list; got one string. Wrap it in a list: [text].")
     if overlong not in ("truncate", "error"):
         raise ValueError(f"overlong is 'truncate' or 'error', got {overlong!r}")
-    check_strings(texts, "texts")
+    check_strings(texts, "texts", pairs="text_pairs")
     if pairs is not None:
         check_strings(pairs, "pairs")
         if len(pairs) != len(texts):
@@ -129,6 +215,7 @@ def check_tokenizer(
             f"wanted a fast tokenizer (one of the `tokenizers` library), got "
             f"{type(tokenizer).__name__}: load it with AutoTokenizer.from_pretrained(...)"
         )
+    check_length(max_length)
     special = int(tokenizer.num_special_tokens_to_add(pair=pair))
     if special == 0:
         raise ValueError(
@@ -226,7 +313,7 @@ def _report(cut: dict[int, int], rows: int, max_length: int, overlong: str) -> N
     warnings.warn(
         f"{found}; they lose their end. overlong='error' refuses them.",
         TruncationWarning,
-        stacklevel=3,
+        stacklevel=5,  # the caller of `encode_texts`, or of `predict`
     )
 
 

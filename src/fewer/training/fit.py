@@ -98,8 +98,7 @@ def fit(
             f"got a {type(model).__name__}, wanted a transformers model; merge adapters first "
             "(model.merge_and_unload())"
         )
-    if len(train) == 0:
-        raise ValueError("the training set has no rows")
+    _check_rows(train)
     stages = _stages(model, method, dense, method.phases() if phases is None else phases)
     folder = Path(output_dir)
     claim(
@@ -133,6 +132,38 @@ def fit(
     tokenizer.save_pretrained(folder / "model")
     model.eval()
     return model
+
+
+def _check_rows(train: object) -> None:
+    """Raise for what is no data set of encoded rows."""
+    from datasets import Dataset
+
+    remedy = (
+        "Encode rows by their task: rows = Dataset.from_list(...) or fewer.tasks.read_rows(file); "
+        "fewer.tasks.infer(rows).encode(rows, tokenizer, max_length=256)."
+    )
+    if not isinstance(train, Dataset):
+        split = "Choose one split: data['train']. " if isinstance(train, dict) else ""
+        raise TypeError(
+            f"train must be a datasets.Dataset of encoded rows; got a {type(train).__name__}. "
+            f"{split}{remedy}"
+        )
+    if len(train) == 0:
+        raise ValueError(f"train must have rows; got none. {remedy}")
+    missing = [name for name in ("input_ids", "attention_mask") if name not in train.column_names]
+    if missing:
+        raise ValueError(
+            f"train must have the columns input_ids and attention_mask; got "
+            f"{', '.join(train.column_names)}. {remedy}"
+        )
+    labels_column = train.with_format(None)["labels"][:] if "labels" in train.column_names else ()
+    for row, value in enumerate(labels_column):
+        labels = value if isinstance(value, list) else [value]
+        if any(label is None or label != label for label in labels):  # NaN differs from itself
+            raise ValueError(
+                f"train, column 'labels', row {row} (the first is 0): a label must not be missing; "
+                f"got {value!r:.60}. Mend or remove the row."
+            )
 
 
 def _run(

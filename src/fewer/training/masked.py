@@ -209,13 +209,13 @@ def _bits(
     collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=MASKED, seed=seed)
     at_once = max(1, PASS_TOKENS // len(pieces[0]["input_ids"]))
     total, told = 0.0, 0
-    with evaluating(whole):
+    with evaluating(whole) as reader:
         for start in range(0, len(pieces), at_once):
             rows = pieces[start : start + at_once]["input_ids"]
             batch = collator([{"input_ids": ids} for ids in rows])
             count = int((batch["labels"] >= 0).sum())
             if count:
-                loss = whole(**batch.to(whole.device)).loss
+                loss = reader(**batch.to(whole.device)).loss
                 total, told = total + float(loss) * count, told + count
     if not told:
         raise ValueError("the texts that are held out are too short to measure with; give more")

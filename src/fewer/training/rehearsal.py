@@ -60,28 +60,31 @@ def calibrate(
         return _batches(model, sample, collator)
 
     def share() -> float:
-        with _hard(model):
-            traces = [trace for trace, *_ in _passes(model, batches())]
+        with _hard(model) as reader:
+            traces = [trace for trace, *_ in _passes(reader, batches())]
         kept = sum(float(own.shape.flops(trace).sum()) for trace in traces)
         dense = sum(float(own.shape.in_full(trace).sum()) for trace in traces)
         return kept / dense
 
     def lessons() -> Iterator[Lesson]:
-        with _hard(model):
-            own.policy.train()  # exits speak, nobody leaves
+        with _hard(model) as reader:
+            policy = attachment(reader).policy.train()  # exits speak, nobody leaves
             loss = task_loss(model.config, own.shape.answers)
-            for trace, logits, batch in _passes(model, batches()):
-                labels = labels_of(batch, own.shape.answers)
-                yield Lesson(trace, phase, 0, logits, labels, loss, batch.get(RELEVANT))
+            try:
+                for trace, logits, batch in _passes(reader, batches()):
+                    labels = labels_of(batch, own.shape.answers)
+                    yield Lesson(trace, phase, 0, logits, labels, loss, batch.get(RELEVANT))
+            finally:
+                policy.eval()
 
     own.policy.calibrate(phase, Rehearsal(first, share, lessons))
 
 
 @contextmanager
-def _hard(model: PreTrainedModel) -> Iterator[None]:
-    """Read as at inference inside the block."""
-    with evaluating(model), torch.no_grad(), applying(model, "compact"):
-        yield
+def _hard(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+    """Give a view of a model that reads as at inference."""
+    with evaluating(model) as reader, torch.no_grad(), applying(reader, "compact"):
+        yield reader
 
 
 def _batches(model: PreTrainedModel, rows: Dataset, collator: Collator) -> list[dict[str, Tensor]]:

@@ -81,8 +81,8 @@ def test_local_layers_see_what_they_see_in_transformers(window, lengths):
 
 def test_windows_do_not_widen_when_tokens_leave():
     """A neighbour that is 2 away stays out of a window of 1 when the token between them goes."""
-    model = tiny("modernbert", "Model", layers=2, local_attention=2)
-    fewer.attach(model, fewer.LTP(final_threshold=0.9))
+    whole = tiny("modernbert", layers=2, local_attention=2)
+    model = fewer.attach(whole, fewer.LTP(final_threshold=0.9)).base_model
     batch = ragged(model, (9,))
     changed = {**batch, "input_ids": batch["input_ids"].clone()}
     changed["input_ids"][0, 2] += 1
@@ -121,12 +121,26 @@ def test_given_positions_turn_angles_but_do_not_move_windows():
     torch.testing.assert_close(packed, plain, atol=1e-5, rtol=0)
 
 
-def test_a_rope_variant_is_refused():
-    linear = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
+def _rope(variant, kind):
     plain = {"rope_type": "default", "rope_theta": 10000.0}
-    ropes = {"full_attention": linear, "sliding_attention": plain}
-    with pytest.raises(ValueError, match="rope_type 'linear' of full_attention layers is not supp"):
-        fewer.attach(tiny("modernbert", rope_parameters=ropes))
+    other = {"rope_type": variant, "rope_theta": 10000.0, "factor": 2.0}
+    other["original_max_position_embeddings"] = 8
+    ropes = {"full_attention": plain, "sliding_attention": plain, kind: other}
+    return tiny("modernbert", rope_parameters=ropes)
+
+
+@pytest.mark.parametrize("kind", ["full_attention", "sliding_attention"])
+@pytest.mark.parametrize("variant", ["linear", "yarn"])
+def test_a_rope_variant_of_fixed_angles_turns_as_in_transformers(variant, kind):
+    model = _rope(variant, kind)
+    packed, plain = _both(model, **ragged(model))
+    torch.testing.assert_close(packed, plain, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["full_attention", "sliding_attention"])
+def test_a_rope_variant_that_depends_on_the_batch_is_refused(kind):
+    with pytest.raises(ValueError, match=f"rope_type of {kind} .* 'dynamic'"):
+        fewer.attach(_rope("dynamic", kind))
 
 
 def test_local_and_global_layers_have_their_own_base():

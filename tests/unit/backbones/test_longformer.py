@@ -98,18 +98,28 @@ def test_a_mask_of_another_shape_is_refused():
         model(**batch)
 
 
-def test_a_global_token_outside_its_text_is_refused():
-    model = fewer.attach(_long())
-    batch = _batch(model)
-    batch["global_attention_mask"][2, 9] = 1
-    with pytest.raises(ValueError, match="marks column 9 of text 2, which is padding"):
-        model(**batch)
-
-
-def test_a_mask_over_all_of_the_padding_says_nothing_of_it():
+@pytest.mark.parametrize("where", ["all of the padding", "one place", "a hole in the text"])
+def test_a_mark_outside_the_text_means_nothing_as_in_transformers(where):
     model = _long(attention_window=4)
     batch = _batch(model)
-    batch["global_attention_mask"] |= 1 - batch["attention_mask"]
+    if where == "a hole in the text":
+        batch["attention_mask"][1, 3] = 0
+    outside = 1 - batch["attention_mask"]
+    if where == "one place":
+        outside[:, :-1] = 0
+    batch["global_attention_mask"] |= outside
+    plain = _states(model, batch)
+    torch.testing.assert_close(_states(fewer.attach(model), batch), plain, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("also", [False, True])
+def test_a_2_in_the_attention_mask_means_global_as_in_transformers(also):
+    model = _long(attention_window=4)
+    batch = _batch(model)
+    batch["attention_mask"][[0, 2, 3], [200, 5, 7]] = 2
+    if not also:
+        batch.pop("global_attention_mask")
+        batch["attention_mask"][:, 0] = 2
     plain = _states(model, batch)
     torch.testing.assert_close(_states(fewer.attach(model), batch), plain, atol=1e-5, rtol=0)
 

@@ -36,6 +36,47 @@ def test_a_map_that_is_more_than_linear_is_called(maps):
     assert len(linear_together(torch.ones(5, 6), nn.Linear(6, 4, bias=False), maps[2])) == 2
 
 
+@pytest.mark.parametrize("name", ["bert", "distilbert", "albert", "modernbert", "longformer"])
+@pytest.mark.parametrize("optimizes", [False, True])
+def test_a_hand_made_adapter_counts_and_learns_in_training(name, optimizes):
+    model, plain = fewer.attach(tiny(name)), tiny(name)
+    if optimizes:
+        fewer.optimize(model, precision="fp32")
+    batch = ragged(model)
+    scales = []
+    for one in (model, plain):
+        scale = nn.Parameter(torch.full((1,), 0.5))
+        for module in [part for part in one.modules() if isinstance(part, nn.Linear)]:
+            module.forward = lambda x, own=module.forward, scale=scale: own(x) * (1 + scale)
+        one(**batch).logits.square().sum().backward()
+        scales.append(scale)
+    torch.testing.assert_close(model(**batch).logits, plain(**batch).logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(scales[0].grad, scales[1].grad, atol=0, rtol=1e-3)
+
+
+HOOKS = {
+    "forward": lambda module, note: module.register_forward_hook(note),
+    "forward pre": lambda module, note: module.register_forward_pre_hook(note),
+    "backward": lambda module, note: module.register_full_backward_hook(note),
+    "backward pre": lambda module, note: module.register_full_backward_pre_hook(note),
+}
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert", "albert", "modernbert"])
+@pytest.mark.parametrize("kind", HOOKS)
+def test_hooks_of_leaves_are_called_in_training_as_in_the_plain_model(name, kind):
+    calls = []
+    for model in (tiny(name), fewer.attach(tiny(name))):
+        names = set()
+        for path, module in model.train().named_modules():
+            if isinstance(module, (nn.Linear, nn.LayerNorm, nn.Dropout, nn.GELU)):
+                HOOKS[kind](module, lambda *_, path=path, names=names: names.add(path))
+        model(**ragged(model)).logits.sum().backward()
+        calls.append(names)
+    assert calls[0] == calls[1]
+    assert len(calls[0]) > 15
+
+
 def test_dropout_is_the_module_s_in_training_and_none_else():
     hidden = torch.ones(200, 50)
     module = nn.Dropout(0.25)
@@ -63,6 +104,17 @@ def test_rows_of_round_number_are_few_and_fall_away(rows):
     assert seen[0] == rows
     assert seen[1] % 32 == 0
     assert rows <= seen[1] <= max(32, rows * 17 / 16 + 32)
+
+
+def test_hooks_see_no_row_but_those_of_tokens():
+    model = fewer.attach(tiny())
+    batch, rows = ragged(model), set()
+    for module in (model.bert.encoder.layer[0].intermediate.dense, model.bert.encoder.layer[1]):
+        for part in module.modules():
+            part.register_forward_hook(lambda _, inputs, output: rows.add(len(inputs[0])))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(**batch).logits.sum().backward()
+    assert rows == {int(batch["attention_mask"].sum())}
 
 
 @pytest.mark.parametrize("name", ["bert", "distilbert", "albert"])

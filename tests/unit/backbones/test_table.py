@@ -27,7 +27,7 @@ def test_an_unsupported_architecture_is_named_with_those_that_are():
 
 
 def test_something_that_is_no_transformers_model_is_refused():
-    with pytest.raises(ValueError, match="got a Linear, wanted a transformers PreTrainedModel"):
+    with pytest.raises(ValueError, match=r"PreTrainedModel.*; got a Linear"):
         fewer.attach(torch.nn.Linear(2, 2))
 
 
@@ -67,4 +67,5 @@ def test_attention_dropout_is_that_of_the_model_and_none_in_eval_mode(name):
     encoder = tiny(name, "Model", **{setting or "attention_probs_dropout_prob": 0.25})
     assert {layer.dropout for layer in bind(encoder).layers} == {0.0}
     encoder.train()
-    assert {layer.dropout for layer in bind(encoder).layers} == {0.25}
+    blocks = name == "big-bird"  # transformers has none where it reads by blocks
+    assert {layer.dropout for layer in bind(encoder).layers} == {0.0 if blocks else 0.25}

@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 
 import fewer
+from fewer.cli.common import roles
 from fewer.cli.main import main
+from fewer.tasks import infer
 
 
 def run(*words: object) -> int:
@@ -75,6 +78,9 @@ def test_bench_needs_no_scores(trained: Path, reviews: Path, tmp_path: Path) -> 
     assert status == 0
     row = json.loads(results.read_text())
     assert "metrics" not in row["systems"]["method"]
+    assert row["systems"]["packed"]["changed"] == 0.0
+    assert 0 <= row["systems"]["method"]["changed"] <= 1
+    assert (row["precision"], row["threads"]) == ("fp32", 1)
     assert row["systems"]["method"]["latency_ms"]["4"]["runs"] == 2
 
 
@@ -225,6 +231,36 @@ def test_a_model_without_its_tokenizer_is_refused(
         file.unlink()
     assert run("evaluate", folder, "--data", reviews, "--column", "text=review") == 2
     assert "tokenizer" in capsys.readouterr().err
+
+
+def test_columns_are_checked_before_the_model_is_loaded(
+    trained: Path,
+    reviews: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fewer.folders.load", None)
+    data = tmp_path / "test.csv"
+    data.write_text("text,label\na,up\nb,\n")
+    assert run("evaluate", trained / "model", "--data", data) == 2
+    assert "'label', row 1" in capsys.readouterr().err
+    assert run("bench", trained / "model", "--data", reviews, "--column", "label=x") == 2
+    assert "no column 'x'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["1", "yes", "null", "Unnamed: 0", "a=b", "[x]", "1e3", "a: b", "é ü", "#x", "'q'"]
+)
+def test_every_column_there_is_can_be_named(name: str, tmp_path: Path) -> None:
+    table = Dataset.from_dict({name: ["x", "y"], "other": ["x", "y"], "label": [0, 1]})
+    assert infer(table, **roles([f"text={name}", " label=label"])).text == name
+
+
+@pytest.mark.parametrize("pair", ["text", "=text", "text="])
+def test_a_column_without_a_role_or_a_name_is_refused(pair: str) -> None:
+    with pytest.raises(ValueError, match="--column"):
+        roles([pair])
 
 
 def test_an_unknown_role_of_a_column_is_refused(

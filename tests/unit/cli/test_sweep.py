@@ -38,6 +38,11 @@ def test_the_curve_is_printed_added_to_the_row_and_drawn(
     told = capsys.readouterr().out
     assert "at every threshold" in told
     assert all(f"{point['threshold']:g} " in told for point in others)
+    assert f"{row['saved_threshold']:g} (saved)" in told
+    model = tmp_path / "run" / "model"
+    assert f"fewer set-threshold {model} THRESHOLD --output NEW_FOLDER" in told
+    assert "answers changed" in told
+    assert never["changed"] == 0.0
     assert report.read_text().count("<figcaption>Where texts leave") == 1
     found = operating_point(row, most_lost=100.0)
     assert found is not None

@@ -1,9 +1,11 @@
 import pytest
 import torch
 
+import fewer
 from fewer import Decision, Fate, Trace, record
 from fewer.core.decision import Spoken
 from fewer.core.trace import recorded
+from tests.tiny import ragged, tiny
 
 
 def _trace(rows=1):
@@ -19,6 +21,20 @@ def test_layers_read_counts_the_layers_in_which_a_token_took_part_by_half_or_mor
         (torch.tensor([2]), None),
     ]
     assert trace.layers_read.tolist() == [[2, 0], [3, 1], [0, 1]]
+
+
+def test_a_trace_prints_counts_and_no_tensors():
+    with record() as traces, torch.inference_mode():
+        fewer.attach(tiny(), fewer.LTP(final_threshold=0.3))(**ragged(tiny()))
+    (trace,) = traces
+    left = int(trace.layers[-1].read.sum())
+    assert left < 27
+    assert repr(trace) == f"Trace(layers=3, texts=5, tokens=27 in, {left} out, exits=0)"
+    model = fewer.adjust(fewer.attach(tiny(), fewer.EarlyExit()), threshold=1.0)
+    with record() as traces, torch.inference_mode():
+        model(**ragged(tiny()))
+    assert repr(traces[0]) == "Trace(layers=1, texts=5, tokens=27 in, 27 out, exits=5)"
+    assert repr(_trace()) == "Trace(layers=0, texts=1, exits=0)"
 
 
 def test_nothing_is_kept_where_nobody_records():

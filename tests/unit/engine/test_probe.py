@@ -38,6 +38,15 @@ def test_the_less_exact_way_must_be_clearly_faster(times, chosen, monkeypatch):
     assert "plain torch" in found.reason
 
 
+def test_the_reason_is_the_same_whatever_the_stopwatch_shows(monkeypatch):
+    """It is logged once for each text of it: a ratio in it would be logged again and again."""
+    reasons = set()
+    for faster in (0.5, 0.3):
+        _seconds((1.0, faster), monkeypatch)
+        reasons.add(_choose("fp32").reason)
+    assert len(reasons) == 1
+
+
 def test_plain_torch_stays_where_it_is_faster(monkeypatch):
     _seconds((1.0, 9.0), monkeypatch)
     found = _choose("fp32")

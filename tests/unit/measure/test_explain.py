@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -326,6 +327,15 @@ def test_the_page_escapes_the_text_and_shows_it_whole(tmp_path: Path) -> None:
         one for one in page.named("span") if one.get("class") == "w unread" and "title" in one
     ]
     assert unread["title"] == "not read: beyond the longest text"
+
+
+def test_labels_that_are_numbers_are_called_labels(tmp_path: Path) -> None:
+    """Beside a probability a bare "1" says nothing."""
+    numbers = replace(explanation(), prediction=Prediction("1", {"1": 0.75, "0": 0.25}))
+    text = self_contained(write_explanation(numbers, tmp_path / "page.html")).text
+    assert "label 1 0.7500" in text
+    assert "label 0 0.2500" in text
+    assert "label good" not in written(tmp_path).text
 
 
 def test_the_page_tells_all_without_colour(tmp_path: Path) -> None:

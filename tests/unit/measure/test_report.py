@@ -58,6 +58,43 @@ def test_the_table_compares_three_systems() -> None:
     ]
 
 
+def test_the_table_says_precision_kernels_and_threads_where_rows_share_them(tmp_path: Path) -> None:
+    row = result(precision="bf16", kernels="AMX_BF16", threads=1)
+    assert str(table([row]).title) == "bf16, kernels: AMX_BF16, 1 thread"
+    assert str(table([result(), result(precision="bf16", threads=1)]).title) == "None"
+    assert str(table([result(), result(precision="bf16")]).title) == "2 threads"
+    assert "bf16, kernels: AMX_BF16, 1 thread" in page(tmp_path, [row]).text
+
+
+def test_changed_answers_are_a_line_against_padded(tmp_path: Path) -> None:
+    row = result()
+    for name, share in (("padded", 0.0), ("packed", 0.0001), ("method", 0.0316)):
+        row["systems"][name]["changed"] = share
+    line = ["answers changed", "-", "0.01%", "3.16%"]
+    assert line in printed([row])
+    assert "| 3.16% |" in markdown([row])
+    assert "answers changed: against padded HF" in page(tmp_path, [row]).text
+
+
+def test_a_score_of_nothing_is_no_plus_zero() -> None:
+    row = result()
+    for name in ("packed", "method"):
+        metrics = {"f1": 0.0, "precision": 0.0, "recall": 0.0, "accuracy": 0.8}
+        row["systems"][name] |= {"metrics": metrics, "remark": "no entity was predicted"}
+    shown = printed([row])
+    at = next(number for number, line in enumerate(shown) if line[0] == "f1")
+    assert shown[at] == ["f1", "0.9000", "0.0000", "0.0000"]
+    below = [" ".join(line[column] for line in shown[at + 1 : at + 3]) for column in (2, 3)]
+    assert all(text.startswith("no entity was predicted") for text in below)
+    assert str(shown).count("no entity") == 2  # not beside precision and recall again
+
+
+def test_the_page_says_what_was_asked_and_what_was_got(tmp_path: Path) -> None:
+    text = page(tmp_path, [result(target=0.5), result(target=0.25)]).text
+    assert text.count("0.50 of the dense model's asked for, 0.50 got on reviews.csv") == 1
+    assert text.count("0.25 of the dense model's asked for, 0.25 got on reviews.csv") == 1
+
+
 def test_a_slower_method_is_called_slower() -> None:
     row = result()
     row["systems"]["method"] = system(0.9, 1.9e9, [31.5, 31.0, 31.0], slowness=1.25)
@@ -171,6 +208,13 @@ def test_the_curve_of_exits_is_a_table_of_its_own() -> None:
         ["0.5", "0.6750", "0.500", "2.0x", "fewer", "2.50"],
         ["0.9", "0.4900", "0.250", "4.0x", "fewer", "1.00"],
     ]
+    with console.capture() as shown:
+        console.print(curve(tagged(saved_threshold=0.1)))
+    assert next(line for line in shown.get().splitlines() if "(saved)" in line).split()[1] == "0.1"
+    assert shown.get().count("(saved)") == 1
+    with console.capture() as shown:
+        console.print(curve(tagged(saved_threshold=None)))
+    assert "never (saved)" in shown.get()
     with pytest.raises(ValueError, match="has no sweep"):
         curve(result())
 

@@ -96,3 +96,69 @@ def test_the_depths_of_windows_are_put_together() -> None:
         assert depths.dense_flops[text] == pytest.approx(float(flops[own].sum()))
     assert depths.layers.tolist() == [3.0] * 4
     assert depths.token_layers.tolist() == [3.0] * 4
+
+
+NAMES = ("no", "yes")
+NUMBERS = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
+# scorer, answers of the dense model, other answers, the share that changed
+CHANGES = {
+    "labels": (
+        TextScorer([0, 1, 1, 1], label_names=NAMES),
+        torch.tensor([[2.0, 1.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]),
+        torch.tensor([[9.0, 1.0], [0.4, 0.5], [1.0, 0.0], [0.0, 1.0]]),
+        1 / 4,
+    ),
+    # a tenth of the deviation is 0.112
+    "numbers": (
+        TextScorer([0.0] * 4, regression=True),
+        NUMBERS,
+        NUMBERS + torch.tensor([[0.1], [0.2], [-0.1], [-0.2]]),
+        2 / 4,
+    ),
+    "tags": (
+        TagScorer([["O"], ["O"] * 3], ("O", "B-X")),
+        [["O"], ["O", "B-X", "O"]],
+        [["B-X"], ["O", "B-X", "O"]],
+        1 / 4,
+    ),
+    "answers": (
+        scorer_of(TASK, ROWS),
+        ["the army", "a", "b", ""],
+        ["An army!", "a", "c", ""],
+        1 / 4,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES.values(), ids=CHANGES)
+def test_the_share_of_changed_answers(case: Any) -> None:
+    scorer, dense, answers, share = case
+    assert scorer.changed(answers, dense) == pytest.approx(share)
+    assert scorer.changed(dense, dense) == 0.0
+    assert scorer.remark(dense) == ""
+
+
+def test_equal_numbers_change_by_more_than_rounding() -> None:
+    scorer, same = TextScorer([1.0, 2.0], regression=True), torch.full((2, 1), 1.0)
+    assert scorer.changed(same + 1e-7, same) == 0.0
+    assert scorer.changed(same + 1e-3, same) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("scorer", "answers", "told"),
+    [
+        (CHANGES["labels"][0], torch.tensor([[0.0, 1.0]] * 4), "every text gets the label 'yes'"),
+        (TextScorer([0, 1]), torch.tensor([[0.0, 1.0]] * 2), "every text gets the label number 1"),
+        (CHANGES["numbers"][0], torch.ones(4, 1), "every text gets the same number"),
+        (CHANGES["tags"][0], [["O"], ["O"] * 3], "no entity was predicted"),
+        (CHANGES["tags"][0], [["NN"], ["NN"] * 3], "every word gets the tag 'NN'"),
+        (CHANGES["answers"][0], [""] * 4, "every answer is empty"),
+    ],
+)
+def test_answers_that_are_all_alike_are_remarked_on(scorer: Any, answers: Any, told: str) -> None:
+    assert scorer.remark(answers) == told
+
+
+def test_three_ways_are_held_against_the_dense_model() -> None:
+    found = three_way(_model(), _encoded(), word_tokenizer(), scorer_of(TASK, ROWS))
+    assert [found[name]["changed"] for name in ("padded", "packed")] == [0.0, 0.0]

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from fewer.native.rowwise import RowwiseLinear, is_plain, swap_back, swap_in
+from fewer.native.rowwise import RowwiseLinear, swap_back, swap_in
 from tests.isas import needs_kernels
 
 pytestmark = needs_kernels
@@ -71,10 +71,3 @@ def test_only_plain_maps_are_swapped_and_all_swapped_back():
     assert [type(one) for one in kinds.modules()][2:] == before[2:]
     swap_back(kinds)
     assert [type(one) for one in kinds.modules()] == before
-
-
-def test_what_is_elsewhere_or_has_64_bits_is_not_plain():
-    assert is_plain(nn.Parameter(torch.zeros(2)))
-    assert is_plain(nn.Parameter(torch.zeros(2).bfloat16()))
-    for other in (torch.zeros(2).double(), torch.zeros(2, device="meta"), torch.zeros(2).int()):
-        assert not is_plain(other)

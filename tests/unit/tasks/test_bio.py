@@ -7,7 +7,15 @@ from itertools import product
 import numpy as np
 import pytest
 
-from fewer.tasks.bio import decode, is_bio, legal, legal_first, repair
+from fewer.tasks.bio import (
+    count_starts,
+    decode,
+    heads_of,
+    is_bio,
+    legal,
+    legal_first,
+    repair,
+)
 
 BIO = ("O", "B-X", "I-X", "B-Y", "I-Y")
 LABEL_SETS = [
@@ -120,3 +128,35 @@ def test_broken_scores_are_refused():
 )
 def test_a_tag_that_continues_nothing_begins(tags, mended):
     assert repair(tags.split()) == mended.split()
+
+
+@pytest.mark.parametrize("names", [("o", "b_x", "i_x"), ("O", "B", "I"), ("O", "X-B", "X-I")])
+def test_other_spellings_obey_the_rules_of_the_usual_one(names):
+    usual = ("O", "B-X", "I-X")
+    assert is_bio(names)
+    assert (legal(names) == legal(usual)).all()
+    assert legal_first(names).tolist() == [True, True, False]
+    assert heads_of(names) == {names[2]: names[1]}
+    scores = np.random.default_rng(5).normal(size=(50, 3))
+    assert decode(scores, names) == decode(scores, usual) != scores.argmax(1).tolist()
+    tags = [names[label] for label in scores.argmax(1)]
+    mended = repair([usual[label] for label in scores.argmax(1)])
+    assert repair(tags, names) == [names[usual.index(tag)] for tag in mended] != tags
+
+
+def test_a_repair_takes_only_known_tags():
+    assert repair(["I-X", "I-Y"], ["O", "I-X", "I-Y", "B-Y"]) == ["I-X", "B-Y"]
+
+
+@pytest.mark.parametrize(
+    ("tags", "starts"),
+    [
+        ("I-X I-X O I-Y", (2, 0)),  # IOB1
+        ("I-X B-X B-X I-X", (1, 0)),
+        ("B-X I-X O B-Y", (0, 2)),  # BIO
+        ("B-X B-X I-Y", (1, 1)),
+        ("O O", (0, 0)),
+    ],
+)
+def test_mentions_are_counted_by_what_they_begin_with(tags, starts):
+    assert count_starts([tags.split(), []], BIO) == starts

@@ -125,7 +125,7 @@ def test_regression_labels_are_floats():
     assert labels_of(scale, ["0.5", "-3"]) == [0.5, -3.0]
 
 
-@pytest.mark.parametrize("bad", [2, -1, 0.5, None])
+@pytest.mark.parametrize("bad", [2, -1, 0.5])
 def test_a_label_out_of_range_names_row_value_and_known_labels(bad):
     with pytest.raises(ValueError, match=rf"'label', row 2 .*unknown label {bad}.*'negative', 'po"):
         labels_of(SENTIMENT, [0, 1, bad])
@@ -136,10 +136,76 @@ def test_an_unknown_label_string_suggests_the_nearest():
         labels_of(SENTIMENT, ["Positiv", "negative"])
 
 
-@pytest.mark.parametrize("bad", [None, float("nan"), float("inf")])
-def test_a_regression_label_is_a_finite_number(bad):
-    with pytest.raises(ValueError, match=r"'label', row 1 .*wanted a finite number, got"):
-        labels_of(TextClassification(regression=True), [1.0, bad])
+def test_a_regression_label_is_a_finite_number():
+    with pytest.raises(ValueError, match=r"'label', row 1 .*wanted a finite number, got inf"):
+        labels_of(TextClassification(regression=True), [1.0, float("inf")])
+
+
+TASKS_WITH_ODD_NAMES = [
+    TextClassification(regression=True),
+    TextClassification(label_names=("None", "nan")),
+    TextClassification(label_names=("0", "1")),
+]
+
+
+@pytest.mark.parametrize("task", TASKS_WITH_ODD_NAMES, ids=lambda task: str(task.label_names))
+@pytest.mark.parametrize("values", [[1, None], [1.0, float("nan")], [True, None]], ids=str)
+def test_a_missing_label_is_refused_with_its_row_whatever_the_names(task, values):
+    with pytest.raises(ValueError, match=r"'label', row 1 .*missing"):
+        labels_of(task, values)
+
+
+def test_a_missing_label_is_no_class_that_the_column_declares():
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["None", "b"])})
+    table = Dataset.from_dict({"text": ["x", "y"], "label": [1, None]}, features=features)
+    with pytest.raises(ValueError, match=r"'label', row 1 .*missing"):
+        infer(table).labels(table)
+
+
+@pytest.mark.parametrize("missing", ["nan", "NaN", "<NA>", "NaT", "", "  "])
+def test_what_pandas_writes_for_a_missing_label_is_no_class(missing):
+    with pytest.raises(ValueError, match=r"'label', row 2 .*wanted a label"):
+        infer(rows(text=["x", "y", "z"], label=["a", "b", missing]))
+
+
+def test_none_as_a_word_is_a_class():
+    assert infer(rows(text=["x", "y"], label=["none", "favor"])).label_names == ("favor", "none")
+
+
+def test_one_class_in_two_spellings_is_refused():
+    with pytest.raises(ValueError, match=r"'label'.*blanks; got 'a' and 'a '"):
+        infer(rows(text=["x", "y", "z"], label=["a", "b", "a "]))
+
+
+def test_a_decimal_comma_is_no_class():
+    with pytest.raises(ValueError, match=r"'label'.*decimal point; got '2,5'"):
+        infer(rows(text=["x", "y", "z"], label=["1,5", "2,5", "3"]))
+    assert infer(rows(text=["x", "y"], label=["1,5", "x"])).num_labels == 2
+
+
+@pytest.mark.parametrize("label", [["a", "b"], [0, 1, 1], []], ids=str)
+@pytest.mark.parametrize("names", [None, ("a", "b")])
+def test_several_labels_in_a_row_are_refused_with_the_way_out(label, names):
+    table = rows(text=["x", "y"], label=[label, label])
+    with pytest.raises(ValueError, match=r"'label', row 0 .*not supported by infer.*Dataset"):
+        infer(table, label_names=names).labels(table)
+
+
+@pytest.mark.parametrize("kind", [int, str, float, bool])
+def test_several_columns_of_0_and_1_are_taken_for_several_labels(kind):
+    table = rows(text=["x", "y"], toxic=[kind(0), kind(1)], rude=[kind(1), kind(0)], id=[3, 4])
+    if kind is str:
+        table = rows(text=["x", "y"], toxic=["0", "1"], rude=["1", "0"], id=["0", "4"])
+    with pytest.raises(ValueError, match=r"'toxic', 'rude' hold 0 and 1: .*not supported by infer"):
+        infer(table)
+    with pytest.raises(ValueError, match=r"no column looks like the label.*label='...'$"):
+        infer(table.remove_columns("rude"))
+
+
+def test_a_column_that_pandas_would_name_is_not_the_text():
+    table = rows(**{"Unnamed: 0": ["0", "1"], "verse": ["x", "y"], "label": ["a", "b"]})
+    assert infer(table).text == "verse"
+    assert infer(table, text="Unnamed: 0").text == "Unnamed: 0"
 
 
 def test_a_regression_label_that_is_a_word_is_an_error():
@@ -222,11 +288,11 @@ def test_labels_that_make_no_task_are_refused():
         infer(rows(text=[], label=[]))
     with pytest.raises(ValueError, match=r"same label 'a' in all 2 rows.*label_names"):
         infer(rows(text=["x", "y"], label=["a", "a"]))
-    with pytest.raises(ValueError, match=r"row 1 .*wanted a label.*got None"):
+    with pytest.raises(ValueError, match=r"row 1 .*missing; got None"):
         infer(rows(text=["x", "y"], label=["a", None]))
     with pytest.raises(ValueError, match=r"row 2 .*wanted a label.*got ''"):
         infer(rows(text=["x", "y", "z"], label=["a", "b", ""]))
-    with pytest.raises(ValueError, match=r"wanted a label.*got \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"row 0 .*one label; got \[0, 1\]"):
         infer(rows(text=["x"], label=[[0, 1]]))
     with pytest.raises(ValueError, match=r"1001 different values.*regression=True"):
         infer(rows(text=["x"] * 1001, label=[f"row {n}" for n in range(1001)]))

@@ -7,6 +7,7 @@ import gzip
 import pytest
 
 from fewer.tasks.rows import read_rows
+from fewer.tasks.tagging import infer_tagging
 
 CONLL2003 = """\
 -DOCSTART- -X- -X- O
@@ -88,11 +89,68 @@ def test_conllu_gives_forms_and_word_classes(write, name):
     ]
 
 
+COMMENTED = """\
+# newdoc id = 7
+# sent_id = 3
+# EU rejects
+EU NNP B-NP B-ORG
+rejects VBZ B-VP O
+
+# id 5f-0a domain=en
+# NN B-NP O
+#end document
+
+#begin document (bc/a); part 000
+-DOCSTART- -X- -X- O
+Peter NNP B-NP B-PER
+Blackburn NNP I-NP I-PER
+"""
+
+
+@pytest.mark.parametrize("name", ["a.conll", "a.bio"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n", " \n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_comments_before_a_sentence_are_skipped_and_the_word_is_kept(write, name, newline, mark):
+    text = mark + COMMENTED.replace("\n", newline)
+    assert list(read_rows(write(name, text))) == SENTENCES
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("# sent_id = 3\n#\tSYM\na\tX\n", ["#", "a"]),
+        ("# text = #\n# SYM\n", ["#"]),
+        ("#a=b O\n#MeToo O\n# O\n", ["#a=b", "#MeToo", "#"]),
+        ("# = SYM O\na = SYM O\n", ["#", "a"]),
+        ("#\tNumber=Sing\n", ["#"]),
+        ("a O\n# O\n", ["a", "#"]),
+    ],
+)
+def test_a_word_may_begin_with_the_mark_of_comments(write, text, tokens):
+    assert [row["tokens"] for row in read_rows(write("a.conll", text))] == [tokens]
+
+
+def test_a_new_document_ends_a_sentence(write):
+    rows = read_rows(write("a.conll", "a O\n-DOCSTART- O\nb O\n"))
+    assert rows["tokens"][:] == [["a"], ["b"]]
+
+
+def test_a_word_class_that_is_not_specified_is_missing(write):
+    text = "\n".join([_word(1, "_", "_"), _word(2, "a", "NOUN")])
+    rows = read_rows(write("a.conllu", text))
+    assert list(rows) == [{"tokens": ["_", "a"], "tags": [None, "NOUN"]}]
+    with pytest.raises(TypeError, match=r"'tags', row 0, word 0 .*got None"):
+        infer_tagging(rows)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
         ("a.conll", "a O\n\nb", ["line 3", "2 columns as in the lines before", "got 1", "'b'"]),
         ("a.conll", "a NN O\nb NN", ["line 2", "3 columns", "got 2"]),
+        ("a.conll", "a O\n#MeToo\n", ["line 2", "got 1"]),
+        ("a.conll", "#MeToo\na O\n", ["line 1", "got 1"]),
+        ("a.conll", "a NN X O\n# sent_id = 3\n", ["line 2", "before the first word"]),
         ("a.bio", "word", ["line 1", "a token, a tag", "got 1"]),
         ("a.bio", "a\tO\nb\t", ["line 2", "got 1"]),
         ("a.conllu", "# text\na\tNOUN", ["line 2", "10 columns", "got 2", ".conll"]),

@@ -179,11 +179,9 @@ def test_an_open_quote_names_the_line_where_it_opens(write):
     refused(write("rows.csv", 'text,label\nfine,1\n"open,1\nb,2\n'), "line 3", "quote")
 
 
-@pytest.mark.parametrize("header", ["text,text", "text,"])
+@pytest.mark.parametrize("header", ["text,text", "text, text"])
 def test_column_names_are_all_different(write, header):
-    refused(
-        write("rows.csv", f"{header}\na,b\n"), "line 1", "name of its own", header.split(",")[0]
-    )
+    refused(write("rows.csv", f"{header}\na,b\n"), "line 1", "'text' twice")
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.jsonl.gz", "a.csv.gz"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from seqeval.metrics import f1_score
@@ -83,3 +85,56 @@ def test_what_cannot_be_compared_is_refused():
         score_tags(["O"], [["O"]])
     with pytest.raises(ValueError, match="nothing to score"):
         score_tags([[]], [[]])
+
+
+@pytest.mark.parametrize(
+    "tags", ["B I O", "b i o", "B-X I-X O", "b-x i-x o", "B_X I_X O", "X-B X-I O"]
+)
+def test_every_spelling_of_bio_scores_as_seqeval_scores_the_untyped(tags):
+    begin, inside, outside = tags.split()
+    wanted = [[begin, inside, outside, begin]]
+    found = [[begin, inside, inside, begin]]
+    scores = score_tags(found, wanted)
+    assert scores == {"f1": 0.5, "precision": 0.5, "recall": 0.5, "accuracy": 0.75}
+    assert f1_score([["B", "I", "O", "B"]], [["B", "I", "I", "B"]]) == 0.5
+
+
+def test_the_label_set_tells_entities_where_few_occur():
+    assert set(score_tags([["S", "O"]], [["S", "S"]])) == {"f1", "accuracy"}
+    known = score_tags([["S", "O"]], [["S", "S"]], label_names=("B", "I", "E", "S", "O"))
+    assert known["f1"] == pytest.approx(2 / 3)
+    assert known["recall"] == 0.5
+
+
+def test_a_tag_that_would_silently_count_as_outside_is_refused():
+    with pytest.raises(ValueError, match="got 'H-X'"):
+        score_tags([["B-X", "H-X"]], [["B-X", "I-X"]])
+
+
+SPELLINGS = {
+    "usual": "{0}-{1}",
+    "mark": "{0}_{1}",
+    "suffix": "{1}-{0}",
+    "small": "{2}-{1}",
+    "alone": "{0}",
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_random_tags_of_every_spelling_score_as_seqeval_says(spelling):
+    types = "X" if spelling == "alone" else "XY"
+    names = {"O": "o" if spelling == "small" else "O"}
+    for prefix, type_ in product("BI", types):
+        form = SPELLINGS[spelling].format(prefix, type_, prefix.lower())
+        names[f"{prefix}-{type_}"] = form
+    generator = np.random.default_rng(7)
+    values = set()
+    for _ in range(20):
+        gold, found = (
+            [list(map(str, generator.choice(list(names), size))) for size in (5, 1, 9)]
+            for _ in range(2)
+        )
+        spelled = [[[names[tag] for tag in tags] for tags in rows] for rows in (found, gold)]
+        values.add(value := score_tags(*spelled)["f1"])
+        assert value == pytest.approx(f1_score(gold, found))
+    assert len(values) > 5

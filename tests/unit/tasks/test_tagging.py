@@ -9,6 +9,7 @@ from datasets import ClassLabel, Dataset, Features, Sequence, Value
 from transformers import AutoTokenizer
 
 from fewer.packaged import model_folder
+from fewer.tasks.columns import DataWarning
 from fewer.tasks.rows import read_rows
 from fewer.tasks.tag_metrics import score_tags
 from fewer.tasks.tagging import TAG_COLUMNS, TOKEN_COLUMNS, Tagging, infer_tagging, is_tagging
@@ -216,7 +217,7 @@ def test_an_unknown_tag_suggests_the_nearest():
         (
             ["a b"],
             [["O"]],
-            r"column 'tokens', row 0 .*a list of words, got 'a b' \(str\): split it",
+            r"column 'tokens', row 0 .*a list of words, got 'a b' \(str\)\. Split",
         ),
         ([None], [["O"]], r"column 'tokens', row 0 .*got None"),
         ([[1]], [["O"]], r"column 'tokens', row 0, word 0 .*wanted a string, got 1 \(int\)"),
@@ -254,3 +255,37 @@ def test_a_task_that_contradicts_itself_is_refused():
         Tagging(label_names=("O",))
     with pytest.raises(ValueError, match="stands twice"):
         Tagging(label_names=("O", "O"))
+
+
+def test_iob1_is_read_as_bio():
+    table = sentences(["a b c d", "e f"], ["I-X I-X B-X I-Y", "O I-X"])
+    task = infer_tagging(table)
+    assert task.label_names == ("O", "B-X", "I-X", "I-Y")
+    with pytest.warns(DataWarning, match="'tags': all 2 entities begin with I, as in IOB1"):
+        labels = task.labels(table)
+    tags = [[task.label_names[label] for label in row] for row in labels]
+    assert tags == [["B-X", "I-X", "B-X", "I-Y"], ["O", "B-X"]]  # of Y there is no B
+    bio_too = sentences(["a b", "c"], ["O I-X", "B-X"])  # an error, not IOB1
+    assert infer_tagging(bio_too).labels(bio_too) == [[0, 2], [1]]
+
+
+@pytest.mark.parametrize("tags", ["O B I", "o b-x i-x", "O X_B X_I"])
+def test_other_spellings_are_sorted_and_their_pieces_are_inside(tokenizer, tags):
+    outside, begin, inside = tags.split()
+    table = rows(tokens=[["abc", "hello", "b"]], tags=[[begin, inside, outside]])
+    task = infer_tagging(table)
+    assert task.label_names == (outside, begin, inside)
+    assert task.neutral == outside
+    labels = task.encode(table, tokenizer, max_length=16)["labels"][0]
+    assert labels == [-100, 1, 2, 2, 2, 0, -100]
+
+
+@pytest.mark.parametrize("missing", ["nan", " ", "<NA>"])
+def test_a_missing_tag_is_refused_with_its_word(missing):
+    with pytest.raises(ValueError, match=r"'tags', row 1, word 1 .*missing"):
+        infer_tagging(rows(tokens=[["a"], ["b", "c"]], tags=[["O"], ["B-X", missing]]))
+
+
+def test_two_spellings_of_a_tag_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"'tags': .*got 'b-x'"):
+        infer_tagging(rows(tokens=[["a", "b"]], tags=[["B-X", "b-x"]]))

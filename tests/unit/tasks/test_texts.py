@@ -6,11 +6,18 @@ import copy
 import random
 import warnings
 
+import numpy as np
+import pandas
 import pytest
+import torch
+from datasets import Dataset, DatasetDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fewer.tasks.texts import OverlongError, TruncationWarning, clean, encode_texts
+from fewer.tasks.classification import TextClassification
+from fewer.tasks.question_answering import QuestionAnswering
+from fewer.tasks.tagging import Tagging
+from fewer.tasks.texts import OverlongError, TruncationWarning, clean, encode_texts, listed
 
 CLS, SEP, UNK = 2, 3, 1
 HELLO, WORLD = 5, 6
@@ -199,7 +206,7 @@ def test_a_text_that_is_no_string_is_an_error_with_its_row(tokenizer, bad):
 
 
 def test_bad_arguments_are_errors(tokenizer):
-    with pytest.raises(TypeError, match="wrap it in a list"):
+    with pytest.raises(TypeError, match="Wrap it in a list"):
         encode_texts("hello", tokenizer, max_length=8)
     with pytest.raises(ValueError, match="1 texts and 2 pairs"):
         encode_texts(["hello"], tokenizer, pairs=["a", "b"], max_length=8)
@@ -209,9 +216,88 @@ def test_bad_arguments_are_errors(tokenizer):
         encode_texts(["hello"], tokenizer, max_length=8, overlong="cut")
 
 
+@pytest.mark.parametrize("length", [0, -1, 2.5, True, "8", None])
+def test_a_length_that_is_none_is_refused_by_every_task(tokenizer, length):
+    rows = {
+        TextClassification(label_names=("a", "b")): {"text": ["a"], "label": ["a"]},
+        TextClassification(regression=True): {"text": ["a"], "label": [1.0]},
+        Tagging(label_names=("O", "B")): {"tokens": [["a"]], "tags": [["O"]]},
+        QuestionAnswering(impossible=True): {"question": ["a"], "context": ["b"]},
+    }
+    for task, columns in rows.items():
+        for training in (True, False):
+            with pytest.raises((ValueError, TypeError), match=f"^max_length .*got {length!r}"):
+                task.encode(
+                    Dataset.from_dict(columns), tokenizer, max_length=length, training=training
+                )
+
+
 def test_a_tokenizer_without_special_tokens_is_refused(tokenizer):
     bare = copy.deepcopy(tokenizer)
     bare.backend_tokenizer.post_processor = None
 
     with pytest.raises(ValueError, match="adds no special tokens"):
         encode_texts([""], bare, max_length=8)
+
+
+FRAME = pandas.DataFrame({"text": ["a", "b"]})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        FRAME,
+        Dataset.from_pandas(FRAME),
+        DatasetDict({"train": Dataset.from_pandas(FRAME)}),
+        {"text": ["a"]},
+        {"text": ["a"]}.keys(),
+        {"a", "b"},
+        frozenset(["a"]),
+        "a",
+        b"a",
+        None,
+        3,
+        np.array("a"),
+        torch.tensor(3),
+    ],
+    ids=lambda values: type(values).__name__,
+)
+def test_what_would_give_names_or_has_no_rows_is_refused_by_name(values):
+    with pytest.raises(
+        TypeError, match=r"^reviews must be a list with one text per row; got .*\. "
+    ):
+        listed(values, "reviews")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        FRAME["text"],
+        Dataset.from_pandas(FRAME)["text"],
+        FRAME["text"].to_numpy(),
+        np.array(["a", "b"]),
+        ("a", "b"),
+        (text for text in "ab"),
+        {1: "a", 2: "b"}.values(),
+        pandas.Index(["a", "b"]),
+    ],
+    ids=lambda values: type(values).__name__,
+)
+def test_columns_arrays_and_generators_are_listed(values):
+    assert listed(values, "reviews") == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        (("a", "b"), r"text_pairs=\[\.\.\.\]"),
+        (["a", "b"], r"text_pairs=\[\.\.\.\]"),
+        ({"text": "a"}, r"row\['text'\]"),
+        (b"a", "Decode"),
+        (None, "Remove the row"),
+        (float("nan"), "Remove the row"),
+    ],
+)
+def test_what_is_no_string_is_refused_with_the_way_out(tokenizer, text, remedy):
+    with pytest.raises(TypeError, match=f"texts, row 1 .*{remedy}"):
+        encode_texts(["a", text], tokenizer, max_length=8)

@@ -181,8 +181,8 @@ def test_no_sentences_give_no_rows(tokenizer):
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
-        ("a text", "wanted a list of sentences, got one string"),
-        ([["a"], "a text"], r"row 1 .*wanted a list of words, got 'a text' \(str\): split"),
+        ("a text", "sentences must be a list; got one string"),
+        ([["a"], "a text"], r"row 1 .*wanted a list of words, got 'a text' \(str\)\. Split"),
         ([["a"], None], r"row 1 .*wanted a list of words, got None"),
         ([["a", 3]], r"row 0, word 1 .*wanted a string, got 3 \(int\)"),
     ],

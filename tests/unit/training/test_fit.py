@@ -4,6 +4,7 @@ from itertools import pairwise
 import peft
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, Trainer
 
@@ -211,8 +212,31 @@ def test_every_architecture_goes_through_the_phases(tmp_path, name):
 
 
 def test_an_empty_training_set_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(ValueError, match="the training set has no rows"):
+    with pytest.raises(ValueError, match="train must have rows"):
         run(tmp_path / "run", train=texts(0))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        ([{"text": "a", "label": 1}], r"got a list.*Dataset\.from_list.*encode"),
+        ({"train": []}, r"got a dict.*data\['train'\]"),
+        (None, "got a NoneType.*encode"),
+        (Dataset.from_dict({"text": ["a"], "label": [1]}), "got text, label.*encode"),
+    ],
+)
+def test_rows_that_are_not_encoded_are_refused_with_the_way_out(tmp_path, train, said):
+    with pytest.raises((TypeError, ValueError), match=f"^train must .*{said}"):
+        fewer.fit(small_model(), fewer.LTP(), train, tokenizer=None, output_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("bad", [[1, None], [1.0, float("nan")], [[0, 1], [0, None]]], ids=str)
+def test_a_missing_label_is_refused_before_anything_is_written(tmp_path, bad):
+    columns = {"input_ids": [[2, 3]] * 2, "attention_mask": [[1, 1]] * 2, "length": [2, 2]}
+    with pytest.raises(ValueError, match=r"'labels', row 1 .*missing"):
+        run(tmp_path / "run", train=Dataset.from_dict({**columns, "labels": bad}))
     assert not (tmp_path / "run").exists()
 
 

@@ -1,0 +1,104 @@
+"""What `fewer fit` says at its end: score, FLOPs asked and got, the command to go on with."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from fewer.cli.common import ROLES, Loaded, dense_model, finish, load
+
+if TYPE_CHECKING:
+    from fewer.cli.recipe import Recipe
+
+__all__ = ["report_outcome"]
+
+SAMPLE_ROWS = 512  # of the training rows, to measure FLOPs on where there are no others
+
+
+def report_outcome(recipe: Recipe, output: Path) -> None:
+    """Score a finished run on its dev rows, if there are any; print the next command."""
+    baseline = _baseline(recipe, output)
+    if recipe.dev is not None:
+        _score(_load(recipe, output, recipe.dev, None), baseline)
+    else:
+        _measure(recipe, output)
+        typer.echo(
+            "no score was taken: fewer fit --dev FILE takes one, and so does the next command"
+        )
+    typer.echo(f"next: {next_command(recipe, output, baseline)}")
+
+
+def next_command(recipe: Recipe, output: Path, baseline: str | None) -> str:
+    """Write the command that evaluates a finished run on the rows of the user's choice."""
+    words = ["fewer", "evaluate", str(output / "model"), "--data", "YOUR_TEST_FILE"]
+    words += [] if baseline is None else ["--baseline", baseline]
+    words += [word for pair in _columns(recipe) for word in ("--column", pair)]
+    return shlex.join(words)
+
+
+def _baseline(recipe: Recipe, output: Path) -> str | None:
+    """Name the dense model: of the run's first phase, or the plain one that the run began with."""
+    from fewer.cli.recipe import config_of
+    from fewer.config import method_from, read_settings
+    from fewer.core.policy import Dense
+
+    if isinstance(method_from(recipe.method), Dense):
+        return None  # it is the model itself
+    dense = output / "0-dense" / "model"
+    if (dense / "config.json").exists():
+        return str(dense)
+    heads = [config_of(name).architectures for name in (recipe.model, str(output / "model"))]
+    is_dense = isinstance(read_settings(Path(recipe.model)).method, Dense)
+    return recipe.model if is_dense and heads[0] == heads[1] else None
+
+
+def _columns(recipe: Recipe) -> list[str]:
+    return [f"{role}={name}" for role, name in recipe.columns.items() if role in ROLES]
+
+
+def _load(recipe: Recipe, output: Path, data: str, rows: int | None) -> Loaded:
+    return load(
+        str(output / "model"),
+        data,
+        kind="evaluate",
+        columns=_columns(recipe),
+        split=recipe.split if data == recipe.train else None,
+        rows=rows,
+        max_length=None,  # as it was saved with the tokenizer
+        seed=int(recipe.schedule.get("seed", 0)),
+        threads=None,
+    )
+
+
+def _score(loaded: Loaded, baseline: str | None) -> None:
+    """Print the table of the dense model and the method, and what it says in words."""
+    from fewer.measure.evaluate import three_way
+
+    found = three_way(
+        loaded.model,
+        loaded.encoded,
+        loaded.tokenizer,
+        loaded.scorer,
+        baseline=dense_model(baseline),
+    )
+    finish({**loaded.row, "baseline": baseline, "systems": found}, None, None)
+
+
+def _measure(recipe: Recipe, output: Path) -> None:
+    """Compare the share of FLOPs that was asked for with that of a sample of the training rows."""
+    from fewer.config import method_from, method_to
+    from fewer.measure.evaluate import flops_of
+    from fewer.measure.notes import flops_line
+
+    method: dict[str, Any] = method_to(method_from(recipe.method))
+    if method["args"].get("target") is None:
+        return
+    loaded = _load(recipe, output, recipe.train, SAMPLE_ROWS)
+    spent, dense = flops_of(loaded.model, loaded.encoded, loaded.tokenizer, loaded.scorer)
+    systems = {"method": {"flops_per_text": spent}, "packed": {"flops_per_text": dense}}
+    source = f"{len(loaded.encoded)} of the training rows"
+    line = flops_line({**loaded.row, "data": {"source": source}, "systems": systems})
+    typer.echo(line)

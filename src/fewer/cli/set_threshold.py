@@ -1,0 +1,39 @@
+"""`fewer set-threshold`: save a model with another threshold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fewer.cli.common import quiet, tokenizer_of
+
+__all__ = ["set_threshold"]
+
+
+def set_threshold(
+    model: Annotated[str, typer.Argument(help="Folder that `fewer fit` or `fewer.save` wrote.")],
+    threshold: Annotated[float, typer.Argument(help="The new threshold.")],
+    output: Annotated[Path, typer.Option(help="Folder for the changed copy; it must be new.")],
+) -> None:
+    """Save a copy of a model with another threshold of its exits, or of Block-Skim.
+
+    Example: fewer set-threshold runs/reviews/model 0.3 --output runs/reviews/model-0.3
+    """
+    from fewer.folders import load
+    from fewer.measure.sweep import present_threshold
+    from fewer.measure.sweeps import threshold_name
+    from fewer.models import adjust
+    from fewer.packaged import model_folder
+
+    quiet()
+    if output.exists():
+        raise ValueError(f"--output must be a new folder; got {output}, which exists.")
+    folder = model_folder(model)
+    changed = load(folder, precision=None)
+    before = present_threshold(changed)
+    adjust(changed, threshold=threshold)
+    changed.save_pretrained(output)
+    tokenizer_of(folder, changed).save_pretrained(output)
+    typer.echo(f"threshold {threshold_name(before)} changed to {threshold:g}, saved in {output}")

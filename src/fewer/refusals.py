@@ -1,0 +1,160 @@
+"""What attach cannot honour is refused here, by name, before anything is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+__all__ = ["refuse_call", "refuse_model", "refuse_object", "refuse_tracing"]
+
+# What transformers computes attention by; a function that a user registered would not be called.
+_ATTENTION = (
+    None,
+    "eager",
+    "sdpa",
+    "flash_attention_2",
+    "flash_attention_3",
+    "flash_attention_4",
+    "flex_attention",
+)
+_RECORDS = ("output_attentions", "output_hidden_states")
+_DECODERS = ("LMHeadModel", "ForCausalLM")
+_WITHOUT_EFFECT = ("num_items_in_batch", "use_cache")  # of an encoder's own pass
+
+
+def refuse_object(model: object) -> None:
+    """Raise `ValueError` for what is no model of transformers, with what to pass instead."""
+    name = type(model).__name__
+    if isinstance(model, type):
+        advice = f"Pass an instance: {model.__name__}.from_pretrained(...)."
+    elif hasattr(model, "_orig_mod"):
+        advice = "Pass the model before torch.compile (its ._orig_mod), then compile it."
+    elif hasattr(model, "module") and isinstance(model, nn.Module):
+        advice = f"Pass the model before it is wrapped (its .module), then wrap it in {name}."
+    elif type(model).__module__.startswith("sentence_transformers"):
+        advice = (
+            "Pass the transformers model inside: model[0].auto_model of a SentenceTransformer or "
+            "SparseEncoder, model.model of a CrossEncoder."
+        )
+    elif hasattr(model, "model") and hasattr(model, "tokenizer"):
+        advice = "Pass the model inside: its .model."
+    else:
+        advice = "Load one with transformers' AutoModelFor... classes."
+    raise ValueError(
+        f"model must be a transformers PreTrainedModel, or one wrapped by peft; got "
+        f"{'the class ' + model.__name__ if isinstance(model, type) else 'a ' + name}. {advice}"
+    )
+
+
+def refuse_model(whole: PreTrainedModel, encoder: PreTrainedModel) -> None:
+    """Raise `ValueError` for a model in a state that the packed encoder cannot honour."""
+    for check in (_decoder, _places, _checkpointing, _patches, _attention, _recording):
+        reason = check(whole, encoder)
+        if reason is not None:
+            raise ValueError(f"{type(whole).__name__} {reason}")
+
+
+def _decoder(whole: PreTrainedModel, encoder: PreTrainedModel) -> str | None:
+    if type(whole).__name__.endswith(_DECODERS):
+        return (
+            "must be an encoder; got a causal language model, whose tokens do not read what "
+            "follows. Load the checkpoint with AutoModel or a class for a task."
+        )
+    return None
+
+
+def _places(whole: PreTrainedModel, encoder: PreTrainedModel) -> str | None:
+    name = next((name for name, value in whole.named_parameters() if value.is_meta), None)
+    if name is not None:
+        return (
+            f"must have its weights in memory; got {name} on the meta device. Load it without "
+            "init_empty_weights and offloading (no device_map but one device)."
+        )
+    if any(hasattr(part, "_hf_hook") for part in (encoder, *encoder.children())):
+        return (
+            "must lie on one device; got hooks of accelerate (device_map, dispatch_model or "
+            "cpu_offload). Call accelerate.hooks.remove_hook_from_module(model, recurse=True) "
+            "and move the model by model.to(device)."
+        )
+    return None
+
+
+def _checkpointing(whole: PreTrainedModel, encoder: PreTrainedModel) -> str | None:
+    if any(getattr(part, "gradient_checkpointing", False) for part in encoder.modules()):
+        return (
+            "must be without gradient checkpointing; got it switched on, and the packed encoder "
+            "does not do it. Call model.gradient_checkpointing_disable() (or "
+            "activation_checkpointing_disable) first."
+        )
+    return None
+
+
+def _patches(whole: PreTrainedModel, encoder: PreTrainedModel) -> str | None:
+    for part, name in ((whole, "the model"), (encoder, "its encoder")):
+        if "forward" in part.__dict__:
+            return (
+                f"must have the forward of its class; got another one set on {name}. Take it off "
+                "(del model.forward; after mixed precision: accelerate.utils."
+                "extract_model_from_parallel(model, keep_fp32_wrapper=False))."
+            )
+    kind = type(encoder)
+    if not kind.forward.__module__.startswith(("transformers.", "fewer.")):
+        return (
+            f"must have an encoder of transformers; got {kind.__module__}.{kind.__qualname__} with "
+            "a forward of its own, which would not be called. Use the class it derives from."
+        )
+    return None
+
+
+def _attention(whole: PreTrainedModel, encoder: PreTrainedModel) -> str | None:
+    name = encoder.config._attn_implementation
+    if name not in _ATTENTION:
+        return (
+            f"must use an attention of transformers' own; got {name!r}, which would not be called. "
+            "Call model.set_attn_implementation('sdpa') first."
+        )
+    return None
+
+
+def _recording(whole: PreTrainedModel, encoder: PreTrainedModel) -> str | None:
+    for name in _RECORDS:
+        if getattr(encoder.config, name):
+            return (
+                f"must not have {name} in its config, which the packed encoder does not give; set "
+                f"model.config.{name} = False."
+            )
+    return None
+
+
+def refuse_call(config: Any, arguments: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for an argument of an encoder's forward that would have no effect."""
+    for name in _RECORDS:
+        value = arguments.get(name)
+        if value or (value is None and getattr(config, name)):
+            raise ValueError(
+                f"{name} is not available from the packed encoder; call fewer.detach(model) to "
+                "inspect it"
+            )
+    for name, value in arguments.items():
+        if value is None or value is False or name in _WITHOUT_EFFECT:
+            continue
+        raise ValueError(
+            f"{name} must be left out, since the packed encoder does not read it (fewer reads "
+            f"encoders without cross-attention or cache); got a {type(value).__name__}. Leave it "
+            "out, or call fewer.detach(model)."
+        )
+
+
+def refuse_tracing() -> None:
+    """Raise `RuntimeError` inside torch.jit.trace, torch.export and the ONNX exporters."""
+    exporting: Callable[[], bool] | None = getattr(torch.compiler, "is_exporting", None)
+    traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if traced or (exporting is not None and exporting()):
+        raise RuntimeError(
+            "an attached model cannot be traced or exported: how many rows are read depends on the "
+            "texts. Export what fewer.detach(model) gives back."
+        )
