@@ -14,9 +14,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from benchmarks.long_texts import commands as long_texts
 from benchmarks.questions import hops, settings, squad
+from fewer.config import method_from
 
 DATA = Path(os.environ.get("FEWER_DATA", "../shared/data"))
 RESULTS = Path("benchmarks/results")
@@ -29,17 +33,36 @@ PROGRAM = "benchmarks.training"
 def _trained(
     recipe: str, seed: int, train: str, tests: list[str], rows: int | None = None
 ) -> list[list[str]]:
-    """Train a recipe with a seed, then score and time the result on each test set."""
+    """Train a recipe with a seed, then score and time the result on each test set.
+
+    It is held against a dense model that trained for as many epochs.
+    """
     run = f"runs/{recipe}-{seed}"
     fit = ["fit", "--recipe", f"recipes/{recipe}.yaml", "--train", str(DATA / train)]
     fit += ["--seed", str(seed), "--output", run, "--resume"]
-    commands = [fit]
+    longer, baseline = _longer(recipe, seed, "--train", str(DATA / train))
+    commands = [fit, longer]
     for test in tests:
         evaluate = ["evaluate", f"{run}/model", "--data", str(DATA / test), "--threads", "1"]
-        evaluate += ["--baseline", f"{run}/0-dense/model", "--report", f"{run}/report.html"]
+        evaluate += ["--baseline", baseline, "--report", f"{run}/report.html"]
         evaluate += ["--results", str(RESULTS / f"{recipe}.jsonl")]
         commands.append(evaluate + (["--rows", str(rows)] if rows else []))
     return commands
+
+
+def _longer(recipe: str, seed: int, *options: str) -> tuple[list[str], str]:
+    """Train a recipe's dense model for as many epochs as the method has in all; and its folder.
+
+    Epochs of heads alone do not count: they leave the model as it was.
+    """
+    path = f"recipes/{recipe}.yaml"
+    told: dict[str, Any] = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    phases = method_from(told["method"]).phases()
+    epochs = told["dense"]["epochs"] + sum(one.epochs for one in phases if one.trains != "policy")
+    run = f"runs/{recipe}-longer-{seed}"
+    fit = ["fit", "--recipe", path, "--method", "dense", "--dense-epochs", f"{epochs:g}"]
+    fit += ["--seed", str(seed), *options, "--output", run, "--resume"]
+    return fit, f"{run}/model"
 
 
 def _lengths(model: str, test: str, max_length: int) -> list[list[str]]:
@@ -173,7 +196,7 @@ def _joint() -> list[list[str]]:
 
 
 def _tagging() -> list[list[str]]:
-    """Train TOKEE; SENTEE takes over its heads; measure the whole curves."""
+    """Train TOKEE; SENTEE takes over its heads; measure both against an equally long training."""
     tests = {"conll2003": "conll2003", "resume": "resume_ner_zh", "ewt-pos": "ud_ewt_pos"}
     models = {"runs/models/e5-small-latin": "latin", "runs/models/e5-small-zh": "chinese"}
     commands = [
@@ -183,13 +206,14 @@ def _tagging() -> list[list[str]]:
     ]
     for name, folder in tests.items():
         run, sentee = f"runs/{name}-tokee-42", f"runs/{name}-sentee-42"
+        longer, baseline = _longer(f"{name}-tokee", 42)
         recipe = ["--recipe", f"recipes/{name}-tokee.yaml", "--seed", "42", "--resume"]
         commands.append(["fit", *recipe, "--output", run])
         taken = ["--model", f"{run}/1-exits/model", "--method", "sentee", "--output", sentee]
-        commands.append(["fit", *recipe, *taken])
+        commands += [["fit", *recipe, *taken], longer]
         for own in (run, sentee):
             test = f"{folder}/test.jsonl.gz"
-            commands += _swept(own, f"{run}/0-dense/model", test, "tagging")
+            commands += _swept(own, baseline, test, "tagging")
     return commands
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "labels_of",
     "left_loss",
     "logits_of",
+    "pooler_of",
     "shape_of",
     "task_loss",
 ]
@@ -48,6 +49,41 @@ def shape_of(whole: PreTrainedModel, encoder: PreTrainedModel) -> Shape:
     answers: Answers = "" if many or not known else known[0]
     labels = int(config.num_labels or 0) if answers else 0
     return replace(bind(encoder).shape, labels=labels, answers=answers)
+
+
+def pooler_of(whole: PreTrainedModel, encoder: PreTrainedModel) -> nn.Linear | None:
+    """Return the W and b of a classifier that reads tanh(W h + b) of [CLS].
+
+    `None` for a model without one: another activation, a mean over tokens, another task.
+    """
+    find = _POOLERS.get(str(whole.config.model_type))
+    if find is None or not type(whole).__name__.endswith(_CLASSIFIER):
+        return None
+    pooler: nn.Linear | None = find(whole, encoder)
+    return pooler
+
+
+def _bert_pooler(whole: Any, encoder: Any) -> Any:
+    return None if encoder.pooler is None else encoder.pooler.dense
+
+
+def _albert_pooler(whole: Any, encoder: Any) -> Any:
+    return encoder.pooler
+
+
+def _roberta_pooler(whole: Any, encoder: Any) -> Any:
+    return whole.classifier.dense
+
+
+_CLASSIFIER = "ForSequenceClassification"
+_POOLERS: dict[str, Callable[[Any, Any], Any]] = {  # by `model_type`
+    "bert": _bert_pooler,
+    "albert": _albert_pooler,
+    "roberta": _roberta_pooler,
+    "xlm-roberta": _roberta_pooler,
+    "camembert": _roberta_pooler,
+    "longformer": _roberta_pooler,
+}
 
 
 def task_loss(config: Any, answers: Answers) -> Callable[[Tensor, Tensor], Tensor]:

@@ -39,7 +39,7 @@ from fewer.core.trace import recorded
 from fewer.disk import writing
 from fewer.engine.packing import Engine
 from fewer.eval_view import eval_view
-from fewer.heads import shape_of
+from fewer.heads import pooler_of, shape_of
 from fewer.inputs import pack
 from fewer.kernels import kernel as find_kernel
 from fewer.manifest import MANIFEST
@@ -295,6 +295,8 @@ def attach(
     check_settings(settings.method)
     own = Attachment(settings, shape).to(encoder.device)
     own.has_head = whole is not encoder
+    if (pooler := pooler_of(whole, encoder)) is not None:
+        own.policy.start_from(pooler)
     detach(model)
     encoder.fewer = own
     own.train(encoder.training)

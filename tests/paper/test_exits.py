@@ -206,7 +206,8 @@ def test_berxit_judges_each_exit_by_one_linear_map():
     With c = (-4, 0), b = 1 and tanh(h) = .5 and .9: u = sigma(-1) = .268941, sigma(-2.6) = .069138.
     """
     policy = _policy(BERxiT())
-    _set(policy.heads.poolers[0].weight, [1.0, 0.0], [0.0, 1.0])
+    for pooler in policy.heads.poolers:
+        _set(pooler.weight, [1.0, 0.0], [0.0, 1.0])
     _set(policy.doubt.weight, [-4.0, 0.0])
     _set(policy.doubt.bias, 1.0)
     tokens = _tokens([[math.atanh(0.5), 0.0]], [[math.atanh(0.9), 0.0]])
@@ -217,19 +218,51 @@ def test_berxit_judges_each_exit_by_one_linear_map():
 
 
 def test_berxit_teaches_the_judge_and_the_exits_in_turns():
-    """(u - t)^2 with t = 1 where the exit is wrong; exits learn at odd steps.
+    """(u - t)^2 with t = 1 where the exit is wrong, 0 where it is right; exits learn at odd steps.
 
-    Features (0, 0) give u = sigma(1) = .731059. The exit says class 0 of both texts, whose labels
-    are 0 and 1: ((.731059)^2 + (.268941)^2) / 2.
+    Features (0, 0) give u = sigma(1) = .731059. The exit says class 0 of three texts, whose labels
+    are 0, 0 and 1: (2 (.731059)^2 + (.268941)^2) / 3 = 0.380408, where the inverted target would
+    give (2 (.268941)^2 + (.731059)^2) / 3 = 0.226368.
     """
     policy = _policy(BERxiT())
     _set(policy.doubt.bias, 1.0)
-    said = Spoken(0, torch.arange(2), torch.tensor([[1.0, 0.0]] * 2), torch.zeros(2, 2))
-    judged = (_sigmoid(1) ** 2 + _sigmoid(-1) ** 2) / 2
-    exits = -(math.log(_sigmoid(1)) + math.log(_sigmoid(-1))) / 2
-    for step, wanted in ((0, judged), (1, judged + exits), (2, judged)):
-        given = _lesson([[0.0, 0.0]] * 2, [0, 1], [said], step)
+    said = Spoken(0, torch.arange(3), torch.tensor([[1.0, 0.0]] * 3), torch.zeros(3, 2))
+    judged = (2 * _sigmoid(1) ** 2 + _sigmoid(-1) ** 2) / 3
+    exits = -(2 * math.log(_sigmoid(1)) + math.log(_sigmoid(-1))) / 3
+    assert judged == pytest.approx(0.380408, abs=1e-6)
+    for step, wanted in ((0, judged), (1, judged + exits), (2, judged), (3, judged + exits)):
+        given = _lesson([[0.0, 0.0]] * 3, [0, 0, 1], [said], step)
         assert policy.loss(given).item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_berxit_judges_numbers_by_how_far_off_they_are():
+    """Regression: the wanted u is tanh |y - z|.
+
+    z = 1 of texts whose numbers are 1 and 3, u = sigma(0) = 1/2: tanh 0 = 0, tanh 2 = 0.964028, so
+    ((1/2)^2 + (1/2 - 0.964028)^2) / 2 = 0.232661.
+    """
+    policy = _policy(BERxiT(), labels=1)
+    said = Spoken(0, torch.arange(2), torch.tensor([[1.0], [1.0]]), torch.zeros(2, 2))
+    trace = Trace((2, 1), torch.device("cpu"), spoken=[said])
+    logits, numbers = torch.zeros(2, 1), torch.tensor([1.0, 3.0])
+    given = Lesson(trace, PHASE, 0, logits, numbers, torch.nn.functional.mse_loss)
+    assert policy.loss(given).item() == pytest.approx(0.232661, abs=1e-6)
+
+
+def test_berxit_gives_each_exit_a_pooler_that_starts_as_the_models():
+    """The authors' code: every highway has its own pooler, and copies the model's into it."""
+    policy = _policy(BERxiT())
+    pooler = torch.nn.Linear(2, 2)
+    _set(pooler.weight, [1.0, 2.0], [3.0, 4.0])
+    _set(pooler.bias, 5.0, 6.0)
+    policy.start_from(pooler)
+    assert len(policy.heads.poolers) == 2
+    for started in policy.heads.poolers:
+        assert started.weight.tolist() == [[1.0, 2.0], [3.0, 4.0]]
+        assert started.bias.tolist() == [5.0, 6.0]
+    with torch.no_grad():
+        policy.heads.poolers[ONE].weight.zero_()
+    assert policy.heads.poolers[TWO].weight.tolist() == pooler.weight.tolist()
 
 
 def _tagger(method, threshold):
@@ -283,6 +316,23 @@ def test_a_question_is_answered_when_start_and_end_are_certain():
         assert decision.spoken[0].rows.tolist() == [0, 1, 2, 3]
         assert decision.spoken[0].final.tolist() == [leaves[0]] * 3 + [leaves[1]]
         assert decision.spent.tolist() == [3 * 8, 8]  # 2 x 2 x 2 FLOPs a token
+
+
+def test_a_question_is_answered_when_exits_in_a_row_choose_the_same_span():
+    """Zhou et al. (2020), of start and end at once: both best places as at the exit before.
+
+    Of two texts the first exit says start 0, end 2 and start 0, end 1; the second exit start 0,
+    end 2 of both: with P = 1 the first text leaves, after one exit nobody.
+    """
+    policy = _policy(PABEE(), answers="span", threshold=1.0)
+    for head in policy.heads:
+        _set(head.weight, [1.0, 0.0], [0.0, 1.0])
+    early, late = [[3.0, 0.0], [0.0, 0.0], [0.0, 3.0]], [[3.0, 0.0], [0.0, 3.0], [0.0, 0.0]]
+    first = _asked(policy, _tokens(early, late), ONE)
+    assert _leaves(first) is None
+    second = _asked(policy, _tokens(early, early), TWO, first.spoken)
+    assert _leaves(second) == [True, False]
+    assert second.spoken[0].final.tolist() == [True] * 3 + [False] * 3
 
 
 @pytest.mark.parametrize(

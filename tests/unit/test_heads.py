@@ -5,7 +5,15 @@ import torch
 
 from fewer import Decision, Trace
 from fewer.core.decision import Spoken
-from fewer.heads import answered, labels_of, left_loss, logits_of, shape_of, task_loss
+from fewer.heads import (
+    answered,
+    labels_of,
+    left_loss,
+    logits_of,
+    pooler_of,
+    shape_of,
+    task_loss,
+)
 from fewer.models import parts
 from tests.contract.table import every_backbone
 from tests.tiny import ragged, tiny
@@ -44,6 +52,33 @@ def test_a_shape_says_what_the_head_answers(backbone, task, answers, labels):
 def test_many_answers_at_once_are_none_that_a_method_could_give(settings, answers, labels):
     shape = _shape(tiny(**settings))
     assert (shape.answers, shape.labels) == (answers, labels)
+
+
+TANH = ("bert", "roberta", "xlm-roberta", "camembert", "albert", "albert-inner", "longformer")
+
+
+@every_backbone
+def test_a_pooler_is_what_a_classifier_reads_through_tanh(backbone):
+    model = tiny(backbone)
+    pooler = pooler_of(*parts(model))
+    assert (pooler is not None) == (backbone in TANH)
+    if pooler is None:
+        return
+    batch, seen = ragged(model), []
+    with pooler.register_forward_hook(lambda _, given, made: seen.append((given[0], made))):
+        logits = model(**batch).logits
+    given, made = seen[0]
+    if backbone.startswith(("bert", "albert")):  # their classifier is one map after the pooler
+        torch.testing.assert_close(model.classifier(torch.tanh(made)), logits)
+    else:
+        torch.testing.assert_close(model.classifier.out_proj(torch.tanh(made)), logits)
+    first = model.base_model(**batch).last_hidden_state[:, 0]
+    torch.testing.assert_close(given, first)
+
+
+@pytest.mark.parametrize("task", ["TokenClassification", "QuestionAnswering", "Model"])
+def test_a_model_that_is_no_classifier_has_no_pooler_to_start_from(task):
+    assert pooler_of(*parts(tiny("bert", task))) is None
 
 
 @every_backbone

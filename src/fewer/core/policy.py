@@ -176,6 +176,12 @@ class Policy(nn.Module):
         """Return the threshold that decides how eagerly texts or tokens leave, if there is one."""
         return None
 
+    def start_from(self, pooler: nn.Linear) -> None:
+        """Start heads that read [CLS] as tanh(W h + b) from the model's own W and b, copied.
+
+        Called once, after the policy is built, for a model whose head has such a pooler.
+        """
+
     def inherit(self, method: Method, policy: Policy) -> tuple[tuple[int, ...], ...]:
         """Take over what `policy`, the trained one of `method`, has learned.
 

@@ -124,6 +124,11 @@ class StackPolicy(Policy):
         """Return the first there is."""
         return next((dial for part in self._acts() if (dial := part.dial())), None)
 
+    def start_from(self, pooler: nn.Linear) -> None:
+        """Offer it to every part."""
+        for part in self._own:
+            part.start_from(pooler)
+
     def inherit(self, method: Method, policy: Policy) -> tuple[tuple[int, ...], ...]:
         """Give what was learned to the first part, if that is described by the same method."""
         if self.methods[0] != method:

@@ -1,18 +1,21 @@
 """BERxiT: better fine-tuning and learning to exit (Xin et al., EACL 2021).
 
 https://aclanthology.org/2021.eacl-main.8. Steps alternate: the last layer alone learns from the
-labels, then all exits do. One linear map for all layers learns to tell from an exit's features
-whether it is wrong, u_l = sigmoid(w f_l + b), by squared error at every step; a text leaves when
-u_l is below the threshold. As no classes are compared, it works for regression too, where the
-wanted u is tanh |y - z|.
+labels, then all exits do. Each exit has a pooler of its own, which starts as the model's. One
+linear map for all layers learns to tell from an exit's features whether it is wrong,
+u_l = sigmoid(w f_l + b), by squared error at every step; a text leaves when u_l is below the
+threshold. As no classes are compared, it works for regression too, where the wanted u is
+tanh |y - z|.
 
 What differs from the authors' code: each text decides for itself, and the last layer learns at
-every step (there one of the variants drops it from every other step).
+every step (there one of the variants drops it from every other step). All exits shared one pooler
+here once; folders saved so name `head="shared"`, and answer as before.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from fewer.exits.early_exit import EarlyExit, Training
 from fewer.exits.losses import Teacher
@@ -24,7 +27,9 @@ __all__ = ["BERxiT"]
 class BERxiT(EarlyExit):
     """Exit when a learned judge trusts the answer; model and exits train in turns."""
 
-    head: str = "shared"
+    former_heads: ClassVar[tuple[str, ...]] = ("shared",)
+
+    head: str = "pooled"
     criterion: str = "learned"
     training: Training = "alternating"
     teacher: Teacher = "labels"

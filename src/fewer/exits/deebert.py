@@ -7,7 +7,8 @@ classes: 0 .. ln C.
 
 What differs from the authors' code: texts leave a batch of any size (there an exit is an exception,
 and the batch is one text), and the entropy of a certain answer is 0 (there NaN, so it never exits).
-The poolers start at random instead of as copies of the model's, which not every model has.
+The poolers start as copies of the model's, as there, where it has one; those of DistilBERT,
+ELECTRA, BigBird and ModernBERT start at random.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from fewer.core.cost import Shape
 from fewer.core.policy import Phase, Policy
@@ -33,6 +33,9 @@ Training = Literal["frozen", "joint", "alternating"]
 @dataclass(frozen=True, kw_only=True)
 class EarlyExit:
     """Let a text leave with the answer of an early head that is certain enough."""
+
+    # defaults of earlier versions, which saved folders of questions may name; unused there
+    former_heads: ClassVar[tuple[str, ...]] = ()
 
     layers: tuple[int, ...] | None = (
         None  # exits after so many layers; None: after all but the last

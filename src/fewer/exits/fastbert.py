@@ -7,7 +7,9 @@ the paper) is below the threshold.
 
 What differs from the authors' code: only [CLS] asks in the heads' attention, since only its row is
 used; the heads are counted (a few percent of a layer each); and the last layer keeps the model's
-own head instead of one of this kind.
+own head instead of one of this kind. The maps of queries and keys are one matrix per attention
+head, and those of values and of the output another: theirs are products of two, of half the rank,
+so that our heads can be any of theirs and more, with the same number of weights.
 """
 
 from __future__ import annotations

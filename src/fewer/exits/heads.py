@@ -3,10 +3,13 @@
 | name | made of | used by |
 |---|---|---|
 | `linear` | one linear map of [CLS] | |
-| `pooled` | tanh(W [CLS]) of its own, then a linear map | DeeBERT |
-| `shared` | one tanh(W [CLS]) for all layers, then a linear map for each | PABEE, BERxiT |
+| `pooled` | a pooler per exit, tanh(W [CLS] + b), then a linear map | DeeBERT, BERxiT |
+| `shared` | one pooler for all exits, then a linear map per exit | PABEE |
 | `mixed` | the shared pooler's outputs so far, mixed with a learned unit vector | Right Tool |
 | `attentive` | a narrow attention over all tokens of the text, asked by [CLS] | FastBERT |
+
+Poolers start as copies of the model's own, where its head has one (`fewer.heads.pooler_of`: BERT,
+ALBERT, RoBERTa and their kin), else at random.
 """
 
 from __future__ import annotations
@@ -47,6 +50,9 @@ class Heads(nn.Module):
         logits: Tensor = self.classifiers[number](features)
         return logits
 
+    def start_from(self, pooler: nn.Linear) -> None:
+        """Copy the model's own pooler; heads without one have nothing to copy it to."""
+
     def flops(self, tokens: Packed, more: int = 0) -> Float[Tensor, "B"]:
         """FLOPs of one exit for each text of the batch; 0 for those that have left.
 
@@ -74,6 +80,11 @@ class _Pooled(Heads):
         pooler = self.poolers[number % len(self.poolers)]
         pooled: Tensor = torch.tanh(pooler(first_states(tokens)))
         return pooled
+
+    def start_from(self, pooler: nn.Linear) -> None:
+        with torch.no_grad():
+            for parameter in self.poolers.parameters():
+                parameter.copy_(pooler.bias if parameter.ndim == 1 else pooler.weight)
 
 
 class _Mixed(_Pooled):
@@ -105,8 +116,10 @@ class _Attentive(Heads):
     Only the first token's row of the attention is used, so only [CLS] asks. Nothing stands between
     its query map and the map of the keys, so the two are one: from [CLS] to what each of the two
     attention heads looks for in a token. Nor between the map of the values and the linear map after
-    them, so these are one, after the weighted sum. That is the same function at a third of the
-    price; the two sums over tokens are not counted as FLOPs.
+    them, so these are one, after the weighted sum. Every function of the paper's head is one of
+    these, at a third of the price, but not the other way round: a product of two maps through the
+    W / 2 columns of an attention head has half the rank. The two sums over tokens are not counted
+    as FLOPs.
     """
 
     def __init__(self, shape: Shape, exits: int, heads: int = 2) -> None:

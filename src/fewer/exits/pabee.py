@@ -5,7 +5,8 @@ l CE_l / sum of l. A text leaves when P exits in a row said the same as the one 
 the earliest after P + 1 layers; numbers are the same within `tolerance`. `threshold` is P.
 
 What differs from the authors' code: each text counts for itself (there the whole batch has to
-agree). In a model of six layers P above 4 can never be reached.
+agree). The pooler starts as a copy of the model's and learns apart from it; there the two are one
+module. In a model of six layers P above 4 can never be reached.
 """
 
 from __future__ import annotations

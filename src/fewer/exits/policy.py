@@ -69,6 +69,10 @@ class ExitPolicy(CalibratedExits):
         """Return the threshold."""
         return self.criterion.dial(self.threshold, self.labels, len(self.layers))
 
+    def start_from(self, pooler: nn.Linear) -> None:
+        """Start the heads' poolers from the model's."""
+        self.heads.start_from(pooler)
+
     def loss(self, lesson: Lesson) -> Tensor:
         """Add up the exits' losses, and that of the learned criterion."""
         spoken, own = lesson.trace.spoken, self.method

@@ -14,6 +14,7 @@ What differs from the authors' code, and why:
 - Each text decides for itself. There the largest probability of the whole batch decides for all.
 - The temperatures are saved with the model and cannot become negative; they are fitted on rows that
   nothing trained on.
+- The pooler W_p starts as a copy of the model's and learns apart from it; there the two are one.
 - The last exit is the model's own head, which is not a mixture. Layers without an exit are not
   mixed.
 """

@@ -131,7 +131,7 @@ class SpanExitPolicy(CalibratedExits):
                 f"criterion is {method.criterion!r}, which judges whole texts, but the model "
                 f"answers with a span; wanted one of {', '.join(MEASURES)}"
             )
-        if method.head not in ("linear", type(method).head):
+        if method.head not in ("linear", type(method).head, *method.former_heads):
             raise ValueError(
                 f"head is {method.head!r}, which makes one state of a text, but the model answers "
                 "with a span, so every token speaks; wanted 'linear', or no head at all"

@@ -25,6 +25,9 @@ What differs from the authors' code, and why:
   keeps two rows active until the sentence is done.
 - The second phase decides by the model as it is, where the code replays logits cached before it.
   Its flooding by the first phase's losses is left out.
+- The second phase draws windows from 3 tokens on, the code from 5 on. Its most eager draw takes the
+  smallest window and the largest threshold at once; the code tosses a coin and takes one of them.
+  So tokens rest earlier in training here.
 - `keep_norm` gives states at rest each layer's own norm, as the code does by norming their
   unnormed sum: the same vector, found by undoing the old scale and shift.
 """

@@ -26,6 +26,7 @@ __all__ = [
 Row = Mapping[str, Any]
 
 SYSTEMS = ("padded", "packed", "method")
+_WHERE = ("method.threshold", "method.target")  # one of them says where a method runs
 
 
 @dataclass(frozen=True)
@@ -129,13 +130,15 @@ def first_metric(names: Iterable[str]) -> str | None:
 
 def _setting(row: Row) -> dict[str, Any]:
     """List what tells one setting from another; the method's own settings each by their name."""
-    data = row.get("data", {})
+    data, args = row.get("data", {}), dict(row.get("method", {}).get("args", {}))
+    if row.get("threshold") is not None:  # the one it ran at, not the one it was trained for
+        args |= {"threshold": row["threshold"], "target": None}
+    elif args.get("target") is not None:  # which has chosen another threshold than the method's
+        args["threshold"] = None
     shared = {name: row.get(name) for name in ("max_length", "precision", "threads", "processor")}
     return {
         "method": row.get("method", {}).get("name"),
-        **{
-            f"method.{name}": value for name, value in row.get("method", {}).get("args", {}).items()
-        },
+        **{f"method.{name}": value for name, value in args.items()},
         "model": _without_seed(row, "model"),
         "baseline": _without_seed(row, "baseline"),
         "data": data.get("source"),
@@ -174,6 +177,8 @@ def _labels(rows: Sequence[Row]) -> list[str]:
     """
     settings = [_setting(row) for row in rows]
     varying = _varying(settings)
+    if any(row.get("threshold") is not None for row in rows):
+        varying.add("method.threshold")
     for told in (varying - {"model", "baseline"}, varying):
         labels = [_label(row, one, told) for row, one in zip(rows, settings, strict=True)]
         if len(set(labels)) == len(labels):
@@ -186,7 +191,7 @@ def _label(row: Row, setting: Mapping[str, Any], varying: set[str]) -> str:
     args = ", ".join(
         f"{name.removeprefix('method.')}={_short(value)}"
         for name, value in told.items()
-        if name.startswith("method.")
+        if name.startswith("method.") and not (value is None and name in _WHERE)
     )
     others = [f"{name} {value}" for name, value in told.items() if not name.startswith("method")]
     return visible(", ".join([_display_name(row) + (f"({args})" if args else ""), *others]))

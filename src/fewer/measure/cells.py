@@ -22,6 +22,7 @@ __all__ = [
 ]
 
 ABSENT = "-"
+_UNSCORED = "not measured"  # of a system beside others that have a score
 
 _NOTHING = System({}, None, None, (), {})
 
@@ -169,7 +170,7 @@ def _held(what: str, where: str, said: dict[str, str]) -> Cell:
 def _metric(name: str, system: System, packed: System, metric: str) -> Cell:
     """Write a metric with its spread; of the method also what it won or lost against packed."""
     if metric not in system.metrics:
-        return Cell(ABSENT)
+        return Cell(_UNSCORED)
     mean = system.metrics[metric]
     number = f"{mean.value:.4f}"
     spread = "" if mean.spread is None else f"± {mean.spread:.4f}"

@@ -10,7 +10,7 @@ from fewer.measure.bubbles import Bubble, draw_bubbles
 from fewer.measure.cells import ABSENT, grid, times
 from fewer.measure.svg import Drawing, canvas, drawing
 
-__all__ = ["break_even", "lengths_table", "long_texts_figure", "long_texts_table"]
+__all__ = ["break_even", "lengths_table", "long_texts_figure", "long_texts_table", "patterns_claim"]
 
 Row = Mapping[str, Any]
 _Times = Mapping[tuple[str, int], float]  # milliseconds by system and length
@@ -78,6 +78,26 @@ def _said(ms: _Times, lengths: Sequence[int]) -> str:
             f"{max(ratios):.1f} times as long."
         )
     return "\n".join(told) + "\n"
+
+
+def patterns_claim(rows: Sequence[Row]) -> str:
+    """Write in one sentence what patterns gain on transformers' own, over all modes and lengths."""
+    told = []
+    for system in _PATTERNS:
+        ratios = []
+        for row in {row["mode"]: row for row in rows}.values():
+            ms = {(p["system"], p["length"]): p["ms"]["median"] for p in row["points"] if p["ms"]}
+            lengths = sorted({length for _, length in ms})
+            both = _timed(ms, lengths, system, f"hf-{system}")
+            ratios += [ms[f"hf-{system}", length] / ms[system, length] for length in both]
+        if ratios:
+            name = _NAMES[system].split(",")[0]
+            told.append(f"{name} {min(ratios):.1f} to {max(ratios):.1f} times as fast")
+    lengths = sorted({point["length"] for row in rows for point in row["points"]})
+    return (
+        f"{' and '.join(told)} as in transformers, with drawn weights, on texts of "
+        f"{lengths[0]:,} to {lengths[-1]:,} tokens, reading and training.\n"
+    )
 
 
 def _timed(ms: _Times, lengths: Sequence[int], *systems: str) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from fewer.measure.blocks import Row
 from fewer.measure.cells import ABSENT, grid, times
-from fewer.measure.sweeps import equal_point, points, threshold_name
+from fewer.measure.sweeps import dense_score, operating_point, points, threshold_name
 
 __all__ = ["kept_table", "predictors_table", "questions_table", "seeds_table"]
 
@@ -19,28 +19,32 @@ _SCORES = ("f1", "exact_match")
 def questions_table(rows: Iterable[Row]) -> str:
     """Write a Markdown line a system; of each data set padded and packed stand first.
 
-    A method with a threshold has two lines: nothing skipped, and its operating point.
+    A method with a threshold has two lines: nothing skipped, and its operating point. That is
+    chosen on one half of the questions and told of the other, beside the dense model's F1 there.
     """
-    heads = ("questions", "run", "system", "F1", "exact match", "MFLOPs a question", "FLOPs")
+    counts = ("MFLOPs a question", "FLOPs", "F1, dense")
+    heads = ("questions", "run", "system", "F1", "exact match", *counts)
     lines: list[list[str]] = [list(heads)]
     told: set[str] = set()
     for row in rows:
         data, systems = f"{row['data']['rows']:,}", row["systems"]
         packed = systems["packed"]
+        whole = f"{packed['metrics']['f1']:.4f}"
         if row["data"]["hash"] not in told:
             told.add(row["data"]["hash"])
             dense = [data, _run(row["baseline"])]
-            lines.append([*dense, "padded Hugging Face", *_cells(systems["padded"], packed)])
-            lines.append([*dense, "packed", *_cells(packed, packed)])
+            for system, name in (("padded", "padded Hugging Face"), ("packed", "packed")):
+                lines.append([*dense, name, *_cells(systems[system], packed), whole])
         own, name = [data, _run(row["model"])], row["method"]["name"]
         if not row.get("sweep"):
-            lines.append([*own, name, *_cells(systems["method"], packed)])
+            lines.append([*own, name, *_cells(systems["method"], packed), whole])
             continue
-        lines.append([*own, f"{name}, nothing skipped", *_cells(points(row)[0], packed)])
-        found = equal_point(row)
+        lines.append([*own, f"{name}, nothing skipped", *_cells(points(row)[0], packed), whole])
+        found = operating_point(row)
         if found is not None:
-            threshold = threshold_name(found["threshold"])
-            lines.append([*own, f"{name}, threshold {threshold}", *_cells(found, packed)])
+            system = f"{name}, threshold {threshold_name(found['threshold'])}"
+            other = [f"{found['texts']:,} of {data}", own[1], f"{system}, the other half"]
+            lines.append([*other, *_cells(found, _dense(found)), f"{dense_score(row, 1):.4f}"])
     return grid(lines, words=3)
 
 
@@ -71,9 +75,9 @@ def predictors_table(rows: Iterable[Row]) -> str:
         found = {one["layer"]: one for one in row["predictors"]}
         means = [f"{mean([one[name] for one in found.values()]):.3f}" for name in _KNOWN]
         by_layer = [f"{found[layer]['auc']:.3f}" if layer in found else ABSENT for layer in layers]
-        packed, point = row["systems"]["packed"], equal_point(row) if row.get("sweep") else None
+        packed, point = row["systems"]["packed"], operating_point(row) if row.get("sweep") else None
         whole = points(row)[0]["metrics"]["f1"] if row.get("sweep") else packed["metrics"]["f1"]
-        saved = ABSENT if point is None else _fewer(packed, point)
+        saved = ABSENT if point is None else _fewer(_dense(point), point)
         told = [row["data"]["source"].split("/")[-2], _settings(row["method"]["args"])]
         lines.append([*told, f"{whole:.4f}", saved, *means, *by_layer])
     return grid(lines, words=2)
@@ -125,6 +129,11 @@ def _settings(args: Mapping[str, Any]) -> str:
 def _cells(system: Mapping[str, Any], against: Mapping[str, Any]) -> list[str]:
     scores = [f"{system['metrics'][name]:.4f}" for name in _SCORES]
     return [*scores, f"{system['flops_per_text'] / 1e6:,.0f}", _fewer(against, system)]
+
+
+def _dense(point: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the dense model takes on the texts of a point."""
+    return {"flops_per_text": point["dense_flops_per_text"]}
 
 
 def _fewer(against: Mapping[str, Any], system: Mapping[str, Any]) -> str:

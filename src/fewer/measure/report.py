@@ -192,12 +192,19 @@ def _provenance(row: Row) -> dict[str, str]:
         "max_length": row.get("max_length"),
         "data": f"{data.get('source')}, {data.get('rows')} rows, hash {data.get('hash')}",
         "precision": row.get("precision"),
+        "commit": _commit(row),
         "kernels": row.get("kernels"),
         "processor": row.get("processor"),
         "threads": row.get("threads"),
         "versions": versions,
     }
     return {name: ABSENT if value is None else str(value) for name, value in told.items()}
+
+
+def _commit(row: Row) -> str | None:
+    """Name the code that measured a row; `None` for a row that does not say."""
+    commit = row.get("commit")
+    return f"{commit}, with changes" if commit and row.get("modified") else commit
 
 
 def _stacked(cell: Cell) -> Text:

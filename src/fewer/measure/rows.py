@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shlex
+import subprocess
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,7 +21,11 @@ __all__ = ["append_row", "describe", "provenance", "read_results"]
 
 
 def provenance() -> dict[str, Any]:
-    """Say when, by which command, with which versions, on which processor and how many threads."""
+    """Say when, by which command, which code and versions, on which machine and how many threads.
+
+    `commit` is that of the checkout this package runs from, `None` for an installed one; `modified`
+    says whether tracked files of it differed from the commit.
+    """
     import torch
     import transformers
 
@@ -34,7 +40,10 @@ def provenance() -> dict[str, Any]:
             "transformers": transformers.__version__,
             "python": platform.python_version(),
         },
+        **_checkout(),
         "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
         "threads": torch.get_num_threads(),
     }
 
@@ -97,6 +106,32 @@ def read_results(path: Path) -> list[dict[str, Any]]:
 def _program() -> str:
     name = Path(sys.argv[0]).name
     return "fewer" if name == "__main__.py" else name  # python -m fewer
+
+
+def _checkout() -> dict[str, str | bool | None]:
+    """Return the commit of the checkout whose `src` this package is in, and whether it is clean.
+
+    A package installed below another project's checkout is none of that project's.
+    """
+    package = Path(__file__).resolve().parents[1]
+    root, commit = _git(package, "rev-parse", "--show-toplevel"), None
+    if root is not None and Path(root) / "src" == package.parent:
+        commit = _git(package, "rev-parse", "HEAD")
+    if commit is None:
+        return {"commit": None, "modified": None}
+    changed = _git(package, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "modified": changed != ""}
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """Return what git says of a folder; `None` without git, or outside of a checkout."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
 
 
 def _processor() -> str:

@@ -17,15 +17,19 @@ from fewer.measure.cells import ABSENT, grid, times
 __all__ = [
     "MOST_LOST",
     "buckets_table",
+    "chosen_point",
     "curve_lines",
     "curve_table",
     "data_set",
     "dense_score",
     "equal_point",
     "exits_table",
+    "longer_score",
     "operating_point",
     "points",
     "pruning_only",
+    "pyramids_and_exits",
+    "reference_score",
     "score_name",
     "tagging_table",
     "threshold_name",
@@ -36,6 +40,8 @@ Point = Mapping[str, Any]
 MOST_LOST = 1.0  # points of the score, hundredths
 SAVED = " (saved)"  # marks the threshold of the model as it was loaded
 _ROUNDING = 1e-9  # 0.91 - 0.01 may be a little above 0.9
+_FIRST_PHASE = "0-dense"  # folder of a run's dense fine-tune, after which its method trains on
+_SAME_FLOPS = 1e-4  # relative; rows hold means of fp32 counts
 
 
 def points(row: Row) -> Sequence[Point]:
@@ -60,23 +66,28 @@ def score_name(row: Row) -> str:
 def equal_point(row: Row, most_lost: float = MOST_LOST) -> Point | None:
     """Return the point of all texts with the fewest FLOPs that loses at most `most_lost` points.
 
-    Points are hundredths of the dense model's score. `None` where no threshold comes so near.
+    Points are hundredths of `reference_score`. `None` where no threshold comes so near. The texts
+    whose score this is choose the threshold, which flatters it: `operating_point` keeps the two
+    apart.
     """
-    metric = score_name(row)
-    least = row["systems"]["packed"]["metrics"][metric] - most_lost / 100 - _ROUNDING
-    return _cheapest([(point, point) for point in points(row)], metric, least)
+    least = reference_score(row) - most_lost / 100 - _ROUNDING
+    return _cheapest([(point, point) for point in points(row)], score_name(row), least)
 
 
 def operating_point(row: Row, most_lost: float = MOST_LOST) -> dict[str, Any] | None:
     """Choose a threshold on one half of the texts; return its point as the other half has it.
 
-    The one with the fewest FLOPs whose score is at most `most_lost` points (hundredths) below the
-    dense model's on the same half. `None` where no threshold comes so near.
+    The one with the fewest FLOPs whose score is at most `most_lost` points (hundredths) below
+    `reference_score` on the same half. `None` where no threshold comes so near.
     """
-    metric = score_name(row)
-    least = dense_score(row, 0) - most_lost / 100 - _ROUNDING
-    chosen = _cheapest([(point["halves"][0], point) for point in points(row)], metric, least)
+    chosen = chosen_point(row, most_lost)
     return None if chosen is None else {"threshold": chosen["threshold"], **chosen["halves"][1]}
+
+
+def chosen_point(row: Row, most_lost: float = MOST_LOST) -> Point | None:
+    """Return the point of all texts at the threshold that one half of them chose."""
+    least = reference_score(row, 0) - most_lost / 100 - _ROUNDING
+    return _cheapest([(point["halves"][0], point) for point in points(row)], score_name(row), least)
 
 
 def _cheapest(judged: Sequence[tuple[Point, Point]], metric: str, least: float) -> Point | None:
@@ -85,11 +96,38 @@ def _cheapest(judged: Sequence[tuple[Point, Point]], metric: str, least: float) 
     return min(near, key=lambda pair: float(pair[0]["flops_per_text"]))[1] if near else None
 
 
-def dense_score(row: Row, half: int) -> float:
+def dense_score(row: Row, half: int | None = None) -> float:
     """Return the dense model's score on one half of the texts; on all, if a row has no halves."""
     packed = row["systems"]["packed"]
-    part = packed["halves"][half] if packed.get("halves") else packed
+    part = packed if half is None or not packed.get("halves") else packed["halves"][half]
     return float(part["metrics"][score_name(row)])
+
+
+def longer_score(row: Row, half: int | None = None) -> float | None:
+    """Return the score of the method's own model where every token reads every layer.
+
+    It has trained for longer than the dense model, unless its heads alone were trained. `None` for
+    a model that prunes, or has no point of never leaving.
+    """
+    never = _never(row)
+    if never is None:
+        return None
+    dense = never["dense_flops_per_text"]
+    read = never["flops_per_text"] - never["heads_flops_per_text"]
+    if abs(read - dense) > _SAME_FLOPS * dense:
+        return None
+    part = never if half is None else never["halves"][half]
+    return float(part["metrics"][score_name(row)])
+
+
+def reference_score(row: Row, half: int | None = None) -> float:
+    """Return what a method is held against: the better of the two dense models.
+
+    One is the row's baseline, the other the method's own model read in full (`longer_score`).
+    """
+    longer = longer_score(row, half)
+    dense = dense_score(row, half)
+    return dense if longer is None else max(dense, longer)
 
 
 def pruning_only(row: Row) -> dict[str, Any]:
@@ -97,7 +135,7 @@ def pruning_only(row: Row) -> dict[str, Any]:
 
     Nobody asks heads at which nobody leaves. Raises `ValueError` for a sweep without that point.
     """
-    never = next((point for point in points(row) if point["threshold"] is None), None)
+    never = _never(row)
     if never is None:
         raise ValueError(f"the sweep of {row.get('model')} has no point of never leaving")
     parts = {
@@ -108,7 +146,10 @@ def pruning_only(row: Row) -> dict[str, Any]:
 
 
 def exits_table(rows: Iterable[Row]) -> str:
-    """Write a Markdown line a row: its operating point against its dense model."""
+    """Write a Markdown line a row: its operating point against its dense models.
+
+    The threshold is chosen on one half of the texts; scores, FLOPs and layers are the other half's.
+    """
     return _operating(rows, {"layers read": "layers_read"})
 
 
@@ -122,22 +163,18 @@ def buckets_table(rows: Iterable[Row]) -> str:
     """Write a Markdown line a data set and length: pruning only, exits only, and both.
 
     Both are Magic Pyramid's, and pruning only is the same model without exits; exits only is
-    FastBERT's of the same data and training seed. Thresholds are their operating points'.
+    FastBERT's of the same data and training seed. Thresholds are their operating points', chosen on
+    one half of the texts.
     """
-    rows = list(rows)
-    pyramids = [row for row in rows if _method(row) == "magic_pyramid"]
-    alone = {_run(row): row for row in rows if _method(row) == "fastbert"}
-    pairs: list[tuple[Row | None, Row | None]] = [(row, alone.get(_run(row))) for row in pyramids]
-    partnered = {_run(row) for row in pyramids}
-    pairs += [(None, row) for run, row in alone.items() if run not in partnered]
+    pairs = pyramids_and_exits(rows)
     named = [row for pyramid, exits in pairs if (row := pyramid or exits) is not None]
     names = _names(named, [""] * len(named))
     lines = [["data", "tokens", "texts", "pruning only", "exits only", "both"]]
     for name, (pyramid, exits) in zip(names, pairs, strict=True):
         shown = [
             (pyramid, None if pyramid is None else pruning_only(pyramid)),
-            (exits, None if exits is None else equal_point(exits)),
-            (pyramid, None if pyramid is None else equal_point(pyramid)),
+            (exits, None if exits is None else chosen_point(exits)),
+            (pyramid, None if pyramid is None else chosen_point(pyramid)),
         ]
         sizes = {
             bucket: part["texts"]
@@ -149,6 +186,16 @@ def buckets_table(rows: Iterable[Row]) -> str:
             cells = [_in_bucket(row, point, bucket) for row, point in shown]
             lines.append([name, bucket, f"{texts:,}", *cells])
     return grid(lines, words=2)
+
+
+def pyramids_and_exits(rows: Iterable[Row]) -> list[tuple[Row | None, Row | None]]:
+    """Pair each Magic Pyramid's row with FastBERT's of the same data and training seed."""
+    rows = list(rows)
+    pyramids = [row for row in rows if _method(row) == "magic_pyramid"]
+    alone = {_run(row): row for row in rows if _method(row) == "fastbert"}
+    pairs: list[tuple[Row | None, Row | None]] = [(row, alone.get(_run(row))) for row in pyramids]
+    partnered = {_run(row) for row in pyramids}
+    return pairs + [(None, row) for run, row in alone.items() if run not in partnered]
 
 
 def curve_table(row: Row) -> str:
@@ -205,35 +252,67 @@ def _operating(rows: Iterable[Row], depths: Mapping[str, str], *, scored: bool =
     """
     rows = list(rows)
     score = ["score"] * scored
-    heads = ["data", "method", *score, "dense", "threshold", "with exits", "FLOPs", *depths]
-    lines = [[*heads, "length and layers", "chosen on one half, the other"]]
+    heads = ["data", "method", *score, "dense", "nobody leaves", "threshold", "with exits", "FLOPs"]
+    lines = [[*heads, *depths, "length and layers", "chosen on all texts shown"]]
     for name, row in zip(_names(rows, list(map(_method, rows))), rows, strict=True):
-        metric, point = score_name(row), equal_point(row)
-        dense = row["systems"]["packed"]["metrics"][metric]
-        told = [*([metric] * scored), f"{dense:.4f}"]
+        metric, whole = score_name(row), chosen_point(row)
+        dense = [*([metric] * scored), f"{dense_score(row, 1):.4f}"]
         if _method(row) == "magic_pyramid":
             pruned = _cells(pruning_only(row), metric, depths)
-            lines.append([name, "its pruning only", *told, *pruned, ABSENT, ABSENT])
+            lines.append([name, "its pruning only", *dense, ABSENT, *pruned, ABSENT, ABSENT])
         found = ["none", *[ABSENT] * (3 + len(depths))]
-        if point is not None:
-            rho = point["length_and_layers"]
-            found = [*_cells(point, metric, depths), ABSENT if rho is None else f"{rho:+.2f}"]
-        lines.append([name, _method(row), *told, *found, _other_half(row)])
+        if whole is not None:
+            rho = whole["length_and_layers"]
+            found = [*_cells(whole, metric, depths), ABSENT if rho is None else f"{rho:+.2f}"]
+        told = [name, _method(row), *dense, _longer(row, rows), *found]
+        lines.append([*told, _chosen_on_all(row)])
     return grid(lines, words=2 + scored)
 
 
 def _cells(point: Point, metric: str, depths: Mapping[str, str]) -> list[str]:
-    told = [threshold_name(point["threshold"]), f"{point['metrics'][metric]:.4f}", _fewer(point)]
-    return [*told, *(f"{point[field]:.2f}" for field in depths.values())]
+    """Write a point as the half of the texts has it that had no say in its threshold."""
+    part = point["halves"][1]
+    told = [threshold_name(point["threshold"]), f"{part['metrics'][metric]:.4f}", _fewer(part)]
+    return [*told, *(f"{part[field]:.2f}" for field in depths.values())]
 
 
-def _other_half(row: Row) -> str:
-    """Write the operating point, chosen on one half, as the other half has it."""
-    point = operating_point(row)
+def _longer(row: Row, rows: Sequence[Row]) -> str:
+    """Write the score of the method's own model read in full, and how much longer it trained."""
+    score = longer_score(row, 1)
+    if score is None:
+        return ABSENT
+    more = _more_epochs(row, rows)
+    return f"{score:.4f} (+{more:g} epochs)" if more else f"{score:.4f}"
+
+
+def _more_epochs(row: Row, rows: Sequence[Row]) -> float:
+    """Count the epochs that a row's model trained beyond its dense model.
+
+    None beyond a dense model with a run of its own, which trained for as long. SENTEE takes over
+    what TOKEE learned in its first phase, and is not trained again.
+    """
+    from fewer.config import method_from
+
+    if _FIRST_PHASE not in Path(str(row.get("baseline"))).parts:
+        return 0.0
+    shared = [one for one in rows if one.get("baseline") == row.get("baseline")]
+    token_exits = [one for one in shared if _method(one) == "tokee"]
+    if _method(row) == "sentee" and token_exits:
+        return float(token_exits[0]["method"]["args"]["epochs"][0])
+    try:
+        phases = method_from(dict(row["method"])).phases()
+    except ValueError:  # of another version, or of this table no more
+        return 0.0
+    return float(sum(phase.epochs for phase in phases if phase.trains != "policy"))
+
+
+def _chosen_on_all(row: Row) -> str:
+    """Write the point that all texts chose for themselves."""
+    point = equal_point(row)
     if point is None:
         return ABSENT
-    score = point["metrics"][score_name(row)]
-    return f"{score:.4f} of {dense_score(row, 1):.4f}, {_fewer(point)}"
+    score, name = point["metrics"][score_name(row)], threshold_name(point["threshold"])
+    return f"{name}: {score:.4f} of {reference_score(row):.4f}, {_fewer(point)}"
 
 
 def _names(rows: Sequence[Row], said: Sequence[str]) -> list[str]:
@@ -268,6 +347,10 @@ def _method(row: Row) -> str:
 def _run(row: Row) -> tuple[str, int | None]:
     """Return what two models must share to be compared: the texts, and the seed of training."""
     return str(row["data"]["hash"]), row.get("training_seed")
+
+
+def _never(row: Row) -> Point | None:
+    return next((point for point in points(row) if point["threshold"] is None), None)
 
 
 def _headless(point: Point) -> dict[str, Any]:

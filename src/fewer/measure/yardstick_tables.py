@@ -58,16 +58,31 @@ def full(rows: Sequence[Row]) -> str:
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """Write one Markdown table: the fastest peers and ours, a line for each row and batch size."""
+    """Write one Markdown table: the fastest peers and ours, a line for each row and batch size.
+
+    Last stand the scores of the dense model and of the method, where the row holds both.
+    """
     ours = [name for name in OURS if any(name in row["systems"] for row in rows)]
     heads = ["texts", "batch", "fastest fp32 peer", "fastest bf16 peer", "fastest peer of all"]
-    lines = [[*heads, *ours]]
+    lines = [[*heads, *ours, "score: packed, method"]]
     for row in rows:
         for size, best in row["best"].items():
             peers = [_named(row, best.get(kind), size) for kind in ("fp32", "bf16", "all")]
             own = [_against_same(row, name, size) for name in ours]
-            lines.append([profile(row), size, *peers, *own])
+            lines.append([profile(row), size, *peers, *own, _scores(row)])
     return grid(lines, words=2)
+
+
+def _scores(row: Row) -> str:
+    """Write what packed and the method scored, in fp32 where both ran in it."""
+    for precision in ("fp32", "bf16"):
+        both = [row["systems"].get(f"{name}-{precision}", {}) for name in ("packed", "method")]
+        found = [one["metrics"] for one in both if one.get("metrics")]
+        metric = next((name for name in SCORES if all(name in one for one in found)), None)
+        if len(found) == 2 and metric is not None:
+            told = ", ".join(f"{one[metric]:.3f}" for one in found)
+            return f"{told} ({metric} of {both[1]['scored']:,})"
+    return "not measured"
 
 
 def break_even(rows: Iterable[Row], name: str, against: str) -> str:

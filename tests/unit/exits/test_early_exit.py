@@ -29,7 +29,7 @@ every_kind = pytest.mark.parametrize("name", KINDS)
         ("deebert", ("pooled", "entropy", "frozen", "labels", "equal", False)),
         ("fastbert", ("attentive", "normalised_entropy", "frozen", "last", "equal", False)),
         ("pabee", ("shared", "patience", "joint", "labels", "depth", False)),
-        ("berxit", ("shared", "learned", "alternating", "labels", "equal", False)),
+        ("berxit", ("pooled", "learned", "alternating", "labels", "equal", False)),
     ],
 )
 def test_each_paper_is_a_choice_of_parts(name, choices):

@@ -216,3 +216,29 @@ def test_gradients_reach_every_parameter_of_an_exit_that_spoke(name):
     for own, parameter in heads.named_parameters():
         assert parameter.grad is not None, own
         assert parameter.grad.isfinite().all()
+
+
+@every_head
+def test_a_batch_of_texts_of_one_token_has_a_price_each(name):
+    heads, tokens = _heads(name), packed((1, 1, 1), width=WIDE)
+    assert heads.flops(tokens).tolist() == [heads.per_text + heads.per_token] * 3
+
+
+def test_of_two_texts_the_second_is_heard_alone_once_the_first_has_left():
+    heads, tokens = _heads("attentive"), packed((3, 2), width=WIDE)
+    both = heads.features(tokens, 0)
+    left = heads.features(_silenced(tokens, [0]), 0)
+    torch.testing.assert_close(left, both[1:], atol=1e-6, rtol=0)
+
+
+def test_attention_scores_that_would_overflow_are_shifted_first():
+    """exp(s - max s): scores of hundreds give the token with the largest all of the weight."""
+    heads, tokens = _heads("attentive"), _tokens()
+    with torch.no_grad():
+        for parameter in heads.ask.parameters():
+            parameter.mul_(1e4)
+        states = torch.tanh(heads.narrow[0](tokens.hidden[4:5]))  # of the text of one token
+        wanted = torch.tanh(heads.mix[0](torch.cat((states, states), 1)))
+        features = heads.features(tokens, 0)
+    assert features.isfinite().all()
+    torch.testing.assert_close(features[1:2], wanted)

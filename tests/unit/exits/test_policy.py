@@ -7,6 +7,8 @@ import pytest
 import torch
 
 import fewer
+from fewer import LTP
+from fewer.combined import Stack
 from fewer.core.decision import Spoken
 from fewer.core.policy import Phase, Rehearsal
 from fewer.exits import PABEE, BERxiT, DeeBERT, EarlyExit, FastBERT, RightTool
@@ -49,6 +51,40 @@ def _depth(trace):
 
 def _extreme(name, which):
     return getattr(CRITERIA[METHODS[name].criterion], which)
+
+
+@pytest.mark.parametrize(
+    ("method", "poolers"), [(DeeBERT(), 5), (BERxiT(), 5), (PABEE(), 1), (RightTool(), 1)]
+)
+def test_poolers_start_as_copies_of_the_models(method, poolers):
+    model = fewer.attach(tiny(layers=LAYERS), method)
+    own, started = model.bert.pooler.dense, list(_policy(model).heads.poolers)
+    assert len(started) == poolers
+    for pooler in started:
+        assert torch.equal(pooler.weight, own.weight)
+        assert torch.equal(pooler.bias, own.bias)
+        assert pooler.weight.data_ptr() != own.weight.data_ptr()
+
+
+def test_the_poolers_of_a_pyramid_start_as_the_models_too():
+    model = fewer.attach(tiny(), Stack((LTP(), DeeBERT())))
+    pooler = _policy(model).parts[1].heads.poolers[1]
+    assert torch.equal(pooler.weight, model.bert.pooler.dense.weight)
+
+
+def test_a_folder_of_berxit_with_one_pooler_for_all_exits_answers_as_before(tmp_path):
+    """What versions saved in which that was the default."""
+    old = BERxiT(head="shared", threshold=0.4)
+    model = opened(old, 0.4, layers=4)
+    batch = ragged(model)
+    wanted, trace = read(model, batch)
+    fewer.save(model, tmp_path)
+    loaded = fewer.load(tmp_path, precision=None)
+    assert fewer.attachment(loaded).method == old
+    assert len(_policy(loaded).heads.poolers) == 1
+    logits, again = read(loaded, batch)
+    assert torch.equal(logits, wanted)
+    assert _depth(again) == _depth(trace)
 
 
 @every_method

@@ -155,3 +155,30 @@ def test_each_temperature_is_fitted_to_held_out_answers_before_division():
         assert sum(p) / 5 == pytest.approx(3 / 5, abs=0.05)
         assert policy.temperature[0].item() == pytest.approx(policy.temperature[1].item(), rel=1e-3)
     assert policy.threshold.item() == pytest.approx(0.9)
+
+
+def test_logits_are_divided_by_the_temperature_of_their_exit():
+    """z / T: at T = 2 half of the logits at T = 1, at every exit for itself."""
+    model = span_model(RightTool())
+    batch, policy = ragged(model), fewer.attachment(model).policy
+
+    def said():
+        with torch.no_grad(), fewer.record() as traces:
+            model(**batch)
+        return [one.logits for one in traces[0].spoken]
+
+    plain = said()
+    policy.temperature.copy_(torch.tensor([2.0, 4.0, 0.5]))
+    for logits, cold, temperature in zip(plain, said(), (2.0, 4.0, 0.5), strict=True):
+        torch.testing.assert_close(cold, logits / temperature)
+
+
+def test_a_place_before_the_text_is_its_first_as_in_transformers():
+    """Places are clamped to 0 .. N there; -1 is 0."""
+    labels = PLACES.clone()
+    labels[0] = -1
+    first = PLACES.clone()
+    first[0] = 0
+    losses = [_taught(PABEE(), places)[1:3] for places in (labels, first)]
+    found, wanted = (policy.loss(given).item() for policy, given in losses)
+    assert found == pytest.approx(wanted)

@@ -286,6 +286,12 @@ def test_a_head_of_whole_texts_is_refused_unless_it_is_the_papers_own(method):
     assert len(heads[1]) == 2
 
 
+def test_a_head_that_was_the_default_once_is_taken_where_it_is_not_used():
+    old = BERxiT(criterion="normalised_entropy", head="shared")
+    heads = _policy(fewer.attach(tiny(task=TASK), old)).heads
+    assert [tuple(head.weight.shape) for head in heads] == [(2, WIDTH)] * 2
+
+
 @pytest.mark.parametrize("method", [METHODS["right_tool"], STACKS["pyramid"]])
 def test_saved_copied_and_pickled_models_are_the_same_model(method, tmp_path):
     model = _half(method)

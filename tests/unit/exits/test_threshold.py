@@ -47,6 +47,11 @@ def test_it_is_positive_never_worse_than_1_and_changes_no_answer(seed):
     assert torch.equal((logits / found).argmax(1), logits.argmax(1))
 
 
+def test_where_no_temperature_is_better_it_is_1():
+    """Equal logits have the same likelihood at every temperature."""
+    assert fitted_temperature(torch.zeros(4, 3), torch.tensor([0, 1, 2, 0])) == 1.0
+
+
 def test_answers_that_are_all_right_or_all_wrong_give_a_finite_temperature():
     logits, labels = torch.eye(3).repeat(4, 1) * 5, torch.arange(3).repeat(4)
     right, wrong = fitted_temperature(logits, labels), fitted_temperature(logits, (labels + 1) % 3)

@@ -290,6 +290,20 @@ def test_in_the_second_phase_each_sentence_rests_by_its_own_draw():
             assert any(threshold == pytest.approx(drawn) for drawn in DRAWN)
 
 
+@pytest.mark.parametrize(("window", "rests"), [(0, [1, 0, 0, 0, 1, 1]), (1, [0, 0, 0, 0, 0, 1])])
+def test_a_drawn_window_is_what_a_token_is_judged_by(window, rests):
+    """Doubts 0, 0, 0.9, 0, 0, 0: the third is in the window of three tokens, or of five."""
+    policy = TOKEE().build(shape(labels=2, answers="token")).train()
+    for parameter in policy.parameters():
+        parameter.data.zero_()
+    tokens = packed((6,))
+    said = Spoken(0, tokens.slot, torch.zeros(6, 2), torch.tensor([[float(window), 0.2]] * 6))
+    policy.heads.doubts = lambda *_: torch.tensor([0.0, 0.0, 0.9, 0.0, 0.0, 0.0])
+    with policy.during(Phase("sampled", "compact", "all", 1, 1e-3, task=False)), torch.no_grad():
+        decision = policy.decide(view(tokens, 1, 3, spoken=[said]))
+    assert (decision.fate == FROZEN).int().tolist() == rests
+
+
 def test_a_draw_is_kept_from_layer_to_layer():
     _, _, _, trace = _sampled()
     first = trace.spoken[0]

@@ -63,7 +63,9 @@ def swept(
         "training_seed": 42,
         "sweep": [point(key, *values) for key, values in (curve or CURVE).items()],
     }
-    row = result(**{**told, **changes})
+    told |= changes
+    dense = str(told["model"]).removesuffix("model") + "0-dense/model"
+    row = result(**{"baseline": dense, **told})
     packed = row["systems"]["packed"]
     packed["metrics"] = {"accuracy": DENSE, "f1": 0.685, "matthews": 0.5}
     packed["halves"] = [{"metrics": {"accuracy": DENSE_HALF, "f1": 0.7}} for _ in range(2)]

@@ -1,6 +1,12 @@
 import pytest
 
-from fewer.measure.lengths import break_even, lengths_table, long_texts_figure, long_texts_table
+from fewer.measure.lengths import (
+    break_even,
+    lengths_table,
+    long_texts_figure,
+    long_texts_table,
+    patterns_claim,
+)
 
 SYSTEMS = {
     "hf-full": (12, 20),
@@ -45,6 +51,17 @@ def test_a_table_of_lengths_tells_times_memory_and_where_patterns_pay():
     assert "its time grows 0.5x; transformers' own takes 3.0 to 5.0 times as long" in table
     assert "BigBird is faster than full attention at no measured length" in table
     assert "Window 64, blocks of 16, 1 drawn. P, one thread." in table
+
+
+def test_what_patterns_gain_is_told_over_all_modes_and_lengths():
+    training = _row("training")
+    for point in training["points"]:
+        if point["system"] == "hf-longformer" and point["length"] == 1024:
+            point["ms"]["median"] *= 2
+    assert patterns_claim([_row(), training]) == (
+        "Longformer 3.0 to 10.0 times as fast and BigBird 0.5 to 0.8 times as fast as in "
+        "transformers, with drawn weights, on texts of 512 to 1,024 tokens, reading and training.\n"
+    )
 
 
 def _refused(points, **why):

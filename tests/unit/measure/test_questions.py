@@ -6,8 +6,10 @@ def _system(f1, megas, **more):
 
 
 def _point(threshold, f1, megas):
-    halves = [{"metrics": {"f1": f1}, "flops_per_text": megas * 1e6}] * 2
-    return {"threshold": threshold, **_system(f1, megas), "halves": halves}
+    """Measure at one threshold; the half that chooses it scores as all, the other 0.01 less."""
+    flops = {"dense_flops_per_text": 2000e6, "heads_flops_per_text": 0.0, "texts": 1000}
+    halves = [_system(f1 - less, megas, **flops) for less in (0.0, 0.01)]
+    return {"threshold": threshold, **_system(f1, megas, **flops), "halves": halves}
 
 
 def _row(name="block_skim", sweep=(), **more):
@@ -37,7 +39,7 @@ def test_systems_stand_side_by_side_and_a_threshold_is_that_of_the_cheapest_equa
         ["dense/0-dense", "padded Hugging Face", "0.8000"],
         ["dense/0-dense", "packed", "0.8000"],
         ["block_skim", "block_skim, nothing skipped", "0.8100"],
-        ["block_skim", "block_skim, threshold 0.05", "0.7920"],
+        ["block_skim", "block_skim, threshold 0.05, the other half", "0.7820"],
         ["ltp", "ltp", "0.7950"],
     ]
     assert [line[6] for line in lines[2:]] == [
@@ -47,6 +49,8 @@ def test_systems_stand_side_by_side_and_a_threshold_is_that_of_the_cheapest_equa
         "2.2x fewer",
         "2.0x fewer",
     ]
+    assert lines[5][0] == "1,000 of 2,000"
+    assert [line[7] for line in lines[2:]] == ["0.8000"] * 5
 
 
 def test_kept_passages_have_a_size_and_what_reads_all_has_none():

@@ -13,14 +13,16 @@ from fewer.measure.sweeps import (
     data_set,
     dense_score,
     exits_table,
+    longer_score,
     operating_point,
     points,
     pruning_only,
+    reference_score,
     score_name,
     tagging_table,
 )
 from tests.unit.measure.results import result
-from tests.unit.measure.swept import CURVE, swept, tagged
+from tests.unit.measure.swept import CURVE, DENSE_HALF, swept, tagged
 
 
 def lines(table: str) -> list[list[str]]:
@@ -67,8 +69,8 @@ def test_never_leaving_may_be_all_that_is_near_enough_and_even_it_may_be_too_far
     assert found["threshold"] is None
     lossy[None] = (0.88, 0.95, 1040.0, [0, 0, 0, 8])
     assert operating_point(swept(curve=lossy)) is None
-    assert lines(exits_table([swept(curve=lossy)]))[2] == [
-        *("imdb", "magic_pyramid", "0.8850", "never", "0.9150", "1.04x more", "4.00", "-", "-")
+    assert lines(exits_table([swept(curve=lossy)]))[2][4:] == [
+        *("none", "-", "-", "-", "-", "never: 0.9150 of 0.9150, 1.04x more")
     ]
 
 
@@ -113,16 +115,37 @@ def test_rows_without_a_sweep_or_a_score_are_refused() -> None:
 def test_the_table_of_exits_has_a_line_a_row() -> None:
     head, *body = lines(exits_table([swept(), swept("fastbert", "data/glue/sst2/dev.jsonl")]))
     assert head == [
-        *("data", "method", "dense", "threshold", "with exits", "FLOPs", "layers read"),
-        *("length and layers", "chosen on one half, the other"),
+        *("data", "method", "dense", "nobody leaves", "threshold", "with exits", "FLOPs"),
+        *("layers read", "length and layers", "chosen on all texts shown"),
     ]
-    # (1 + 2 + 3 + 4) * 2 / 8 = 2.5; the other half: 1000 / 510 = 1.96
-    told = ["0.8850", "0.5", "0.8750", "2.0x fewer", "2.50", "+0.25"]
-    told.append("0.8600 of 0.9000, 2.0x fewer")
-    # without heads: 1000 / (1040 - 40)
-    pruned = ["imdb", "its pruning only", "0.8850", "never", "0.8900", "as many", "4.00", "-", "-"]
-    exits = [["imdb", "magic_pyramid", *told], ["glue/sst2", "fastbert", *told]]
-    assert body == [pruned, *exits]
+    # the odd half, chosen on the even one: (1 + 2 + 3 + 4) * 2 / 8 = 2.5 layers, 1000 / 510 = 1.96;
+    # of all texts: 0.89 of never leaving is the better dense model, and 0.885 is near enough
+    told = ["0.5", "0.8600", "2.0x fewer", "2.50", "+0.25"]
+    told.append("0.1: 0.8850 of 0.8900, 1.2x fewer")
+    # without heads: 1000 / (1040 + 10 - 40)
+    pruned = ["imdb", "its pruning only", "0.9000", "-"]
+    pruned += ["never", "0.8800", "1.01x more", "4.00", "-", "-"]
+    pyramid = ["imdb", "magic_pyramid", "0.9000", "0.8800 (+1.5 epochs)", *told]  # those of LTP
+    assert body == [pruned, pyramid, ["glue/sst2", "fastbert", "0.9000", "0.8800", *told]]
+
+
+def test_the_better_of_two_dense_models_is_what_a_method_is_held_against() -> None:
+    """The model that trained on is better on the even half, the baseline on the odd one."""
+    row = swept(curve={**CURVE, None: (0.95, 0.88, 1040.0, [0, 0, 0, 8])})
+    assert [reference_score(row, half) for half in (0, 1)] == [0.95, 0.9]
+    assert reference_score(row) == pytest.approx(0.915)
+    found = operating_point(row)  # 0.9 and 0.89 lose more than a point of 0.95
+    assert found is not None
+    assert found["threshold"] is None
+    row["systems"]["packed"]["metrics"]["accuracy"] = 0.93
+    assert reference_score(row) == 0.93
+
+
+def test_a_model_that_prunes_is_no_dense_one() -> None:
+    row = swept(curve={**CURVE, None: (0.95, 0.95, 700.0, [0, 0, 0, 8])})
+    assert longer_score(row) is None
+    assert [reference_score(row, half) for half in (0, 1)] == [DENSE_HALF, DENSE_HALF]
+    assert longer_score(swept(curve={0.1: CURVE[0.1]})) is None
 
 
 def test_a_row_that_holds_the_dense_models_halves_is_compared_half_by_half() -> None:
@@ -137,26 +160,40 @@ def test_a_row_that_holds_the_dense_models_halves_is_compared_half_by_half() -> 
     found = operating_point(row)
     assert found is not None
     assert found["threshold"] == 0.1
-    assert lines(exits_table([row]))[2][-1] == "0.8700 of 0.8400, 1.2x fewer"
+    assert lines(exits_table([row]))[2][2:7] == [
+        *("0.8400", "0.8800 (+1.5 epochs)", "0.1", "0.8700", "1.2x fewer")
+    ]
 
 
 def test_layers_that_are_all_alike_have_no_correlation() -> None:
     row = swept(curve={None: CURVE[None]})
-    assert lines(exits_table([row]))[2][3:-1] == ["never", "0.8900", "1.04x more", "4.00", "-"]
+    assert lines(exits_table([row]))[2][4:-1] == ["never", "0.8800", "1.05x more", "4.00", "-"]
 
 
 def test_the_table_of_tags_names_the_score_and_counts_tokens() -> None:
     pos = swept("sentee", "../shared/data/ud_ewt_pos/test.jsonl.gz")
     head, entities, tags = lines(tagging_table([tagged(), pos]))
     assert head[2:] == [
-        *("score", "dense", "threshold", "with exits", "FLOPs"),
+        *("score", "dense", "nobody leaves", "threshold", "with exits", "FLOPs"),
         *("layers, a sentence", "layers, a token", "length and layers"),
-        "chosen on one half, the other",
+        "chosen on all texts shown",
     ]
     told = ["2.0x fewer", "2.50", "2.00", "+0.25"]
-    assert entities[:-1] == ["conll2003", "tokee", "f1", "0.6850", "0.5", "0.6750", *told]
-    assert entities[-1] == "0.6600 of 0.7000, 2.0x fewer"
-    assert tags[:-1] == ["ud_ewt_pos", "sentee", "accuracy", "0.8850", "0.5", "0.8750", *told]
+    longer = "0.6800 (+7 epochs)"  # TOKEE's 5 and 2
+    assert entities[:-1] == ["conll2003", "tokee", "f1", "0.7000", longer, "0.5", "0.6600", *told]
+    assert entities[-1] == "0.1: 0.6850 of 0.6900, 1.2x fewer"
+    longer = "0.8800 (+5 epochs)"
+    assert tags[2:8] == ["accuracy", "0.9000", longer, "0.5", "0.8600", "2.0x fewer"]
+
+
+def test_sentee_trained_as_long_as_the_phase_of_tokee_that_it_takes_over() -> None:
+    tokee = tagged()
+    tokee["method"]["args"] = {"epochs": [3, 2]}
+    sentee = tagged("sentee", baseline=tokee["baseline"])
+    told = [line[4] for line in lines(tagging_table([tokee, sentee]))[1:]]
+    assert told == ["0.6800 (+5 epochs)", "0.6800 (+3 epochs)"]
+    equal = [tagged(name, baseline="runs/longer-42/model") for name in ("tokee", "sentee")]
+    assert [line[4] for line in lines(tagging_table(equal))[1:]] == ["0.6800", "0.6800"]
 
 
 def test_lengths_are_told_by_pruning_exits_and_both() -> None:

@@ -32,7 +32,7 @@ def test_the_summary_names_the_fastest_and_compares_ours() -> None:
     head, first, second = lines(summary([row()]))
     assert head == [
         *("texts", "batch", "fastest fp32 peer", "fastest bf16 peer", "fastest peer of all"),
-        *("packed-fp32", "method-bf16"),
+        *("packed-fp32", "method-bf16", "score: packed, method"),
     ]
     assert first == [
         *("imdb, up to 512 tokens", "1", "hf-fp32 10.0 ms", "hf-bf16 6.00 ms", "ort-int8 4.00 ms"),
@@ -40,6 +40,7 @@ def test_the_summary_names_the_fastest_and_compares_ours() -> None:
             "8.00 ms, 1.2x faster; 2.0x slower than all",
             "4.80 ms, 1.2x faster; 2.0x slower than all",
         ),
+        "not measured",  # of the method in fp32, of packed in bf16
     ]
     assert second[1] == "8"
 
@@ -48,14 +49,23 @@ def test_where_the_fastest_of_all_has_our_precision_it_is_told_once() -> None:
     other = row()
     other["best"]["1"]["all"] = "hf-bf16"
     first = lines(summary([other]))[1]
-    assert first[-2:] == ["8.00 ms, 1.2x faster; 2.0x slower than all", "4.80 ms, 1.2x faster"]
+    assert first[-3:-1] == ["8.00 ms, 1.2x faster; 2.0x slower than all", "4.80 ms, 1.2x faster"]
 
 
 def test_of_a_system_that_is_missing_a_row_there_is_a_dash() -> None:
     other = row(profile="equal-16")
     del other["systems"]["method-bf16"], other["best"]["1"]["bf16"]
     last = lines(summary([row(), other]))[3]
-    assert (last[3], last[-1]) == ("-", "-")
+    assert (last[3], last[-2]) == ("-", "-")
+
+
+def test_times_of_a_method_stand_beside_its_score() -> None:
+    other = row()
+    for name, accuracy in (("packed-fp32", 0.89), ("method-fp32", 0.87)):
+        timed = other["systems"]["packed-fp32"]
+        scored = {"metrics": {"accuracy": accuracy, "f1": 0.5}, "scored": 200}
+        other["systems"][name] = timed | scored
+    assert lines(summary([other]))[1][-1] == "0.890, 0.870 (accuracy of 200)"
 
 
 def test_all_of_it_has_a_line_a_system_and_says_what_is_missing() -> None:
