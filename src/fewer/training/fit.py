@@ -22,6 +22,7 @@ from transformers import (
 
 from fewer.config import method_to
 from fewer.core.policy import Dense, Method, Phase
+from fewer.device import training_device
 from fewer.folders import load, save
 from fewer.models import attach, attachment, is_attached
 from fewer.tasks.rows import data_hash
@@ -144,7 +145,7 @@ def _run(
     schedule: Schedule,
 ) -> None:
     own, (train, sample) = attachment(model), rows
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")  # the Trainer's choice
+    device = training_device()
     precision = choose(schedule.precision, device)
     collator = collator_for(model, tokenizer)
     unfinished = newest_whole(place)

@@ -24,6 +24,7 @@ from transformers import (
     set_seed,
 )
 
+from fewer.device import training_device
 from fewer.models import evaluating, longest, parts
 from fewer.tasks.rows import data_hash
 from fewer.tasks.texts import BATCH_TEXTS, check_strings, clean
@@ -223,7 +224,7 @@ def _bits(
 
 
 def _arguments(schedule: MaskedSchedule, place: Path, length: int) -> TrainingArguments:
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")  # the Trainer's choice
+    device = training_device()
     precision = choose(schedule.precision, device)
     pieces = max(1, schedule.batch_tokens // length)
     at_once = min(pieces, max(1, PASS_TOKENS // length))
