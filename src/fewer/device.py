@@ -10,8 +10,8 @@ __all__ = ["synchronize", "training_device"]
 def training_device() -> torch.device:
     """Return the accelerator if the machine has one, else the CPU: the choice of the Trainer.
 
-    `current_accelerator` alone names what torch was compiled for, and torch 2.6 raises where that
-    is nothing; it also lacks `check_available`.
+    `current_accelerator` alone names what torch was compiled for; torch 2.6 has no
+    `check_available`, and raises where there is none.
     """
     available = torch.accelerator.is_available()
     accelerator = torch.accelerator.current_accelerator() if available else None
