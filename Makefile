@@ -9,10 +9,10 @@ READY  := .venv/ready
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check docs bench
+.PHONY: help demo test test-slow test-floors install-test check docs bench
 
 help:  ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY)  ## train, prune and measure a small model on this machine's CPU (about ten minutes)
 	$(BIN)/fewer demo $(ARGS)
@@ -22,6 +22,12 @@ test: $(READY)  ## run the unit, contract and paper suites, with no network
 
 test-slow: $(READY)  ## run the tests that train to a stated score
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow $(ARGS)
+
+test-floors:  ## run the unit and paper suites on the oldest releases that pyproject.toml allows (7 GB for a while)
+	$(PYTHON) scripts/install_test.py --suite floors
+
+install-test:  ## install the built package without a GPU, with the newest and the oldest releases, and run README
+	$(PYTHON) scripts/install_test.py $(ARGS)
 
 check: $(READY)  ## lint, format, types, layers, and every public name in the docs
 	$(BIN)/ruff check

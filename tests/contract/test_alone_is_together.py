@@ -15,6 +15,7 @@ from tests.contract.table import (
     watched,
 )
 from tests.lessons import lesson
+from tests.rounding import assert_same
 from tests.tiny import LENGTHS, ragged, real, text, tiny
 
 
@@ -28,7 +29,7 @@ def test_a_batch_equals_its_texts_one_by_one(method, backbone, kernel):
     for row, length in enumerate(LENGTHS):
         alone, alone_trace = read(model, text(batch, row))
         together = logits[row] if logits.ndim == 2 else logits[row, :length]
-        torch.testing.assert_close(together, alone[0], atol=1e-5, rtol=0)
+        assert_same(together, alone[0])
         assert torch.equal(trace.layers_read[row, :length], alone_trace.layers_read[0])
         assert torch.equal(counts(trace)[..., row], counts(alone_trace)[..., 0])
 
@@ -40,7 +41,7 @@ def test_the_order_of_the_texts_does_not_matter(method, backbone):
     batch, order = ragged(model), [3, 0, 4, 2, 1]
     logits, trace = read(model, batch)
     shuffled, shuffled_trace = read(model, {name: v[order] for name, v in batch.items()})
-    torch.testing.assert_close(shuffled, logits[order], atol=1e-5, rtol=0)
+    assert_same(shuffled, logits[order])
     assert torch.equal(shuffled_trace.layers_read, trace.layers_read[order])
 
 
@@ -87,7 +88,7 @@ def test_batch_mates_do_not_change_scores(backbone):
         for (view, _), (own, _) in zip(together, alone, strict=True):
             if view.layer:
                 mine = view.tokens.received[view.tokens.sequence == row]
-                torch.testing.assert_close(mine, own.tokens.received, atol=1e-6, rtol=0)
+                assert_same(mine, own.tokens.received)
 
 
 @every_backbone

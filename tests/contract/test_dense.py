@@ -5,6 +5,7 @@ import torch
 
 import fewer
 from tests.contract.table import TASKS, every_backbone, every_kernel
+from tests.rounding import assert_same
 from tests.tiny import logits, ragged, real, text, tiny
 
 
@@ -17,7 +18,7 @@ def test_attaching_no_method_leaves_the_answers(backbone, kernel, task):
     with torch.no_grad():
         plain = real(logits(model(**batch)), batch)
         packed = real(logits(fewer.attach(model, kernel=kernel)(**batch)), batch)
-    torch.testing.assert_close(packed, plain, atol=1e-5, rtol=0)
+    assert_same(packed, plain)
 
 
 @every_backbone
@@ -30,7 +31,7 @@ def test_other_heads_are_left_alone_too(backbone, task):
     assert packed.keys() == plain.keys()
     mask = batch["attention_mask"].bool()
     for name in plain:
-        torch.testing.assert_close(packed[name][mask], plain[name][mask], atol=1e-5, rtol=0)
+        assert_same(packed[name][mask], plain[name][mask])
 
 
 @every_kernel
@@ -41,7 +42,7 @@ def test_a_batch_without_mask_is_read_in_full(backbone, kernel):
     with torch.no_grad():
         plain = model(**batch).logits
         packed = fewer.attach(model, kernel=kernel)(**batch).logits
-    torch.testing.assert_close(packed, plain, atol=1e-5, rtol=0)
+    assert_same(packed, plain)
 
 
 @every_backbone
@@ -52,13 +53,11 @@ def test_the_encoder_gives_the_same_states_and_the_same_pooled_text(backbone):
         plain = model(**batch)
         packed = fewer.attach(model)(**batch)
     mask = batch["attention_mask"].bool()
-    torch.testing.assert_close(
-        packed.last_hidden_state[mask], plain.last_hidden_state[mask], atol=1e-5, rtol=0
-    )
+    assert_same(packed.last_hidden_state[mask], plain.last_hidden_state[mask])
     assert packed.last_hidden_state[~mask].abs().sum() == 0
     assert packed.keys() == plain.keys()
     if "pooler_output" in plain:
-        torch.testing.assert_close(packed.pooler_output, plain.pooler_output, atol=1e-5, rtol=0)
+        assert_same(packed.pooler_output, plain.pooler_output)
 
 
 @every_backbone
@@ -72,7 +71,7 @@ def test_gradients_are_those_of_the_plain_model(backbone):
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     for name, gradient in gradients[0].items():
         if gradient is not None:
-            torch.testing.assert_close(gradients[1][name], gradient, atol=1e-4, rtol=1e-4)
+            assert_same(gradients[1][name], gradient, 1e-4)
 
 
 @every_kernel
@@ -84,4 +83,4 @@ def test_one_text_alone_is_the_plain_model_too(backbone, kernel):
         plain = [model(**one).logits for one in texts]
         fewer.attach(model, kernel=kernel)
         packed = [model(**one).logits for one in texts]
-    torch.testing.assert_close(packed, plain, atol=1e-5, rtol=0)
+    assert_same(packed, plain)

@@ -7,6 +7,7 @@ import torch
 
 from fewer.kernels import KERNELS, AttentionCall
 from tests.isas import every_isa, pretend
+from tests.rounding import assert_same
 
 OTHERS = [name for name in KERNELS if name != "reference"]
 every_other_kernel = pytest.mark.parametrize("kernel", OTHERS)
@@ -92,15 +93,15 @@ def _open_a_key_for_every_query(gate, columns, of_q, window):
 
 
 def _assert_same(one, other, tolerance):
-    torch.testing.assert_close(one.context, other.context, atol=tolerance, rtol=tolerance)
+    assert_same(one.context, other.context, tolerance)
     assert (one.received is None) == (other.received is None)
     if one.received is not None:
         assert one.received.dtype == other.received.dtype == torch.float32
-        torch.testing.assert_close(one.received, other.received, atol=tolerance, rtol=tolerance)
+        assert_same(one.received, other.received, tolerance)
     assert (one.normaliser is None) == (other.normaliser is None)
     if one.normaliser is not None:
         assert one.normaliser.dtype == other.normaliser.dtype == torch.float32
-        torch.testing.assert_close(one.normaliser, other.normaliser, atol=tolerance, rtol=tolerance)
+        assert_same(one.normaliser, other.normaliser, tolerance)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -134,7 +135,7 @@ def test_its_gradients_equal_those_of_the_reference(kernel, sizes, extras):
     for gradient, wanted in zip(*gradients, strict=True):
         filled = [torch.zeros(()) if g is None else g for g in (gradient, wanted)]
         assert torch.isfinite(filled[0]).all()
-        torch.testing.assert_close(*torch.broadcast_tensors(*filled), atol=1e-5, rtol=1e-4)
+        assert_same(*torch.broadcast_tensors(*filled), 1e-4)
 
 
 @pytest.mark.parametrize(("heads", "width"), [(1, 2), (4, 1), (3, 8), (12, 32)])
@@ -229,7 +230,7 @@ def test_a_key_with_gate_zero_is_as_good_as_absent(name, scale):
         gate=None,
     )
     attend = KERNELS[name]
-    torch.testing.assert_close(attend(replace(call, gate=gate)).context, attend(without).context)
+    assert_same(attend(replace(call, gate=gate)).context, attend(without).context)
 
 
 @pytest.mark.parametrize("name", KERNELS)
@@ -258,7 +259,7 @@ def test_a_vote_of_zero_is_no_vote(name):
     )
     attend = KERNELS[name]
     voted = attend(replace(call, vote=asking.float())).received
-    torch.testing.assert_close(voted, attend(fewer_queries).received)
+    assert_same(voted, attend(fewer_queries).received)
 
 
 @pytest.mark.parametrize("name", KERNELS)

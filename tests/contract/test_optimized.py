@@ -8,11 +8,18 @@ import torch
 import fewer
 from tests.contract.table import METHODS, counts, every_backbone, every_method, made, read
 from tests.isas import FLOATS, best_isas, every_isa, needs_kernels, optimized, pretend
+from tests.rounding import ROUNDING, assert_same
 from tests.tiny import ragged, real, text, tiny
 
+FLOAT = ROUNDING[torch.float32]
 HALF = 0.1  # of the largest number of an answer: bf16 has 8 bits, and a tiny model few to average
 COMPOSITIONS = 60  # a backbone and method; 1080 in all
 UNSCORED = ("dense", "drop-middle", "drop-after", "freeze", "freeze-after", "nobody")
+
+
+def _allowed(isa):
+    """Give the rounding of an instruction set, and the least magnitude that it is a share of."""
+    return (FLOAT, 1.0) if isa in FLOATS else (HALF, 0.0)
 
 
 def _same_reading(trace, other):
@@ -29,7 +36,7 @@ def test_in_fp32_it_reads_and_answers_as_the_plain_model(method, backbone):
     batch = ragged(model)
     wanted, plain = read(model, batch)
     logits, trace = read(optimized(model), batch)
-    torch.testing.assert_close(logits, wanted, atol=1e-5, rtol=0)
+    assert_same(logits, wanted)
     _same_reading(trace, plain)
 
 
@@ -42,8 +49,7 @@ def test_every_instruction_set_gives_the_same_within_its_precision(backbone, isa
         batch = ragged(model)
         wanted, plain = read(model, batch)
         logits, trace = read(optimized(model, isa), batch)
-        tolerance = 1e-5 if isa in FLOATS else HALF * wanted.abs().max().item()
-        torch.testing.assert_close(logits, wanted, atol=tolerance, rtol=0)
+        assert_same(logits, wanted, *_allowed(isa))
         _same_reading(trace, plain)
 
 
@@ -53,7 +59,7 @@ def test_played_removal_is_real_removal_here_too(backbone, isa):
     model = optimized(fewer.attach(tiny(backbone), METHODS["drop-middle"]), isa)
     batch = ragged(model)
     (masked, played), (compact, real_) = read(model, batch, "mask"), read(model, batch)
-    torch.testing.assert_close(masked, compact, atol=1e-5 if isa in FLOATS else HALF, rtol=0)
+    assert_same(masked, compact, FLOAT if isa in FLOATS else HALF)
     assert torch.equal(played.layers_read, real_.layers_read)
 
 
@@ -141,9 +147,9 @@ def test_a_model_of_another_dtype_keeps_it_and_its_answers(backbone, dtype, isa)
         named = {name: one for name, one in batch.items() if name != "input_ids"}
         given = model(inputs_embeds=embedded, **named).logits
     assert found.dtype is dtype
-    close = 1e-5 if dtype is torch.float64 else HALF  # 64 bits are left to torch
+    close = FLOAT if dtype is torch.float64 else HALF  # 64 bits are left to torch
     for logits in (found, given):
-        torch.testing.assert_close(logits.float(), wanted, atol=close, rtol=close)
+        assert_same(logits.float(), wanted, close)
 
 
 @best_isas
@@ -155,7 +161,7 @@ def test_autocast_changes_no_more_than_its_own_rounding(backbone, isa):
         wanted = fewer.detach(tiny(backbone))(**batch).logits
         with torch.autocast("cpu", torch.bfloat16):
             found = model(**batch).logits
-    torch.testing.assert_close(found.float(), wanted, atol=HALF, rtol=HALF)
+    assert_same(found.float(), wanted, HALF)
 
 
 @best_isas
@@ -169,8 +175,7 @@ def test_embeddings_may_be_given_instead_of_ids(backbone, isa):
     with torch.inference_mode():
         wanted = model(**named).logits
         found = optimized(model, isa)(**named).logits
-    atol = 1e-5 if isa in FLOATS else HALF * wanted.abs().max().item()
-    torch.testing.assert_close(found, wanted, atol=atol, rtol=0)
+    assert_same(found, wanted, *_allowed(isa))
 
 
 @needs_kernels
@@ -181,15 +186,10 @@ def test_the_states_of_a_bare_encoder_are_the_plain_ones(backbone):
     with torch.inference_mode():
         wanted = model(**batch)
         found = optimized(model)(**batch)
-    torch.testing.assert_close(
-        real(found.last_hidden_state, batch),
-        real(wanted.last_hidden_state, batch),
-        atol=1e-5,
-        rtol=0,
-    )
+    assert_same(real(found.last_hidden_state, batch), real(wanted.last_hidden_state, batch))
     assert found.keys() == wanted.keys()
     if "pooler_output" in wanted:
-        torch.testing.assert_close(found.pooler_output, wanted.pooler_output, atol=1e-5, rtol=0)
+        assert_same(found.pooler_output, wanted.pooler_output)
 
 
 @needs_kernels

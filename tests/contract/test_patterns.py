@@ -8,6 +8,7 @@ import torch
 from fewer.kernels import KERNELS, AttentionCall, Pattern
 from fewer.kernels.sparse import Places, Sparse, anchors_of
 from tests.isas import every_isa, pretend
+from tests.rounding import assert_same
 
 LENGTHS = (1, 2, 37, 150, 64, 201)
 HEADS, WIDTH = 2, 4
@@ -74,12 +75,12 @@ def _inputs(call):
 
 
 def _assert_same(one, other, tolerance=1e-5):
-    torch.testing.assert_close(one.context, other.context, atol=tolerance, rtol=tolerance)
+    assert_same(one.context, other.context, tolerance)
     for name in ("received", "normaliser"):
         mine, wanted = getattr(one, name), getattr(other, name)
         assert (mine is None) == (wanted is None)
         if mine is not None:
-            torch.testing.assert_close(mine, wanted, atol=tolerance, rtol=tolerance)
+            assert_same(mine, wanted, tolerance)
 
 
 @pytest.mark.parametrize("far", [False, True], ids=["", "far"])
@@ -122,7 +123,7 @@ def test_gradients_equal_those_of_the_dense_mask(kernel, pattern, far):
         loss = loss + (attended.normaliser**2).sum()
         found.append(torch.autograd.grad(loss, _inputs(call), materialize_grads=True))
     for mine, wanted in zip(*found, strict=True):
-        torch.testing.assert_close(mine, wanted, atol=1e-4, rtol=1e-4)
+        assert_same(mine, wanted, 1e-4)
 
 
 @every_pattern
@@ -143,7 +144,7 @@ def test_a_text_is_read_alone_as_in_company(kernel, pattern):
         own = AttentionCall(whole.q[rows], whole.k[rows], whole.v[rows], cu, cu, sparse=sparse)
         with torch.no_grad():
             alone = KERNELS[kernel](own).context
-        torch.testing.assert_close(alone, together[rows], atol=2e-6, rtol=0)
+        assert_same(alone, together[rows])
 
 
 @pytest.mark.parametrize("pattern", [Pattern(40, anchors="first"), PATTERNS["bigbird"]])
@@ -185,4 +186,4 @@ def test_other_dtypes_are_masked_as_fp32(dtype):
         found = KERNELS["sdpa"](replace(call, **lower)).context
         wanted = KERNELS["reference"](call).context
     assert found.dtype is dtype
-    torch.testing.assert_close(found.float(), wanted, atol=3e-2, rtol=3e-2)
+    assert_same(found.float(), wanted, 3e-2)

@@ -1,7 +1,8 @@
 """Law 2. Played = real: `mask` and `compact` give the same survivors, answers and trace."""
 
+import copy
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from tests.contract.table import (
     opened,
     read,
 )
+from tests.rounding import ROUNDING, assert_same, gap
 from tests.tiny import VOCABULARY, ragged, real, tiny
 
 BLOCKS, MODELS, DRAWS = 4, 60, 5  # 1,200 configurations
@@ -43,7 +45,7 @@ def test_mask_equals_compact(method, backbone, kernel):
         answers, trace = read(model, batch, "compact")
         assert torch.equal(played_trace.layers_read, trace.layers_read)
         assert torch.equal(counts(played_trace), counts(trace))
-        torch.testing.assert_close(played, answers, atol=1e-5, rtol=0)
+        assert_same(played, answers)
 
 
 @dataclass(frozen=True)
@@ -123,30 +125,48 @@ def _compared(drawn: Drawn) -> tuple[str, torch.Tensor]:
     """Say what differs between `mask` and `compact`, or nothing; and how deep tokens were read."""
     outcomes = []
     for apply, kernel in zip(("mask", "compact"), drawn.kernels, strict=True):
-        opened(fewer.attach(drawn.model, drawn.method, kernel=kernel, protect=drawn.protect))
+        model = fewer.attach(drawn.model, drawn.method, kernel=kernel, protect=drawn.protect)
+        opened(model).to(model.dtype)  # heads are made in fp32
         outcomes.append(read(drawn.model, drawn.batch, apply))
     (logits, trace), (wanted, wanted_trace) = outcomes
-    gap = float((real(logits, drawn.batch) - real(wanted, drawn.batch)).abs().max())
+    away = gap(real(logits, drawn.batch), real(wanted, drawn.batch))
     differences = {
         "survivors": not torch.equal(trace.layers_read, wanted_trace.layers_read),
         "counts": not torch.equal(counts(trace), counts(wanted_trace)),
-        f"logits by {gap}": gap > 1e-5,
+        f"logits by {away} of their magnitude": not away < ROUNDING[wanted.dtype],
     }
     return ", ".join(name for name, differ in differences.items() if differ), trace.layers_read
+
+
+def _in_double(drawn: Drawn) -> Drawn:
+    """Let torch alone compute: the reference sums in fp32, whatever it is given."""
+    model = copy.deepcopy(fewer.detach(drawn.model)).double()
+    return replace(drawn, model=model, kernels=("sdpa", "sdpa"))
 
 
 @pytest.mark.parametrize("block", range(BLOCKS))
 def test_mask_equals_compact_in_300_random_configurations(block):
     draw = random.Random(block)
-    mismatches, read_layers, all_layers = [], 0, 0
+    mismatches, rounded, read_layers, all_layers = [], [], 0, 0
     for _ in range(MODELS):
         model = _model(draw)
         for _ in range(DRAWS):
             drawn = _drawn(draw, model)
             difference, depth = _compared(drawn)
-            if difference:
-                mismatches.append((difference, drawn.method, model.config.model_type))
+            if difference:  # a score may stand within rounding of a threshold
+                exact, _ = _compared(_in_double(drawn))
+                found = mismatches if exact else rounded
+                found.append((exact or difference, drawn.method, model.config.model_type))
             read_layers += int(depth.sum())
             all_layers += int(drawn.batch["attention_mask"].sum() * depth.max())
     assert mismatches == []
+    assert len(rounded) <= 1, rounded  # more would be a fault of kernels that know fp32 only
     assert 0.3 < read_layers / all_layers < 0.8  # a good share was pruned, a good share was not
+
+
+def test_mask_equals_compact_to_the_last_bits_in_double():
+    draw, differences = random.Random(BLOCKS), []
+    for _ in range(MODELS):
+        drawn = _in_double(_drawn(draw, _model(draw)))
+        differences.append((_compared(drawn)[0], drawn.method, drawn.model.config.model_type))
+    assert [difference for difference in differences if difference[0]] == []

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from fewer.device import training_device
 from fewer.lra.batches import Labelled, Masked, batch, texts
 from fewer.lra.model import LRAModel
 from fewer.lra.recipes import Schedule
@@ -186,5 +187,5 @@ def _arguments(schedule: Schedule, place: Path, seed: int) -> TrainingArguments:
         report_to="none",
         remove_unused_columns=False,  # rows are numbers; the collator makes the columns
         disable_tqdm=False,
-        use_cpu=not torch.accelerator.is_available(),
+        use_cpu=training_device().type == "cpu",
     )

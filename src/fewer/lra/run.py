@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import set_seed
 
+from fewer.device import training_device
 from fewer.lra.learn import accuracy, learn, pretrain
 from fewer.lra.model import LRAModel, LRAShape
 from fewer.lra.recipes import Plan
@@ -77,26 +78,27 @@ def _measured(plan: Plan, task: LRATask, shape: LRAShape, seed: int, place: Path
     place.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     set_seed(seed)
-    model = LRAModel(shape, plan.attention, plan.options).to(_device())
+    device = training_device()
+    model = LRAModel(shape, plan.attention, plan.options).to(device)
     if plan.pretraining is not None:
         before = place / "pretrained.pt"
         if not before.exists():
             pretrain(model, task, plan.pretraining, place / "pretraining", seed)
             torch.save(model.state_dict(), before.with_suffix(".tmp"))
             before.with_suffix(".tmp").replace(before)
-        model.load_state_dict(torch.load(before, map_location=_device()))
+        model.load_state_dict(torch.load(before, map_location=device))
     history = learn(model, task, plan.training, place / "training", seed)
     size = 2 * plan.training.batch_size
     best, dev = max(history, key=lambda one: (one[1], -one[0]))
     last = {"dev": history[-1][1], "test": accuracy(model, task.test, size)}
-    model.load_state_dict(torch.load(place / "training" / "best.pt", map_location=_device()))
+    model.load_state_dict(torch.load(place / "training" / "best.pt", map_location=device))
     score = {"dev": dev, "test": accuracy(model, task.test, size), "step": best}
     seconds = time.perf_counter() - start
     splits = {"train": task.train, "dev": task.dev, "test": task.test}
     return {
         "kind": "lra",
         **provenance(),
-        "device": _device_name(),
+        "device": _device_name(device),
         "rows": {name: len(rows) for name, rows in splits.items()},
         "majority": {"dev": task.majority("dev"), "test": task.majority("test")},
         "score": score,
@@ -124,9 +126,5 @@ def _write(path: Path, row: dict[str, Any]) -> None:
     temporary.replace(path)
 
 
-def _device() -> torch.device:
-    return torch.accelerator.current_accelerator() or torch.device("cpu")
-
-
-def _device_name() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else str(_device())
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name() if device.type == "cuda" else str(device)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewer.device import synchronize, training_device
 from fewer.lra.batches import batch
 from fewer.lra.model import LRAModel, LRAShape
 from fewer.lra.recipes import Plan
@@ -41,14 +42,14 @@ def speed(model: LRAModel, task: LRATask, plan: Plan, *, runs: int = 12) -> dict
     found = {name: values.to(device) for name, values in found.items()}
     step = training_step(model, found, plan.training.precision)
     model.train()
-    told = {"batch_size": size, "length": length, "train": _timed(step, size, runs)}
+    told = {"batch_size": size, "length": length, "train": _timed(step, size, runs, device)}
     model.eval()
 
     def read() -> None:
         with torch.inference_mode():
             model(**found)
 
-    return {**told, "inference": _timed(read, size, runs)}
+    return {**told, "inference": _timed(read, size, runs, device)}
 
 
 def training_step(model: LRAModel, found: dict[str, Tensor], precision: str) -> Callable[[], None]:
@@ -74,7 +75,7 @@ def peak_memory_mb(task: LRATask, shape: LRAShape, plan: Plan) -> float:
     holds no data but one batch.
     """
     batch_size = plan.training.batch_size
-    if torch.cuda.is_available():
+    if training_device().type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -109,13 +110,14 @@ def _longest(task: LRATask, size: int) -> dict[str, Tensor]:
     return batch(task.train, np.argsort(-lengths.astype(np.int64), kind="stable")[:size])
 
 
-def _timed(call: Callable[[], None], size: int, runs: int) -> dict[str, float]:
+def _timed(
+    call: Callable[[], None], size: int, runs: int, device: torch.device
+) -> dict[str, float]:
     walls, own = [], []
     for _ in range(_WARM_UP + runs):
         start, cpu = time.perf_counter(), time.process_time()
         call()
-        if torch.accelerator.is_available():
-            torch.accelerator.synchronize()
+        synchronize(device)
         walls.append(time.perf_counter() - start)
         own.append(time.process_time() - cpu)
     wall, processor = (float(np.median(times[_WARM_UP:])) for times in (walls, own))

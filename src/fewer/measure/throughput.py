@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from fewer.core.policy import Dense, Method, Phase
+from fewer.device import synchronize, training_device
 from fewer.models import attach, attachment, detach
 from fewer.training.trainer import PhaseTrainer
 
@@ -142,7 +143,7 @@ def _arguments(
         report_to="none",
         disable_tqdm=True,
         seed=seed,
-        use_cpu=not torch.accelerator.is_available(),
+        use_cpu=training_device().type == "cpu",
     )
 
 
@@ -154,8 +155,7 @@ class _Clock(TrainerCallback):
         self.cpu_ends: list[float] = []
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        if torch.accelerator.is_available():
-            torch.accelerator.synchronize()
+        synchronize(training_device())
         self.ends.append(time.perf_counter())
         self.cpu_ends.append(time.process_time())
 

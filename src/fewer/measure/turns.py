@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import torch
 
+from fewer.device import synchronize
+
 __all__ = ["draw", "once", "rotated", "spread"]
 
 
@@ -32,10 +34,10 @@ def rotated(names: list[str], turn: int) -> list[str]:
 def once(call: Callable[[], object], device: torch.device) -> float:
     """Return the milliseconds of one call, the device synchronised before and after."""
     with torch.inference_mode():
-        _wait(device)
+        synchronize(device)
         start = time.perf_counter()
         call()
-        _wait(device)
+        synchronize(device)
         return (time.perf_counter() - start) * 1e3
 
 
@@ -44,8 +46,3 @@ def spread(times: list[float]) -> dict[str, float]:
     taken = torch.tensor(times, dtype=torch.float64)
     low, median, high = (float(taken.quantile(q)) for q in (0.05, 0.5, 0.95))
     return {"median": median, "p5": low, "p95": high, "runs": len(times)}
-
-
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize()

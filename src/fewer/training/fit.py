@@ -23,6 +23,7 @@ from transformers import (
 
 from fewer.config import method_to
 from fewer.core.policy import Dense, Method, Phase
+from fewer.device import training_device
 from fewer.disk import read_json, write_json, writing
 from fewer.folders import load, save
 from fewer.locking import lock_folder
@@ -215,7 +216,7 @@ def _run(
     schedule: Schedule,
 ) -> None:
     own, (train, sample) = attachment(model), rows
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")  # the Trainer's choice
+    device = training_device()
     precision = choose(schedule.precision, device)
     collator = collator_for(model, tokenizer)
     unfinished = newest_whole(place)

@@ -23,6 +23,7 @@ from transformers import (
     set_seed,
 )
 
+from fewer.device import training_device
 from fewer.locking import lock_folder
 from fewer.models import attachment, evaluating, is_attached, longest, parts
 from fewer.pretrained import load_pretrained, local_folder
@@ -230,7 +231,7 @@ def _bits(
 
 
 def _arguments(schedule: MaskedSchedule, place: Path, length: int) -> TrainingArguments:
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")  # the Trainer's choice
+    device = training_device()
     precision = choose(schedule.precision, device)
     pieces = max(1, schedule.batch_tokens // length)
     at_once = min(pieces, max(1, PASS_TOKENS // length))

@@ -225,7 +225,7 @@ def test_the_trainer_of_hugging_face_trains_and_asks_it(tmp_path: Path) -> None:
         for text, n, label in zip(tokens, LENGTHS, [0, 2, 1, 2], strict=True)
     ]
     settings = TrainingArguments(
-        str(tmp_path), max_steps=60, learning_rate=1e-2, report_to=[], use_cpu=True, save_steps=60
+        str(tmp_path), max_steps=120, learning_rate=1e-2, report_to=[], use_cpu=True, save_steps=120
     )
     trainer = Trainer(reader, settings, train_dataset=rows)
     trainer.train()

@@ -221,7 +221,10 @@ def test_a_model_without_a_head_for_texts_predicts_nothing(kind: Any, tmp_path: 
 
 
 def test_a_question_gets_its_answer_and_each_word_the_most_over_its_windows(tmp_path: Path) -> None:
-    model, tokenizer = pruned(BertForQuestionAnswering, num_labels=2), wordpiece()
+    model, tokenizer = (
+        pruned(BertForQuestionAnswering, id2label={0: "start", 1: "end"}),
+        wordpiece(),
+    )
     question, context = "good film", "hello world good bad film " * 12
     found = explain(model, tokenizer, question, context, max_length=24)
     encoded = encode_questions([question], [context], tokenizer, max_length=24, stride=STRIDE)

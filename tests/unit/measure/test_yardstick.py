@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -11,6 +10,8 @@ import torch
 from fewer.measure.lineup import OURS, Lineup, line_up
 from fewer.measure.peers import REFERENCE, Inputs, Runner
 from fewer.measure.yardstick import answers, compare, equal_texts
+from tests.clock import Clock
+from tests.rounding import assert_same
 from tests.tiny import ragged, word_tokenizer
 from tests.unit.measure.engine import (
     FAKES,
@@ -37,9 +38,19 @@ def run(lineup: Lineup, **options: Any) -> dict[str, Any]:
     return compare(lineup, encoded(), word_tokenizer(), shape(), PEAK, **options)
 
 
-def sleeping(seconds: float, precision: str) -> Runner:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    clock.install(monkeypatch, "fewer.measure.turns", "fewer.measure.yardstick")
+    return clock
+
+
+def taking(clock: Clock, milliseconds: float, precision: str, per_token: float = 0.0) -> Runner:
+    """Return a system that takes exactly this long for a batch, and for each real token of it."""
+
     def call(inputs: Inputs) -> torch.Tensor:
-        time.sleep(seconds)
+        tokens = int(inputs["attention_mask"].sum())
+        clock.sleep((milliseconds + per_token * tokens) / 1e3)
         return torch.zeros(len(inputs["input_ids"]), 3)
 
     return Runner(call, precision)
@@ -56,27 +67,33 @@ def test_a_system_that_does_not_run_leaves_and_a_wrong_one_is_marked(lineup: Lin
     assert {name for best in found["best"].values() for name in best.values()} == {REFERENCE}
 
 
-def test_rounds_are_whole_and_rates_are_of_real_tokens(lineup: Lineup) -> None:
+def test_rounds_are_whole_and_batches_are_of_real_tokens(lineup: Lineup) -> None:
     found = run(lineup)
     for system in found["systems"].values():
         for size in ("1", "4"):
             told = system["latency_ms"][size]
             assert told["runs"] == 4  # two rounds of the pool, for three runs
             assert 0 < told["p5"] <= told["median"] <= told["p95"]
-            tokens = [tokens for _, tokens in found["batches"][size]]
-            fastest, slowest = (sum(tokens) / len(tokens) / told[q] * 1e3 for q in ("p5", "p95"))
-            assert slowest * 0.5 < told["tokens_per_s"] < fastest * 2
     assert all(tokens <= 4 * max(LENGTHS) for _, tokens in found["batches"]["4"])
 
 
-def test_ratios_are_to_the_fastest_of_the_same_precision_and_of_all() -> None:
+def test_the_rate_is_of_real_tokens(clock: Clock) -> None:
+    found = run(Lineup({REFERENCE: taking(clock, 0.0, "fp32", per_token=2.0)}))
+    for size in ("1", "4"):
+        told = found["systems"][REFERENCE]["latency_ms"][size]
+        tokens = [tokens for _, tokens in found["batches"][size]]
+        assert told["tokens_per_s"] == pytest.approx(500)
+        assert told["median"] == pytest.approx(2 * sum(tokens) / len(tokens))
+
+
+def test_ratios_are_to_the_fastest_of_the_same_precision_and_of_all(clock: Clock) -> None:
     lineup = Lineup(
         {
-            REFERENCE: sleeping(0.008, "fp32"),
-            "slow-bf16": sleeping(0.012, "bf16"),
-            "fast-int8": sleeping(0.002, "int8"),
-            "packed-fp32": sleeping(0.004, "fp32"),
-            "packed-bf16": sleeping(0.004, "bf16"),
+            REFERENCE: taking(clock, 8, "fp32"),
+            "slow-bf16": taking(clock, 12, "bf16"),
+            "fast-int8": taking(clock, 2, "int8"),
+            "packed-fp32": taking(clock, 4, "fp32"),
+            "packed-bf16": taking(clock, 4, "bf16"),
         }
     )
     found = run(lineup, batch_sizes=[2])
@@ -87,20 +104,21 @@ def test_ratios_are_to_the_fastest_of_the_same_precision_and_of_all() -> None:
         "int8": "fast-int8",
     }
     fp32, bf16 = (found["systems"][f"packed-{one}"]["latency_ms"]["2"] for one in ("fp32", "bf16"))
-    assert 1.2 < fp32["ratio_same"] < 2.5 < bf16["ratio_same"] < 3.5
-    assert 0.3 < fp32["ratio_all"] < 0.9
+    assert fp32["ratio_same"] == pytest.approx(2.0)
+    assert bf16["ratio_same"] == pytest.approx(3.0)
+    assert fp32["ratio_all"] == bf16["ratio_all"] == pytest.approx(0.5)
     rival = found["systems"]["fast-int8"]["latency_ms"]["2"]
     assert "ratio_all" not in rival
     assert "share" not in rival  # there is no peak of int8
 
 
-def test_the_share_is_dense_work_over_time_over_peak() -> None:
-    lineup = Lineup({REFERENCE: sleeping(0.005, "fp32")})
+def test_the_share_is_dense_work_over_time_over_peak(clock: Clock) -> None:
+    lineup = Lineup({REFERENCE: taking(clock, 5, "fp32")})
     found = run(lineup, batch_sizes=[1], pool=1, runs=5)
     ((_, tokens),) = found["batches"]["1"]
-    told = found["systems"][REFERENCE]["latency_ms"]["1"]
     work = float(shape().dense_flops(torch.tensor([float(tokens)])).sum())
-    assert told["share"] == pytest.approx(work / (told["median"] / 1e3) / PEAK["fp32"])
+    share = found["systems"][REFERENCE]["latency_ms"]["1"]["share"]
+    assert share == pytest.approx(work / 0.005 / PEAK["fp32"])
 
 
 def test_a_reference_that_does_not_run_is_an_error() -> None:
@@ -117,7 +135,7 @@ def test_answers_come_in_the_order_of_the_rows() -> None:
     for row, ids in enumerate(encoded()["input_ids"]):
         with torch.inference_mode():
             alone = model(input_ids=torch.tensor([ids])).logits[0]
-        torch.testing.assert_close(found[row], alone, atol=1e-5, rtol=0)
+        assert_same(found[row], alone)
 
 
 def test_equal_texts_are_the_rows_words_between_the_rows_ends() -> None:

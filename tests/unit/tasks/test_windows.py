@@ -114,9 +114,9 @@ def test_an_empty_question_leaves_all_to_the_context(tokenizer):
 
 
 def test_a_long_context_takes_time_with_its_length_only(tokenizer):
-    before = time.perf_counter()
+    before = time.process_time()  # whatever else runs here
     found = pair(tokenizer, "hello " * 1000, "a " * 100_000, max_length=512, stride=128)
-    assert time.perf_counter() - before < 10
+    assert time.process_time() - before < 10
 
     assert sum(map(len, found.windows)) > 100_000
     assert max(map(len, found.windows)) == 512
