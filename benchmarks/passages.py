@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
-from transformers import AutoTokenizer
 
 import fewer
 from fewer.cli.common import quiet
 from fewer.measure.rows import append_row, describe
 from fewer.measure.turns import draw, once, rotated, spread
 from fewer.passages import Answer, PassageIndex, Precision, index
+from fewer.pretrained import load_tokenizer
 from fewer.tasks import QuestionAnswering, read_rows, squad_rows
 from fewer.tasks.qa_metrics import score_answers
 
@@ -45,7 +45,7 @@ def measure(
     """Score, count and time every system; add the row to `results` if there is such a file."""
     rows = squad_rows(read_rows(source)).shuffle(seed=SEED).select(range(questions))
     model, dense = fewer.load(folder), fewer.load(baseline)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
     ids = {context: str(number) for number, context in enumerate(dict.fromkeys(rows["context"][:]))}
     with tempfile.TemporaryDirectory() as place:
         opened, made = {}, {}

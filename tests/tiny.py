@@ -124,7 +124,7 @@ def ragged(
         question = column <= length // 3 if answers else column == 0
         batch["global_attention_mask"] = (question & mask).long()
     if getattr(config, "type_vocab_size", 0) == 2 and config.model_type != "modernbert":
-        batch["token_type_ids"] = (mask & (column > length // 2)).long()
+        batch["token_type_ids"] = (mask & (column > length // (3 if answers else 2))).long()
     return batch
 
 

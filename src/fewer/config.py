@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from fewer.core.policy import Dense, Method
+from fewer.disk import read_json, write_json
 from fewer.methods import METHODS
 from fewer.names import check_known
 from fewer.values import check_types
 from fewer.version import __version__
 
 __all__ = [
+    "MARK",
     "SCHEMA",
     "SIDE_FILE",
     "Settings",
     "check_settings",
+    "mark_of",
     "method_from",
     "method_to",
     "read_settings",
@@ -27,6 +30,8 @@ __all__ = [
 
 SCHEMA = 1
 SIDE_FILE = "fewer.json"
+MARK = "fewer"  # the key of config.json that tells that a side file belongs beside it
+MOST_ID = 2**31 - 1  # of a token
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,17 @@ class Settings:
     method: Method
     kernel: str = "auto"
     protect: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what can be no kernel and no token id."""
+        if not isinstance(self.kernel, str):
+            raise ValueError(f"kernel must be a name; got {self.kernel!r:.80}.")
+        for token in self.protect:
+            whole = isinstance(token, Integral) and not isinstance(token, bool)
+            if not whole or not 0 <= token <= MOST_ID:
+                raise ValueError(
+                    f"protect must hold token ids from 0 to {MOST_ID}; got {token!r:.80}."
+                )
 
 
 def method_to(method: Method) -> dict[str, Any]:
@@ -120,6 +136,11 @@ def check_settings(method: Method) -> None:
                 check_settings(one)
 
 
+def mark_of(settings: Settings) -> dict[str, Any]:
+    """Return what config.json holds under `MARK`, for a lost side file to be missed."""
+    return {"schema": SCHEMA, "method": method_to(settings.method)["name"]}
+
+
 def write_settings(settings: Settings, folder: str | Path) -> None:
     """Write the side file into a model's folder."""
     content = {
@@ -129,33 +150,30 @@ def write_settings(settings: Settings, folder: str | Path) -> None:
         "kernel": settings.kernel,
         "protect": list(settings.protect),
     }
-    (Path(folder) / SIDE_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(content, Path(folder) / SIDE_FILE)
 
 
 def read_settings(folder: str | Path) -> Settings:
     """Read the side file of a folder; a folder without one is a plain model (`Dense`).
 
-    Raises `ValueError` for a file that is broken, has unknown keys or another schema; warns when a
-    newer version wrote it.
+    Raises `ValueError` for a file that is broken, has unknown keys or another schema, and
+    `FileNotFoundError` if config.json tells of a file that is not there; warns when a newer version
+    wrote it.
     """
     path = Path(folder) / SIDE_FILE
     if not path.exists():
+        _check_unmarked(path)
         return Settings(Dense())
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is not valid JSON ({error}); restore the file or save the model again"
-        ) from error
-    if not isinstance(content, dict) or "method" not in content:
+    content = read_json(path)
+    if "method" not in content:
         raise ValueError(
             f"{path} holds no method; wanted the keys schema, version, method, kernel, protect"
         )
     schema = content.get("schema")
-    if schema != SCHEMA:
+    if schema != SCHEMA or isinstance(schema, bool):
         raise ValueError(
-            f"{path} has schema {schema!r}, written by fewer {content.get('version')}; this is "
-            f"fewer {__version__}, which "
+            f"{path} has schema {schema!r:.80}, written by fewer {content.get('version')!r:.80}; "
+            f"this is fewer {__version__}, which "
             f"reads schema {SCHEMA}: install the version that wrote it"
         )
     unknown = sorted(set(content) - {"schema", "version", "method", "kernel", "protect"})
@@ -163,14 +181,30 @@ def read_settings(folder: str | Path) -> Settings:
         raise ValueError(
             f"{path} has unknown keys {unknown}; wanted schema, version, method, kernel, protect"
         )
-    if _newer(str(content.get("version")), __version__):
-        warnings.warn(
-            f"{path} was written by fewer {content['version']}, this is {__version__}", stacklevel=2
-        )
-    protect = content.get("protect", [])
-    if not isinstance(protect, list) or not all(isinstance(token, int) for token in protect):
-        raise ValueError(f"{path} has protect {protect!r}, wanted a list of token ids")
-    return Settings(method_from(content["method"]), content.get("kernel", "auto"), tuple(protect))
+    version, protect = content.get("version"), content.get("protect", [])
+    if not isinstance(version, str):
+        raise ValueError(f"{path} has version {version!r:.80}, wanted a text such as {__version__}")
+    if _newer(version, __version__):
+        warnings.warn(f"{path} was written by fewer {version}, this is {__version__}", stacklevel=2)
+    if not isinstance(protect, list):
+        raise ValueError(f"{path} has protect {protect!r:.80}, wanted a list of token ids")
+    try:
+        method = method_from(content["method"])
+        return Settings(method, content.get("kernel", "auto"), tuple(protect))
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _check_unmarked(path: Path) -> None:
+    """Raise `FileNotFoundError` if the config beside tells that this side file was there."""
+    config = path.with_name("config.json")
+    if not config.exists() or (mark := read_json(config).get(MARK)) is None:
+        return
+    name = mark.get("method") if isinstance(mark, dict) else mark
+    raise FileNotFoundError(
+        f"{path} is missing, but {config} tells of the method {name!r:.80}; restore it, or, for "
+        f"the model without a method, delete the key {MARK!r} of {config}"
+    )
 
 
 def _newer(written: str, present: str) -> bool:

@@ -77,7 +77,7 @@ def pack(
             "truncate: tokenizer(..., truncation=True)",
         )
     embeds = None if inputs_embeds is None else where.take(inputs_embeds)
-    second = _second(ids, where) if guards_first or restarts or asks_second else None
+    second = _second(ids, segment, where) if guards_first or restarts or asks_second else None
     if second is not None and restarts:
         position = _restarted(position, second, where)
     hidden = backbone.embed(Tokens(ids, embeds, position, segment))
@@ -121,11 +121,11 @@ def _check_binary(mask: Tensor) -> None:
         )
 
 
-def _second(ids: Tensor | None, where: Plan) -> Tensor:
-    """Find the second text of each pair: what follows the first separator.
+def _second(ids: Tensor | None, segment: Tensor | None, where: Plan) -> Tensor:
+    """Find the second text of each pair: segment 1, or what follows the first separator.
 
     The separator is whatever token a row ends with: `[CLS] question [SEP] passage [SEP]`, in every
-    family of tokenizers. Segment ids would tell, but most families have none.
+    family of tokenizers. Most have no segments, and many callers give none.
     """
     if ids is None:
         raise ValueError(
@@ -136,7 +136,16 @@ def _second(ids: Tensor | None, where: Plan) -> Tensor:
     ended = ids == ids[ends - 1][where.sequence]
     before = ended.cumsum(0) - ended.long()  # separators before each token, of all texts
     starts = torch.nn.functional.pad(ends, (1, 0))[:-1]
-    return before > before[starts][where.sequence]
+    second = before > before[starts][where.sequence]
+    if segment is None:
+        return second
+    # of a pair segments say it better: a separator that the first text holds does not end it
+    counts = [
+        torch.zeros_like(ends).index_add_(0, where.sequence, marks.long())
+        for marks in (second, segment)
+    ]
+    pairs = (counts[0] > 0) & (counts[1] > 0)
+    return torch.where(pairs[where.sequence], segment > 0, second)
 
 
 def _restarted(position: Tensor, second: Tensor, where: Plan) -> Tensor:

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
@@ -23,19 +24,34 @@ from transformers.utils.generic import ModelOutput
 
 from fewer.answering import answering_forward
 from fewer.backbones import bind
-from fewer.config import Settings, check_settings, method_from, write_settings
+from fewer.config import (
+    MARK,
+    Settings,
+    check_settings,
+    mark_of,
+    method_from,
+    write_settings,
+)
 from fewer.core.apply import APPLIES
 from fewer.core.encode import encode
 from fewer.core.policy import Dense, Method
 from fewer.core.trace import recorded
+from fewer.disk import writing
 from fewer.engine.packing import Engine
 from fewer.eval_view import eval_view
 from fewer.heads import pooler_of, shape_of
 from fewer.inputs import pack
 from fewer.kernels import kernel as find_kernel
+from fewer.manifest import MANIFEST
 from fewer.native.library import Isa, available
 from fewer.native.rowwise import swap_back
-from fewer.refusals import refuse_call, refuse_model, refuse_object, refuse_tracing
+from fewer.refusals import (
+    refuse_call,
+    refuse_model,
+    refuse_object,
+    refuse_states,
+    refuse_tracing,
+)
 from fewer.values import check_length
 
 if TYPE_CHECKING:
@@ -70,6 +86,7 @@ class Attachment(nn.Module):
         self.settings = settings
         self.shape = shape
         self.policy = settings.method.build(shape)
+        self.has_head = True  # whether something but the user reads the encoder's states
         self.apply_in_training = "compact"
         self.apply_in_eval = "compact"
         self.isa: Isa | None = None  # whose kernels run inference; None: plain torch
@@ -90,16 +107,21 @@ class Attachment(nn.Module):
         if self.isa is not None and self.isa not in available():  # unpickled elsewhere
             log.warning("this processor has no %s: plain torch runs the model", self.isa.name)
             self.isa = None
-        if self.isa is None:
+        isa = self.isa  # read once: another thread may take the engine off
+        if isa is None:
             return bind(encoder)
-        return self.engine(encoder).backbone(encoder) or bind(encoder)
+        return self._engine_for(isa, encoder).backbone(encoder) or bind(encoder)
 
     def engine(self, encoder: nn.Module) -> Engine:
         """Return the packed weights of an optimized encoder, packed now if they are not yet."""
         assert self.isa is not None
-        if self._engine is None:
-            self._engine = Engine(encoder, self.isa)
-        return self._engine
+        return self._engine_for(self.isa, encoder)
+
+    def _engine_for(self, isa: Isa, encoder: nn.Module) -> Engine:
+        engine = self._engine
+        if engine is None or engine.isa is not isa:
+            engine = self._engine = Engine(encoder, isa)
+        return engine
 
     def packed_for(self, isa: Isa | None) -> None:
         """Let the kernels of `isa` run inference, or plain torch; weights are packed at need."""
@@ -163,6 +185,8 @@ class _PackedEncoder(_Attached):
         refuse_call(self.config, kwargs)
         refuse_tracing()
         own = self.fewer
+        if own.policy.sites and not (own.has_head or self.training):
+            refuse_states(own.method, self)
         backbone = own.backbone(self)
         tokens = pack(
             backbone,
@@ -196,9 +220,27 @@ class _SavingModel(_Attached):
     """The part of an attached model's class that is ours (of the encoder's too, if it is alone)."""
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Save as always, and the side file with it."""
-        super().save_pretrained(save_directory, *args, **kwargs)
-        write_settings(attachment(self).settings, save_directory)
+        """Save as always, and before it the side file; config.json tells that there is one.
+
+        Weights keep the names that they have in the model: the Trainer loads a checkpoint by these.
+        A manifest of what was there before no longer holds and is removed.
+        """
+        kwargs.setdefault("save_original_format", False)
+        settings, folder = attachment(self).settings, Path(save_directory)
+        mark = mark_of(settings)
+        folder.mkdir(parents=True, exist_ok=True)
+        if kwargs.get("is_main_process", True):
+            write_settings(settings, folder)
+        held = vars(self.config)
+        before = {MARK: held[MARK]} if MARK in held else {}
+        held[MARK] = mark
+        try:
+            with writing(folder):
+                super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            del held[MARK]
+            held.update(before)
+        (folder / MANIFEST).unlink(missing_ok=True)
 
 
 @cache
@@ -252,18 +294,13 @@ def attach(
     settings = Settings(_resolve(method), kernel, tuple(protect))
     check_settings(settings.method)
     own = Attachment(settings, shape).to(encoder.device)
-    if whole is encoder and own.policy.sites:
-        raise ValueError(
-            f"method must keep all tokens of a model without a head; got {settings.method} on a "
-            f"{type(whole).__name__}, whose last_hidden_state would hold early states of the "
-            "tokens that were dropped, and a mean over them is no embedding. Attach it to a model "
-            "with a head, or attach no method."
-        )
+    own.has_head = whole is not encoder
     if (pooler := pooler_of(whole, encoder)) is not None:
         own.policy.start_from(pooler)
     detach(model)
     encoder.fewer = own
     own.train(encoder.training)
+    vars(whole.config).pop(MARK, None)  # of a folder that plain transformers loaded
     _become(encoder, packs=True, saves=whole is encoder)
     if whole is not encoder:
         _become(whole, packs=False, saves=True)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 from torch import Tensor
 from transformers import AutoModelForQuestionAnswering, Pipeline, pipelines
 
 from fewer.answerer import STRIDE, choose_answers, encode_few_questions, span_logits
 from fewer.models import evaluating, longest
+from fewer.names import nearest
 from fewer.prediction import TOKEN_BUDGET
 from fewer.scheduling import token_budget_batches
 from fewer.tasks.texts import EncodedRows, check_strings, clean
+from fewer.tasks.windows import first_tokens, word_bounds
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import BatchEncoding, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from fewer.tasks.spans import Span
 
@@ -25,6 +29,9 @@ __all__ = ["QuestionAnsweringPipeline", "register"]
 
 TASK = "question-answering"
 MAX_LENGTH = 384  # in tokens, of a window; the usual one for SQuAD
+COUNTS = ("top_k", "doc_stride", "max_answer_len", "max_seq_len", "max_question_len")
+SETTINGS = ("topk", *COUNTS, "handle_impossible_answer", "align_to_words", "padding")
+PADDING = (None, True, False, "longest", "max_length", "do_not_pad")
 _CANDIDATES = 4  # for each answer wanted: those of a word's pieces become one
 
 
@@ -68,29 +75,49 @@ class QuestionAnsweringPipeline(Pipeline):
     ) -> Any:
         """Answer questions: `question=` and `context=`, or mappings of both, one or a list.
 
-        One question gives a dict of score (0..1), start, end (characters of the context) and
-        answer, or a list of them, best first, where `top_k` is more than 1; several questions
-        give a list of these. `settings` are `top_k`, `doc_stride`, `max_answer_len`,
-        `max_seq_len`, `max_question_len` (in tokens), `handle_impossible_answer` (the empty
-        answer may win) and `align_to_words` (answers end where words end).
+        Mappings may also be given as `data=` or `X=`. One question gives a dict of score (0..1),
+        start, end (characters of the context) and answer, or a list of them, best first, where
+        `top_k` is more than 1; several questions give a list of these. `settings` are `top_k`
+        (also `topk`), `doc_stride`, `max_answer_len`, `max_seq_len`, `max_question_len` (in
+        tokens), `handle_impossible_answer` (the empty answer may win), `align_to_words` (answers
+        end where words end) and `padding`, which changes no answer. Raises `TypeError` for others.
         """
+        for name in ("data", "X"):
+            if name in settings:
+                inputs = (*inputs, settings.pop(name))
         asked = _asked(inputs, question, context)
         return super().__call__(asked, **settings)  # type: ignore[no-untyped-call]
 
-    def _sanitize_parameters(  # type: ignore[override]
+    def _sanitize_parameters(
         self,
         *,
         top_k: int | None = None,
+        topk: int | None = None,
         doc_stride: int | None = None,
         max_answer_len: int | None = None,
         max_seq_len: int | None = None,
         max_question_len: int | None = None,
         handle_impossible_answer: bool | None = None,
         align_to_words: bool | None = None,
+        padding: bool | str | None = None,
+        **unknown: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        for name, value in (("top_k", top_k), ("max_answer_len", max_answer_len)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}, wanted 1 or more")
+        if unknown:
+            name = next(iter(unknown))
+            raise TypeError(
+                f"{name} must be a setting of this pipeline, one of {', '.join(SETTINGS)}"
+                f"{nearest(name, SETTINGS)}; got {name}={unknown[name]!r:.60}. Leave it out."
+            )
+        if top_k is not None and topk is not None and top_k != topk:
+            raise ValueError(
+                f"top_k and topk must be equal; got {top_k} and {topk}. Give top_k only."
+            )
+        top_k = topk if top_k is None else top_k
+        if padding not in PADDING:
+            raise ValueError(
+                f"padding must be one of {', '.join(map(repr, PADDING))}; got {padding!r}. It "
+                "changes no answer: leave it out."
+            )
         reading = {
             "doc_stride": doc_stride,
             "max_seq_len": max_seq_len,
@@ -102,6 +129,8 @@ class QuestionAnsweringPipeline(Pipeline):
             "handle_impossible_answer": handle_impossible_answer,
             "align_to_words": align_to_words,
         }
+        for name in COUNTS:
+            _check_count(name, {**reading, **choosing}[name], 0 if name == "doc_stride" else 1)
         given = [
             {name: value for name, value in part.items() if value is not None}
             for part in (reading, choosing)
@@ -121,7 +150,10 @@ class QuestionAnsweringPipeline(Pipeline):
         most = longest(self.model, max_seq_len, tokenizer.model_max_length)
         max_length = max_seq_len or min(most, MAX_LENGTH)
         windows = encode_few_questions(
-            [self._shortened(clean(question), max_question_len) for question in asked.questions],
+            [
+                first_tokens(clean(question), tokenizer, max_question_len)
+                for question in asked.questions
+            ],
             asked.contexts,
             tokenizer,
             max_length=max_length,
@@ -168,33 +200,18 @@ class QuestionAnsweringPipeline(Pipeline):
             raise ValueError("the pipeline has no tokenizer; wanted tokenizer=..., the model's own")
         return cast("PreTrainedTokenizerBase", tokenizer)
 
-    def _shortened(self, question: str, max_tokens: int) -> str:
-        """Keep the first tokens of a question."""
-        pieces = self._pieces(question)["offset_mapping"]
-        return question[: pieces[max_tokens - 1][1]] if len(pieces) > max_tokens else question
-
     def _aligned(self, spans: Sequence[Span], context: str) -> list[Span]:
         """Let answers begin and end where words do."""
-        pieces = self._pieces(context)
-        found = []
+        words = word_bounds(context, self._reader())
+        aligned = []
         for span in spans:
+            first = int(np.searchsorted(words[:, 1], span.start, side="right"))
+            last = int(np.searchsorted(words[:, 0], span.end)) - 1
             start, end = span.start, span.end
-            if span.text:  # its first and last characters are of tokens, so of words
-                start = min(start, pieces.word_to_chars(pieces.char_to_word(start)).start)
-                end = max(end, pieces.word_to_chars(pieces.char_to_word(end - 1)).end)
-            found.append(replace(span, text=context[start:end], start=start, end=end))
-        return found
-
-    def _pieces(self, text: str) -> BatchEncoding:
-        pieces: BatchEncoding = self._reader()(
-            text,
-            add_special_tokens=False,
-            padding=False,
-            truncation=False,
-            return_offsets_mapping=True,
-            verbose=False,
-        )
-        return pieces
+            if span.text and first <= last:
+                start, end = min(start, int(words[first, 0])), max(end, int(words[last, 1]))
+            aligned.append(replace(span, text=context[start:end], start=start, end=end))
+        return aligned
 
 
 def register() -> None:
@@ -250,6 +267,14 @@ def _check(rows: Iterable[Any]) -> None:
                 f"question {row} (the first is 0): wanted a mapping with question and context, "
                 f"got {value!r:.80}"
             )
+
+
+def _check_count(name: str, value: object, least: int) -> None:
+    """Raise `ValueError` for a setting that is not a number of this size."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
+        raise ValueError(f"{name} must be a whole number, {least} or more; got {value!r}.")
 
 
 def _told(span: Span) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-__all__ = ["refuse_call", "refuse_model", "refuse_object", "refuse_tracing"]
+__all__ = ["refuse_call", "refuse_model", "refuse_object", "refuse_states", "refuse_tracing"]
 
 # What transformers computes attention by; a function that a user registered would not be called.
 _ATTENTION = (
@@ -147,6 +147,16 @@ def refuse_call(config: Any, arguments: Mapping[str, Any]) -> None:
             f"encoders without cross-attention or cache); got a {type(value).__name__}. Leave it "
             "out, or call fewer.detach(model)."
         )
+
+
+def refuse_states(method: object, encoder: PreTrainedModel) -> None:
+    """Raise `ValueError` for states of an encoder without a head, of which some are early ones."""
+    raise ValueError(
+        f"method must keep all tokens of a model without a head; got {method} on a "
+        f"{type(encoder).__name__}: its last_hidden_state holds early states of the tokens that "
+        "were dropped, and a mean over them is no embedding. Attach it to a model with a head, or "
+        "attach no method."
+    )
 
 
 def refuse_tracing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Container, Mapping
 from inspect import signature
@@ -20,7 +21,7 @@ def read_values(text: str, origin: str) -> Any:
     """Read YAML. Raises `ValueError` for what is none, and says where it stands."""
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{origin} is not valid YAML: {error}") from error
 
 
@@ -57,12 +58,14 @@ def check_arguments(
 def check_types(values: Mapping[str, Any], hints: Mapping[str, Any], origin: str) -> None:
     """Raise `ValueError` for a value that is not of its annotated type, by name.
 
-    Whole numbers are numbers too, and lists tuples, of any length. Of a choice only the type is
-    checked, and of types that have no plain values nothing.
+    Whole numbers are numbers too, and lists tuples, of any length; NaN and infinities are none, nor
+    are whole numbers that no processor holds. Of a choice only the type is checked, and of types
+    that have no plain values nothing.
     """
     for name, value in values.items():
         if name in hints and not _fits(value, hints[name]):
-            raise ValueError(f"{origin}: {name} is {value!r}, wanted {_told(hints[name])}")
+            bounds = "" if _is_bounded(value) else ", finite and below 2**63"
+            raise ValueError(f"{origin}: {name} is {value!r}, wanted {_told(hints[name])}{bounds}")
 
 
 def check_length(max_length: object) -> None:
@@ -85,6 +88,13 @@ _PLAIN: dict[Any, tuple[type, str]] = {
 }
 
 
+def _is_bounded(value: Any) -> bool:
+    """Tell whether a number is finite, and a whole one such that tensors hold it."""
+    if isinstance(value, Integral):
+        return abs(int(value)) < 2**63
+    return not isinstance(value, Real) or math.isfinite(value)
+
+
 def _fits(value: Any, hint: Any) -> bool:
     of = _parts(hint)
     if get_origin(hint) is tuple:
@@ -96,6 +106,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, one) for one in of)
     if hint not in _PLAIN:
         return True
+    if not _is_bounded(value):
+        return False
     return isinstance(value, _PLAIN[hint][0]) and (hint is bool or not isinstance(value, bool))
 
 

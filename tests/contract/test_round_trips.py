@@ -10,7 +10,8 @@ import transformers
 
 import fewer
 from fewer import LTP, Dense
-from fewer.config import SIDE_FILE
+from fewer.config import MARK, SIDE_FILE
+from fewer.manifest import MANIFEST
 from tests.contract.policies import Drop
 from tests.contract.table import TASKS, every_backbone, read
 from tests.tiny import FAMILIES, logits, ragged, tiny
@@ -68,10 +69,12 @@ def test_the_saved_folder_is_an_ordinary_one_and_holds_no_pickle(tmp_path):
         "config.json",
         "model.safetensors",
         SIDE_FILE,
+        MANIFEST,
     }
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["model_type"] == "bert"
     assert config["architectures"] == ["BertForSequenceClassification"]
+    assert config.pop(MARK) == {"schema": 1, "method": "ltp"}
     assert set(config) - set(before) <= {"architectures", "dtype", "transformers_version"}
 
 

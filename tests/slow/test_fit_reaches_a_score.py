@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import fewer
+from fewer.manifest import MANIFEST
 
 SCRIPT = Path(__file__).parent / "needle.py"
 
@@ -55,7 +56,7 @@ def test_a_killed_run_goes_on_to_the_same_end(tmp_path: Path, trained: dict[str,
         _command(output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     limit = time.monotonic() + 300
-    while not list(output.glob("0-dense/checkpoint-*/manifest.json")):
+    while not list(output.glob(f"0-dense/checkpoint-*/{MANIFEST}")):
         assert process.poll() is None, "training ended before it could be killed"
         assert time.monotonic() < limit
         time.sleep(0.05)

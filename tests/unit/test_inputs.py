@@ -259,6 +259,15 @@ def test_the_separator_is_whatever_the_text_ends_with():
     assert found.tolist() == [False, False, False, True, True] * 2
 
 
+def test_segments_tell_a_separator_within_the_question_from_its_end():
+    ids, mask = _pairs([2, 7, 3, 9, 3, 10, 3], [2, 7, 3, 9, 3], [2, 7, 8, 3])
+    segments = torch.tensor([[0, 0, 0, 0, 0, 1, 1], [0] * 7, [0, 0, 1, 1, 0, 0, 0]])
+    encoder = tiny("bert", "QuestionAnswering").base_model
+    found = pack(bind(encoder), ids, None, mask, segments, None, guards_first=True).second
+    wanted = [[0, 0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1], [0] * 4]  # the second row tells nothing
+    assert found.long().tolist() == [one for row in wanted for one in row]
+
+
 def test_a_question_is_guarded_only_if_it_is_asked_for():
     ids, mask = _pairs(PAIRS["pair"][0], PAIRS["one text"][0])
     plain, guarded = (_packed("bert", ids, mask, guards_first=asked) for asked in (False, True))

@@ -120,11 +120,85 @@ def test_what_cannot_be_asked_is_refused():
         lambda: qa(),
         lambda: qa([{"question": "w1"}]),
         lambda: qa(question=["w1", "w2"], context=["w3"]),
-        lambda: qa(question="w1", context="w2", top_k=0),
-        lambda: qa(question="w1", context="w2", max_answer_len=0),
     ):
         with pytest.raises(ValueError, match=r"question|wanted"):
             call()
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"top_k": 0}, ValueError),
+        ({"topk": 0.5}, ValueError),
+        ({"top_k": 1, "topk": 2}, ValueError),
+        ({"max_answer_len": 0}, ValueError),
+        ({"max_seq_len": 0}, ValueError),
+        ({"max_question_len": -1}, ValueError),
+        ({"doc_stride": -1}, ValueError),
+        ({"padding": "left"}, ValueError),
+        ({"truncation": True}, TypeError),
+        ({"max_answer_length": 3}, TypeError),
+    ],
+    ids=str,
+)
+def test_settings_without_sense_are_refused_by_name(settings, error):
+    names = "|".join(settings)
+    with pytest.raises(error, match=f"^({names}|top_k) "):
+        _pipe()(*OTHER, **settings)
+    with pytest.raises(error, match=f"^({names}|top_k) "):
+        _pipe(**settings)
+
+
+def test_an_unknown_setting_is_told_with_those_that_are_taken():
+    with pytest.raises(TypeError) as caught:
+        _pipe()(*OTHER, max_answer_length=3)
+    for name in (
+        "top_k",
+        "topk",
+        "doc_stride",
+        "max_answer_len",
+        "max_seq_len",
+        "max_question_len",
+        "handle_impossible_answer",
+        "align_to_words",
+        "padding",
+        "did you mean 'max_answer_len'",
+    ):
+        assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"topk": 2},
+        {"top_k": 2, "topk": 2},
+        *({"top_k": 2, "padding": how} for how in ("longest", "max_length", "do_not_pad", True)),
+        {"top_k": 2, "batch_size": 4},
+    ],
+    ids=str,
+)
+def test_settings_of_transformers_4_are_taken(settings):
+    qa = _pipe()
+    wanted = qa(*OTHER, top_k=2)
+    assert qa(*OTHER, **settings) == wanted
+    asked = dict(zip(("question", "context"), OTHER, strict=True))
+    assert qa(data=asked, **settings) == qa(X=[asked], **settings) == wanted
+
+
+@pytest.mark.parametrize("attached", [True, False])
+@pytest.mark.parametrize("align", [True, False])
+def test_empty_and_blank_texts_are_answered_beside_others(attached, align):
+    model = tiny("bert", "QuestionAnswering", num_labels=2)
+    qa = _pipe(fewer.attach(model) if attached else model)
+    contexts = ["", " \n\t ", OTHER[1], "\u200b", OTHER[1]]
+    found = qa(question=["w1", "", "", "w3", OTHER[0]], context=contexts, align_to_words=align)
+    nothing = {"score": 0.0, "start": 0, "end": 0, "answer": ""}
+    assert found[:2] == [nothing] * 2
+    assert found[2]["answer"] in ("w9", "w10", "w9 w10")
+    assert found[4]["answer"] == qa(*OTHER)["answer"]
+    for texts in ({"question": None, "context": "w1"}, {"question": "w1", "context": None}):
+        with pytest.raises(TypeError, match="row 0"):
+            qa(texts)
 
 
 def test_transformers_makes_this_pipeline_once_it_is_registered(fresh):

@@ -242,9 +242,13 @@ def test_a_method_may_be_named_and_its_class_is_told_apart():
         fewer.attach(tiny(), {"name": "ltp"})
 
 
-def test_tokens_of_a_model_without_a_head_are_all_kept():
+def test_states_of_dropped_tokens_are_not_given_for_embeddings():
+    model = fewer.attach(tiny(task="Model"), LTP())
+    batch = ragged(model)
     with pytest.raises(ValueError, match="without a head"):
-        fewer.attach(tiny(task="Model"), LTP())
+        model(**batch)
+    fewer.attach(model)
+    model(**batch)
 
 
 def test_an_argument_that_would_be_ignored_is_named():

@@ -1,3 +1,4 @@
+import math
 from dataclasses import dataclass
 from typing import Literal, get_type_hints
 
@@ -68,6 +69,12 @@ def test_values_of_their_type_are_taken(name, value):
         ("plates", 3.0, "plates is 3.0, wanted a whole number"),
         ("plates", True, "plates is True, wanted a whole number"),
         ("plates", None, "plates is None, wanted a whole number"),
+        ("plates", 10**30, "plates is 10{30}, wanted a whole number, finite and below"),
+        ("timer", -(2**63), "timer is -"),
+        ("heat", math.nan, "heat is nan, wanted a number, finite"),
+        ("heat", -math.inf, "heat is -inf, wanted a number, finite"),
+        ("heat", np.float32("nan"), "heat is .*nan"),
+        ("steps", (1.0, math.nan), "wanted a list \\(a number each\\)"),
         ("heat", "1e-3", "heat is '1e-3', wanted a number"),
         ("heat", False, "heat is False, wanted a number"),
         ("grill", 1, "grill is 1, wanted true or false"),
@@ -81,3 +88,8 @@ def test_values_of_their_type_are_taken(name, value):
 def test_others_are_told_with_what_was_wanted(name, value, wanted):
     with pytest.raises(ValueError, match=f"oven: .*{wanted}"):
         check_types({name: value}, get_type_hints(Oven), "oven")
+
+
+def test_yaml_nested_too_deep_is_told_by_its_origin():
+    with pytest.raises(ValueError, match="--set"):
+        read_values("[" * 100_000, "--set x")

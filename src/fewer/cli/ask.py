@@ -32,18 +32,18 @@ def ask(
     Example: fewer ask runs/squad/model "Where is the Nile?" --index runs/passages
     """
     import torch
-    from transformers import AutoTokenizer
 
     from fewer.folders import load
     from fewer.measure.turns import once, spread
     from fewer.packaged import model_folder
     from fewer.passages import PassageIndex
+    from fewer.pretrained import load_tokenizer
 
     quiet()
     if threads is not None:
         torch.set_num_threads(threads)
     folder = model_folder(model)
-    opened = PassageIndex.open(index, load(folder), AutoTokenizer.from_pretrained(folder))
+    opened = PassageIndex.open(index, load(folder), load_tokenizer(folder))
     if not passage and len(opened) > FEW:
         raise ValueError(
             f"{index} holds {len(opened)} passages, and all are asked about only if they are "

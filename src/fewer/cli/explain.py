@@ -26,19 +26,18 @@ def explain(
 
     Example: fewer explain runs/reviews/model "A film of rare beauty." --output page.html
     """
-    from transformers import AutoTokenizer
-
     from fewer.folders import load
     from fewer.measure.explain import explain as explain_text
     from fewer.measure.explain import write_explanation
     from fewer.packaged import model_folder
     from fewer.prediction import warn_if_closed
+    from fewer.pretrained import load_tokenizer
 
     quiet()
     folder = model_folder(model)
     if text == "-":
         text = typer.get_text_stream("stdin").read()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
     attached = load(folder)
     warn_if_closed(attached)
     explanation = explain_text(attached, tokenizer, text, pair)

@@ -45,12 +45,12 @@ def index(
     --output runs/passages
     """
     import torch
-    from transformers import AutoTokenizer
 
     from fewer.folders import load
     from fewer.packaged import model_folder
     from fewer.passages import index as make
     from fewer.passages.store import check_precision
+    from fewer.pretrained import load_tokenizer
     from fewer.tasks.rows import read_rows
 
     quiet()
@@ -63,7 +63,7 @@ def index(
     start = time.perf_counter()
     made = make(
         load(folder),
-        AutoTokenizer.from_pretrained(folder),
+        load_tokenizer(folder),
         passages,
         output,
         precision=chosen,

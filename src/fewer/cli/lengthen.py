@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 from pathlib import Path
@@ -185,16 +184,18 @@ def _source(folder: Path, seed: int, *, keeps_head: bool) -> PreTrainedModel:
     from transformers import AutoModel
 
     from fewer.config import read_settings
+    from fewer.disk import read_json
     from fewer.folders import load
     from fewer.models import attach, attachment
+    from fewer.pretrained import load_pretrained
 
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "config.json")
     kinds = config.get("architectures") or []
-    if keeps_head and not any(kind.endswith(PRETRAINING) for kind in kinds):
+    if keeps_head and not any(str(kind).endswith(PRETRAINING) for kind in kinds):
         return load(folder, precision=None)
     held = read_settings(folder)
     torch.manual_seed(seed)  # a checkpoint without a pooler gets a new one
-    encoder = AutoModel.from_pretrained(folder)
+    encoder, _ = load_pretrained(AutoModel, folder)
     attach(encoder, held.method, kernel=held.kernel, protect=held.protect)
     policy = attachment(encoder).policy
     if policy.state_dict():  # what it has learned, such as thresholds

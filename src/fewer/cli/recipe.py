@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from fewer.config import method_from
 from fewer.names import check_known
-from fewer.packaged import model_folder
 from fewer.values import check_arguments, read_values
 
 if TYPE_CHECKING:
@@ -66,10 +65,9 @@ class Recipe:
 
 def run(recipe: Recipe, output_dir: Path, *, resume: bool = False) -> PreTrainedModel:
     """Train as the recipe says; returns the model, attached, saved in `output_dir/model`."""
-    from transformers import AutoTokenizer
-
     from fewer.measure.scorers import scorer_of
     from fewer.models import longest
+    from fewer.pretrained import load_tokenizer
     from fewer.tasks.rows import read_rows
     from fewer.training.fit import Schedule, fit
 
@@ -82,8 +80,8 @@ def run(recipe: Recipe, output_dir: Path, *, resume: bool = False) -> PreTrained
     task = task_of(rows, recipe.model, recipe.columns)
     if recipe.dev is not None:  # what is wrong with them is told now, not after the training
         scorer_of(task, read_rows(recipe.dev))
-    tokenizer = AutoTokenizer.from_pretrained(model_folder(recipe.model))
-    model, new_head = load_for(task, recipe.model)
+    tokenizer = load_tokenizer(recipe.model)
+    model, new_head = load_for(task, recipe.model, seed=schedule.seed)
     # saved with the model, so that pipelines and `fewer evaluate` cut texts where training did
     tokenizer.model_max_length = longest(model, recipe.max_length, tokenizer.model_max_length)
     return fit(
@@ -126,36 +124,40 @@ def task_of(rows: Dataset, model: str, columns: dict[str, Any]) -> Task:
     return infer(rows, **given)
 
 
-def load_for(task: Task, name: str) -> tuple[PreTrainedModel, bool]:
+def load_for(task: Task, name: str, *, seed: int) -> tuple[PreTrainedModel, bool]:
     """Load a model with a head for the task, and tell whether the head is new.
 
-    What `fewer fit` or `fewer.save` wrote comes with the method it was trained for.
+    A new head is drawn with the seed. What `fewer fit` or `fewer.save` wrote comes with the method
+    it was trained for.
     """
     import transformers
 
-    from fewer.config import SIDE_FILE
+    from fewer.config import MARK, SIDE_FILE, read_settings
     from fewer.folders import load
+    from fewer.pretrained import load_pretrained, local_folder
 
-    if (Path(name) / SIDE_FILE).exists() and _has_head(config_of(name), task.head):
-        return load(name, precision=None), False
-
-    kind = getattr(transformers, f"AutoModelFor{task.head}")
-    model, info = kind.from_pretrained(
-        model_folder(name),
+    folder = local_folder(name)
+    if (folder / SIDE_FILE).exists() and _has_head(config_of(name), task.head):
+        return load(folder, precision=None), False
+    read_settings(folder)  # refuses a lost side file
+    transformers.set_seed(seed)
+    model, info = load_pretrained(
+        getattr(transformers, f"AutoModelFor{task.head}"),
+        folder,
         num_labels=task.num_labels,
         id2label=task.id2label,
         label2id=task.label2id,
         problem_type=task.problem_type,
-        output_loading_info=True,
     )
+    vars(model.config).pop(MARK, None)
     return model, bool(info["missing_keys"])
 
 
 def config_of(name: str) -> Any:
     """Read the config of a model by its folder, hub name or `pypi:PACKAGE`."""
-    from transformers import AutoConfig
+    from fewer.pretrained import load_config
 
-    return AutoConfig.from_pretrained(model_folder(name))
+    return load_config(name)
 
 
 def _has_head(config: Any, head: str) -> bool:

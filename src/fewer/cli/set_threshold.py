@@ -21,7 +21,7 @@ def set_threshold(
 
     Example: fewer set-threshold runs/reviews/model 0.3 --output runs/reviews/model-0.3
     """
-    from fewer.folders import load
+    from fewer.folders import load, save
     from fewer.measure.sweep import present_threshold
     from fewer.measure.sweeps import threshold_name
     from fewer.models import adjust
@@ -34,6 +34,6 @@ def set_threshold(
     changed = load(folder, precision=None)
     before = present_threshold(changed)
     adjust(changed, threshold=threshold)
-    changed.save_pretrained(output)
+    save(changed, output)
     tokenizer_of(folder, changed).save_pretrained(output)
     typer.echo(f"threshold {threshold_name(before)} changed to {threshold:g}, saved in {output}")

@@ -19,6 +19,7 @@ from fewer.engine.modules import Unpackable
 from fewer.engine.post_norm import PackedEmbedding, PackedPostNorm
 from fewer.native.library import Isa
 from fewer.native.mode import only_numbers_matter
+from fewer.native.plain import has_global_hooks
 from fewer.native.stamp import Stamp
 
 __all__ = ["Engine", "packed_layer"]
@@ -51,10 +52,11 @@ class Engine:
     def backbone(self, encoder: nn.Module) -> Backbone | None:
         """Return the packed view of the encoder, packed again if it was edited since.
 
-        `None` where only the plain layers will do: for gradients, in training, under a compiler.
+        `None` where only the plain layers will do: for gradients, in training, under a compiler, or
+        with a hook on all modules.
         """
         stamp, backbone = self._held  # read at once: another thread may pack
-        if not only_numbers_matter() or stamp.trains:
+        if not only_numbers_matter() or has_global_hooks() or stamp.trains:
             return None
         if not stamp.holds():
             log.info("the model was edited since it was optimized: its weights are packed again")

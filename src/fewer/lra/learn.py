@@ -11,14 +11,14 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from fewer.lra.batches import Labelled, Masked, batch, texts
 from fewer.lra.model import LRAModel
 from fewer.lra.recipes import Schedule
 from fewer.lra.tasks.arena import LRATask, Rows
 from fewer.training.checkpoints import newest_whole
-from fewer.training.trainer import Seal
+from fewer.training.trainer import StrictTrainer
 
 __all__ = ["accuracy", "learn", "pretrain", "rate"]
 
@@ -89,7 +89,7 @@ class _Guessing(nn.Module):
         return self.model.forward_masked(input_ids, lengths, labels)
 
 
-class _ArenaTrainer(Trainer):
+class _ArenaTrainer(StrictTrainer):
     """AdamW by one of the arena's schedules."""
 
     def __init__(self, *args: Any, schedule: Schedule, **kwargs: Any) -> None:
@@ -161,7 +161,7 @@ def _train(
         args=_arguments(schedule, place, seed),
         train_dataset=range(len(rows)),
         data_collator=collate,
-        callbacks=[*callbacks, Seal()],
+        callbacks=callbacks,
         schedule=schedule,
     )
     trainer.train(resume_from_checkpoint=str(unfinished) if unfinished else None)

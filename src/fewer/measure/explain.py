@@ -15,7 +15,7 @@ from fewer.answerer import STRIDE, answer
 from fewer.core.trace import Trace, record
 from fewer.models import attachment, evaluating, longest
 from fewer.tasks.texts import clean, kept_tokens, shorten
-from fewer.tasks.windows import tokenise_pairs
+from fewer.tasks.windows import plain_text_tokenizer, tokenise_pairs
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
@@ -185,7 +185,8 @@ class _Encoded:
             [question], [context], tokenizer, max_length=max_length, stride=STRIDE
         )
         rows = [window.tolist() for window in pair.windows]
-        return cls(cleaned, shortened, _tokenised(tokenizer, shortened), rows)
+        reader = plain_text_tokenizer(tokenizer, shortened)
+        return cls(cleaned, shortened, _tokenised(reader, shortened), rows)
 
     def inputs(
         self, tokenizer: PreTrainedTokenizerBase, device: torch.device

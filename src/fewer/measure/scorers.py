@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fewer.tasks.classification import TextClassification
 from fewer.tasks.question_answering import QuestionAnswering
-from fewer.tasks.squad import squad_rows
+from fewer.tasks.squad import check_answers, squad_rows
 from fewer.tasks.tagging import Tagging
 
 if TYPE_CHECKING:
@@ -227,4 +227,5 @@ def _(task: Tagging, table: Dataset) -> Scorer:
 
 @scorer_of.register(QuestionAnswering)
 def _(task: QuestionAnswering, table: Dataset) -> Scorer:
+    check_answers(table)
     return SpanScorer(squad_rows(table), task.impossible)

@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewer.native.forking import pause_at_forks
+
 __all__ = [
     "ACTIVATIONS",
     "AttentionStruct",
@@ -209,7 +211,9 @@ def _library() -> ctypes.CDLL | str:
         path = folder / f"_kernels{suffix}"
         if path.exists():
             try:
-                return _typed(ctypes.CDLL(str(path)))
+                library = _typed(ctypes.CDLL(str(path)))
+                pause_at_forks()
+                return library
             except OSError as error:
                 return f"the compiled kernels cannot be loaded ({error})"
     return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 __all__ = ["as_in_training", "only_numbers_matter"]
 
@@ -11,12 +12,16 @@ __all__ = ["as_in_training", "only_numbers_matter"]
 def only_numbers_matter() -> bool:
     """Tell whether nothing watches the operations that lead to the numbers.
 
-    Gradients, `torch.compile` and tracing do; the compiled kernels are invisible to them.
+    Gradients, `torch.compile` and tracing do, and forward-mode derivatives, `torch.func`, and modes
+    that see each operation (FLOP counters, `make_fx`). The compiled kernels are invisible to them.
     """
     return not (
         torch.is_grad_enabled()
         or torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
     )
 
 

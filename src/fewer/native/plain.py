@@ -86,4 +86,4 @@ def is_plain_tensor(parameter: Tensor) -> bool:
 
 
 def _is_torchs_own(tensor: Tensor) -> bool:
-    return type(tensor) in (nn.Parameter, Tensor) and type(tensor.data) is Tensor
+    return type(tensor) in (nn.Parameter, Tensor)

@@ -26,33 +26,37 @@ class RowwiseLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Multiply; with gradients, in training, or in another dtype, as `nn.Linear` does."""
         isa = best(torch.float32)
-        if isa is None or not self._fits(input):
-            return super().forward(input)
+        if isa is None or not _fits(self, input):
+            return nn.Linear.forward(self, input)  # no `super`: see `swap_back`
         rows = input.reshape(-1, self.in_features)
-        return linear(rows, self._weight(isa)).view(*input.shape[:-1], self.out_features)
-
-    def _fits(self, input: Tensor) -> bool:
-        return (
-            not self.training  # gradient caching runs a pass again, with gradients: the same bits
-            and only_numbers_matter()
-            and has_own_tensors(self)
-            and input.dtype is self.weight.dtype is torch.float32
-            and input.device.type == self.weight.device.type == "cpu"
-            and input.shape[-1:] == (self.in_features,) == self.weight.shape[1:]
-            and not torch.is_autocast_enabled("cpu")
-        )
-
-    def _weight(self, isa: Isa) -> Weight:
-        held: tuple[Stamp, Weight] | None = self.__dict__.get("_rowwise")
-        if held is None or not held[0].holds():
-            held = self.__dict__["_rowwise"] = Stamp(self), Weight.of([self], isa)
-        return held[1]
+        return linear(rows, _weight(self, isa)).view(*input.shape[:-1], self.out_features)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the packed weight behind: it points into this process's memory."""
         state = dict(self.__dict__)
         state.pop("_rowwise", None)
         return state
+
+
+def _fits(module: nn.Linear, input: Tensor) -> bool:
+    return (
+        not module.training  # gradient caching runs a pass again, with gradients: the same bits
+        and only_numbers_matter()
+        and has_own_tensors(module)
+        and input.dtype is module.weight.dtype is torch.float32
+        and input.device.type == module.weight.device.type == "cpu"
+        and input.shape[-1:] == (module.in_features,) == module.weight.shape[1:]
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def _weight(module: nn.Linear, isa: Isa) -> Weight:
+    held: tuple[Stamp, Weight] | None = module.__dict__.get("_rowwise")
+    if held is None or not held[0].holds():
+        held = module.__dict__["_rowwise"] = Stamp(module), Weight.of([module], isa)
+        if not isinstance(module, RowwiseLinear):  # swapped back meanwhile
+            module.__dict__.pop("_rowwise", None)
+    return held[1]
 
 
 def swap_in(model: nn.Module) -> None:
@@ -66,7 +70,7 @@ def swap_in(model: nn.Module) -> None:
 
 
 def swap_back(model: nn.Module) -> None:
-    """Undo `swap_in`."""
+    """Undo `swap_in`, also while another thread is inside a `forward`."""
     for module in model.modules():
         if type(module) is RowwiseLinear:
             module.__class__ = nn.Linear  # type: ignore[assignment]  # undoes swap_in

@@ -91,7 +91,9 @@ class PassageIndex:
 
         Those asked about last stay in memory, up to `memory_bytes`. Raises `FileNotFoundError` for
         a folder without a whole index and `ValueError` for one made with another model, method or
-        tokenizer, of an unknown schema, or with a shard missing or cut.
+        tokenizer, of an unknown schema, with a changed directory, or with a shard missing or cut. A
+        shard is checked for damage when a passage in it is first asked about. Threads may share
+        the index.
         """
         contents = read_contents(Path(folder))
         if fingerprint(model, tokenizer, lower_layers(model)) != contents.fingerprint:
@@ -100,7 +102,7 @@ class PassageIndex:
                 f"lower layers or rules differ from those of this {type(model).__name__} with "
                 f"{attachment(model).method}; index the passages again"
             )
-        shards = [FileShard(Path(folder) / name) for name, _ in contents.files]
+        shards = [FileShard(Path(folder) / name, checksum) for name, _, checksum in contents.files]
         return cls(model, tokenizer, contents, Store(contents.places, shards, memory_bytes))
 
     def __len__(self) -> int:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fewer.locking import lock_folder
 from fewer.models import attachment, longest
 from fewer.passages.asking import MEMORY_BYTES, PassageIndex
 from fewer.passages.lower import Left, check_independence, fingerprint, lower_layers, read_lower
@@ -24,6 +25,7 @@ from fewer.passages.store import (
     Store,
     Window,
     check_precision,
+    file_checksum,
     join,
     quantised,
     write_contents,
@@ -64,7 +66,8 @@ def index(
     a question, is kept in windows that overlap. int8 has a scale for each token.
 
     Raises `ValueError` for a model that reads passages differently for each question, an id that
-    stands twice, no passages, and a folder that holds an index already.
+    stands twice, no passages, and a folder that holds an index already or that another process, or
+    thread, is writing one into.
 
     >>> index(model, tokenizer, {"p1": "The Nile is ..."}, "runs/nile").ask(
     ...     ["How long is it?"], ["p1"]
@@ -78,20 +81,39 @@ def index(
         precision=precision,
         max_length=longest(model, max_length, tokenizer.model_max_length),
     )
-    target = None if folder is None else _made(Path(folder))
     reader = _Reader(model, tokenizer, contents, token_budget)
+    chunks = _chunks(_tracked(passages, progress))
+    if folder is None:
+        return _indexed(reader, chunks, None)
+    target = Path(folder)
+    _check_unwritten(target)
+    with lock_folder(target):
+        _check_unwritten(target)  # by one that had the lock before
+        return _indexed(reader, chunks, target)
+
+
+def _indexed(
+    reader: _Reader, chunks: Iterable[dict[str, str]], target: Path | None
+) -> PassageIndex:
+    """Read passages, shard by shard; the directory of the folder is written last."""
+    contents = reader.contents
     shards: list[Shard] = []
-    for chunk in _chunks(_tracked(passages, progress)):
+    for chunk in chunks:
         shard, places = _written(reader, chunk, len(shards), target)
         shards.append(shard)
         contents.places.update(places)
     if not shards:
         raise ValueError("there are no passages to index")
     if target is not None:
-        files = [(_name(number), shard.bytes) for number, shard in enumerate(shards)]
+        files = []
+        for number, shard in enumerate(shards):
+            checksum = file_checksum(target / _name(number))
+            files.append((_name(number), shard.bytes, checksum))
         contents = replace(contents, files=files)
+        _remove_others(target, {name for name, _, _ in files})
         write_contents(contents, target)
-    return PassageIndex(model, tokenizer, contents, Store(contents.places, shards, MEMORY_BYTES))
+    store = Store(contents.places, shards, MEMORY_BYTES)
+    return PassageIndex(reader.model, reader.tokenizer, contents, store)
 
 
 @dataclass(frozen=True)
@@ -193,15 +215,20 @@ def _tracked(
     return track(pairs, "index", shown=progress)
 
 
-def _made(folder: Path) -> Path:
-    """Make the folder of a new index, or go on with one that was interrupted."""
+def _check_unwritten(folder: Path) -> None:
+    """Raise `ValueError` for a folder that holds a whole index."""
     if (folder / MANIFEST).exists():
         raise ValueError(
             f"{folder} holds an index already; open it by fewer.passages.PassageIndex.open, or "
             "choose another folder"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+
+
+def _remove_others(folder: Path, names: set[str]) -> None:
+    """Remove what runs left that were interrupted: half-written files, shards of other passages."""
+    for path in folder.glob("passages-*.safetensors*"):
+        if path.name not in names:
+            path.unlink()
 
 
 def _name(number: int) -> str:

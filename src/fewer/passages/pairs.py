@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fewer.tasks.texts import check_strings, clean, shorten
-from fewer.tasks.windows import input_names, tokenise_pairs
+from fewer.tasks.windows import input_names, tokenise, tokenise_pairs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,22 +48,17 @@ def tails(
 def heads(
     questions: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> list[Columns]:
-    """Encode questions as first texts. A separator that a question holds is left out."""
+    """Encode questions as first texts, special tokens that they write as ordinary text."""
     check_strings(questions, "questions")
-    encoded = tokenizer(
+    encoded = tokenise(
+        tokenizer,
         [shorten(clean(question), tokenizer, max_length) for question in questions],
         ["."] * len(questions),  # without a second text some would be encoded as single texts
-        padding=False,
-        truncation=False,
-        verbose=False,
     )
     found: list[Columns] = []
     for row, ids in enumerate(encoded["input_ids"]):
-        owners = encoded.sequence_ids(row)
-        spoken = [own == 0 and token == ids[-1] for own, token in zip(owners, ids, strict=True)]
-        kept = np.flatnonzero(~np.array(spoken))
-        kept = kept[: _first_separator(np.array(ids)[kept]) + 1]
-        columns = {name: np.array(encoded[name][row])[kept] for name in _stored(tokenizer)}
+        size = _first_separator(np.array(ids)) + 1
+        columns = {name: np.array(encoded[name][row][:size]) for name in _stored(tokenizer)}
         found.append({name: torch.from_numpy(values) for name, values in columns.items()})
     return found
 

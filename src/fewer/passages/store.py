@@ -2,12 +2,14 @@
 
 On disk a shard is a safetensors file that carries its part of the directory; `passages.json`, which
 is written last, holds all of it. So a folder without that file is an index that was interrupted.
+Every file has a checksum, and one that was damaged is refused when it is first read.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -30,6 +32,7 @@ __all__ = [
     "Store",
     "Window",
     "check_precision",
+    "file_checksum",
     "join",
     "quantised",
     "read_contents",
@@ -39,7 +42,7 @@ __all__ = [
 ]
 
 Precision = Literal["fp32", "fp16", "int8"]
-SCHEMA = 1
+SCHEMA = 2  # 1 had no checksums
 MANIFEST = "passages.json"
 _LEFT = ("places", "states", "scales")  # a row a token that is left; others have a row a token
 _TEXT = "text"  # UTF-8
@@ -87,7 +90,7 @@ class Contents:
     lower: int  # layers
     precision: Precision
     max_length: int  # of question and window together, in tokens
-    files: list[tuple[str, int]] = field(default_factory=list)  # of each shard: name and bytes
+    files: list[tuple[str, int, str]] = field(default_factory=list)  # name, bytes, checksum
     places: dict[str, Place] = field(default_factory=dict)
 
 
@@ -131,11 +134,16 @@ class MemoryShard:
 
 
 class FileShard:
-    """A safetensors file, opened when rows of it are first wanted."""
+    """A safetensors file, opened when rows of it are first wanted, and checked then.
 
-    def __init__(self, path: Path) -> None:
+    Threads may share it. Without a `checksum` it is taken as it is.
+    """
+
+    def __init__(self, path: Path, checksum: str | None = None) -> None:
         self.path = path
+        self.checksum = checksum
         self._opened: Any = None
+        self._opening = threading.Lock()
 
     @property
     def names(self) -> Sequence[str]:
@@ -152,6 +160,10 @@ class FileShard:
         """What `write_shard` wrote beside the tensors; nothing if it is another's file."""
         return str((self._file.metadata() or {}).get(_OWN, ""))
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Read all tensors."""
+        return {name: self._file.get_tensor(name) for name in self.names}
+
     def rows(self, name: str, first: int, count: int) -> Tensor:
         """Read some rows of a tensor."""
         rows: Tensor = self._file.get_slice(name)[first : first + count]
@@ -159,21 +171,48 @@ class FileShard:
 
     @property
     def _file(self) -> Any:
+        with self._opening:
+            if self._opened is None:
+                self._opened = self._open()
+            return self._opened
+
+    def _open(self) -> Any:
         from safetensors import SafetensorError, safe_open
 
-        if self._opened is None:
-            try:
-                self._opened = safe_open(self.path, framework="pt")
-            except (SafetensorError, OSError) as error:
-                raise ValueError(f"{self.path} cannot be read ({error}); {_AGAIN}") from error
-        return self._opened
+        try:
+            if self.checksum is not None and file_checksum(self.path) != self.checksum:
+                raise ValueError(f"{self.path} cannot be read (it was damaged); {_AGAIN}")
+            return safe_open(self.path, framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{self.path} cannot be read ({error}); {_AGAIN}") from error
 
 
 _AGAIN = "copy the folder again, or index the passages again"
+_READ_AT_ONCE = 2**22  # bytes
+
+
+def file_checksum(path: Path) -> str:
+    """Hash a file: xxh3, 128 bits, in hex digits; as fast as the disk, and not against intent."""
+    import xxhash
+
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as stream:
+        while part := stream.read(_READ_AT_ONCE):
+            digest.update(part)
+    return str(digest.hexdigest())
+
+
+def _text_checksum(text: str) -> str:
+    import xxhash
+
+    return str(xxhash.xxh3_128_hexdigest(text.encode()))
 
 
 class Store:
-    """Passages by name, read when they are wanted; the last ones stay in memory."""
+    """Passages by name, read when they are wanted; the last ones stay in memory.
+
+    Threads may share it.
+    """
 
     def __init__(
         self, places: Mapping[str, Place], shards: Sequence[Shard], memory_bytes: int
@@ -185,9 +224,14 @@ class Store:
         self.memory_bytes = memory_bytes
         self.held_bytes = 0
         self._held: OrderedDict[str, list[Window]] = OrderedDict()
+        self._changing = threading.Lock()  # what is held, and how much
 
     def windows(self, name: str) -> list[Window]:
         """Take the windows of a passage."""
+        with self._changing:
+            return self._windows(name)
+
+    def _windows(self, name: str) -> list[Window]:
         if name in self._held:
             self._held.move_to_end(name)
             return self._held[name]
@@ -277,10 +321,22 @@ def write_shard(
     """Write a shard at once or not at all; `digest` tells what it was made from."""
     from safetensors.torch import save_file
 
-    own = {"digest": digest, "places": {name: asdict(place) for name, place in places.items()}}
+    content = {"digest": digest, "places": {name: asdict(place) for name, place in places.items()}}
+    metadata = {**content, "checksum": _content_checksum(content, tensors)}
     temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, temporary, metadata={_OWN: json.dumps(own)})
+    save_file(tensors, temporary, metadata={_OWN: json.dumps(metadata)})
     _replace(temporary, path)
+
+
+def _content_checksum(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Hash what a shard holds, its tensors and its part of the directory."""
+    import xxhash
+
+    digest = xxhash.xxh3_128(json.dumps(content, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return str(digest.hexdigest())
 
 
 def _read_place(written: Mapping[str, Any]) -> Place:
@@ -295,17 +351,19 @@ def _read_place(written: Mapping[str, Any]) -> Place:
 
 def write_contents(contents: Contents, folder: Path) -> None:
     """Write the directory: from now on the index is whole."""
+    content = {"schema": SCHEMA, "version": __version__, **asdict(contents)}
+    checksum = _text_checksum(json.dumps(content, sort_keys=True))
     temporary = folder / (MANIFEST + ".tmp")
     with temporary.open("w", encoding="utf-8") as stream:
-        json.dump({"schema": SCHEMA, "version": __version__, **asdict(contents)}, stream)
+        json.dump({**content, "checksum": checksum}, stream)
     _replace(temporary, folder / MANIFEST)
 
 
 def read_contents(folder: Path) -> Contents:
     """Read the directory of a folder and look for its shards.
 
-    Raises `FileNotFoundError` for no index, `ValueError` for an unknown schema, a broken directory,
-    a shard that is missing or of another size.
+    Raises `FileNotFoundError` for no index, `ValueError` for an unknown schema, a directory that is
+    broken or was changed, a shard that is missing or of another size.
     """
     path = folder / MANIFEST
     if not path.exists():
@@ -314,19 +372,23 @@ def read_contents(folder: Path) -> Contents:
         raise FileNotFoundError(f"{path} is missing, {reason} (fewer.passages.index)")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        checksum = content.pop("checksum", None)
+        whole = json.dumps(content, sort_keys=True)
         schema, version = content.pop("schema"), content.pop("version")
         if schema != SCHEMA:
             raise ValueError(
                 f"it has schema {schema!r}, written by fewer {version}; this is fewer "
                 f"{__version__}, which reads schema {SCHEMA}"
             )
-        files = [(str(name), int(size)) for name, size in content.pop("files")]
+        if _text_checksum(whole) != checksum:
+            raise ValueError("its checksum is another: it was changed or damaged")
+        files = [(str(name), int(size), str(kept)) for name, size, kept in content.pop("files")]
         places = {name: _read_place(place) for name, place in content.pop("places").items()}
         contents = Contents(**content, files=files, places=places)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         told = f"{type(error).__name__}: {error}"
         raise ValueError(f"{path} cannot be read ({told}); {_AGAIN}") from error
-    for name, wanted in files:
+    for name, wanted, _ in files:
         shard = folder / name
         found = shard.stat().st_size if shard.exists() else None
         if found != wanted:
@@ -336,14 +398,20 @@ def read_contents(folder: Path) -> Contents:
 
 
 def written_places(path: Path, digest: str) -> dict[str, Place] | None:
-    """Read the directory of a shard; `None` if it was made from something else, or is broken."""
+    """Read the directory of a shard; `None` if it was made from something else, or is damaged."""
+    from safetensors import SafetensorError
+
+    shard = FileShard(path)
     try:
-        own = json.loads(FileShard(path).metadata)
-    except ValueError:
+        metadata = json.loads(shard.metadata)
+        content = {name: metadata[name] for name in ("digest", "places")}
+        if content["digest"] != digest:
+            return None
+        if _content_checksum(content, shard.tensors()) != metadata["checksum"]:
+            return None
+        return {name: _read_place(place) for name, place in content["places"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError):
         return None
-    if own["digest"] != digest:
-        return None
-    return {name: _read_place(place) for name, place in own["places"].items()}
 
 
 def _replace(temporary: Path, path: Path) -> None:

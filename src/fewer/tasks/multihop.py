@@ -41,6 +41,11 @@ def join_hops(rows: Dataset, ids: list[str], passages: Iterable[Passage]) -> dic
     """
     questions, answers = _columns(rows, ("question", "answer"))
     check_strings(questions, "column 'question'")
+    if missing := [name for name, value in zip(ids, answers, strict=True) if value is None]:
+        raise ValueError(
+            f"answer must be a text; got none for {len(missing)} of {len(ids)} questions, the "
+            f"first is id {missing[0]!r}. Remove the row, or give it its answer."
+        )
     check_strings(answers, "column 'answer'")
     named = "answer_aliases" in rows.column_names
     aliases = column_values(rows, "answer_aliases") if named else [None] * len(rows)

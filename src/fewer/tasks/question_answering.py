@@ -16,7 +16,7 @@ import numpy as np
 
 from fewer.tasks.columns import DataWarning
 from fewer.tasks.multihop import HOTPOT, MUSIQUE, NOWHERE
-from fewer.tasks.squad import PLAIN, SQUAD, squad_rows
+from fewer.tasks.squad import PLAIN, SQUAD, check_answers, squad_rows
 from fewer.tasks.texts import BATCH_TEXTS, EncodedRows, TruncationWarning
 from fewer.tasks.windows import Numbers, TokenisedPair, input_names, tokenise_pairs
 
@@ -84,10 +84,13 @@ class QuestionAnswering:
         token: 1 for the answer that these name, 2 for evidence, else 0.
 
         Trained is the first answer that stands in the context; a row that has only others is left
-        out. Raises `ValueError` for a row without answer in training unless `impossible`.
+        out. Raises `ValueError` for a row without answer in training unless `impossible`, and for
+        rows that say nothing of their answers.
         """
         from datasets import concatenate_datasets
 
+        if training and len(rows):
+            check_answers(rows)
         rows = squad_rows(rows)
         spans = self._spans(rows) if training else {row: _NO_ANSWER for row in range(len(rows))}
         chosen = rows.select(list(spans))

@@ -5,6 +5,7 @@
 | the rank of a span | its start logit plus its end logit, which windows share |
 | its `score` | the softmax of these sums over all distinct spans of all windows |
 | a span of two windows | the better of the two |
+| a letter that a tokenizer takes apart | whole: with its combining marks, without white space |
 | a token that was removed, or is not of the context | begins and ends no span |
 | no answer (`impossible`) | the least of the windows' sums at [CLS], as in SQuAD v2.0's recipe |
 
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import regex
 from numpy.lib.stride_tricks import sliding_window_view
 
 Floats = npt.NDArray[np.floating]
@@ -27,6 +29,7 @@ Integers = npt.NDArray[np.integer]
 NEVER = -1e4  # logits below are of removed tokens (a quarter of the least number of their dtype)
 
 _CLS = 0
+_CHARACTER = regex.compile(r"\X")  # what a reader calls one: a letter with its combining marks
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def best_spans(
         )
     every = [_admissible(window, max_answer_length) for window in windows]
     starts, ends, sums = (np.concatenate(values) for values in zip(*every, strict=True))
-    starts, ends, sums = _distinct(*_trimmed(starts, ends, sums, context))
+    starts, ends, sums = _distinct(*_visible(starts, ends, sums, context))
     order = np.arange(len(sums))
     if impossible:
         null = min(float(one.start_logits[_CLS]) + float(one.end_logits[_CLS]) for one in windows)
@@ -119,14 +122,33 @@ def _admissible(window: WindowLogits, longest: int) -> tuple[Integers, Integers,
     return window.starts[begin], window.ends[begin + further], sums[begin, further]
 
 
-def _trimmed(
+def visible_bounds(starts: Integers, ends: Integers, text: str) -> tuple[Integers, Integers]:
+    """Move bounds [start, end) of tokens to those of what a reader sees of them.
+
+    Some tokenizers count the white space before a word to it, and some let a token begin or end
+    within a character: normalisation takes "e" and its accent, two code points, for one letter.
+    Bounds without anything visible become empty.
+    """
+    if not text.isascii():
+        borders = np.array([0, *(found.end() for found in _CHARACTER.finditer(text))])
+        starts = borders[np.searchsorted(borders, starts, side="right") - 1]
+        ends = borders[np.searchsorted(borders, ends)]
+    solid = np.array([n for n, letter in enumerate(text) if not letter.isspace()], np.int64)
+    if not len(solid):
+        return starts, starts
+    first, last = np.searchsorted(solid, starts), np.searchsorted(solid, ends) - 1
+    blank = first > last
+    outer = solid[np.minimum(first, len(solid) - 1)], solid[np.maximum(last, 0)] + 1
+    return np.where(blank, starts, outer[0]), np.where(blank, starts, outer[1])
+
+
+def _visible(
     starts: Integers, ends: Integers, sums: Floats, context: str
 ) -> tuple[Integers, Integers, Floats]:
-    """Take white space from both ends of spans; some tokenizers count it to the word behind it."""
-    solid = np.flatnonzero([not letter.isspace() for letter in context])
-    first, last = np.searchsorted(solid, starts), np.searchsorted(solid, ends) - 1
-    left = first <= last
-    return solid[first[left]], solid[last[left]] + 1, sums[left]
+    """Give spans the bounds that a reader sees, and leave out those of white space."""
+    starts, ends = visible_bounds(starts, ends, context)
+    kept = starts < ends
+    return starts[kept], ends[kept], sums[kept]
 
 
 def _distinct(starts: Integers, ends: Integers, sums: Floats) -> tuple[Integers, Integers, Floats]:

@@ -6,6 +6,8 @@
 | an answer that stands nowhere, or more than once elsewhere | offset -1: scored, never trained |
 | an answer without a character that is not white space | taken for no answer |
 | a multi-hop answer "yes" or "no", or one not in the paragraphs | the row is dropped |
+| answers missing or null in some rows, or an answer without a text | refused with the id |
+| answers missing or null in all rows | questions to answer: `check_answers` refuses them |
 | an id that stands twice | `ValueError` that names it |
 | a question, context or answer that is not a string | `TypeError` that names the row |
 
@@ -82,6 +84,18 @@ def squad_rows(rows: Dataset) -> Dataset:
     return Dataset.from_dict({name: table[name] for name in features}, Features(features))
 
 
+def check_answers(rows: Dataset) -> None:
+    """Raise `ValueError` for rows that hold questions but no answers to train on or to score."""
+    names = frozenset(rows.column_names)
+    if names >= HOTPOT or names >= MUSIQUE:
+        return
+    if "answers" not in names or all(map(_is_missing, column_values(rows, "answers"))):
+        raise ValueError(
+            "answers must be given to train or to score; got none. Add a column 'answers': "
+            '{"text": [...], "answer_start": [...]}, both empty where a question has no answer.'
+        )
+
+
 def is_squad(value: object) -> bool:
     """Tell whether a JSON value is a file of SQuAD: {"data": [{"paragraphs": [...]}, ...]}."""
     articles = value.get("data") if isinstance(value, dict) else None
@@ -125,13 +139,15 @@ def storable(row: dict[str, Any]) -> dict[str, Any]:
 
 def _row_of(asked: Mapping[str, Any], title: str, context: str) -> dict[str, Any]:
     """Make a row of one of the "qas"."""
-    answers = [] if asked.get("is_impossible", False) else asked.get("answers", [])
+    answers = [] if asked.get("is_impossible", False) else asked.get("answers")
     return {
         "id": asked["id"],
         "title": title,
         "question": asked["question"],
         "context": context,
-        "answers": {
+        "answers": None
+        if answers is None
+        else {
             "text": [answer["text"] for answer in answers],
             "answer_start": [answer["answer_start"] for answer in answers],
         },
@@ -148,7 +164,11 @@ def _from_plain(rows: Dataset) -> dict[str, list[Any]]:
     titles = column_values(rows, "title") if "title" in names else [""] * len(rows)
     table["title"] = [title or "" for title in titles]
     given = column_values(rows, "answers") if "answers" in names else [None] * len(rows)
-    answers = [_answers(value, row) for row, value in enumerate(given)]
+    _check_complete(given, table["id"])
+    answers = [
+        _answers(value, f"column 'answers', row {row} (the first is 0), id {name!r}")
+        for row, (value, name) in enumerate(zip(given, table["id"], strict=True))
+    ]
     table["answers"] = _in_place(answers, table["context"], table["id"])
     spans = column_values(rows, "evidence") if "evidence" in names else [None] * len(rows)
     table["evidence"] = [value or [] for value in spans]
@@ -171,11 +191,26 @@ def _ids(rows: Dataset) -> list[str]:
     return list(map(str, ids))
 
 
-def _answers(value: Any, row: int) -> list[Answer]:
+def _is_missing(value: Any) -> bool:
+    """Tell whether a row says nothing of its answers; empty lists say that there is none."""
+    return value is None or (isinstance(value, Mapping) and value.get("text", ()) is None)
+
+
+def _check_complete(answers: list[Any], ids: list[str]) -> None:
+    """Raise `ValueError` where some rows have answers and some say nothing of them."""
+    missing = [name for name, value in zip(ids, answers, strict=True) if _is_missing(value)]
+    if missing and len(missing) < len(ids):
+        raise ValueError(
+            f"answers must be given for every question; got none for {len(missing)} of "
+            f"{len(ids)}, the first is id {missing[0]!r}. Write empty lists where a question has "
+            "no answer, or remove the row."
+        )
+
+
+def _answers(value: Any, where: str) -> list[Answer]:
     """Read the answers of a row: (text, offset) each."""
-    if value is None:
+    if _is_missing(value):
         return []
-    where = f"column 'answers', row {row} (the first is 0)"
     if isinstance(value, Mapping) and {"text", "answer_start"} <= set(value):
         texts, starts = value["text"] or [], value["answer_start"] or []
     elif isinstance(value, list) and all(isinstance(one, Mapping) for one in value):

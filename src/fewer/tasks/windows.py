@@ -6,23 +6,29 @@ and not by the tokenizer: its own truncation of a pair takes memory with the squ
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fewer.tasks.spans import visible_bounds
 from fewer.tasks.texts import BATCH_TEXTS, check_tokenizer, shorten, with_progress
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 Numbers = npt.NDArray[np.int32]
 
 NOT_CONTEXT = -1  # in `starts` and `ends`: a special token, or one of the question
 
 _LEAST_CONTEXT = 64  # tokens that a long question leaves to the context, where a window has them
+
+_RESET = threading.Lock()  # of truncation and padding, which all threads of a tokenizer share
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,114 @@ class TokenisedPair:
         """Find the tokens that share a character with [start, end) of the context."""
         found = np.flatnonzero((self.starts < end) & (self.ends > start))
         return found.astype(np.int32)
+
+
+def plain_text_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]
+) -> PreTrainedTokenizerBase:
+    """Return a tokenizer that reads special tokens written in these texts as ordinary text.
+
+    "[SEP]" in a question would end it: in the methods, and in the heads of Longformer and BigBird.
+    Where no text holds one it is the tokenizer itself, else a copy. The caller's is never switched:
+    `split_special_tokens` is state that all threads share. Its truncation and padding are off
+    afterwards, as after every call of it without them, so that later calls change nothing.
+    """
+    backend: Any = tokenizer.backend_tokenizer
+    with _RESET:
+        if backend.truncation is not None:
+            backend.no_truncation()
+        if backend.padding is not None:
+            backend.no_padding()
+    names = [
+        token.content for token in backend.get_added_tokens_decoder().values() if token.special
+    ]
+    folded = [name.casefold() for name in names]  # some are matched in lowercased text
+    if not any(name in text for text in map(str.casefold, texts) for name in folded):
+        return tokenizer
+    copied: Any = deepcopy(tokenizer)
+    copied.split_special_tokens = True
+    _break_pieces(copied.backend_tokenizer, names)
+    reader: PreTrainedTokenizerBase = copied
+    return reader
+
+
+def _break_pieces(backend: Any, names: Iterable[str]) -> None:
+    """Split text inside the names of special tokens.
+
+    Unigram and word-level vocabularies hold "</s>" as a piece too, and would find it.
+    """
+    from tokenizers import Regex, pre_tokenizers
+
+    alternatives = "|".join(
+        f"(?<={_escaped(name[0])}){_escaped(name[1:])}" for name in names if len(name) > 1
+    )
+    split = pre_tokenizers.Split(Regex(alternatives), "isolated")
+    before = backend.pre_tokenizer
+    backend.pre_tokenizer = split if before is None else pre_tokenizers.Sequence([before, split])
+
+
+def _escaped(text: str) -> str:
+    """Escape every character for Oniguruma, which knows other special ones than `re`."""
+    return "".join(rf"\x{{{ord(letter):x}}}" for letter in text)
+
+
+def tokenise(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None = None,
+    *,
+    special: bool = True,
+) -> BatchEncoding:
+    """Tokenise texts or pairs as plain text, whole, without padding, with offsets."""
+    reader = plain_text_tokenizer(tokenizer, (*texts, *(pairs or ())))
+    # padding and truncation are said aloud: a tokenizer's file may ask for both
+    encoding: BatchEncoding = reader(
+        list(texts),
+        None if pairs is None else list(pairs),
+        add_special_tokens=special,
+        padding=False,
+        truncation=False,
+        return_attention_mask=True,
+        return_offsets_mapping=True,
+        verbose=False,
+    )
+    return encoding
+
+
+def first_tokens(text: str, tokenizer: PreTrainedTokenizerBase, count: int) -> str:
+    """Keep the first `count` tokens of a text."""
+    (offsets,) = tokenise(tokenizer, [text], special=False)["offset_mapping"]
+    return text[: offsets[count - 1][1]] if len(offsets) > count else text
+
+
+def word_bounds(text: str, tokenizer: PreTrainedTokenizerBase) -> Numbers:
+    """Find the words of a text as the tokenizer splits it: characters [start, end), (W, 2).
+
+    They hold no white space and no part of a character: a combining mark stays in its word,
+    whatever the tokenizer makes of it.
+    """
+    encoding = tokenise(tokenizer, [text], special=False)
+    bounds = np.array(encoding["offset_mapping"][0], np.int64).reshape(-1, 2)
+    starts, ends = visible_bounds(bounds[:, 0], bounds[:, 1], text)
+    words: list[list[int]] = []
+    last: int | None = None
+    pieces = zip(starts.tolist(), ends.tolist(), encoding.word_ids(0), strict=True)
+    for start, end, number in pieces:
+        if start >= end:
+            continue
+        end_before = words[-1][1] if words else -1
+        joined = number == last or _after_mark(text, start)
+        if start < end_before or (start == end_before and joined):
+            words[-1][1] = max(words[-1][1], end)
+        else:
+            words.append([start, end])
+        last = number
+    return np.array(words, np.int32).reshape(-1, 2)
+
+
+def _after_mark(text: str, place: int) -> bool:
+    """Tell whether a letter follows a combining mark, which some tokenizers take for its end."""
+    return unicodedata.category(text[place - 1]).startswith("M") and text[place].isalpha()
 
 
 def input_names(tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -71,15 +185,10 @@ def tokenise_pairs(
     names = input_names(tokenizer)
     for first in with_progress(range(0, len(questions), BATCH_TEXTS), "questions"):
         batch = slice(first, first + BATCH_TEXTS)
-        # padding and truncation are said aloud: a tokenizer's file may ask for both
-        encoded = tokenizer(
+        encoded = tokenise(
+            tokenizer,
             [shorten(question, tokenizer, max_length) for question in questions[batch]],
-            list(contexts[batch]),
-            padding=False,
-            truncation=False,
-            return_attention_mask=True,
-            return_offsets_mapping=True,
-            verbose=False,
+            contexts[batch],
         )
         for row, offsets in enumerate(encoded["offset_mapping"]):
             inputs = {name: np.array(encoded[name][row], np.int32) for name in names}

@@ -10,42 +10,18 @@ flushed to disk, says that the folder is whole.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from pathlib import Path
 
-__all__ = ["is_whole", "newest_whole", "seal"]
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
 
-MANIFEST = "manifest.json"
+from fewer.manifest import MANIFEST, is_whole, seal
+from fewer.models import parts
+from fewer.pretrained import weight_files
 
-
-def seal(folder: Path) -> None:
-    """Write the manifest: size and SHA-256 of every file of the folder.
-
-    Replaces an older one at once or not at all.
-    """
-    content = {
-        str(file.relative_to(folder)): [file.stat().st_size, _digest(file)]
-        for file in _files(folder)
-    }
-    temporary = folder / (MANIFEST + ".tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        json.dump(content, stream, indent=1)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(folder / MANIFEST)
-
-
-def is_whole(folder: Path) -> bool:
-    """Tell whether every file of the manifest is there, unchanged."""
-    try:
-        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return bool(content) and all(
-            (folder / name).stat().st_size == size and _digest(folder / name) == digest
-            for name, (size, digest) in content.items()
-        )
-    except (OSError, ValueError, TypeError, AttributeError):  # the manifest itself may be broken
-        return False
+__all__ = ["MANIFEST", "is_whole", "load_weights", "newest_whole", "seal", "weights_hash"]
 
 
 def newest_whole(folder: Path) -> Path | None:
@@ -61,20 +37,49 @@ def newest_whole(folder: Path) -> Path | None:
     return None
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(
-        file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(MANIFEST)
-    )
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Load the weights of a checkpoint into a model, every one of them.
 
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return (
-            hashlib.file_digest(stream, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else _slow(stream.read())
+    Raises `ValueError` for weights that are missing, unknown or of another shape, by file and key.
+    Weights that are tied to others are not in the files.
+    """
+    state: dict[str, torch.Tensor] = {}
+    files = weight_files(folder)
+    for file in files:
+        try:
+            state |= load_file(file, device="cpu")
+        except SafetensorError as error:
+            raise ValueError(f"{file} cannot be read ({error}); delete its checkpoint") from error
+    expected = model.state_dict(keep_vars=True)
+    tied = {id(expected[key]) for key in expected.keys() & state.keys()}
+    missing = [key for key in expected if key not in state and id(expected[key]) not in tied]
+    shapes = [
+        key for key in state.keys() & expected.keys() if state[key].shape != expected[key].shape
+    ]
+    wrong = {
+        "missing": missing,
+        "unexpected": sorted(state.keys() - expected.keys()),
+        "of another shape": sorted(shapes),
+    }
+    if any(wrong.values()):
+        told = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in wrong.items() if keys)
+        raise ValueError(
+            f"{', '.join(map(str, files))} must hold the weights of this "
+            f"{type(model).__name__}; got {told}. Delete the checkpoint, or resume the run that "
+            "wrote it."
         )
+    model.load_state_dict(state, strict=False)  # strict but for tied weights: checked above
 
 
-def _slow(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()  # Python 3.10 has no file_digest
+def weights_hash(model: nn.Module) -> str:
+    """Return the SHA-256 of an encoder's weights, without its pooler and what is attached.
+
+    Head and pooler may be new, and drawn otherwise in each process.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(parts(model)[1].state_dict().items()):
+        if name.startswith(("pooler", "fewer.")):
+            continue
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

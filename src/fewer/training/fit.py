@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,10 +23,12 @@ from transformers import (
 
 from fewer.config import method_to
 from fewer.core.policy import Dense, Method, Phase
+from fewer.disk import read_json, write_json, writing
 from fewer.folders import load, save
+from fewer.locking import lock_folder
 from fewer.models import attach, attachment, is_attached
 from fewer.tasks.rows import data_hash
-from fewer.training.checkpoints import is_whole, newest_whole, seal
+from fewer.training.checkpoints import is_whole, newest_whole, seal, weights_hash
 from fewer.training.precision import Precision, choose
 from fewer.training.rehearsal import SAMPLE_TEXTS, calibrate, collator_for, sample_size
 from fewer.training.spans import TAUGHT
@@ -34,7 +37,7 @@ from fewer.training.trainer import PhaseTrainer, training_only
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Schedule", "claim", "dense_phase", "fit", "own_forward"]
+__all__ = ["Schedule", "check_schedule", "claim", "dense_phase", "fit", "own_forward"]
 
 _WRAPPED = ("forward", "_original_forward")
 _LOG = logging.getLogger("fewer")
@@ -58,13 +61,44 @@ class Schedule:
         for name in ("batch_size", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, wanted 1 or more")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup is {self.warmup}, wanted a share of the steps in [0, 1)")
+        check_schedule(self, ("weight_decay",))
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be a probability in [0, 1); got {self.dropout}.")
+
+
+def check_schedule(schedule: Any, rates: Sequence[str]) -> None:
+    """Raise `ValueError` for a warmup, a seed, or one of the named rates outside its range."""
+    if not 0 <= schedule.warmup < 1:
+        raise ValueError(f"warmup is {schedule.warmup}, wanted a share of the steps in [0, 1)")
+    if not 0 <= schedule.seed < 2**32:  # NumPy takes no other
+        raise ValueError(f"seed must be from 0 to 2**32 - 1; got {schedule.seed}.")
+    for name in rates:
+        value = getattr(schedule, name)
+        if not (value >= 0 and math.isfinite(value)):
+            raise ValueError(f"{name} must be finite, 0 or more; got {value}.")
+
+
+def _check_phase(phase: Phase) -> None:
+    """Raise `ValueError` for epochs or learning rates that cannot be trained with."""
+    rates = phase.policy_learning_rate
+    others = rates if isinstance(rates, tuple) else (rates,)
+    values = {"epochs": (phase.epochs,), "learning_rate": (phase.learning_rate, *others)}
+    for name, given in values.items():
+        for value in given:
+            if value is not None and not (value >= 0 and math.isfinite(value)):
+                raise ValueError(
+                    f"{name} of the phase {phase.name!r} must be finite, 0 or more; got {value}."
+                )
 
 
 def dense_phase(epochs: float = 3.0, learning_rate: float = 3e-5) -> Phase:
-    """Return the ordinary fine-tune that a model with a new head needs first."""
-    return Phase("dense", "compact", "all", epochs, learning_rate)
+    """Return the ordinary fine-tune that a model with a new head needs first.
+
+    Raises `ValueError` for epochs or a learning rate that are negative or no number.
+    """
+    phase = Phase("dense", "compact", "all", epochs, learning_rate)
+    _check_phase(phase)
+    return phase
 
 
 def fit(
@@ -93,6 +127,7 @@ def fit(
     and for an `output_dir` that holds another run, or one that was not asked to be resumed.
     """
     schedule = schedule or Schedule()
+    folder = Path(output_dir)
     if not isinstance(model, PreTrainedModel):
         raise ValueError(
             f"got a {type(model).__name__}, wanted a transformers model; merge adapters first "
@@ -100,38 +135,43 @@ def fit(
         )
     _check_rows(train)
     stages = _stages(model, method, dense, method.phases() if phases is None else phases)
-    folder = Path(output_dir)
-    claim(
-        folder,
-        {
-            "method": method_to(method),
-            "phases": [asdict(phase) for _, phase in stages],
-            "rows": len(train),
-            "data": data_hash(train),
-            "schedule": asdict(schedule),
-        },
-        resume,
-    )
-    taught, sample = _split(train, any(phase.holds_out for _, phase in stages), schedule.seed)
-    for number, (own, phase) in enumerate(stages):
-        place = folder / f"{number}-{phase.name}"
-        if is_whole(place / "model"):
-            model = _taken_up(place / "model", model)
-            continue
-        _LOG.info("phase %d of %d: %s", number + 1, len(stages), phase.name)
-        set_seed(schedule.seed + number)
-        _put_on(model, own)
-        _run(model, phase, (taught, sample), tokenizer, place, schedule)
-        save(model, place / "model")
-        tokenizer.save_pretrained(place / "model")
-        seal(place / "model")
-        for checkpoint in place.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
-    _put_on(model, method)
-    save(model, folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    for _, phase in stages:
+        _check_phase(phase)
+    run = {
+        "method": method_to(method),
+        "phases": [asdict(phase) for _, phase in stages],
+        "rows": len(train),
+        "data": data_hash(train),
+        "schedule": asdict(schedule),
+        "weights": weights_hash(model),
+    }
+    rows = _split(train, any(phase.holds_out for _, phase in stages), schedule.seed)
+    with lock_folder(folder):
+        claim(folder, run, resume)
+        for number, (own, phase) in enumerate(stages):
+            place = folder / f"{number}-{phase.name}"
+            if is_whole(place / "model"):
+                model = _taken_up(place / "model", model)
+                continue
+            _LOG.info("phase %d of %d: %s", number + 1, len(stages), phase.name)
+            set_seed((schedule.seed + number) % 2**32)
+            _put_on(model, own)
+            _run(model, phase, rows, tokenizer, place, schedule)
+            _save_whole(model, tokenizer, place / "model")
+            for checkpoint in place.glob("checkpoint-*"):
+                shutil.rmtree(checkpoint)
+        _put_on(model, method)
+        _save_whole(model, tokenizer, folder / "model")
     model.eval()
     return model
+
+
+def _save_whole(model: PreTrainedModel, tokenizer: Any, place: Path) -> None:
+    """Save a model with its tokenizer, and a manifest of both."""
+    save(model, place)
+    with writing(place):
+        tokenizer.save_pretrained(place)
+    seal(place)
 
 
 def _check_rows(train: object) -> None:
@@ -308,19 +348,17 @@ def claim(folder: Path, run: dict[str, Any], resume: bool) -> None:
     content = json.loads(json.dumps(run))
     if not note.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = note.with_suffix(".tmp")  # a kill leaves the whole note or none
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(note)
+        write_json(content, note, indent=1)  # a kill leaves the whole note or none
         return
     if not resume:
         raise ValueError(
             f"{folder} already holds a run; pass resume=True to go on with it, or another "
             "output_dir"
         )
-    held = json.loads(note.read_text(encoding="utf-8"))
+    held = read_json(note)
     changed = sorted(key for key in content if held.get(key) != content[key])
     if changed:
         raise ValueError(
             f"{folder} holds another run: {', '.join(changed)} differ; resume with the same "
-            "settings"
+            "settings, data and base model, loaded anew"
         )

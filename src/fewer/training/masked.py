@@ -19,18 +19,19 @@ from transformers import (
     DataCollatorForLanguageModeling,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainingArguments,
     set_seed,
 )
 
-from fewer.models import evaluating, longest, parts
+from fewer.locking import lock_folder
+from fewer.models import attachment, evaluating, is_attached, longest, parts
+from fewer.pretrained import load_pretrained, local_folder
 from fewer.tasks.rows import data_hash
 from fewer.tasks.texts import BATCH_TEXTS, check_strings, clean
-from fewer.training.checkpoints import newest_whole
-from fewer.training.fit import claim, own_forward
+from fewer.training.checkpoints import newest_whole, weights_hash
+from fewer.training.fit import check_schedule, claim, own_forward
 from fewer.training.precision import Precision, choose
-from fewer.training.trainer import Seal
+from fewer.training.trainer import StrictTrainer
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -61,8 +62,7 @@ class MaskedSchedule:
         for name in ("steps", "batch_tokens", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, wanted 1 or more")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup is {self.warmup}, wanted a share of the steps in [0, 1)")
+        check_schedule(self, ("learning_rate", "weight_decay"))
 
 
 @dataclass(frozen=True)
@@ -106,25 +106,30 @@ def adapt(
         test.select(range(min(len(test), MOST_HELD_OUT))),
         _pieces(kept, tokenizer, length),
     )
-    run = {"schedule": asdict(schedule), "max_length": length, "texts": _fingerprint(texts)}
+    run = {
+        "schedule": asdict(schedule),
+        "max_length": length,
+        "texts": _fingerprint(texts),
+        "weights": weights_hash(model),
+    }
     arguments = _arguments(schedule, Path(output_dir), length)
     collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=MASKED)
-    claim(Path(output_dir), run, resume)
-    set_seed(schedule.seed)
-    whole, new_head = _with_head(model, head_of)
-    trainer = Trainer(
-        model=whole,
-        args=arguments,
-        train_dataset=train,
-        data_collator=collator,
-        callbacks=[Seal()],
-    )
-    trainer.model_accepts_loss_kwargs = False  # losses are means over the tokens of a pass
-    before, told = _bits(whole, test, tokenizer, schedule.seed)
-    unfinished = newest_whole(Path(output_dir))
-    with own_forward(whole):
-        trainer.train(resume_from_checkpoint=str(unfinished) if unfinished else None)
-    after, _ = _bits(whole, test, tokenizer, schedule.seed)
+    folder = Path(output_dir)
+    with lock_folder(folder):
+        claim(folder, run, resume)
+        set_seed(schedule.seed)
+        whole, new_head = _with_head(model, head_of)
+        trainer = StrictTrainer(
+            model=whole, args=arguments, train_dataset=train, data_collator=collator
+        )
+        trainer.model_accepts_loss_kwargs = False  # losses are means over the tokens of a pass
+        before, told = _bits(whole, test, tokenizer, schedule.seed)
+        unfinished = newest_whole(folder)
+        with own_forward(whole):
+            trainer.train(resume_from_checkpoint=str(unfinished) if unfinished else None)
+        after, _ = _bits(whole, test, tokenizer, schedule.seed)
+    if is_attached(model):
+        attachment(model).has_head = parts(model)[0] is not parts(model)[1]
     model.eval()
     return Adapted(before, after, told, len(train), new_head)
 
@@ -142,10 +147,12 @@ def _with_head(
     if checkpoint is None:
         around, new = kind(encoder.config), True
     else:
-        around, report = kind.from_pretrained(checkpoint, output_loading_info=True)
+        around, report = load_pretrained(kind, local_folder(checkpoint))
         inside = around.base_model_prefix + "."
         new = not all(key.startswith(inside) for key in report["missing_keys"])
     setattr(around, around.base_model_prefix, encoder)
+    if is_attached(encoder):
+        attachment(encoder).has_head = True
     around.config = encoder.config
     around.tie_weights()
     if new:

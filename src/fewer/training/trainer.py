@@ -14,21 +14,55 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from fewer.core.policy import Lesson, Onlooker, Phase, Policy, Taught
 from fewer.core.trace import record
+from fewer.disk import writing
 from fewer.heads import Answers, labels_of, logits_of, task_loss
 from fewer.models import attachment
-from fewer.training.checkpoints import seal
+from fewer.training.checkpoints import load_weights, seal
 from fewer.training.spans import RELEVANT
 
-__all__ = ["PhaseTrainer", "Seal", "parameter_groups", "teacher_of", "training_only"]
+__all__ = ["PhaseTrainer", "StrictTrainer", "parameter_groups", "teacher_of", "training_only"]
 
 
-class PhaseTrainer(Trainer):
+class StrictTrainer(Trainer):
+    """Seal checkpoints, and load them whole or not at all.
+
+    The Trainer loads a checkpoint non-strictly. transformers saves weights under the names that
+    they were loaded by, so of a BERT with norms gamma and beta the norms were left as they were.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.add_callback(Seal())
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        place = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        with writing(place):
+            super()._save_checkpoint(*args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Save the weights by the names that they have in the model."""
+        model = cast("Any", self.model)
+        conversions = vars(model).get("_weight_conversions")
+        model._weight_conversions = []
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            del model._weight_conversions
+            if conversions is not None:
+                model._weight_conversions = conversions
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        load_weights(cast("nn.Module", model or self.model), Path(resume_from_checkpoint))
+
+
+class PhaseTrainer(StrictTrainer):
     """Train one phase, adding the policy's loss where the phase asks for it."""
 
     def __init__(self, *args: Any, phase: Phase, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.phase = phase
-        self.add_callback(Seal())
         self.model_accepts_loss_kwargs = False  # losses are means over a batch of texts
         self._teacher = teacher_of(cast("nn.Module", self.model)) if phase.teacher else None
 

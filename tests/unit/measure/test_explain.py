@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
     BertConfig,
+    BertForMaskedLM,
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
-    BertModel,
     PreTrainedTokenizerFast,
 )
 
@@ -213,7 +213,7 @@ def test_labels_that_stand_alone_have_their_own_probabilities() -> None:
     assert list(found.prediction.probabilities.values()) == pytest.approx(wanted)
 
 
-@pytest.mark.parametrize("kind", [BertModel, BertForTokenClassification])
+@pytest.mark.parametrize("kind", [BertForMaskedLM, BertForTokenClassification])
 def test_a_model_without_a_head_for_texts_predicts_nothing(kind: Any, tmp_path: Path) -> None:
     found = explain(pruned(kind), wordpiece(), TEXT)
     assert found.prediction == Prediction()

@@ -1,10 +1,12 @@
+import sys
+import threading
 from itertools import pairwise
 
 import pytest
 import torch
 
 import fewer
-from fewer.passages import Answer, PassageIndex
+from fewer.passages import Answer, PassageIndex, building
 from fewer.tasks import TruncationWarning
 from tests.unit.passages.made import (
     METHODS,
@@ -212,7 +214,7 @@ def test_separators_in_questions_and_passages_do_not_move_the_passage():
     model = model_of()
     own = index_of(model, precision="fp32", passages={"odd": "w1 [SEP] w2 [CLS] w3", "one": "w1"})
     found = own.ask(["w4 [SEP] w5", "[SEP]"], ["odd", "one"])
-    same(found, own.read(["w4 w5", ""], ["odd", "one"]))
+    same(found, own.read(["w4 [ SEP ] w5", "( SEP )"], ["odd", "one"]))  # all unknown words
     assert found[0].text in "w1 [SEP] w2 [CLS] w3"
 
 
@@ -221,3 +223,45 @@ def test_the_model_is_read_in_eval_mode_and_left_as_it_was():
     own = index_of(model)
     assert own.ask(QUESTIONS, list(PASSAGES)) == own.ask(QUESTIONS, list(PASSAGES))
     assert model.training
+
+
+def test_threads_that_share_an_index_get_the_answers_of_each_alone(tmp_path, monkeypatch):
+    model, names = model_of(), list(PASSAGES)
+    monkeypatch.setattr(building, "SHARD_CHARS", 30)  # several shards, opened by whoever is first
+    whole = index_of(model, tmp_path)
+    size = sum(window.bytes for window in whole.store.windows("windows"))
+    wanted = {name: whole.store.windows(name)[0].hidden for name in names}
+    answers = whole.ask(QUESTIONS, names)
+    own = PassageIndex.open(
+        tmp_path, model, tokenizer_of(), memory_bytes=size
+    )  # one goes, one comes
+    barrier, failed = threading.Barrier(8), []
+
+    def ask(number):
+        turn = names[number % len(names) :] + names[: number % len(names)]
+        barrier.wait()
+        try:
+            for _ in range(60):
+                for name in turn:
+                    assert own.store.windows(name)[0].hidden.equal(wanted[name])
+            same(
+                own.ask([QUESTIONS[names.index(name)] for name in turn], turn),
+                [answers[names.index(name)] for name in turn],
+            )
+        except Exception as error:
+            failed.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert failed == []
+    held = [sum(window.bytes for window in own.store.windows(name)) for name in names]
+    assert 0 < own.store.held_bytes <= size
+    assert max(held) == size

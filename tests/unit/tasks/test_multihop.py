@@ -90,6 +90,12 @@ def test_an_alias_may_be_what_stands_in_the_context():
     assert row["answers"] == {"text": ["Ten", "ten", "the 10"], "answer_start": [-1, -1, 2]}
 
 
+def test_a_multi_hop_question_without_its_answer_is_refused_with_its_id():
+    rows = Dataset.from_list([MUSIQUE, MUSIQUE | {"id": "m2", "answer": None}])
+    with pytest.raises(ValueError, match="id 'm2'"):
+        squad_rows(rows)
+
+
 def test_a_multi_hop_question_that_is_no_string_is_refused():
     rows = Dataset.from_list([MUSIQUE, MUSIQUE | {"id": "m2", "question": None}])
 

@@ -112,6 +112,14 @@ def test_questions_without_answer_want_a_task_that_knows_them(tokenizer):
         ANSWERED.encode(rows, tokenizer, max_length=9)
 
 
+def test_rows_without_answers_are_not_trained_on(tokenizer):
+    rows = asked(("good", "good", [])).remove_columns("answers")
+
+    with pytest.raises(ValueError, match="'answers'"):
+        IMPOSSIBLE.encode(rows, tokenizer, max_length=9)
+    assert len(IMPOSSIBLE.encode(rows, tokenizer, max_length=9, training=False)) == 1
+
+
 def test_without_training_there_are_no_labels(tokenizer):
     rows = asked(("a b c d e f g h", None, []), ("", None, []))
 

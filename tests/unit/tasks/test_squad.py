@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from fewer.tasks.columns import DataWarning
 from fewer.tasks.rows import read_rows
-from fewer.tasks.squad import squad_rows
+from fewer.tasks.squad import check_answers, squad_rows
 
 CONTEXT = "Ada met Bob. Bob met Cy."
 COLUMNS = ["id", "title", "question", "context", "answers", "evidence"]
@@ -94,7 +94,31 @@ def test_an_empty_context_has_no_answers():
 def test_a_blank_answer_is_no_answer():
     blank = {"text": ["", " "], "answer_start": [0, 3]}
 
-    assert squad_rows(asked([blank, None]))["answers"][:] == [spans(), spans()]
+    assert squad_rows(asked([blank, spans()]))["answers"][:] == [spans(), spans()]
+
+
+NOTHING = {"text": None, "answer_start": None}
+
+
+@pytest.mark.parametrize("missing", [None, NOTHING])
+def test_answers_that_some_rows_lack_are_refused_with_the_id(missing):
+    with pytest.raises(ValueError, match=r"none for 2 of 3, the first is id 'q1'"):
+        squad_rows(asked([spans(Ada=0), missing, missing]))
+
+
+@pytest.mark.parametrize("missing", [None, NOTHING])
+def test_questions_without_any_answers_can_be_answered_but_not_learned_from(missing):
+    rows = asked([missing, missing])
+    assert squad_rows(rows)["answers"][:] == [spans(), spans()]
+    for unanswered in (rows, rows.remove_columns("answers")):
+        with pytest.raises(ValueError, match="'answers'"):
+            check_answers(unanswered)
+    check_answers(asked([spans(), spans()]))
+
+
+def test_a_null_in_a_list_of_answers_is_refused_with_the_id():
+    with pytest.raises(TypeError, match=r"id 'q1'.*got None"):
+        squad_rows(asked([spans(Ada=0), {"text": [None], "answer_start": [0]}]))
 
 
 def test_an_id_that_stands_twice_is_refused():
@@ -158,7 +182,7 @@ ARTICLES = [
                     },
                 ],
             },
-            {"context": "Cy.", "qas": [{"id": "3", "question": "Whose?"}]},
+            {"context": "Cy.", "qas": [{"id": "3", "question": "Whose?", "answers": []}]},
         ],
     },
     {"paragraphs": []},

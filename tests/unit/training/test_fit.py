@@ -1,4 +1,5 @@
 import dataclasses
+import math
 from itertools import pairwise
 
 import peft
@@ -10,6 +11,7 @@ from transformers import AutoTokenizer, Trainer
 
 import fewer
 from fewer import LTP, Dense
+from fewer.locking import LOCK_FILE
 from fewer.pruning.ltp import LTPPolicy
 from fewer.training.fit import Schedule, dense_phase
 from tests.contract.table import read
@@ -44,6 +46,7 @@ def fitted(tmp_path_factory):
 def test_phases_are_kept_whole_in_order_and_checkpoints_are_cleared(fitted):
     _, folder = fitted
     assert sorted(place.name for place in folder.iterdir()) == [
+        LOCK_FILE,
         "0-dense",
         "1-soft",
         "2-hard",
@@ -248,6 +251,28 @@ def test_adapters_are_refused_before_anything_is_written(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", -1),
+        ("epochs", math.nan),
+        ("learning_rate", math.inf),
+        ("learning_rate", -1e-5),
+        ("policy_learning_rate", (None, math.nan)),
+    ],
+)
+def test_a_phase_that_nothing_can_train_is_refused_before_anything_is_written(
+    tmp_path, name, value
+):
+    phase = dataclasses.replace(dense_phase(), **{name: value})
+    with pytest.raises(ValueError, match=name.removeprefix("policy_")):
+        run(tmp_path / "run", dense=phase)
+    assert not (tmp_path / "run").exists()
+    if name != "policy_learning_rate":
+        with pytest.raises(ValueError, match=name):
+            dense_phase(**{name: value})
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"batch_size": 0}, "batch_size is 0, wanted 1 or more"),
@@ -255,6 +280,13 @@ def test_adapters_are_refused_before_anything_is_written(tmp_path):
         ({"log_every": -1}, "log_every is -1, wanted 1 or more"),
         ({"warmup": 1.0}, r"warmup is 1\.0, wanted a share"),
         ({"warmup": -0.1}, r"warmup is -0\.1, wanted a share"),
+        ({"warmup": math.nan}, "warmup"),
+        ({"weight_decay": math.inf}, "weight_decay"),
+        ({"weight_decay": -0.1}, "weight_decay"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"dropout": math.nan}, "dropout"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**32}, "seed"),
     ],
 )
 def test_a_schedule_out_of_range_is_refused(settings, message):

@@ -134,6 +134,14 @@ def test_but_for_its_masks_a_run_that_was_killed_ends_where_the_other_ended(tmp_
         assert torch.equal(again.state_dict()[name], value), name
 
 
+def test_another_encoder_does_not_go_on_with_a_run(tmp_path):
+    run(encoder(), tmp_path)
+    other = encoder()
+    torch.nn.init.normal_(other.get_input_embeddings().weight)
+    with pytest.raises(ValueError, match="weights differ"):
+        run(other, tmp_path, resume=True)
+
+
 def test_a_folder_with_a_run_is_not_trained_over(tmp_path):
     run(encoder(), tmp_path)
     with pytest.raises(ValueError, match="already holds a run"):
@@ -168,3 +176,5 @@ def test_settings_out_of_range_are_refused():
         MaskedSchedule(steps=0)
     with pytest.raises(ValueError, match="warmup is 1"):
         MaskedSchedule(warmup=1.0)
+    with pytest.raises(ValueError, match="learning_rate"):
+        MaskedSchedule(learning_rate=float("inf"))

@@ -5,10 +5,11 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from transformers import Trainer
+from safetensors.torch import load_file, save_file
+from transformers import BertForSequenceClassification, Trainer
 
 from fewer.config import method_to
+from fewer.manifest import MANIFEST, seal
 from fewer.training import fit as module
 from fewer.training.fit import dense_phase
 from tests.unit.training.synthetic import METHOD, QUICK, ROWS, STEPS, run, small_model, texts
@@ -106,7 +107,7 @@ def test_a_phase_killed_before_its_seal_is_not_trained_again(
         ("model.safetensors", lambda content: content[:-1] + bytes([content[-1] ^ 1])),
         ("optimizer.pt", None),
         ("trainer_state.json", lambda content: content[: len(content) // 2]),
-        ("manifest.json", None),
+        (MANIFEST, None),
     ],
 )
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, steps, uninterrupted, name, damage):
@@ -200,3 +201,47 @@ def test_the_note_says_what_the_run_is(tmp_path, steps):
     }
     assert [phase["name"] for phase in note["phases"]] == ["dense", "soft", "hard"]
     assert (note["rows"], note["schedule"]["seed"]) == (ROWS, 42)
+
+
+def _legacy_model(folder):
+    """Load a BERT whose checkpoint names its norms gamma and beta, as the first ones did."""
+    small_model().save_pretrained(folder)
+    held = load_file(folder / "model.safetensors")
+    for name in list(held):
+        old = name.replace("LayerNorm.weight", "LayerNorm.gamma")
+        held[old.replace("LayerNorm.bias", "LayerNorm.beta")] = held.pop(name)
+    save_file(held, folder / "model.safetensors", metadata={"format": "pt"})
+    return BertForSequenceClassification.from_pretrained(folder).train()
+
+
+@pytest.mark.parametrize("at", [3, STEPS + 3])
+def test_a_base_model_with_norms_of_old_names_resumes_to_the_same_end(
+    tmp_path, steps, uninterrupted, at
+):
+    base = tmp_path / "base"
+    _killed(steps, tmp_path / "run", at, model=_legacy_model(base))
+    assert "bert.embeddings.LayerNorm.gamma" in load_file(base / "model.safetensors")
+    run(tmp_path / "run", _legacy_model(base), resume=True)
+    _assert_same(_states(tmp_path / "run"), uninterrupted)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda held: held.pop("classifier.bias"), "missing: classifier.bias"),
+        (lambda held: held.update(extra=torch.ones(1)), "unexpected: extra"),
+        (
+            lambda held: held.update({"classifier.bias": torch.ones(5)}),
+            "of another shape: classifier.bias",
+        ),
+    ],
+)
+def test_a_checkpoint_with_other_weights_is_refused_by_file_and_key(tmp_path, steps, change, named):
+    _killed(steps, tmp_path / "run", 3)
+    checkpoint = tmp_path / "run" / "0-dense" / "checkpoint-2"
+    held = load_file(checkpoint / "model.safetensors")
+    change(held)
+    save_file(held, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    seal(checkpoint)
+    with pytest.raises(ValueError, match=f"checkpoint-2.model.safetensors .*{named}"):
+        run(tmp_path / "run", resume=True)

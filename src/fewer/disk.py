@@ -1,0 +1,70 @@
+"""JSON files and folders on disk: what goes wrong is said in one line that names the file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+__all__ = ["read_json", "write_json", "writing"]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises `ValueError` for anything else: broken or too deeply nested JSON, NaN and infinities.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is not valid JSON ({error}); restore the file or save the model again"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path} must hold a JSON object; got a {type(content).__name__}. Restore the file or "
+            "save the model again."
+        )
+    return content
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def write_json(content: Any, path: Path, indent: int = 2) -> None:
+    """Write a JSON file, flushed to disk; a kill or a full disk leaves the old file or none."""
+    temporary = path.with_name(path.name + ".tmp")
+    with writing(path):
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(json.dumps(content, indent=indent) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Raise `OSError` that names `place` when a library cannot write there.
+
+    On a full disk safetensors, tokenizers and torch raise classes of their own, and Python's own
+    error does not say which file it was.
+    """
+    try:
+        yield
+    except Exception as error:
+        kinds = {Exception, RuntimeError, OSError}
+        named = isinstance(error, OSError) and str(place) in str(error)
+        if named or not (type(error) in kinds or type(error).__name__ == "SafetensorError"):
+            raise
+        raise OSError(
+            f"{place} must be written whole; got {_first_line(error)}. Free space on the disk or "
+            "choose another folder."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
