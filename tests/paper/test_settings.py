@@ -6,7 +6,7 @@ Sources: the papers and the authors' released commands; `ours` marks what they d
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import FrozenInstanceError, fields
 
 import pytest
 
@@ -136,6 +136,13 @@ def test_settings_by_default_are_those_that_are_documented(kind):
 def test_settings_are_given_by_name(kind):
     with pytest.raises(TypeError, match="positional"):
         kind(1)
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_a_description_cannot_be_changed(kind):
+    one = kind()
+    with pytest.raises(FrozenInstanceError):
+        setattr(one, fields(one)[0].name, None)
 
 
 def test_lambda_is_a_tenth_and_with_a_target_1():
