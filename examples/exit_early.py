@@ -14,9 +14,9 @@ from pathlib import Path
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import fewer
+from fewer._pypi_models import model_folder
 from fewer.measure.scorers import scorer_of
 from fewer.measure.sweep import sweep
-from fewer.packaged import model_folder
 from fewer.tasks import infer, read_rows
 
 TOPICS = {"kitchen": ["pan", "oven", "soup", "knife"], "garden": ["soil", "rake", "rose", "hedge"]}

@@ -15,11 +15,11 @@ from rich.console import Console
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import fewer
-from fewer.config import method_to
+from fewer._pypi_models import model_folder
+from fewer.hf.config import method_to
 from fewer.measure.evaluate import three_way
-from fewer.measure.report import table
 from fewer.measure.scorers import scorer_of
-from fewer.packaged import model_folder
+from fewer.report.report import table
 from fewer.tasks import infer, read_rows
 
 VERDICTS = {"positive": ["wonderful", "superb", "moving"], "negative": ["dull", "awful", "flat"]}

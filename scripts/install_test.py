@@ -82,7 +82,9 @@ def build(folder: Path) -> Path:
     missing = sorted(f"{name} of the sdist" for name in wanted - packed)
     missing += sorted(f"{name} of the wheel" for name in wanted - installed)
     if platform.machine() == "x86_64" and shutil.which("gcc"):
-        kernels = [name for name in installed if re.match(r"src/fewer/native/_kernels.*\.so", name)]
+        kernels = [
+            name for name in installed if re.match(r"src/fewer/kernels/cpu/_kernels.*\.so", name)
+        ]
         missing += [] if kernels else ["the compiled kernels of the wheel"]
     if missing:
         raise SystemExit("missing: " + ", ".join(missing))
@@ -107,7 +109,12 @@ def install(kind: str, wheel: Path, folder: Path, *, suite: bool) -> Path:
     call(python, "-m", "pip", "check", cwd=folder)
     for words in (["--help"], ["fit", "--help"], ["methods"]):
         call(python, "-m", "fewer", *words, cwd=folder)
-    call(python, "-c", "from fewer.native.library import available; print(available())", cwd=folder)
+    call(
+        python,
+        "-c",
+        "from fewer.kernels.cpu.library import available; print(available())",
+        cwd=folder,
+    )
     tools = [f"{wheel}[dev]"] if suite else ["pytest", "hypothesis"]
     call(python, "-m", "pip", "install", "--quiet", *limits, *tools, cwd=folder)
     call(python, "-m", "pip", "list", "--format=freeze", cwd=folder)

@@ -13,29 +13,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fewer.lra.bubbles import figure_of
-from fewer.lra.tables import costs as arena_costs
-from fewer.lra.tables import grouped
-from fewer.lra.tables import markdown as arena_scores
-from fewer.measure.cells import times
-from fewer.measure.findings import findings
-from fewer.measure.lengths import (
+from benchmarks.support.findings import findings
+from benchmarks.support.lengths import (
     lengths_table,
     long_texts_figure,
     long_texts_table,
     patterns_claim,
 )
-from fewer.measure.questions import (
+from benchmarks.support.questions import (
     kept_table,
     predictors_table,
     questions_table,
     seeds_table,
 )
-from fewer.measure.report import markdown
+from benchmarks.support.scored import with_score
 from fewer.measure.rows import read_results
-from fewer.measure.scored import with_score
-from fewer.measure.svg import Drawing
-from fewer.measure.sweeps import (
+from fewer.report.format import times
+from fewer.report.operating_points import (
     MOST_LOST,
     buckets_table,
     curve_table,
@@ -43,8 +37,14 @@ from fewer.measure.sweeps import (
     exits_table,
     tagging_table,
 )
-from fewer.measure.yardstick_figure import by_length, write_svg
-from fewer.measure.yardstick_tables import break_evens, full, own_time, summary
+from fewer.report.report import markdown
+from fewer.report.svg import Drawing
+from fewer.runtimes.figure import by_length, write_svg
+from fewer.runtimes.tables import break_evens, full, own_time, summary
+from fewer_lra.bubbles import figure_of
+from fewer_lra.tables import costs as arena_costs
+from fewer_lra.tables import grouped
+from fewer_lra.tables import markdown as arena_scores
 
 RESULTS = Path("benchmarks/results")
 SHOWN = {

@@ -9,9 +9,9 @@ import torch
 
 import fewer
 from fewer import inference
-from fewer.engine.probe import Choice
-from fewer.native import library
-from fewer.native.library import Isa
+from fewer.backbones.prepacked.autotune import Choice
+from fewer.kernels.cpu import library
+from fewer.kernels.cpu.library import Isa
 
 ISAS = library.available()
 FLOATS = tuple(isa for isa in ISAS if isa.dtype is torch.float32)

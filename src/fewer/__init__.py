@@ -7,29 +7,29 @@ from typing import TYPE_CHECKING, Any
 from fewer.version import __version__
 
 if TYPE_CHECKING:
-    from fewer.answerer import answer
-    from fewer.combined import MagicPyramid
     from fewer.core.decision import Decision, Fate, Site, View
     from fewer.core.policy import Dense, Method, Phase, Policy
     from fewer.core.trace import Trace, record
-    from fewer.exits import EarlyExit
-    from fewer.folders import load, save
-    from fewer.inference import deoptimize, optimize
-    from fewer.methods import METHODS
-    from fewer.models import adjust, applying, attach, attachment, detach
-    from fewer.prediction import predict
-    from fewer.pruning.ltp import LTP
-    from fewer.tagger import tag
+    from fewer.hf.attach import adjust, applying, attach, attachment, detach
+    from fewer.hf.checkpoint import load, save
+    from fewer.hf.optimize import deoptimize, optimize
+    from fewer.inference.answer import answer
+    from fewer.inference.predict import predict
+    from fewer.inference.tag import tag
+    from fewer.methods.combined import MagicPyramid
+    from fewer.methods.exits import EarlyExit
+    from fewer.methods.pruning.ltp import LTP
+    from fewer.methods.registry import METHODS
     from fewer.training.fit import Schedule, dense_phase, fit
 
 _HOMES = {
-    "LTP": "fewer.pruning.ltp",
-    "METHODS": "fewer.methods",
+    "LTP": "fewer.methods.pruning.ltp",
+    "METHODS": "fewer.methods.registry",
     "Decision": "fewer.core.decision",
     "Dense": "fewer.core.policy",
-    "EarlyExit": "fewer.exits",
+    "EarlyExit": "fewer.methods.exits",
     "Fate": "fewer.core.decision",
-    "MagicPyramid": "fewer.combined",
+    "MagicPyramid": "fewer.methods.combined",
     "Method": "fewer.core.policy",
     "Phase": "fewer.core.policy",
     "Policy": "fewer.core.policy",
@@ -37,21 +37,21 @@ _HOMES = {
     "Site": "fewer.core.decision",
     "Trace": "fewer.core.trace",
     "View": "fewer.core.decision",
-    "adjust": "fewer.models",
-    "answer": "fewer.answerer",
-    "applying": "fewer.models",
-    "attach": "fewer.models",
-    "attachment": "fewer.models",
-    "deoptimize": "fewer.inference",
+    "adjust": "fewer.hf.attach",
+    "answer": "fewer.inference.answer",
+    "applying": "fewer.hf.attach",
+    "attach": "fewer.hf.attach",
+    "attachment": "fewer.hf.attach",
+    "deoptimize": "fewer.hf.optimize",
     "dense_phase": "fewer.training.fit",
-    "detach": "fewer.models",
+    "detach": "fewer.hf.attach",
     "fit": "fewer.training.fit",
-    "load": "fewer.folders",
-    "optimize": "fewer.inference",
-    "predict": "fewer.prediction",
+    "load": "fewer.hf.checkpoint",
+    "optimize": "fewer.hf.optimize",
+    "predict": "fewer.inference.predict",
     "record": "fewer.core.trace",
-    "save": "fewer.folders",
-    "tag": "fewer.tagger",
+    "save": "fewer.hf.checkpoint",
+    "tag": "fewer.inference.tag",
 }
 
 __all__ = [

@@ -12,14 +12,23 @@ from torch import Tensor
 
 import fewer
 from fewer import LTP, Decision, Dense, Site, Trace, View
-from fewer.attention import BigBird, DeFormer, Longformer
-from fewer.combined import MagicPyramid, Stack
 from fewer.core.stack import StackPolicy
-from fewer.exits import PABEE, SENTEE, TOKEE, BERxiT, DeeBERT, EarlyExit, FastBERT, RightTool
-from fewer.heads import logits_of
+from fewer.hf.task_heads import logits_of
 from fewer.kernels import KERNELS as _KERNELS
 from fewer.kernels import missing
-from fewer.pruning import BlockSkim
+from fewer.methods.attention import BigBird, DeFormer, Longformer
+from fewer.methods.combined import MagicPyramid, Stack
+from fewer.methods.exits import (
+    PABEE,
+    SENTEE,
+    TOKEE,
+    BERxiT,
+    DeeBERT,
+    EarlyExit,
+    FastBERT,
+    RightTool,
+)
+from fewer.methods.pruning import BlockSkim
 from tests.contract.policies import ByState, Drop, Freeze, Nobody, Together
 from tests.tiny import FAMILIES, tiny
 

@@ -8,10 +8,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, BertForSequenceClassification
 
 import fewer
-import fewer.attention
+import fewer.methods.attention
 from fewer import LTP
-from fewer.config import MARK, SCHEMA, SIDE_FILE
-from fewer.manifest import MANIFEST
+from fewer._files.manifest import MANIFEST
+from fewer.hf.config import MARK, SCHEMA, SIDE_FILE
 from tests.faults import files_of_at_most
 from tests.rounding import assert_same
 from tests.tiny import ragged, tiny
@@ -196,7 +196,7 @@ def test_adapters_that_are_not_merged_are_not_saved_as_a_model(tmp_path):
         assert_same(fewer.load(tmp_path)(**batch).logits, wanted)
 
 
-@pytest.mark.parametrize("method", [LTP(final_threshold=0.2), fewer.attention.Longformer()])
+@pytest.mark.parametrize("method", [LTP(final_threshold=0.2), fewer.methods.attention.Longformer()])
 def test_a_lost_side_file_is_named(tmp_path, method):
     fewer.save(fewer.attach(tiny(), method), tmp_path)
     (tmp_path / SIDE_FILE).unlink()

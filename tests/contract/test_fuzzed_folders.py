@@ -8,9 +8,9 @@ import torch
 
 import fewer
 from fewer import LTP
-from fewer.config import SIDE_FILE
-from fewer.manifest import MANIFEST, seal
-from fewer.pretrained import load_tokenizer
+from fewer._files.manifest import MANIFEST, seal
+from fewer.hf.config import SIDE_FILE
+from fewer.hf.pretrained import load_tokenizer
 from tests.tiny import ragged, tiny, word_tokenizer
 
 DEEP = "a list in a list in a list ..."

@@ -10,11 +10,11 @@ import torch
 
 import fewer
 from fewer import LTP, EarlyExit, Method, Site
-from fewer.combined import Stack
-from fewer.exits import SENTEE, TOKEE
-from fewer.exits.criteria import CRITERIA
-from fewer.exits.heads import HEADS
-from fewer.exits.spans import MEASURES
+from fewer.methods.combined import Stack
+from fewer.methods.exits import SENTEE, TOKEE
+from fewer.methods.exits.criteria import CRITERIA
+from fewer.methods.exits.heads import HEADS
+from fewer.methods.exits.spans import MEASURES
 from tests.contract.policies import ByState, Drop, Freeze, Together
 from tests.contract.table import (
     BACKBONES,

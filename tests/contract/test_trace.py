@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import fewer
 from fewer import LTP
 from fewer.kernels import KERNELS
-from fewer.kernels.spread import attend as spread
+from fewer.kernels.chunked import attend as spread
 from tests.contract.table import (
     BACKBONES,
     PATTERNED,
@@ -109,8 +109,10 @@ def _chunked(call):
 @every_method
 def test_flops_of_the_trace_are_those_that_torch_counts(method, backbone, monkeypatch):
     # torch's counter does not see what the compiled predictor and kernel do
-    monkeypatch.setattr("fewer.pruning.block_attention.judges", lambda query: False)
-    monkeypatch.setattr("fewer.pruning.block_states.kernel", lambda name: KERNELS["reference"])
+    monkeypatch.setattr("fewer.methods.pruning.block_attention.judges", lambda query: False)
+    monkeypatch.setattr(
+        "fewer.methods.pruning.block_states.kernel", lambda name: KERNELS["reference"]
+    )
     monkeypatch.setitem(KERNELS, "chunked", _chunked)
     model = made(method, backbone, TASK, kernel="chunked")
     batch = ragged(model)

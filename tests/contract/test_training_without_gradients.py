@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import fewer
-from fewer.heads import logits_of
-from fewer.native import rowwise
-from fewer.native.rowwise import RowwiseLinear
+from fewer.hf.task_heads import logits_of
+from fewer.kernels.cpu import rowwise
+from fewer.kernels.cpu.batch_invariant import RowwiseLinear
 from tests.contract.table import every_backbone, every_kernel, every_method, made
 from tests.isas import needs_kernels, optimized
 from tests.tiny import ragged, tiny

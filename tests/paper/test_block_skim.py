@@ -21,16 +21,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import fewer
 from fewer import LTP, Dense, Trace
-from fewer.combined import Stack
 from fewer.core.apply import APPLIES
 from fewer.core.cost import LayerCost, Shape
 from fewer.core.decision import Spoken
 from fewer.core.encode import encode
 from fewer.core.packed import Packed, plan
 from fewer.kernels import KERNELS
-from fewer.pruning import BlockSkim
-from fewer.pruning.block_attention import AttentionPredictor
-from fewer.pruning.blocks import SIGHTS, Blocks
+from fewer.methods.combined import Stack
+from fewer.methods.pruning import BlockSkim
+from fewer.methods.pruning.block_attention import AttentionPredictor
+from fewer.methods.pruning.blocks import SIGHTS, Blocks
 from tests.contract.table import read
 from tests.lessons import lesson
 from tests.tiny import ragged, tiny

@@ -18,12 +18,12 @@ import pytest
 import torch
 
 import fewer
-from fewer.attention import DeFormer
 from fewer.core.cost import LayerCost, Shape
 from fewer.core.policy import Taught
 from fewer.core.trace import LayerTrace, Trace
-from fewer.inputs import pack
-from fewer.models import attachment
+from fewer.hf.attach import attachment
+from fewer.hf.packing import pack
+from fewer.methods.attention import DeFormer
 from fewer.passages import index
 from fewer.passages.lower import read_lower
 from tests.lessons import lesson

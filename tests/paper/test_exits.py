@@ -16,8 +16,8 @@ from fewer.core.cost import LayerCost, Shape
 from fewer.core.decision import Fate, Spoken
 from fewer.core.packed import Packed, plan
 from fewer.core.policy import Lesson, Phase
-from fewer.exits import PABEE, SENTEE, TOKEE, BERxiT, DeeBERT, FastBERT, RightTool
-from fewer.exits.losses import distillation
+from fewer.methods.exits import PABEE, SENTEE, TOKEE, BERxiT, DeeBERT, FastBERT, RightTool
+from fewer.methods.exits.losses import distillation
 
 ONE, TWO = 0, 1  # the exits, and the layers that they follow
 PHASE = Phase("exits", "compact", "all", 1, 1e-3)

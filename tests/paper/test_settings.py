@@ -11,13 +11,22 @@ from dataclasses import FrozenInstanceError, fields
 import pytest
 
 from fewer import LTP, Dense, MagicPyramid
-from fewer.attention import BigBird, DeFormer, Longformer
 from fewer.core.cost import LayerCost, Shape
-from fewer.exits import PABEE, SENTEE, TOKEE, BERxiT, DeeBERT, EarlyExit, FastBERT, RightTool
-from fewer.exits.criteria import CRITERIA, Evidence
-from fewer.exits.tokee import DRAWN, EAGER, PATIENT, WINDOWS
-from fewer.methods import METHODS
-from fewer.pruning import BlockSkim
+from fewer.methods.attention import BigBird, DeFormer, Longformer
+from fewer.methods.exits import (
+    PABEE,
+    SENTEE,
+    TOKEE,
+    BERxiT,
+    DeeBERT,
+    EarlyExit,
+    FastBERT,
+    RightTool,
+)
+from fewer.methods.exits.criteria import CRITERIA, Evidence
+from fewer.methods.exits.tokee import DRAWN, EAGER, PATIENT, WINDOWS
+from fewer.methods.pruning import BlockSkim
+from fewer.methods.registry import METHODS
 
 EXITS = {
     "layers": None,  # after all but the last

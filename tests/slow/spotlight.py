@@ -15,7 +15,7 @@ from transformers import BertConfig, BertForQuestionAnswering
 
 import fewer
 from fewer.core.trace import record
-from fewer.pruning import BlockSkim
+from fewer.methods.pruning import BlockSkim
 from fewer.training.fit import Schedule, fit
 from tests.tiny import word_tokenizer
 

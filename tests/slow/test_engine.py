@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 import fewer
 from fewer import LTP
-from fewer.packaged import model_folder
+from fewer._pypi_models import model_folder
 from tests.isas import best_isas, optimized
 from tests.tiny import ragged, tiny
 
@@ -23,7 +23,7 @@ THRESHOLD = 0.005  # of the last layer; of LTP here, untrained
 MEMORY = """
 import re, sys, torch
 from pathlib import Path
-from fewer.native.library import Isa
+from fewer.kernels.cpu.library import Isa
 from tests.isas import optimized
 from tests.tiny import tiny
 

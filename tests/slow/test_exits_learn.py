@@ -13,7 +13,7 @@ from datasets import Dataset
 from torch import Tensor
 
 import fewer
-from fewer.exits import PABEE, DeeBERT, FastBERT, RightTool
+from fewer.methods.exits import PABEE, DeeBERT, FastBERT, RightTool
 from fewer.training.fit import Schedule, dense_phase, fit
 from tests.tiny import tiny, word_tokenizer
 

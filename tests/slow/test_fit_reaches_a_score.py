@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import fewer
-from fewer.manifest import MANIFEST
+from fewer._files.manifest import MANIFEST
 
 SCRIPT = Path(__file__).parent / "needle.py"
 

@@ -8,11 +8,11 @@ import torch
 
 import fewer
 from fewer import LTP, Dense
-from fewer.exits import PABEE, SENTEE, TOKEE, DeeBERT, EarlyExit, FastBERT, RightTool
-from fewer.heads import task_loss
-from fewer.models import adjust
+from fewer.hf.attach import adjust
+from fewer.hf.task_heads import task_loss
+from fewer.methods.exits import PABEE, SENTEE, TOKEE, DeeBERT, EarlyExit, FastBERT, RightTool
 from tests.tiny import LENGTHS, ragged, real, tiny, word_tokenizer
-from tests.unit.exits.parts import half_open, opened, read
+from tests.unit.methods.exits.parts import half_open, opened, read
 
 LABELS = torch.tensor([0, 1, 2, 1, 0])
 METHOD = FastBERT(head="linear", layers=(3, 5))

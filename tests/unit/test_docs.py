@@ -25,11 +25,11 @@ from transformers import (
 from typer.main import get_command
 
 import fewer
-from fewer.attention import BigBird, DeFormer, Longformer
 from fewer.cli.main import app
-from fewer.exits import PABEE, SENTEE, TOKEE, BERxiT, DeeBERT, FastBERT, RightTool
-from fewer.models import longest
-from fewer.pruning import BlockSkim
+from fewer.hf.attach import longest
+from fewer.methods.attention import BigBird, DeFormer, Longformer
+from fewer.methods.exits import PABEE, SENTEE, TOKEE, BERxiT, DeeBERT, FastBERT, RightTool
+from fewer.methods.pruning import BlockSkim
 from tests.tiny import tiny
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fewer.measure.rows import read_results
-from fewer.methods import METHODS
+from fewer.methods.registry import METHODS
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -7,10 +7,10 @@ import threading
 import pytest
 
 import fewer
-from fewer.attention import DeFormer
+from fewer.inference.pipelines import QuestionAnsweringPipeline
+from fewer.methods.attention import DeFormer
+from fewer.methods.pruning import BlockSkim
 from fewer.passages import index
-from fewer.pipelines import QuestionAnsweringPipeline
-from fewer.pruning import BlockSkim
 from fewer.tasks.windows import plain_text_tokenizer, tokenise, tokenise_pairs
 from tests.tiny import tiny
 from tests.tokenizers import BERT, KINDS, ROBERTA, trained

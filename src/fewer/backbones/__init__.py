@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from fewer.backbones.base import Backbone
-from fewer.backbones.table import bind, supported
+from fewer.backbones.registry import bind, supported
 
 __all__ = ["Backbone", "bind", "supported"]

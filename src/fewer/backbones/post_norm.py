@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from fewer.backbones.base import Tokens, split_heads
-from fewer.backbones.quick import drop, in_rows, linear_together
+from fewer.backbones.fast_linear import drop, in_rows, linear_together
 from fewer.core.cost import LayerCost, linear_flops
 from fewer.kernels import Pattern
-from fewer.native.mode import as_in_training
+from fewer.kernels.cpu.guard import as_in_training
 
 __all__ = ["PostNormLayer", "TableEmbedding", "segment_of"]
 

@@ -33,11 +33,11 @@ def ask(
     """
     import torch
 
-    from fewer.folders import load
-    from fewer.measure.turns import once, spread
-    from fewer.packaged import model_folder
+    from fewer._pypi_models import model_folder
+    from fewer.hf.checkpoint import load
+    from fewer.hf.pretrained import load_tokenizer
+    from fewer.measure.interleaved import once, spread
     from fewer.passages import PassageIndex
-    from fewer.pretrained import load_tokenizer
 
     quiet()
     if threads is not None:

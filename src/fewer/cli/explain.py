@@ -26,12 +26,12 @@ def explain(
 
     Example: fewer explain runs/reviews/model "A film of rare beauty." --output page.html
     """
-    from fewer.folders import load
-    from fewer.measure.explain import explain as explain_text
-    from fewer.measure.explain import write_explanation
-    from fewer.packaged import model_folder
-    from fewer.prediction import warn_if_closed
-    from fewer.pretrained import load_tokenizer
+    from fewer._pypi_models import model_folder
+    from fewer.hf.checkpoint import load
+    from fewer.hf.pretrained import load_tokenizer
+    from fewer.inference.predict import warn_if_closed
+    from fewer.report.explain import explain as explain_text
+    from fewer.report.explain import write_explanation
 
     quiet()
     folder = model_folder(model)

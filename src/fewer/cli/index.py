@@ -46,11 +46,11 @@ def index(
     """
     import torch
 
-    from fewer.folders import load
-    from fewer.packaged import model_folder
+    from fewer._pypi_models import model_folder
+    from fewer.hf.checkpoint import load
+    from fewer.hf.pretrained import load_tokenizer
     from fewer.passages import index as make
     from fewer.passages.store import check_precision
-    from fewer.pretrained import load_tokenizer
     from fewer.tasks.rows import read_rows
 
     quiet()

@@ -72,12 +72,12 @@ def lengthen(
     """
     import torch
 
+    from fewer._pypi_models import model_folder
     from fewer.backbones import bind
-    from fewer.config import method_from, method_to
-    from fewer.folders import local_folder, save
-    from fewer.lengthening import lengthen as longer
-    from fewer.models import attachment, parts
-    from fewer.packaged import model_folder
+    from fewer.hf.attach import attachment, parts
+    from fewer.hf.checkpoint import local_folder, save
+    from fewer.hf.config import method_from, method_to
+    from fewer.hf.extend_positions import lengthen as longer
     from fewer.training.masked import MaskedSchedule
 
     quiet()
@@ -142,7 +142,7 @@ def _adapt(
 
 
 def _description(model: PreTrainedModel, folder: Path) -> str:
-    from fewer.models import attachment
+    from fewer.hf.attach import attachment
 
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6
@@ -183,11 +183,11 @@ def _source(folder: Path, seed: int, *, keeps_head: bool) -> PreTrainedModel:
     import torch
     from transformers import AutoModel
 
-    from fewer.config import read_settings
-    from fewer.disk import read_json
-    from fewer.folders import load
-    from fewer.models import attach, attachment
-    from fewer.pretrained import load_pretrained
+    from fewer._files.disk import read_json
+    from fewer.hf.attach import attach, attachment
+    from fewer.hf.checkpoint import load
+    from fewer.hf.config import read_settings
+    from fewer.hf.pretrained import load_pretrained
 
     config = read_json(folder / "config.json")
     kinds = config.get("architectures") or []

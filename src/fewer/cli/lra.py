@@ -56,12 +56,12 @@ def run(
     """
     import torch
 
-    from fewer.lra.attentions import ATTENTIONS
-    from fewer.lra.model import LRAModel
-    from fewer.lra.recipes import Recipe, profiles
-    from fewer.lra.run import run as run_plan
-    from fewer.lra.run import shape_of
-    from fewer.lra.tasks import TASKS
+    from fewer_lra.attentions import ATTENTIONS
+    from fewer_lra.model import LRAModel
+    from fewer_lra.recipes import Recipe, profiles
+    from fewer_lra.run import run as run_plan
+    from fewer_lra.run import shape_of
+    from fewer_lra.tasks import TASKS
 
     quiet()
     if threads is not None:
@@ -104,8 +104,8 @@ def table(
     """
     from rich.console import Console
 
-    from fewer.lra.tables import markdown, tables
     from fewer.measure.rows import read_results
+    from fewer_lra.tables import markdown, tables
 
     rows = read_results(results)
     if in_markdown:
@@ -131,9 +131,9 @@ def figure(
 
     Example: fewer lra figure --output docs/lra.svg
     """
-    from fewer.lra.bubbles import write_figure
-    from fewer.lra.tables import grouped
     from fewer.measure.rows import read_results
+    from fewer_lra.bubbles import write_figure
+    from fewer_lra.tables import grouped
 
     groups = grouped(read_results(results))
     found = [one for one in groups if (one.profile, one.pretrained) == (profile, self_pretrained)]

@@ -11,7 +11,7 @@ __all__ = ["methods"]
 def _default(field: Field[Any]) -> str:
     """Show a setting's default: a value, the name of a method inside, or that one is wanted."""
     from fewer.cli.common import printed
-    from fewer.config import method_to
+    from fewer.hf.config import method_to
 
     if field.default_factory is not MISSING:
         return str(method_to(field.default_factory())["name"])
@@ -28,7 +28,7 @@ def methods() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from fewer.methods import METHODS
+    from fewer.methods.registry import METHODS
 
     table = Table(title="methods", show_lines=True)
     for heading in ("name", "what it does", "settings and defaults"):

@@ -42,8 +42,8 @@ def next_command(recipe: Recipe, output: Path, baseline: str | None) -> str:
 def _baseline(recipe: Recipe, output: Path) -> str | None:
     """Name the dense model: of the run's first phase, or the plain one that the run began with."""
     from fewer.cli.recipe import config_of
-    from fewer.config import method_from, read_settings
     from fewer.core.policy import Dense
+    from fewer.hf.config import method_from, read_settings
 
     if isinstance(method_from(recipe.method), Dense):
         return None  # it is the model itself
@@ -89,9 +89,9 @@ def _score(loaded: Loaded, baseline: str | None) -> None:
 
 def _measure(recipe: Recipe, output: Path) -> None:
     """Compare the share of FLOPs that was asked for with that of a sample of the training rows."""
-    from fewer.config import method_from, method_to
+    from fewer.hf.config import method_from, method_to
     from fewer.measure.evaluate import flops_of
-    from fewer.measure.notes import flops_line
+    from fewer.report.notes import flops_line
 
     method: dict[str, Any] = method_to(method_from(recipe.method))
     if method["args"].get("target") is None:

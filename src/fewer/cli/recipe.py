@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewer.config import method_from
-from fewer.names import check_known
-from fewer.values import check_arguments, read_values
+from fewer._validation.names import check_known
+from fewer._validation.types import check_arguments, read_values
+from fewer.hf.config import method_from
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -65,9 +65,9 @@ class Recipe:
 
 def run(recipe: Recipe, output_dir: Path, *, resume: bool = False) -> PreTrainedModel:
     """Train as the recipe says; returns the model, attached, saved in `output_dir/model`."""
+    from fewer.hf.attach import longest
+    from fewer.hf.pretrained import load_tokenizer
     from fewer.measure.scorers import scorer_of
-    from fewer.models import longest
-    from fewer.pretrained import load_tokenizer
     from fewer.tasks.rows import read_rows
     from fewer.training.fit import Schedule, fit
 
@@ -132,9 +132,9 @@ def load_for(task: Task, name: str, *, seed: int) -> tuple[PreTrainedModel, bool
     """
     import transformers
 
-    from fewer.config import MARK, SIDE_FILE, read_settings
-    from fewer.folders import load
-    from fewer.pretrained import load_pretrained, local_folder
+    from fewer.hf.checkpoint import load
+    from fewer.hf.config import MARK, SIDE_FILE, read_settings
+    from fewer.hf.pretrained import load_pretrained, local_folder
 
     folder = local_folder(name)
     if (folder / SIDE_FILE).exists() and _has_head(config_of(name), task.head):
@@ -155,7 +155,7 @@ def load_for(task: Task, name: str, *, seed: int) -> tuple[PreTrainedModel, bool
 
 def config_of(name: str) -> Any:
     """Read the config of a model by its folder, hub name or `pypi:PACKAGE`."""
-    from fewer.pretrained import load_config
+    from fewer.hf.pretrained import load_config
 
     return load_config(name)
 

@@ -21,11 +21,11 @@ def set_threshold(
 
     Example: fewer set-threshold runs/reviews/model 0.3 --output runs/reviews/model-0.3
     """
-    from fewer.folders import load, save
+    from fewer._pypi_models import model_folder
+    from fewer.hf.attach import adjust
+    from fewer.hf.checkpoint import load, save
     from fewer.measure.sweep import present_threshold
-    from fewer.measure.sweeps import threshold_name
-    from fewer.models import adjust
-    from fewer.packaged import model_folder
+    from fewer.report.operating_points import threshold_name
 
     quiet()
     if output.exists():

@@ -10,15 +10,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fewer.core.apply import Apply
-from fewer.core.attending import attention, pick, place, query_rows
+from fewer.core.attention import attention, pick, place, query_rows
+from fewer.core.cached_states import current
 from fewer.core.decision import Decision, Site, View
-from fewer.core.known import current
 from fewer.core.layer import Layer
 from fewer.core.packed import Packed
 from fewer.core.policy import Policy
 from fewer.core.trace import LayerTrace, Trace
 from fewer.kernels import Kernel
-from fewer.native.memory import zeros
+from fewer.kernels.cpu.buffers import zeros
 
 __all__ = ["encode", "read_through"]
 

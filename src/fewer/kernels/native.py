@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from fewer.kernels.call import Attended, AttentionCall, log_gate
+from fewer.kernels.chunked import attend as spread
+from fewer.kernels.cpu.buffers import empty
+from fewer.kernels.cpu.guard import only_numbers_matter
+from fewer.kernels.cpu.library import AttentionStruct, best, unavailable
+from fewer.kernels.cpu.library import call as run
 from fewer.kernels.sdpa import attend as attend_plainly
 from fewer.kernels.sparse import offsets
-from fewer.kernels.spread import attend as spread
-from fewer.native.library import AttentionStruct, best, unavailable
-from fewer.native.library import call as run
-from fewer.native.memory import empty
-from fewer.native.mode import only_numbers_matter
 
 __all__ = ["attend", "fits", "missing", "side_by_side"]
 

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fewer.kernels.call import Attended, AttentionCall, log_gate, never
+from fewer.kernels.chunked import attend as spread
 from fewer.kernels.dropout import flag_dropped_
-from fewer.kernels.spread import attend as spread
 
 __all__ = ["attend"]
 

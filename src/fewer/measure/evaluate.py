@@ -12,11 +12,11 @@ from torch import Tensor
 
 from fewer.core.policy import Dense
 from fewer.core.trace import Trace, record
-from fewer.inference import optimize, precision_of
+from fewer.hf.attach import attach, attachment, detach, is_attached
+from fewer.hf.optimize import optimize, precision_of
+from fewer.inference.batching import token_budget_batches
+from fewer.inference.predict import TOKEN_BUDGET
 from fewer.measure.scorers import Scorer
-from fewer.models import attach, attachment, detach, is_attached
-from fewer.prediction import TOKEN_BUDGET
-from fewer.scheduling import token_budget_batches
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fewer._progress import track
 from fewer.measure.evaluate import batches, systems
-from fewer.measure.turns import draw, once, rotated, spread
-from fewer.progress import track
+from fewer.measure.interleaved import draw, once, rotated, spread
 
 if TYPE_CHECKING:
     from datasets import Dataset

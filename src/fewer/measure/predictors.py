@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fewer._progress import track
 from fewer.core.trace import record
-from fewer.models import adjust, attachment
-from fewer.prediction import TOKEN_BUDGET
-from fewer.progress import track
-from fewer.scheduling import token_budget_batches
-from fewer.training.spans import RELEVANT, SpanCollator
+from fewer.hf.attach import adjust, attachment
+from fewer.inference.batching import token_budget_batches
+from fewer.inference.predict import TOKEN_BUDGET
+from fewer.training.qa_collator import RELEVANT, SpanCollator
 
 if TYPE_CHECKING:
     from datasets import Dataset

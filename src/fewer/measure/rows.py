@@ -65,9 +65,9 @@ def describe(
 
     `table` holds the rows as they came (they are fingerprinted), `encoded` their tokens.
     `precision` and `kernels` are those of the model that is measured (`precision_of`, `kernels_of`
-    of `fewer.inference`).
+    of `fewer.hf.optimize`).
     """
-    from fewer.config import method_to
+    from fewer.hf.config import method_to
     from fewer.measure.evaluate import histogram
     from fewer.tasks.rows import data_hash
 

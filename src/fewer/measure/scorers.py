@@ -79,7 +79,7 @@ class TextScorer:
         title: str,
     ) -> Tensor:
         """Logits, in fp32 on the CPU."""
-        from fewer.prediction import logits_of
+        from fewer.inference.predict import logits_of
 
         return logits_of(model, encoded, tokenizer, batches, title=title)
 
@@ -129,7 +129,7 @@ class TagScorer:
         title: str,
     ) -> list[list[str]]:
         """Choose the best legal tags of every sentence."""
-        from fewer.tagger import choose_tags, tag_logits
+        from fewer.inference.tag import choose_tags, tag_logits
 
         logits = tag_logits(model, encoded, tokenizer, batches, title=title)
         return choose_tags(logits, encoded, self.label_names)
@@ -180,7 +180,7 @@ class SpanScorer:
         title: str,
     ) -> list[str]:
         """Choose the best answer to every question from all its windows."""
-        from fewer.answerer import choose_answers, span_logits
+        from fewer.inference.answer import choose_answers, span_logits
 
         logits = span_logits(model, encoded, tokenizer, batches, title=title)
         contexts = self.rows["context"][:]

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from fewer.core.trace import Trace
+from fewer.hf.attach import adjust, attachment
 from fewer.measure.evaluate import read_all
 from fewer.measure.scorers import Scorer
-from fewer.models import adjust, attachment
 
 if TYPE_CHECKING:
     from datasets import Dataset

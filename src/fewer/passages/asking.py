@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from fewer.core.known import Known, knowing
+from fewer._validation.names import nearest
+from fewer.core.cached_states import Known, knowing
 from fewer.core.trace import record
-from fewer.models import attachment, evaluating
-from fewer.names import nearest
+from fewer.hf.attach import attachment, evaluating
+from fewer.inference.batching import token_budget_batches
+from fewer.inference.predict import TOKEN_BUDGET
 from fewer.passages.lower import fingerprint, lower_layers
 from fewer.passages.pairs import OFFSETS, heads, padded, paired
 from fewer.passages.store import Contents, FileShard, Store, Window, read_contents
-from fewer.prediction import TOKEN_BUDGET
-from fewer.scheduling import token_budget_batches
 from fewer.tasks.spans import WindowLogits, best_spans
 from fewer.tasks.texts import TruncationWarning
 

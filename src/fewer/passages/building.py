@@ -9,8 +9,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fewer.locking import lock_folder
-from fewer.models import attachment, longest
+from fewer._files.locking import lock_folder
+from fewer._progress import track
+from fewer.hf.attach import attachment, longest
+from fewer.inference.batching import token_budget_batches
+from fewer.inference.predict import TOKEN_BUDGET
 from fewer.passages.asking import MEMORY_BYTES, PassageIndex
 from fewer.passages.lower import Left, check_independence, fingerprint, lower_layers, read_lower
 from fewer.passages.pairs import Columns, heads, padded, paired, tails
@@ -32,9 +35,6 @@ from fewer.passages.store import (
     write_shard,
     written_places,
 )
-from fewer.prediction import TOKEN_BUDGET
-from fewer.progress import track
-from fewer.scheduling import token_budget_batches
 from fewer.tasks.texts import check_strings, clean
 
 if TYPE_CHECKING:

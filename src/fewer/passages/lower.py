@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fewer.config import method_to
 from fewer.core.apply import APPLIES
 from fewer.core.encode import read_through
-from fewer.inputs import pack
+from fewer.hf.attach import attachment, evaluating, parts
+from fewer.hf.config import method_to
+from fewer.hf.packing import pack
 from fewer.kernels import kernel
-from fewer.models import attachment, evaluating, parts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -39,7 +39,7 @@ def lower_layers(model: PreTrainedModel) -> int:
     if not (lower and own.policy.restarts):
         raise ValueError(
             f"{own.method} reads question and passage together from the first layer on, so nothing "
-            "of a passage can be kept; wanted fewer.attention.DeFormer, alone or in a Stack"
+            "of a passage can be kept; wanted fewer.methods.attention.DeFormer, alone or in a Stack"
         )
     for layer in range(lower):
         pattern = own.shape.layers[layer].pattern or own.policy.pattern(layer)
@@ -47,12 +47,12 @@ def lower_layers(model: PreTrainedModel) -> int:
             raise ValueError(
                 f"layer {layer} reads by blocks of {pattern.block} columns, which another question "
                 "shifts, so nothing of a passage can be kept; wanted a window "
-                "(fewer.attention.Longformer), or full attention"
+                "(fewer.methods.attention.Longformer), or full attention"
             )
     if own.policy.answers:
         raise ValueError(
             f"{own.method} may answer before the passage is read, so nothing can be kept for later "
-            "questions; wanted fewer.attention.DeFormer without early exits"
+            "questions; wanted fewer.methods.attention.DeFormer without early exits"
         )
     if own.shape.answers != "span":
         raise ValueError(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeGuard
 
-from fewer.names import nearest
+from fewer._validation.names import nearest
 from fewer.tasks.columns import column_values, few, is_null_name, known_column
 from fewer.tasks.texts import Overlong, check_strings, encode_texts
 

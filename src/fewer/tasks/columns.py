@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from fewer.names import nearest
+from fewer._validation.names import nearest
 
 if TYPE_CHECKING:
     from datasets import Dataset

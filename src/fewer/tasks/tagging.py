@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fewer.names import nearest
+from fewer._validation.names import nearest
 from fewer.tasks import bio
 from fewer.tasks.columns import DataWarning, column_values, few, is_null_name, known_column
 from fewer.tasks.tag_scheme import OUTSIDE, canonical, check_spelling, outside

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from fewer.values import check_length
+from fewer._validation.types import check_length
 
 if TYPE_CHECKING:
     from datasets import Dataset

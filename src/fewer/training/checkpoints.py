@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from fewer.manifest import MANIFEST, is_whole, seal
-from fewer.models import parts
-from fewer.pretrained import weight_files
+from fewer._files.manifest import MANIFEST, is_whole, seal
+from fewer.hf.attach import parts
+from fewer.hf.pretrained import weight_files
 
 __all__ = ["MANIFEST", "is_whole", "load_weights", "newest_whole", "seal", "weights_hash"]
 

@@ -21,18 +21,18 @@ from transformers import (
     set_seed,
 )
 
-from fewer.config import method_to
+from fewer._files.disk import read_json, write_json, writing
+from fewer._files.locking import lock_folder
 from fewer.core.policy import Dense, Method, Phase
-from fewer.device import training_device
-from fewer.disk import read_json, write_json, writing
-from fewer.folders import load, save
-from fewer.locking import lock_folder
-from fewer.models import attach, attachment, is_attached
+from fewer.hf.attach import attach, attachment, is_attached
+from fewer.hf.checkpoint import load, save
+from fewer.hf.config import method_to
 from fewer.tasks.rows import data_hash
+from fewer.training.calibration import SAMPLE_TEXTS, calibrate, collator_for, sample_size
 from fewer.training.checkpoints import is_whole, newest_whole, seal, weights_hash
+from fewer.training.device import training_device
 from fewer.training.precision import Precision, choose
-from fewer.training.rehearsal import SAMPLE_TEXTS, calibrate, collator_for, sample_size
-from fewer.training.spans import TAUGHT
+from fewer.training.qa_collator import TAUGHT
 from fewer.training.trainer import PhaseTrainer, training_only
 
 if TYPE_CHECKING:

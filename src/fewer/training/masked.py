@@ -23,13 +23,13 @@ from transformers import (
     set_seed,
 )
 
-from fewer.device import training_device
-from fewer.locking import lock_folder
-from fewer.models import attachment, evaluating, is_attached, longest, parts
-from fewer.pretrained import load_pretrained, local_folder
+from fewer._files.locking import lock_folder
+from fewer.hf.attach import attachment, evaluating, is_attached, longest, parts
+from fewer.hf.pretrained import load_pretrained, local_folder
 from fewer.tasks.rows import data_hash
 from fewer.tasks.texts import BATCH_TEXTS, check_strings, clean
 from fewer.training.checkpoints import newest_whole, weights_hash
+from fewer.training.device import training_device
 from fewer.training.fit import check_schedule, claim, own_forward
 from fewer.training.precision import Precision, choose
 from fewer.training.trainer import StrictTrainer

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from fewer._files.disk import writing
 from fewer.core.policy import Lesson, Onlooker, Phase, Policy, Taught
 from fewer.core.trace import record
-from fewer.disk import writing
-from fewer.heads import Answers, labels_of, logits_of, task_loss
-from fewer.models import attachment
+from fewer.hf.attach import attachment
+from fewer.hf.task_heads import Answers, labels_of, logits_of, task_loss
 from fewer.training.checkpoints import load_weights, seal
-from fewer.training.spans import RELEVANT
+from fewer.training.qa_collator import RELEVANT
 
 __all__ = ["PhaseTrainer", "StrictTrainer", "parameter_groups", "teacher_of", "training_only"]
 

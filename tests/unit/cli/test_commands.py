@@ -240,7 +240,7 @@ def test_columns_are_checked_before_the_model_is_loaded(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("fewer.folders.load", None)
+    monkeypatch.setattr("fewer.hf.checkpoint.load", None)
     data = tmp_path / "test.csv"
     data.write_text("text,label\na,up\nb,\n")
     assert run("evaluate", trained / "model", "--data", data) == 2

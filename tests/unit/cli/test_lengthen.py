@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 import fewer
-from fewer.attention import BigBird, Longformer
+from fewer.methods.attention import BigBird, Longformer
 from tests.tiny import tiny, word_tokenizer
 from tests.unit.cli.test_commands import run
 

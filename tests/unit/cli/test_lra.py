@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fewer.lra.tasks import TASKS
+from fewer_lra.tasks import TASKS
 from tests.unit.cli.test_commands import run
 
 RECIPE = """

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, BertForQuestionAnswering
 
 import fewer
 from benchmarks.passages import measure
-from fewer.attention import DeFormer
+from fewer.methods.attention import DeFormer
 from tests.unit.cli.test_commands import run
 
 TEXTS = {"a": "good film", "b": "the plot of a dull film", "c": "rare beauty and a very bad plot"}

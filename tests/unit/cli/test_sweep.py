@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fewer.measure.sweeps import operating_point
+from fewer.report.operating_points import operating_point
 from tests.unit.cli.test_commands import run
 
 COLUMNS = ("--column", "text=review", "--column", "label=stars")

@@ -10,7 +10,7 @@ from fewer.core.decision import Spoken
 from fewer.core.packed import Packed, plan
 from fewer.core.policy import Dial, Lesson, Method, Rehearsal
 from fewer.core.stack import Stack
-from fewer.exits import FastBERT
+from fewer.methods.exits import FastBERT
 from tests.tiny import tiny
 
 SHAPE = Shape(3, 8, 2, 0.0, (LayerCost(1, 2, 1, 8, 4, 2),) * 3, 2, "text")

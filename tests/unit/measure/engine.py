@@ -10,7 +10,7 @@ from datasets import Dataset
 
 import fewer
 from fewer.core.cost import Shape
-from fewer.measure.peers import REFERENCE, Build, Inputs, Runner, running
+from fewer.runtimes.adapters import REFERENCE, Build, Inputs, Runner, running
 from tests.tiny import tiny
 
 LENGTHS = (3, 9, 2, 14, 5, 5, 12, 11)
@@ -20,7 +20,7 @@ def without_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `optimize` only change the precision, as not every processor has bf16."""
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
     monkeypatch.setattr(
-        "fewer.inference.optimize", lambda model, precision: model.to(dtypes[precision])
+        "fewer.hf.optimize.optimize", lambda model, precision: model.to(dtypes[precision])
     )
 
 

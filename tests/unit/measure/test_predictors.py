@@ -4,7 +4,7 @@ from datasets import Dataset
 
 import fewer
 from fewer.measure.predictors import judge
-from fewer.pruning import BlockSkim
+from fewer.methods.pruning import BlockSkim
 from tests.tiny import ragged, tiny, word_tokenizer
 
 LENGTHS = (23, 9, 14)

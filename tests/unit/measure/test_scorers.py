@@ -9,8 +9,8 @@ import torch
 from datasets import Dataset
 
 import fewer
-from fewer.answerer import answer
 from fewer.core.policy import Dense
+from fewer.inference.answer import answer
 from fewer.measure.evaluate import predict, three_way
 from fewer.measure.scorers import SpanScorer, TagScorer, TextScorer, scorer_of
 from fewer.measure.sweep import Depths

@@ -4,8 +4,8 @@ import pytest
 from tokenizers import processors
 
 import fewer
-from fewer.attention import DeFormer, Longformer
 from fewer.core.stack import Stack
+from fewer.methods.attention import DeFormer, Longformer
 from fewer.passages import index
 from tests.tiny import tiny, word_tokenizer
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import fewer
-from fewer.attention import BigBird, DeFormer
+from fewer._files.locking import lock_folder
 from fewer.core.stack import Stack
-from fewer.locking import lock_folder
+from fewer.methods.attention import BigBird, DeFormer
+from fewer.methods.pruning import BlockSkim
 from fewer.passages import PassageIndex, building
-from fewer.pruning import BlockSkim
 from tests.tiny import tiny
 from tests.unit.passages.made import (
     LAYERS,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import fewer
-from fewer.attention import DeFormer
+from fewer.inference.pipelines import QuestionAnsweringPipeline
+from fewer.methods.attention import DeFormer
 from fewer.passages import index
-from fewer.pipelines import QuestionAnsweringPipeline
 from fewer.tasks.spans import WindowLogits, best_spans
 from fewer.tasks.windows import tokenise_pairs, word_bounds
 from tests.tiny import tiny

@@ -8,7 +8,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
 from transformers import AutoTokenizer
 
-from fewer.packaged import model_folder
+from fewer._pypi_models import model_folder
 from fewer.tasks.columns import DataWarning
 from fewer.tasks.rows import read_rows
 from fewer.tasks.tag_metrics import score_tags

@@ -11,8 +11,8 @@ from transformers import AutoTokenizer, Trainer
 
 import fewer
 from fewer import LTP, Dense
-from fewer.locking import LOCK_FILE
-from fewer.pruning.ltp import LTPPolicy
+from fewer._files.locking import LOCK_FILE
+from fewer.methods.pruning.ltp import LTPPolicy
 from fewer.training.fit import Schedule, dense_phase
 from tests.contract.table import read
 from tests.tiny import ragged, tiny

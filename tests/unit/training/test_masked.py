@@ -8,8 +8,8 @@ import torch
 from transformers import DataCollatorForLanguageModeling, Trainer
 
 import fewer
-from fewer.attention import Longformer
-from fewer.lengthening import lengthen
+from fewer.hf.extend_positions import lengthen
+from fewer.methods.attention import Longformer
 from fewer.training import masked
 from fewer.training.masked import MaskedSchedule, adapt
 from tests.tiny import tiny, word_tokenizer

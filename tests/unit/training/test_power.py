@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 import fewer
-from fewer.locking import lock_folder
+from fewer._files.locking import lock_folder
 from tests.faults import files_of_at_most
 from tests.unit.training.synthetic import run, small_model
 

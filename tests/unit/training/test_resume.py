@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification, Trainer
 
-from fewer.config import method_to
-from fewer.manifest import MANIFEST, seal
+from fewer._files.manifest import MANIFEST, seal
+from fewer.hf.config import method_to
 from fewer.training import fit as module
 from fewer.training.fit import dense_phase
 from tests.unit.training.synthetic import METHOD, QUICK, ROWS, STEPS, run, small_model, texts

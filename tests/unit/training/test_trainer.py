@@ -4,11 +4,11 @@ from transformers import TrainingArguments
 
 import fewer
 from fewer import LTP, Phase
-from fewer.attention import DeFormer
-from fewer.attention.deformer import DeFormerPolicy
-from fewer.heads import logits_of
-from fewer.pruning import BlockSkim
-from fewer.pruning.block_skim import BlockSkimPolicy
+from fewer.hf.task_heads import logits_of
+from fewer.methods.attention import DeFormer
+from fewer.methods.attention.deformer import DeFormerPolicy
+from fewer.methods.pruning import BlockSkim
+from fewer.methods.pruning.block_skim import BlockSkimPolicy
 from fewer.training.trainer import PhaseTrainer, parameter_groups, teacher_of, training_only
 from tests.lessons import lesson
 from tests.tiny import ragged, tiny

@@ -1,0 +1,1 @@
+"""What only this repository's own tables need."""

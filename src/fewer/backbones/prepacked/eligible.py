@@ -1,0 +1,94 @@
+"""What may be packed: modules that do what their class says, activations known by their values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fewer.kernels.cpu.batch_invariant import RowwiseLinear
+from fewer.kernels.cpu.plain import changes_forward, has_own_tensors, is_plain_tensor
+
+__all__ = ["Unpackable", "activation_name", "linear_map", "norm_of", "table_of"]
+
+_KNOWN: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+}
+
+
+class Unpackable(Exception):
+    """A part of a model must be run as it is; the message says which and why."""
+
+
+def linear_map(module: Any) -> nn.Linear:
+    """Return a module that is a plain linear map.
+
+    Raises `Unpackable` for adapters, quantised maps, and maps with hooks, whose call does more.
+    """
+    if type(module) not in (nn.Linear, RowwiseLinear):
+        raise Unpackable(
+            f"a {type(module).__module__}.{type(module).__qualname__} stands where a linear map "
+            "does (merge adapters to have it packed)"
+        )
+    plain: nn.Linear = _plain(module)
+    return plain
+
+
+def norm_of(module: Any) -> nn.LayerNorm:
+    """Return a module that is a plain LayerNorm with weights. Raises `Unpackable`."""
+    if type(module) is not nn.LayerNorm or module.weight is None:
+        raise Unpackable(f"a {type(module).__qualname__} stands where a LayerNorm does")
+    plain: nn.LayerNorm = _plain(module)
+    return plain
+
+
+def table_of(module: Any, rows: int) -> nn.Embedding:
+    """Return a module that is a plain embedding of `rows` ids or more. Raises `Unpackable`."""
+    if type(module) is not nn.Embedding or module.max_norm is not None:
+        raise Unpackable(f"a {type(module).__qualname__} stands where an embedding does")
+    if module.weight.shape[0] < rows:
+        raise Unpackable(f"an embedding has {module.weight.shape[0]} rows, the config says {rows}")
+    plain: nn.Embedding = _plain(module)
+    return plain
+
+
+def _plain(module: Any) -> Any:
+    _refuse_hooks(module)
+    if not has_own_tensors(module):
+        raise Unpackable(
+            f"the weight or bias of a {type(module).__qualname__} is no parameter of its own, or "
+            "of a class of its own"
+        )
+    for name, parameter in module.named_parameters(recurse=False):
+        if not is_plain_tensor(parameter):
+            raise Unpackable(
+                f"a {type(module).__qualname__} has a {name} of {type(parameter.data).__name__}, "
+                f"{parameter.dtype} on {parameter.device}"
+            )
+    return module
+
+
+def _refuse_hooks(module: nn.Module) -> None:
+    if changes_forward(module):
+        raise Unpackable(f"a {type(module).__qualname__} has hooks, which would not be called")
+
+
+def activation_name(activation: Callable[[Tensor], Tensor]) -> str:
+    """Find out by its values which activation this is. Raises `Unpackable` for an unknown one."""
+    if isinstance(activation, nn.Module):
+        _refuse_hooks(activation)
+    large = torch.tensor([12.0, 100.0, 1e4])  # some are cut off at 10, and like GELU below
+    x = torch.cat((torch.linspace(-8, 8, 257), large, -large))
+    with torch.no_grad():
+        y = activation(x)
+    for name, known in _KNOWN.items():
+        if torch.allclose(y, known(x), rtol=0, atol=1e-6):
+            return name
+    raise Unpackable(f"the activation {activation!r} has no kernel")

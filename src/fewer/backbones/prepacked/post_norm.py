@@ -1,0 +1,132 @@
+"""A layer and the embeddings of BERT's family, packed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from fewer.backbones.base import Tokens, split_heads
+from fewer.backbones.post_norm import PostNormLayer, TableEmbedding, segment_of
+from fewer.backbones.prepacked.eligible import (
+    Unpackable,
+    activation_name,
+    linear_map,
+    norm_of,
+    table_of,
+)
+from fewer.backbones.prepacked.layer import PackedLayer
+from fewer.kernels.cpu.library import Isa
+from fewer.kernels.cpu.ops import Norm, Weight, embed, feed_forward, linear
+
+__all__ = ["PackedEmbedding", "PackedPostNorm"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedPostNorm(PackedLayer):
+    """One layer in four calls: fused q k v, output with residual and norm, the feed-forward block.
+
+    States between layers are fp32; queries, keys, values and context have the kernels' own dtype.
+    """
+
+    plain: PostNormLayer
+    projections: Weight  # query, key, value
+    output: Weight
+    output_norm: Norm
+    wide: Weight
+    activation: str
+    narrow: Weight
+    narrow_norm: Norm
+
+    @classmethod
+    def of(cls, layer: PostNormLayer, isa: Isa) -> PackedPostNorm:
+        """Pack a layer's weights. Raises `Unpackable` where a module does more than its class."""
+        own = [linear_map(module) for module in (layer.query, layer.key, layer.value)]
+        if len({one.bias is None for one in own}) > 1:
+            raise Unpackable("some of query, key and value have a bias and some have not")
+        return cls(
+            plain=layer,
+            isa=isa,
+            projections=Weight.of(own, isa),
+            output=Weight.of([linear_map(layer.output)], isa),
+            output_norm=Norm.of(norm_of(layer.output_norm)),
+            wide=Weight.of([linear_map(layer.wide)], isa),
+            activation=activation_name(layer.activation),
+            narrow=Weight.of([linear_map(layer.narrow)], isa),
+            narrow_norm=Norm.of(norm_of(layer.narrow_norm)),
+        )
+
+    def qkv(
+        self, hidden: Tensor, position: Tensor, rows: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run one linear map for all three; queries apart where only some rows ask."""
+        heads, third = self.plain.heads, self.projections.struct.n // 3
+        keys_values = None if rows is None else self.projections.after(third)
+        if rows is None or keys_values is None:
+            fused = linear(hidden, self.projections, dtype=self.isa.dtype)
+            q, k, v = fused.view(-1, 3, heads, third // heads).unbind(1)
+            return (q if rows is None else q.index_select(0, rows)), k, v
+        asking = hidden.index_select(0, rows)
+        q = linear(asking, self.projections.first(third), dtype=self.isa.dtype)
+        k, v = linear(hidden, keys_values, dtype=self.isa.dtype).split(third, dim=1)
+        return split_heads(q, heads), split_heads(k, heads), split_heads(v, heads)
+
+    def far(self, hidden: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """As the layer has it, in the dtype of the kernels."""
+        found = self.plain.far(hidden.to(self.plain.query.weight.dtype), anchors)
+        if found is None:
+            return None
+        q, k, v = (states.to(self.isa.dtype) for states in found)
+        return q, k, v
+
+    def attended(self, context: Tensor, hidden: Tensor) -> Tensor:
+        """LN(x + W context)."""
+        return linear(context, self.output, residual=hidden.contiguous(), norm=self.output_norm)
+
+    def ffn(self, hidden: Tensor) -> Tensor:
+        """LN(x + W2 act(W1 x))."""
+        return feed_forward(hidden, self.wide, self.narrow, self.narrow_norm, self.activation)
+
+
+@dataclass(frozen=True)
+class PackedEmbedding:
+    """Word, segment and position embeddings and their norm in one pass over the tokens.
+
+    States are fp32 whatever the model's dtype; a projection is a module of the model's own.
+    """
+
+    plain: TableEmbedding
+    isa: Isa
+    tables: tuple[Tensor, Tensor | None, Tensor]
+    norm: Norm
+
+    @classmethod
+    def of(cls, plain: TableEmbedding, isa: Isa, ids: int, segments: int) -> PackedEmbedding:
+        """View the tables; nothing is copied if they are fp32.
+
+        `ids` and `segments` say how many there may be. Raises `Unpackable`.
+        """
+        own = plain.tables
+        tables = (
+            _table(own.word_embeddings, ids),
+            _table(own.token_type_embeddings, max(1, segments)) if plain.segments else None,
+            _table(own.position_embeddings, 0),  # as many as there are rows: positions are checked
+        )
+        return cls(plain, isa, tables, Norm.of(norm_of(own.LayerNorm)))
+
+    def __call__(self, tokens: Tokens) -> Tensor:
+        """Embed packed tokens."""
+        if tokens.ids is None:
+            return self.plain(tokens).float()
+        segment = segment_of(tokens) if self.plain.segments else None
+        hidden = embed((tokens.ids, segment, tokens.position), self.tables, self.norm, self.isa)
+        if not self.plain.projections:
+            return hidden
+        hidden = hidden.to(self.plain.tables.word_embeddings.weight.dtype)
+        for projection in self.plain.projections:
+            hidden = projection(hidden)
+        return hidden.float()
+
+
+def _table(module: nn.Module, rows: int) -> Tensor:
+    return table_of(module, rows).weight.detach().float().contiguous()

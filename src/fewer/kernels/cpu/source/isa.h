@@ -1,0 +1,34 @@
+// All kernels for one instruction set, in a namespace of its own. Nothing of the C++ library is
+// used: its inline functions, compiled here, could be called on processors without these
+// instructions.
+#include <immintrin.h>
+#include <stddef.h>
+#include <stdlib.h>
+
+#include "abi.h"
+#include "registry.h"
+
+namespace FEWER_ISA {
+#include "simd.h"
+//
+#include "float_gemm.h"
+#if FEWER_BF16
+#include "bf16_gemm.h"
+typedef Bf16 Precision;
+#else
+typedef Float Precision;
+#endif
+//
+#include "attention.h"
+#include "block_cnn.h"
+#include "layers.h"
+
+static int64_t packed_bytes(int64_t n, int64_t k) {
+  return round_up(n, COLUMNS) / COLUMNS * Precision::panel(k) * sizeof(Precision::Number);
+}
+static void pack(const float *weight, int64_t n, int64_t k, void *out) {
+  Precision::pack(weight, n, k, (Precision::Number *)out);
+}
+extern const Kernels kernels = {packed_bytes, pack, linear<Precision>, feed_forward<Precision>,
+                                attention<Precision>, embed, judge};
+}  // namespace FEWER_ISA

@@ -1,0 +1,1 @@
+"""The methods: pruning tokens, exiting early, attending to fewer pairs, and combinations."""

@@ -1,0 +1,32 @@
+"""DeeBERT: dynamic early exiting (Xin et al., ACL 2020, https://arxiv.org/abs/2004.12993).
+
+Each layer but the last has a pooler and a classifier of its own on [CLS]. The model is fine-tuned
+as always; then it stays as it is, and the exits learn from the labels: the sum over l < L of CE_l.
+A text leaves when the entropy of its answer is below the threshold, which depends on the number of
+classes: 0 .. ln C.
+
+What differs from the authors' code: texts leave a batch of any size (there an exit is an exception,
+and the batch is one text), and the entropy of a certain answer is 0 (there NaN, so it never exits).
+The poolers start as copies of the model's, as there, where it has one; those of DistilBERT,
+ELECTRA, BigBird and ModernBERT start at random.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fewer.methods.exits.early_exit import EarlyExit, Training
+from fewer.methods.exits.losses import Teacher
+
+__all__ = ["DeeBERT"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeeBERT(EarlyExit):
+    """Exit at a low entropy, with heads trained after the model."""
+
+    head: str = "pooled"
+    criterion: str = "entropy"
+    training: Training = "frozen"
+    teacher: Teacher = "labels"
+    epochs: float = 3.0

@@ -1,0 +1,202 @@
+"""Exit heads: from the states of a layer to the logits of each text.
+
+| name | made of | used by |
+|---|---|---|
+| `linear` | one linear map of [CLS] | |
+| `pooled` | a pooler per exit, tanh(W [CLS] + b), then a linear map | DeeBERT, BERxiT |
+| `shared` | one pooler for all exits, then a linear map per exit | PABEE |
+| `mixed` | the shared pooler's outputs so far, mixed with a learned unit vector | Right Tool |
+| `attentive` | a narrow attention over all tokens of the text, asked by [CLS] | FastBERT |
+
+Poolers start as copies of the model's own, where its head has one
+(`fewer.hf.task_heads.pooler_of`: BERT, ALBERT, RoBERTa and their kin), else at random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from fewer.backbones.fast_linear import in_rows
+from fewer.core.cost import Shape
+from fewer.core.decision import Spoken
+from fewer.core.packed import Packed
+
+__all__ = ["HEADS", "Heads", "first_rows"]
+
+
+class Heads(nn.Module):
+    """What all heads have in common: classifiers on features of some width, and their price."""
+
+    looks_back: ClassVar[bool] = False  # whether earlier exits' features are used
+
+    def __init__(self, shape: Shape, exits: int, width: int) -> None:
+        super().__init__()
+        self.width = width  # F, of the features
+        self.classifiers = nn.ModuleList(nn.Linear(width, shape.labels) for _ in range(exits))
+        self.per_text = 2.0 * width * shape.labels  # FLOPs of one exit, for each text
+        self.per_token = 0.0  # and for each of its tokens
+
+    def features(self, tokens: Packed, number: int) -> Tensor:
+        """Make what exit `number` reads of each text in `tokens.texts`, `(b, F)`; here [CLS]."""
+        return first_states(tokens)
+
+    def classify(self, features: Tensor, number: int, before: list[Spoken]) -> Tensor:
+        """Logits `(b, C)` of texts from their features, and those of earlier exits."""
+        logits: Tensor = self.classifiers[number](features)
+        return logits
+
+    def start_from(self, pooler: nn.Linear) -> None:
+        """Copy the model's own pooler; heads without one have nothing to copy it to."""
+
+    def flops(self, tokens: Packed, more: int = 0) -> Float[Tensor, "B"]:
+        """FLOPs of one exit for each text of the batch; 0 for those that have left.
+
+        `more` multiply-adds a text come on top.
+        """
+        if tokens.grid[0] == 1 and tokens.alive is None:
+            price = self.per_text + 2.0 * more + self.per_token * tokens.slot.numel()
+            return torch.full((1,), price, device=tokens.slot.device)
+        here = torch.zeros(tokens.grid[0], device=tokens.slot.device)
+        here[tokens.texts] = self.per_text + 2.0 * more
+        if not self.per_token:
+            return here
+        alive = None if tokens.alive is None else tokens.alive.float()
+        return here + self.per_token * tokens.count(alive)
+
+
+class _Pooled(Heads):
+    def __init__(self, shape: Shape, exits: int, poolers: int) -> None:
+        super().__init__(shape, exits, shape.hidden_size)
+        width = shape.hidden_size
+        self.poolers = nn.ModuleList(nn.Linear(width, width) for _ in range(poolers))
+        self.per_text += 2.0 * width**2
+
+    def features(self, tokens: Packed, number: int) -> Tensor:
+        pooler = self.poolers[number % len(self.poolers)]
+        pooled: Tensor = torch.tanh(pooler(first_states(tokens)))
+        return pooled
+
+    def start_from(self, pooler: nn.Linear) -> None:
+        with torch.no_grad():
+            for parameter in self.poolers.parameters():
+                parameter.copy_(pooler.bias if parameter.ndim == 1 else pooler.weight)
+
+
+class _Mixed(_Pooled):
+    """Right Tool: r_i = sum over j <= i of w_ij g_j with ||w_i|| = 1, then W_i r_i + b_i.
+
+    The released code normalises w by making it a new parameter after each step, so that its
+    optimiser still holds the old one and w never moves. Here the raw weights are learned, and
+    normalised on the way.
+    """
+
+    looks_back = True
+
+    def __init__(self, shape: Shape, exits: int) -> None:
+        super().__init__(shape, exits, 1)
+        self.mixing = nn.ParameterList(nn.Parameter(torch.randn(n + 1)) for n in range(exits))
+
+    def classify(self, features: Tensor, number: int, before: list[Spoken]) -> Tensor:
+        earlier = [said.features for said in before]
+        pooled = torch.stack([*(one for one in earlier if one is not None), features])
+        raw = self.mixing[number]
+        weights = (raw / raw.norm()).to(pooled.dtype)
+        mixed = (weights[:, None, None] * pooled).sum(0)
+        return super().classify(mixed, number, before)
+
+
+class _Attentive(Heads):
+    """FastBERT's classifier: narrow, attend, narrow again.
+
+    Only the first token's row of the attention is used, so only [CLS] asks. Nothing stands between
+    its query map and the map of the keys, so the two are one: from [CLS] to what each of the two
+    attention heads looks for in a token. Nor between the map of the values and the linear map after
+    them, so these are one, after the weighted sum. Every function of the paper's head is one of
+    these, at a third of the price, but not the other way round: a product of two maps through the
+    W / 2 columns of an attention head has half the rank. The two sums over tokens are not counted
+    as FLOPs.
+    """
+
+    def __init__(self, shape: Shape, exits: int, heads: int = 2) -> None:
+        wide = shape.hidden_size
+        width = max(heads, min(128, wide // 3 // heads * heads))  # 128 in the paper, of 768
+        super().__init__(shape, exits, width)
+        self.attention_heads = heads
+
+        def maps(inputs: int, outputs: int) -> nn.ModuleList:
+            return nn.ModuleList(nn.Linear(inputs, outputs) for _ in range(exits))
+
+        self.narrow, self.ask = maps(wide, width), maps(width, heads * width)
+        self.mix = maps(heads * width, width)
+        with torch.no_grad():
+            for parameter in self.ask.parameters():
+                parameter.mul_((heads / width) ** 0.5)  # what attention divides its scores by
+        self.per_text += 2.0 * width**2 * heads * 2
+        self.per_token = 2.0 * wide * width
+
+    def features(self, tokens: Packed, number: int) -> Tensor:
+        states = torch.tanh(in_rows(self.narrow[number], tokens.hidden))  # (T, W)
+        first = states.index_select(0, first_rows(tokens))  # (b, W)
+        wanted = self.ask[number](first).unflatten(1, (self.attention_heads, -1))  # (b, h, W)
+        place = _places(tokens)  # which of the b texts a token belongs to
+        asked = wanted if len(first) == 1 else wanted[place]
+        scores = (asked * states.unsqueeze(1)).sum(2).float()  # (T, h)
+        weights = _softmax_by_text(scores, place, len(first), tokens).to(states.dtype)
+        summed = torch.zeros_like(wanted).index_add(  # (b, h, W)
+            0, place, weights.unsqueeze(2) * states.unsqueeze(1)
+        )
+        mixed: Tensor = torch.tanh(self.mix[number](summed.flatten(1)))
+        return mixed
+
+
+def first_rows(tokens: Packed) -> Int[Tensor, "b"]:
+    """Rows of the first token of every text that has not left."""
+    return tokens.cu[:-1][tokens.texts]
+
+
+def first_states(tokens: Packed) -> Float[Tensor, "b D"]:
+    """States of the first token of every text that has not left."""
+    return tokens.hidden.index_select(0, first_rows(tokens))
+
+
+def _places(tokens: Packed) -> Int[Tensor, "T"]:
+    """Of each token, the place of its text among those that have not left; 0 for the gone."""
+    if tokens.grid[0] == 1:
+        return tokens.sequence
+    place = torch.zeros(tokens.grid[0], dtype=torch.long, device=tokens.slot.device)
+    place[tokens.texts] = torch.arange(len(tokens.texts), device=place.device)
+    return place[tokens.sequence]
+
+
+def _softmax_by_text(
+    scores: Float[Tensor, "T h"], place: Tensor, texts: int, tokens: Packed
+) -> Float[Tensor, "T h"]:
+    """Weights of each text's tokens, which sum to 1; the gone have none, the faded less."""
+    if tokens.alive is not None:
+        scores = scores.masked_fill(~tokens.alive.unsqueeze(1), -torch.inf)
+    none = scores.new_full((texts, scores.shape[1]), -torch.inf)
+    if texts == 1:
+        weights = (scores - scores.detach().amax(0)).exp()
+    else:
+        wide = place.unsqueeze(1).expand_as(scores)
+        peak = none.scatter_reduce(0, wide, scores.detach(), "amax")
+        weights = (scores - peak[place]).exp()
+    if tokens.gate is not None:
+        weights = weights * tokens.gate.unsqueeze(1)
+    # in the order of the tokens, in one text as in many: no bit depends on the others
+    total = torch.zeros_like(none).index_add(0, place, weights)
+    return weights / (total if texts == 1 else total[place])
+
+
+HEADS: dict[str, Callable[[Shape, int], Heads]] = {
+    "linear": lambda shape, exits: Heads(shape, exits, shape.hidden_size),
+    "pooled": lambda shape, exits: _Pooled(shape, exits, exits),
+    "shared": lambda shape, exits: _Pooled(shape, exits, 1),
+    "mixed": _Mixed,
+    "attentive": _Attentive,
+}

@@ -1,0 +1,8 @@
+"""Fewer tokens: one paper a file."""
+
+from __future__ import annotations
+
+from fewer.methods.pruning.block_skim import BlockSkim
+from fewer.methods.pruning.ltp import LTP
+
+__all__ = ["LTP", "BlockSkim"]

@@ -1,0 +1,167 @@
+"""Other runtimes for the same model, each built as its manual tells its users to.
+
+None is needed to use fewer: `pip install 'fewer[peers]'`. A peer that cannot be built raises;
+whoever compares them names it and goes on.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fewer.runtimes.onnx import Logits, hushed, quantize, to_onnx
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["PEERS", "REFERENCE", "Build", "Inputs", "Runner", "example_of", "running", "versions"]
+
+Inputs = Mapping[str, Tensor]
+REFERENCE = "hf-fp32"
+
+EXAMPLE = (2, 8)  # texts and tokens that exporters look at
+# What OpenVINO calls the precision that it chose.
+_PRECISIONS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A system that is ready: padded inputs in, logits out."""
+
+    call: Callable[[Inputs], Tensor]  # (B, C), of any floating type
+    precision: str  # that it really computes in: "fp32", "bf16", "fp16" or "int8"
+
+
+# From the padded model in fp32, a small batch and a number of threads.
+Build = Callable[["PreTrainedModel", Inputs, int], Runner]
+
+
+def running(model: PreTrainedModel, precision: str) -> Runner:
+    """Run a model of torch as it is."""
+
+    def call(inputs: Inputs) -> Tensor:
+        logits: Tensor = model(**inputs).logits
+        return logits
+
+    return Runner(call, precision)
+
+
+def example_of(inputs: Inputs) -> dict[str, Tensor]:
+    """Cut a small batch for the exporters, who want two texts: one is repeated."""
+    texts, tokens = EXAMPLE
+    return {
+        name: value[[0, min(1, len(value) - 1)] * (texts // 2), :tokens].clone()
+        for name, value in inputs.items()
+    }
+
+
+def versions() -> dict[str, str]:
+    """Name the versions of the optional packages that are installed."""
+    found = {}
+    for name in ("onnx", "onnxruntime", "openvino"):
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _hugging_face(precision: str, model: PreTrainedModel, example: Inputs, threads: int) -> Runner:
+    return running(_in(precision, model), precision)
+
+
+def _compiled(precision: str, model: PreTrainedModel, example: Inputs, threads: int) -> Runner:
+    """Compile with frozen weights, once for batch 1 and once for all other shapes.
+
+    Batch 1 is a graph of its own because torch makes one of every dimension of size 1.
+    """
+    with hushed():
+        compiled: Any = torch.compile(
+            _in(precision, model), dynamic=True, options={"freezing": True}
+        )
+
+    def call(inputs: Inputs) -> Tensor:
+        logits: Tensor = compiled(**inputs).logits
+        return logits
+
+    with hushed(), torch.inference_mode():
+        for texts in (1, len(next(iter(example.values())))):
+            call({name: value[:texts].contiguous() for name, value in example.items()})
+    return Runner(call, precision)
+
+
+def _onnxruntime(precision: str, model: PreTrainedModel, example: Inputs, threads: int) -> Runner:
+    """Run an export with all of the runtime's own graph optimisations (its default)."""
+    with hushed():
+        import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors
+    with tempfile.TemporaryDirectory(prefix="fewer-onnx-") as folder:
+        path = Path(folder) / "model.onnx"
+        to_onnx(model, dict(example), path)
+        if precision == "int8":
+            quantize(path, to := Path(folder) / "int8.onnx")
+            path = to
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+    names = list(example)
+
+    def call(inputs: Inputs) -> Tensor:
+        (logits,) = session.run(["logits"], {name: inputs[name].numpy() for name in names})
+        return torch.from_numpy(logits)
+
+    return Runner(call, precision)
+
+
+def _openvino(hint: str | None, model: PreTrainedModel, example: Inputs, threads: int) -> Runner:
+    """Compile for the CPU, for latency; without a hint the plugin chooses the precision."""
+    with hushed():
+        import openvino
+
+        converted = openvino.convert_model(
+            Logits(copy.deepcopy(model), list(example)).eval(),
+            example_input=tuple(example.values()),
+            input=[([-1, -1], openvino.Type.i64)] * len(example),
+        )
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+    if hint is not None:
+        settings["INFERENCE_PRECISION_HINT"] = hint
+    compiled = openvino.Core().compile_model(converted, "CPU", settings)
+    request, names = compiled.create_infer_request(), list(example)
+    chosen = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+
+    def call(inputs: Inputs) -> Tensor:
+        found = request.infer([inputs[name].numpy() for name in names])
+        return torch.from_numpy(found[compiled.output(0)])
+
+    return Runner(call, _PRECISIONS.get(chosen, chosen))
+
+
+PEERS: dict[str, Build] = {
+    REFERENCE: partial(_hugging_face, "fp32"),
+    "hf-bf16": partial(_hugging_face, "bf16"),
+    "compile-fp32": partial(_compiled, "fp32"),
+    "compile-bf16": partial(_compiled, "bf16"),
+    "onnxruntime-fp32": partial(_onnxruntime, "fp32"),
+    "onnxruntime-int8": partial(_onnxruntime, "int8"),
+    "openvino-f32": partial(_openvino, "f32"),
+    "openvino-default": partial(_openvino, None),
+}
+
+
+def _in(precision: str, model: PreTrainedModel) -> PreTrainedModel:
+    own: Any = copy.deepcopy(model)
+    moved: PreTrainedModel = own.to({"fp32": torch.float32, "bf16": torch.bfloat16}[precision])
+    return moved

@@ -1,0 +1,90 @@
+"""Milliseconds of one text by its length: ours and the fastest peer of each precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fewer.report.format import short
+from fewer.report.svg import COLOURS, Drawing, canvas, drawing
+from fewer.runtimes.lineup import OURS
+
+if TYPE_CHECKING:
+    from fewer.report.settings import Row
+
+__all__ = ["by_length", "write_svg"]
+
+# Line: colour, style, marker. Peers are dashed; fp32 and bf16 of ours share a colour.
+_STYLES = {
+    "fastest fp32 peer": ("padded", "--", "s"),
+    "fastest bf16 peer": ("third", "--", "^"),
+    "fastest int8 peer": ("fourth", "--", "v"),
+    "packed-fp32": ("packed", ":", "o"),
+    "packed-bf16": ("packed", "-", "o"),
+    "method-fp32": ("method", ":", "D"),
+    "method-bf16": ("method", "-", "D"),
+}
+
+
+def by_length(rows: Iterable[Row]) -> Drawing | None:
+    """Draw rows of equal lengths at batch 1; `None` for fewer than two lengths."""
+    curves = _curves(rows)
+    lengths = sorted({length for curve in curves.values() for length in curve})
+    if len(lengths) < 2:
+        return None
+    with canvas() as (figure, axes):
+        figure.set_size_inches(6.4, 4.2)
+        for name, curve in curves.items():
+            colour, style, marker = _STYLES[name]
+            axes.plot(
+                sorted(curve),
+                [curve[length] for length in sorted(curve)],
+                style,
+                color=COLOURS[colour],
+                marker=marker,
+                markersize=4,
+                linewidth=1.4,
+                label=name,
+            )
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xticks(lengths, [str(length) for length in lengths])
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_xlabel("tokens in the text")
+        axes.set_ylabel("milliseconds, batch 1")
+        axes.legend(frameon=False, labelcolor=COLOURS["ink"], fontsize=8)
+        told = (
+            f"{name} " + ", ".join(f"{length}: {short(curve[length])}" for length in sorted(curve))
+            for name, curve in curves.items()
+        )
+        return drawing(
+            figure,
+            title="One text, by its length",
+            alt=f"Milliseconds of one text by its length in tokens. {'; '.join(told)}",
+            note="Median; lower is faster.",
+        )
+
+
+def write_svg(drawn: Drawing, path: Path) -> None:
+    """Write a figure as a file of its own, which pages show as an image.
+
+    An image does not take a page's colours, so it brings its ground for dark ones.
+    """
+    own = 'xmlns="http://www.w3.org/2000/svg" style="background: #fff"'
+    path.write_text(drawn.svg.replace("<svg ", f"<svg {own} ", 1) + "\n", encoding="utf-8")
+
+
+def _curves(rows: Iterable[Row]) -> dict[str, dict[int, float]]:
+    """Collect the milliseconds: `curves[line][length]`; lines in the order of their styles."""
+    curves: dict[str, dict[int, float]] = {name: {} for name in _STYLES}
+    for row in rows:
+        kind, _, length = row["profile"].partition("-")
+        if kind != "equal" or "1" not in row["best"]:
+            continue
+        shown = {f"fastest {one} peer": name for one, name in row["best"]["1"].items()}
+        for line, name in [*shown.items(), *((name, name) for name in OURS)]:
+            if line in curves and name in row["systems"]:
+                median = row["systems"][name]["latency_ms"]["1"]["median"]
+                curves[line][int(length)] = float(median)
+    return {name: curve for name, curve in curves.items() if curve}

@@ -1,0 +1,45 @@
+"""The fastest matrix product of this machine: what a time is held against."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+import torch
+from torch.nn import functional
+
+from fewer._progress import track
+
+__all__ = ["gemm_peak"]
+
+# Rows, inner and outer width: those of small encoders, and one that any library runs well.
+SIZES = ((1024, 384, 1536), (1024, 1536, 384), (1024, 768, 3072), (1024, 1024, 1024))
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def gemm_peak(
+    *, sizes: tuple[tuple[int, int, int], ...] = SIZES, runs: int = 20
+) -> dict[str, float]:
+    """Measure FLOP/s of the fastest matrix product, by precision, with the threads torch has now.
+
+    The best of `runs` of each size, as `mm` and as `linear`: what noise takes, it never gives.
+    """
+    best = dict.fromkeys(DTYPES, 0.0)
+    with torch.inference_mode():
+        for rows, inner, outer in track(sizes, "matrix products"):
+            for name, dtype in DTYPES.items():
+                left = torch.randn(rows, inner).to(dtype)
+                right = torch.randn(outer, inner).to(dtype)
+                for call in (
+                    partial(functional.linear, left, right),
+                    partial(torch.mm, left, right.t().contiguous()),
+                ):
+                    seconds = min(_seconds(call) for _ in range(runs + 1))
+                    best[name] = max(best[name], 2.0 * rows * inner * outer / seconds)
+    return best
+
+
+def _seconds(call: partial[torch.Tensor]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start

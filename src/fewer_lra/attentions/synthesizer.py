@@ -1,0 +1,60 @@
+"""Synthesizer (Tay et al., ICML 2021, https://arxiv.org/abs/2005.00743): random, or factorised.
+
+    o = softmax(R) V        R: learned, H x n x n; or R = R1 R2, of n x k and k x n
+    o = softmax(R + Q K^T / sqrt(d)) V        with `dot`
+
+O(n^2 d) in time; the parameters are H n^2, or 2 H n k.
+
+What differs from the arena's code, and why: there k never reached the model, and Q K^T was always
+added, so their Synthesizer was a softmax attention with a learned bias, of 64 million numbers a
+layer at n = 4000. Here both are settings: `rank=32` is what their files asked for, `dot=True` what
+ran.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fewer.kernels.call import never
+from fewer_lra.attentions.base import Attention, AttentionShape, Heads, Mask, States, positive
+
+__all__ = ["Synthesizer"]
+
+
+class Synthesizer(Attention):
+    """How much a column reads another is learned, and the same for every text."""
+
+    def __init__(
+        self, shape: AttentionShape, *, rank: int | None = None, dot: bool = False
+    ) -> None:
+        super().__init__(shape)
+        self.dot = dot
+        self.reads = ("q", "k", "v") if dot else ("v",)
+        heads, length = shape.heads, shape.max_length
+        sizes = [(heads, length, length)]
+        if rank is not None:
+            sizes = [(heads, length, positive("rank", rank)), (heads, rank, length)]
+        scale = 1.0 if rank is None else rank**-0.25  # scores are N(0, 1) either way
+        self.factors = nn.ParameterList(scale * torch.randn(size) for size in sizes)
+
+    def forward(self, q: Heads, k: Heads, v: Heads, hidden: States, mask: Mask) -> Heads:
+        """Attend."""
+        self.refuse_longer(v.shape[2])
+        scores = self._learned(v.shape[2])
+        if self.dot:
+            scores = scores + q @ k.transpose(2, 3) * q.shape[-1] ** -0.5  # (B, H, n, n)
+        padding = ~mask[:, None, None]
+        weights = scores.masked_fill(padding, never(scores.dtype)).softmax(-1)
+        context: Tensor = F.dropout(weights, self.dropout).to(v.dtype) @ v
+        return context
+
+    def _learned(self, length: int) -> Float[Tensor, "H n n"]:
+        if len(self.factors) == 1:
+            whole: Tensor = self.factors[0][:, :length, :length]
+            return whole
+        first, last = self.factors
+        product: Tensor = first[:, :length] @ last[:, :, :length]
+        return product

@@ -1,0 +1,87 @@
+"""The arena at a glance, as in Figure 3 of its paper: speed, score and memory of each attention."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING
+
+from benchmarks.support.bubbles import Bubble, draw_bubbles
+from fewer.report.svg import COLOURS, Drawing, canvas, drawing
+from fewer.runtimes.figure import write_svg
+from fewer_lra.tables import Group
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["bubbles", "figure_of", "write_figure"]
+
+
+def bubbles(group: Group, timed: str) -> list[Bubble]:
+    """Collect the attentions that ran on all tasks; speed and memory are of training on `timed`.
+
+    Raises `ValueError` for a task that did not run, or where no attention ran on all.
+    """
+    if timed not in group.tasks:
+        raise ValueError(f"no rows of {timed!r}; there are {', '.join(group.tasks)}")
+    clock, found = group.clock[0], []
+    for attention in group.attentions:
+        if (score := group.average(attention)) is None:
+            continue
+        rows = group.of(attention, timed)
+        speed = mean(row["speed"]["train"][clock] for row in rows)
+        memory = mean(row["peak_memory_mb"] for row in rows)
+        found.append(Bubble(attention, speed, score, memory))
+    if not found:
+        raise ValueError(f"no attention ran on all of {', '.join(group.tasks)}")
+    return found
+
+
+def figure_of(group: Group, timed: str) -> Drawing:
+    """Draw the bubbles for a page."""
+    with canvas() as (figure, axes):
+        found = _draw(figure, axes, group, timed)
+        told = (
+            f"{one.name} {one.score:.1f} %, {one.per_s:.0f} a second, {one.memory_mb:.0f} MB"
+            for one in found
+        )
+        return drawing(
+            figure,
+            title=group.title,
+            alt=f"{group.title}: accuracy, examples in training, memory. {'; '.join(told)}",
+            note="Further right is faster, higher is better, smaller takes less memory.",
+        )
+
+
+def write_figure(group: Group, timed: str, path: Path) -> None:
+    """Draw the bubbles into a file, .svg or .png. Raises `ValueError` for any other."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".svg":
+        write_svg(figure_of(group, timed), path)
+    elif path.suffix == ".png":
+        with canvas() as (figure, axes):
+            _draw(figure, axes, group, timed)
+            figure.savefig(path, dpi=200)
+    else:
+        raise ValueError(f"{path}: figures are .svg or .png")
+
+
+def _draw(figure: Figure, axes: Axes, group: Group, timed: str) -> list[Bubble]:
+    found = bubbles(group, timed)
+    draw_bubbles(figure, axes, found)
+    majority = mean(map(group.majority, group.tasks))
+    axes.axhline(majority, color=COLOURS["quiet"], linestyle="--", linewidth=1)
+    axes.annotate(
+        f"majority {majority:.1f}",
+        (1, majority),
+        (0, 2),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        ha="right",
+        color=COLOURS["quiet"],
+    )
+    length = group.of(found[0].name, timed)[0]["speed"]["length"]
+    axes.set_xlabel(f"examples per {group.clock[1]}, training on {timed} of length {length}")
+    axes.set_ylabel(f"accuracy, mean of {', '.join(group.tasks)} (%)")
+    return found

@@ -1,0 +1,191 @@
+"""Training in the arena: Hugging Face's Trainer with its schedules, and an eye on dev."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from fewer.training.checkpoints import newest_whole
+from fewer.training.device import training_device
+from fewer.training.trainer import StrictTrainer
+from fewer_lra.batches import Labelled, Masked, batch, texts
+from fewer_lra.model import LRAModel
+from fewer_lra.recipes import Schedule
+from fewer_lra.tasks.arena import LRATask, Rows
+
+__all__ = ["accuracy", "learn", "pretrain", "rate"]
+
+_SCORED = 2  # so many times the batch of training is scored at once
+History = list[tuple[int, float]]
+
+
+def learn(model: LRAModel, task: LRATask, schedule: Schedule, place: Path, seed: int) -> History:
+    """Train on the labels; returns the accuracy on dev by step.
+
+    Goes on from the newest whole checkpoint in `place`, and leaves there `best.pt`: the weights of
+    the first step of highest accuracy on dev.
+    """
+    watch = _Watch(task.dev, schedule, place)
+    _train(model, task.train, Labelled(task.train), schedule, place, seed, [watch])
+    return watch.history
+
+
+def pretrain(model: LRAModel, task: LRATask, schedule: Schedule, place: Path, seed: int) -> None:
+    """Train on the task's own inputs, without labels, to guess what is hidden."""
+    rows = texts(task.train)
+    collate = Masked(rows, task.mask_id, schedule.masked)
+    _train(_Guessing(model), rows, collate, schedule, place, seed, [])
+
+
+def accuracy(model: nn.Module, rows: Rows, batch_size: int) -> float:
+    """Return the share (0..1) of rows whose label has the highest logit; rows of like length meet.
+
+    The model is left in the mode it was in.
+    """
+    before, device = model.training, next(model.parameters()).device
+    model.eval()
+    order, right = rows.lengths.argsort(kind="stable"), 0
+    with torch.inference_mode():
+        for start in range(0, len(rows), batch_size):
+            found = batch(rows, order[start : start + batch_size])
+            found = {name: values.to(device) for name, values in found.items()}
+            labels = found.pop("labels")
+            right += int((model(**found)["logits"].argmax(-1) == labels).sum())
+    model.train(before)
+    return right / len(rows)
+
+
+def rate(schedule: Schedule, step: int) -> float:
+    """Return the learning rate of a step, counted from 1, over that of the schedule.
+
+    So the first step does not go by a rate of 0.
+    """
+    warm = min(1.0, step / schedule.warmup) if schedule.warmup else 1.0
+    left = max(schedule.steps - step, 0) / max(schedule.steps - schedule.warmup, 1)
+    shapes = {
+        "rsqrt": 1 / math.sqrt(max(step, schedule.warmup)),
+        "cosine": (1 + math.cos(math.pi * min(step / schedule.steps, 1))) / 2,
+        "linear": min(left, 1.0),
+        "constant": 1.0,
+    }
+    return warm * shapes[schedule.shape]
+
+
+class _Guessing(nn.Module):
+    """A model whose forward is the guess of hidden tokens."""
+
+    def __init__(self, model: LRAModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, lengths: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return self.model.forward_masked(input_ids, lengths, labels)
+
+
+class _ArenaTrainer(StrictTrainer):
+    """AdamW by one of the arena's schedules."""
+
+    def __init__(self, *args: Any, schedule: Schedule, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.schedule = schedule
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Make the schedule of the learning rate."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                optimizer or cast("torch.optim.Optimizer", self.optimizer),
+                lambda step: rate(self.schedule, step + 1),
+            )
+        return self.lr_scheduler
+
+
+class _Watch(TrainerCallback):
+    """Score dev now and then, and keep the best weights; notes are files, so a kill loses none."""
+
+    def __init__(self, dev: Rows, schedule: Schedule, place: Path) -> None:
+        self.dev, self.schedule, self.place = dev, schedule, place
+        self.history: History = []
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Read what was noted up to the step where training goes on."""
+        note = self.place / "dev.json"
+        if note.exists() and state.global_step:
+            held = json.loads(note.read_text(encoding="utf-8"))
+            self.history = [(step, score) for step, score in held if step <= state.global_step]
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Score the model where its turn is."""
+        step, model = state.global_step, kwargs["model"]
+        if step % self.schedule.evaluate_every and step < self.schedule.steps:
+            return
+        score = accuracy(model, self.dev, _SCORED * self.schedule.batch_size)
+        if score > max((before for _, before in self.history), default=-1.0):
+            _whole(self.place / "best.pt", partial(torch.save, model.state_dict()))
+        self.history.append((step, score))
+        content = json.dumps(self.history)
+        _whole(self.place / "dev.json", lambda path: path.write_text(content, encoding="utf-8"))
+
+
+def _whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file at once or not at all."""
+    temporary = path.with_suffix(".tmp")
+    write(temporary)
+    temporary.replace(path)
+
+
+def _train(
+    model: nn.Module,
+    rows: Rows,
+    collate: Labelled | Masked,
+    schedule: Schedule,
+    place: Path,
+    seed: int,
+    callbacks: list[TrainerCallback],
+) -> None:
+    unfinished = newest_whole(place)
+    trainer = _ArenaTrainer(
+        model=model,
+        args=_arguments(schedule, place, seed),
+        train_dataset=range(len(rows)),
+        data_collator=collate,
+        callbacks=callbacks,
+        schedule=schedule,
+    )
+    trainer.train(resume_from_checkpoint=str(unfinished) if unfinished else None)
+
+
+def _arguments(schedule: Schedule, place: Path, seed: int) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(place),
+        max_steps=schedule.steps,
+        per_device_train_batch_size=schedule.batch_size,
+        learning_rate=schedule.learning_rate,
+        weight_decay=schedule.weight_decay,
+        adam_beta1=0.9,
+        adam_beta2=0.98,
+        adam_epsilon=1e-9,
+        max_grad_norm=schedule.clip,
+        bf16=schedule.precision == "bf16",
+        seed=seed,
+        save_steps=schedule.evaluate_every,
+        save_total_limit=1,
+        logging_steps=schedule.evaluate_every,
+        report_to="none",
+        remove_unused_columns=False,  # rows are numbers; the collator makes the columns
+        disable_tqdm=False,
+        use_cpu=training_device().type == "cpu",
+    )

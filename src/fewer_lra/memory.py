@@ -1,0 +1,57 @@
+"""`python -m fewer_lra.memory`: train two steps and print by how much this process grew at most.
+
+The model and the batch come as JSON on standard input. A process of its own, because one that has
+run before keeps memory that it does not use.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from benchmarks.support.memory import growth_mb
+from fewer_lra.model import LRAModel, LRAShape
+from fewer_lra.speed import training_step
+
+__all__ = ["training_mb"]
+
+
+def training_mb(content: dict[str, Any]) -> float:
+    """Train and return the growth in 10^6 bytes."""
+    torch.set_num_threads(content["threads"])
+    shape = LRAShape(**content["shape"])
+    tiny = replace(shape, layers=1, heads=1, hidden=2, qkv=2, ffn=2, max_length=2)
+    _train(tiny, "softmax", {}, [2], content["precision"])  # loads what is loaded at first use
+    grown = growth_mb(
+        lambda: _train(
+            shape,
+            content["attention"],
+            content["options"],
+            content["lengths"],
+            content["precision"],
+        )
+    )
+    return grown * (1 << 20) / 1e6
+
+
+def _train(
+    shape: LRAShape, attention: str, options: dict[str, Any], lengths: list[int], precision: str
+) -> None:
+    found = {
+        "input_ids": torch.ones((len(lengths), max(lengths)), dtype=torch.int64),
+        "lengths": torch.tensor(lengths),
+        "labels": torch.zeros(len(lengths), dtype=torch.int64),
+    }
+    if shape.pair:
+        found |= {"second_ids": found["input_ids"], "second_lengths": found["lengths"]}
+    step = training_step(LRAModel(shape, attention, options), found, precision)
+    for _ in range(2):  # the optimizer's state comes with the first
+        step()
+
+
+if __name__ == "__main__":
+    print(training_mb(json.load(sys.stdin)))

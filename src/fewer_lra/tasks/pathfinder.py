@@ -1,0 +1,100 @@
+"""Pathfinder and Path-X: do the two discs lie on one dashed line? Pixels in raster order, by grey.
+
+Images are generated, each with a seed of its own, so rows do not depend on how many processes draw
+them. Sides 32, 64, 128 (Path-X) and 256 have the published parameters ("hard"); 16 is ours.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewer_lra.tasks.arena import LRATask, Rows, check_counts
+from fewer_lra.tasks.cache import kept
+from fewer_lra.tasks.snakes import PUBLISHED, draw
+
+__all__ = ["Pathfinder"]
+
+_CHUNK = 200  # images that a process draws in one go
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pathfinder:
+    """How large the images are and how many; the defaults are the published ones."""
+
+    side: int = 32
+    train: int = 160_000
+    dev: int = 20_000
+    test: int = 20_000
+    seed: int = 0
+    workers: int = field(default=1, compare=False)  # processes that draw
+
+    def __post_init__(self) -> None:
+        """Refuse sides without parameters."""
+        check_counts(train=self.train, dev=self.dev, test=self.test)
+        if self.side not in PUBLISHED:
+            known = ", ".join(map(str, PUBLISHED))
+            raise ValueError(f"side is {self.side}, wanted one of {known}")
+        if self.workers < 1:
+            raise ValueError(f"workers is {self.workers}, wanted 1 process or more")
+
+    def load(self, data: Path | None, cache: Path) -> LRATask:
+        """Generate the rows."""
+        if data is not None:
+            raise ValueError(f"got {data}, but Pathfinder's images are generated: give no data")
+        rule = {"task": "pathfinder", "rule": 1, "snakes": asdict(PUBLISHED[self.side])}
+        rule |= {"counts": [self.train, self.dev, self.test], "seed": self.seed}
+        train, dev, test = kept(cache, f"pathfinder{self.side}", rule, self._generate)
+        return LRATask(
+            name="pathfinder",
+            vocabulary=257,
+            classes=2,
+            max_length=self.side * self.side,
+            train=train,
+            dev=dev,
+            test=test,
+            source=f"generated, side {self.side}",
+        )
+
+    def _generate(self) -> list[Rows]:
+        from tqdm.auto import tqdm
+
+        wanted = self.train + self.dev + self.test
+        starts = range(0, wanted, _CHUNK)
+        draw_from = partial(_images, self.side, self.seed, wanted)
+        parts = []
+        # not forked: a child of a process with threads may never end
+        context = multiprocessing.get_context("spawn")
+        with (
+            ProcessPoolExecutor(self.workers, mp_context=context) as pool,
+            tqdm(total=wanted, desc="Pathfinder", leave=False, disable=None) as bar,
+        ):
+            run = pool.map if self.workers > 1 else map
+            for part in run(draw_from, starts):
+                parts.append(part)
+                bar.update(len(part[1]))
+        tokens, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
+        lengths = np.full(wanted, self.side * self.side, dtype=np.int32)
+        whole = Rows(tokens, lengths, labels)
+        stops = np.cumsum([self.train, self.dev, self.test])
+        return [whole.take(numbers) for numbers in np.split(np.arange(wanted), stops[:-1])]
+
+
+def _images(
+    side: int, seed: int, wanted: int, start: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Draw a chunk of images: pixels (n, side * side) and labels (n)."""
+    pictures = [
+        draw(np.random.default_rng([seed, number]), PUBLISHED[side])
+        for number in range(start, min(start + _CHUNK, wanted))
+    ]
+    return (
+        np.stack([picture.pixels.reshape(-1) for picture in pictures]),
+        np.array([picture.label for picture in pictures], dtype=np.int64),
+    )

@@ -1,0 +1,28 @@
+"""Retrieval: do two texts belong together? Each is read byte by byte, apart from the other.
+
+The published pairs, papers of the ACL Anthology Network that cite each other or not, are not to be
+had any more (their site is gone). Any labelled pairs of texts will do; a result row says which.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fewer_lra.tasks.letters import Letters
+
+__all__ = ["Retrieval"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrieval(Letters):
+    """Any labelled pairs; `max_length` is that of each text."""
+
+    name: ClassVar[str] = "retrieval"
+    columns: ClassVar[tuple[str, ...]] = ("text", "text_b")
+    wanted: ClassVar[str] = (
+        "train.jsonl and test.jsonl (.gz, .csv ...) of columns text, text_b, label"
+    )
+
+    max_length: int = 4000
+    dev: int = 2_500

@@ -1,0 +1,25 @@
+"""Text: the sentiment of a film review, read byte by byte (IMDB).
+
+Long Range Arena has no dev rows, its dev is its test; here dev is held out of train.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fewer_lra.tasks.letters import Letters
+
+__all__ = ["Text"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text(Letters):
+    """Any labelled texts; the defaults are those of IMDB."""
+
+    name: ClassVar[str] = "text"
+    columns: ClassVar[tuple[str, ...]] = ("text",)
+    wanted: ClassVar[str] = "train.jsonl and test.jsonl (.gz, .csv ...) of columns text, label"
+
+    max_length: int = 1000
+    dev: int = 2_500

@@ -1,0 +1,35 @@
+import re
+
+import pytest
+
+from fewer._validation.names import check_known, nearest
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "told"),
+    [
+        ("lpt", ["dense", "ltp"], " (did you mean 'ltp'?)"),
+        ("LPT", ["dense", "ltp"], " (did you mean 'ltp'?)"),
+        ("Noum", ["VERB", "NOUN"], " (did you mean 'NOUN'?)"),
+        ("flash", ["dense", "ltp"], ""),
+        ("ltp", [], ""),
+        (12, ["11", "120"], " (did you mean '120'?)"),
+        (["ltp"], ["ltp"], " (did you mean 'ltp'?)"),
+    ],
+)
+def test_the_nearest_known_name_is_suggested_if_one_is_near(name, known, told):
+    assert nearest(name, known) == told
+
+
+def test_an_unknown_name_is_told_with_the_nearest_and_all_that_are_known():
+    told = "method 'lpt' is unknown (did you mean 'ltp'?); known: dense, ltp"
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+        check_known("lpt", iter(["dense", "ltp"]), "method")
+    with pytest.raises(ValueError, match=r"^method 'dense': setting 'x' is unknown; known: none$"):
+        check_known("x", [], "method 'dense': setting")
+
+
+def test_a_known_name_passes_and_another_type_does_not():
+    check_known("ltp", {"dense": 1, "ltp": 2}, "method")
+    with pytest.raises(ValueError, match=r"method \['ltp'\] is unknown"):
+        check_known(["ltp"], {"ltp": 2}, "method")

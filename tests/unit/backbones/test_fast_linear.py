@@ -1,0 +1,131 @@
+import pytest
+import torch
+from torch import nn
+
+import fewer
+from fewer.backbones.fast_linear import drop, linear_together, of_round_size
+from tests.tiny import ragged, tiny
+
+
+@pytest.fixture
+def maps():
+    return nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(6, 8)
+
+
+def test_maps_together_give_what_they_give_apart(maps):
+    hidden = torch.randn(5, 6, requires_grad=True)
+    parameters = [hidden, *(p for one in maps for p in one.parameters())]
+    found = linear_together(hidden, *maps)
+    wanted = tuple(one(hidden) for one in maps)
+    gradients = []
+    for parts in (found, wanted):
+        total = sum((part * part).sum() for part in parts)
+        gradients.append(torch.autograd.grad(total, parameters))
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_map_that_is_more_than_linear_is_called(maps):
+    called = []
+    maps[1].register_forward_hook(lambda *_: called.append(1))
+    linear_together(torch.randn(5, 6), *maps)
+    assert called == [1]
+    doubled = nn.Sequential(maps[0], nn.Identity())
+    first, _ = linear_together(torch.ones(5, 6), doubled, maps[2])
+    torch.testing.assert_close(first, maps[0](torch.ones(5, 6)))
+    assert len(linear_together(torch.ones(5, 6), nn.Linear(6, 4, bias=False), maps[2])) == 2
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert", "albert", "modernbert", "longformer"])
+@pytest.mark.parametrize("optimizes", [False, True])
+def test_a_hand_made_adapter_counts_and_learns_in_training(name, optimizes):
+    model, plain = fewer.attach(tiny(name)), tiny(name)
+    if optimizes:
+        fewer.optimize(model, precision="fp32")
+    batch = ragged(model)
+    scales = []
+    for one in (model, plain):
+        scale = nn.Parameter(torch.full((1,), 0.5))
+        for module in [part for part in one.modules() if isinstance(part, nn.Linear)]:
+            module.forward = lambda x, own=module.forward, scale=scale: own(x) * (1 + scale)
+        one(**batch).logits.square().sum().backward()
+        scales.append(scale)
+    torch.testing.assert_close(model(**batch).logits, plain(**batch).logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(scales[0].grad, scales[1].grad, atol=0, rtol=1e-3)
+
+
+HOOKS = {
+    "forward": lambda module, note: module.register_forward_hook(note),
+    "forward pre": lambda module, note: module.register_forward_pre_hook(note),
+    "backward": lambda module, note: module.register_full_backward_hook(note),
+    "backward pre": lambda module, note: module.register_full_backward_pre_hook(note),
+}
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert", "albert", "modernbert"])
+@pytest.mark.parametrize("kind", HOOKS)
+def test_hooks_of_leaves_are_called_in_training_as_in_the_plain_model(name, kind):
+    calls = []
+    for model in (tiny(name), fewer.attach(tiny(name))):
+        names = set()
+        for path, module in model.train().named_modules():
+            if isinstance(module, (nn.Linear, nn.LayerNorm, nn.Dropout, nn.GELU)):
+                HOOKS[kind](module, lambda *_, path=path, names=names: names.add(path))
+        model(**ragged(model)).logits.sum().backward()
+        calls.append(names)
+    assert calls[0] == calls[1]
+    assert len(calls[0]) > 15
+
+
+def test_dropout_is_the_module_s_in_training_and_none_else():
+    hidden = torch.ones(200, 50)
+    module = nn.Dropout(0.25)
+    dropped = drop(module, hidden)
+    assert (dropped == 0).float().mean().item() == pytest.approx(0.25, abs=0.02)
+    assert dropped.mean().item() == pytest.approx(1.0, abs=0.03)
+    for same in (nn.Dropout(0.0), nn.Dropout(0.25).eval(), nn.Identity()):
+        assert torch.equal(drop(same, hidden), hidden)
+    assert drop(nn.Dropout(1.0), hidden).sum() == 0
+    assert torch.equal(drop(lambda x: x + 1, hidden), hidden + 1)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 31, 32, 33, 1000, 5000])
+def test_rows_of_round_number_are_few_and_fall_away(rows):
+    seen = []
+
+    def apply(hidden):
+        seen.append(len(hidden))
+        return hidden * 2
+
+    hidden = torch.randn(rows, 3)
+    assert torch.equal(of_round_size(apply, hidden), hidden * 2)
+    low = of_round_size(apply, hidden.bfloat16())
+    assert torch.equal(low, hidden.bfloat16() * 2)
+    assert seen[0] == rows
+    assert seen[1] % 32 == 0
+    assert rows <= seen[1] <= max(32, rows * 17 / 16 + 32)
+
+
+def test_hooks_see_no_row_but_those_of_tokens():
+    model = fewer.attach(tiny())
+    batch, rows = ragged(model), set()
+    for module in (model.bert.encoder.layer[0].intermediate.dense, model.bert.encoder.layer[1]):
+        for part in module.modules():
+            part.register_forward_hook(lambda _, inputs, output: rows.add(len(inputs[0])))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(**batch).logits.sum().backward()
+    assert rows == {int(batch["attention_mask"].sum())}
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert", "albert"])
+def test_training_in_bf16_has_the_gradients_of_fp32(name):
+    model = fewer.attach(tiny(name))
+    batch = ragged(model)
+    gradients = []
+    for low in (False, True):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            model(**batch).logits.float().square().sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    cosine = torch.cosine_similarity(*gradients, dim=0).item()
+    assert cosine > 0.99

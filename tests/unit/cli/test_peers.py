@@ -1,0 +1,104 @@
+"""`fewer bench --peers`, as a user types it, with stand-ins for the runtimes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+import fewer
+from fewer.measure import lineup, peak
+from fewer.runtimes.adapters import REFERENCE
+from fewer.runtimes.lineup import OURS
+from tests.unit.cli.test_commands import run
+from tests.unit.measure.engine import FAKES, without_engine
+
+
+@pytest.fixture
+def attached(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Save a model with a method; the runtimes and the fastest product are stand-ins."""
+    without_engine(monkeypatch)
+    monkeypatch.setattr(lineup, "PEERS", FAKES)
+    monkeypatch.setattr(peak, "gemm_peak", lambda: {"fp32": 1e10, "bf16": 1e11})
+    config = BertConfig.from_pretrained(model_folder, id2label={0: "down", 1: "up"})
+    model = BertForSequenceClassification(config)
+    fewer.save(fewer.attach(model, fewer.LTP(final_threshold=0.05)), tmp_path / "model")
+    AutoTokenizer.from_pretrained(model_folder).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def bench(model: Path, reviews: Path, *words: object) -> int:
+    columns = ("--column", "text=review", "--column", "label=stars")
+    return run("bench", model, "--data", reviews, *columns, *words)
+
+
+def test_a_row_holds_every_system_and_names_the_missing(
+    attached: Path, reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "rows.jsonl"
+    sizes = ("--batch", 1, "--batch", 4, "--runs", 2, "--pool", 2, "--score-rows", 20)
+    status = bench(attached, reviews, "--peers", *sizes, "--results", results)
+    assert status == 0
+    row = json.loads(results.read_text())
+    assert list(row["systems"]) == [REFERENCE, "lying-fp32", *OURS]
+    assert set(row["missing"]) == {"breaking-int8", "absent-fp32"}
+    assert (row["kind"], row["profile"], row["pool"]) == ("peers", "natural", 2)
+    assert row["peak_flops"] == {"fp32": 1e10, "bf16": 1e11}
+    packed = row["systems"]["packed-fp32"]
+    assert packed["metrics"] == row["systems"][REFERENCE]["metrics"]
+    assert packed["scored"] == 20
+    assert set(packed["latency_ms"]) == {"1", "4"}
+    out = capsys.readouterr().out
+    assert "packed-bf16" in out
+    assert "missing: absent-fp32: swiftruntime is not installed" in out
+
+
+def test_equal_lengths_make_a_row_each(attached: Path, reviews: Path, tmp_path: Path) -> None:
+    results = tmp_path / "rows.jsonl"
+    lengths = ("--equal", 8, "--equal", 16, "--batch", 3, "--runs", 1, "--pool", 1)
+    status = bench(attached, reviews, "--peers", *lengths, "--results", results)
+    assert status == 0
+    rows = [json.loads(line) for line in results.read_text().splitlines()]
+    assert [row["profile"] for row in rows] == ["equal-8", "equal-16"]
+    assert [row["batches"]["3"] for row in rows] == [[[3, 24]], [[3, 48]]]
+    assert "metrics" not in rows[0]["systems"][REFERENCE]
+
+
+def test_what_is_left_out_is_named_too(attached: Path, reviews: Path, tmp_path: Path) -> None:
+    results = tmp_path / "rows.jsonl"
+    words = ("--without", "lying-fp32", "--batch", 1, "--runs", 1, "--pool", 1, "--score-rows", 0)
+    assert bench(attached, reviews, "--peers", *words, "--results", results) == 0
+    row = json.loads(results.read_text())
+    assert row["missing"]["lying-fp32"] == "left out"
+    assert "metrics" not in row["systems"][REFERENCE]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--equal", 8], "add --peers"),
+        (["--without", "hf-bf16"], "add --peers"),
+        (["--peers", "--report", "page.html"], "--results"),
+        (["--peers", "--equal", 400], "up to 48 tokens"),
+        (["--peers", "--batch", 100], "batch of 100"),
+        (["--peers", "--without", "nobody"], "no system 'nobody'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    attached: Path,
+    reviews: Path,
+    words: list[object],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert bench(attached, reviews, *words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_bench_takes_a_baseline_too(attached: Path, reviews: Path, tmp_path: Path) -> None:
+    results = tmp_path / "rows.jsonl"
+    words = ("--baseline", attached, "--batch", 2, "--runs", 1, "--results", results)
+    assert bench(attached, reviews, *words) == 0
+    assert json.loads(results.read_text())["baseline"] == str(attached)

@@ -1,0 +1,241 @@
+"""Attached, a model is still the model that Hugging Face's tools know."""
+
+import inspect
+
+import pytest
+import torch
+from transformers import Trainer, TrainingArguments, pipeline
+
+import fewer
+from fewer import LTP, Dense
+from fewer.hf.attach import longest
+from tests.contract.table import every_backbone, read
+from tests.tiny import ragged, tiny, word_tokenizer
+
+TEXTS = ["w1 w2 w3 w4 w5 w6 w7", "w9", "w11 w3", "w4 w4 w9 w1 w30 w2 w2 w8 w7 w6 w5 w20"]
+
+
+@pytest.fixture
+def model():
+    return tiny()
+
+
+def test_attach_works_in_place_and_returns_the_same_model(model):
+    assert fewer.attach(model) is model
+    assert fewer.detach(model) is model
+
+
+@every_backbone
+def test_the_class_keeps_its_name_its_module_and_its_ancestors(backbone):
+    model, plain = fewer.attach(tiny(backbone), LTP()), tiny(backbone)
+    for mine, own in ((model, plain), (model.base_model, plain.base_model)):
+        assert isinstance(mine, type(own))
+        assert type(mine).__name__ == type(own).__name__
+        assert type(mine).__module__ == type(own).__module__
+        assert type(mine).__doc__ == type(own).__doc__
+
+
+@every_backbone
+def test_parameters_keep_their_names_and_are_the_same_objects(backbone):
+    model = tiny(backbone)
+    before = dict(model.named_parameters())
+    fewer.attach(model, LTP())
+    after = {n: p for n, p in model.named_parameters() if ".fewer." not in n}
+    assert before.keys() == after.keys()
+    assert all(after[name] is parameter for name, parameter in before.items())
+
+
+@every_backbone
+def test_detach_gives_back_the_type_the_state_and_the_answers(backbone):
+    model = tiny(backbone)
+    kinds = type(model), type(model.base_model)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    batch = ragged(model)
+    with torch.no_grad():
+        wanted = model(**batch).logits
+        fewer.detach(fewer.attach(model, LTP(final_threshold=0.2)))
+        assert torch.equal(model(**batch).logits, wanted)
+    assert (type(model), type(model.base_model)) == kinds
+    assert model.state_dict().keys() == state.keys()
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in state.items())
+    assert not hasattr(model.base_model, "fewer")
+
+
+def test_detaching_what_is_not_attached_does_no_harm(model):
+    kind = type(model)
+    assert type(fewer.detach(model)) is kind
+
+
+def test_attaching_again_replaces_the_method(model):
+    batch = ragged(model)
+    wanted = read(fewer.attach(tiny(), LTP(final_threshold=0.3)), batch)
+    for method in (LTP(final_threshold=0.05), Dense(), None, LTP(final_threshold=0.3)):
+        fewer.attach(model, method)
+        assert fewer.attachment(model).method == (method or Dense())
+    assert torch.equal(read(model, batch)[0], wanted[0])
+    assert type(model).__mro__.count(type(tiny())) == 1
+    assert sum("fewer" in name for name, _ in model.named_modules()) == 2
+
+
+def test_a_method_that_does_not_fit_leaves_the_old_one():
+    model = fewer.attach(tiny(layers=1), kernel="reference")
+    with pytest.raises(ValueError, match="prunes from the second layer on; this model has 1"):
+        fewer.attach(model, LTP())
+    assert fewer.attachment(model).settings.kernel == "reference"
+
+
+def test_attachment_of_a_plain_model_says_what_to_do(model):
+    with pytest.raises(ValueError, match="nothing is attached to this BertForSequenceClassif"):
+        fewer.attachment(model)
+    with pytest.raises(ValueError, match=r"call fewer\.attach\(model\) first"):
+        fewer.save(model, "nowhere")
+
+
+def test_applying_holds_inside_its_block_only(model):
+    own = fewer.attachment(fewer.attach(model, LTP()))
+    own.apply_in_training = "soften"
+    with fewer.applying(model, "mask"):
+        assert (own.apply_in_training, own.apply_in_eval) == ("mask", "mask")
+    assert (own.apply_in_training, own.apply_in_eval) == ("soften", "compact")
+    with pytest.raises(ZeroDivisionError), fewer.applying(model, "mask"):
+        _ = 1 / 0
+    assert (own.apply_in_training, own.apply_in_eval) == ("soften", "compact")
+    with (
+        pytest.raises(ValueError, match=r"unknown way .* 'melt'; choose one of compact, mask"),
+        fewer.applying(model, "melt"),
+    ):
+        pass
+
+
+def test_training_and_eval_mode_carry_decisions_out_each_in_its_way(model):
+    own = fewer.attachment(fewer.attach(model, LTP(final_threshold=0.2, temperature=1e-2)))
+    own.apply_in_training = "soften"
+    batch, counts = ragged(model), {}
+    for training in (True, False):
+        model.train(training)
+        with fewer.record() as traces, torch.no_grad():
+            model(**batch)
+        counts[training] = float(traces[0].layers[-1].keys.sum())
+    assert counts[False] == int(counts[False])
+    assert counts[True] != int(counts[True])
+
+
+@pytest.mark.parametrize("name", ["output_attentions", "output_hidden_states"])
+def test_what_the_loop_does_not_have_is_refused_with_the_way_out(model, name):
+    fewer.attach(model)
+    batch = ragged(model)
+    with pytest.raises(ValueError, match=rf"{name} is not available .* fewer\.detach\(model\)"):
+        model(**batch, **{name: True})
+    assert model(**batch, **{name: False}).logits.shape == (5, 3)
+
+
+def test_outputs_come_as_a_tuple_on_request(model):
+    fewer.attach(model)
+    batch = ragged(model)
+    (logits,) = model(**batch, return_dict=False)
+    assert torch.equal(logits, model(**batch).logits)
+    states, pooled = model.base_model(**batch, return_dict=False)
+    assert (states.shape, pooled.shape) == ((5, 12, 16), (5, 16))
+
+
+@every_backbone
+def test_a_pipeline_gives_the_same_answers(backbone):
+    model, tokenizer = tiny(backbone), word_tokenizer()
+    if backbone in ("distilbert", "modernbert"):
+        tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    if model.config.pad_token_id != tokenizer.pad_token_id:  # as a tokenizer of theirs would have
+        model.config.pad_token_id = tokenizer.pad_token_id
+        model.base_model.embeddings.padding_idx = tokenizer.pad_token_id
+    classify = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")
+    wanted = classify(TEXTS, batch_size=3, top_k=None)
+    fewer.attach(model)
+    assert _rounded(classify(TEXTS, batch_size=3, top_k=None)) == _rounded(wanted)
+    assert _rounded(classify(TEXTS, batch_size=1, top_k=None)) == _rounded(wanted)
+
+
+def _rounded(answers):
+    return [{label["label"]: round(label["score"], 4) for label in text} for text in answers]
+
+
+def test_a_pipeline_with_a_method_does_not_depend_on_the_batch(model):
+    fewer.attach(model, LTP(final_threshold=0.2))
+    classify = pipeline(
+        "text-classification", model=model, tokenizer=word_tokenizer(), device="cpu"
+    )
+    with fewer.record() as traces:
+        together = classify(TEXTS, batch_size=4, top_k=None)
+    assert (traces[0].layers_read[:, 1:] < 3).any()
+    assert _rounded(classify(TEXTS, top_k=None)) == _rounded(together)
+
+
+def test_the_signature_that_trainer_reads_is_kept(model):
+    wanted = inspect.signature(model.forward)
+    assert inspect.signature(fewer.attach(model).forward) == wanted
+
+
+def test_trainer_trains_and_predicts_an_attached_model(model, tmp_path):
+    fewer.attach(model, LTP(final_threshold=0.2))
+    rows = [
+        {"input_ids": ragged(model, seed=n)["input_ids"][1], "labels": n % 3, "unused": "x"}
+        for n in range(12)
+    ]
+    before = model.classifier.weight.clone()
+    settings = TrainingArguments(tmp_path, max_steps=3, report_to="none", use_cpu=True, seed=0)
+    trainer = Trainer(model, settings, train_dataset=rows)
+    trainer.train()
+    assert not torch.equal(model.classifier.weight, before)
+    predicted = trainer.predict(rows).predictions
+    model.eval()
+    with torch.no_grad():
+        answers = model(torch.stack([row["input_ids"] for row in rows])).logits
+    torch.testing.assert_close(torch.from_numpy(predicted), answers, atol=1e-5, rtol=0)
+
+
+def test_attaching_follows_the_mode_and_the_device_of_the_model(model):
+    model.train()
+    assert fewer.attachment(fewer.attach(model, LTP())).training
+    assert not fewer.attachment(fewer.attach(model.eval(), LTP())).training
+
+
+def test_thresholds_stay_in_fp32_beside_weights_in_half_precision(model):
+    fewer.attach(model.to(torch.bfloat16), LTP())
+    assert fewer.attachment(model).policy.threshold.dtype == torch.float32
+    assert model(**ragged(model)).logits.dtype == torch.bfloat16
+
+
+def test_an_attached_model_runs_under_autocast(model):
+    fewer.attach(model, LTP(final_threshold=0.2))
+    batch = ragged(model)
+    wanted, _ = read(model, batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got, trace = read(model, batch)
+    assert trace.layers[-1].keys.dtype == torch.float32
+    assert torch.isfinite(got).all()
+    assert got.shape == wanted.shape
+
+
+@pytest.mark.parametrize(
+    ("family", "wanted", "tokenizer_says", "length"),
+    [
+        ("bert", None, 30, 30),
+        ("bert", None, 8192, 40),
+        ("bert", None, 10**30, 40),
+        ("bert", 20, 30, 20),
+        ("modernbert", None, 8192, 8192),
+        ("modernbert", None, 10**30, 512),
+        ("modernbert", 9000, 8192, 9000),
+    ],
+)
+def test_texts_are_read_as_far_as_model_and_tokenizer_say(family, wanted, tokenizer_says, length):
+    assert longest(tiny(family), wanted, tokenizer_says) == length
+
+
+def test_more_tokens_than_there_are_positions_are_refused():
+    with pytest.raises(ValueError, match="max_length is 41, but this model reads at most 40"):
+        longest(tiny(), 41, 30)
+
+
+@pytest.mark.parametrize("length", [0, -1, 2.5, True, "8"])
+def test_a_length_that_is_none_is_refused(length):
+    with pytest.raises((ValueError, TypeError), match=f"^max_length must be .*got {length!r}"):
+        longest(tiny(), length, 30)

@@ -1,0 +1,309 @@
+"""The border: what a model may be called with, and what it says to everything else."""
+
+import pytest
+import torch
+
+import fewer
+from fewer import LTP, Dense
+from fewer.backbones import bind
+from fewer.hf.packing import pack
+from fewer.methods.attention import DeFormer
+from fewer.methods.pruning import BlockSkim
+from tests.contract.table import BACKBONES, every_backbone, read
+from tests.tiny import VOCABULARY, ragged, real, tiny
+
+
+@pytest.fixture
+def model():
+    return fewer.attach(tiny())
+
+
+def _both(name, **batch):
+    """Answers of the plain and of the attached model."""
+    model = tiny(name)
+    with torch.no_grad():
+        plain = model(**batch).logits
+        return fewer.attach(model)(**batch).logits, plain
+
+
+@every_backbone
+def test_holes_in_a_mask_mean_what_they_mean_in_transformers(backbone):
+    batch = ragged(tiny(backbone))
+    mask = batch["attention_mask"]
+    mask[1, [2, 3, 7]] = 0
+    mask[3, 5] = 0
+    mask[4, 1:] = 0
+    packed, plain = _both(backbone, **batch)
+    torch.testing.assert_close(packed, plain, atol=1e-5, rtol=0)
+
+
+@every_backbone
+def test_a_text_with_holes_keeps_its_columns(backbone):
+    model = fewer.attach(tiny(backbone), LTP(final_threshold=0.2))
+    batch = ragged(model)
+    batch["attention_mask"][1, [2, 3, 7]] = 0
+    _, trace = read(model, batch)
+    assert torch.equal(trace.layers_read > 0, batch["attention_mask"].bool())
+
+
+@every_backbone
+def test_embeddings_may_be_given_instead_of_ids(backbone):
+    model = tiny(backbone)
+    batch = ragged(model)
+    embeds = model.get_input_embeddings()(batch.pop("input_ids")).detach()
+    packed, plain = _both(backbone, inputs_embeds=embeds, **batch)
+    torch.testing.assert_close(packed, plain, atol=1e-5, rtol=0)
+
+
+def test_gradients_reach_given_embeddings_of_real_tokens_only(model):
+    batch = ragged(model)
+    embeds = torch.randn(5, 12, 16, requires_grad=True)
+    model(inputs_embeds=embeds, attention_mask=batch["attention_mask"]).logits.sum().backward()
+    assert torch.equal(embeds.grad.abs().sum(-1) > 0, batch["attention_mask"].bool())
+
+
+@every_backbone
+def test_a_mask_may_be_boolean_or_float(backbone):
+    model = fewer.attach(tiny(backbone))
+    batch = ragged(model)
+    wanted, _ = read(model, batch)
+    for kind in (torch.bool, torch.float32, torch.int32):
+        got, _ = read(model, {**batch, "attention_mask": batch["attention_mask"].to(kind)})
+        assert torch.equal(got, wanted)
+
+
+@every_backbone
+def test_ids_may_be_int32(backbone):
+    model = fewer.attach(tiny(backbone))
+    batch = ragged(model)
+    got, _ = read(model, {name: values.int() for name, values in batch.items()})
+    assert torch.equal(got, read(model, batch)[0])
+
+
+@every_backbone
+def test_what_stands_on_padding_is_never_looked_at(backbone):
+    model = fewer.attach(tiny(backbone))
+    batch = ragged(model)
+    wanted, _ = read(model, batch)
+    batch["input_ids"][batch["attention_mask"] == 0] = -100
+    got, _ = read(model, batch)
+    assert torch.equal(real(got, batch), real(wanted, batch))
+
+
+@every_backbone
+@pytest.mark.parametrize("token", [-1, VOCABULARY, 10**6])
+def test_an_id_out_of_the_vocabulary_is_named_with_its_text(backbone, token):
+    model = fewer.attach(tiny(backbone))
+    batch = ragged(model)
+    batch["input_ids"][3, 4] = token
+    with pytest.raises(ValueError, match=rf"text 3 .* input_ids {token}, wanted 0\.\.59"):
+        model(**batch)
+
+
+@pytest.mark.parametrize("name", [name for name in BACKBONES if name != "modernbert"])
+def test_a_text_beyond_the_maximum_length_is_named(name):
+    model = fewer.attach(tiny(name))
+    with pytest.raises(ValueError, match=r"text 1 .* has positions \d\d, .* truncation=True"):
+        model(**_long(model))
+
+
+def test_modernbert_computes_positions_and_has_no_maximum():
+    model = fewer.attach(tiny("modernbert"))
+    assert torch.isfinite(model(**_long(model)).logits).all()
+
+
+def _long(model):
+    ids = torch.full((2, 41), 7)
+    mask = torch.ones_like(ids)
+    mask[0, 20:] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+@pytest.mark.parametrize("segment", [-1, 2])
+@pytest.mark.parametrize("name", ["bert", "electra", "albert"])
+def test_a_segment_out_of_range_is_named(name, segment):
+    model = fewer.attach(tiny(name))
+    batch = ragged(model)
+    batch["token_type_ids"][1, 5] = segment
+    with pytest.raises(ValueError, match=rf"text 1 .* token_type_ids {segment}, wanted 0\.\.1"):
+        model(**batch)
+
+
+def test_segments_of_a_model_with_one_are_named():
+    model = fewer.attach(tiny("roberta", type_vocab_size=1))
+    batch = ragged(model)
+    batch["token_type_ids"] = torch.ones_like(batch["input_ids"])
+    with pytest.raises(ValueError, match=r"token_type_ids 1, wanted 0\.\.0 .* pass none"):
+        model(**batch)
+
+
+@pytest.mark.parametrize("name", ["token_type_ids", "position_ids"])
+def test_one_row_of_segments_or_positions_serves_all_texts(name):
+    model = tiny()
+    batch = ragged(model) | {name: torch.tensor([[0, 1] * 6])}
+    packed, plain = _both("bert", **batch)
+    torch.testing.assert_close(packed, plain, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["token_type_ids", "position_ids"])
+@pytest.mark.parametrize("shape", [(5, 13), (4, 12), (60,), (5, 12, 1)])
+def test_segments_and_positions_of_another_shape_are_refused(model, name, shape):
+    batch = ragged(model) | {name: torch.zeros(shape, dtype=torch.long)}
+    with pytest.raises(ValueError, match=rf"{name} has shape .* length\) = \(5, 12\)"):
+        model(**batch)
+
+
+@pytest.mark.parametrize("given", [{}, {"input_ids": 1, "inputs_embeds": 1}])
+def test_ids_and_embeddings_are_given_one_at_a_time(model, given):
+    inputs = {"input_ids": torch.ones(2, 3).long(), "inputs_embeds": torch.ones(2, 3, 16)}
+    with pytest.raises(ValueError, match="either input_ids or inputs_embeds, and only one"):
+        model.base_model(**{name: inputs[name] for name in given})
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 3, 4), ()])
+def test_ids_of_another_number_of_dimensions_are_refused(model, shape):
+    with pytest.raises(ValueError, match=r"wanted 2 dimensions: \(batch, length\)"):
+        model.base_model(input_ids=torch.ones(shape, dtype=torch.long))
+
+
+def test_embeddings_of_another_number_of_dimensions_are_refused(model):
+    with pytest.raises(ValueError, match=r"wanted 3 dimensions: \(batch, length, width\)"):
+        model.base_model(inputs_embeds=torch.ones(2, 16))
+
+
+@every_backbone
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ([[1, 1, 1], [0, 0, 0]], "text 1 of the batch has no token: its attention_mask is"),
+        ([[1, 1, 1], [0, 1, 1]], "text 1 of the batch starts at column 1: left padding"),
+        ([[1, 1], [1, 1]], "attention_mask has shape"),
+    ],
+)
+def test_a_bad_mask_is_explained(backbone, mask, message):
+    model = fewer.attach(tiny(backbone))
+    with pytest.raises(ValueError, match=message):
+        model(input_ids=torch.full((2, 3), 7), attention_mask=torch.tensor(mask))
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 1, 3), (2, 3, 3), (2, 1, 3, 3)])
+def test_a_mask_of_pairs_is_refused(model, shape):
+    with pytest.raises(ValueError, match=r"masks of pairs of tokens .* cannot be packed"):
+        model(input_ids=torch.full((2, 3), 7), attention_mask=torch.ones(shape))
+
+
+@every_backbone
+@pytest.mark.parametrize("shape", [(3, 0), (0, 4)])
+def test_an_empty_batch_is_refused(backbone, shape):
+    model = fewer.attach(tiny(backbone, "Model"))
+    ids = torch.zeros(shape, dtype=torch.long)
+    with pytest.raises(ValueError, match="wanted at least one text, with one token or more"):
+        model(input_ids=ids, attention_mask=torch.ones_like(ids))
+
+
+@pytest.mark.parametrize("name", ["encoder_hidden_states", "past_key_values"])
+def test_what_belongs_to_decoders_is_refused(model, name):
+    with pytest.raises(ValueError, match=name):
+        model.base_model(**ragged(model), **{name: torch.ones(1)})
+
+
+@every_backbone
+def test_protected_ids_stay_and_others_need_not(backbone):
+    plain, kept = (
+        fewer.attach(tiny(backbone), LTP(final_threshold=0.9), protect=ids) for ids in ((), (7, 9))
+    )
+    batch = ragged(plain)
+    batch["input_ids"][1, 4] = 7
+    batch["input_ids"][3, 2] = 9
+    depth = [read(model, batch)[1].layers_read for model in (plain, kept)]
+    layers = int(depth[0].max())
+    places = torch.isin(batch["input_ids"], torch.tensor([7, 9]))
+    assert (depth[1][places] == layers).all()
+    assert (depth[0][places] < layers).any()
+
+
+def _pairs(*texts, pad=0):
+    """Pad rows of ids; the tests below write 3 for a separator."""
+    columns = max(map(len, texts))
+    ids = [[*text, *[pad] * (columns - len(text))] for text in texts]
+    mask = [[1] * len(text) + [0] * (columns - len(text)) for text in texts]
+    return torch.tensor(ids), torch.tensor(mask)
+
+
+def _packed(backbone, ids, mask, **how):
+    encoder = tiny(backbone, "QuestionAnswering").base_model
+    return pack(bind(encoder), ids, None, mask, None, None, **how)
+
+
+PAIRS = {
+    "pair": ([2, 7, 8, 3, 9, 10, 3], [0, 0, 0, 0, 1, 1, 1]),
+    "two separators": ([2, 7, 3, 3, 9, 10, 3], [0, 0, 0, 1, 1, 1, 1]),
+    "separators within": ([2, 7, 3, 9, 3, 10, 3], [0, 0, 0, 1, 1, 1, 1]),
+    "empty passage": ([2, 7, 8, 3, 3], [0, 0, 0, 0, 1]),
+    "one text": ([2, 7, 8, 3], [0, 0, 0, 0]),
+    "one token": ([2], [0]),
+}
+
+
+@every_backbone
+@pytest.mark.parametrize("what", [{"guards_first": True}, {"restarts": True}], ids=str)
+def test_the_second_text_begins_after_the_first_separator(backbone, what):
+    rows, seconds = zip(*PAIRS.values(), strict=True)
+    tokens = _packed(backbone, *_pairs(*rows), **what)
+    assert tokens.second.long().tolist() == [one for row in seconds for one in row]
+
+
+def test_the_separator_is_whatever_the_text_ends_with():
+    ids, mask = _pairs([2, 7, 50, 9, 50], [2, 7, 3, 9, 3])
+    found = _packed("bert", ids, mask, restarts=True).second
+    assert found.tolist() == [False, False, False, True, True] * 2
+
+
+def test_segments_tell_a_separator_within_the_question_from_its_end():
+    ids, mask = _pairs([2, 7, 3, 9, 3, 10, 3], [2, 7, 3, 9, 3], [2, 7, 8, 3])
+    segments = torch.tensor([[0, 0, 0, 0, 0, 1, 1], [0] * 7, [0, 0, 1, 1, 0, 0, 0]])
+    encoder = tiny("bert", "QuestionAnswering").base_model
+    found = pack(bind(encoder), ids, None, mask, segments, None, guards_first=True).second
+    wanted = [[0, 0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1], [0] * 4]  # the second row tells nothing
+    assert found.long().tolist() == [one for row in wanted for one in row]
+
+
+def test_a_question_is_guarded_only_if_it_is_asked_for():
+    ids, mask = _pairs(PAIRS["pair"][0], PAIRS["one text"][0])
+    plain, guarded = (_packed("bert", ids, mask, guards_first=asked) for asked in (False, True))
+    assert plain.second is None
+    assert plain.protected.long().tolist() == [1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]
+    assert guarded.protected.long().tolist() == [1, 1, 1, 1, 0, 0, 0, 1, 1, 1, 1]
+
+
+def test_protected_ids_of_a_passage_are_protected_besides():
+    ids, mask = _pairs(PAIRS["pair"][0])
+    tokens = _packed("bert", ids, mask, guards_first=True, protect=(10,))
+    assert tokens.protected.long().tolist() == [1, 1, 1, 1, 0, 1, 0]
+
+
+@pytest.mark.parametrize(("backbone", "first"), [("bert", 0), ("roberta", 2)])
+def test_a_second_text_that_restarts_is_numbered_like_the_first(backbone, first):
+    rows = [PAIRS[name][0] for name in ("pair", "two separators", "one text", "empty passage")]
+    pad = first - 1 if first else 0
+    tokens = _packed(backbone, *_pairs(*rows, pad=pad), restarts=True)
+    wanted = [[0, 1, 2, 3, 0, 1, 2], [0, 1, 2, 0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3, 0]]
+    assert tokens.position.tolist() == [first + one for row in wanted for one in row]
+    kept = _packed(backbone, *_pairs(*rows, pad=pad)).position
+    assert kept.tolist() == [first + one for row in rows for one in range(len(row))]
+
+
+@pytest.mark.parametrize(
+    ("method", "guards"), [(Dense(), False), (DeFormer(lower=1), False), (LTP(), True)]
+)
+def test_models_of_questions_guard_them_where_tokens_may_go(method, guards):
+    model = fewer.attach(tiny(task="QuestionAnswering"), method)
+    assert fewer.attachment(model).guards_first is guards
+    assert not fewer.attachment(fewer.attach(tiny(), LTP())).guards_first
+
+
+@pytest.mark.parametrize("method", [BlockSkim(), LTP(), DeFormer(lower=1)], ids=str)
+def test_embeddings_do_not_tell_where_a_question_ends(method):
+    model = fewer.attach(tiny(task="QuestionAnswering"), method)
+    with pytest.raises(ValueError, match="ends is read from input_ids, but inputs_embeds were"):
+        model(inputs_embeds=torch.randn(2, 5, 16))

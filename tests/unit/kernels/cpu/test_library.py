@@ -1,0 +1,85 @@
+import importlib.machinery
+from pathlib import Path
+
+import pytest
+import torch
+
+import fewer.kernels
+from fewer.kernels.cpu import library
+from fewer.kernels.cpu.library import Isa, available, best, pack, sample, unavailable
+from tests.isas import every_isa, needs_kernels, pretend
+
+
+@needs_kernels
+def test_what_there_is_comes_plainest_first_and_the_best_is_the_last():
+    assert list(available()) == sorted(available())
+    for dtype in (torch.float32, torch.bfloat16):
+        able = [isa for isa in available() if isa.dtype is dtype]
+        assert best(dtype) is (able[-1] if able else None)
+    assert best(torch.float64) is None
+    assert unavailable() is None
+
+
+@every_isa
+def test_a_packed_weight_is_whole_panels_in_whole_cache_lines(isa):
+    packed = pack(torch.randn(33, 7), isa)
+    depth = 7 if isa.dtype is torch.float32 else 32
+    assert packed.numel() == 3 * 16 * 7 * 4 if isa is Isa.AVX2 else 64 * depth * isa.dtype.itemsize
+    assert packed.data_ptr() % 64 == 0
+
+
+@needs_kernels
+def test_a_sample_sees_a_filled_tensor_change_and_copes_with_empty_and_tiny_ones():
+    tensors = [torch.zeros(0), torch.zeros(1), torch.zeros(1, dtype=torch.int8), torch.zeros(50)]
+    seen = sample(tensors)
+    found = [seen()]
+    for one in tensors[1:]:
+        one.data.fill_(3)
+        found.append(seen())
+    assert len(set(found)) == 4
+    assert seen() == found[-1]
+
+
+@pytest.fixture
+def _fresh(monkeypatch):
+    """Forget what was found, before and after."""
+    caches = library._library, library.available, library._doors
+    for one in caches:
+        one.cache_clear()
+    yield
+    monkeypatch.undo()
+    for one in caches:
+        one.cache_clear()
+
+
+@pytest.mark.usefixtures("_fresh")
+def test_without_the_library_all_is_plain_torch_and_the_reason_is_given(monkeypatch):
+    monkeypatch.setattr(importlib.machinery, "EXTENSION_SUFFIXES", [".none"])
+    assert available() == ()
+    assert best(torch.float32) is None
+    assert "installed without its compiled kernels" in unavailable()
+    assert fewer.kernels.kernel("auto") is fewer.kernels.KERNELS["sdpa"]
+    with pytest.raises(ValueError, match=r"'native' cannot run: .* use 'auto'"):
+        fewer.kernels.kernel("native")
+
+
+@pytest.mark.usefixtures("_fresh")
+def test_a_library_that_cannot_be_loaded_is_no_library(monkeypatch, tmp_path):
+    (tmp_path / "_kernels.none").write_text("no library")
+    monkeypatch.setattr(importlib.machinery, "EXTENSION_SUFFIXES", [".none"])
+    monkeypatch.setattr(library, "Path", lambda _: tmp_path / "file")
+    assert "cannot be loaded" in unavailable()
+    assert available() == ()
+
+
+@needs_kernels
+def test_a_processor_without_any_of_the_sets_is_named(monkeypatch):
+    pretend(monkeypatch, None)
+    assert "lacks AVX2" in unavailable()
+
+
+def test_the_sources_named_for_the_build_are_those_that_there_are():
+    source = Path(library.__file__).parent / "source"
+    named = (Path(__file__).parents[3] / "pyproject.toml").read_text()
+    for file in source.iterdir():
+        assert f"src/fewer/kernels/cpu/source/{file.name}" in named

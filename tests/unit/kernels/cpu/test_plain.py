@@ -1,0 +1,111 @@
+import pytest
+import torch
+import torch.nn.utils.prune
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from fewer.kernels.cpu.plain import changes_forward, has_own_tensors, is_plain_tensor, runs_plainly
+
+
+class _Doubled(Tensor):
+    """A tensor that answers to operations in its own way."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def _hook(*_):
+    return None
+
+
+def _patch(module):
+    module.forward = lambda x: x
+
+
+FORWARD = {
+    "forward hook": lambda module: module.register_forward_hook(_hook),
+    "forward pre-hook": lambda module: module.register_forward_pre_hook(_hook),
+    "replaced forward": _patch,
+}
+BACKWARD = {
+    "backward hook": lambda module: module.register_full_backward_hook(_hook),
+    "backward pre-hook": lambda module: module.register_full_backward_pre_hook(_hook),
+}
+EVERYWHERE = {
+    "forward hook": torch_module.register_module_forward_hook,
+    "forward pre-hook": torch_module.register_module_forward_pre_hook,
+    "backward hook": torch_module.register_module_full_backward_hook,
+    "backward pre-hook": torch_module.register_module_full_backward_pre_hook,
+}
+COMPUTED = {
+    "parametrization": lambda module: nn.utils.parametrize.register_parametrization(
+        module, "weight", nn.Softplus()
+    ),
+    "weight_norm": lambda module: nn.utils.parametrizations.weight_norm(module),
+    "spectral_norm, by hook": nn.utils.spectral_norm,
+    "pruned": lambda module: nn.utils.prune.random_unstructured(module, "weight", 0.5),
+    "pruned bias": lambda module: nn.utils.prune.random_unstructured(module, "bias", 0.5),
+    "another class": lambda module: setattr(
+        module, "weight", nn.Parameter(module.weight.detach().as_subclass(_Doubled))
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", [nn.Linear, nn.LayerNorm])
+def test_a_new_module_runs_plainly_by_its_own_tensors(kind):
+    module = kind(4, 4) if kind is nn.Linear else kind(4)
+    assert runs_plainly(module)
+    assert has_own_tensors(module)
+    assert runs_plainly(nn.Dropout())
+    assert has_own_tensors(nn.Linear(4, 4, bias=False))
+    assert has_own_tensors(nn.LayerNorm(4, elementwise_affine=False))
+    assert has_own_tensors(nn.Embedding(4, 4))
+    assert not runs_plainly(lambda x: x)
+
+
+@pytest.mark.parametrize("name", FORWARD)
+def test_what_is_put_on_a_forward_is_seen(name):
+    module = nn.Linear(4, 4)
+    FORWARD[name](module)
+    assert changes_forward(module)
+    assert not runs_plainly(module)
+
+
+@pytest.mark.parametrize("name", BACKWARD)
+def test_backward_hooks_count_but_not_in_inference(name):
+    module = nn.Linear(4, 4)
+    handle = BACKWARD[name](module)
+    assert not changes_forward(module)
+    assert not runs_plainly(module)
+    handle.remove()
+    assert runs_plainly(module)
+
+
+@pytest.mark.parametrize("name", EVERYWHERE)
+def test_a_hook_on_all_modules_counts_while_it_is_there(name):
+    module = nn.Linear(4, 4)
+    handle = EVERYWHERE[name](_hook)
+    plain = runs_plainly(module)
+    handle.remove()
+    assert not plain
+    assert runs_plainly(module)
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_a_computed_or_foreign_tensor_is_none_of_the_module_s_own(name):
+    module = nn.Linear(4, 4)
+    COMPUTED[name](module)
+    assert not has_own_tensors(module)
+
+
+def test_tensors_elsewhere_or_of_64_bits_are_not_plain():
+    assert is_plain_tensor(nn.Parameter(torch.zeros(2)))
+    assert is_plain_tensor(nn.Parameter(torch.zeros(2).bfloat16()))
+    for other in (
+        torch.zeros(2).double(),
+        torch.zeros(2, device="meta"),
+        torch.zeros(2).int(),
+        torch.zeros(2).as_subclass(_Doubled),
+    ):
+        assert not is_plain_tensor(other)

@@ -1,0 +1,114 @@
+import pytest
+import torch
+
+from fewer.core.cost import Shape
+from fewer.core.packed import Packed
+from fewer.kernels import Pattern
+from fewer.kernels.block_cnn import JudgeCall, judge, judges
+from fewer.methods.pruning.block_attention import AttentionPredictor
+from fewer.methods.pruning.blocks import SIGHTS, Blocks, Sight, paired
+from tests.isas import every_isa, needs_kernels, pretend
+
+LENGTHS = (1, 70, 33, 2, 128)
+
+
+def _tokens(heads, width, gated):
+    """Texts with holes, some keys half there, some not at all."""
+    columns = max(LENGTHS)
+    slots = [row * columns + place for row, n in enumerate(LENGTHS) for place in range(n)]
+    slot = torch.tensor(slots)
+    slot = slot[(torch.rand(len(slots)) < 0.8) | (slot % columns == 0)]
+    sequence = slot // columns
+    counts = torch.bincount(sequence, minlength=len(LENGTHS))
+    total = len(slot)
+    gate = torch.rand(total).masked_fill(torch.rand(total) < 0.2, 0.0) if gated else None
+    return Packed(
+        hidden=torch.zeros(total, heads * width),
+        sequence=sequence,
+        position=slot % columns,
+        slot=slot,
+        protected=slot % columns == 0,
+        cu=torch.nn.functional.pad(counts.cumsum(0), (1, 0)),
+        extent=torch.tensor(LENGTHS),
+        grid=(len(LENGTHS), columns),
+        gate=gate,
+        query=torch.randn(total, heads, width),
+        key=torch.randn(total, heads, width),
+        normaliser=2 + torch.rand(total, heads).masked_fill(torch.rand(total, 1) < 0.1, torch.inf),
+    )
+
+
+def _predictor(maps, heads, size):
+    torch.manual_seed(1)
+    shape = Shape(1, heads, heads, 0.0, ())
+    predictor = AttentionPredictor(Sight(maps, None), size, shape).eval()
+    for part in predictor:
+        if isinstance(part, torch.nn.BatchNorm2d):
+            for values in (part.weight, part.bias, part.running_mean, part.running_var):
+                values.data.uniform_(0.5, 1.5)
+    return predictor
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("sees", [name for name, sight in SIGHTS.items() if sight.pairs])
+@pytest.mark.parametrize(
+    ("heads", "width", "size"), [(12, 32, 32), (2, 4, 4), (3, 8, 16), (16, 2, 20)]
+)
+@every_isa
+@torch.inference_mode()
+def test_the_compiled_predictor_says_what_the_network_says(
+    isa, heads, width, size, sees, gated, monkeypatch
+):
+    pretend(monkeypatch, isa)
+    torch.manual_seed(0)
+    tokens, sight = _tokens(heads, width, gated), SIGHTS[sees]
+    blocks = Blocks.of(tokens, size)
+    predictor = _predictor(sight.count, heads, size)
+    pairs = sight.pairs(blocks, torch.arange(len(blocks.number)).flip(0))
+    seen = tokens.query, tokens.key, tokens.normaliser, tokens.gate
+    found = judge(JudgeCall(*seen, blocks.rows, pairs, *predictor.folded()))
+    torch.testing.assert_close(found, predictor(paired(blocks, pairs)), atol=1e-4, rtol=1e-4)
+    low = tokens.but(query=tokens.query.bfloat16(), key=tokens.key.bfloat16())
+    found = judge(JudgeCall(low.query, low.key, *seen[2:], blocks.rows, pairs, *predictor.folded()))
+    wanted = predictor(paired(Blocks.of(low, size), pairs))
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+
+
+@needs_kernels
+@torch.inference_mode()
+def test_a_block_is_judged_alike_to_the_last_bit_whoever_is_judged_with_it():
+    torch.manual_seed(0)
+    tokens, predictor = _tokens(12, 32, False), _predictor(1, 12, 32)
+    blocks = Blocks.of(tokens, 32)
+    pairs = SIGHTS["diagonal"].pairs(blocks, torch.arange(len(blocks.number)))
+    seen = tokens.query, tokens.key, tokens.normaliser, None
+    call = (blocks.rows, pairs, *predictor.folded())
+    together = judge(JudgeCall(*seen, *call))
+    for row in range(len(pairs)):
+        alone = judge(JudgeCall(*seen, blocks.rows, pairs[row : row + 1], *call[2:]))
+        assert torch.equal(alone[0], together[row])
+
+
+@needs_kernels
+def test_it_judges_only_where_nothing_watches():
+    query = torch.zeros(3, 2, 4)
+    assert not judges(query)
+    with torch.no_grad():
+        assert judges(query)
+        assert not judges(query.to("meta"))
+
+
+@needs_kernels
+@torch.inference_mode()
+def test_where_not_all_pairs_are_read_the_network_judges():
+    torch.manual_seed(0)
+    tokens, predictor = _tokens(12, 32, False), _predictor(1, 12, 32)
+    predictor.sight = SIGHTS["diagonal"]
+    blocks = Blocks.of(tokens.but(pairs=tokens.read_by(Pattern(2), 12)), 32)
+    wanted = torch.arange(len(blocks.number))
+    maps = predictor.sight.see(blocks, wanted)
+    assert (maps != 0).sum(-1).max() <= 5
+    found = predictor.judge(blocks, wanted)
+    assert torch.equal(found, predictor(maps))
+    everything = predictor.judge(Blocks.of(tokens, 32), wanted)
+    assert (found - everything).abs().max() > 1e-3

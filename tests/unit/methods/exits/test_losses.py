@@ -1,0 +1,131 @@
+import math
+
+import pytest
+import torch
+
+from fewer.core.decision import Spoken
+from fewer.methods.exits.losses import distillation, exit_loss, exit_weight, labels_of
+from tests.unit.methods.exits.parts import lesson
+
+TEACHER = torch.tensor([[0.5, 0.5], [0.9, 0.1]]).log()
+STUDENT = torch.tensor([[0.25, 0.75], [0.9, 0.1]]).log()
+# KL(teacher || student) of the first row; the second is 0
+FORWARD = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
+LABELS = torch.tensor([0, 1])
+
+
+def _said(logits, layer=0, rows=None):
+    return Spoken(layer, torch.arange(len(logits)) if rows is None else rows, logits)
+
+
+def test_distillation_is_the_divergence_of_the_student_from_the_teacher():
+    backward = 0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5)
+    assert distillation(STUDENT, TEACHER).item() == pytest.approx(FORWARD / 2)
+    assert distillation(TEACHER, STUDENT).item() == pytest.approx(backward / 2)
+    assert abs(backward - FORWARD) > 0.01
+
+
+def test_distillation_is_0_where_both_say_the_same():
+    logits = torch.randn(4, 5)
+    assert distillation(logits, logits).item() == pytest.approx(0.0, abs=1e-6)
+    assert distillation(logits, logits + 3).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_teacher_gets_no_gradient_and_the_student_its_difference():
+    teacher, student = TEACHER.clone().requires_grad_(), STUDENT.clone().requires_grad_()
+    distillation(student, teacher).backward()
+    assert teacher.grad is None
+    # d KL / dz = q - p, over two rows
+    torch.testing.assert_close(student.grad, (STUDENT.exp() - TEACHER.exp()) / 2)
+
+
+def test_numbers_are_distilled_by_squared_distance():
+    said, wanted = torch.tensor([[1.0], [2.0]]), torch.tensor([[2.0], [5.0]], requires_grad=True)
+    assert distillation(said, wanted).item() == 5.0
+    assert distillation(said.requires_grad_(), wanted).requires_grad
+
+
+def test_a_confident_teacher_gives_a_finite_loss():
+    teacher = torch.tensor([[1e4, -1e4]])
+    for student in (-teacher, teacher, torch.zeros(1, 2)):
+        assert torch.isfinite(distillation(student, teacher))
+
+
+def test_labels_teach_by_the_loss_of_the_task():
+    given = lesson(TEACHER, LABELS)
+    wanted = -(math.log(0.25) + math.log(0.1)) / 2
+    loss = exit_loss(given, [_said(STUDENT)], "labels", "equal", 3)
+    assert loss.item() == pytest.approx(wanted)
+
+
+def test_the_last_layer_teaches_without_labels():
+    loss = exit_loss(lesson(TEACHER, None), [_said(STUDENT)], "last", "equal", 3)
+    assert loss.item() == pytest.approx(FORWARD / 2)
+
+
+def test_the_last_layer_is_not_taught_by_its_students():
+    teacher, student = TEACHER.clone().requires_grad_(), STUDENT.clone().requires_grad_()
+    exit_loss(lesson(teacher, LABELS), [_said(student)], "last", "equal", 3).backward()
+    assert teacher.grad is None
+    assert student.grad.abs().sum() > 0
+
+
+def test_weights_are_equal_or_grow_with_depth():
+    assert [exit_weight(layer, 4, "equal") for layer in range(4)] == [1, 1, 1, 1]
+    assert [exit_weight(layer, 4, "depth") for layer in range(4)] == [0.25, 0.5, 0.75, 1]
+
+
+def test_losses_add_up_with_their_weights():
+    given = lesson(TEACHER, LABELS)
+    one, other = torch.randn(2, 2), torch.randn(2, 2)
+    single = [torch.nn.functional.cross_entropy(z, LABELS).item() for z in (one, other)]
+    spoken = [_said(one, layer=0), _said(other, layer=2)]
+    assert exit_loss(given, spoken, "labels", "equal", 4).item() == pytest.approx(sum(single))
+    weighed = single[0] / 4 + single[1] * 3 / 4
+    assert exit_loss(given, spoken, "labels", "depth", 4).item() == pytest.approx(weighed)
+
+
+def test_an_exit_learns_from_the_texts_it_spoke_of_only():
+    given = lesson(torch.randn(3, 2), torch.tensor([0, 1, 0]))
+    loss = exit_loss(given, [_said(STUDENT[1:], rows=torch.tensor([2]))], "labels", "equal", 3)
+    assert loss.item() == pytest.approx(-math.log(0.9))
+
+
+TAGS = torch.tensor([[-100, 1, 0], [-100, 0, -100]])
+
+
+@pytest.mark.parametrize("teacher", ["labels", "last"])
+def test_tokens_without_a_label_are_ignored(teacher):
+    """Special tokens, padding, later pieces of words: whatever their logits are."""
+    logits, student = torch.randn(2, 3, 2), torch.randn(6, 2, requires_grad=True)
+    loss = exit_loss(lesson(logits, TAGS), [_said(student)], teacher, "equal", 3)
+    known = [1, 2, 4]
+    last = logits.flatten(0, 1)[known]
+    wanted = (
+        torch.nn.functional.cross_entropy(student[known], torch.tensor([1, 0, 0]))
+        if teacher == "labels"
+        else distillation(student[known], last)
+    )
+    assert loss.item() == pytest.approx(wanted.item())
+    loss.backward()
+    assert student.grad[[0, 3, 5]].abs().sum() == 0
+    assert (student.grad[known].abs().sum(1) > 0).all()
+
+
+@pytest.mark.parametrize("teacher", ["labels", "last"])
+def test_where_nobody_has_a_label_the_loss_is_0_with_a_gradient(teacher):
+    student = torch.randn(1, 2, requires_grad=True)
+    given = lesson(torch.randn(2, 3, 2), TAGS)
+    loss = exit_loss(given, [_said(student, rows=torch.tensor([3]))], teacher, "equal", 3)
+    assert loss.item() == 0.0
+    loss.backward()
+    assert student.grad.tolist() == [[0.0, 0.0]]
+
+
+def test_labels_are_looked_up_by_row_and_missed_aloud():
+    given = lesson(torch.randn(2, 3, 2), TAGS)
+    assert labels_of(given, torch.tensor([1, 4])).tolist() == [1, 0]
+    with pytest.raises(ValueError, match="the batch has no labels; exits that learn from labels"):
+        labels_of(lesson(TEACHER, None), torch.tensor([0]))
+    with pytest.raises(ValueError, match="the batch has no labels"):
+        exit_loss(lesson(TEACHER, None), [_said(STUDENT)], "labels", "equal", 3)

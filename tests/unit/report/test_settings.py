@@ -1,0 +1,34 @@
+from fewer import LTP, MagicPyramid
+from fewer.hf.config import method_to
+from fewer.methods.pruning import BlockSkim
+from fewer.report.settings import blocks
+from tests.unit.measure.results import result
+
+
+def test_a_method_inside_a_setting_is_told_by_what_is_not_its_default():
+    rows = [
+        result(method=method_to(MagicPyramid(pruning=LTP(target=target)))) for target in (0.4, 0.6)
+    ]
+    first, second = (block.label for block in blocks(rows))
+    assert first.startswith("MagicPyramid(pruning=LTP(target=0.4)")
+    assert second.startswith("MagicPyramid(pruning=LTP(target=0.6)")
+
+
+def test_a_row_that_ran_at_another_threshold_is_told_by_that_one():
+    method, met = (method_to(BlockSkim(threshold=0.05, target=target)) for target in (None, 0.5))
+    rows = [result(method=method, threshold=ran) for ran in (0.7, 0.9, None)]
+    labels = [block.label for block in blocks([*rows, result(method=met)])]
+    assert labels == [
+        "BlockSkim(threshold=0.7)",
+        "BlockSkim(threshold=0.9)",
+        "BlockSkim(threshold=0.05)",
+        "BlockSkim(target=0.5)",  # which has chosen a threshold: not 0.05
+    ]
+
+
+def test_a_method_that_is_not_known_any_more_is_told_by_its_name():
+    inside = [{"name": "gone", "args": {"a": number}} for number in (1, 2)]
+    rows = [
+        result(method={"name": "stack", "args": {"x": one, "n": i}}) for i, one in enumerate(inside)
+    ]
+    assert "x=gone" in next(iter(blocks(rows))).label

@@ -1,0 +1,65 @@
+"""Each runtime answers as Hugging Face does; those not installed are skipped."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from fewer.runtimes.adapters import PEERS, REFERENCE, example_of, versions
+from tests.tiny import ragged, tiny
+
+NEEDS = {"onnxruntime": ("onnxruntime", "onnx", "onnxscript"), "openvino": ("openvino",)}
+TOLERANCE = {"fp32": 1e-4, "bf16": 0.2, "fp16": 0.05, "int8": 2.0}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name.startswith("compile") else [])
+        for name in PEERS
+    ],
+)
+def test_a_runtime_answers_as_hugging_face(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in NEEDS.get(name.partition("-")[0], ()):
+        if find_spec(package) is None:  # not importorskip: an import writes to HOME
+            pytest.skip(f"{package} is not installed")
+    monkeypatch.setenv("HOME", str(tmp_path))  # a runtime may leave notes there
+    monkeypatch.chdir(tmp_path)
+    model = tiny()
+    runner = PEERS[name](model, example_of(ragged(model)), 1)
+    assert name.endswith(("default", runner.precision, "-f32"))
+    for lengths in ((1, 20, 2, 7, 5), (12,), (3, 3)):
+        batch = ragged(model, lengths)
+        with torch.inference_mode():
+            wanted, found = model(**batch).logits, runner.call(batch).float()
+        torch.testing.assert_close(found, wanted, atol=TOLERANCE[runner.precision], rtol=0)
+    assert model.dtype == torch.float32
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_of_one_makes_an_example_of_two() -> None:
+    model = tiny()
+    example = example_of(ragged(model, [12]))
+    assert {tuple(value.shape) for value in example.values()} == {(2, 8)}
+    short = example_of(ragged(model, [3, 2, 3]))
+    assert {tuple(value.shape) for value in short.values()} == {(2, 3)}
+
+
+def test_the_reference_is_one_of_the_peers() -> None:
+    assert next(iter(PEERS)) == REFERENCE
+
+
+def test_versions_name_only_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name == "openvino":
+            raise metadata.PackageNotFoundError(name)
+        return "1.2"
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert versions() == {"onnx": "1.2", "onnxruntime": "1.2"}

@@ -1,0 +1,139 @@
+"""What the tables of the runtimes say, from rows written by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from fewer.runtimes.tables import (
+    break_even,
+    break_evens,
+    full,
+    missing,
+    profile,
+    summary,
+    tables,
+)
+from tests.unit.measure.runtimes import row, system
+
+
+def lines(table: str) -> list[list[str]]:
+    cells = [line.strip("| ").split(" | ") for line in table.splitlines()]
+    return [cells[0], *cells[2:]]
+
+
+def equal(tokens: int, same: float, of_all: float) -> dict[str, Any]:
+    return row(profile=f"equal-{tokens}", ratio_same=same, ratio_all=of_all)
+
+
+def test_the_summary_names_the_fastest_and_compares_ours() -> None:
+    head, first, second = lines(summary([row()]))
+    assert head == [
+        *("texts", "batch", "fastest fp32 peer", "fastest bf16 peer", "fastest peer of all"),
+        *("packed-fp32", "method-bf16", "score: packed, method"),
+    ]
+    assert first == [
+        *("imdb, up to 512 tokens", "1", "hf-fp32 10.0 ms", "hf-bf16 6.00 ms", "ort-int8 4.00 ms"),
+        *(
+            "8.00 ms, 1.2x faster; 2.0x slower than all",
+            "4.80 ms, 1.2x faster; 2.0x slower than all",
+        ),
+        "not measured",  # of the method in fp32, of packed in bf16
+    ]
+    assert second[1] == "8"
+
+
+def test_where_the_fastest_of_all_has_our_precision_it_is_told_once() -> None:
+    other = row()
+    other["best"]["1"]["all"] = "hf-bf16"
+    first = lines(summary([other]))[1]
+    assert first[-3:-1] == ["8.00 ms, 1.2x faster; 2.0x slower than all", "4.80 ms, 1.2x faster"]
+
+
+def test_of_a_system_that_is_missing_a_row_there_is_a_dash() -> None:
+    other = row(profile="equal-16")
+    del other["systems"]["method-bf16"], other["best"]["1"]["bf16"]
+    last = lines(summary([row(), other]))[3]
+    assert (last[3], last[-2]) == ("-", "-")
+
+
+def test_times_of_a_method_stand_beside_its_score() -> None:
+    other = row()
+    for name, accuracy in (("packed-fp32", 0.89), ("method-fp32", 0.87)):
+        timed = other["systems"]["packed-fp32"]
+        scored = {"metrics": {"accuracy": accuracy, "f1": 0.5}, "scored": 200}
+        other["systems"][name] = timed | scored
+    assert lines(summary([other]))[1][-1] == "0.890, 0.870 (accuracy of 200)"
+
+
+def test_all_of_it_has_a_line_a_system_and_says_what_is_missing() -> None:
+    told = full([row()])
+    head, *body = lines("\n".join(line for line in told.splitlines() if line.startswith("|")))
+    assert [line[0] for line in body] == [
+        "hf-fp32",
+        "hf-bf16",
+        "ort-int8",
+        "packed-fp32",
+        "method-bf16",
+    ]
+    assert head[:5] == ["system", "precision", "off by", "same class", "accuracy"]
+    assert body[3][5:9] == ["8.00 (7.20-8.80)", "1,000", "50%", "1.25, 0.50"]
+    assert body[2][7] == body[2][8] == "-"  # a peer, and no peak of int8
+    assert "### imdb, up to 512 tokens; one thread" in told
+    assert "Not measured: openvino-f32 (openvino is not installed)." in told
+
+
+def test_a_wrong_system_is_marked_and_a_score_that_some_lack_left_out() -> None:
+    broken = row()
+    broken["systems"]["hf-bf16"] |= {"wrong": True, "metrics": {}}
+    head, _, second, *_ = lines(full([broken]).split("\n\n")[1])
+    assert "accuracy" not in head
+    assert second[2] == "0.002, wrong"
+
+
+@pytest.mark.parametrize(
+    ("ratios", "said"),
+    [
+        ({16: 0.5, 32: 0.9, 64: 1.0, 128: 2.0}, "from 64"),
+        ({16: 1.5, 32: 0.9, 64: 1.1}, "from 64"),
+        ({16: 1.5, 32: 1.2}, "from 16, the shortest measured"),
+        ({16: 1.5, 32: 0.5}, "not up to 32"),
+        ({}, "-"),
+    ],
+)
+def test_break_even_holds_for_all_longer_texts(ratios: dict[int, float], said: str) -> None:
+    rows = [equal(tokens, ratio, 0.1) for tokens, ratio in ratios.items()]
+    assert break_even([*reversed(rows), row()], "packed-fp32", "same") == said
+
+
+def test_break_evens_tell_both_comparisons_of_each_of_ours() -> None:
+    told = lines(break_evens([equal(16, 0.5, 0.2), equal(32, 1.5, 0.4)]))
+    assert told[1:] == [
+        ["packed-fp32", "from 32", "not up to 32"],
+        ["method-bf16", "from 32", "not up to 32"],
+    ]
+
+
+def test_natural_lengths_are_called_by_their_data() -> None:
+    assert profile(row()) == "imdb, up to 512 tokens"
+    assert profile(row(profile="equal-128")) == "equal 128"
+    here = row()
+    here["data"]["source"] = "mine.csv"
+    assert profile(here) == "mine.csv, up to 512 tokens"
+
+
+def test_the_terminal_shows_what_the_page_shows() -> None:
+    console = Console(width=100, record=True, file=None, quiet=False)
+    with console.capture() as captured:
+        for one in tables(row()):
+            console.print(one)
+    told = captured.get()
+    assert all(f"batch {size}" in told for size in (1, 8))
+    assert all(word in told for word in ("ort-int8", "7.20-8.80", "0.9000", "1.25, 0.50"))
+
+
+def test_nothing_missing_says_nothing() -> None:
+    assert missing({"missing": {}}) == ""
+    assert system(1.0, "int8")["precision"] == "int8"
