@@ -42,7 +42,7 @@ def encode(
     Returns every token's last state in the caller's grid, gone or not (the output of the last layer
     it finished, passed once through `finish`, the final norm; zeros on padding), and the trace.
     """
-    trace = Trace(tokens.grid, tokens.slot.device, tokens.slot)
+    trace = Trace(tokens.grid, tokens.slot.device, real=tokens.slot)
     left: list[_States] = []
     read = partial(_read, layers, policy, trace, left, apply, attend)
     known = current()
@@ -67,7 +67,7 @@ def read_through(
     stop: int,
 ) -> Packed:
     """Read the tokens through the layers before `stop` only: those that are still there."""
-    trace = Trace(tokens.grid, tokens.slot.device, tokens.slot)
+    trace = Trace(tokens.grid, tokens.slot.device, real=tokens.slot)
     return _read(layers, policy, trace, [], apply, attend, tokens, range(stop))
 
 

@@ -53,7 +53,6 @@ class Trace:
 
     grid: tuple[int, int]
     device: torch.device
-    real: Int[Tensor, "T"] | None = None  # slots of the tokens that came in; None: every slot
     layers: list[LayerTrace] = field(default_factory=list)
     readers: list[tuple[Int[Tensor, "T"], Float[Tensor, "T"] | None]] = field(
         default_factory=list
@@ -65,6 +64,7 @@ class Trace:
     # settled decisions, and the slot and text of each token that they were about
     settled: list[tuple[Int[Tensor, "T"], Int[Tensor, "T"], Decision]] = field(default_factory=list)
     spent: Float[Tensor, "B"] | None = None  # FLOPs of the policy's own heads
+    real: Int[Tensor, "T"] | None = None  # slots of the tokens that came in; None: every slot
 
     def __repr__(self) -> str:
         """Show counts: its tensors take pages."""
