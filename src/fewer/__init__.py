@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from fewer.core.decision import Decision, Fate, Site, View
     from fewer.core.policy import Dense, Method, Phase, Policy
     from fewer.core.trace import Trace, record
-    from fewer.hf.attach import adjust, applying, attach, attachment, detach
+    from fewer.hf.attach import applying, attach, attachment, detach, set_threshold
     from fewer.hf.checkpoint import load, save
     from fewer.hf.optimize import deoptimize, optimize
     from fewer.inference.answer import answer
@@ -37,7 +37,7 @@ _HOMES = {
     "Site": "fewer.core.decision",
     "Trace": "fewer.core.trace",
     "View": "fewer.core.decision",
-    "adjust": "fewer.hf.attach",
+    "set_threshold": "fewer.hf.attach",
     "answer": "fewer.inference.answer",
     "applying": "fewer.hf.attach",
     "attach": "fewer.hf.attach",
@@ -70,7 +70,6 @@ __all__ = [
     "Trace",
     "View",
     "__version__",
-    "adjust",
     "answer",
     "applying",
     "attach",
@@ -84,6 +83,7 @@ __all__ = [
     "predict",
     "record",
     "save",
+    "set_threshold",
     "tag",
 ]
 

@@ -23,7 +23,7 @@ from fewer_lra.recipes import Plan
 from fewer_lra.speed import peak_memory_mb, speed
 from fewer_lra.tasks.arena import LRATask
 
-__all__ = ["run", "shape_of"]
+__all__ = ["model_spec", "run"]
 
 _LOG = logging.getLogger("fewer")
 
@@ -35,7 +35,7 @@ def run(plan: Plan, task: LRATask, *, seed: int, output: Path, results: Path) ->
     goes on from its last whole checkpoint. The score is that of the first step of highest accuracy
     on dev; `last` is that of the last step.
     """
-    shape = shape_of(plan, task)
+    shape = model_spec(plan, task)
     described = {**asdict(plan), "model": asdict(shape), "seed": seed}
     data = {"hash": task.data_hash()}
     mark = _mark({**described, "data": data})
@@ -54,7 +54,7 @@ def run(plan: Plan, task: LRATask, *, seed: int, output: Path, results: Path) ->
     return dict(row)
 
 
-def shape_of(plan: Plan, task: LRATask) -> LRAShape:
+def model_spec(plan: Plan, task: LRATask) -> LRAShape:
     """Say of which size the plan's model is on these rows.
 
     Raises `ValueError` for settings that a shape does not have, or that the rows decide.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import fewer
 from fewer import Decision, Fate, Phase, Policy, Site, View
-from fewer.core.cost import Shape
+from fewer.core.cost import ModelSpec
 
 
 def chance(view: View, salt: int) -> Tensor:
@@ -38,7 +38,7 @@ class Drop(Untrained):
     temperature: float = 0.05
     salt: int = 1
 
-    def build(self, shape: Shape) -> Policy:
+    def build(self, shape: ModelSpec) -> Policy:
         return _DropPolicy(self)
 
 
@@ -61,7 +61,7 @@ class Freeze(Untrained):
     site: Site = Site.MIDDLE
     salt: int = 2
 
-    def build(self, shape: Shape) -> Policy:
+    def build(self, shape: ModelSpec) -> Policy:
         return _FreezePolicy(self)
 
 
@@ -81,14 +81,14 @@ class Together(Untrained):
 
     threshold: float = 0.1
 
-    def build(self, shape: Shape) -> Policy:
+    def build(self, shape: ModelSpec) -> Policy:
         return _TogetherPolicy(self, shape)
 
 
 class _TogetherPolicy(Policy):
     sites = frozenset(Site)
 
-    def __init__(self, method: Together, shape: Shape) -> None:
+    def __init__(self, method: Together, shape: ModelSpec) -> None:
         super().__init__()
         self.learned = fewer.LTP(final_threshold=method.threshold).build(shape)
         self.drop = Drop(share=0.1).build(shape)
@@ -109,14 +109,14 @@ class ByState(Untrained):
 
     lowest: float = -0.6
 
-    def build(self, shape: Shape) -> Policy:
+    def build(self, shape: ModelSpec) -> Policy:
         return _ByStatePolicy(self, shape)
 
 
 class _ByStatePolicy(Policy):
     sites = frozenset(Site)
 
-    def __init__(self, method: ByState, shape: Shape) -> None:
+    def __init__(self, method: ByState, shape: ModelSpec) -> None:
         super().__init__()
         self.lowest = method.lowest
         self.freeze = Freeze(share=0.3).build(shape)
@@ -130,7 +130,7 @@ class _ByStatePolicy(Policy):
 class Nobody(Untrained):
     """Ask for everything at once: all tokens gone, in every layer."""
 
-    def build(self, shape: Shape) -> Policy:
+    def build(self, shape: ModelSpec) -> Policy:
         return _NobodyPolicy()
 
 

@@ -130,7 +130,7 @@ def opened(model: Any) -> Any:
             for name, parameter in policy.named_parameters():
                 if "threshold" not in name:  # what LTP learns
                     parameter.normal_(std=SPREAD)
-        fewer.adjust(model, threshold=OPENED.get(_criterion(policy), USUALLY))
+        fewer.set_threshold(model, threshold=OPENED.get(_criterion(policy), USUALLY))
     return model
 
 
@@ -150,10 +150,10 @@ def _turns(policy: Any) -> bool:
 
 
 def counts(trace: Trace) -> Tensor:
-    """Stack what was counted, with zeros for layers that nobody read, and `spent`."""
+    """Stack what was counted, with zeros for layers that nobody read, and `head_flops`."""
     rows = [torch.stack([x.keys, x.queries, x.read]) for x in trace.layers]
     rows += [torch.zeros_like(rows[0])] * (DEEPEST - len(rows))
-    spent = torch.zeros_like(rows[0][0]) if trace.spent is None else trace.spent
+    spent = torch.zeros_like(rows[0][0]) if trace.head_flops is None else trace.head_flops
     return torch.cat([torch.stack(rows), spent.expand(1, 3, -1)])
 
 

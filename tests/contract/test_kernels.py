@@ -98,10 +98,10 @@ def _assert_same(one, other, tolerance):
     if one.received is not None:
         assert one.received.dtype == other.received.dtype == torch.float32
         assert_same(one.received, other.received, tolerance)
-    assert (one.normaliser is None) == (other.normaliser is None)
-    if one.normaliser is not None:
-        assert one.normaliser.dtype == other.normaliser.dtype == torch.float32
-        assert_same(one.normaliser, other.normaliser, tolerance)
+    assert (one.logsumexp is None) == (other.logsumexp is None)
+    if one.logsumexp is not None:
+        assert one.logsumexp.dtype == other.logsumexp.dtype == torch.float32
+        assert_same(one.logsumexp, other.logsumexp, tolerance)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -129,8 +129,8 @@ def test_its_gradients_equal_those_of_the_reference(kernel, sizes, extras):
         total = (attended.context * weights).sum()
         if attended.received is not None:
             total = total + (attended.received * of_keys).sum()
-        if attended.normaliser is not None:
-            total = total + (attended.normaliser * of_rows).sum()
+        if attended.logsumexp is not None:
+            total = total + (attended.logsumexp * of_rows).sum()
         gradients.append(torch.autograd.grad(total, leaves, allow_unused=True))
     for gradient, wanted in zip(*gradients, strict=True):
         filled = [torch.zeros(()) if g is None else g for g in (gradient, wanted)]

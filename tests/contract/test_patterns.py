@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fewer.kernels import KERNELS, AttentionCall, Pattern
-from fewer.kernels.sparse import Places, Sparse, anchors_of
+from fewer.kernels.sparse import SparseLayout, TokenPositions, anchors_of
 from tests.isas import every_isa, pretend
 from tests.rounding import assert_same
 
@@ -39,7 +39,9 @@ def call_of(pattern, *, lengths=LENGTHS, leave=0.2, rest=0.3, far=False, extras=
     sequence, column = sequence[stays], column[stays]
     extent = torch.tensor(lengths)
     question = column <= 3
-    asked = Places(sequence, column, anchors_of(pattern, sequence, column, extent, question))
+    asked = TokenPositions(
+        sequence, column, anchors_of(pattern, sequence, column, extent, question)
+    )
     rows = (torch.rand(len(column)) >= rest).nonzero().squeeze(1)
     total, asking = len(column), len(rows)
 
@@ -47,7 +49,7 @@ def call_of(pattern, *, lengths=LENGTHS, leave=0.2, rest=0.3, far=False, extras=
         return torch.randn(n, HEADS, WIDTH, requires_grad=True)
 
     far_maps = (draw(total), draw(total)) if far else None
-    sparse = Sparse(pattern, asked.take(rows), asked, extent, HEADS, far_maps)
+    sparse = SparseLayout(pattern, asked.take(rows), asked, extent, HEADS, far_maps)
     gate = (0.1 + 0.9 * torch.rand(total)).masked_fill(torch.rand(total) < 0.2, 0.0)
     gate[rows] = gate[rows].clamp_min(0.05)  # a query always has its own key
     return AttentionCall(
@@ -76,7 +78,7 @@ def _inputs(call):
 
 def _assert_same(one, other, tolerance=1e-5):
     assert_same(one.context, other.context, tolerance)
-    for name in ("received", "normaliser"):
+    for name in ("received", "logsumexp"):
         mine, wanted = getattr(one, name), getattr(other, name)
         assert (mine is None) == (wanted is None)
         if mine is not None:
@@ -120,7 +122,7 @@ def test_gradients_equal_those_of_the_dense_mask(kernel, pattern, far):
         torch.manual_seed(1)
         wants = [torch.randn_like(own) for own in (attended.context, attended.received)]
         loss = (attended.context * wants[0]).sum() + (attended.received * wants[1]).sum()
-        loss = loss + (attended.normaliser**2).sum()
+        loss = loss + (attended.logsumexp**2).sum()
         found.append(torch.autograd.grad(loss, _inputs(call), materialize_grads=True))
     for mine, wanted in zip(*found, strict=True):
         assert_same(mine, wanted, 1e-4)
@@ -134,12 +136,12 @@ def test_a_text_is_read_alone_as_in_company(kernel, pattern):
         together = KERNELS[kernel](whole).context
     for text, n in enumerate(LENGTHS):
         rows = slice(int(whole.cu_k[text]), int(whole.cu_k[text + 1]))
-        places = Places(
+        places = TokenPositions(
             torch.zeros(n, dtype=torch.long),
             whole.sparse.asked.column[rows],
             whole.sparse.asked.anchors[rows],
         )
-        sparse = Sparse(whole.sparse.pattern, places, places, torch.tensor([n]), HEADS)
+        sparse = SparseLayout(whole.sparse.pattern, places, places, torch.tensor([n]), HEADS)
         cu = torch.tensor([0, n])
         own = AttentionCall(whole.q[rows], whole.k[rows], whole.v[rows], cu, cu, sparse=sparse)
         with torch.no_grad():

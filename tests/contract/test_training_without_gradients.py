@@ -10,7 +10,7 @@ import torch
 import fewer
 from fewer.hf.task_heads import logits_of
 from fewer.kernels.cpu import rowwise
-from fewer.kernels.cpu.batch_invariant import RowwiseLinear
+from fewer.kernels.cpu.batch_invariant import BatchInvariantLinear
 from tests.contract.table import every_backbone, every_kernel, every_method, made
 from tests.isas import needs_kernels, optimized
 from tests.tiny import ragged, tiny
@@ -71,6 +71,6 @@ def test_nothing_is_packed_in_training(monkeypatch):
         _logits(model, batch, grad=False)
         model(**batch).logits.sum().backward()
         optimizer.step()
-    maps = [module for module in model.modules() if isinstance(module, RowwiseLinear)]
+    maps = [module for module in model.modules() if isinstance(module, BatchInvariantLinear)]
     assert len(maps) == 20
     assert not any("_rowwise" in module.__dict__ for module in maps)

@@ -22,8 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import fewer
 from fewer import LTP, Dense, Trace
 from fewer.core.apply import APPLIES
-from fewer.core.cost import LayerCost, Shape
-from fewer.core.decision import Spoken
+from fewer.core.cost import LayerCost, ModelSpec
+from fewer.core.decision import ExitOutput
 from fewer.core.encode import encode
 from fewer.core.packed import Packed, plan
 from fewer.kernels import KERNELS
@@ -36,8 +36,8 @@ from tests.lessons import lesson
 from tests.tiny import ragged, tiny
 
 COST = LayerCost(1, 2, 1, 8, 4, 2)
-SHAPE = Shape(3, 4, 1, 0.0, (COST,) * 3, 2, "span")
-BERT_BASE = Shape(12, 768, 12, 0.0, (COST,) * 12, 2, "span")
+SHAPE = ModelSpec(3, 4, 1, 0.0, (COST,) * 3, 2, "span")
+BERT_BASE = ModelSpec(12, 768, 12, 0.0, (COST,) * 12, 2, "span")
 TAU = 0.05
 PLAYED = ("compact", "mask")
 # of one head: rows ask, columns answer
@@ -106,7 +106,7 @@ def _seen(rows, *, kernel="reference", gate=None, alive=None):
     )
     found = KERNELS[kernel](call)
     tokens = Packed.start(where, torch.zeros(len(q), 1), where.column, where.column == 0)
-    tokens = tokens.but(query=q, key=k, normaliser=found.normaliser, gate=gate, alive=alive)
+    tokens = tokens.but(query=q, key=k, logsumexp=found.logsumexp, gate=gate, alive=alive)
     return Blocks.of(tokens, 2)
 
 
@@ -160,7 +160,7 @@ def test_judging_a_block_costs_what_torch_counts():
         policy.predictors[0](torch.zeros(1, 12, 32, 32))
     macs = 9 * 144 * (1024 + 256) + 768 * 2
     assert macs == 1_660_416
-    assert policy.predictors[0].judging == 2 * macs == counter.get_total_flops()
+    assert policy.predictors[0].block_cnn == 2 * macs == counter.get_total_flops()
     assert policy.predictors[0].looking == 2 * 32 * 32 * 768
 
 
@@ -192,7 +192,7 @@ def test_the_best_block_stays_even_if_none_passes(apply, chances, left):
 def test_the_last_layer_neither_looks_nor_skims(apply):
     states, trace = _read(_policy([0.3, 0.3], [0.3, 0.3], [0.01, 0.02]), apply)
     assert states == [30] * 12
-    assert [said.layer for said in trace.judged] == [0, 1]
+    assert [said.layer for said in trace.predictor_outputs] == [0, 1]
     policy = _policy([], [], [])
     assert [policy.measured(layer) for layer in range(3)] == [True, True, False]
     assert policy.train().measured(2)
@@ -203,16 +203,16 @@ def test_each_block_that_may_leave_is_paid_for_and_nobody_else(apply):
     """Two blocks in layer 0; in layer 1 all that is left of block 1 is the question's."""
     policy = _policy([0.04, 0.3], [0.3], [0.3])
     _, trace = _read(policy, apply)
-    assert [said.rows.tolist() for said in trace.judged] == [[1, 2], [2]]
-    assert trace.spent.tolist() == [
-        3 * (policy.predictors[0].judging + policy.predictors[0].looking)
+    assert [said.rows.tolist() for said in trace.predictor_outputs] == [[1, 2], [2]]
+    assert trace.head_flops.tolist() == [
+        3 * (policy.predictors[0].block_cnn + policy.predictors[0].looking)
     ]
 
 
 def test_nothing_is_skimmed_in_training_and_all_layers_learn():
     states, trace = _read(_policy([0.01, 0.02], [0.01, 0.02], [0.01, 0.02]).train())
     assert states == _read(Dense().build(SHAPE))[0] == [30] * 12
-    assert [(said.layer, said.rows.tolist()) for said in trace.judged] == [
+    assert [(said.layer, said.rows.tolist()) for said in trace.predictor_outputs] == [
         (layer, [1, 2]) for layer in range(3)
     ]
     assert not trace.dropped.any()
@@ -235,10 +235,10 @@ def test_a_tau_of_0_keeps_all_and_answers_as_the_dense_model():
 def _lesson(relevant):
     """Of blocks 0, 1, 2 of one text: layer 0 says 1/2 and 1/4 of blocks 1, 2, layer 1 3/4 of 2."""
     said = [
-        Spoken(0, torch.tensor([1, 2]), torch.tensor([[0.0, 0.0], [math.log(3), 0.0]])),
-        Spoken(1, torch.tensor([2]), torch.tensor([[0.0, math.log(3)]])),
+        ExitOutput(0, torch.tensor([1, 2]), torch.tensor([[0.0, 0.0], [math.log(3), 0.0]])),
+        ExitOutput(1, torch.tensor([2]), torch.tensor([[0.0, math.log(3)]])),
     ]
-    trace = Trace((1, 12), torch.device("cpu"), judged=said)
+    trace = Trace((1, 12), torch.device("cpu"), predictor_outputs=said)
     return lesson(trace, relevant=torch.tensor([relevant]))
 
 
@@ -261,8 +261,8 @@ def test_without_balance_all_blocks_count_alike():
 def test_one_token_of_the_answer_makes_a_block_relevant(places, wanted):
     """The authors' code wants two, and has no label for an answer of one token."""
     relevant = torch.zeros(1, 12).index_fill(1, torch.tensor(list(places), dtype=torch.long), 1)
-    said = Spoken(0, torch.arange(3), torch.tensor([[0.0, 200.0]] * 3))
-    trace = Trace((1, 12), torch.device("cpu"), judged=[said])
+    said = ExitOutput(0, torch.arange(3), torch.tensor([[0.0, 200.0]] * 3))
+    trace = Trace((1, 12), torch.device("cpu"), predictor_outputs=[said])
     policy = _policy([], [], [], alpha=1.0, balance=1.0)
     # certain of every block: each that is not relevant costs 200
     loss = policy.loss(lesson(trace, relevant=relevant)).item()

@@ -18,8 +18,8 @@ import pytest
 import torch
 
 import fewer
-from fewer.core.cost import LayerCost, Shape
-from fewer.core.policy import Taught
+from fewer.core.cost import LayerCost, ModelSpec
+from fewer.core.policy import TeacherOutput
 from fewer.core.trace import LayerTrace, Trace
 from fewer.hf.attach import attachment
 from fewer.hf.packing import pack
@@ -33,7 +33,7 @@ KD = 1.5 * log(3) - 1.75 * log(2)
 LRS = (1 + 2.5) / 2
 SLOTS = torch.tensor([0, 1, 2, 3, 4])  # of a grid of 2 x 3; the last is padding
 PADDING = 1000.0  # a logit that would win, if it were real
-SHAPE = Shape(3, 2, 1, 0.0, (LayerCost(1, 2, 1, 8, 4, 2),) * 3, labels=2, answers="span")
+SHAPE = ModelSpec(3, 2, 1, 0.0, (LayerCost(1, 2, 1, 8, 4, 2),) * 3, labels=2, answers="span")
 
 
 def _logits(starts, ends, others):
@@ -67,7 +67,7 @@ def _loss(**settings):
         layer2=(left, known[left] + torch.tensor([[3.0, 0.0], [0.0, -1.0]])),
     )
     teacher = _trace(layer1=(SLOTS, known), layer2=(SLOTS, known))
-    told = replace(lesson(student, STUDENT), teacher=Taught(TEACHER, teacher))
+    told = replace(lesson(student, STUDENT), teacher=TeacherOutput(TEACHER, teacher))
     return float(DeFormer(lower=1, **settings).build(SHAPE).loss(told))
 
 
@@ -90,7 +90,7 @@ def test_kd_is_scaled_by_the_square_of_tau():
 
 def test_who_is_its_own_teacher_learns_nothing():
     trace = _trace(layer1=(SLOTS, torch.ones(5, 2)))
-    told = replace(lesson(trace, STUDENT), teacher=Taught(STUDENT, trace))
+    told = replace(lesson(trace, STUDENT), teacher=TeacherOutput(STUDENT, trace))
     assert float(DeFormer(lower=1).build(SHAPE).loss(told)) == pytest.approx(0, abs=1e-6)
 
 
@@ -127,7 +127,13 @@ def test_positions_restart_in_each_segment(family, first):
     model = _model(family)
     backbone, batch = attachment(model).backbone(model.base_model), _batch(QUESTIONS)
     tokens = pack(
-        backbone, batch["input_ids"], None, batch["attention_mask"], None, None, restarts=True
+        backbone,
+        batch["input_ids"],
+        None,
+        batch["attention_mask"],
+        None,
+        None,
+        restarts_positions=True,
     )
     wanted = []
     for question, passage in zip(QUESTIONS, PASSAGES, strict=True):
@@ -163,7 +169,7 @@ def _f(n, d):
 def test_the_flops_of_the_papers_lengths(tokens, question, ratios):
     d = 768
     cost = LayerCost(2 * d**2, 4 * d**2, 2 * d**2, 16 * d**2, 4 * d, 0.0)
-    shape = Shape(12, d, 12, 0.0, (cost,) * 12)
+    shape = ModelSpec(12, d, 12, 0.0, (cost,) * 12)
     for lower, wanted in zip((8, 9, 10), ratios, strict=True):
         trace = Trace((1, tokens), torch.device("cpu"))
         for layer in range(12):

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from fewer import Site, Trace, View
-from fewer.core.cost import LayerCost, Shape
-from fewer.core.decision import Fate, Spoken
+from fewer.core.cost import LayerCost, ModelSpec
+from fewer.core.decision import ExitOutput, Fate
 from fewer.core.packed import Packed, plan
-from fewer.core.policy import Lesson, Phase
+from fewer.core.policy import Phase, TrainingBatch
 from fewer.methods.exits import PABEE, SENTEE, TOKEE, BERxiT, DeeBERT, FastBERT, RightTool
 from fewer.methods.exits.losses import distillation
 
@@ -25,7 +25,7 @@ COST = LayerCost(query=8, key_value=16, output=8, ffn=64, pair=8, score=1)
 
 
 def _policy(method, labels=2, answers="text", width=2, threshold=None):
-    policy = method.build(Shape(3, width, 1, 0.0, (COST,) * 3, labels, answers)).eval()
+    policy = method.build(ModelSpec(3, width, 1, 0.0, (COST,) * 3, labels, answers)).eval()
     for parameter in policy.parameters():
         parameter.data.zero_()
     if threshold is not None:
@@ -49,9 +49,9 @@ def _tokens(*texts):
     return Packed.start(where, hidden, where.column, where.column == 0)
 
 
-def _asked(policy, tokens, layer, spoken=()):
+def _asked(policy, tokens, layer, exit_outputs=()):
     read = [(tokens.slot, None)]
-    trace = Trace(tokens.grid, torch.device("cpu"), readers=read, spoken=list(spoken))
+    trace = Trace(tokens.grid, torch.device("cpu"), readers=read, exit_outputs=list(exit_outputs))
     with torch.no_grad():
         return policy.decide(View(layer, 3, Site.AFTER, tokens, trace))
 
@@ -61,13 +61,13 @@ def _leaves(decision):
 
 
 def _lesson(logits, labels, spoken, step=0):
-    trace = Trace((len(logits), 1), torch.device("cpu"), spoken=list(spoken))
+    trace = Trace((len(logits), 1), torch.device("cpu"), exit_outputs=list(spoken))
     loss = torch.nn.functional.cross_entropy
-    return Lesson(trace, PHASE, step, torch.tensor(logits), torch.tensor(labels), loss)
+    return TrainingBatch(trace, PHASE, step, torch.tensor(logits), torch.tensor(labels), loss)
 
 
 def _said(layer, *logits):
-    return Spoken(layer, torch.arange(len(logits)), torch.tensor(logits))
+    return ExitOutput(layer, torch.arange(len(logits)), torch.tensor(logits))
 
 
 def _sigmoid(z):
@@ -96,8 +96,8 @@ def test_right_tool_mixes_layers_by_a_unit_vector_and_divides_by_the_temperature
     first = _asked(policy, _tokens([[0.5, 0.0]]), ONE)
     for threshold, leaves in ((0.91, [True]), (0.92, None)):
         policy.threshold.fill_(threshold)
-        second = _asked(policy, _tokens([[0.0, 1.0]]), TWO, first.spoken)
-        assert second.spoken[0].logits.tolist()[0] == pytest.approx([2.409540, 0.0], abs=1e-5)
+        second = _asked(policy, _tokens([[0.0, 1.0]]), TWO, first.exit_outputs)
+        assert second.exit_outputs[0].logits.tolist()[0] == pytest.approx([2.409540, 0.0], abs=1e-5)
         assert _leaves(second) == leaves
 
 
@@ -149,7 +149,7 @@ def test_fastbert_measures_uncertainty_as_a_share_of_the_largest_entropy():
     for threshold, leaves in ((0.387, None), (0.388, [True])):
         policy.threshold.fill_(threshold)
         decision = _asked(policy, tokens, ONE)
-        assert decision.spoken[0].logits.tolist()[0] == pytest.approx([z, 0.0], abs=1e-5)
+        assert decision.exit_outputs[0].logits.tolist()[0] == pytest.approx([z, 0.0], abs=1e-5)
         assert _leaves(decision) == leaves
 
 
@@ -178,9 +178,9 @@ def test_pabee_leaves_when_exits_in_a_row_agree():
     first = _asked(policy, _tokens([[1.0, 0.0]], [[-1.0, 0.0]], [[-1.0, 0.0]]), ONE)
     second_states = _tokens([[0.1, 0.0]], [[0.1, 0.0]], [[-9.0, 0.0]])
     assert _leaves(first) is None
-    assert _leaves(_asked(policy, second_states, TWO, first.spoken)) == [True, False, True]
+    assert _leaves(_asked(policy, second_states, TWO, first.exit_outputs)) == [True, False, True]
     policy.threshold.fill_(2.0)
-    assert _leaves(_asked(policy, second_states, TWO, first.spoken)) is None
+    assert _leaves(_asked(policy, second_states, TWO, first.exit_outputs)) is None
 
 
 def test_pabee_compares_numbers_by_their_distance():
@@ -226,7 +226,7 @@ def test_berxit_teaches_the_judge_and_the_exits_in_turns():
     """
     policy = _policy(BERxiT())
     _set(policy.doubt.bias, 1.0)
-    said = Spoken(0, torch.arange(3), torch.tensor([[1.0, 0.0]] * 3), torch.zeros(3, 2))
+    said = ExitOutput(0, torch.arange(3), torch.tensor([[1.0, 0.0]] * 3), torch.zeros(3, 2))
     judged = (2 * _sigmoid(1) ** 2 + _sigmoid(-1) ** 2) / 3
     exits = -(2 * math.log(_sigmoid(1)) + math.log(_sigmoid(-1))) / 3
     assert judged == pytest.approx(0.380408, abs=1e-6)
@@ -242,10 +242,10 @@ def test_berxit_judges_numbers_by_how_far_off_they_are():
     ((1/2)^2 + (1/2 - 0.964028)^2) / 2 = 0.232661.
     """
     policy = _policy(BERxiT(), labels=1)
-    said = Spoken(0, torch.arange(2), torch.tensor([[1.0], [1.0]]), torch.zeros(2, 2))
-    trace = Trace((2, 1), torch.device("cpu"), spoken=[said])
+    said = ExitOutput(0, torch.arange(2), torch.tensor([[1.0], [1.0]]), torch.zeros(2, 2))
+    trace = Trace((2, 1), torch.device("cpu"), exit_outputs=[said])
     logits, numbers = torch.zeros(2, 1), torch.tensor([1.0, 3.0])
-    given = Lesson(trace, PHASE, 0, logits, numbers, torch.nn.functional.mse_loss)
+    given = TrainingBatch(trace, PHASE, 0, logits, numbers, torch.nn.functional.mse_loss)
     assert policy.loss(given).item() == pytest.approx(0.232661, abs=1e-6)
 
 
@@ -313,9 +313,9 @@ def test_a_question_is_answered_when_start_and_end_are_certain():
         _set(policy.heads[ONE].weight, [1.0, 0.0], [0.0, 1.0])
         decision = _asked(policy, tokens, ONE)
         assert _leaves(decision) == leaves
-        assert decision.spoken[0].rows.tolist() == [0, 1, 2, 3]
-        assert decision.spoken[0].final.tolist() == [leaves[0]] * 3 + [leaves[1]]
-        assert decision.spent.tolist() == [3 * 8, 8]  # 2 x 2 x 2 FLOPs a token
+        assert decision.exit_outputs[0].rows.tolist() == [0, 1, 2, 3]
+        assert decision.exit_outputs[0].final.tolist() == [leaves[0]] * 3 + [leaves[1]]
+        assert decision.head_flops.tolist() == [3 * 8, 8]  # 2 x 2 x 2 FLOPs a token
 
 
 def test_a_question_is_answered_when_exits_in_a_row_choose_the_same_span():
@@ -330,9 +330,9 @@ def test_a_question_is_answered_when_exits_in_a_row_choose_the_same_span():
     early, late = [[3.0, 0.0], [0.0, 0.0], [0.0, 3.0]], [[3.0, 0.0], [0.0, 3.0], [0.0, 0.0]]
     first = _asked(policy, _tokens(early, late), ONE)
     assert _leaves(first) is None
-    second = _asked(policy, _tokens(early, early), TWO, first.spoken)
+    second = _asked(policy, _tokens(early, early), TWO, first.exit_outputs)
     assert _leaves(second) == [True, False]
-    assert second.spoken[0].final.tolist() == [True] * 3 + [False] * 3
+    assert second.exit_outputs[0].final.tolist() == [True] * 3 + [False] * 3
 
 
 @pytest.mark.parametrize(
@@ -354,7 +354,7 @@ def test_tokee_lets_tokens_rest_whose_window_is_sure(window, layer, delta, rests
     decision = _asked(_tagger(TOKEE(window=window), delta), tokens, layer)
     wanted = [int(Fate.FROZEN if one else Fate.ACTIVE) for one in rests]
     assert decision.fate.tolist() == wanted
-    assert decision.spoken[0].final.int().tolist() == rests
+    assert decision.exit_outputs[0].final.int().tolist() == rests
     gone = [int(Fate.GONE)] * 6
     assert decision.settled(tokens).fate.tolist() == (gone if all(rests) else wanted)
 

@@ -19,7 +19,7 @@ import torch
 
 from fewer import LTP, Dense, Fate, Site, Trace, View
 from fewer.core.apply import APPLIES
-from fewer.core.cost import LayerCost, Shape
+from fewer.core.cost import LayerCost, ModelSpec
 from fewer.core.encode import encode
 from fewer.core.packed import Packed, plan
 from fewer.core.trace import LayerTrace
@@ -35,7 +35,7 @@ ATTENTION = torch.tensor(
 SCORE = [3.0 / 6, 1.9 / 6, 1.1 / 6]
 # theta = 0.2, T = 0.05: sigmoid of 7/3 and of -1/3; [CLS] is protected
 GATE = [1.0, 0.911600, 0.417430]
-SHAPE = Shape(2, 1, 2, 0.0, (LayerCost(1, 2, 1, 8, 4, 2),) * 2)
+SHAPE = ModelSpec(2, 1, 2, 0.0, (LayerCost(1, 2, 1, 8, 4, 2),) * 2)
 every_kernel = pytest.mark.parametrize("kernel", KERNELS)
 
 
@@ -136,7 +136,7 @@ def test_the_gone_neither_vote_nor_receive_while_removal_is_played(kernel):
 
 def test_thresholds_start_on_a_line_from_zero_to_the_final_one():
     """theta_l = final * l / L: 0.0025, 0.005 and 0.0075 at 3, 6 and 9 of 12, as the README says."""
-    shape = Shape(12, 1, 1, 0.0, SHAPE.layers[:1] * 12)
+    shape = ModelSpec(12, 1, 1, 0.0, SHAPE.layers[:1] * 12)
     threshold = LTP(final_threshold=0.01).build(shape).threshold
     assert threshold.shape == (11,)
     assert threshold[[2, 5, 8, 10]].tolist() == pytest.approx([0.0025, 0.005, 0.0075, 0.11 / 12])

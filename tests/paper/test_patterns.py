@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fewer.kernels import KERNELS, AttentionCall, Pattern
-from fewer.kernels.sparse import Places, Sparse, anchors_of
+from fewer.kernels.sparse import SparseLayout, TokenPositions, anchors_of
 
 every_kernel = pytest.mark.parametrize("kernel", KERNELS)
 
@@ -16,11 +16,13 @@ every_kernel = pytest.mark.parametrize("kernel", KERNELS)
 def _means(pattern, column, extent, kernel, question=None):
     column = torch.tensor(column)
     sequence, length = torch.zeros_like(column), torch.tensor([extent])
-    places = Places(sequence, column, anchors_of(pattern, sequence, column, length, question))
+    places = TokenPositions(
+        sequence, column, anchors_of(pattern, sequence, column, length, question)
+    )
     zeros = torch.zeros(len(column), 1, 16)
     values = column.float()[:, None, None].expand(-1, 1, 16).contiguous()
     cu = torch.tensor([0, len(column)])
-    sparse = Sparse(pattern, places, places, length, 1)
+    sparse = SparseLayout(pattern, places, places, length, 1)
     with torch.no_grad():
         found = KERNELS[kernel](AttentionCall(zeros, zeros, values, cu, cu, sparse=sparse))
     return [pytest.approx(mean, abs=1e-5) for mean in found.context[:, 0].tolist()]
@@ -79,8 +81,8 @@ def test_cost_of_longformer_by_hand():
     pattern = Pattern(100, anchors="first")
     column = torch.arange(1000)
     sequence, extent = torch.zeros_like(column), torch.tensor([1000])
-    places = Places(sequence, column, anchors_of(pattern, sequence, column, extent, None))
-    pairs = Sparse(pattern, places, places, extent, 1).chunks.pairs(None, None, 1)
+    places = TokenPositions(sequence, column, anchors_of(pattern, sequence, column, extent, None))
+    pairs = SparseLayout(pattern, places, places, extent, 1).chunks.pairs(None, None, 1)
     first = 99 * 200  # [CLS] and the 199 others of chunks 0 and 1
     inner = 100 * (1 + 299) + 7 * 100 * (1 + 300)  # chunk 1 does not count [CLS] twice
     assert float(pairs) == first + inner + 100 * 201 + 1000

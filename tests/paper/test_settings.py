@@ -11,7 +11,7 @@ from dataclasses import FrozenInstanceError, fields
 import pytest
 
 from fewer import LTP, Dense, MagicPyramid
-from fewer.core.cost import LayerCost, Shape
+from fewer.core.cost import LayerCost, ModelSpec
 from fewer.methods.attention import BigBird, DeFormer, Longformer
 from fewer.methods.exits import (
     PABEE,
@@ -179,7 +179,7 @@ def test_tokee_draws_from_the_windows_and_thresholds_of_the_authors_and_a_window
 def test_each_criterion_has_its_range_and_its_usual_threshold(name, usual, never, least, most):
     one = CRITERIA[name]
     assert (one.usual, one.never, one.least, one.most) == (usual, never, least, most)
-    assert one.looks_back == (name in ("patience", "patient_confidence"))
+    assert one.uses_previous_exits == (name in ("patience", "patient_confidence"))
     assert one.below == (name not in ("probability", "patience"))
     assert one.continuous == (name != "patience")
 
@@ -206,14 +206,14 @@ def test_sweeps_try_these_thresholds():
     ids=repr,
 )
 def test_nobody_leaves_until_a_threshold_is_set(method, answers):
-    shape = Shape(3, 24, 2, 0.0, (COST,) * 3, labels=2, answers=answers)
+    shape = ModelSpec(3, 24, 2, 0.0, (COST,) * 3, labels=2, answers=answers)
     dial = method.build(shape).dial()
     assert dial.value.item() == dial.never
 
 
 @pytest.mark.parametrize(("layers", "lower"), [(2, 1), (6, 3), (12, 6), (13, 6)])
 def test_deformer_reads_half_of_the_layers_apart(layers, lower):
-    shape = Shape(layers, 2, 1, 0.0, (COST,) * layers, labels=2, answers="span")
+    shape = ModelSpec(layers, 2, 1, 0.0, (COST,) * layers, labels=2, answers="span")
     assert DeFormer().build(shape).lower == lower
     assert DeFormer(lower=1).build(shape).lower == 1
 
@@ -222,7 +222,7 @@ def test_deformer_reads_half_of_the_layers_apart(layers, lower):
     ("settings", "layers"), [({}, 1), ({"lower": 3}, 3), ({"lower": 4}, 3)], ids=str
 )
 def test_deformer_wants_a_lower_and_an_upper_layer(settings, layers):
-    shape = Shape(layers, 2, 1, 0.0, (COST,) * layers, labels=2, answers="span")
+    shape = ModelSpec(layers, 2, 1, 0.0, (COST,) * layers, labels=2, answers="span")
     with pytest.raises(ValueError, match="a lower and an upper layer"):
         DeFormer(**settings).build(shape)
 

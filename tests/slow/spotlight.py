@@ -85,7 +85,7 @@ def main(output: Path) -> None:
     )
     test = passages(500, seed=2)
     f1, share = score(model, test)
-    fewer.adjust(model, threshold=0.0)
+    fewer.set_threshold(model, threshold=0.0)
     f1_all, share_all = score(model, test)
     print(json.dumps({"f1": f1, "share": share, "f1_all": f1_all, "share_all": share_all}))
 

@@ -8,7 +8,7 @@ import torch
 
 import fewer
 from fewer import LTP, Dense
-from fewer.hf.attach import adjust
+from fewer.hf.attach import set_threshold
 from fewer.hf.task_heads import task_loss
 from fewer.methods.exits import PABEE, SENTEE, TOKEE, DeeBERT, EarlyExit, FastBERT, RightTool
 from tests.tiny import LENGTHS, ragged, real, tiny, word_tokenizer
@@ -72,7 +72,7 @@ def test_of_numbers_the_loss_is_the_squared_distance(threshold):
     labels = torch.tensor([0.5, -1.0, 2.0, 0.0, 1.0])
     with torch.no_grad(), fewer.record() as traces:
         output = model(**ragged(model), labels=labels)
-    assert any(said.final is not None for said in traces[0].spoken)
+    assert any(said.final is not None for said in traces[0].exit_outputs)
     assert output.logits.shape == (5, 1)
     wanted = (output.logits.squeeze(1) - labels).square().mean()
     assert output.loss.item() == pytest.approx(wanted.item(), rel=1e-6)
@@ -120,10 +120,10 @@ def test_every_architecture_hears_its_exits(name):
     batch = ragged(tiny(name))
     model = opened(FastBERT(), 2.0, backbone=name)
     logits, trace = read(model, batch)
-    assert torch.equal(logits, trace.spoken[0].logits)
+    assert torch.equal(logits, trace.exit_outputs[0].logits)
     tagger = opened(SENTEE(), 2.0, "Token", backbone=name)
     tags, trace = read(tagger, batch)
-    assert torch.equal(real(tags, batch), trace.spoken[0].logits)
+    assert torch.equal(real(tags, batch), trace.exit_outputs[0].logits)
 
 
 def test_the_outer_block_records_the_pass_too(model):
@@ -134,7 +134,7 @@ def test_the_outer_block_records_the_pass_too(model):
 
 
 def test_predict_and_half_precision_hear_them_too(model):
-    adjust(model, threshold=1.0)
+    set_threshold(model, threshold=1.0)
     texts = ["w1 w2 w3", "w4", "w5 w6 w7 w8"]
     found = fewer.predict(model, word_tokenizer(), texts, progress=False)
     alone = [fewer.predict(model, word_tokenizer(), [one], progress=False)[0] for one in texts]
@@ -150,7 +150,7 @@ def test_the_threshold_is_turned_in_place():
     batch = ragged(model)
     depths = []
     for threshold in (0.0, 0.3, 0.6, 0.9, 1.0):
-        assert adjust(model, threshold=threshold) is model
+        assert set_threshold(model, threshold=threshold) is model
         value = fewer.attachment(model).policy.threshold
         assert value.item() == pytest.approx(threshold)
         depths.append(int(read(model, batch)[1].layers_read.sum()))
@@ -172,13 +172,13 @@ def test_what_cannot_be_turned_is_refused_and_left(method, threshold, message):
     model = fewer.attach(tiny(), method)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(ValueError, match=message):
-        adjust(model, threshold=threshold)
+        set_threshold(model, threshold=threshold)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_a_plain_model_has_nothing_to_turn():
     with pytest.raises(ValueError, match="nothing is attached"):
-        adjust(tiny(), threshold=0.5)
+        set_threshold(tiny(), threshold=0.5)
 
 
 @pytest.mark.parametrize("method", [FastBERT(), RightTool(), TOKEE(window=3), SENTEE()])
@@ -203,7 +203,7 @@ def test_threshold_and_temperatures_are_saved_with_the_model(method, tmp_path):
 
 def test_a_copy_is_turned_alone(model):
     before = fewer.attachment(model).policy.threshold.item()
-    duplicate = adjust(copy.deepcopy(model), threshold=1.0)
+    duplicate = set_threshold(copy.deepcopy(model), threshold=1.0)
     assert fewer.attachment(model).policy.threshold.item() == before != 1.0
     assert fewer.attachment(duplicate).policy.threshold.item() == 1.0
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from fewer.core.cost import LayerCost, Shape, linear_flops
+from fewer.core.cost import LayerCost, ModelSpec, linear_flops
 from fewer.core.layer import Layer
 
 __all__ = ["Backbone", "BackboneLayer", "Tokens", "split_heads", "while_training"]
@@ -78,11 +78,11 @@ class Backbone:
         return self.max_positions - self.padding_id - 1
 
     @property
-    def shape(self) -> Shape:
+    def shape(self) -> ModelSpec:
         """What methods may know of the model; counted anew at each call."""
         costs = tuple(layer.cost for layer in self.layers)
         embed = linear_flops(*self.projections)
-        return Shape(len(costs), self.hidden_size, self.heads, embed, costs)
+        return ModelSpec(len(costs), self.hidden_size, self.heads, embed, costs)
 
 
 def while_training(module: nn.Module, dropout: float) -> float:

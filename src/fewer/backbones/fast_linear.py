@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewer.kernels.cpu.batch_invariant import RowwiseLinear
+from fewer.kernels.cpu.batch_invariant import BatchInvariantLinear
 from fewer.kernels.cpu.guard import as_in_training
 from fewer.kernels.cpu.plain import has_own_tensors, runs_plainly
 from fewer.kernels.dropout import keep_mask
@@ -41,7 +41,7 @@ def linear_together(hidden: Tensor, *maps: Callable[[Tensor], Tensor]) -> tuple[
     plain = [
         one
         for one in maps
-        if (_plain(one, nn.Linear) or _plain(one, RowwiseLinear)) and one.bias is not None
+        if (_plain(one, nn.Linear) or _plain(one, BatchInvariantLinear)) and one.bias is not None
     ]
     if len(plain) < len(maps):
         return tuple(in_rows(one, hidden) for one in maps)

@@ -34,5 +34,5 @@ def _layer(encoder: Any, module: Any) -> PostNormLayer:
     return replace(
         bert_layer(encoder, module, attention.num_heads, dropout),
         pattern=Pattern(attention.one_sided_attn_window_size),
-        anchor_maps=(attention.query_global, attention.key_global, attention.value_global),
+        global_projections=(attention.query_global, attention.key_global, attention.value_global),
     )

@@ -40,7 +40,9 @@ class PostNormLayer:
     narrow_dropout: Callable[[Tensor], Tensor] = _same
     narrow_norm: Any
     pattern: Pattern | None = None
-    anchor_maps: tuple[Any, Any, Any] | None = None  # query, key, value of anchors, where apart
+    global_projections: tuple[Any, Any, Any] | None = (
+        None  # query, key, value of anchors, where apart
+    )
 
     @property
     def last_norm(self) -> Any:
@@ -64,9 +66,9 @@ class PostNormLayer:
 
     def far(self, hidden: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
         """Three more linear maps, if the model has them."""
-        if self.anchor_maps is None:
+        if self.global_projections is None:
             return None
-        query, key, value = self.anchor_maps
+        query, key, value = self.global_projections
         return (
             split_heads(in_rows(query, hidden.index_select(0, anchors)), self.heads),
             split_heads(in_rows(key, hidden), self.heads),

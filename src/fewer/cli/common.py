@@ -160,7 +160,7 @@ def load(
 
     from fewer._pypi_models import model_folder
     from fewer.cli.recipe import task_of
-    from fewer.hf.attach import adjust, attachment, longest
+    from fewer.hf.attach import attachment, longest, set_threshold
     from fewer.hf.checkpoint import load as load_model
     from fewer.hf.checkpoint import local_folder
     from fewer.hf.optimize import kernels_of, precision_of
@@ -185,7 +185,7 @@ def load(
     if attachment(model).policy.dial() is not None:
         saved["saved_threshold"] = present_threshold(model)
     if threshold is not None:
-        adjust(model, threshold=threshold)
+        set_threshold(model, threshold=threshold)
     length = longest(model, max_length, tokenizer.model_max_length)
     encoded = task.encode(table, tokenizer, max_length=length, training=False)
     row = describe(

@@ -59,8 +59,8 @@ def run(
     from fewer_lra.attentions import ATTENTIONS
     from fewer_lra.model import LRAModel
     from fewer_lra.recipes import Recipe, profiles
+    from fewer_lra.run import model_spec
     from fewer_lra.run import run as run_plan
-    from fewer_lra.run import shape_of
     from fewer_lra.tasks import TASKS
 
     quiet()
@@ -84,7 +84,7 @@ def run(
     for own, setting, plans in planned:
         rows = setting.load(data or (None if own is None else Path(own)), cache)
         for plan in plans:
-            LRAModel(shape_of(plan, rows), plan.attention, plan.options)
+            LRAModel(model_spec(plan, rows), plan.attention, plan.options)
         for plan in plans:
             row = run_plan(plan, rows, seed=seed, output=output, results=results)
             typer.echo(_told(row))

@@ -22,7 +22,7 @@ def set_threshold(
     Example: fewer set-threshold runs/reviews/model 0.3 --output runs/reviews/model-0.3
     """
     from fewer._pypi_models import model_folder
-    from fewer.hf.attach import adjust
+    from fewer.hf.attach import set_threshold
     from fewer.hf.checkpoint import load, save
     from fewer.measure.sweep import present_threshold
     from fewer.report.operating_points import threshold_name
@@ -33,7 +33,7 @@ def set_threshold(
     folder = model_folder(model)
     changed = load(folder, precision=None)
     before = present_threshold(changed)
-    adjust(changed, threshold=threshold)
+    set_threshold(changed, threshold=threshold)
     save(changed, output)
     tokenizer_of(folder, changed).save_pretrained(output)
     typer.echo(f"threshold {threshold_name(before)} changed to {threshold:g}, saved in {output}")

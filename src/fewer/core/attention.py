@@ -11,18 +11,18 @@ from fewer.core.apply import Apply
 from fewer.core.layer import Layer
 from fewer.core.packed import Packed
 from fewer.core.policy import Policy
-from fewer.core.trace import Extra
+from fewer.core.trace import SparseCounts
 from fewer.kernels import AttentionCall, Kernel, Pattern
-from fewer.kernels.sparse import Sparse
+from fewer.kernels.sparse import SparseLayout
 
-__all__ = ["attention", "pick", "place", "query_rows"]
+__all__ = ["attention", "gather_rows", "query_rows", "scatter_rows"]
 
-_UNSEEN: dict[str, None] = {"query": None, "key": None, "normaliser": None, "pairs": None}
+_UNSEEN: dict[str, None] = {"query": None, "key": None, "logsumexp": None, "pairs": None}
 
 
 def attention(
     layer: Layer, tokens: Packed, apply: Apply, attend: Kernel, policy: Policy, index: int
-) -> tuple[Packed, Extra]:
+) -> tuple[Packed, SparseCounts]:
     """Attend; also count what differs from each token of a text attending to each."""
     rows = query_rows(tokens, apply)
     q, k, v = layer.qkv(tokens.hidden, tokens.position, rows)
@@ -47,25 +47,25 @@ def attention(
         training=policy.training,
     )
     attended = attend(call)
-    hidden = layer.attended(attended.context, pick(tokens.hidden, rows))
-    hidden = place(tokens.hidden, hidden, rows)
+    hidden = layer.attended(attended.context, gather_rows(tokens.hidden, rows))
+    hidden = scatter_rows(tokens.hidden, hidden, rows)
     if rows is None and tokens.active is not None:  # a policy sees those at rest as they rest
         hidden = torch.where(tokens.active[:, None], hidden, tokens.hidden)
     told = tokens.but(hidden=hidden, received=attended.received, **_UNSEEN)
     if measured:
         pairs = _pairs(texts, sparse, q.shape[1], apart=apart)
-        told = _seen(told, rows, q, k, attended.normaliser, pairs)
+        told = _seen(told, rows, q, k, attended.logsumexp, pairs)
     return told, _extra(tokens, texts, rows, sparse, apart=apart)
 
 
-def _sparse(pattern: Pattern, texts: Packed, rows: Tensor | None, heads: int) -> Sparse:
+def _sparse(pattern: Pattern, texts: Packed, rows: Tensor | None, heads: int) -> SparseLayout:
     whole = texts.read_by(pattern, heads)
     return whole if rows is None else replace(whole, asking=whole.asked.take(rows))
 
 
 def _anchored(
-    layer: Layer, tokens: Packed, rows: Tensor | None, q: Tensor, sparse: Sparse | None
-) -> tuple[Tensor, Sparse | None]:
+    layer: Layer, tokens: Packed, rows: Tensor | None, q: Tensor, sparse: SparseLayout | None
+) -> tuple[Tensor, SparseLayout | None]:
     """Let anchors ask and read by maps of their own, if there are anchors and the layer has any."""
     if sparse is None:
         return q, None
@@ -80,26 +80,28 @@ def _anchored(
 
 
 def _extra(
-    tokens: Packed, texts: Packed, rows: Tensor | None, sparse: Sparse | None, *, apart: bool
-) -> Extra:
+    tokens: Packed, texts: Packed, rows: Tensor | None, sparse: SparseLayout | None, *, apart: bool
+) -> SparseCounts:
     """Count pairs and rows as this layer multiplies them."""
     presence, gate = texts.presence, texts.gate
     if sparse is not None:
-        asking = None if presence is None else pick(presence, rows)
+        asking = None if presence is None else gather_rows(presence, rows)
         pairs = sparse.chunks.pairs(asking, gate, texts.grid[0])
     elif apart:
         pairs = texts.count(presence) * texts.count(gate)
     else:
-        return Extra()
+        return SparseCounts()
     pairs = pairs.view(tokens.grid[0], -1).sum(1)
     if sparse is None or sparse.far is None:
-        return Extra(pairs)
+        return SparseCounts(pairs)
     asking = sparse.asked.anchors.float()
     asking = asking if tokens.presence is None else asking * tokens.presence
-    return Extra(pairs, (tokens.count(asking), tokens.count(gate)))
+    return SparseCounts(pairs, (tokens.count(asking), tokens.count(gate)))
 
 
-def _pairs(texts: Packed, sparse: Sparse | None, heads: int, *, apart: bool) -> Sparse | None:
+def _pairs(
+    texts: Packed, sparse: SparseLayout | None, heads: int, *, apart: bool
+) -> SparseLayout | None:
     """Say which pairs there are if all tokens ask: `None` for all of a text, apart all of each."""
     if sparse is not None:
         return replace(sparse, asking=sparse.asked)
@@ -111,25 +113,25 @@ def _seen(
     rows: Tensor | None,
     q: Tensor,
     k: Tensor,
-    normaliser: Tensor | None,
-    pairs: Sparse | None,
+    logsumexp: Tensor | None,
+    pairs: SparseLayout | None,
 ) -> Packed:
     """Give every token its query, for a policy that measures.
 
     Those that ask nothing have an infinite normaliser: those at rest, and anchors with maps of
     their own, whose attention is not that of these queries and keys.
     """
-    assert normaliser is not None  # the call asked for it
+    assert logsumexp is not None  # the call asked for it
     silent = None if pairs is None or pairs.far is None else pairs.asked.anchors
     if rows is not None:
         q = torch.zeros_like(k).index_copy(0, rows, q)
-        nothing = normaliser.new_full(k.shape[:2], torch.inf)
-        normaliser = nothing.index_copy(0, rows, normaliser)
+        nothing = logsumexp.new_full(k.shape[:2], torch.inf)
+        logsumexp = nothing.index_copy(0, rows, logsumexp)
     elif tokens.active is not None:
         silent = ~tokens.active if silent is None else silent | ~tokens.active
     if silent is not None:
-        normaliser = normaliser.masked_fill(silent[:, None], torch.inf)
-    return tokens.but(query=q, key=k, normaliser=normaliser, pairs=pairs)
+        logsumexp = logsumexp.masked_fill(silent[:, None], torch.inf)
+    return tokens.but(query=q, key=k, logsumexp=logsumexp, pairs=pairs)
 
 
 def query_rows(tokens: Packed, apply: Apply) -> Tensor | None:
@@ -139,11 +141,11 @@ def query_rows(tokens: Packed, apply: Apply) -> Tensor | None:
     return tokens.active.nonzero().squeeze(1)
 
 
-def pick(values: Tensor, rows: Tensor | None) -> Tensor:
+def gather_rows(values: Tensor, rows: Tensor | None) -> Tensor:
     """Take these rows; `None` takes all."""
     return values if rows is None else values.index_select(0, rows)
 
 
-def place(base: Tensor, values: Tensor, rows: Tensor | None) -> Tensor:
+def scatter_rows(base: Tensor, values: Tensor, rows: Tensor | None) -> Tensor:
     """Put values in the place of these rows; `None`: of all."""
     return values if rows is None else base.to(values.dtype).index_copy(0, rows, values)

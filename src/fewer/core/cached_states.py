@@ -14,11 +14,11 @@ from torch import Tensor
 from fewer.core.packed import Packed
 from fewer.kernels.sparse import offsets
 
-__all__ = ["Known", "current", "knowing"]
+__all__ = ["CachedStates", "current", "knowing"]
 
 
 @dataclass(frozen=True)
-class Known:
+class CachedStates:
     """What the second text of each pair of a batch is after the lower layers."""
 
     layers: int  # how many it was read through
@@ -59,11 +59,11 @@ class Known:
         return tokens.take(order.values).with_hidden(hidden[order.indices])
 
 
-_KNOWN: ContextVar[Known | None] = ContextVar("fewer_known", default=None)
+_KNOWN: ContextVar[CachedStates | None] = ContextVar("fewer_known", default=None)
 
 
 @contextmanager
-def knowing(known: Known) -> Iterator[None]:
+def knowing(known: CachedStates) -> Iterator[None]:
     """Let the next pass inside the block, of a batch of pairs, start from what is known of them."""
     token = _KNOWN.set(known)
     try:
@@ -72,6 +72,6 @@ def knowing(known: Known) -> Iterator[None]:
         _KNOWN.reset(token)
 
 
-def current() -> Known | None:
+def current() -> CachedStates | None:
     """Return what is known in this context, if anything."""
     return _KNOWN.get()

@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fewer.core.trace import Extra, LayerTrace, Trace
+from fewer.core.trace import LayerTrace, SparseCounts, Trace
 from fewer.kernels.pattern import Pattern
 from fewer.kernels.sparse import dense_pairs
 
-__all__ = ["LayerCost", "Shape", "linear_flops"]
+__all__ = ["LayerCost", "ModelSpec", "linear_flops"]
 
 
 def linear_flops(*modules: nn.Module) -> float:
@@ -61,7 +61,7 @@ class LayerCost:
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelSpec:
     """What a method may know of a model before it is built."""
 
     num_layers: int
@@ -77,7 +77,7 @@ class Shape:
         """FLOPs that a pass really took, for each text (fp32), the policy's own heads included."""
         start = self.embed * trace.layers[0].keys
         layers = torch.stack([cost.flops(layer) for cost, layer in self._pairs(trace)]).sum(0)
-        return layers + start if trace.spent is None else layers + start + trace.spent
+        return layers + start if trace.head_flops is None else layers + start + trace.head_flops
 
     def dense_flops(
         self, lengths: Float[Tensor, "B"], far: tuple[Tensor, Tensor] | None = None
@@ -85,8 +85,8 @@ class Shape:
         """FLOPs of texts of these lengths when every token reads every layer.
 
         Of a padded batch it is `B * dense_flops(N)`. A model that reads by a pattern of its own
-        keeps to it; `far` is what it projects once more for global tokens (`Extra`), if any, whose
-        few pairs are left out.
+        keeps to it; `far` is what it projects once more for global tokens (`SparseCounts`), if any,
+        whose few pairs are left out.
         """
         n = lengths.detach()
         pairs = {
@@ -95,21 +95,21 @@ class Shape:
         }
         full = {
             pattern: LayerTrace(
-                n, n, n, scored=False, extra=Extra(count, None if count is None else far)
+                n, n, n, scored=False, extra=SparseCounts(count, None if count is None else far)
             )
             for pattern, count in pairs.items()
         }
         layers = torch.stack([cost.flops(full[cost.pattern]) for cost in self.layers])
         return layers.sum(0) + self.embed * n
 
-    def in_full(self, trace: Trace) -> Float[Tensor, "B"]:
+    def dense_flops_of(self, trace: Trace) -> Float[Tensor, "B"]:
         """FLOPs that the texts of a pass would have taken with every token in every layer."""
         first = trace.layers[0]
         return self.dense_flops(first.keys, first.extra.far)
 
     def share(self, trace: Trace) -> Float[Tensor, ""]:
         """FLOPs of a pass over those of the same texts read in full; differentiable."""
-        return self.flops(trace).sum() / self.in_full(trace).sum()
+        return self.flops(trace).sum() / self.dense_flops_of(trace).sum()
 
     def _pairs(self, trace: Trace) -> list[tuple[LayerCost, LayerTrace]]:
         return list(zip(self.layers, trace.layers, strict=False))  # a pass may stop early

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fewer.core.packed import Packed
     from fewer.core.trace import Trace
 
-__all__ = ["Decision", "Fate", "Site", "Spoken", "View"]
+__all__ = ["Decision", "ExitOutput", "Fate", "Site", "View"]
 
 
 class Site(Enum):
@@ -46,7 +46,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Spoken:
+class ExitOutput:
     """What a head of one layer said of some rows: texts, blocks, or tokens of the caller's grid."""
 
     layer: int
@@ -55,17 +55,17 @@ class Spoken:
     features: Float[Tensor, "R F"] | None = None  # what the logits were made from
     final: Bool[Tensor, "R"] | None = None  # whose answer this is; None: nobody's
 
-    def of(self, rows: Int[Tensor, "R2"]) -> Spoken:
+    def of(self, rows: Int[Tensor, "R2"]) -> ExitOutput:
         """Look up what was said of these rows, all of which were spoken of."""
         if rows.numel() == self.rows.numel():
             return self
-        place = torch.searchsorted(self.rows, rows)
+        scatter_rows = torch.searchsorted(self.rows, rows)
         return replace(
             self,
             rows=rows,
-            logits=self.logits[place],
-            features=None if self.features is None else self.features[place],
-            final=None if self.final is None else self.final[place],
+            logits=self.logits[scatter_rows],
+            features=None if self.features is None else self.features[scatter_rows],
+            final=None if self.final is None else self.final[scatter_rows],
         )
 
 
@@ -81,9 +81,11 @@ class Decision:
     gate: Float[Tensor, "T"] | None = None
     freezes: bool = False  # whether any token may be FROZEN: spares the loop a look at the device
     leaves: Bool[Tensor, "B"] | None = None  # texts that are answered: all of their tokens go
-    spoken: tuple[Spoken, ...] = ()  # what the policy's own heads said
-    spent: Float[Tensor, "B"] | None = None  # FLOPs of these heads, for each text
-    judged: tuple[Spoken, ...] = ()  # what the policy's predictors said, which answers nothing
+    exit_outputs: tuple[ExitOutput, ...] = ()  # what the policy's own heads said
+    head_flops: Float[Tensor, "B"] | None = None  # FLOPs of these heads, for each text
+    predictor_outputs: tuple[
+        ExitOutput, ...
+    ] = ()  # what the policy's predictors said, which answers nothing
 
     @classmethod
     def keep(cls, mask: Bool[Tensor, "T"], gate: Tensor | None = None) -> Decision:
@@ -102,9 +104,9 @@ class Decision:
             _joined(self.gate, other.gate, torch.mul),
             self.freezes or other.freezes,
             _joined(self.leaves, other.leaves, torch.logical_or),
-            self.spoken + other.spoken,
-            _joined(self.spent, other.spent, torch.add),
-            self.judged + other.judged,
+            self.exit_outputs + other.exit_outputs,
+            _joined(self.head_flops, other.head_flops, torch.add),
+            self.predictor_outputs + other.predictor_outputs,
         )
 
     def settled(self, tokens: Packed) -> Decision:

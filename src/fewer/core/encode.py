@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fewer.core.apply import Apply
-from fewer.core.attention import attention, pick, place, query_rows
+from fewer.core.attention import attention, gather_rows, query_rows, scatter_rows
 from fewer.core.cached_states import current
 from fewer.core.decision import Decision, Site, View
 from fewer.core.layer import Layer
@@ -94,7 +94,7 @@ def _read(
         trace.layers.append(LayerTrace(keys, queries, read, scored, gate, extra))
         trace.readers.append((tokens.slot, tokens.presence))
         tokens = apply.settle(entered, tokens)
-        if policy.renorms and tokens.active is not None:
+        if policy.renormalises_frozen and tokens.active is not None:
             tokens = _renorm_resting(tokens, layer, layers[index - 1])
         if policy.watches(index):
             trace.states[index] = (tokens.slot, tokens.hidden)
@@ -107,7 +107,9 @@ def _read(
 
 def _ffn(layer: Layer, entered: Packed, tokens: Packed, apply: Apply) -> Packed:
     rows = query_rows(tokens, apply)
-    return tokens.with_hidden(place(entered.hidden, layer.ffn(pick(tokens.hidden, rows)), rows))
+    return tokens.with_hidden(
+        scatter_rows(entered.hidden, layer.ffn(gather_rows(tokens.hidden, rows)), rows)
+    )
 
 
 def _decide(
@@ -120,7 +122,7 @@ def _decide(
     decision = policy.decide(asked)
     if decision is None:
         return tokens, None
-    asked.trace.hear(decision)
+    asked.trace.record_outputs(decision)
     settled = decision.settled(tokens)
     asked.trace.settled.append((tokens.slot, tokens.sequence, settled))
     return (tokens if settled.fate is None else apply.carry(tokens, settled)), settled.gate
@@ -145,7 +147,7 @@ def _remove(
     stays = tokens.alive.nonzero().squeeze(1)
     if stays.numel() < tokens.slot.numel():
         gone = (~tokens.alive).nonzero().squeeze(1)
-        left.append((pick(entered.slot, gone), pick(entered.hidden, gone)))
+        left.append((gather_rows(entered.slot, gone), gather_rows(entered.hidden, gone)))
         tokens = tokens.take(stays)
         entered = tokens if tokens.active is None else entered.take(stays)  # read by those at rest
     return entered, tokens.but(alive=None)

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fewer.kernels.pattern import Pattern
-from fewer.kernels.sparse import Places, Sparse, anchors_of, offsets, question_of
+from fewer.kernels.sparse import SparseLayout, TokenPositions, anchors_of, offsets, question_of
 
 __all__ = ["Packed", "Plan", "plan"]
 
@@ -112,8 +112,8 @@ class Packed:
     # pairs that were not read, and for i that asked by projections of its own
     query: Float[Tensor, "T H d"] | None = None
     key: Float[Tensor, "T H d"] | None = None
-    normaliser: Float[Tensor, "T H"] | None = None
-    pairs: Sparse | None = None  # which there were, all tokens asking; None: all of each text
+    logsumexp: Float[Tensor, "T H"] | None = None
+    pairs: SparseLayout | None = None  # which there were, all tokens asking; None: all of each text
     second: Bool[Tensor, "T"] | None = None  # of the second text of a pair; None: nobody asked
     question: Bool[Tensor, "T"] | None = None  # as the text came: of the first text, or [CLS]
     anchors: Bool[Tensor, "T"] | None = None  # that the caller wants to read, and be read by, all
@@ -175,18 +175,18 @@ class Packed:
             there = there & self.alive[first]
         return there.nonzero().squeeze(1)
 
-    def read_by(self, pattern: Pattern, heads: int) -> Sparse:
+    def read_by(self, pattern: Pattern, heads: int) -> SparseLayout:
         """Say how these tokens read by a pattern, all of them asking.
 
         The layers of a pass that change no row share what was found for the last pattern.
         """
-        found: Sparse | None = self.__dict__.get("_read_by")
+        found: SparseLayout | None = self.__dict__.get("_read_by")
         if found is None or found.pattern != pattern:
             column = self.column
             anchors = anchors_of(pattern, self.sequence, column, self.extent, self.question)
             anchors = anchors if self.anchors is None else anchors | self.anchors
-            places = Places(self.sequence, column, anchors)
-            found = Sparse(pattern, places, places, self.extent, heads)
+            places = TokenPositions(self.sequence, column, anchors)
+            found = SparseLayout(pattern, places, places, self.extent, heads)
             self.__dict__["_read_by"] = found
         return found
 
@@ -205,8 +205,8 @@ class Packed:
         """Query, key and normaliser, which are there for a policy that measures."""
         assert self.query is not None
         assert self.key is not None
-        assert self.normaliser is not None
-        return self.query, self.key, self.normaliser
+        assert self.logsumexp is not None
+        return self.query, self.key, self.logsumexp
 
     def apart(self) -> Packed:
         """View the two texts of each pair as texts of their own: 2B of them, some maybe empty."""

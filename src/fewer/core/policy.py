@@ -16,23 +16,23 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fewer.core.cost import Shape
+from fewer.core.cost import ModelSpec
 from fewer.core.decision import Decision, Site, View
 from fewer.core.trace import Trace
 from fewer.kernels.pattern import Pattern
 
 __all__ = [
     "TARGET_MISSED",
+    "CalibrationData",
     "Dense",
     "Dial",
-    "Lesson",
     "Method",
-    "Onlooker",
+    "ObservingPolicy",
     "Phase",
     "Policy",
-    "Rehearsal",
-    "Taught",
-    "Verdict",
+    "PredictorResult",
+    "TeacherOutput",
+    "TrainingBatch",
 ]
 
 
@@ -59,7 +59,7 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Taught:
+class TeacherOutput:
     """What a model said of a batch before the phase began, all of it read."""
 
     logits: Tensor  # as of a lesson
@@ -67,7 +67,7 @@ class Taught:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingBatch:
     """What a policy may learn from: one pass over a batch whose answers are known."""
 
     trace: Trace
@@ -77,16 +77,16 @@ class Lesson:
     labels: Tensor | None  # (B,), (B, N) with -100 where there is none, (B, 2) of spans
     loss: Callable[[Tensor, Tensor], Tensor]  # the task's, of logits (R, C) and labels (R,)
     relevant: Tensor | None = None  # (B, N): 1 a token of the answer, 2 of evidence for it
-    teacher: Taught | None = None  # the model as it was, where the phase asks for it
+    teacher: TeacherOutput | None = None  # the model as it was, where the phase asks for it
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class CalibrationData:
     """What a policy may be fitted on when a phase calibrates: a sample of rows."""
 
     first: bool  # whether the phase is still to come
     share: Callable[[], float]  # of the dense FLOPs, with decisions carried out
-    lessons: Callable[[], Iterator[Lesson]]  # batch by batch; exits speak and nobody exits
+    lessons: Callable[[], Iterator[TrainingBatch]]  # batch by batch; exits speak and nobody exits
 
     def meet(
         self, target: float, turn: Callable[[float], object], low: float, high: float, start: float
@@ -107,7 +107,7 @@ class Rehearsal:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PredictorResult:
     """What a predictor of one layer said of parts of texts, and what is true of them."""
 
     layer: int
@@ -130,9 +130,9 @@ class Policy(nn.Module):
 
     sites: frozenset[Site] = frozenset()
     answers: bool = False  # whether its heads may answer instead of the model's own
-    renorms: bool = False  # whether states at rest take on each layer's norm
-    restarts: bool = False  # whether the second text of a pair is numbered from 0 on
-    asks_second: bool = False  # whether it must be known which tokens are of the second text
+    renormalises_frozen: bool = False  # whether states at rest take on each layer's norm
+    restarts_positions: bool = False  # whether the second text of a pair is numbered from 0 on
+    needs_second_text: bool = False  # whether it must be known which tokens are of the second text
 
     def apart(self, layer: int) -> bool:
         """Tell the loop whether the two texts of a pair do not attend to each other here."""
@@ -158,18 +158,18 @@ class Policy(nn.Module):
         """Say what becomes of each token; `None` when there is nothing to say."""
         return None
 
-    def loss(self, lesson: Lesson) -> Tensor:
+    def loss(self, lesson: TrainingBatch) -> Tensor:
         """Return what the method adds to the task's loss (a scalar)."""
         return torch.zeros((), device=lesson.trace.device)
 
-    def verdicts(self, trace: Trace, relevant: Tensor) -> tuple[Verdict, ...]:
+    def predictor_results(self, trace: Trace, relevant: Tensor) -> tuple[PredictorResult, ...]:
         """Compare what predictors said with the tokens that hold answers, `(B, N)` as of a lesson.
 
         Empty for methods that predict nothing.
         """
         return ()
 
-    def calibrate(self, phase: Phase, rehearsal: Rehearsal) -> None:
+    def calibrate(self, phase: Phase, rehearsal: CalibrationData) -> None:
         """Fit what is learned to a wanted share of FLOPs, or to held-out answers."""
 
     def dial(self) -> Dial | None:
@@ -199,7 +199,7 @@ class Policy(nn.Module):
         yield
 
 
-class Onlooker(Policy):
+class ObservingPolicy(Policy):
     """Decides nothing, but watches what another policy wants to learn from: for a teacher."""
 
     def __init__(self, learner: Policy) -> None:
@@ -215,7 +215,7 @@ class Onlooker(Policy):
 class Method(Protocol):
     """A description that can build its policy. Implementations are frozen dataclasses."""
 
-    def build(self, shape: Shape) -> Policy:
+    def build(self, shape: ModelSpec) -> Policy:
         """Make the module for a model of this shape; raises `ValueError` where it does not fit."""
         ...
 
@@ -228,7 +228,7 @@ class Method(Protocol):
 class Dense:
     """No method: every token reads every layer, packed, without padding."""
 
-    def build(self, shape: Shape) -> Policy:
+    def build(self, shape: ModelSpec) -> Policy:
         """Make a policy that decides nothing."""
         return Policy()
 

@@ -11,9 +11,17 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from fewer.core.cost import Shape
+from fewer.core.cost import ModelSpec
 from fewer.core.decision import Decision, View
-from fewer.core.policy import Dial, Lesson, Method, Phase, Policy, Rehearsal, Verdict
+from fewer.core.policy import (
+    CalibrationData,
+    Dial,
+    Method,
+    Phase,
+    Policy,
+    PredictorResult,
+    TrainingBatch,
+)
 from fewer.core.trace import Trace
 from fewer.kernels.pattern import Pattern
 
@@ -39,7 +47,7 @@ class Stack:
                 f"methods is {self.methods}, wanted at least one method, such as fewer.LTP()"
             )
 
-    def build(self, shape: Shape) -> StackPolicy:
+    def build(self, shape: ModelSpec) -> StackPolicy:
         """Build the policy of each."""
         return StackPolicy(self.methods, shape)
 
@@ -55,7 +63,7 @@ class Stack:
 class StackPolicy(Policy):
     """Asks every part and combines what they say; a part that is not trained yet is not asked."""
 
-    def __init__(self, methods: tuple[Method, ...], shape: Shape) -> None:
+    def __init__(self, methods: tuple[Method, ...], shape: ModelSpec) -> None:
         super().__init__()
         self.methods = methods
         parts = [method.build(shape) for method in methods]
@@ -63,9 +71,9 @@ class StackPolicy(Policy):
         self._acting = len(parts)
         self.sites = frozenset(site for part in parts for site in part.sites)
         self.answers = any(part.answers for part in parts)
-        self.renorms = any(part.renorms for part in parts)
-        self.restarts = any(part.restarts for part in parts)
-        self.asks_second = any(part.asks_second for part in parts)
+        self.renormalises_frozen = any(part.renormalises_frozen for part in parts)
+        self.restarts_positions = any(part.restarts_positions for part in parts)
+        self.needs_second_text = any(part.needs_second_text for part in parts)
         if sum(part.answers for part in parts) > 1:
             raise ValueError("two of the stacked methods answer early; wanted one at most")
         patterned = [any(map(part.pattern, range(shape.num_layers))) for part in parts]
@@ -98,7 +106,7 @@ class StackPolicy(Policy):
         told = [decision for decision in said if decision is not None]
         return reduce(Decision.__and__, told) if told else None
 
-    def loss(self, lesson: Lesson) -> Tensor:
+    def loss(self, lesson: TrainingBatch) -> Tensor:
         """Return the loss of the part whose phase it is, or the sum where it is everyone's."""
         if lesson.phase.part:
             part, phase = self._of(lesson.phase)
@@ -106,11 +114,13 @@ class StackPolicy(Policy):
         losses = [part.loss(lesson) for part in self._acts()]
         return torch.stack(losses).sum()
 
-    def verdicts(self, trace: Trace, relevant: Tensor) -> tuple[Verdict, ...]:
+    def predictor_results(self, trace: Trace, relevant: Tensor) -> tuple[PredictorResult, ...]:
         """Return the parts' in order."""
-        return tuple(one for part in self._acts() for one in part.verdicts(trace, relevant))
+        return tuple(
+            one for part in self._acts() for one in part.predictor_results(trace, relevant)
+        )
 
-    def calibrate(self, phase: Phase, rehearsal: Rehearsal) -> None:
+    def calibrate(self, phase: Phase, rehearsal: CalibrationData) -> None:
         """Calibrate the part whose phase it is, the earlier ones in place; or all, in order."""
         if phase.part:
             part, own = self._of(phase)

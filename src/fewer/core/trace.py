@@ -16,13 +16,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from fewer.core.decision import Decision, Spoken
+    from fewer.core.decision import Decision, ExitOutput
 
-__all__ = ["Extra", "LayerTrace", "Trace", "record", "recorded"]
+__all__ = ["LayerTrace", "SparseCounts", "Trace", "publish", "record"]
 
 
 @dataclass(frozen=True)
-class Extra:
+class SparseCounts:
     """What an attention other than that of all with all multiplies, for each text."""
 
     pairs: Float[Tensor, "B"] | None = None  # of query and key; None: each query with each key
@@ -44,7 +44,7 @@ class LayerTrace:
     gate: Float[Tensor, "T"] | None = (
         None  # this layer's own gates, before they multiply with earlier ones
     )
-    extra: Extra = Extra()  # where not simply each query meets each key
+    extra: SparseCounts = SparseCounts()  # where not simply each query meets each key
 
 
 @dataclass(repr=False)
@@ -57,13 +57,15 @@ class Trace:
     readers: list[tuple[Int[Tensor, "T"], Float[Tensor, "T"] | None]] = field(
         default_factory=list
     )  # of each layer: slots in the grid, and how much of each token took part (`None`: all did)
-    spoken: list[Spoken] = field(default_factory=list)  # what exits said, layer by layer
-    judged: list[Spoken] = field(default_factory=list)  # what predictors said of parts of texts
+    exit_outputs: list[ExitOutput] = field(default_factory=list)  # what exits said, layer by layer
+    predictor_outputs: list[ExitOutput] = field(
+        default_factory=list
+    )  # what predictors said of parts of texts
     # of layers that a policy watches: the state each token left with, and where it stands
     states: dict[int, tuple[Int[Tensor, "T"], Float[Tensor, "T D"]]] = field(default_factory=dict)
     # settled decisions, and the slot and text of each token that they were about
     settled: list[tuple[Int[Tensor, "T"], Int[Tensor, "T"], Decision]] = field(default_factory=list)
-    spent: Float[Tensor, "B"] | None = None  # FLOPs of the policy's own heads
+    head_flops: Float[Tensor, "B"] | None = None  # FLOPs of the policy's own heads
     real: Int[Tensor, "T"] | None = None  # slots of the tokens that came in; None: every slot
 
     def __repr__(self) -> str:
@@ -74,22 +76,26 @@ class Trace:
                 float(layer.sum()) for layer in (self.layers[0].keys, self.layers[-1].read)
             )
             counts.append(f"tokens={first:g} in, {last:g} out")
-        exits = sum(int(said.final.sum()) for said in self.spoken if said.final is not None)
+        exits = sum(int(said.final.sum()) for said in self.exit_outputs if said.final is not None)
         return f"Trace({', '.join([*counts, f'exits={exits}'])})"
 
-    def hear(self, decision: Decision) -> None:
+    def record_outputs(self, decision: Decision) -> None:
         """Note what a policy's heads said, and what they cost."""
-        self.spoken += decision.spoken
-        self.judged += decision.judged
-        if decision.spent is not None:
-            self.spent = decision.spent if self.spent is None else self.spent + decision.spent
+        self.exit_outputs += decision.exit_outputs
+        self.predictor_outputs += decision.predictor_outputs
+        if decision.head_flops is not None:
+            self.head_flops = (
+                decision.head_flops
+                if self.head_flops is None
+                else self.head_flops + decision.head_flops
+            )
 
     def answered(self, logits: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
         """Put the answers of exits in place of the last layer's, which the others keep.
 
         `logits` is `(B, C)`, or `(B, N, C)` where exits speak of tokens.
         """
-        final = [one for one in self.spoken if one.final is not None]
+        final = [one for one in self.exit_outputs if one.final is not None]
         if not final:
             return logits
         flat = logits.flatten(0, -2).clone()
@@ -146,7 +152,7 @@ def record() -> Iterator[list[Trace]]:
         _RECORDER.reset(token)
 
 
-def recorded(trace: Trace) -> None:
+def publish(trace: Trace) -> None:
     """Hand a finished trace to the innermost `record`, if there is one."""
     traces = _RECORDER.get()
     if traces is not None:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from fewer.core.apply import APPLIES
-from fewer.core.trace import record, recorded
+from fewer.core.trace import publish, record
 from fewer.hf.task_heads import (
     answered,
     ignore_padding,
@@ -36,7 +36,7 @@ def answering_forward(original: Any) -> Any:
     @wraps(original.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         own = self.base_model.fewer
-        answers, guards = own.shape.answers, own.guards_first
+        answers, guards = own.shape.answers, own.protects_first_text
         if answers not in ("text", "span") and (args or "labels" in kwargs):
             call = form.bind(self, *args, **kwargs)
             ignore_padding(call.arguments)
@@ -47,7 +47,7 @@ def answering_forward(original: Any) -> Any:
         with record() as traces:
             output = original.forward(self, *args, **kwargs, return_dict=True)
         (trace,) = traces
-        recorded(trace)
+        publish(trace)
         padding = trace.padding if answers == "span" else None
         gone = trace.dropped if guards else None
         exits = answered(output, trace, answers, _either(padding, None if self.training else gone))

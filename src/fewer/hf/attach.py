@@ -30,7 +30,7 @@ from fewer.backbones.prepacked.engine import Engine
 from fewer.core.apply import APPLIES
 from fewer.core.encode import encode
 from fewer.core.policy import Dense, Method
-from fewer.core.trace import recorded
+from fewer.core.trace import publish
 from fewer.hf.answering import answering_forward
 from fewer.hf.config import (
     MARK,
@@ -49,18 +49,17 @@ from fewer.hf.refusals import (
     refuse_states,
     refuse_tracing,
 )
-from fewer.hf.task_heads import pooler_of, shape_of
+from fewer.hf.task_heads import model_spec, pooler_of
 from fewer.kernels import kernel as find_kernel
 from fewer.kernels.cpu.batch_invariant import swap_back
 from fewer.kernels.cpu.library import Isa, available
 
 if TYPE_CHECKING:
     from fewer.backbones import Backbone
-    from fewer.core.cost import Shape
+    from fewer.core.cost import ModelSpec
 
 __all__ = [
     "Attachment",
-    "adjust",
     "applying",
     "attach",
     "attachment",
@@ -69,6 +68,7 @@ __all__ = [
     "is_attached",
     "longest",
     "parts",
+    "set_threshold",
 ]
 
 log = logging.getLogger("fewer")
@@ -81,7 +81,7 @@ Model = TypeVar("Model", bound=nn.Module)
 class Attachment(nn.Module):
     """What sits on an encoder: a method, its policy, and how decisions are carried out."""
 
-    def __init__(self, settings: Settings, shape: Shape) -> None:
+    def __init__(self, settings: Settings, shape: ModelSpec) -> None:
         super().__init__()
         self.settings = settings
         self.shape = shape
@@ -98,7 +98,7 @@ class Attachment(nn.Module):
         return self.settings.method
 
     @property
-    def guards_first(self) -> bool:
+    def protects_first_text(self) -> bool:
         """Whether tokens may go, but none of the question that a passage is to answer."""
         return self.shape.answers == "span" and bool(self.policy.sites)
 
@@ -196,9 +196,9 @@ class _PackedEncoder(_Attached):
             token_type_ids,
             position_ids,
             own.settings.protect,
-            guards_first=own.guards_first,
-            restarts=own.policy.restarts,
-            asks_second=own.policy.asks_second,
+            protects_first_text=own.protects_first_text,
+            restarts_positions=own.policy.restarts_positions,
+            needs_second_text=own.policy.needs_second_text,
             anchors=global_attention_mask,
         )
         hidden, trace = encode(
@@ -209,7 +209,7 @@ class _PackedEncoder(_Attached):
             attend=find_kernel(own.settings.kernel),
             finish=backbone.finish,
         )
-        recorded(trace)
+        publish(trace)
         pooled = None if backbone.pool is None else backbone.pool(hidden)
         output: ModelOutput = backbone.output(last_hidden_state=hidden, pooler_output=pooled)
         wants_dict = self.config.return_dict if return_dict is None else return_dict
@@ -290,7 +290,7 @@ def attach(
     find_kernel(kernel)
     refuse_model(whole, encoder)
     _refuse_shared(whole, encoder)
-    shape = shape_of(whole, encoder)
+    shape = model_spec(whole, encoder)
     settings = Settings(_resolve(method), kernel, tuple(protect))
     check_settings(settings.method)
     own = Attachment(settings, shape).to(encoder.device)
@@ -383,7 +383,7 @@ def longest(model: nn.Module, wanted: int | None, tokenizer_says: int) -> int:
     return min(limits, default=DEFAULT_LENGTH) if wanted is None else wanted
 
 
-def adjust(model: Model, *, threshold: float) -> Model:
+def set_threshold(model: Model, *, threshold: float) -> Model:
     """Turn the threshold at which texts or tokens leave an attached model early, in place.
 
     Its meaning and range are those of the method's criterion. It is saved with the model. Raises

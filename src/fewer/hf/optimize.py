@@ -10,7 +10,7 @@ from torch import nn
 
 from fewer.backbones import bind
 from fewer.backbones.prepacked.autotune import Choice, choose
-from fewer.backbones.prepacked.eligible import Unpackable
+from fewer.backbones.prepacked.eligible import NotPrepackable
 from fewer.hf.attach import PRECISION_OF, attach, attachment, evaluating, is_attached, parts
 from fewer.kernels.cpu.batch_invariant import swap_back, swap_in
 from fewer.kernels.cpu.library import unavailable
@@ -98,7 +98,7 @@ def _choice(encoder: Any, precision: str) -> Choice:
         with evaluating(encoder) as view, torch.autocast("cpu", enabled=False):
             backbone = bind(view)
             return choose(precision, backbone.layers[0], backbone.hidden_size, encoder.dtype)
-    except Unpackable as left:
+    except NotPrepackable as left:
         return Choice(None, f"layer 0: {left}")
 
 

@@ -21,19 +21,19 @@ def pack(
     position_ids: Tensor | None,
     protect: tuple[int, ...] = (),
     *,
-    guards_first: bool = False,
-    restarts: bool = False,
-    asks_second: bool = False,
+    protects_first_text: bool = False,
+    restarts_positions: bool = False,
+    needs_second_text: bool = False,
     anchors: Tensor | None = None,
 ) -> Packed:
     """Check a padded batch, drop its padding and embed the rest.
 
-    Column 0 and every id in `protect` are protected; with `guards_first` the whole first text of a
-    pair, such as the question about a passage. With `restarts` the second text is numbered as if it
-    stood alone. `anchors` `(B, N)` are nonzero where a token is to read, and be read by, all of
-    its text, in layers that read by a pattern. Raises `ValueError` for a batch that the model
-    cannot read: no or two inputs, a bad shape, left padding, a text without tokens, ids out of
-    range, a text beyond the model's maximum length.
+    Column 0 and every id in `protect` are protected; with `protects_first_text` the whole first
+    text of a pair, such as the question about a passage. With `restarts_positions` the second text
+    is numbered as if it stood alone. `anchors` `(B, N)` are nonzero where a token is to read, and
+    be read by, all of its text, in layers that read by a pattern. Raises `ValueError` for a batch
+    that the model cannot read: no or two inputs, a bad shape, left padding, a text without tokens,
+    ids out of range, a text beyond the model's maximum length.
     """
     given = input_ids if input_ids is not None else inputs_embeds
     if given is None or (input_ids is not None and inputs_embeds is not None):
@@ -77,12 +77,16 @@ def pack(
             "truncate: tokenizer(..., truncation=True)",
         )
     embeds = None if inputs_embeds is None else where.take(inputs_embeds)
-    second = _second(ids, segment, where) if guards_first or restarts or asks_second else None
-    if second is not None and restarts:
+    second = (
+        _second(ids, segment, where)
+        if protects_first_text or restarts_positions or needs_second_text
+        else None
+    )
+    if second is not None and restarts_positions:
         position = _restarted(position, second, where)
     hidden = backbone.embed(Tokens(ids, embeds, position, segment))
     protected = where.column == 0
-    if second is not None and guards_first:
+    if second is not None and protects_first_text:
         protected = protected | ~second
     if protect:
         if ids is None:

@@ -16,7 +16,7 @@ from fewer.kernels.call import never
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from fewer.core.cost import Shape
+    from fewer.core.cost import ModelSpec
 
 __all__ = [
     "Answers",
@@ -25,8 +25,8 @@ __all__ = [
     "labels_of",
     "left_loss",
     "logits_of",
+    "model_spec",
     "pooler_of",
-    "shape_of",
     "task_loss",
 ]
 
@@ -39,7 +39,7 @@ _KINDS: dict[str, Answers] = {
 }
 
 
-def shape_of(whole: PreTrainedModel, encoder: PreTrainedModel) -> Shape:
+def model_spec(whole: PreTrainedModel, encoder: PreTrainedModel) -> ModelSpec:
     """Say what methods may know of a model: its encoder, and what its head answers."""
     config, kind = whole.config, type(whole).__name__
     many = config.problem_type == "multi_label_classification" or (

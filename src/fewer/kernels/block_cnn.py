@@ -35,7 +35,7 @@ class JudgeCall:
 
     query: Float[Tensor, "T H d"]
     key: Float[Tensor, "T H d"]
-    normaliser: Float[Tensor, "T H"]
+    logsumexp: Float[Tensor, "T H"]
     presence: Float[Tensor, "T"] | None  # how far each key takes part, 0..1; None: all do
     rows: Int[Tensor, "K size"]  # the token at each place of each block, -1 where nobody is
     pairs: Int[Tensor, "P M 2"]  # of blocks, which asks and which is asked, for each map
@@ -62,7 +62,7 @@ def judge(call: JudgeCall) -> Float[Tensor, "P 2"]:
     held = [
         one.contiguous()
         for one in (
-            call.normaliser.float(),
+            call.logsumexp.float(),
             torch.ones(0) if call.presence is None else call.presence.float(),
             call.rows,
             call.pairs,
@@ -74,7 +74,7 @@ def judge(call: JudgeCall) -> Float[Tensor, "P 2"]:
             call.last_bias,
         )
     ]
-    normaliser, presence, rows, pairs, *network = (one.data_ptr() for one in held)
+    logsumexp, presence, rows, pairs, *network = (one.data_ptr() for one in held)
     _, heads, width = query.shape
     run(
         JudgeStruct(
@@ -82,7 +82,7 @@ def judge(call: JudgeCall) -> Float[Tensor, "P 2"]:
             key.data_ptr(),
             query.stride(0),
             key.stride(0),
-            normaliser,
+            logsumexp,
             None if call.presence is None else presence,
             rows,
             pairs,

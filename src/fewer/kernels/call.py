@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fewer.kernels.sparse import Sparse
+from fewer.kernels.sparse import SparseLayout
 
 __all__ = ["Attended", "AttentionCall", "Kernel", "log_gate", "never"]
 
@@ -36,7 +36,7 @@ class AttentionCall:
     window: int | None = None  # farthest distance read
     # keys that are read from any distance, in spite of the window; the first ones of their text
     free: Bool[Tensor, "Tk"] | None = None
-    sparse: Sparse | None = None  # which pairs there are; None: all of a text
+    sparse: SparseLayout | None = None  # which pairs there are; None: all of a text
     gate: Float[Tensor, "Tk"] | None = None  # how far each key takes part, 0..1; None: all do
     vote: Float[Tensor, "Tq"] | None = None  # weight of each query in the score, 0..1; None: all 1
     scored: bool = False  # whether attention received is wanted
@@ -64,7 +64,7 @@ class Attended:
     context: Float[Tensor, "Tq H*d"]
     received: Float[Tensor, "Tk"] | None = None
     # log of the sum of a query's exponentials: A[h, i, j] = exp(score[h, i, j] - normaliser[i, h])
-    normaliser: Float[Tensor, "Tq H"] | None = None
+    logsumexp: Float[Tensor, "Tq H"] | None = None
 
 
 class Kernel(Protocol):

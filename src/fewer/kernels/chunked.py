@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fewer.kernels.call import Attended, AttentionCall, Kernel
-from fewer.kernels.sparse import Chunks, Sparse, chunk_of, sums
+from fewer.kernels.sparse import Chunks, SparseLayout, chunk_of, sums
 
 __all__ = ["attend"]
 
@@ -42,11 +42,11 @@ def attend(call: AttentionCall, kernel: Kernel) -> Attended:
     rows, heads, _ = call.q.shape
     back = torch.empty_like(chunks.queries)
     back[chunks.queries] = torch.arange(len(back), device=back.device)
-    context, normaliser = attended.context.index_select(0, back), attended.normaliser
+    context, logsumexp = attended.context.index_select(0, back), attended.logsumexp
     return Attended(
         context.view(rows, -1),
         None if attended.received is None else _received(call, sparse, own_k, attended.received),
-        None if normaliser is None else normaliser.index_select(0, back).view(rows, heads),
+        None if logsumexp is None else logsumexp.index_select(0, back).view(rows, heads),
     )
 
 
@@ -57,7 +57,7 @@ def _rows(states: Tensor, rows: Tensor, chunks: Chunks) -> Tensor:
     return states.index_select(0, rows)
 
 
-def _received(call: AttentionCall, sparse: Sparse, own_k: Tensor, received: Tensor) -> Tensor:
+def _received(call: AttentionCall, sparse: SparseLayout, own_k: Tensor, received: Tensor) -> Tensor:
     """Join what keys got in each chunk, a mean over its queries, to a mean over their text's."""
     chunks, heads = sparse.chunks, call.q.shape[1]
     vote = received.new_ones(len(call.q)) if call.vote is None else call.vote.to(received.dtype)

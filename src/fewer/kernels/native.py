@@ -54,7 +54,7 @@ def attend(call: AttentionCall) -> Attended:
     assert isa is not None
     context = empty(rows, heads * width, q.dtype)
     received = torch.zeros(k.shape[0]) if call.scored else None
-    normaliser = empty(rows, heads, torch.float32) if call.measured else None
+    logsumexp = empty(rows, heads, torch.float32) if call.measured else None
     bias = None if call.gate is None else log_gate(call.gate)
     vote = None if call.vote is None else call.vote.float().contiguous()
     window = -1 if call.window is None else call.window
@@ -79,14 +79,14 @@ def attend(call: AttentionCall) -> Attended:
             _pointer(bias),
             _pointer(vote),
             _pointer(received),
-            _pointer(normaliser),
+            _pointer(logsumexp),
             context.data_ptr(),
             q.dtype is torch.bfloat16,
             isa,
             torch.get_num_threads(),
         )
     )
-    return Attended(context, received, normaliser)
+    return Attended(context, received, logsumexp)
 
 
 def side_by_side(states: Tensor) -> Tensor:

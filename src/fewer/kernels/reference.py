@@ -21,13 +21,13 @@ def attend(call: AttentionCall) -> Attended:
     gets, queries weighted by their vote: `s_j = sum_h sum_i vote_i A[h, i, j] / (H * sum_i
     vote_i)`; fp32, sums to 1 over a text.
     """
-    contexts, received, normalisers = [], [], []
+    contexts, received, logsumexps = [], [], []
     cu_q, cu_k = call.cu_q.tolist(), call.cu_k.tolist()
     for text in range(len(cu_q) - 1):
         rows, keys = slice(cu_q[text], cu_q[text + 1]), slice(cu_k[text], cu_k[text + 1])
         scores = _scores(call, rows, keys)  # (H, nq, nk)
         probabilities = scores.softmax(-1)
-        normalisers.append(scores.logsumexp(-1).T)
+        logsumexps.append(scores.logsumexp(-1).T)
         dropped = F.dropout(probabilities, call.dropout).to(call.v.dtype)
         context = (dropped @ call.v[keys].transpose(0, 1)).transpose(0, 1)  # (nq, H, d)
         if call.sparse is not None and call.sparse.far is not None:
@@ -42,7 +42,7 @@ def attend(call: AttentionCall) -> Attended:
     return Attended(
         torch.cat(contexts),
         torch.cat(received) if call.scored else None,
-        torch.cat(normalisers) if call.measured else None,
+        torch.cat(logsumexps) if call.measured else None,
     )
 
 

@@ -114,8 +114,8 @@ def _explicit(call: AttentionCall, queries: _Side, keys: _Side) -> Attended:
     biases = _biases(replace(call, gate=None), queries, keys)
     groups = _Groups(queries, keys, biases, call.dropout, call.measured, torch.is_grad_enabled())
     apply: Any = _Attention.apply
-    context, received, normaliser = apply(q, k, v, log, weight, groups)
-    return Attended(context.flatten(1), received, normaliser)
+    context, received, logsumexp = apply(q, k, v, log, weight, groups)
+    return Attended(context.flatten(1), received, logsumexp)
 
 
 def _weights(call: AttentionCall) -> Tensor:
@@ -160,7 +160,7 @@ class _Attention(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         queries, keys, dropout = groups.queries, groups.keys, groups.dropout
         q = q * q.shape[-1] ** -0.5
-        contexts, received, normalisers, kept = [], [], [], []
+        contexts, received, logsumexps, kept = [], [], [], []
         rows = zip(
             *(queries.split(q), keys.split(k), keys.split(v)),
             *(_split(keys, log), _split_real(queries, weight), groups.biases),
@@ -171,7 +171,7 @@ class _Attention(torch.autograd.Function):
                 scores = _scores(q_g, k_g, log_g, bias)  # (b, H, nq, nk)
                 if groups.measured:
                     high = torch.promote_types(scores.dtype, torch.float32)
-                    normalisers.append(scores.to(high).logsumexp(-1).transpose(1, 2))
+                    logsumexps.append(scores.to(high).logsumexp(-1).transpose(1, 2))
                 flagged = scores.softmax(-1)
                 if weight_g is not None:  # in fp32, since thresholds compare the result
                     over_heads = flagged.sum(1, dtype=weight_g.dtype)
@@ -189,7 +189,7 @@ class _Attention(torch.autograd.Function):
         return (
             context,
             None if weight is None else keys.join(received),
-            queries.join(normalisers) if groups.measured else None,
+            queries.join(logsumexps) if groups.measured else None,
         )
 
     @staticmethod

@@ -18,8 +18,8 @@ from fewer.kernels.pattern import Pattern
 
 __all__ = [
     "Chunks",
-    "Places",
-    "Sparse",
+    "SparseLayout",
+    "TokenPositions",
     "anchors_of",
     "chunk_of",
     "dense_pairs",
@@ -30,27 +30,27 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Places:
+class TokenPositions:
     """Where tokens stand: rows in ascending order of text and column."""
 
     sequence: Int[Tensor, "T"]
     column: Int[Tensor, "T"]  # in the text as it came
     anchors: Bool[Tensor, "T"]  # read, and are read by, all of their text
 
-    def take(self, rows: Int[Tensor, "Tq"] | None) -> Places:
+    def take(self, rows: Int[Tensor, "Tq"] | None) -> TokenPositions:
         """Keep these rows; `None` keeps all."""
         if rows is None:
             return self
-        return Places(self.sequence[rows], self.column[rows], self.anchors[rows])
+        return TokenPositions(self.sequence[rows], self.column[rows], self.anchors[rows])
 
 
 @dataclass(frozen=True)
-class Sparse:
+class SparseLayout:
     """How the texts of a call are read: the pattern, and where queries and keys stand."""
 
     pattern: Pattern
-    asking: Places
-    asked: Places
+    asking: TokenPositions
+    asked: TokenPositions
     extent: Int[Tensor, "B"]  # columns of each text as it came
     heads: int
     # keys and values as anchors read them, where the model has other projections for these
@@ -76,10 +76,10 @@ class Sparse:
             return asked.anchors
         return asked.anchors | (asked.column % pattern.block >= pattern.block - pattern.summary)
 
-    def take(self, rows: Int[Tensor, "T"]) -> Sparse:
+    def take(self, rows: Int[Tensor, "T"]) -> SparseLayout:
         """Keep these rows, as queries and as keys, where these are the same; without far maps."""
         places = self.asked.take(rows)
-        return Sparse(self.pattern, places, places, self.extent, self.heads)
+        return SparseLayout(self.pattern, places, places, self.extent, self.heads)
 
     def reads(
         self, asking: Int[Tensor, "... q"], asked: Int[Tensor, "... k"]
@@ -169,7 +169,7 @@ class _Part:
     free: Tensor  # (S): whether a range is read from any distance
 
 
-def _local(sparse: Sparse) -> _Part | None:
+def _local(sparse: SparseLayout) -> _Part | None:
     """Cut the queries that are no anchors; they read what all hear, their window, drawn blocks."""
     asking, asked, pattern = sparse.asking, sparse.asked, sparse.pattern
     queries = (~asking.anchors).nonzero().squeeze(1)
@@ -206,7 +206,7 @@ def _local(sparse: Sparse) -> _Part | None:
     return _Part(queries, counts, text, torch.cat((heard, local)), begin, end, free)
 
 
-def _anchored(sparse: Sparse) -> _Part | None:
+def _anchored(sparse: SparseLayout) -> _Part | None:
     """Give the anchors of each text, as one chunk, all of its keys."""
     queries = sparse.asking.anchors.nonzero().squeeze(1)
     if not len(queries):
@@ -223,7 +223,7 @@ def _anchored(sparse: Sparse) -> _Part | None:
     return _Part(queries, counts, text, source, begin, end, free)
 
 
-def _joined(parts: list[_Part], sparse: Sparse) -> Chunks:
+def _joined(parts: list[_Part], sparse: SparseLayout) -> Chunks:
     split = sparse.heads if sparse.pattern.random else 1
     queries, keys, free, of_queries, of_keys, text = [], [], [], [], [], []
     for part in parts:
@@ -316,5 +316,7 @@ def dense_pairs(pattern: Pattern, lengths: Float[Tensor, "B"], heads: int) -> Fl
     sequence = torch.repeat_interleave(counts, output_size=total)
     column = torch.arange(total, device=counts.device) - offsets(counts)[sequence]
     anchors = anchors_of(pattern, sequence, column, counts, torch.zeros_like(column).bool())
-    places = Places(sequence, column, anchors)
-    return Sparse(pattern, places, places, counts, heads).chunks.pairs(None, None, len(counts))
+    places = TokenPositions(sequence, column, anchors)
+    return SparseLayout(pattern, places, places, counts, heads).chunks.pairs(
+        None, None, len(counts)
+    )

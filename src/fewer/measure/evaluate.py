@@ -122,7 +122,7 @@ def flops_of(
     _, passes, _ = read_all(model, encoded, tokenizer, scorer, "FLOPs")
     shape = attachment(model).shape
     spent = sum(float(shape.flops(trace).sum()) for trace in passes)
-    return spent, sum(float(shape.in_full(trace).sum()) for trace in passes)
+    return spent, sum(float(shape.dense_flops_of(trace).sum()) for trace in passes)
 
 
 def three_way(

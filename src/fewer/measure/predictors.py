@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fewer._progress import track
 from fewer.core.trace import record
-from fewer.hf.attach import adjust, attachment
+from fewer.hf.attach import attachment, set_threshold
 from fewer.inference.batching import token_budget_batches
 from fewer.inference.predict import TOKEN_BUDGET
 from fewer.training.qa_collator import RELEVANT, SpanCollator
@@ -40,7 +40,7 @@ def judge(
     own = attachment(system)
     dial = own.policy.dial()
     if dial is not None:
-        adjust(system, threshold=dial.never)
+        set_threshold(system, threshold=dial.never)
     collate, found = SpanCollator(tokenizer), defaultdict[int, list[tuple[Tensor, Tensor]]](list)
     batches = token_budget_batches(list(encoded["length"]), TOKEN_BUDGET)
     for rows in track(batches, "predictors"):
@@ -49,7 +49,7 @@ def judge(
         inputs = {name: batch[name] for name in tokenizer.model_input_names if name in batch}
         with torch.inference_mode(), record() as traces:
             system(**{name: values.to(system.device) for name, values in inputs.items()})
-        for verdict in own.policy.verdicts(traces[0], relevant):
+        for verdict in own.policy.predictor_results(traces[0], relevant):
             chances = verdict.logits.softmax(-1)[:, 1]
             found[verdict.layer].append((chances.cpu(), verdict.matters.cpu()))
     if not found:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fewer.core.trace import Trace
-from fewer.hf.attach import adjust, attachment
+from fewer.hf.attach import attachment, set_threshold
 from fewer.measure.evaluate import read_all
 from fewer.measure.scorers import Scorer
 
@@ -43,7 +43,7 @@ class Depths:
         columns: list[tuple[Tensor, ...]] = []
         for trace in traces:
             lengths, read = trace.layers[0].keys, trace.layers_read
-            heads = torch.zeros_like(lengths) if trace.spent is None else trace.spent
+            heads = torch.zeros_like(lengths) if trace.head_flops is None else trace.head_flops
             columns.append(
                 (
                     shape.flops(trace).double(),
@@ -95,7 +95,7 @@ def sweep(
         if threshold == dial.never or threshold in besides:  # fitted to a target, it may be outside
             dial.value.fill_(threshold)
         else:
-            adjust(system, threshold=threshold)
+            set_threshold(system, threshold=threshold)
         answers, traces, order = read_all(system, encoded, tokenizer, scorer, f"at {threshold:g}")
         depths = Depths.of(system, traces, [texts[row] for row in order])
         everyone = range(len(depths.tokens))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from fewer._validation.names import nearest
-from fewer.core.cached_states import Known, knowing
+from fewer.core.cached_states import CachedStates, knowing
 from fewer.core.trace import record
 from fewer.hf.attach import attachment, evaluating
 from fewer.inference.batching import token_budget_batches
@@ -258,7 +258,7 @@ class PassageIndex:
         """Read one batch."""
         states = [one.window.hidden for one in batch]
         places = [one.window.left["places"].long() for one in batch]
-        known = Known(self.contents.lower, states, places)
+        known = CachedStates(self.contents.lower, states, places)
         inputs = padded([one.row for one in batch], self.tokenizer)
         with knowing(known) if kept else nullcontext():
             output = reader(**{name: values.to(reader.device) for name, values in inputs.items()})

@@ -36,7 +36,7 @@ def lower_layers(model: PreTrainedModel) -> int:
     own = attachment(model)
     layers = range(own.shape.num_layers)
     lower = len(list(takewhile(own.policy.apart, layers)))
-    if not (lower and own.policy.restarts):
+    if not (lower and own.policy.restarts_positions):
         raise ValueError(
             f"{own.method} reads question and passage together from the first layer on, so nothing "
             "of a passage can be kept; wanted fewer.methods.attention.DeFormer, alone or in a Stack"
@@ -75,8 +75,8 @@ def read_lower(model: PreTrainedModel, batch: Mapping[str, Tensor], lower: int) 
             batch.get("token_type_ids"),
             None,
             own.settings.protect,
-            guards_first=own.guards_first,
-            restarts=own.policy.restarts,
+            protects_first_text=own.protects_first_text,
+            restarts_positions=own.policy.restarts_positions,
         )
         assert tokens.second is not None
         firsts = tokens.count((~tokens.second).float()).long()

@@ -108,7 +108,7 @@ def explain(
     for kept, trace in zip(read.rows, traces, strict=True):
         for token, depth in zip(kept, trace.layers_read[0].tolist(), strict=True):
             depths[token] = max(depth, depths.get(token, 0))
-    dense = [own.shape.in_full(trace) for trace in traces]
+    dense = [own.shape.dense_flops_of(trace) for trace in traces]
     return Explanation(
         passages=tuple(
             _passage(one, read.words(side, depths), len(short))

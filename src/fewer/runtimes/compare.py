@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-    from fewer.core.cost import Shape
+    from fewer.core.cost import ModelSpec
 
 __all__ = ["TOLERANCE", "answers", "compare", "equal_texts"]
 
@@ -45,7 +45,7 @@ def compare(
     lineup: Lineup,
     encoded: Dataset,
     tokenizer: PreTrainedTokenizerBase,
-    shape: Shape,
+    shape: ModelSpec,
     peak: Mapping[str, float],
     *,
     batch_sizes: Sequence[int] = (1, 8, 32),
@@ -138,7 +138,7 @@ def equal_texts(encoded: Dataset, tokens: int, texts: int, special: Sequence[int
 def _pool(
     encoded: Dataset,
     tokenizer: PreTrainedTokenizerBase,
-    shape: Shape,
+    shape: ModelSpec,
     size: int,
     pool: int,
     seed: int,
@@ -213,7 +213,7 @@ def _outside(runner: Runner, pool: Sequence[Batch], rounds: int = 5) -> float:
     return float(torch.tensor(shares, dtype=torch.float64).median())
 
 
-def _flops_share(runner: Runner, pool: Sequence[Batch], shape: Shape) -> float:
+def _flops_share(runner: Runner, pool: Sequence[Batch], shape: ModelSpec) -> float:
     """Return the FLOPs of a pass over the pool, as a share of the dense model's, packed."""
     with torch.inference_mode(), record() as traces:
         for batch in pool:

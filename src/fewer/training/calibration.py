@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from fewer.core.policy import Lesson, Phase, Rehearsal
+from fewer.core.policy import CalibrationData, Phase, TrainingBatch
 from fewer.core.trace import Trace, record
 from fewer.hf.attach import applying, attachment, evaluating
 from fewer.hf.task_heads import labels_of, logits_of, task_loss
@@ -63,21 +63,21 @@ def calibrate(
         with _hard(model) as reader:
             traces = [trace for trace, *_ in _passes(reader, batches())]
         kept = sum(float(own.shape.flops(trace).sum()) for trace in traces)
-        dense = sum(float(own.shape.in_full(trace).sum()) for trace in traces)
+        dense = sum(float(own.shape.dense_flops_of(trace).sum()) for trace in traces)
         return kept / dense
 
-    def lessons() -> Iterator[Lesson]:
+    def lessons() -> Iterator[TrainingBatch]:
         with _hard(model) as reader:
             policy = attachment(reader).policy.train()  # exits speak, nobody leaves
             loss = task_loss(model.config, own.shape.answers)
             try:
                 for trace, logits, batch in _passes(reader, batches()):
                     labels = labels_of(batch, own.shape.answers)
-                    yield Lesson(trace, phase, 0, logits, labels, loss, batch.get(RELEVANT))
+                    yield TrainingBatch(trace, phase, 0, logits, labels, loss, batch.get(RELEVANT))
             finally:
                 policy.eval()
 
-    own.policy.calibrate(phase, Rehearsal(first, share, lessons))
+    own.policy.calibrate(phase, CalibrationData(first, share, lessons))
 
 
 @contextmanager

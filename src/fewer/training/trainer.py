@@ -13,7 +13,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from fewer._files.disk import writing
-from fewer.core.policy import Lesson, Onlooker, Phase, Policy, Taught
+from fewer.core.policy import ObservingPolicy, Phase, Policy, TeacherOutput, TrainingBatch
 from fewer.core.trace import record
 from fewer.hf.attach import attachment
 from fewer.hf.task_heads import Answers, labels_of, logits_of, task_loss
@@ -84,20 +84,20 @@ class PhaseTrainer(StrictTrainer):
             told, task = logits_of(outputs, answers), task_loss(whole.config, answers)
             taught, step = self._taught(inputs, answers), self.state.global_step
             lessons = [
-                Lesson(trace, self.phase, step, told, labels, task, relevant, taught)
+                TrainingBatch(trace, self.phase, step, told, labels, task, relevant, taught)
                 for trace in traces
             ]
             added = [own.policy.loss(lesson) for lesson in lessons]
             loss = torch.stack([*([loss] if self.phase.task else []), *added]).sum()
         return (loss, outputs) if return_outputs else loss
 
-    def _taught(self, inputs: Any, answers: Answers) -> Taught | None:
+    def _taught(self, inputs: Any, answers: Answers) -> TeacherOutput | None:
         """Ask the teacher, if the phase has one, in the precision that the phase trains in."""
         if self._teacher is None:
             return None
         with self.accelerator.autocast(), torch.no_grad(), record() as traces:
             output = self._teacher(**inputs)
-        return Taught(logits_of(output, answers), traces[0])
+        return TeacherOutput(logits_of(output, answers), traces[0])
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Make AdamW over the phase's groups of parameters."""
@@ -115,7 +115,7 @@ def teacher_of(model: nn.Module) -> nn.Module:
     The learner is the policy that is attached to `model`.
     """
     teacher = copy.deepcopy(model).eval().requires_grad_(False)
-    attachment(teacher).policy = Onlooker(attachment(model).policy)
+    attachment(teacher).policy = ObservingPolicy(attachment(model).policy)
     return teacher
 
 

@@ -6,7 +6,7 @@ import torch
 
 from fewer.kernels import AttentionCall, Pattern
 from fewer.kernels.sdpa import attend as attend_packed
-from fewer.kernels.sparse import Places, Sparse, anchors_of, offsets
+from fewer.kernels.sparse import SparseLayout, TokenPositions, anchors_of, offsets
 from fewer_lra.attentions.base import Heads, Mask
 
 __all__ = ["Pattern", "attend"]
@@ -29,14 +29,14 @@ def attend(
     texts, heads, columns, width = q.shape
     rows = mask.flatten().nonzero().squeeze(1)
     sequence, column, extent = rows // columns, rows % columns, mask.sum(1)
-    places = Places(sequence, column, anchors_of(pattern, sequence, column, extent, None))
+    places = TokenPositions(sequence, column, anchors_of(pattern, sequence, column, extent, None))
 
     def packed(states: Heads) -> torch.Tensor:
         return states.transpose(1, 2).flatten(0, 1).index_select(0, rows)  # (T, H, d)
 
     apart = None if far is None else (packed(far[0]), packed(far[1]))
     cu = offsets(extent)
-    sparse = Sparse(pattern, places, places, extent, heads, apart)
+    sparse = SparseLayout(pattern, places, places, extent, heads, apart)
     own = packed(q), packed(k), packed(v)
     context = attend_packed(AttentionCall(*own, cu, cu, sparse=sparse, dropout=dropout)).context
     padded = context.new_zeros(texts * columns, heads * width).index_copy(0, rows, context)

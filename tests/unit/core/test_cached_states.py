@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fewer.core.cached_states import Known, current, knowing
+from fewer.core.cached_states import CachedStates, current, knowing
 from fewer.core.packed import Packed, plan
 
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 1, 0]])
@@ -18,7 +18,7 @@ def _tokens():
 
 def _known(places, layers=1):
     states = [100.0 + torch.tensor(here)[:, None].float() for here in places]
-    return Known(layers, states, [torch.tensor(here, dtype=torch.long) for here in places])
+    return CachedStates(layers, states, [torch.tensor(here, dtype=torch.long) for here in places])
 
 
 def test_the_first_texts_are_still_to_be_read():

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from fewer.core.cost import LayerCost, Shape
-from fewer.core.trace import Extra, LayerTrace, Trace
+from fewer.core.cost import LayerCost, ModelSpec
+from fewer.core.trace import LayerTrace, SparseCounts, Trace
 
 COST = LayerCost(query=32, key_value=64, output=32, ffn=128, pair=16, score=2)
-SHAPE = Shape(num_layers=2, hidden_size=4, heads=2, embed=10, layers=(COST, COST))
+SHAPE = ModelSpec(num_layers=2, hidden_size=4, heads=2, embed=10, layers=(COST, COST))
 
 
 def _layer(keys, queries, read, scored=False):
@@ -65,7 +65,7 @@ def test_the_share_has_a_gradient_where_counts_are_soft():
 
 def test_pairs_that_were_counted_take_the_place_of_each_query_with_each_key():
     apart = LayerTrace(
-        FULL.keys, FULL.queries, FULL.read, False, extra=Extra(torch.tensor([13.0, 1.0]))
+        FULL.keys, FULL.queries, FULL.read, False, extra=SparseCounts(torch.tensor([13.0, 1.0]))
     )
     # of 25 pairs 13 are left: 2 and 3 tokens read apart
     assert COST.flops(apart).tolist() == [1680 - 16 * 12, 272]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from fewer import Decision, Fate
-from fewer.core.decision import Spoken
+from fewer.core.decision import ExitOutput
 from fewer.core.packed import Packed, plan
 
 GONE, FROZEN, ACTIVE = int(Fate.GONE), int(Fate.FROZEN), int(Fate.ACTIVE)
@@ -49,12 +49,12 @@ def test_whoever_may_leave_leaves():
 
 
 def test_costs_add_up_and_answers_are_joined_in_order():
-    said = [Spoken(n, torch.tensor([0]), torch.zeros(1, 2)) for n in range(3)]
-    one = Decision(spoken=tuple(said[:2]), spent=torch.tensor([1.0, 2.0]))
-    other = Decision(spoken=(said[2],), spent=torch.tensor([4.0, 8.0]))
-    assert [each.layer for each in (one & other).spoken] == [0, 1, 2]
-    assert (one & other).spent.tolist() == [5.0, 10.0]
-    assert (one & Decision()).spent.tolist() == [1.0, 2.0]
+    said = [ExitOutput(n, torch.tensor([0]), torch.zeros(1, 2)) for n in range(3)]
+    one = Decision(exit_outputs=tuple(said[:2]), head_flops=torch.tensor([1.0, 2.0]))
+    other = Decision(exit_outputs=(said[2],), head_flops=torch.tensor([4.0, 8.0]))
+    assert [each.layer for each in (one & other).exit_outputs] == [0, 1, 2]
+    assert (one & other).head_flops.tolist() == [5.0, 10.0]
+    assert (one & Decision()).head_flops.tolist() == [1.0, 2.0]
 
 
 def _tokens(**fields):
@@ -123,7 +123,7 @@ def test_those_who_said_nothing_settle_nothing():
 
 def _said(**fields):
     logits = torch.arange(8.0).view(4, 2)
-    return Spoken(1, torch.tensor([0, 2, 5, 7]), logits, **fields)
+    return ExitOutput(1, torch.tensor([0, 2, 5, 7]), logits, **fields)
 
 
 def test_what_was_said_of_some_rows_is_looked_up_by_row():

@@ -203,7 +203,7 @@ def test_a_policy_that_measures_sees_queries_keys_and_normalisers(apply):
     for tokens in policy.seen:
         assert tokens.query.shape == tokens.key.shape == (5, 1, 1)
         wanted = torch.tensor([2.0, 2, 3, 3, 3]).log()
-        torch.testing.assert_close(tokens.normaliser[:, 0], wanted)
+        torch.testing.assert_close(tokens.logsumexp[:, 0], wanted)
 
 
 @pytest.mark.parametrize("apply", ["compact", "mask"])
@@ -213,15 +213,15 @@ def test_whoever_rests_has_a_key_and_an_infinite_normaliser(apply):
     assert policy.seen[1].key.shape == (5, 1, 1)
     wanted = torch.tensor([2.0, 0, 3, 0, 3]).log()
     wanted[[1, 3]] = torch.inf
-    torch.testing.assert_close(policy.seen[1].normaliser[:, 0], wanted)
+    torch.testing.assert_close(policy.seen[1].logsumexp[:, 0], wanted)
 
 
 def test_where_nobody_measures_nothing_is_carried():
     policy = Measuring({}, measures=(0,))
     _read(policy)
-    assert policy.seen[0].normaliser is not None
+    assert policy.seen[0].logsumexp is not None
     later = policy.seen[1]
-    assert (later.query, later.key, later.normaliser) == (None, None, None)
+    assert (later.query, later.key, later.logsumexp) == (None, None, None)
 
 
 @pytest.mark.parametrize("apply", ["compact", "mask"])

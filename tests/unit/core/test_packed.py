@@ -126,12 +126,12 @@ def test_what_is_measured_and_where_the_second_text_is_goes_with_each_token():
         _packed(),
         query=torch.arange(7.0)[:, None, None],
         key=10 + torch.arange(7.0)[:, None, None],
-        normaliser=torch.arange(7.0)[:, None],
+        logsumexp=torch.arange(7.0)[:, None],
         second=torch.arange(7) % 2 == 1,
     ).take(torch.tensor([0, 3, 5]))
     assert tokens.query.flatten().tolist() == [0, 3, 5]
     assert tokens.key.flatten().tolist() == [10, 13, 15]
-    assert tokens.normaliser.flatten().tolist() == [0, 3, 5]
+    assert tokens.logsumexp.flatten().tolist() == [0, 3, 5]
     assert tokens.second.tolist() == [False, True, True]
 
 

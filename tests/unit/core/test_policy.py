@@ -5,7 +5,7 @@ import torch
 
 import fewer
 from fewer import LTP, Dense, Method, Phase, Policy, Site, Trace, View
-from fewer.core.policy import Onlooker
+from fewer.core.policy import ObservingPolicy
 from tests.lessons import lesson
 from tests.tiny import ragged, tiny
 
@@ -20,7 +20,7 @@ def test_a_policy_says_nothing_unless_told_otherwise():
     assert policy.decide(view) is None
     for asks in (policy.scored, policy.measured, policy.apart, policy.watches):
         assert not asks(1)
-    assert not policy.restarts
+    assert not policy.restarts_positions
     assert policy.sites == frozenset()
     assert policy.loss(lesson(trace)).item() == 0.0
     assert list(policy.parameters()) == []
@@ -65,7 +65,7 @@ def test_a_policy_is_asked_only_at_its_sites_and_scored_only_where_it_asks():
 def test_an_onlooker_watches_what_its_learner_watches_and_decides_nothing():
     class Learner(Policy):
         sites = frozenset(Site)
-        restarts = True
+        restarts_positions = True
 
         def watches(self, layer):
             return self.training and layer == 2
@@ -74,9 +74,13 @@ def test_an_onlooker_watches_what_its_learner_watches_and_decides_nothing():
             return True
 
     learner = Learner()
-    onlooker = Onlooker(learner).eval()
+    onlooker = ObservingPolicy(learner).eval()
     assert [onlooker.watches(layer) for layer in range(4)] == [False, False, True, False]
-    assert (onlooker.sites, onlooker.restarts, onlooker.apart(0)) == (frozenset(), False, False)
+    assert (onlooker.sites, onlooker.restarts_positions, onlooker.apart(0)) == (
+        frozenset(),
+        False,
+        False,
+    )
     assert list(onlooker.children()) == []  # the learner is no part of it
     learner.eval()
     assert not onlooker.watches(2)

@@ -5,17 +5,17 @@ import torch
 
 import fewer
 from fewer import LTP, Decision, Dense, Fate, Phase, Policy, Site, Trace, View
-from fewer.core.cost import LayerCost, Shape
-from fewer.core.decision import Spoken
+from fewer.core.cost import LayerCost, ModelSpec
+from fewer.core.decision import ExitOutput
 from fewer.core.packed import Packed, plan
-from fewer.core.policy import Dial, Lesson, Method, Rehearsal
+from fewer.core.policy import CalibrationData, Dial, Method, TrainingBatch
 from fewer.core.stack import Stack
 from fewer.methods.exits import FastBERT
 from tests.tiny import tiny
 
-SHAPE = Shape(3, 8, 2, 0.0, (LayerCost(1, 2, 1, 8, 4, 2),) * 3, 2, "text")
+SHAPE = ModelSpec(3, 8, 2, 0.0, (LayerCost(1, 2, 1, 8, 4, 2),) * 3, 2, "text")
 GONE, FROZEN, ACTIVE = int(Fate.GONE), int(Fate.FROZEN), int(Fate.ACTIVE)
-REHEARSAL = Rehearsal(False, lambda: 0.5, lambda: iter(()))
+REHEARSAL = CalibrationData(False, lambda: 0.5, lambda: iter(()))
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Says:
     site: Site = Site.AFTER
     added: float = 0.0
     answers: bool = False
-    renorms: bool = False
+    renormalises_frozen: bool = False
     scored: bool = False
     dial: float | None = None
     names: tuple[str, ...] = ("one",)
@@ -44,7 +44,7 @@ class _Says(Policy):
         super().__init__()
         self.method, self.asked = method, []
         self.sites = frozenset({method.site})
-        self.answers, self.renorms = method.answers, method.renorms
+        self.answers, self.renormalises_frozen = method.answers, method.renormalises_frozen
         self.learned = torch.nn.Parameter(torch.tensor(method.learned))
 
     def scored(self, layer):
@@ -78,7 +78,9 @@ def _view(site=Site.AFTER, layer=0):
 
 def _lesson(part=()):
     phase = Phase("any", "compact", "all", 1, 1e-3, part=part)
-    return Lesson(_view().trace, phase, 0, torch.zeros(2, 2), None, torch.nn.functional.l1_loss)
+    return TrainingBatch(
+        _view().trace, phase, 0, torch.zeros(2, 2), None, torch.nn.functional.l1_loss
+    )
 
 
 def _phase(*part):
@@ -86,7 +88,7 @@ def _phase(*part):
 
 
 def _spoken(layer):
-    return Spoken(layer, torch.tensor([0, 1]), torch.full((2, 2), float(layer)))
+    return ExitOutput(layer, torch.tensor([0, 1]), torch.full((2, 2), float(layer)))
 
 
 ONE = Decision(
@@ -94,15 +96,15 @@ ONE = Decision(
     torch.tensor([1.0, 0.25, 0.5, 1.0]),
     freezes=True,
     leaves=torch.tensor([True, False]),
-    spoken=(_spoken(1),),
-    spent=torch.tensor([1.0, 2.0]),
+    exit_outputs=(_spoken(1),),
+    head_flops=torch.tensor([1.0, 2.0]),
 )
 OTHER = Decision(
     torch.tensor([GONE, FROZEN, ACTIVE, ACTIVE], dtype=torch.int8),
     torch.tensor([0.25, 0.5, 1.0, 0.5]),
     leaves=torch.tensor([False, False]),
-    spoken=(_spoken(2),),
-    spent=torch.tensor([10.0, 20.0]),
+    exit_outputs=(_spoken(2),),
+    head_flops=torch.tensor([10.0, 20.0]),
 )
 
 
@@ -112,15 +114,15 @@ def test_what_the_parts_say_is_combined():
     assert said.gate.tolist() == [0.25, 0.125, 0.5, 0.5]
     assert said.freezes
     assert said.leaves.tolist() == [True, False]
-    assert [one.layer for one in said.spoken] == [1, 2]
-    assert said.spent.tolist() == [11.0, 22.0]
+    assert [one.layer for one in said.exit_outputs] == [1, 2]
+    assert said.head_flops.tolist() == [11.0, 22.0]
 
 
 @pytest.mark.parametrize("others", [(Says(), Says(ONE)), (Says(ONE), Says()), (Says(ONE),)])
 def test_a_part_with_nothing_to_say_changes_nothing(others):
     said = _built(*others).decide(_view())
     assert said.fate.tolist() == ONE.fate.tolist()
-    assert (said.leaves.tolist(), said.spent.tolist()) == ([True, False], [1.0, 2.0])
+    assert (said.leaves.tolist(), said.head_flops.tolist()) == ([True, False], [1.0, 2.0])
 
 
 def test_where_nobody_says_anything_the_stack_is_silent():
@@ -136,7 +138,7 @@ def test_parts_are_asked_at_their_own_sites_only():
 
 
 def test_a_stack_wants_what_any_part_wants():
-    for wish in ("scored", "answers", "renorms"):
+    for wish in ("scored", "answers", "renormalises_frozen"):
         plain, stack = _built(Says(), Says()), _built(Says(), Says(**{wish: True}))
         found = [
             one.scored(1) if wish == "scored" else getattr(one, wish) for one in (plain, stack)
@@ -149,18 +151,18 @@ def test_during_a_phase_the_later_parts_are_silent():
     for number in range(3):
         with stack.during(_phase(number)):
             said = stack.decide(_view())
-            assert len(said.spoken) == number + 1
+            assert len(said.exit_outputs) == number + 1
             assert stack.scored(0) == (number == 2)
-    assert len(stack.decide(_view()).spoken) == 3
+    assert len(stack.decide(_view()).exit_outputs) == 3
     with stack.during(_phase()):
-        assert len(stack.decide(_view()).spoken) == 3
+        assert len(stack.decide(_view()).exit_outputs) == 3
 
 
 def test_silence_ends_with_the_block_also_after_an_error():
     stack = _built(Says(ONE), Says(ONE))
     with pytest.raises(ZeroDivisionError), stack.during(_phase(0)):
         _ = 1 / 0
-    assert len(stack.decide(_view()).spoken) == 2
+    assert len(stack.decide(_view()).exit_outputs) == 2
 
 
 def test_the_loss_is_that_of_the_part_whose_phase_it_is_or_everyones():
@@ -180,7 +182,7 @@ def test_together_parts_are_calibrated_in_order_each_with_the_earlier_in_place()
 
     class Listening(_Says):
         def calibrate(self, phase, rehearsal):
-            acting.append(len(stack.decide(_view()).spoken))
+            acting.append(len(stack.decide(_view()).exit_outputs))
 
     stack = _built(Says(ONE), Says(OTHER), Says(ONE))
     for part in stack.parts:
@@ -201,7 +203,7 @@ def test_stacks_of_stacks_follow_the_path():
     nested = Stack((inner, Stack((inner, inner)))).build(SHAPE)
     for path, acting in (((0,), 1), ((1, 0), 2), ((1, 1), 3), ((), 3)):
         with nested.during(_phase(*path)):
-            assert len(nested.decide(_view()).spoken) == acting
+            assert len(nested.decide(_view()).exit_outputs) == acting
 
 
 def test_phases_are_those_of_the_first_then_of_the_second():

@@ -3,8 +3,8 @@ import torch
 
 import fewer
 from fewer import Decision, Fate, Trace, record
-from fewer.core.decision import Spoken
-from fewer.core.trace import recorded
+from fewer.core.decision import ExitOutput
+from fewer.core.trace import publish
 from tests.tiny import ragged, tiny
 
 
@@ -30,7 +30,7 @@ def test_a_trace_prints_counts_and_no_tensors():
     left = int(trace.layers[-1].read.sum())
     assert left < 27
     assert repr(trace) == f"Trace(layers=3, texts=5, tokens=27 in, {left} out, exits=0)"
-    model = fewer.adjust(fewer.attach(tiny(), fewer.EarlyExit()), threshold=1.0)
+    model = fewer.set_threshold(fewer.attach(tiny(), fewer.EarlyExit()), threshold=1.0)
     with record() as traces, torch.inference_mode():
         model(**ragged(tiny()))
     assert repr(traces[0]) == "Trace(layers=1, texts=5, tokens=27 in, 27 out, exits=5)"
@@ -38,7 +38,7 @@ def test_a_trace_prints_counts_and_no_tensors():
 
 
 def test_nothing_is_kept_where_nobody_records():
-    recorded(_trace())
+    publish(_trace())
     with record() as traces:
         pass
     assert traces == []
@@ -49,22 +49,22 @@ def test_recording_ends_with_its_block_also_after_an_error():
 
     def failing():
         with record() as inner:
-            recorded(_trace(1))
+            publish(_trace(1))
             traces.append(inner)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         failing()
-    recorded(_trace(2))
+    publish(_trace(2))
     assert [trace.grid for trace in traces[0]] == [(1, 2)]
 
 
 def test_the_innermost_block_records():
     with record() as outer:
-        recorded(_trace(1))
+        publish(_trace(1))
         with record() as inner:
-            recorded(_trace(2))
-        recorded(_trace(3))
+            publish(_trace(2))
+        publish(_trace(3))
     assert [trace.grid[0] for trace in outer] == [1, 3]
     assert [trace.grid[0] for trace in inner] == [2]
 
@@ -104,17 +104,17 @@ def test_what_is_said_of_a_text_that_has_left_drops_nobody():
 
 def test_exits_and_predictors_are_heard_apart_and_their_costs_add_up():
     trace = _trace(2)
-    exits, blocks = (Spoken(layer, torch.tensor([0]), torch.zeros(1, 2)) for layer in (0, 1))
-    trace.hear(Decision(spoken=(exits,), spent=torch.tensor([1.0, 2.0])))
-    trace.hear(Decision(judged=(blocks,), spent=torch.tensor([4.0, 8.0])))
-    trace.hear(Decision())
-    assert (trace.spoken, trace.judged) == ([exits], [blocks])
-    assert trace.spent.tolist() == [5.0, 10.0]
+    exits, blocks = (ExitOutput(layer, torch.tensor([0]), torch.zeros(1, 2)) for layer in (0, 1))
+    trace.record_outputs(Decision(exit_outputs=(exits,), head_flops=torch.tensor([1.0, 2.0])))
+    trace.record_outputs(Decision(predictor_outputs=(blocks,), head_flops=torch.tensor([4.0, 8.0])))
+    trace.record_outputs(Decision())
+    assert (trace.exit_outputs, trace.predictor_outputs) == ([exits], [blocks])
+    assert trace.head_flops.tolist() == [5.0, 10.0]
 
 
 def test_what_predictors_said_answers_nothing():
     trace = _trace(1)
-    said = Spoken(0, torch.tensor([0]), torch.ones(1, 2), final=torch.tensor([True]))
-    trace.hear(Decision(judged=(said,)))
+    said = ExitOutput(0, torch.tensor([0]), torch.ones(1, 2), final=torch.tensor([True]))
+    trace.record_outputs(Decision(predictor_outputs=(said,)))
     logits = torch.zeros(1, 2)
     assert trace.answered(logits) is logits

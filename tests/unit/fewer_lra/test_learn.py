@@ -12,13 +12,13 @@ from transformers import set_seed
 
 from fewer_lra.learn import accuracy, learn, pretrain, rate
 from fewer_lra.model import LRAModel
-from fewer_lra.run import shape_of
+from fewer_lra.run import model_spec
 from tests.unit.lra import toy
 
 
 def model() -> LRAModel:
     set_seed(0)
-    return LRAModel(shape_of(toy.plan(), toy.task()), "softmax", {})
+    return LRAModel(model_spec(toy.plan(), toy.task()), "softmax", {})
 
 
 @pytest.mark.parametrize("step", [1, 50, 100, 101, 400])
@@ -86,7 +86,7 @@ def test_a_killed_run_goes_on_where_it_stood(tmp_path: Path) -> None:
 def test_pretraining_guesses_hidden_tokens_better_than_before(tmp_path: Path) -> None:
     task = toy.task(pair=True)
     set_seed(0)
-    reader = LRAModel(shape_of(toy.plan(), task), "softmax", {})
+    reader = LRAModel(model_spec(toy.plan(), task), "softmax", {})
     before = {name: values.clone() for name, values in reader.state_dict().items()}
     ids = torch.full((4, 9), 3)
     arguments = (ids, torch.full((4,), 9), torch.ones_like(ids))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fewer_lra import run as runs
-from fewer_lra.run import run, shape_of
+from fewer_lra.run import model_spec, run
 from fewer_lra.speed import peak_memory_mb
 from tests.unit.lra import toy
 
@@ -70,7 +70,7 @@ def test_self_pretraining_is_part_of_the_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pair", [False, True])
 def test_memory_grows_with_the_model(pair: bool) -> None:
     task, plan = toy.task(pair=pair), toy.plan()
-    small = shape_of(plan, task)
+    small = model_spec(plan, task)
     large = replace(small, hidden=1024, ffn=4096)
     found = [peak_memory_mb(task, shape, plan) for shape in (small, large)]
     weights = 2 * 1024 * 4096 * 4 * 4 / 1e6  # FFN, with gradients and both moments
@@ -79,8 +79,8 @@ def test_memory_grows_with_the_model(pair: bool) -> None:
 
 def test_a_key_that_a_model_lacks_is_told() -> None:
     with pytest.raises(ValueError, match="did you mean 'layers'"):
-        shape_of(toy.plan(model={"layer": 2}), toy.task())
+        model_spec(toy.plan(model={"layer": 2}), toy.task())
     with pytest.raises(ValueError, match="'classes' is unknown"):
-        shape_of(toy.plan(model={"classes": 2}), toy.task())
+        model_spec(toy.plan(model={"classes": 2}), toy.task())
     with pytest.raises(ValueError, match=r"model: layers is 2\.5, wanted a whole number"):
-        shape_of(toy.plan(model={"layers": 2.5}), toy.task())
+        model_spec(toy.plan(model={"layers": 2.5}), toy.task())

@@ -13,7 +13,7 @@ from torch.nn.modules.module import register_module_forward_hook
 import fewer
 from fewer import LTP, inference, models
 from fewer.kernels.cpu import library
-from fewer.kernels.cpu.batch_invariant import RowwiseLinear
+from fewer.kernels.cpu.batch_invariant import BatchInvariantLinear
 from fewer.kernels.cpu.library import Isa
 from tests.contract.table import every_backbone
 from tests.isas import FLOATS, HALVES, answers, needs_kernels, optimized, pretend
@@ -259,7 +259,7 @@ def test_deoptimize_gives_back_the_bits_and_the_classes(backbone):
     batch = ragged(model)
     before, kinds = answers(model, batch), [type(part) for part in model.modules()]
     optimized(model)
-    assert any(type(part) is RowwiseLinear for part in model.modules())
+    assert any(type(part) is BatchInvariantLinear for part in model.modules())
     answers(model, batch)
     fewer.deoptimize(model)
     assert torch.equal(answers(model, batch), before)
@@ -275,7 +275,7 @@ def test_deoptimizing_a_model_that_nothing_is_attached_to_does_no_harm():
 @pytest.mark.parametrize("undo", [fewer.detach, fewer.attach])
 def test_taking_the_method_off_or_attaching_another_undoes_it(model, undo):
     undo(model)
-    assert not any(type(part) is RowwiseLinear for part in model.modules())
+    assert not any(type(part) is BatchInvariantLinear for part in model.modules())
 
 
 @every_backbone

@@ -246,7 +246,7 @@ PAIRS = {
 
 
 @every_backbone
-@pytest.mark.parametrize("what", [{"guards_first": True}, {"restarts": True}], ids=str)
+@pytest.mark.parametrize("what", [{"protects_first_text": True}, {"restarts": True}], ids=str)
 def test_the_second_text_begins_after_the_first_separator(backbone, what):
     rows, seconds = zip(*PAIRS.values(), strict=True)
     tokens = _packed(backbone, *_pairs(*rows), **what)
@@ -255,7 +255,7 @@ def test_the_second_text_begins_after_the_first_separator(backbone, what):
 
 def test_the_separator_is_whatever_the_text_ends_with():
     ids, mask = _pairs([2, 7, 50, 9, 50], [2, 7, 3, 9, 3])
-    found = _packed("bert", ids, mask, restarts=True).second
+    found = _packed("bert", ids, mask, restarts_positions=True).second
     assert found.tolist() == [False, False, False, True, True] * 2
 
 
@@ -263,14 +263,16 @@ def test_segments_tell_a_separator_within_the_question_from_its_end():
     ids, mask = _pairs([2, 7, 3, 9, 3, 10, 3], [2, 7, 3, 9, 3], [2, 7, 8, 3])
     segments = torch.tensor([[0, 0, 0, 0, 0, 1, 1], [0] * 7, [0, 0, 1, 1, 0, 0, 0]])
     encoder = tiny("bert", "QuestionAnswering").base_model
-    found = pack(bind(encoder), ids, None, mask, segments, None, guards_first=True).second
+    found = pack(bind(encoder), ids, None, mask, segments, None, protects_first_text=True).second
     wanted = [[0, 0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1], [0] * 4]  # the second row tells nothing
     assert found.long().tolist() == [one for row in wanted for one in row]
 
 
 def test_a_question_is_guarded_only_if_it_is_asked_for():
     ids, mask = _pairs(PAIRS["pair"][0], PAIRS["one text"][0])
-    plain, guarded = (_packed("bert", ids, mask, guards_first=asked) for asked in (False, True))
+    plain, guarded = (
+        _packed("bert", ids, mask, protects_first_text=asked) for asked in (False, True)
+    )
     assert plain.second is None
     assert plain.protected.long().tolist() == [1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]
     assert guarded.protected.long().tolist() == [1, 1, 1, 1, 0, 0, 0, 1, 1, 1, 1]
@@ -278,7 +280,7 @@ def test_a_question_is_guarded_only_if_it_is_asked_for():
 
 def test_protected_ids_of_a_passage_are_protected_besides():
     ids, mask = _pairs(PAIRS["pair"][0])
-    tokens = _packed("bert", ids, mask, guards_first=True, protect=(10,))
+    tokens = _packed("bert", ids, mask, protects_first_text=True, protect=(10,))
     assert tokens.protected.long().tolist() == [1, 1, 1, 1, 0, 1, 0]
 
 
@@ -286,7 +288,7 @@ def test_protected_ids_of_a_passage_are_protected_besides():
 def test_a_second_text_that_restarts_is_numbered_like_the_first(backbone, first):
     rows = [PAIRS[name][0] for name in ("pair", "two separators", "one text", "empty passage")]
     pad = first - 1 if first else 0
-    tokens = _packed(backbone, *_pairs(*rows, pad=pad), restarts=True)
+    tokens = _packed(backbone, *_pairs(*rows, pad=pad), restarts_positions=True)
     wanted = [[0, 1, 2, 3, 0, 1, 2], [0, 1, 2, 0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3, 0]]
     assert tokens.position.tolist() == [first + one for row in wanted for one in row]
     kept = _packed(backbone, *_pairs(*rows, pad=pad)).position
@@ -298,8 +300,8 @@ def test_a_second_text_that_restarts_is_numbered_like_the_first(backbone, first)
 )
 def test_models_of_questions_guard_them_where_tokens_may_go(method, guards):
     model = fewer.attach(tiny(task="QuestionAnswering"), method)
-    assert fewer.attachment(model).guards_first is guards
-    assert not fewer.attachment(fewer.attach(tiny(), LTP())).guards_first
+    assert fewer.attachment(model).protects_first_text is guards
+    assert not fewer.attachment(fewer.attach(tiny(), LTP())).protects_first_text
 
 
 @pytest.mark.parametrize("method", [BlockSkim(), LTP(), DeFormer(lower=1)], ids=str)

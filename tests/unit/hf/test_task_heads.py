@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from fewer import Decision, Trace
-from fewer.core.decision import Spoken
+from fewer.core.decision import ExitOutput
 from fewer.hf.attach import parts
 from fewer.hf.task_heads import (
     answered,
     labels_of,
     left_loss,
     logits_of,
+    model_spec,
     pooler_of,
-    shape_of,
     task_loss,
 )
 from tests.contract.table import every_backbone
@@ -23,7 +23,7 @@ NEVER = torch.finfo(torch.float32).min / 4
 
 
 def _shape(model):
-    return shape_of(*parts(model))
+    return model_spec(*parts(model))
 
 
 @every_backbone
@@ -173,6 +173,6 @@ def test_answers_of_exits_take_the_place_of_the_heads_and_it_is_told():
     trace = Trace((2, 3), CPU)
     assert not answered(output, trace, "text")
     said = torch.tensor([[7.0, 8.0]])
-    trace.spoken.append(Spoken(0, torch.tensor([1]), said, final=torch.tensor([True])))
+    trace.exit_outputs.append(ExitOutput(0, torch.tensor([1]), said, final=torch.tensor([True])))
     assert answered(output, trace, "text")
     assert output.logits.tolist() == [[0, 0], [7, 8]]

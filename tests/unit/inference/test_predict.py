@@ -61,7 +61,7 @@ def test_it_is_said_once_why_nothing_leaves_before_exits_are_trained(caplog, mon
         fewer.predict(model, tokenizer, ["a"])
     assert [record.getMessage() for record in caplog.records] == [prediction.CLOSED]
     assert prediction.is_closed(model)
-    assert not prediction.is_closed(fewer.adjust(model, threshold=0.3))
+    assert not prediction.is_closed(fewer.set_threshold(model, threshold=0.3))
     assert not prediction.is_closed(fewer.attach(tiny(), fewer.LTP()))
     assert not prediction.is_closed(tiny())
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fewer.core.cost import Shape
+from fewer.core.cost import ModelSpec
 from fewer.core.packed import Packed
 from fewer.kernels import Pattern
 from fewer.kernels.block_cnn import JudgeCall, judge, judges
@@ -34,13 +34,13 @@ def _tokens(heads, width, gated):
         gate=gate,
         query=torch.randn(total, heads, width),
         key=torch.randn(total, heads, width),
-        normaliser=2 + torch.rand(total, heads).masked_fill(torch.rand(total, 1) < 0.1, torch.inf),
+        logsumexp=2 + torch.rand(total, heads).masked_fill(torch.rand(total, 1) < 0.1, torch.inf),
     )
 
 
 def _predictor(maps, heads, size):
     torch.manual_seed(1)
-    shape = Shape(1, heads, heads, 0.0, ())
+    shape = ModelSpec(1, heads, heads, 0.0, ())
     predictor = AttentionPredictor(Sight(maps, None), size, shape).eval()
     for part in predictor:
         if isinstance(part, torch.nn.BatchNorm2d):
@@ -65,7 +65,7 @@ def test_the_compiled_predictor_says_what_the_network_says(
     blocks = Blocks.of(tokens, size)
     predictor = _predictor(sight.count, heads, size)
     pairs = sight.pairs(blocks, torch.arange(len(blocks.number)).flip(0))
-    seen = tokens.query, tokens.key, tokens.normaliser, tokens.gate
+    seen = tokens.query, tokens.key, tokens.logsumexp, tokens.gate
     found = judge(JudgeCall(*seen, blocks.rows, pairs, *predictor.folded()))
     torch.testing.assert_close(found, predictor(paired(blocks, pairs)), atol=1e-4, rtol=1e-4)
     low = tokens.but(query=tokens.query.bfloat16(), key=tokens.key.bfloat16())
@@ -81,7 +81,7 @@ def test_a_block_is_judged_alike_to_the_last_bit_whoever_is_judged_with_it():
     tokens, predictor = _tokens(12, 32, False), _predictor(1, 12, 32)
     blocks = Blocks.of(tokens, 32)
     pairs = SIGHTS["diagonal"].pairs(blocks, torch.arange(len(blocks.number)))
-    seen = tokens.query, tokens.key, tokens.normaliser, None
+    seen = tokens.query, tokens.key, tokens.logsumexp, None
     call = (blocks.rows, pairs, *predictor.folded())
     together = judge(JudgeCall(*seen, *call))
     for row in range(len(pairs)):

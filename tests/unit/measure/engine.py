@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 
 import fewer
-from fewer.core.cost import Shape
+from fewer.core.cost import ModelSpec
 from fewer.runtimes.adapters import REFERENCE, Build, Inputs, Runner, running
 from tests.tiny import tiny
 
@@ -55,7 +55,7 @@ def pruned() -> Any:
     return fewer.attach(tiny(), fewer.LTP(final_threshold=0.05))
 
 
-def shape() -> Shape:
+def shape() -> ModelSpec:
     return fewer.attachment(pruned()).shape
 
 

@@ -30,7 +30,7 @@ def _encoded(model):
 @pytest.fixture
 def model():
     model = fewer.attach(tiny("roberta", "QuestionAnswering"), BlockSkim(block=SIZE))
-    fewer.adjust(model, threshold=0.9)  # next to everything would leave
+    fewer.set_threshold(model, threshold=0.9)  # next to everything would leave
     return model
 
 
@@ -51,17 +51,17 @@ def test_every_block_that_may_leave_is_judged_by_every_layer_that_decides(model)
 def test_a_predictor_that_knows_has_an_area_of_one(model, monkeypatch):
     encoded = _encoded(model)
     policy = fewer.attachment(model).policy
-    verdicts = type(policy).verdicts
+    predictor_results = type(policy).predictor_results
 
     def knowing(self, trace, relevant):
-        told = verdicts(self, trace, relevant)
+        told = predictor_results(self, trace, relevant)
         sure = [torch.stack((-one.matters.float(), one.matters.float()), 1) for one in told]
         return [
             type(one)(one.layer, 5 * logits, one.matters)
             for one, logits in zip(told, sure, strict=True)
         ]
 
-    monkeypatch.setattr(type(policy), "verdicts", knowing)
+    monkeypatch.setattr(type(policy), "predictor_results", knowing)
     for row in judge(model, encoded, word_tokenizer()):
         assert row["auc"] == 1.0
         assert row["recall"] == 1.0

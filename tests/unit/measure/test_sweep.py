@@ -33,9 +33,9 @@ def test_the_threshold_in_force_is_the_grids_number_or_none_where_nothing_leaves
     model: Any,
 ) -> None:
     assert present_threshold(model) is None
-    assert present_threshold(fewer.adjust(model, threshold=0.1)) == 0.1  # kept in fp32
+    assert present_threshold(fewer.set_threshold(model, threshold=0.1)) == 0.1  # kept in fp32
     odd = float(torch.tensor(0.123))
-    assert present_threshold(fewer.adjust(model, threshold=0.123)) == odd
+    assert present_threshold(fewer.set_threshold(model, threshold=0.123)) == odd
     with pytest.raises(ValueError, match="no threshold"):
         present_threshold(fewer.attach(tiny(), fewer.LTP()))
 
@@ -54,7 +54,7 @@ def test_a_saved_threshold_is_measured_where_it_belongs_and_answers_are_held_aga
         besides=(0.5, 2.0, 0.1),
         dense=dense,
     )
-    # 2.0, at which all leave, is outside what `adjust` takes, but a fitted target may set it
+    # 2.0, at which all leave, is outside what `set_threshold` takes, but a fitted target may set it
     assert [point["threshold"] for point in points] == [None, 0.1, 0.5, 0.9, 2.0]
     assert points[0]["changed"] == 0.0
     assert points[-1]["exits"][0] == 4

@@ -321,7 +321,7 @@ def _skimming():
     torch.manual_seed(1)
     for parameter in fewer.attachment(model).policy.parameters():
         torch.nn.init.normal_(parameter, std=0.7)
-    return fewer.adjust(model, threshold=0.5)
+    return fewer.set_threshold(model, threshold=0.5)
 
 
 def test_bad_input_is_refused():

@@ -11,7 +11,7 @@ from transformers import (
 
 import fewer
 from fewer import Phase
-from fewer.core.policy import Rehearsal
+from fewer.core.policy import CalibrationData
 from fewer.methods.exits import SENTEE, FastBERT, RightTool
 from fewer.methods.exits.policy import ExitPolicy
 from fewer.training import calibration as module
@@ -33,7 +33,7 @@ def _rehearsed(model, rows, monkeypatch, *, first=False):
     calibrate(model, PHASE, rows, collator_for(model, word_tokenizer()), first=first)
     ((phase, rehearsal),) = handed
     assert phase is PHASE
-    assert isinstance(rehearsal, Rehearsal)
+    assert isinstance(rehearsal, CalibrationData)
     assert rehearsal.first is first
     return rehearsal
 
@@ -77,8 +77,8 @@ def test_in_lessons_exits_speak_and_nobody_leaves(model, monkeypatch):
     assert [len(one.labels) for one in lessons] == [64, 64, 22]
     for one in lessons:
         assert (one.phase, one.step) == (PHASE, 0)
-        assert [len(said.rows) for said in one.trace.spoken] == [len(one.labels)] * 3
-        assert all(said.final is None for said in one.trace.spoken)
+        assert [len(said.rows) for said in one.trace.exit_outputs] == [len(one.labels)] * 3
+        assert all(said.final is None for said in one.trace.exit_outputs)
         assert not one.logits.requires_grad
         wanted = torch.nn.functional.cross_entropy(one.logits, one.labels)
         assert one.loss(one.logits, one.labels).item() == wanted.item()
@@ -92,7 +92,7 @@ def test_lessons_are_read_without_dropout(model, monkeypatch):
     model.train()
     one, other = (next(iter(list(rehearsal.lessons()))) for _ in range(2))
     assert torch.equal(one.logits, other.logits)
-    assert torch.equal(one.trace.spoken[0].logits, other.trace.spoken[0].logits)
+    assert torch.equal(one.trace.exit_outputs[0].logits, other.trace.exit_outputs[0].logits)
     assert model.training
 
 
@@ -227,7 +227,7 @@ def test_a_frozen_phase_reads_without_dropout_and_leaves_the_task_out(model, tmp
     batch = dict(ragged(model)) | {"labels": torch.tensor([0, 1, 1, 1, 0])}
     found = [trainer.compute_loss(model.train(), dict(batch)) for _ in range(2)]
     assert torch.equal(*found)
-    assert all(said.final is None for said in told[0].trace.spoken)
+    assert all(said.final is None for said in told[0].trace.exit_outputs)
     wanted = loss(fewer.attachment(model).policy, told[0])
     assert found[0].item() == wanted.item()
     with_task = _trainer(model, dataclasses.replace(PHASE, task=True), tmp_path)

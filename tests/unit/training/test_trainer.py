@@ -159,13 +159,13 @@ def test_a_phase_of_the_predictors_alone_leaves_the_model_in_eval_mode(tmp_path,
     """Its predictors still learn, and nobody is skimmed while they do."""
     method = BlockSkim(block=4, training="two_stage")
     model = _questions(method).train()
-    fewer.adjust(model, threshold=1.0)
+    fewer.set_threshold(model, threshold=1.0)
     lessons = _told(monkeypatch, BlockSkimPolicy)
     batch = _answers(model)
     _trainer(model, method.phases()[0], tmp_path).compute_loss(model, dict(batch)).backward()
     assert not model.bert.encoder.training
     (one,) = lessons
-    assert [said.layer for said in one.trace.judged] == [0, 1, 2]
+    assert [said.layer for said in one.trace.predictor_outputs] == [0, 1, 2]
     assert not one.trace.dropped.any()
     policy = fewer.attachment(model).policy
     assert all(predictor[0].weight.grad.any() for predictor in policy.predictors)
@@ -201,7 +201,7 @@ def test_the_teacher_drops_nobody_and_shows_the_layers_that_its_learner_watches(
         teacher(**ragged(model))
     assert traces[0].states == {}  # nobody learns now
 
-    skimming = teacher_of(fewer.adjust(_questions(BlockSkim(block=4)), threshold=1.0))
+    skimming = teacher_of(fewer.set_threshold(_questions(BlockSkim(block=4)), threshold=1.0))
     with fewer.record() as traces:
         skimming(**ragged(model))
     assert not traces[0].dropped.any()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fewer.backbones.base import BackboneLayer
-from fewer.backbones.prepacked.engine import packed_layer
+from fewer.backbones.prepacked.engine import prepack
 from fewer.kernels.cpu.library import Isa, best
 
 __all__ = ["Choice", "choose"]
@@ -34,7 +34,7 @@ def choose(precision: str, layer: BackboneLayer, width: int, dtype: torch.dtype)
     """Run the feed-forward block of a layer by every candidate, next to plain torch.
 
     Raises `ValueError` where `precision` is bf16 and the processor does not multiply it, and
-    `Unpackable` where the layer cannot be packed.
+    `NotPrepackable` where the layer cannot be packed.
     """
     wanted = {"fp32": [torch.float32], "bf16": [torch.bfloat16]}.get(
         precision, [torch.float32, torch.bfloat16]
@@ -50,7 +50,7 @@ def choose(precision: str, layer: BackboneLayer, width: int, dtype: torch.dtype)
         truth = layer.ffn(x.to(dtype)).float()
         taken: dict[Isa | None, float] = {None: _seconds(lambda: layer.ffn(x.to(dtype)))}
         for isa in isas:
-            packed = packed_layer(layer, isa)
+            packed = prepack(layer, isa)
             if _right(
                 packed.ffn(x), truth, isa.dtype if dtype is torch.float32 else torch.bfloat16
             ):

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewer.kernels.cpu.batch_invariant import RowwiseLinear
+from fewer.kernels.cpu.batch_invariant import BatchInvariantLinear
 from fewer.kernels.cpu.plain import changes_forward, has_own_tensors, is_plain_tensor
 
-__all__ = ["Unpackable", "activation_name", "linear_map", "norm_of", "table_of"]
+__all__ = ["NotPrepackable", "activation_name", "norm_of", "plain_linear", "table_of"]
 
 _KNOWN: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -23,17 +23,17 @@ _KNOWN: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class Unpackable(Exception):
+class NotPrepackable(Exception):
     """A part of a model must be run as it is; the message says which and why."""
 
 
-def linear_map(module: Any) -> nn.Linear:
+def plain_linear(module: Any) -> nn.Linear:
     """Return a module that is a plain linear map.
 
-    Raises `Unpackable` for adapters, quantised maps, and maps with hooks, whose call does more.
+    Raises `NotPrepackable` for adapters, quantised maps, and maps with hooks, whose call does more.
     """
-    if type(module) not in (nn.Linear, RowwiseLinear):
-        raise Unpackable(
+    if type(module) not in (nn.Linear, BatchInvariantLinear):
+        raise NotPrepackable(
             f"a {type(module).__module__}.{type(module).__qualname__} stands where a linear map "
             "does (merge adapters to have it packed)"
         )
@@ -42,19 +42,21 @@ def linear_map(module: Any) -> nn.Linear:
 
 
 def norm_of(module: Any) -> nn.LayerNorm:
-    """Return a module that is a plain LayerNorm with weights. Raises `Unpackable`."""
+    """Return a module that is a plain LayerNorm with weights. Raises `NotPrepackable`."""
     if type(module) is not nn.LayerNorm or module.weight is None:
-        raise Unpackable(f"a {type(module).__qualname__} stands where a LayerNorm does")
+        raise NotPrepackable(f"a {type(module).__qualname__} stands where a LayerNorm does")
     plain: nn.LayerNorm = _plain(module)
     return plain
 
 
 def table_of(module: Any, rows: int) -> nn.Embedding:
-    """Return a module that is a plain embedding of `rows` ids or more. Raises `Unpackable`."""
+    """Return a module that is a plain embedding of `rows` ids or more. Raises `NotPrepackable`."""
     if type(module) is not nn.Embedding or module.max_norm is not None:
-        raise Unpackable(f"a {type(module).__qualname__} stands where an embedding does")
+        raise NotPrepackable(f"a {type(module).__qualname__} stands where an embedding does")
     if module.weight.shape[0] < rows:
-        raise Unpackable(f"an embedding has {module.weight.shape[0]} rows, the config says {rows}")
+        raise NotPrepackable(
+            f"an embedding has {module.weight.shape[0]} rows, the config says {rows}"
+        )
     plain: nn.Embedding = _plain(module)
     return plain
 
@@ -62,13 +64,13 @@ def table_of(module: Any, rows: int) -> nn.Embedding:
 def _plain(module: Any) -> Any:
     _refuse_hooks(module)
     if not has_own_tensors(module):
-        raise Unpackable(
+        raise NotPrepackable(
             f"the weight or bias of a {type(module).__qualname__} is no parameter of its own, or "
             "of a class of its own"
         )
     for name, parameter in module.named_parameters(recurse=False):
         if not is_plain_tensor(parameter):
-            raise Unpackable(
+            raise NotPrepackable(
                 f"a {type(module).__qualname__} has a {name} of {type(parameter.data).__name__}, "
                 f"{parameter.dtype} on {parameter.device}"
             )
@@ -77,11 +79,11 @@ def _plain(module: Any) -> Any:
 
 def _refuse_hooks(module: nn.Module) -> None:
     if changes_forward(module):
-        raise Unpackable(f"a {type(module).__qualname__} has hooks, which would not be called")
+        raise NotPrepackable(f"a {type(module).__qualname__} has hooks, which would not be called")
 
 
 def activation_name(activation: Callable[[Tensor], Tensor]) -> str:
-    """Find out by its values which activation this is. Raises `Unpackable` for an unknown one."""
+    """Recognise an activation by its values. Raises `NotPrepackable` for an unknown one."""
     if isinstance(activation, nn.Module):
         _refuse_hooks(activation)
     large = torch.tensor([12.0, 100.0, 1e4])  # some are cut off at 10, and like GELU below
@@ -91,4 +93,4 @@ def activation_name(activation: Callable[[Tensor], Tensor]) -> str:
     for name, known in _KNOWN.items():
         if torch.allclose(y, known(x), rtol=0, atol=1e-6):
             return name
-    raise Unpackable(f"the activation {activation!r} has no kernel")
+    raise NotPrepackable(f"the activation {activation!r} has no kernel")

@@ -14,27 +14,27 @@ from fewer.backbones import Backbone, bind
 from fewer.backbones.base import BackboneLayer
 from fewer.backbones.modernbert import ModernBertLayer
 from fewer.backbones.post_norm import PostNormLayer, TableEmbedding
-from fewer.backbones.prepacked.eligible import Unpackable
-from fewer.backbones.prepacked.modernbert import PackedModernBert
-from fewer.backbones.prepacked.post_norm import PackedEmbedding, PackedPostNorm
+from fewer.backbones.prepacked.eligible import NotPrepackable
+from fewer.backbones.prepacked.modernbert import PrepackedModernBert
+from fewer.backbones.prepacked.post_norm import PrepackedEmbedding, PrepackedPostNorm
 from fewer.kernels.cpu.guard import only_numbers_matter
 from fewer.kernels.cpu.library import Isa
 from fewer.kernels.cpu.plain import has_global_hooks
-from fewer.kernels.cpu.staleness import Stamp
+from fewer.kernels.cpu.staleness import Fingerprint
 
-__all__ = ["Engine", "packed_layer"]
+__all__ = ["Engine", "prepack"]
 
 log = logging.getLogger("fewer")
 _PACKERS: dict[type[Any], Callable[[Any, Isa], BackboneLayer]] = {
-    PostNormLayer: PackedPostNorm.of,
-    ModernBertLayer: PackedModernBert.of,
+    PostNormLayer: PrepackedPostNorm.of,
+    ModernBertLayer: PrepackedModernBert.of,
 }
 
 
-def packed_layer(layer: BackboneLayer, isa: Isa) -> BackboneLayer:
-    """Pack one layer. Raises `Unpackable`, saying what in it must be run as it is."""
+def prepack(layer: BackboneLayer, isa: Isa) -> BackboneLayer:
+    """Pack one layer. Raises `NotPrepackable`, saying what in it must be run as it is."""
     if type(layer) not in _PACKERS:
-        raise Unpackable(f"layers of the kind {type(layer).__name__} have no packed form")
+        raise NotPrepackable(f"layers of the kind {type(layer).__name__} have no packed form")
     return _PACKERS[type(layer)](layer, isa)
 
 
@@ -67,7 +67,7 @@ class Engine:
         plain = bind(encoder)
         own = getattr(encoder, "fewer", None)
         skipped = set(own.modules()) if isinstance(own, nn.Module) else set()
-        stamp = Stamp(*(part for part in encoder.modules() if part not in skipped))
+        stamp = Fingerprint(*(part for part in encoder.modules() if part not in skipped))
         left: list[str] = []
         known: dict[int, BackboneLayer] = {}  # layers that share their modules share their weights
         layers = [
@@ -94,8 +94,8 @@ class Engine:
         mark = id(layer.query if isinstance(layer, PostNormLayer) else layer)
         if mark not in known:
             try:
-                known[mark] = packed_layer(layer, self.isa)
-            except Unpackable as reason:
+                known[mark] = prepack(layer, self.isa)
+            except NotPrepackable as reason:
                 left.append(f"layer {number}: {reason}")
                 known[mark] = layer
         return known[mark]
@@ -104,8 +104,8 @@ class Engine:
         if not isinstance(plain.embed, TableEmbedding):
             return plain.embed
         try:
-            return PackedEmbedding.of(plain.embed, self.isa, plain.vocabulary, plain.segments)
-        except Unpackable as reason:
+            return PrepackedEmbedding.of(plain.embed, self.isa, plain.vocabulary, plain.segments)
+        except NotPrepackable as reason:
             left.append(f"embeddings: {reason}")
             return plain.embed
 

@@ -9,11 +9,11 @@ from fewer.core.cost import LayerCost
 from fewer.kernels import Pattern
 from fewer.kernels.cpu.library import Isa
 
-__all__ = ["PackedLayer"]
+__all__ = ["PrepackedLayer"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackedLayer:
+class PrepackedLayer:
     """A layer of a backbone, and the instruction set that its weights are packed for."""
 
     plain: Any  # the layer as the backbone has it

@@ -11,18 +11,23 @@ from torch import Tensor, nn
 
 from fewer.backbones.base import split_heads
 from fewer.backbones.modernbert import ModernBertLayer, angles, rotate
-from fewer.backbones.prepacked.eligible import Unpackable, activation_name, linear_map, norm_of
-from fewer.backbones.prepacked.layer import PackedLayer
+from fewer.backbones.prepacked.eligible import (
+    NotPrepackable,
+    activation_name,
+    norm_of,
+    plain_linear,
+)
+from fewer.backbones.prepacked.layer import PrepackedLayer
 from fewer.kernels.cpu.library import Isa
 from fewer.kernels.cpu.ops import Weight, linear
 
-__all__ = ["PackedModernBert"]
+__all__ = ["PrepackedModernBert"]
 
 BLOCK = 1024  # positions whose angles are worked out together, always the same ones
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackedModernBert(PackedLayer):
+class PrepackedModernBert(PrepackedLayer):
     """One layer; the gated half of the feed-forward map is packed apart from the other."""
 
     plain: ModernBertLayer
@@ -35,13 +40,13 @@ class PackedModernBert(PackedLayer):
     narrow: Weight
 
     @classmethod
-    def of(cls, layer: ModernBertLayer, isa: Isa) -> PackedModernBert:
-        """Pack a layer's weights. Raises `Unpackable` where a module does more than its class."""
+    def of(cls, layer: ModernBertLayer, isa: Isa) -> PrepackedModernBert:
+        """Prepack a layer. Raises `NotPrepackable` where a module does more than its class."""
         own, mlp = layer.module.attn, layer.module.mlp
         for norm in (layer.module.attn_norm, layer.module.mlp_norm):
             if not isinstance(norm, nn.Identity) and norm_of(norm).weight.dtype != torch.float32:
-                raise Unpackable(f"a LayerNorm of {norm.weight.dtype} takes no states in fp32")
-        wide = linear_map(mlp.Wi)
+                raise NotPrepackable(f"a LayerNorm of {norm.weight.dtype} takes no states in fp32")
+        wide = plain_linear(mlp.Wi)
         half = wide.out_features // 2
         biases: Any = (None, None) if wide.bias is None else wide.bias.detach().float().split(half)
         value, gate = (
@@ -52,12 +57,12 @@ class PackedModernBert(PackedLayer):
             plain=layer,
             isa=isa,
             frequencies=tuple(layer.frequencies.float().tolist()),
-            projections=Weight.of([linear_map(own.Wqkv)], isa),
-            output=Weight.of([linear_map(own.Wo)], isa),
+            projections=Weight.of([plain_linear(own.Wqkv)], isa),
+            output=Weight.of([plain_linear(own.Wo)], isa),
             value=value,
             activation=activation_name(mlp.act),
             gate=gate,
-            narrow=Weight.of([linear_map(mlp.Wo)], isa),
+            narrow=Weight.of([plain_linear(mlp.Wo)], isa),
         )
 
     def qkv(

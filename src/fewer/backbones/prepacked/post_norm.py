@@ -9,21 +9,21 @@ from torch import Tensor, nn
 from fewer.backbones.base import Tokens, split_heads
 from fewer.backbones.post_norm import PostNormLayer, TableEmbedding, segment_of
 from fewer.backbones.prepacked.eligible import (
-    Unpackable,
+    NotPrepackable,
     activation_name,
-    linear_map,
     norm_of,
+    plain_linear,
     table_of,
 )
-from fewer.backbones.prepacked.layer import PackedLayer
+from fewer.backbones.prepacked.layer import PrepackedLayer
 from fewer.kernels.cpu.library import Isa
 from fewer.kernels.cpu.ops import Norm, Weight, embed, feed_forward, linear
 
-__all__ = ["PackedEmbedding", "PackedPostNorm"]
+__all__ = ["PrepackedEmbedding", "PrepackedPostNorm"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackedPostNorm(PackedLayer):
+class PrepackedPostNorm(PrepackedLayer):
     """One layer in four calls: fused q k v, output with residual and norm, the feed-forward block.
 
     States between layers are fp32; queries, keys, values and context have the kernels' own dtype.
@@ -39,20 +39,20 @@ class PackedPostNorm(PackedLayer):
     narrow_norm: Norm
 
     @classmethod
-    def of(cls, layer: PostNormLayer, isa: Isa) -> PackedPostNorm:
-        """Pack a layer's weights. Raises `Unpackable` where a module does more than its class."""
-        own = [linear_map(module) for module in (layer.query, layer.key, layer.value)]
+    def of(cls, layer: PostNormLayer, isa: Isa) -> PrepackedPostNorm:
+        """Prepack a layer. Raises `NotPrepackable` where a module does more than its class."""
+        own = [plain_linear(module) for module in (layer.query, layer.key, layer.value)]
         if len({one.bias is None for one in own}) > 1:
-            raise Unpackable("some of query, key and value have a bias and some have not")
+            raise NotPrepackable("some of query, key and value have a bias and some have not")
         return cls(
             plain=layer,
             isa=isa,
             projections=Weight.of(own, isa),
-            output=Weight.of([linear_map(layer.output)], isa),
+            output=Weight.of([plain_linear(layer.output)], isa),
             output_norm=Norm.of(norm_of(layer.output_norm)),
-            wide=Weight.of([linear_map(layer.wide)], isa),
+            wide=Weight.of([plain_linear(layer.wide)], isa),
             activation=activation_name(layer.activation),
-            narrow=Weight.of([linear_map(layer.narrow)], isa),
+            narrow=Weight.of([plain_linear(layer.narrow)], isa),
             narrow_norm=Norm.of(norm_of(layer.narrow_norm)),
         )
 
@@ -89,7 +89,7 @@ class PackedPostNorm(PackedLayer):
 
 
 @dataclass(frozen=True)
-class PackedEmbedding:
+class PrepackedEmbedding:
     """Word, segment and position embeddings and their norm in one pass over the tokens.
 
     States are fp32 whatever the model's dtype; a projection is a module of the model's own.
@@ -101,10 +101,10 @@ class PackedEmbedding:
     norm: Norm
 
     @classmethod
-    def of(cls, plain: TableEmbedding, isa: Isa, ids: int, segments: int) -> PackedEmbedding:
+    def of(cls, plain: TableEmbedding, isa: Isa, ids: int, segments: int) -> PrepackedEmbedding:
         """View the tables; nothing is copied if they are fp32.
 
-        `ids` and `segments` say how many there may be. Raises `Unpackable`.
+        `ids` and `segments` say how many there may be. Raises `NotPrepackable`.
         """
         own = plain.tables
         tables = (

@@ -15,12 +15,12 @@ from fewer.kernels.cpu.guard import only_numbers_matter
 from fewer.kernels.cpu.library import Isa, best
 from fewer.kernels.cpu.ops import Weight, linear
 from fewer.kernels.cpu.plain import has_own_tensors, is_plain_tensor
-from fewer.kernels.cpu.staleness import Stamp
+from fewer.kernels.cpu.staleness import Fingerprint
 
-__all__ = ["RowwiseLinear", "swap_back", "swap_in"]
+__all__ = ["BatchInvariantLinear", "swap_back", "swap_in"]
 
 
-class RowwiseLinear(nn.Linear):
+class BatchInvariantLinear(nn.Linear):
     """An `nn.Linear` whose fp32 inference on a CPU treats every row alike."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -51,10 +51,10 @@ def _fits(module: nn.Linear, input: Tensor) -> bool:
 
 
 def _weight(module: nn.Linear, isa: Isa) -> Weight:
-    held: tuple[Stamp, Weight] | None = module.__dict__.get("_rowwise")
+    held: tuple[Fingerprint, Weight] | None = module.__dict__.get("_rowwise")
     if held is None or not held[0].holds():
-        held = module.__dict__["_rowwise"] = Stamp(module), Weight.of([module], isa)
-        if not isinstance(module, RowwiseLinear):  # swapped back meanwhile
+        held = module.__dict__["_rowwise"] = Fingerprint(module), Weight.of([module], isa)
+        if not isinstance(module, BatchInvariantLinear):  # swapped back meanwhile
             module.__dict__.pop("_rowwise", None)
     return held[1]
 
@@ -66,12 +66,12 @@ def swap_in(model: nn.Module) -> None:
     """
     for module in model.modules():
         if type(module) is nn.Linear and is_plain_tensor(module.weight):
-            module.__class__ = RowwiseLinear
+            module.__class__ = BatchInvariantLinear
 
 
 def swap_back(model: nn.Module) -> None:
     """Undo `swap_in`, also while another thread is inside a `forward`."""
     for module in model.modules():
-        if type(module) is RowwiseLinear:
+        if type(module) is BatchInvariantLinear:
             module.__class__ = nn.Linear  # type: ignore[assignment]  # undoes swap_in
             module.__dict__.pop("_rowwise", None)

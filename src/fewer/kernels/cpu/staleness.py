@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from fewer.kernels.cpu.library import sample
 from fewer.kernels.cpu.plain import changes_forward
 
-__all__ = ["Stamp"]
+__all__ = ["Fingerprint"]
 
 
 _SAME_IN_TRAINING = (nn.Linear, nn.LayerNorm, nn.Embedding)  # a new one is in training mode
 
 
-class Stamp:
+class Fingerprint:
     """What modules consisted of when they were packed: which children, tensors, numbers and hooks.
 
     A new or replaced module, a new, replaced or moved parameter and an in-place edit are all

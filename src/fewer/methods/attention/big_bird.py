@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from fewer._validation.names import check_known
-from fewer.core.cost import Shape
+from fewer.core.cost import ModelSpec
 from fewer.core.policy import Phase
 from fewer.kernels import Pattern
 from fewer.kernels.pattern import Anchors
@@ -52,7 +52,7 @@ class BigBird:
                 "wanted blocks of 2 tokens or more, and 0 or more that are drawn"
             )
 
-    def build(self, shape: Shape) -> PatternPolicy:
+    def build(self, shape: ModelSpec) -> PatternPolicy:
         """Make the policy, which learns nothing."""
         wanted = self.global_tokens
         anchors: Anchors = "ends" if wanted == "ends" else anchors_for(wanted, shape)

@@ -26,8 +26,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fewer.core.cost import Shape
-from fewer.core.policy import Lesson, Phase, Policy
+from fewer.core.cost import ModelSpec
+from fewer.core.policy import Phase, Policy, TrainingBatch
 from fewer.kernels.call import never
 
 __all__ = ["DeFormer", "DeFormerPolicy"]
@@ -54,7 +54,7 @@ class DeFormer:
                 f"{self.temperature}; wanted weights of 0 or more and a positive temperature"
             )
 
-    def lower_of(self, shape: Shape) -> int:
+    def lower_of(self, shape: ModelSpec) -> int:
         """Return k for a model. Raises `ValueError` if it has no upper layer then."""
         lower = shape.num_layers // 2 if self.lower is None else self.lower
         if not 0 < lower < shape.num_layers:
@@ -64,7 +64,7 @@ class DeFormer:
             )
         return lower
 
-    def build(self, shape: Shape) -> DeFormerPolicy:
+    def build(self, shape: ModelSpec) -> DeFormerPolicy:
         """Make the policy, which learns nothing itself."""
         return DeFormerPolicy(self, shape)
 
@@ -86,9 +86,9 @@ class DeFormer:
 class DeFormerPolicy(Policy):
     """Says in which layers the texts of a pair are read apart."""
 
-    restarts = True
+    restarts_positions = True
 
-    def __init__(self, method: DeFormer, shape: Shape) -> None:
+    def __init__(self, method: DeFormer, shape: ModelSpec) -> None:
         super().__init__()
         self.method = method
         self.lower = method.lower_of(shape)
@@ -101,7 +101,7 @@ class DeFormerPolicy(Policy):
         """Ask for the upper layers while training."""
         return self.training and layer >= self.lower and self.method.similarity > 0
 
-    def loss(self, lesson: Lesson) -> Tensor:
+    def loss(self, lesson: TrainingBatch) -> Tensor:
         """Add up the distance of the answers and that of the upper layers' states."""
         own, teacher = self.method, lesson.teacher
         if teacher is None:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from fewer._validation.names import check_known
-from fewer.core.cost import Shape
+from fewer.core.cost import ModelSpec
 from fewer.core.policy import Phase
 from fewer.kernels import Pattern
 from fewer.methods.attention.patterned import GlobalTokens, PatternPolicy, anchors_for, sparse_phase
@@ -49,7 +49,7 @@ class Longformer:
                 "or more: half of them on either side"
             )
 
-    def build(self, shape: Shape) -> PatternPolicy:
+    def build(self, shape: ModelSpec) -> PatternPolicy:
         """Make the policy, which learns nothing."""
         anchors = anchors_for(self.global_tokens, shape)
         pattern = Pattern(self.attention_window // 2, anchors=anchors)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from fewer.core.cost import Shape
+from fewer.core.cost import ModelSpec
 from fewer.core.policy import Phase, Policy
 from fewer.kernels import Pattern
 from fewer.kernels.pattern import Anchors
@@ -15,7 +15,7 @@ __all__ = ["GlobalTokens", "PatternPolicy", "anchors_for", "sparse_phase"]
 GlobalTokens = Literal["auto", "none", "first", "question"]
 
 
-def anchors_for(wanted: GlobalTokens, shape: Shape) -> Anchors:
+def anchors_for(wanted: GlobalTokens, shape: ModelSpec) -> Anchors:
     """Choose by what the model answers: a text by its first token, a span by the question.
 
     Taggers get none.
@@ -37,7 +37,7 @@ class PatternPolicy(Policy):
     Raises `ValueError` for a model that has one in every layer: nothing would change.
     """
 
-    def __init__(self, patterns: Sequence[Pattern], shape: Shape) -> None:
+    def __init__(self, patterns: Sequence[Pattern], shape: ModelSpec) -> None:
         super().__init__()
         if all(cost.pattern for cost in shape.layers):
             raise ValueError(
@@ -47,7 +47,7 @@ class PatternPolicy(Policy):
                 "global_attention_mask names are global"
             )
         self._patterns = tuple(patterns)
-        self.asks_second = any(pattern.anchors == "question" for pattern in patterns)
+        self.needs_second_text = any(pattern.anchors == "question" for pattern in patterns)
 
     def pattern(self, layer: int) -> Pattern:
         """Say which pairs there are."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fewer.core.cost import Shape
+from fewer.core.cost import ModelSpec
 from fewer.core.policy import Method, Phase
 from fewer.core.stack import Stack, StackPolicy
 from fewer.methods.exits import FastBERT
@@ -51,7 +51,7 @@ class MagicPyramid:
         """The two methods as one."""
         return Stack((self.pruning, self.exits))
 
-    def build(self, shape: Shape) -> StackPolicy:
+    def build(self, shape: ModelSpec) -> StackPolicy:
         """Build both."""
         return self.stack.build(shape)
 

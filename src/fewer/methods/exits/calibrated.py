@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fewer.core.cost import Shape
+from fewer.core.cost import ModelSpec
 from fewer.core.decision import Site
-from fewer.core.policy import Lesson, Phase, Policy, Rehearsal
+from fewer.core.policy import CalibrationData, Phase, Policy, TrainingBatch
 from fewer.methods.exits.criteria import CRITERIA, Criterion
 from fewer.methods.exits.threshold import fit_temperatures, open_exits
 
@@ -31,7 +31,7 @@ class CalibratedExits(Policy):
     sites = frozenset({Site.AFTER})
     answers = True
 
-    def __init__(self, method: EarlyExit, shape: Shape) -> None:
+    def __init__(self, method: EarlyExit, shape: ModelSpec) -> None:
         super().__init__()
         self.method = method
         self.num_layers = shape.num_layers
@@ -47,12 +47,12 @@ class CalibratedExits(Policy):
         return CRITERIA[self.method.criterion]
 
     def told(
-        self, lessons: Sequence[Lesson], number: int
+        self, lessons: Sequence[TrainingBatch], number: int
     ) -> tuple[Float[Tensor, "R C"], Int[Tensor, "R"]]:
         """Collect what one exit, by its number, said in all lessons, and the labels."""
         raise NotImplementedError
 
-    def calibrate(self, phase: Phase, rehearsal: Rehearsal) -> None:
+    def calibrate(self, phase: Phase, rehearsal: CalibrationData) -> None:
         """Fit temperatures to held-out answers, then open the exits.
 
         The threshold is the method's, or the one that meets the method's share of FLOPs.

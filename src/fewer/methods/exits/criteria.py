@@ -56,7 +56,7 @@ class Criterion:
     least: float = 0.0  # the range that a setting may lie in
     most: float = 1.0
     continuous: bool = True
-    looks_back: bool = False  # whether earlier exits are part of the evidence
+    uses_previous_exits: bool = False  # whether earlier exits are part of the evidence
 
     def exits(self, evidence: Evidence, threshold: Tensor) -> Bool[Tensor, "R"]:
         """Say whose answer is certain enough."""
@@ -165,14 +165,14 @@ CRITERIA: dict[str, Criterion] = {
             usual=3.0,
             grid=lambda _, exits: tuple(float(count) for count in range(exits - 1, 0, -1)),
             continuous=False,
-            looks_back=True,
+            uses_previous_exits=True,
         ),
         Criterion(
             "patient_confidence",
             _longest_doubt,
             usual=0.3,
             grid=_uncertainties,
-            looks_back=True,
+            uses_previous_exits=True,
         ),
         Criterion(
             "learned",

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from fewer.core.cost import Shape
+from fewer.core.cost import ModelSpec
 from fewer.core.policy import Phase, Policy
 from fewer.methods.exits.criteria import CRITERIA
 from fewer.methods.exits.heads import HEADS
@@ -81,7 +81,7 @@ class EarlyExit:
                 f"learning_rates is {self.learning_rates}, wanted (of the model, of the heads)"
             )
 
-    def exits_of(self, shape: Shape) -> tuple[int, ...]:
+    def exits_of(self, shape: ModelSpec) -> tuple[int, ...]:
         """Return the layers, from 0, after which a model of this shape has an exit.
 
         Raises `ValueError` for a layer that it lacks, and for a model whose answers are neither one
@@ -95,7 +95,7 @@ class EarlyExit:
             )
         return exit_layers(self.layers, shape)
 
-    def build(self, shape: Shape) -> Policy:
+    def build(self, shape: ModelSpec) -> Policy:
         """Make the heads, which answer what the model's own head answers."""
         return _POLICIES.get(shape.answers, ExitPolicy)(self, shape)
 
@@ -119,7 +119,7 @@ class EarlyExit:
         )
 
 
-def exit_layers(layers: tuple[int, ...] | None, shape: Shape) -> tuple[int, ...]:
+def exit_layers(layers: tuple[int, ...] | None, shape: ModelSpec) -> tuple[int, ...]:
     """Count layers from 0. Raises `ValueError` for a layer after which there can be no exit."""
     if shape.num_layers < 2:
         raise ValueError(
@@ -135,7 +135,7 @@ def exit_layers(layers: tuple[int, ...] | None, shape: Shape) -> tuple[int, ...]
     return tuple(sorted({layer - 1 for layer in layers}))
 
 
-_POLICIES: dict[str, Callable[[EarlyExit, Shape], Policy]] = {  # by what a model answers
+_POLICIES: dict[str, Callable[[EarlyExit, ModelSpec], Policy]] = {  # by what a model answers
     "text": ExitPolicy,
     "span": SpanExitPolicy,
 }

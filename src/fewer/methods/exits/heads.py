@@ -22,8 +22,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fewer.backbones.fast_linear import in_rows
-from fewer.core.cost import Shape
-from fewer.core.decision import Spoken
+from fewer.core.cost import ModelSpec
+from fewer.core.decision import ExitOutput
 from fewer.core.packed import Packed
 
 __all__ = ["HEADS", "Heads", "first_rows"]
@@ -32,9 +32,9 @@ __all__ = ["HEADS", "Heads", "first_rows"]
 class Heads(nn.Module):
     """What all heads have in common: classifiers on features of some width, and their price."""
 
-    looks_back: ClassVar[bool] = False  # whether earlier exits' features are used
+    uses_previous_exits: ClassVar[bool] = False  # whether earlier exits' features are used
 
-    def __init__(self, shape: Shape, exits: int, width: int) -> None:
+    def __init__(self, shape: ModelSpec, exits: int, width: int) -> None:
         super().__init__()
         self.width = width  # F, of the features
         self.classifiers = nn.ModuleList(nn.Linear(width, shape.labels) for _ in range(exits))
@@ -45,7 +45,7 @@ class Heads(nn.Module):
         """Make what exit `number` reads of each text in `tokens.texts`, `(b, F)`; here [CLS]."""
         return first_states(tokens)
 
-    def classify(self, features: Tensor, number: int, before: list[Spoken]) -> Tensor:
+    def classify(self, features: Tensor, number: int, before: list[ExitOutput]) -> Tensor:
         """Logits `(b, C)` of texts from their features, and those of earlier exits."""
         logits: Tensor = self.classifiers[number](features)
         return logits
@@ -70,7 +70,7 @@ class Heads(nn.Module):
 
 
 class _Pooled(Heads):
-    def __init__(self, shape: Shape, exits: int, poolers: int) -> None:
+    def __init__(self, shape: ModelSpec, exits: int, poolers: int) -> None:
         super().__init__(shape, exits, shape.hidden_size)
         width = shape.hidden_size
         self.poolers = nn.ModuleList(nn.Linear(width, width) for _ in range(poolers))
@@ -95,13 +95,13 @@ class _Mixed(_Pooled):
     normalised on the way.
     """
 
-    looks_back = True
+    uses_previous_exits = True
 
-    def __init__(self, shape: Shape, exits: int) -> None:
+    def __init__(self, shape: ModelSpec, exits: int) -> None:
         super().__init__(shape, exits, 1)
         self.mixing = nn.ParameterList(nn.Parameter(torch.randn(n + 1)) for n in range(exits))
 
-    def classify(self, features: Tensor, number: int, before: list[Spoken]) -> Tensor:
+    def classify(self, features: Tensor, number: int, before: list[ExitOutput]) -> Tensor:
         earlier = [said.features for said in before]
         pooled = torch.stack([*(one for one in earlier if one is not None), features])
         raw = self.mixing[number]
@@ -122,7 +122,7 @@ class _Attentive(Heads):
     as FLOPs.
     """
 
-    def __init__(self, shape: Shape, exits: int, heads: int = 2) -> None:
+    def __init__(self, shape: ModelSpec, exits: int, heads: int = 2) -> None:
         wide = shape.hidden_size
         width = max(heads, min(128, wide // 3 // heads * heads))  # 128 in the paper, of 768
         super().__init__(shape, exits, width)
@@ -193,7 +193,7 @@ def _softmax_by_text(
     return weights / (total if texts == 1 else total[place])
 
 
-HEADS: dict[str, Callable[[Shape, int], Heads]] = {
+HEADS: dict[str, Callable[[ModelSpec, int], Heads]] = {
     "linear": lambda shape, exits: Heads(shape, exits, shape.hidden_size),
     "pooled": lambda shape, exits: _Pooled(shape, exits, exits),
     "shared": lambda shape, exits: _Pooled(shape, exits, 1),

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fewer.core.decision import Spoken
-from fewer.core.policy import Lesson
+from fewer.core.decision import ExitOutput
+from fewer.core.policy import TrainingBatch
 
 __all__ = [
     "Teacher",
@@ -29,7 +29,11 @@ NO_LABEL = -100
 
 
 def exit_loss(
-    lesson: Lesson, spoken: Sequence[Spoken], teacher: Teacher, weights: Weights, num_layers: int
+    lesson: TrainingBatch,
+    spoken: Sequence[ExitOutput],
+    teacher: Teacher,
+    weights: Weights,
+    num_layers: int,
 ) -> Tensor:
     """Add up the losses of all exits but the last, which is the model's own head.
 
@@ -41,24 +45,24 @@ def exit_loss(
 
 
 def weighed(
-    spoken: Sequence[Spoken],
+    spoken: Sequence[ExitOutput],
     weights: Weights,
     num_layers: int,
-    score: Callable[[Spoken], Tensor],
+    score: Callable[[ExitOutput], Tensor],
 ) -> Tensor:
     """Add up what `score` says of each exit, `equal`ly or by `depth`."""
     losses = [exit_weight(said.layer, num_layers, weights) * score(said) for said in spoken]
     return torch.stack(losses).sum()
 
 
-def in_turns(lesson: Lesson, training: str, loss: Callable[[], Tensor]) -> Tensor:
+def in_turns(lesson: TrainingBatch, training: str, loss: Callable[[], Tensor]) -> Tensor:
     """Return the exits' loss; `alternating`, it is 0 at every other step, beginning with the first.
 
     No parameter is left without a gradient then.
     """
     if training != "alternating" or lesson.step % 2 == 1:
         return loss()
-    spoken = lesson.trace.spoken
+    spoken = lesson.trace.exit_outputs
     return sum((said.logits.sum() for said in spoken), start=lesson.logits.new_zeros(())) * 0
 
 
@@ -80,14 +84,14 @@ def distillation(student: Float[Tensor, "R C"], teacher: Float[Tensor, "R C"]) -
     )
 
 
-def labels_of(lesson: Lesson, rows: Int[Tensor, "R"]) -> Tensor:
+def labels_of(lesson: TrainingBatch, rows: Int[Tensor, "R"]) -> Tensor:
     """Labels of the texts or tokens that an exit spoke of. Raises `ValueError` without labels."""
     if lesson.labels is None:
         raise ValueError("the batch has no labels; exits that learn from labels need them")
     return lesson.labels.flatten()[rows]
 
 
-def _one(lesson: Lesson, said: Spoken, teacher: Teacher) -> Tensor:
+def _one(lesson: TrainingBatch, said: ExitOutput, teacher: Teacher) -> Tensor:
     last = lesson.logits.flatten(0, -2)[said.rows]
     known = _known(lesson, said.rows)
     score: Callable[[Tensor, Tensor], Tensor] = distillation if teacher == "last" else lesson.loss
@@ -97,7 +101,7 @@ def _one(lesson: Lesson, said: Spoken, teacher: Teacher) -> Tensor:
     return score(said.logits[known], wanted[known]) if bool(known.any()) else said.logits.sum() * 0
 
 
-def _known(lesson: Lesson, rows: Tensor) -> Tensor | None:
+def _known(lesson: TrainingBatch, rows: Tensor) -> Tensor | None:
     """Which rows have a label, where rows are tokens: others are padding or special."""
     if lesson.labels is None or lesson.logits.ndim == 2:
         return None

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fewer.core.cost import Shape
-from fewer.core.decision import Decision, Spoken, View
-from fewer.core.policy import Dial, Lesson
+from fewer.core.cost import ModelSpec
+from fewer.core.decision import Decision, ExitOutput, View
+from fewer.core.policy import Dial, TrainingBatch
 from fewer.methods.exits.calibrated import CalibratedExits
 from fewer.methods.exits.criteria import Evidence
 from fewer.methods.exits.heads import HEADS
@@ -27,7 +27,7 @@ __all__ = ["ExitPolicy"]
 class ExitPolicy(CalibratedExits):
     """Heads that answer for the whole text."""
 
-    def __init__(self, method: EarlyExit, shape: Shape) -> None:
+    def __init__(self, method: EarlyExit, shape: ModelSpec) -> None:
         super().__init__(method, shape)
         self.labels = shape.labels
         if shape.labels == 1 and method.criterion not in ("patience", "learned"):
@@ -42,7 +42,9 @@ class ExitPolicy(CalibratedExits):
             )
         self.heads = HEADS[method.head](shape, len(self.layers))
         self.doubt = nn.Linear(self.heads.width, 1) if method.criterion == "learned" else None
-        self.looks_back = self.criterion.looks_back or self.heads.looks_back
+        self.uses_previous_exits = (
+            self.criterion.uses_previous_exits or self.heads.uses_previous_exits
+        )
 
     def decide(self, view: View) -> Decision | None:
         """Let the head after this layer answer for each text, and those leave that are certain."""
@@ -50,20 +52,22 @@ class ExitPolicy(CalibratedExits):
             return None
         number, tokens = self.layers.index(view.layer), view.tokens
         texts = tokens.texts
-        before = [said.of(texts) for said in view.trace.spoken] if self.looks_back else []
+        before = (
+            [said.of(texts) for said in view.trace.exit_outputs] if self.uses_previous_exits else []
+        )
         features = self.heads.features(tokens, number)
         logits = self.heads.classify(features, number, before).float() / self.temperature[number]
-        said = Spoken(view.layer, texts, logits, features)
+        said = ExitOutput(view.layer, texts, logits, features)
         spent = self.heads.flops(tokens, 0 if self.doubt is None else self.doubt.in_features)
         if self.training:
-            return Decision(spoken=(said,), spent=spent)
+            return Decision(exit_outputs=(said,), head_flops=spent)
         certain = self._certain(said, before)
         if not bool(certain.any()):
-            return Decision(spoken=(said,), spent=spent)
+            return Decision(exit_outputs=(said,), head_flops=spent)
         leaves = torch.zeros(tokens.grid[0], dtype=torch.bool, device=texts.device)
         leaves[texts] = certain
         said = replace(said, final=certain)
-        return Decision(leaves=leaves, spoken=(said,), spent=spent)
+        return Decision(leaves=leaves, exit_outputs=(said,), head_flops=spent)
 
     def dial(self) -> Dial:
         """Return the threshold."""
@@ -73,9 +77,9 @@ class ExitPolicy(CalibratedExits):
         """Start the heads' poolers from the model's."""
         self.heads.start_from(pooler)
 
-    def loss(self, lesson: Lesson) -> Tensor:
+    def loss(self, lesson: TrainingBatch) -> Tensor:
         """Add up the exits' losses, and that of the learned criterion."""
-        spoken, own = lesson.trace.spoken, self.method
+        spoken, own = lesson.trace.exit_outputs, self.method
         losses = [
             in_turns(
                 lesson,
@@ -87,13 +91,13 @@ class ExitPolicy(CalibratedExits):
             losses += [self._misjudged(lesson, said) for said in spoken]
         return torch.stack(losses).sum()
 
-    def told(self, lessons: Sequence[Lesson], number: int) -> tuple[Tensor, Tensor]:
+    def told(self, lessons: Sequence[TrainingBatch], number: int) -> tuple[Tensor, Tensor]:
         """Collect the logits of each text, `(R, C)`."""
-        logits = torch.cat([one.trace.spoken[number].logits for one in lessons])
-        labels = torch.cat([labels_of(one, one.trace.spoken[number].rows) for one in lessons])
+        logits = torch.cat([one.trace.exit_outputs[number].logits for one in lessons])
+        labels = torch.cat([labels_of(one, one.trace.exit_outputs[number].rows) for one in lessons])
         return logits, labels
 
-    def _certain(self, said: Spoken, before: list[Spoken]) -> Tensor:
+    def _certain(self, said: ExitOutput, before: list[ExitOutput]) -> Tensor:
         evidence = Evidence(
             logits=said.logits,
             before=tuple(one.logits for one in before),
@@ -103,13 +107,13 @@ class ExitPolicy(CalibratedExits):
         )
         return self.criterion.exits(evidence, self.threshold)
 
-    def _doubts(self, said: Spoken) -> Tensor | None:
+    def _doubts(self, said: ExitOutput) -> Tensor | None:
         if self.doubt is None:
             return None
         doubt: Tensor = torch.sigmoid(self.doubt(said.features).float()).squeeze(1)
         return doubt
 
-    def _misjudged(self, lesson: Lesson, said: Spoken) -> Tensor:
+    def _misjudged(self, lesson: TrainingBatch, said: ExitOutput) -> Tensor:
         """(u - t)^2, t = whether the exit is wrong; for a number how far off, tanh |y - z|."""
         labels, doubt = labels_of(lesson, said.rows), self._doubts(said)
         assert doubt is not None

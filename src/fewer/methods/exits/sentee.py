@@ -20,9 +20,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fewer.core.cost import Shape
+from fewer.core.cost import ModelSpec
 from fewer.core.decision import Decision, Site, View
-from fewer.core.policy import Dial, Lesson, Method, Phase, Policy, Rehearsal
+from fewer.core.policy import CalibrationData, Dial, Method, Phase, Policy, TrainingBatch
 from fewer.methods.exits.threshold import check_threshold, open_exits
 from fewer.methods.exits.words import UNCERTAINTY, WordHeads, ends_of
 
@@ -51,7 +51,7 @@ class SENTEE:
         if self.pool not in ("max", "mean"):
             raise ValueError(f"pool is {self.pool!r}, wanted 'max' or 'mean'")
 
-    def build(self, shape: Shape) -> SENTEEPolicy:
+    def build(self, shape: ModelSpec) -> SENTEEPolicy:
         """Make the heads."""
         return SENTEEPolicy(self, shape)
 
@@ -79,7 +79,7 @@ class SENTEEPolicy(Policy):
     sites = frozenset({Site.AFTER})
     answers = True
 
-    def __init__(self, method: SENTEE, shape: Shape) -> None:
+    def __init__(self, method: SENTEE, shape: ModelSpec) -> None:
         super().__init__()
         self.method = method
         self.heads = WordHeads(method.layers, shape)
@@ -92,7 +92,7 @@ class SENTEEPolicy(Policy):
             return None
         said, rows, spent = self.heads.speak(view)
         if self.training:
-            return Decision(spoken=(said,), spent=spent)
+            return Decision(exit_outputs=(said,), head_flops=spent)
         tokens = view.tokens
         doubts = self.heads.doubts(said, rows, view)
         sequence = tokens.sequence[rows]
@@ -104,13 +104,13 @@ class SENTEEPolicy(Policy):
             doubt = doubt.index_add(0, sequence, doubts) / tags.clamp_min(1.0)
         leaves = doubt < self.threshold
         said = replace(said, final=leaves[sequence])
-        return Decision(leaves=leaves, spoken=(said,), spent=spent)
+        return Decision(leaves=leaves, exit_outputs=(said,), head_flops=spent)
 
     def dial(self) -> Dial:
         """Return the threshold."""
         return self.heads.dial(self.threshold)
 
-    def loss(self, lesson: Lesson) -> Tensor:
+    def loss(self, lesson: TrainingBatch) -> Tensor:
         """Add up the losses of the exits."""
         return self.heads.loss(lesson)
 
@@ -123,7 +123,7 @@ class SENTEEPolicy(Policy):
         self.threshold.fill_(float(given))
         return ((),)
 
-    def calibrate(self, phase: Phase, rehearsal: Rehearsal) -> None:
+    def calibrate(self, phase: Phase, rehearsal: CalibrationData) -> None:
         """Open the exits at the method's threshold, or at the one that meets its target."""
         if not rehearsal.first:
             own = self.method

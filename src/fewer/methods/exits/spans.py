@@ -27,9 +27,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from fewer.backbones.fast_linear import in_rows
-from fewer.core.cost import Shape, linear_flops
-from fewer.core.decision import Decision, Spoken, View
-from fewer.core.policy import Dial, Lesson
+from fewer.core.cost import ModelSpec, linear_flops
+from fewer.core.decision import Decision, ExitOutput, View
+from fewer.core.policy import Dial, TrainingBatch
 from fewer.kernels.call import never
 from fewer.methods.exits.calibrated import CalibratedExits
 from fewer.methods.exits.criteria import in_a_row
@@ -56,7 +56,7 @@ class Bounds:
     texts: int  # B
 
     @classmethod
-    def of(cls, said: Spoken, grid: tuple[int, int]) -> Bounds:
+    def of(cls, said: ExitOutput, grid: tuple[int, int]) -> Bounds:
         """Take softmaxes over what was said of each text of a batch."""
         texts, columns = grid
         text = said.rows // columns
@@ -124,7 +124,7 @@ MEASURES: dict[str, Callable[[Sequence[Bounds], int], Float[Tensor, "B"]]] = {
 class SpanExitPolicy(CalibratedExits):
     """Heads that answer with a span."""
 
-    def __init__(self, method: EarlyExit, shape: Shape) -> None:
+    def __init__(self, method: EarlyExit, shape: ModelSpec) -> None:
         super().__init__(method, shape)
         if method.criterion not in MEASURES:
             raise ValueError(
@@ -145,21 +145,21 @@ class SpanExitPolicy(CalibratedExits):
         tokens = view.tokens
         said, spent = self._speak(view)
         if self.training:
-            return Decision(spoken=(said,), spent=spent)
-        heard = (*view.trace.spoken, said) if self.criterion.looks_back else (said,)
+            return Decision(exit_outputs=(said,), head_flops=spent)
+        heard = (*view.trace.exit_outputs, said) if self.criterion.uses_previous_exits else (said,)
         bounds = [Bounds.of(one, tokens.grid) for one in heard]
         measured = MEASURES[self.method.criterion](bounds, self.method.patience)
         leaves = self.criterion.met(measured, self.threshold)
         final = leaves[bounds[-1].text]
         if not bool(final.any()):
-            return Decision(spoken=(said,), spent=spent)
-        return Decision(leaves=leaves, spoken=(replace(said, final=final),), spent=spent)
+            return Decision(exit_outputs=(said,), head_flops=spent)
+        return Decision(leaves=leaves, exit_outputs=(replace(said, final=final),), head_flops=spent)
 
     def dial(self) -> Dial:
         """Return the threshold."""
         return self.criterion.dial(self.threshold, LENGTH, len(self.layers))
 
-    def loss(self, lesson: Lesson) -> Tensor:
+    def loss(self, lesson: TrainingBatch) -> Tensor:
         """Add up the exits' losses: the task's, or KL(p_L || p_l), of starts and ends the mean."""
         own = self.method
         score = _distilled if own.teacher == "last" else _task_loss
@@ -167,16 +167,23 @@ class SpanExitPolicy(CalibratedExits):
             lesson,
             own.training,
             lambda: weighed(
-                lesson.trace.spoken, own.weights, self.num_layers, lambda said: score(lesson, said)
+                lesson.trace.exit_outputs,
+                own.weights,
+                self.num_layers,
+                lambda said: score(lesson, said),
             ),
         )
 
-    def told(self, lessons: Sequence[Lesson], number: int) -> tuple[Tensor, Tensor]:
+    def told(self, lessons: Sequence[TrainingBatch], number: int) -> tuple[Tensor, Tensor]:
         """Collect starts and ends, `(R, C)`, C of the longest batch."""
         width = max(lesson.trace.grid[1] for lesson in lessons)
         logits, labels = [], []
         for lesson in lessons:
-            said, grid, places = lesson.trace.spoken[number], lesson.trace.grid, _labels(lesson)
+            said, grid, places = (
+                lesson.trace.exit_outputs[number],
+                lesson.trace.grid,
+                _labels(lesson),
+            )
             there = _there(places, said, grid).flatten()
             sides = _sides(_laid(said.logits, said.rows, grid))[there]
             padding = (0, width - grid[1])
@@ -184,7 +191,7 @@ class SpanExitPolicy(CalibratedExits):
             labels.append(places.flatten()[there])
         return torch.cat(logits), torch.cat(labels)
 
-    def _speak(self, view: View) -> tuple[Spoken, Float[Tensor, "B"]]:
+    def _speak(self, view: View) -> tuple[ExitOutput, Float[Tensor, "B"]]:
         """Ask every token that is there, at rest or not; and what that costs each text."""
         number, tokens = self.layers.index(view.layer), view.tokens
         hidden, slot, alive = tokens.hidden, tokens.slot, None
@@ -193,7 +200,7 @@ class SpanExitPolicy(CalibratedExits):
             hidden, slot = hidden.index_select(0, rows), slot.index_select(0, rows)
         head = self.heads[number]
         logits = in_rows(head, hidden).float() / self.temperature[number]
-        return Spoken(view.layer, slot, logits), linear_flops(head) * tokens.count(alive)
+        return ExitOutput(view.layer, slot, logits), linear_flops(head) * tokens.count(alive)
 
 
 def _laid(
@@ -209,7 +216,7 @@ def _sides(laid: Float[Tensor, "B N 2"]) -> Float[Tensor, "2*B N"]:
     return laid.transpose(1, 2).flatten(0, 1)
 
 
-def _distilled(lesson: Lesson, said: Spoken) -> Tensor:
+def _distilled(lesson: TrainingBatch, said: ExitOutput) -> Tensor:
     grid = lesson.trace.grid
     last = lesson.logits.flatten(0, 1)[said.rows].float()
     return distillation(
@@ -217,7 +224,7 @@ def _distilled(lesson: Lesson, said: Spoken) -> Tensor:
     )
 
 
-def _task_loss(lesson: Lesson, said: Spoken) -> Tensor:
+def _task_loss(lesson: TrainingBatch, said: ExitOutput) -> Tensor:
     """Score the texts whose answer is still there: what was dropped cannot be found."""
     labels = _labels(lesson)
     known = _there(labels, said, lesson.trace.grid).all(1)
@@ -226,7 +233,7 @@ def _task_loss(lesson: Lesson, said: Spoken) -> Tensor:
     return lesson.loss(_laid(said.logits, said.rows, lesson.trace.grid)[known], labels[known])
 
 
-def _labels(lesson: Lesson) -> Int[Tensor, "B 2"]:
+def _labels(lesson: TrainingBatch) -> Int[Tensor, "B 2"]:
     if lesson.labels is None:
         raise ValueError(
             "the batch has no start_positions and end_positions; exits that learn from labels "
@@ -235,7 +242,9 @@ def _labels(lesson: Lesson) -> Int[Tensor, "B 2"]:
     return lesson.labels
 
 
-def _there(labels: Int[Tensor, "B 2"], said: Spoken, grid: tuple[int, int]) -> Bool[Tensor, "B 2"]:
+def _there(
+    labels: Int[Tensor, "B 2"], said: ExitOutput, grid: tuple[int, int]
+) -> Bool[Tensor, "B 2"]:
     """Say which places an exit has spoken of; those beyond the text it has not."""
     texts, columns = grid
     spoke = torch.zeros(texts, columns + 1, dtype=torch.bool, device=labels.device)

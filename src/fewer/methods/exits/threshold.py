@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fewer.core.policy import Dial, Lesson, Rehearsal
+from fewer.core.policy import CalibrationData, Dial, TrainingBatch
 from fewer.methods.exits.criteria import Criterion
 
 __all__ = [
@@ -43,8 +43,8 @@ def fitted_temperature(logits: Float[Tensor, "R C"], labels: Int[Tensor, "R"]) -
 
 def fit_temperatures(
     temperature: Float[Tensor, "E"],
-    rehearsal: Rehearsal,
-    told: Callable[[Sequence[Lesson], int], tuple[Tensor, Tensor]],
+    rehearsal: CalibrationData,
+    told: Callable[[Sequence[TrainingBatch], int], tuple[Tensor, Tensor]],
 ) -> None:
     """Fit the temperatures of all exits, in place; without held-out answers they stay.
 
@@ -96,7 +96,7 @@ def open_exits(
     criterion: Criterion,
     threshold: float | None,
     target: float | None,
-    rehearsal: Rehearsal,
+    rehearsal: CalibrationData,
 ) -> None:
     """Set a policy's threshold `dial` as asked: a value, a share of FLOPs, or the usual."""
 

@@ -42,10 +42,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fewer.core.cost import Shape
-from fewer.core.decision import Decision, Site, Spoken, View
+from fewer.core.cost import ModelSpec
+from fewer.core.decision import Decision, ExitOutput, Site, View
 from fewer.core.packed import Packed
-from fewer.core.policy import Dial, Lesson, Phase, Policy, Rehearsal
+from fewer.core.policy import CalibrationData, Dial, Phase, Policy, TrainingBatch
 from fewer.methods.exits.threshold import check_threshold, open_exits
 from fewer.methods.exits.words import UNCERTAINTY, WordHeads
 
@@ -90,7 +90,7 @@ class TOKEE:
                 "together, with tokens at rest) and (of the model, of the heads)"
             )
 
-    def build(self, shape: Shape) -> TOKEEPolicy:
+    def build(self, shape: ModelSpec) -> TOKEEPolicy:
         """Make the heads."""
         return TOKEEPolicy(self, shape)
 
@@ -130,10 +130,10 @@ class TOKEEPolicy(Policy):
     sites = frozenset({Site.AFTER})
     answers = True
 
-    def __init__(self, method: TOKEE, shape: Shape) -> None:
+    def __init__(self, method: TOKEE, shape: ModelSpec) -> None:
         super().__init__()
         self.method = method
-        self.renorms = method.keep_norm
+        self.renormalises_frozen = method.keep_norm
         self.heads = WordHeads(method.layers, shape)
         self.threshold: Tensor
         self.register_buffer("threshold", torch.tensor(0.0))  # nobody rests
@@ -145,7 +145,7 @@ class TOKEEPolicy(Policy):
             return None
         said, rows, spent = self.heads.speak(view)
         if self.training and not self._sampling:
-            return Decision(spoken=(said,), spent=spent)
+            return Decision(exit_outputs=(said,), head_flops=spent)
         tokens = view.tokens
         doubts = self.heads.doubts(said, rows, view)
         if self.training:
@@ -159,18 +159,18 @@ class TOKEEPolicy(Policy):
             certain = doubts < self._limit(self.threshold, view)
         said = replace(said, features=draws, final=certain)
         rests = torch.zeros_like(tokens.protected).index_fill(0, rows[certain], True)
-        return replace(Decision.rest(rests), spoken=(said,), spent=spent)
+        return replace(Decision.rest(rests), exit_outputs=(said,), head_flops=spent)
 
     def dial(self) -> Dial:
         """Return the threshold."""
         return self.heads.dial(self.threshold)
 
-    def loss(self, lesson: Lesson) -> Tensor:
+    def loss(self, lesson: TrainingBatch) -> Tensor:
         """Add up the losses of the exits; in the second phase the last layer's over who is left."""
         loss = self.heads.loss(lesson)
         return loss if lesson.phase.task else loss + self.heads.last_loss(lesson)
 
-    def calibrate(self, phase: Phase, rehearsal: Rehearsal) -> None:
+    def calibrate(self, phase: Phase, rehearsal: CalibrationData) -> None:
         """Open the exits at the method's threshold, or at the one that meets its target."""
         if not rehearsal.first:
             own = self.method
@@ -191,13 +191,13 @@ class TOKEEPolicy(Policy):
             return threshold
         return torch.maximum(threshold, (2 * threshold).clamp_max(self.method.cap))
 
-    def _draws(self, view: View, said: Spoken, rows: Tensor) -> Tensor:
+    def _draws(self, view: View, said: ExitOutput, rows: Tensor) -> Tensor:
         """Of each token that reads, its sentence's draw: number of the window, and threshold.
 
         A sentence draws at its first exit, and the draw is handed on with what its tokens say.
         """
-        if view.trace.spoken:
-            handed = view.trace.spoken[-1].of(said.rows).features
+        if view.trace.exit_outputs:
+            handed = view.trace.exit_outputs[-1].of(said.rows).features
             assert handed is not None
             return handed
         texts = view.tokens.grid[0]

@@ -7,10 +7,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from fewer.backbones.fast_linear import in_rows
-from fewer.core.cost import Shape, linear_flops
-from fewer.core.decision import Spoken, View
+from fewer.core.cost import ModelSpec, linear_flops
+from fewer.core.decision import ExitOutput, View
 from fewer.core.packed import Packed
-from fewer.core.policy import Dial, Lesson, Policy
+from fewer.core.policy import Dial, Policy, TrainingBatch
 from fewer.methods.exits.criteria import CRITERIA, normalised_entropy
 from fewer.methods.exits.early_exit import exit_layers
 from fewer.methods.exits.losses import NO_LABEL, exit_loss
@@ -26,7 +26,7 @@ class WordHeads(nn.Module):
     Every piece of a word speaks; the first one's answer is the word's.
     """
 
-    def __init__(self, layers: tuple[int, ...] | None, shape: Shape) -> None:
+    def __init__(self, layers: tuple[int, ...] | None, shape: ModelSpec) -> None:
         super().__init__()
         if shape.answers != "token" or shape.labels < 2:
             raise ValueError(
@@ -49,29 +49,29 @@ class WordHeads(nn.Module):
         self.load_state_dict(trained.state_dict())
         return True
 
-    def speak(self, view: View) -> tuple[Spoken, Int[Tensor, "R"], Float[Tensor, "B"]]:
+    def speak(self, view: View) -> tuple[ExitOutput, Int[Tensor, "R"], Float[Tensor, "B"]]:
         """Let every token that still reads speak: what it says, its rows, FLOPs for each text."""
         tokens = view.tokens
         rows = _readers(tokens)
         head = self.maps[self.layers.index(view.layer)]
         logits = in_rows(head, tokens.hidden.index_select(0, rows)).float()
         spoke = torch.zeros_like(tokens.slot, dtype=torch.float32).index_fill(0, rows, 1.0)
-        said = Spoken(view.layer, tokens.slot.index_select(0, rows), logits)
+        said = ExitOutput(view.layer, tokens.slot.index_select(0, rows), logits)
         return said, rows, linear_flops(head) * tokens.count(spoke)
 
-    def doubts(self, said: Spoken, rows: Tensor, view: View) -> Float[Tensor, "R"]:
+    def doubts(self, said: ExitOutput, rows: Tensor, view: View) -> Float[Tensor, "R"]:
         """Normalised entropy of each token; 0 at both ends of a text, which have no tag."""
         return normalised_entropy(said.logits).masked_fill(ends_of(view)[rows], 0.0)
 
-    def loss(self, lesson: Lesson) -> Tensor:
+    def loss(self, lesson: TrainingBatch) -> Tensor:
         """Sum of l / L times the loss of the exit after layer l, over those that read there."""
-        return exit_loss(lesson, lesson.trace.spoken, "labels", "depth", self.num_layers)
+        return exit_loss(lesson, lesson.trace.exit_outputs, "labels", "depth", self.num_layers)
 
-    def last_loss(self, lesson: Lesson) -> Tensor:
+    def last_loss(self, lesson: TrainingBatch) -> Tensor:
         """Loss of the model's own head over the tokens that have no answer before."""
         assert lesson.labels is not None  # `loss` was asked first
         labels = lesson.labels.flatten().clone()
-        for said in lesson.trace.spoken:
+        for said in lesson.trace.exit_outputs:
             if said.final is not None:
                 labels[said.rows[said.final]] = NO_LABEL
         logits = lesson.logits.flatten(0, -2)

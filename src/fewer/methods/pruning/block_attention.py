@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fewer.core.cost import Shape
+from fewer.core.cost import ModelSpec
 from fewer.kernels.block_cnn import Convolution, JudgeCall, judge, judges
 from fewer.methods.pruning.blocks import Blocks, Sight
 from fewer.methods.pruning.predictor import Predictor
@@ -26,7 +26,7 @@ class AttentionPredictor(Predictor, nn.Sequential):
 
     measures = True
 
-    def __init__(self, sight: Sight, block: int, shape: Shape) -> None:
+    def __init__(self, sight: Sight, block: int, shape: ModelSpec) -> None:
         heads, maps = shape.heads, sight.count
         super().__init__(
             nn.Conv2d(maps * heads, heads, 3, padding=1),
@@ -44,7 +44,7 @@ class AttentionPredictor(Predictor, nn.Sequential):
         convolved = heads * (maps * heads * area + heads * area // 4)
         self.sight = sight
         self.looking = 2.0 * area * shape.hidden_size  # FLOPs of the attention of a pair of blocks
-        self.judging = 2.0 * (_KERNEL * convolved + heads * area // 16 * 2)  # of a block
+        self.block_cnn = 2.0 * (_KERNEL * convolved + heads * area // 16 * 2)  # of a block
 
     def judge(self, blocks: Blocks, wanted: Int[Tensor, "P"]) -> Float[Tensor, "P 2"]:
         """Look at the attention of these blocks, with the compiled kernel where it can.
@@ -65,7 +65,7 @@ class AttentionPredictor(Predictor, nn.Sequential):
         """Count the network, and the attention of the blocks, which is formed once more."""
         looked = self.sight.looked(blocks, wanted)
         spent = torch.zeros(blocks.tokens.grid[0], device=looked.device)
-        return spent.index_add(0, blocks.text[wanted], self.judging + self.looking * looked)
+        return spent.index_add(0, blocks.text[wanted], self.block_cnn + self.looking * looked)
 
     def folded(self) -> tuple[Convolution, Convolution, Tensor, Tensor]:
         """Return the network as in eval mode, its norms as part of the convolutions."""

@@ -41,9 +41,17 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from fewer.core.cost import Shape
-from fewer.core.decision import Decision, Site, Spoken, View
-from fewer.core.policy import TARGET_MISSED, Dial, Lesson, Phase, Policy, Rehearsal, Verdict
+from fewer.core.cost import ModelSpec
+from fewer.core.decision import Decision, ExitOutput, Site, View
+from fewer.core.policy import (
+    TARGET_MISSED,
+    CalibrationData,
+    Dial,
+    Phase,
+    Policy,
+    PredictorResult,
+    TrainingBatch,
+)
 from fewer.core.trace import Trace
 from fewer.methods.pruning.block_attention import AttentionPredictor
 from fewer.methods.pruning.block_states import StatePredictor
@@ -105,7 +113,7 @@ class BlockSkim:
                 "the predictors"
             )
 
-    def build(self, shape: Shape) -> BlockSkimPolicy:
+    def build(self, shape: ModelSpec) -> BlockSkimPolicy:
         """Make a predictor for each layer."""
         return BlockSkimPolicy(self, shape)
 
@@ -133,12 +141,12 @@ class BlockSkim:
         return first, more
 
 
-def _seeing(sight: Sight) -> Callable[[int, Shape], Predictor]:
+def _seeing(sight: Sight) -> Callable[[int, ModelSpec], Predictor]:
     return lambda block, shape: AttentionPredictor(sight, block, shape)
 
 
 # what a predictor sees, and how it is made for a size of block and a model
-PREDICTORS: dict[str, Callable[[int, Shape], Predictor]] = {
+PREDICTORS: dict[str, Callable[[int, ModelSpec], Predictor]] = {
     **{name: _seeing(sight) for name, sight in SIGHTS.items()},
     "states": lambda block, shape: StatePredictor(shape),
 }
@@ -150,7 +158,7 @@ class BlockSkimPolicy(Policy):
     sites = frozenset({Site.AFTER})
     threshold: Tensor
 
-    def __init__(self, method: BlockSkim, shape: Shape) -> None:
+    def __init__(self, method: BlockSkim, shape: ModelSpec) -> None:
         super().__init__()
         if shape.answers not in ("span", ""):
             raise ValueError(
@@ -181,9 +189,9 @@ class BlockSkimPolicy(Policy):
             return None
         predictor = self._predictor(view.layer)
         logits = predictor.judge(blocks, wanted)
-        said = Spoken(view.layer, blocks.number[wanted], logits)
+        said = ExitOutput(view.layer, blocks.number[wanted], logits)
         spent = predictor.flops(blocks, wanted)
-        heard = Decision(judged=(said,), spent=spent)
+        heard = Decision(predictor_outputs=(said,), head_flops=spent)
         if view.layer == self.num_layers - 1 or (self.training and not self._skims):
             return heard
         chances = logits.detach().softmax(-1)[:, 1]
@@ -202,7 +210,7 @@ class BlockSkimPolicy(Policy):
         finally:
             self._skims = before
 
-    def loss(self, lesson: Lesson) -> Tensor:
+    def loss(self, lesson: TrainingBatch) -> Tensor:
         """Weigh by alpha the sum over layers of the balanced cross entropy."""
         if lesson.relevant is None:
             raise ValueError(
@@ -212,20 +220,23 @@ class BlockSkimPolicy(Policy):
         weight = torch.tensor((1.0, self.method.balance), device=lesson.relevant.device)
         losses = [
             nn.functional.cross_entropy(verdict.logits, verdict.matters, weight)
-            for verdict in self.verdicts(lesson.trace, lesson.relevant)
+            for verdict in self.predictor_results(lesson.trace, lesson.relevant)
         ]
         losses.append(lesson.logits.new_zeros(()))  # of a batch without passages there is no other
         return self.method.alpha * torch.stack(losses).sum()
 
-    def verdicts(self, trace: Trace, relevant: Tensor) -> tuple[Verdict, ...]:
+    def predictor_results(self, trace: Trace, relevant: Tensor) -> tuple[PredictorResult, ...]:
         """Look up of each judged block whether it holds any of the answer."""
         size = self.method.block
         marked = relevant > 0 if self.method.evidence else relevant == 1
         padded = nn.functional.pad(marked, (0, -marked.shape[1] % size))
         matters = padded.view(-1, size).any(1).long()
-        return tuple(Verdict(said.layer, said.logits, matters[said.rows]) for said in trace.judged)
+        return tuple(
+            PredictorResult(said.layer, said.logits, matters[said.rows])
+            for said in trace.predictor_outputs
+        )
 
-    def calibrate(self, phase: Phase, rehearsal: Rehearsal) -> None:
+    def calibrate(self, phase: Phase, rehearsal: CalibrationData) -> None:
         """Set tau after training: the method's, or by bisection the one that meets the target."""
         if rehearsal.first:
             return

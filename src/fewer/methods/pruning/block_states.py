@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fewer.core.cost import Shape, linear_flops
+from fewer.core.cost import ModelSpec, linear_flops
 from fewer.kernels import AttentionCall, kernel
 from fewer.kernels.call import log_gate
 from fewer.methods.pruning.blocks import Blocks
@@ -34,7 +34,7 @@ _NEAR = (-2, -1, 1, 2)  # blocks around it that a block is judged with
 class StatePredictor(Predictor):
     """Late interaction of the question's states with those of each block."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: ModelSpec) -> None:
         super().__init__()
         width, joined = _HEADS * _SIZE, 4 * _HEADS * (2 + len(_NEAR))
         self.norm = nn.LayerNorm(shape.hidden_size)
@@ -79,9 +79,9 @@ class StatePredictor(Predictor):
         cu = tokens.offsets(passage), tokens.offsets(question)
         call = AttentionCall(query, key, value, *cu, measured=True, training=self.training)
         attended = kernel("auto")(call)
-        assert attended.normaliser is not None
+        assert attended.logsumexp is not None
         marks = mark + self.context(attended.context)
-        return torch.cat((attended.normaliser.float(), marks.float()), 1)
+        return torch.cat((attended.logsumexp.float(), marks.float()), 1)
 
 
 def _pooled(

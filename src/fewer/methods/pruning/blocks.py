@@ -70,9 +70,9 @@ class Blocks:
 
         0 for pairs of tokens that the layer did not read.
         """
-        query, key, normaliser, presence = self._laid
+        query, key, logsumexp, presence = self._laid
         scores = torch.einsum("pihd,pjhd->phij", query[asking], key[asked])
-        scores = scores - normaliser[asking].transpose(1, 2).unsqueeze(-1)
+        scores = scores - logsumexp[asking].transpose(1, 2).unsqueeze(-1)
         absent = (presence[asked] == 0)[:, None, None]
         if self.tokens.pairs is not None:  # places of nobody count as anyone: they are 0 anyway
             absent = absent | ~self.tokens.pairs.reads(self.rows[asking], self.rows[asked])
@@ -84,10 +84,10 @@ class Blocks:
     def _laid(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Scaled queries, keys, normalisers, presence `(K, size, ...)` in fp32; 0, infinite, 0."""
         tokens = self.tokens
-        query, key, normaliser = tokens.asking
+        query, key, logsumexp = tokens.asking
         gate = torch.ones_like(tokens.slot) if tokens.gate is None else tokens.gate
         scaled = self._lay(query) * query.shape[-1] ** -0.5
-        return scaled, self._lay(key), self._lay(normaliser, torch.inf), self._lay(gate)
+        return scaled, self._lay(key), self._lay(logsumexp, torch.inf), self._lay(gate)
 
     def _lay(self, values: Tensor, empty: float = 0.0) -> Tensor:
         there = self.rows.flatten() >= 0

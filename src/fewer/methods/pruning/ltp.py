@@ -36,9 +36,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fewer.core.cost import Shape
+from fewer.core.cost import ModelSpec
 from fewer.core.decision import Decision, Site, View
-from fewer.core.policy import TARGET_MISSED, Lesson, Phase, Policy, Rehearsal
+from fewer.core.policy import TARGET_MISSED, CalibrationData, Phase, Policy, TrainingBatch
 
 __all__ = ["LTP", "LTPPolicy"]
 
@@ -107,7 +107,7 @@ class LTP:
             return self.strength
         return 0.1 if self.target is None else 1.0
 
-    def build(self, shape: Shape) -> LTPPolicy:
+    def build(self, shape: ModelSpec) -> LTPPolicy:
         """Make the thresholds, one for each layer but the first."""
         return LTPPolicy(self, shape)
 
@@ -136,7 +136,7 @@ class LTPPolicy(Policy):
 
     sites = frozenset({Site.MIDDLE})
 
-    def __init__(self, method: LTP, shape: Shape) -> None:
+    def __init__(self, method: LTP, shape: ModelSpec) -> None:
         super().__init__()
         if shape.num_layers < 2:
             raise ValueError(
@@ -162,7 +162,7 @@ class LTPPolicy(Policy):
         margin = score - theta
         return Decision.keep(margin >= 0, torch.sigmoid(margin / self.method.temperature))
 
-    def loss(self, lesson: Lesson) -> Tensor:
+    def loss(self, lesson: TrainingBatch) -> Tensor:
         """Weigh the sum over layers of the mean gate, or the distance to the target, by lambda."""
         trace = lesson.trace
         if self.method.target is not None:
@@ -170,7 +170,7 @@ class LTPPolicy(Policy):
         gates = [layer.gate.mean() for layer in trace.layers if layer.gate is not None]
         return self.method.weight * torch.stack(gates).sum()
 
-    def calibrate(self, phase: Phase, rehearsal: Rehearsal) -> None:
+    def calibrate(self, phase: Phase, rehearsal: CalibrationData) -> None:
         """Bisect a common factor on all thresholds until the share is the target, +-0.002."""
         if self.method.target is None:
             return

@@ -56,13 +56,13 @@ def test_plain_torch_stays_where_it_is_faster(monkeypatch):
 
 @pytest.mark.parametrize("wrong", [lambda x: x + 1, lambda x: x * torch.nan])
 def test_kernels_that_answer_wrongly_are_not_used_and_named(wrong, monkeypatch):
-    packed = probe.packed_layer
+    packed = probe.prepack
 
     def broken(layer, isa):
         good = packed(layer, isa)
         return type("Broken", (), {"ffn": staticmethod(lambda x: wrong(good.ffn(x)))})
 
-    monkeypatch.setattr(probe, "packed_layer", broken)
+    monkeypatch.setattr(probe, "prepack", broken)
     found = _choose("fp32")
     assert found.isa is None
     assert f"{FLOATS[-1].name} gave wrong answers here" in found.reason

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from fewer.kernels.cpu.batch_invariant import RowwiseLinear, swap_back, swap_in
+from fewer.kernels.cpu.batch_invariant import BatchInvariantLinear, swap_back, swap_in
 from tests.isas import needs_kernels
 
 pytestmark = needs_kernels
@@ -67,7 +67,7 @@ def test_only_plain_maps_are_swapped_and_all_swapped_back():
     kinds.append(nn.MultiheadAttention(4, 2))  # its own subclass, whose weight is read, not called
     before = [type(one) for one in kinds.modules()]
     swap_in(kinds)
-    assert type(kinds[0]) is RowwiseLinear
+    assert type(kinds[0]) is BatchInvariantLinear
     assert [type(one) for one in kinds.modules()][2:] == before[2:]
     swap_back(kinds)
     assert [type(one) for one in kinds.modules()] == before

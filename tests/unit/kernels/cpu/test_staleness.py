@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fewer.kernels.cpu.staleness import Stamp
+from fewer.kernels.cpu.staleness import Fingerprint
 from tests.isas import needs_kernels
 
 pytestmark = needs_kernels
@@ -36,7 +36,7 @@ class _Elsewhere(Tensor):
 def test_only_memory_that_there_is_is_read(weight):
     own = nn.Linear(3, 3)
     own.weight = nn.Parameter(weight, requires_grad=False)
-    stamp = Stamp(own)
+    stamp = Fingerprint(own)
     assert stamp.holds()
     own.bias.data.add_(1)
     assert not stamp.holds()
@@ -44,15 +44,15 @@ def test_only_memory_that_there_is_is_read(weight):
 
 def test_a_tensor_whose_memory_was_taken_away_is_noticed_and_not_read():
     own = nn.Linear(64, 64)
-    stamp = Stamp(own)
+    stamp = Fingerprint(own)
     own.weight.data.untyped_storage().resize_(0)
     assert not stamp.holds()
-    assert Stamp(own).holds()
+    assert Fingerprint(own).holds()
 
 
 def test_nothing_changes_by_being_used():
     own = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
-    stamp = Stamp(*own.modules())
+    stamp = Fingerprint(*own.modules())
     own(torch.randn(2, 3)).sum().backward()
     own.zero_grad()
     assert stamp.holds()
@@ -60,7 +60,7 @@ def test_nothing_changes_by_being_used():
 
 def test_training_counts_where_a_part_answers_otherwise_then():
     own = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.1)).eval()
-    stamp = Stamp(*own.modules())
+    stamp = Fingerprint(*own.modules())
     own[0].train()
     assert not stamp.trains
     own[1].train()

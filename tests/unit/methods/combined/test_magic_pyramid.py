@@ -80,7 +80,7 @@ def test_exits_are_silent_while_pruning_trains_and_tokens_leave_while_exits_trai
     plain = fewer.attach(tiny(layers=6), METHOD.pruning)
     with _policy(model).during(soft):
         logits, trace = read(model, batch)
-        assert trace.spoken == []
+        assert trace.exit_outputs == []
         assert torch.equal(logits, read(plain, batch)[0])
     with _policy(model).during(exits):
         _, trace = read(model, batch)
@@ -134,7 +134,7 @@ def test_together_the_loss_is_that_of_both():
     policy = _policy(model).train()
     with fewer.applying(model, "soften"), fewer.record() as traces:
         logits = model(**ragged(model)).logits
-    given = lesson(logits, labels, *traces[0].spoken)
+    given = lesson(logits, labels, *traces[0].exit_outputs)
     given.trace.layers += traces[0].layers
     each = [part.loss(given).item() for part in policy.parts]
     assert min(each) > 0

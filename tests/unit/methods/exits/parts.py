@@ -9,18 +9,18 @@ from torch import Tensor
 
 import fewer
 from fewer import Site, Trace, View
-from fewer.core.cost import LayerCost, Shape
+from fewer.core.cost import LayerCost, ModelSpec
 from fewer.core.packed import Packed, plan
-from fewer.core.policy import Lesson, Phase
+from fewer.core.policy import Phase, TrainingBatch
 from tests.tiny import tiny
 
 LENGTHS = (4, 1, 3)
 WIDTH = 8
 
 
-def shape(labels: int = 3, answers: Any = "text", layers: int = 3, width: int = WIDTH) -> Shape:
+def shape(labels: int = 3, answers: Any = "text", layers: int = 3, width: int = WIDTH) -> ModelSpec:
     cost = LayerCost(query=1, key_value=2, output=1, ffn=8, pair=4, score=2)
-    return Shape(layers, width, 2, 0.0, (cost,) * layers, labels, answers)
+    return ModelSpec(layers, width, 2, 0.0, (cost,) * layers, labels, answers)
 
 
 def packed(lengths: tuple[int, ...] = LENGTHS, width: int = WIDTH, seed: int = 0) -> Packed:
@@ -36,16 +36,16 @@ def view(
 ) -> View:
     """Show tokens to a policy; `seen` are those that layer 0 has read, if there were more."""
     first = (tokens if seen is None else seen).slot
-    trace = Trace(tokens.grid, first.device, readers=[(first, None)], spoken=list(spoken))
+    trace = Trace(tokens.grid, first.device, readers=[(first, None)], exit_outputs=list(spoken))
     return View(layer, layers, Site.AFTER, tokens, trace)
 
 
 def lesson(logits: Tensor, labels: Tensor | None, *spoken: Any, step: int = 0, **phase: Any) -> Any:
     """Make a lesson of a classifier or tagger from what its exits and its head said."""
-    trace = Trace(tuple(logits.shape[:2]), logits.device, spoken=list(spoken))
+    trace = Trace(tuple(logits.shape[:2]), logits.device, exit_outputs=list(spoken))
     settings = {"name": "any", "apply": "compact", "trains": "all", "epochs": 1} | phase
     stage = Phase(learning_rate=1e-3, **settings)
-    return Lesson(trace, stage, step, logits, labels, torch.nn.functional.cross_entropy)
+    return TrainingBatch(trace, stage, step, logits, labels, torch.nn.functional.cross_entropy)
 
 
 def opened(

@@ -4,7 +4,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fewer import Decision
 from fewer.core.apply import APPLIES
-from fewer.core.decision import Spoken
+from fewer.core.decision import ExitOutput
 from fewer.methods.exits.heads import HEADS, first_rows
 from tests.unit.methods.exits.parts import LENGTHS, packed, shape
 
@@ -27,7 +27,7 @@ def _spoken(heads, tokens, exits):
     for number in range(exits):
         features = heads.features(tokens, number)
         logits = heads.classify(features, number, before)
-        before.append(Spoken(number, tokens.texts, logits, features))
+        before.append(ExitOutput(number, tokens.texts, logits, features))
     return before
 
 
@@ -147,7 +147,7 @@ def test_the_mixed_head_mixes_with_a_vector_of_norm_1():
         heads.classifiers[1].weight.copy_(torch.eye(3, WIDE))
         heads.classifiers[1].bias.zero_()
     one, other = torch.eye(WIDE)[:2]
-    before = [Spoken(0, torch.tensor([0]), torch.zeros(1, 3), one[None])]
+    before = [ExitOutput(0, torch.tensor([0]), torch.zeros(1, 3), one[None])]
     mixed = heads.classify(other[None], 1, before)
     assert mixed.tolist()[0] == pytest.approx([0.6, -0.8, 0.0])
     assert mixed.norm().item() == pytest.approx(1.0)

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from fewer.core.decision import Spoken
+from fewer.core.decision import ExitOutput
 from fewer.methods.exits.losses import distillation, exit_loss, exit_weight, labels_of
 from tests.unit.methods.exits.parts import lesson
 
@@ -15,7 +15,7 @@ LABELS = torch.tensor([0, 1])
 
 
 def _said(logits, layer=0, rows=None):
-    return Spoken(layer, torch.arange(len(logits)) if rows is None else rows, logits)
+    return ExitOutput(layer, torch.arange(len(logits)) if rows is None else rows, logits)
 
 
 def test_distillation_is_the_divergence_of_the_student_from_the_teacher():

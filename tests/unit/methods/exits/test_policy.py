@@ -8,8 +8,8 @@ import torch
 
 import fewer
 from fewer import LTP
-from fewer.core.decision import Spoken
-from fewer.core.policy import Phase, Rehearsal
+from fewer.core.decision import ExitOutput
+from fewer.core.policy import CalibrationData, Phase
 from fewer.methods.combined import Stack
 from fewer.methods.exits import PABEE, BERxiT, DeeBERT, EarlyExit, FastBERT, RightTool
 from fewer.methods.exits.criteria import CRITERIA
@@ -97,7 +97,9 @@ def test_where_nobody_leaves_the_model_is_the_plain_one_bit_for_bit(name, thresh
     assert torch.equal(logits, plain)
     assert _depth(trace) == [LAYERS] * len(LENGTHS)
     wanted = len(_policy(model).layers)
-    assert [said.final is None or not said.final.any() for said in trace.spoken] == [True] * wanted
+    assert [said.final is None or not said.final.any() for said in trace.exit_outputs] == [
+        True
+    ] * wanted
 
 
 @every_method
@@ -109,12 +111,12 @@ def test_at_the_most_eager_threshold_everybody_leaves_at_the_first_exit(name):
     logits, trace = read(model, batch)
     first = _policy(model).layers[0] + 1
     assert _depth(trace) == [first] * len(LENGTHS)
-    assert (len(trace.layers), len(trace.spoken)) == (first, 1)
-    assert torch.equal(logits, trace.spoken[0].logits)
+    assert (len(trace.layers), len(trace.exit_outputs)) == (first, 1)
+    assert torch.equal(logits, trace.exit_outputs[0].logits)
     shape = fewer.attachment(model).shape
     layers = torch.stack([shape.layers[n].flops(trace.layers[n]) for n in range(first)]).sum(0)
-    assert shape.flops(trace).tolist() == (layers + trace.spent).tolist()
-    assert trace.spent.min() > 0
+    assert shape.flops(trace).tolist() == (layers + trace.head_flops).tolist()
+    assert trace.head_flops.min() > 0
 
 
 @every_method
@@ -124,7 +126,7 @@ def test_texts_leave_at_different_layers_with_the_answer_of_their_exit(name):
     depth = _depth(trace)
     assert len(set(depth)) > 1
     left = dict.fromkeys(range(len(LENGTHS)))
-    for said in trace.spoken:
+    for said in trace.exit_outputs:
         assert said.rows.tolist() == [
             row for row, layers in enumerate(depth) if layers > said.layer
         ]
@@ -146,7 +148,7 @@ def test_a_batch_equals_its_texts_one_by_one(name, backbone):
         alone, alone_trace = read(model, text(batch, row))
         torch.testing.assert_close(logits[row : row + 1], alone, atol=1e-5, rtol=0)
         assert _depth(alone_trace) == _depth(trace)[row : row + 1]
-        torch.testing.assert_close(trace.spent[row : row + 1], alone_trace.spent)
+        torch.testing.assert_close(trace.head_flops[row : row + 1], alone_trace.head_flops)
 
 
 @every_method
@@ -156,7 +158,7 @@ def test_removal_played_in_memory_gives_the_same(name):
     (hard, trace), (played, played_trace) = (read(model, batch, how) for how in ("compact", "mask"))
     torch.testing.assert_close(played, hard, atol=1e-5, rtol=0)
     assert torch.equal(trace.layers_read, played_trace.layers_read)
-    assert trace.spent.tolist() == played_trace.spent.tolist()
+    assert trace.head_flops.tolist() == played_trace.head_flops.tolist()
 
 
 @every_method
@@ -190,8 +192,8 @@ def test_in_training_mode_exits_only_speak(name):
     with fewer.record() as traces:
         logits = model(**batch).logits
     assert _depth(traces[0]) == [LAYERS] * len(LENGTHS)
-    assert [said.final for said in traces[0].spoken] == [None] * len(_policy(model).layers)
-    assert all(len(said.rows) == len(LENGTHS) for said in traces[0].spoken)
+    assert [said.final for said in traces[0].exit_outputs] == [None] * len(_policy(model).layers)
+    assert all(len(said.rows) == len(LENGTHS) for said in traces[0].exit_outputs)
     assert logits.requires_grad
 
 
@@ -202,7 +204,7 @@ def _losses(model, step=0):
     policy = _policy(model).train()
     with fewer.record() as traces:
         output = model(**batch)
-    given = lesson(output.logits, LABELS, *traces[0].spoken, step=step)
+    given = lesson(output.logits, LABELS, *traces[0].exit_outputs, step=step)
     return given.loss(output.logits, LABELS), policy.loss(given)
 
 
@@ -260,13 +262,13 @@ def _calibrated(method, logits, share=None):
 
     def lessons():
         rows = torch.arange(len(LABELS))
-        spoken = [Spoken(n, rows, logits / policy.temperature[n]) for n in range(2)]
+        spoken = [ExitOutput(n, rows, logits / policy.temperature[n]) for n in range(2)]
         yield lesson(logits, LABELS, *spoken)
 
     phase = Phase("exits", "compact", "all", 1, 1e-3)
     for first in (True, False):
         before = policy.threshold.item()
-        policy.calibrate(phase, Rehearsal(first, share or (lambda: 0.5), lessons))
+        policy.calibrate(phase, CalibrationData(first, share or (lambda: 0.5), lessons))
         if first:
             assert policy.threshold.item() == before == _policy(model).criterion.never
     return policy
@@ -289,9 +291,9 @@ def test_calibration_fits_each_temperature_on_answers_before_division():
     wanted = policy.temperature.clone()
     policy.temperature.fill_(9.0)
     phase = Phase("exits", "compact", "all", 1, 1e-3)
-    spoken = [Spoken(n, torch.arange(5), logits / 9.0) for n in range(2)]
+    spoken = [ExitOutput(n, torch.arange(5), logits / 9.0) for n in range(2)]
     lessons = lambda: iter([lesson(logits, LABELS, *spoken)])  # noqa: E731
-    policy.calibrate(phase, Rehearsal(False, lambda: 0.5, lessons))
+    policy.calibrate(phase, CalibrationData(False, lambda: 0.5, lessons))
     torch.testing.assert_close(policy.temperature, wanted, atol=1e-4, rtol=1e-4)
 
 
@@ -300,9 +302,9 @@ def test_a_temperature_divides_the_answers_and_changes_when_texts_leave():
     batch = ragged(model)
     policy = _policy(model)
     policy.threshold.fill_(2.0)
-    before = read(model, batch)[1].spoken[0].logits
+    before = read(model, batch)[1].exit_outputs[0].logits
     policy.temperature.copy_(torch.tensor([2.0, 1.0]))
-    torch.testing.assert_close(read(model, batch)[1].spoken[0].logits, before / 2)
+    torch.testing.assert_close(read(model, batch)[1].exit_outputs[0].logits, before / 2)
     policy.threshold.fill_(0.9)
     depths = []
     for temperature in (0.01, 1.0, 100.0):
@@ -337,7 +339,7 @@ def test_the_judge_of_numbers_learns_how_far_off_they_are():
     policy.train()
     with fewer.record() as traces:
         output = model(**batch)
-    (said,) = traces[0].spoken
+    (said,) = traces[0].exit_outputs
     given = lesson(output.logits, labels, said, step=0)
     doubt = torch.sigmoid(policy.doubt(said.features)).squeeze(1)
     wrong = torch.tanh((said.logits.squeeze(1) - labels).abs())

@@ -6,7 +6,7 @@ import torch
 
 import fewer
 from fewer.core.packed import Packed
-from fewer.core.policy import Phase, Rehearsal
+from fewer.core.policy import CalibrationData, Phase
 from fewer.hf.config import method_from, method_to
 from fewer.methods.exits import SENTEE, TOKEE
 from fewer.methods.exits.criteria import normalised_entropy
@@ -53,7 +53,10 @@ def test_a_sentence_leaves_when_its_most_doubtful_tag_is_sure_enough(threshold):
     """The ends say 0, which is as doubtful as can be, and do not count."""
     decision = _said([0.0, 3.0, 1.0, 0.0, 0.0, 3.0, 0.0], (4, 3), threshold, "max")
     assert decision.leaves.tolist() == [DOUBTS[1] < threshold, DOUBTS[2] < threshold]
-    assert decision.spoken[0].final.tolist() == [decision.leaves[0]] * 4 + [decision.leaves[1]] * 3
+    assert (
+        decision.exit_outputs[0].final.tolist()
+        == [decision.leaves[0]] * 4 + [decision.leaves[1]] * 3
+    )
 
 
 def test_the_mean_is_over_the_tags():
@@ -87,11 +90,11 @@ def test_at_the_most_eager_threshold_everybody_leaves_after_the_first_layer():
     batch = ragged(model)
     logits, trace = read(model, batch)
     assert torch.equal(trace.layers_read, batch["attention_mask"])
-    assert torch.equal(real(logits, batch), trace.spoken[0].logits)
+    assert torch.equal(real(logits, batch), trace.exit_outputs[0].logits)
     shape_ = fewer.attachment(model).shape
     lengths = torch.tensor(LENGTHS).float()
-    assert trace.spent.tolist() == (lengths * 2 * 16 * 3).tolist()
-    wanted = shape_.dense_flops(lengths) / LAYERS + trace.spent
+    assert trace.head_flops.tolist() == (lengths * 2 * 16 * 3).tolist()
+    wanted = shape_.dense_flops(lengths) / LAYERS + trace.head_flops
     torch.testing.assert_close(shape_.flops(trace), wanted)
 
 
@@ -114,7 +117,7 @@ def test_the_tags_are_those_of_the_layer_a_sentence_left_after():
     batch = ragged(model)
     logits, trace = read(model, batch)
     flat, depth = logits.flatten(0, 1), trace.layers_read.flatten()
-    for said in trace.spoken:
+    for said in trace.exit_outputs:
         assert (depth[said.rows] > said.layer).all()
         left = said.rows[depth[said.rows] == said.layer + 1]
         assert torch.equal(said.rows[said.final], left)
@@ -127,7 +130,7 @@ def test_removal_played_in_memory_gives_the_same():
     (hard, trace), (played, played_trace) = (read(model, batch, how) for how in ("compact", "mask"))
     torch.testing.assert_close(real(played, batch), real(hard, batch), atol=1e-5, rtol=0)
     assert torch.equal(trace.layers_read, played_trace.layers_read)
-    assert trace.spent.tolist() == played_trace.spent.tolist()
+    assert trace.head_flops.tolist() == played_trace.head_flops.tolist()
 
 
 def test_in_training_mode_exits_only_speak():
@@ -135,8 +138,8 @@ def test_in_training_mode_exits_only_speak():
     with fewer.record() as traces:
         model(**ragged(model))
     assert traces[0].layers_read.max(1).values.tolist() == [LAYERS] * len(LENGTHS)
-    assert all(said.final is None for said in traces[0].spoken)
-    assert [len(said.rows) for said in traces[0].spoken] == [sum(LENGTHS)] * (LAYERS - 1)
+    assert all(said.final is None for said in traces[0].exit_outputs)
+    assert [len(said.rows) for said in traces[0].exit_outputs] == [sum(LENGTHS)] * (LAYERS - 1)
 
 
 def test_the_loss_is_the_sum_of_the_exits_by_depth_and_reaches_the_model():
@@ -148,11 +151,11 @@ def test_the_loss_is_the_sum_of_the_exits_by_depth_and_reaches_the_model():
     with fewer.record() as traces:
         output = model(**batch)
     policy = fewer.attachment(model).policy
-    loss = policy.loss(lesson(output.logits, labels, *traces[0].spoken))
+    loss = policy.loss(lesson(output.logits, labels, *traces[0].exit_outputs))
     known = labels[labels != -100]
     wanted = sum(
         (number + 1) / LAYERS * torch.nn.functional.cross_entropy(said.logits, known)
-        for number, said in enumerate(traces[0].spoken)
+        for number, said in enumerate(traces[0].exit_outputs)
     )
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
     loss.backward()
@@ -166,7 +169,7 @@ def test_the_one_phase_trains_model_and_heads_and_then_opens_the_exits():
     assert (phase.epochs, phase.learning_rate, phase.policy_learning_rate) == (3, 1e-5, 1e-4)
     policy = method.build(shape(answers="token"))
     for first, wanted in ((True, 0.0), (False, 0.25)):
-        policy.calibrate(phase, Rehearsal(first, lambda: 0.5, lambda: iter(())))
+        policy.calibrate(phase, CalibrationData(first, lambda: 0.5, lambda: iter(())))
         assert policy.threshold.item() == wanted
 
 
@@ -174,7 +177,7 @@ def test_a_target_chooses_the_threshold():
     policy = SENTEE(target=0.7).build(shape(answers="token"))
     phase = Phase("exits", "compact", "all", 1, 1e-3)
     share = lambda: 1 - policy.threshold.item()  # noqa: E731
-    policy.calibrate(phase, Rehearsal(False, share, lambda: iter(())))
+    policy.calibrate(phase, CalibrationData(False, share, lambda: iter(())))
     assert policy.threshold.item() == pytest.approx(0.3, abs=0.003)
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import fewer
-from fewer.core.decision import Spoken
-from fewer.core.policy import Lesson, Phase, Rehearsal
+from fewer.core.decision import ExitOutput
+from fewer.core.policy import CalibrationData, Phase, TrainingBatch
 from fewer.hf.task_heads import logits_of, task_loss
 from fewer.kernels.call import never
 from fewer.methods.exits import PABEE, BERxiT, DeeBERT, FastBERT, RightTool
@@ -19,9 +19,9 @@ PLACES = torch.tensor([[0, 0], [3, 9], [1, 1], [6, 2], [0, 4]])  # in texts of L
 
 
 def _lesson(logits, labels, *spoken, step=0):
-    trace = fewer.Trace(tuple(logits.shape[:2]), logits.device, spoken=list(spoken))
+    trace = fewer.Trace(tuple(logits.shape[:2]), logits.device, exit_outputs=list(spoken))
     phase = Phase("any", "compact", "all", 1, 1e-3)
-    return Lesson(trace, phase, step, logits, labels, task_loss(None, "span"))
+    return TrainingBatch(trace, phase, step, logits, labels, task_loss(None, "span"))
 
 
 def _taught(method, labels=PLACES):
@@ -31,7 +31,7 @@ def _taught(method, labels=PLACES):
     with fewer.record() as traces:
         output = model(**ragged(model))
     logits = logits_of(output, "span")
-    return model, policy, _lesson(logits, labels, *traces[0].spoken), traces[0]
+    return model, policy, _lesson(logits, labels, *traces[0].exit_outputs), traces[0]
 
 
 def _by_text(rows):
@@ -42,7 +42,7 @@ def _by_text(rows):
 def test_labels_teach_starts_and_ends_of_each_exit(weights):
     model, policy, given, trace = _taught(PABEE(weights=weights))
     wanted = 0.0
-    for said in trace.spoken:
+    for said in trace.exit_outputs:
         losses = [
             -torch.log_softmax(side, 0)[place]
             for text_, places in zip(_by_text(said.logits), PLACES, strict=True)
@@ -61,7 +61,7 @@ def test_the_last_layer_teaches_over_the_tokens_of_each_text():
     _, policy, given, trace = _taught(FastBERT(), labels=None)
     last = given.logits.detach().flatten(0, 1)
     wanted = 0.0
-    for said in trace.spoken:
+    for said in trace.exit_outputs:
         losses = []
         taught = zip(_by_text(said.logits), _by_text(last[said.rows]), strict=True)
         for students, teachers in taught:
@@ -95,7 +95,7 @@ ROWS, LAID = torch.tensor([0, 1, 2, 3, 4]), torch.tensor([[0.0, 1.0]] * 5)
 def test_a_text_whose_answer_was_dropped_teaches_nothing(places, wanted):
     policy = DeeBERT().build(shape(labels=2, answers="span", layers=2)).train()
     logits = LAID.clone().requires_grad_()
-    said = Spoken(0, ROWS, logits)
+    said = ExitOutput(0, ROWS, logits)
     given = _lesson(torch.zeros(2, 3, 2), torch.tensor(places), said)
     loss = policy.loss(given)
     assert loss.item() == pytest.approx(wanted)
@@ -107,7 +107,7 @@ def test_a_teacher_that_hides_the_dropped_gives_a_finite_loss():
     policy = FastBERT().build(shape(labels=2, answers="span", layers=2)).train()
     logits = torch.zeros(5, 2, requires_grad=True)
     last = torch.zeros(2, 3, 2).index_fill(1, torch.tensor([1]), never(torch.float32))
-    loss = policy.loss(_lesson(last, None, Spoken(0, ROWS, logits)))
+    loss = policy.loss(_lesson(last, None, ExitOutput(0, ROWS, logits)))
     assert loss.item() == pytest.approx((math.log(3 / 2) + math.log(2)) / 2)
     loss.backward()
     assert torch.isfinite(logits.grad).all()
@@ -116,7 +116,9 @@ def test_a_teacher_that_hides_the_dropped_gives_a_finite_loss():
 def test_in_turns_exits_learn_at_every_second_step():
     method = BERxiT(criterion="probability")
     _, policy, given, trace = _taught(method)
-    even, odd = (policy.loss(_lesson(given.logits, PLACES, *trace.spoken, step=n)) for n in (0, 1))
+    even, odd = (
+        policy.loss(_lesson(given.logits, PLACES, *trace.exit_outputs, step=n)) for n in (0, 1)
+    )
     assert even.item() == 0.0 < odd.item()
     assert even.requires_grad
 
@@ -140,13 +142,13 @@ def test_each_temperature_is_fitted_to_held_out_answers_before_division():
             logits[:wrong, 0], logits[:wrong, 1] = 0.0, 4.0
             labels = torch.zeros(texts, 2, dtype=torch.long)
             spoken = [
-                Spoken(n, rows, logits.flatten(0, 1) / policy.temperature[n]) for n in range(2)
+                ExitOutput(n, rows, logits.flatten(0, 1) / policy.temperature[n]) for n in range(2)
             ]
             yield _lesson(logits, labels, *spoken)
 
     for start in (1.0, 9.0):
         policy.temperature.fill_(start)
-        policy.calibrate(phase, Rehearsal(False, lambda: 0.5, lessons))
+        policy.calibrate(phase, CalibrationData(False, lambda: 0.5, lessons))
         # of the best T: the mean over rows of the softmax's share of the 4s equals the share 3 / 5
         p = [
             math.exp(4 / policy.temperature[0]) / (math.exp(4 / policy.temperature[0]) + others)
@@ -165,7 +167,7 @@ def test_logits_are_divided_by_the_temperature_of_their_exit():
     def said():
         with torch.no_grad(), fewer.record() as traces:
             model(**batch)
-        return [one.logits for one in traces[0].spoken]
+        return [one.logits for one in traces[0].exit_outputs]
 
     plain = said()
     policy.temperature.copy_(torch.tensor([2.0, 4.0, 0.5]))

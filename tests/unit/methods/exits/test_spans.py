@@ -9,8 +9,8 @@ import torch
 from datasets import Dataset
 
 import fewer
-from fewer.core.decision import Spoken
-from fewer.core.policy import Phase, Rehearsal
+from fewer.core.decision import ExitOutput
+from fewer.core.policy import CalibrationData, Phase
 from fewer.hf.task_heads import task_loss
 from fewer.kernels.call import never
 from fewer.measure.scorers import scorer_of
@@ -65,7 +65,7 @@ def _depth(trace):
 
 
 def _bounds(logits, rows, grid):
-    return Bounds.of(Spoken(0, torch.tensor(rows), torch.tensor(logits)), grid)
+    return Bounds.of(ExitOutput(0, torch.tensor(rows), torch.tensor(logits)), grid)
 
 
 # two texts of a batch of three, of 1 and of 3 tokens, in four columns
@@ -151,8 +151,8 @@ def test_at_the_most_eager_threshold_everybody_leaves_at_the_first_exit(name):
     batch = ragged(model)
     logits, trace = read(model, batch)
     assert torch.equal(trace.layers_read, batch["attention_mask"])
-    assert torch.equal(real(logits, batch), trace.spoken[0].logits)
-    assert trace.spent.tolist() == [length * 2 * WIDTH * 2 for length in LENGTHS]
+    assert torch.equal(real(logits, batch), trace.exit_outputs[0].logits)
+    assert trace.head_flops.tolist() == [length * 2 * WIDTH * 2 for length in LENGTHS]
 
 
 @every_method
@@ -166,7 +166,7 @@ def test_a_batch_equals_its_texts_one_by_one(name, backbone):
         alone, alone_trace = read(model, text(batch, row))
         torch.testing.assert_close(logits[row, :length], alone[0], atol=1e-5, rtol=0)
         assert _depth(alone_trace) == _depth(trace)[row : row + 1]
-        assert alone_trace.spent.tolist() == trace.spent[row : row + 1].tolist()
+        assert alone_trace.head_flops.tolist() == trace.head_flops[row : row + 1].tolist()
 
 
 @every_method
@@ -175,7 +175,7 @@ def test_the_answer_is_that_of_the_layer_a_text_left_after(name):
     batch = ragged(model)
     logits, trace = read(model, batch)
     flat, depth = logits.flatten(0, 1), trace.layers_read.flatten()
-    for said in trace.spoken:
+    for said in trace.exit_outputs:
         left = said.rows[depth[said.rows] == said.layer + 1]
         final = said.rows[:0] if said.final is None else said.rows[said.final]
         assert torch.equal(final, left)
@@ -210,7 +210,7 @@ def test_no_answer_begins_or_ends_at_a_token_that_was_dropped(name, backbone):
     assert torch.equal(hidden.any(2), trace.dropped | trace.padding)
     assert trace.dropped.any()
     ended = torch.zeros_like(trace.dropped).flatten()
-    for said in trace.spoken:
+    for said in trace.exit_outputs:
         if said.final is not None:
             ended[said.rows[said.final]] = True
             assert not hidden.flatten(0, 1)[said.rows[said.final]].any()
@@ -229,7 +229,7 @@ def test_removal_played_in_memory_gives_the_same(name):
     torch.testing.assert_close(real(played, batch), real(hard, batch), atol=1e-5, rtol=0)
     assert torch.equal(trace.layers_read, played_trace.layers_read)
     assert torch.equal(trace.dropped, played_trace.dropped)
-    assert trace.spent.tolist() == played_trace.spent.tolist()
+    assert trace.head_flops.tolist() == played_trace.head_flops.tolist()
 
 
 def test_the_dropped_are_not_part_of_what_a_text_is_certain_of():
@@ -246,8 +246,8 @@ def test_the_dropped_are_not_part_of_what_a_text_is_certain_of():
         decision = policy.decide(view(tokens.but(alive=alive)))
         assert decision.leaves.tolist() == leaves
         there = tokens.slot if alive is None else tokens.slot[alive]
-        assert torch.equal(decision.spoken[0].rows, there)
-        assert torch.equal(decision.spoken[0].final, torch.tensor(leaves)[there // 3])
+        assert torch.equal(decision.exit_outputs[0].rows, there)
+        assert torch.equal(decision.exit_outputs[0].final, torch.tensor(leaves)[there // 3])
 
 
 def test_in_training_mode_exits_only_speak():
@@ -256,8 +256,8 @@ def test_in_training_mode_exits_only_speak():
         model(**ragged(model))
     (trace,) = traces
     assert _depth(trace) == [LAYERS] * len(LENGTHS)
-    assert [said.final for said in trace.spoken] == [None] * (LAYERS - 1)
-    assert [len(said.rows) for said in trace.spoken] == [sum(LENGTHS)] * (LAYERS - 1)
+    assert [said.final for said in trace.exit_outputs] == [None] * (LAYERS - 1)
+    assert [len(said.rows) for said in trace.exit_outputs] == [sum(LENGTHS)] * (LAYERS - 1)
 
 
 def test_a_target_chooses_the_threshold():
@@ -265,7 +265,7 @@ def test_a_target_chooses_the_threshold():
     phase = Phase("exits", "compact", "all", 1, 1e-3)
     share = lambda: 1 - policy.threshold.item()  # noqa: E731
     for first in (True, False):
-        policy.calibrate(phase, Rehearsal(first, share, lambda: iter(())))
+        policy.calibrate(phase, CalibrationData(first, share, lambda: iter(())))
         assert first is (policy.threshold.item() == 0.0)
     assert policy.threshold.item() == pytest.approx(0.3, abs=0.003)
 
@@ -311,7 +311,7 @@ def test_texts_leave_earlier_the_more_eager_the_threshold():
     batch = ragged(model, (3, 12, 2, 7, 5, 9, 4, 8))
     depths = []
     for threshold in (0.0, 0.3, 0.7, 0.9, 1.0):
-        fewer.adjust(model, threshold=threshold)
+        fewer.set_threshold(model, threshold=threshold)
         depths.append(read(model, batch)[1].layers_read.amax(1).sum().item())
     assert depths == sorted(depths, reverse=True)
     assert depths[0] == 8 * LAYERS > depths[2] > depths[-1]

@@ -4,7 +4,7 @@ import warnings
 import pytest
 import torch
 
-from fewer.core.policy import Rehearsal
+from fewer.core.policy import CalibrationData
 from fewer.methods.exits.criteria import CRITERIA
 from fewer.methods.exits.threshold import (
     check_threshold,
@@ -130,7 +130,7 @@ def test_a_target_that_is_just_met_warns_of_nothing():
 
 
 def _rehearsal(share):
-    return Rehearsal(False, share, lambda: iter(()))
+    return CalibrationData(False, share, lambda: iter(()))
 
 
 def test_exits_open_at_the_threshold_given_or_at_the_usual_one():

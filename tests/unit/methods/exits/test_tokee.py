@@ -6,7 +6,7 @@ import torch
 import fewer
 from fewer import Fate
 from fewer.core.apply import APPLIES
-from fewer.core.decision import Decision, Spoken
+from fewer.core.decision import Decision, ExitOutput
 from fewer.core.encode import encode
 from fewer.core.policy import Phase, Policy
 from fewer.hf.config import method_from, method_to
@@ -100,7 +100,7 @@ def test_at_the_most_eager_threshold_all_rest_so_all_leave_after_the_first_layer
     logits, trace = read(model, batch)
     assert torch.equal(trace.layers_read, batch["attention_mask"])
     assert len(trace.layers) == 1
-    assert torch.equal(real(logits, batch), trace.spoken[0].logits)
+    assert torch.equal(real(logits, batch), trace.exit_outputs[0].logits)
     own, lengths = fewer.attachment(model).shape, torch.tensor(LENGTHS).float()
     wanted = own.dense_flops(lengths) / LAYERS + lengths * 2 * 16 * 3
     torch.testing.assert_close(own.flops(trace), wanted)
@@ -142,7 +142,7 @@ def test_rest_played_in_memory_gives_the_same(keep_norm):
     (hard, trace), (played, played_trace) = (read(model, batch, how) for how in ("compact", "mask"))
     torch.testing.assert_close(real(played, batch), real(hard, batch), atol=1e-5, rtol=0)
     assert torch.equal(trace.layers_read, played_trace.layers_read)
-    assert trace.spent.tolist() == played_trace.spent.tolist()
+    assert trace.head_flops.tolist() == played_trace.head_flops.tolist()
 
 
 def test_an_answer_is_that_of_the_layer_a_token_rested_after_and_never_changes():
@@ -150,7 +150,7 @@ def test_an_answer_is_that_of_the_layer_a_token_rested_after_and_never_changes()
     batch = ragged(model)
     logits, trace = read(model, batch)
     flat, depth = logits.flatten(0, 1), trace.layers_read.flatten()
-    for said in trace.spoken:
+    for said in trace.exit_outputs:
         left = said.rows[depth[said.rows] == said.layer + 1]
         assert torch.equal(said.rows[said.final], left)
         assert torch.equal(flat[left], said.logits[said.final])
@@ -172,9 +172,9 @@ class Halting(Policy):
 
     sites = frozenset({fewer.Site.AFTER})
 
-    def __init__(self, rests, renorms):
+    def __init__(self, rests, renormalises_frozen):
         super().__init__()
-        self.rests, self.renorms = torch.tensor(rests), renorms
+        self.rests, self.renormalises_frozen = torch.tensor(rests), renormalises_frozen
 
     def decide(self, view):
         if view.layer:
@@ -183,7 +183,7 @@ class Halting(Policy):
         return Decision(fate, freezes=bool(self.rests.any()))
 
 
-def _two_layers(rests, renorms, apply="compact"):
+def _two_layers(rests, renormalises_frozen, apply="compact"):
     """Read text (4), (1), (3) with a BERT of two layers; also what each layer norm was given."""
     encoder = tiny(task="Model", layers=2)
     fewer.attach(encoder)
@@ -194,7 +194,7 @@ def _two_layers(rests, renorms, apply="compact"):
     with torch.no_grad():
         states, trace = encode(
             layers,
-            Halting(rests, renorms),
+            Halting(rests, renormalises_frozen),
             packed(width=16),
             apply=APPLIES[apply],
             attend=KERNELS["reference"],
@@ -203,10 +203,10 @@ def _two_layers(rests, renorms, apply="compact"):
     return states.flatten(0, 1)[mask], sums, encoder.encoder.layer
 
 
-@pytest.mark.parametrize("renorms", [True, False])
+@pytest.mark.parametrize("renormalises_frozen", [True, False])
 @pytest.mark.parametrize("apply", ["compact", "mask"])
-def test_with_nobody_at_rest_the_layer_is_the_plain_one(renorms, apply):
-    plain, _, _ = _two_layers([False] * 8, renorms)
+def test_with_nobody_at_rest_the_layer_is_the_plain_one(renormalises_frozen, apply):
+    plain, _, _ = _two_layers([False] * 8, renormalises_frozen)
     with torch.no_grad():
         wanted = _two_layers([False] * 8, False, "compact")[0]
     assert torch.equal(plain, wanted)
@@ -244,8 +244,8 @@ def test_the_active_hear_those_at_rest():
 
 def test_who_all_rest_leave_with_the_state_they_had():
     rests = [True, True, True, True, True, False, False, False]  # texts 0 and 1 whole
-    for renorms in (True, False):
-        states, sums, layers = _two_layers(rests, renorms)
+    for renormalises_frozen in (True, False):
+        states, sums, layers = _two_layers(rests, renormalises_frozen)
         after_first = layers[0].output.LayerNorm(sums[0])
         assert torch.equal(states[:5], after_first[:5])
 
@@ -255,7 +255,7 @@ def test_in_training_mode_exits_only_speak():
     with fewer.record() as traces:
         model(**ragged(model))
     assert traces[0].layers_read.max(1).values.tolist() == [LAYERS] * len(LENGTHS)
-    assert all(said.final is None for said in traces[0].spoken)
+    assert all(said.final is None for said in traces[0].exit_outputs)
 
 
 SAMPLED = Phase("sampled", "compact", "all", 1, 1e-3, task=False)
@@ -275,7 +275,7 @@ def test_in_the_second_phase_each_sentence_rests_by_its_own_draw():
     patient = trace.layers_read[texts - PATIENT :][mask[texts - PATIENT :]]
     assert (patient == LAYERS).all()
     assert (trace.layers_read[: texts - PATIENT][mask[: texts - PATIENT]] < LAYERS).any()
-    first = trace.spoken[0]
+    first = trace.exit_outputs[0]
     text_of = first.rows // batch["input_ids"].shape[1]
     for row in range(texts):
         draws = first.features[text_of == row]
@@ -297,17 +297,17 @@ def test_a_drawn_window_is_what_a_token_is_judged_by(window, rests):
     for parameter in policy.parameters():
         parameter.data.zero_()
     tokens = packed((6,))
-    said = Spoken(0, tokens.slot, torch.zeros(6, 2), torch.tensor([[float(window), 0.2]] * 6))
+    said = ExitOutput(0, tokens.slot, torch.zeros(6, 2), torch.tensor([[float(window), 0.2]] * 6))
     policy.heads.doubts = lambda *_: torch.tensor([0.0, 0.0, 0.9, 0.0, 0.0, 0.0])
     with policy.during(Phase("sampled", "compact", "all", 1, 1e-3, task=False)), torch.no_grad():
-        decision = policy.decide(view(tokens, 1, 3, spoken=[said]))
+        decision = policy.decide(view(tokens, 1, 3, exit_outputs=[said]))
     assert (decision.fate == FROZEN).int().tolist() == rests
 
 
 def test_a_draw_is_kept_from_layer_to_layer():
     _, _, _, trace = _sampled()
-    first = trace.spoken[0]
-    for said in trace.spoken[1:]:
+    first = trace.exit_outputs[0]
+    for said in trace.exit_outputs[1:]:
         assert torch.equal(said.features, first.of(said.rows).features)
 
 
@@ -317,13 +317,14 @@ def test_the_second_phase_learns_from_those_who_still_read():
     policy, cross = _policy(model), torch.nn.functional.cross_entropy
     flat = labels.flatten()
     wanted = sum(
-        (said.layer + 1) / LAYERS * cross(said.logits, flat[said.rows]) for said in trace.spoken
+        (said.layer + 1) / LAYERS * cross(said.logits, flat[said.rows])
+        for said in trace.exit_outputs
     )
-    together = lesson(logits, labels, *trace.spoken)
+    together = lesson(logits, labels, *trace.exit_outputs)
     assert policy.loss(together).item() == pytest.approx(wanted.item(), rel=1e-5)
     reads_all = (trace.layers_read == LAYERS).flatten()
     wanted = wanted + cross(logits.flatten(0, 1)[reads_all], flat[reads_all])
-    second = lesson(logits, labels, *trace.spoken, task=False)
+    second = lesson(logits, labels, *trace.exit_outputs, task=False)
     assert policy.loss(second).item() == pytest.approx(wanted.item(), rel=1e-5)
     policy.loss(second).backward()
     assert model.bert.encoder.layer[-1].output.dense.weight.grad.abs().sum() > 0
@@ -336,8 +337,8 @@ def test_sampling_ends_with_the_phase():
         _ = 1 / 0
     with fewer.record() as traces:
         model(**ragged(model))
-    assert isinstance(traces[0].spoken[0], Spoken)
-    assert traces[0].spoken[0].final is None
+    assert isinstance(traces[0].exit_outputs[0], ExitOutput)
+    assert traces[0].exit_outputs[0].final is None
 
 
 def test_the_phases_are_together_then_sampled():

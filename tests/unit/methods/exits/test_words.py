@@ -3,7 +3,7 @@ import torch
 
 import fewer
 from fewer.core.apply import APPLIES
-from fewer.core.decision import Decision, Spoken
+from fewer.core.decision import Decision, ExitOutput
 from fewer.methods.exits import SENTEE, TOKEE
 from fewer.methods.exits.criteria import normalised_entropy
 from fewer.methods.exits.words import WordHeads
@@ -87,7 +87,7 @@ LOGITS = torch.arange(24.0).view(2, 4, 3).sin()
 def _said(layer, rows, final=None):
     logits = torch.arange(len(rows) * 3.0).view(-1, 3).cos() * (layer + 1)
     final = None if final is None else torch.tensor(final)
-    return Spoken(layer, torch.tensor(rows), logits, final=final)
+    return ExitOutput(layer, torch.tensor(rows), logits, final=final)
 
 
 def _cross_entropy(logits, labels):

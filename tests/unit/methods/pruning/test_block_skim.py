@@ -82,7 +82,7 @@ def test_then_both_may_learn_from_what_is_left():
 def test_blocks_leave_in_the_second_phase_of_training_alone():
     """After the last layer nobody does: the head reads who is left."""
     model, own, batch = _opened(skimming_epochs=1)
-    fewer.adjust(_no_dropout(model), threshold=1.0)
+    fewer.set_threshold(_no_dropout(model), threshold=1.0)
     _, real = read(model, batch)
     dropped = []
     for phase in own.method.phases():
@@ -96,7 +96,7 @@ def test_blocks_leave_in_the_second_phase_of_training_alone():
 
 def test_in_that_phase_the_loss_is_that_of_the_tokens_that_are_left():
     model, own, batch = _opened(skimming_epochs=1)
-    fewer.adjust(_no_dropout(model), threshold=1.0)
+    fewer.set_threshold(_no_dropout(model), threshold=1.0)
     places = torch.zeros(len(LENGTHS), dtype=torch.long)  # [CLS], which never leaves
     labels = {"start_positions": places, "end_positions": places}
     with own.policy.during(own.method.phases()[1]):
@@ -155,7 +155,7 @@ def test_a_batch_without_any_passage_teaches_nothing_and_breaks_nothing():
     ids = torch.tensor([[2, 7, 8, 3]])
     with fewer.record() as traces:
         model.train()(input_ids=ids)
-    assert traces[0].judged == []
+    assert traces[0].predictor_outputs == []
     loss = fewer.attachment(model).policy.loss(lesson(traces[0], relevant=torch.zeros(1, 4)))
     assert loss.item() == 0
     assert read(model.eval(), {"input_ids": ids})[1].layers_read.tolist() == [[3] * 4]
@@ -183,7 +183,7 @@ def test_a_higher_threshold_keeps_fewer_tokens():
     model, _, batch = _opened()
     kept = []
     for threshold in (0.0, *GRID, 1.0):
-        fewer.adjust(model, threshold=threshold)
+        fewer.set_threshold(model, threshold=threshold)
         kept.append(int(read(model, batch)[1].layers_read.sum()))
     assert kept == sorted(kept, reverse=True)
     assert kept[0] == 3 * sum(LENGTHS)
@@ -199,8 +199,8 @@ def _share_of(model):
 
     def share():
         _, trace = read(model, batch)
-        assert (trace.spent > 0).all()
-        trace.spent = None
+        assert (trace.head_flops > 0).all()
+        trace.head_flops = None
         return float(own.shape.share(trace))
 
     return share
@@ -221,7 +221,7 @@ def test_a_target_out_of_reach_is_said_so():
     with pytest.warns(UserWarning, match=r"Block-Skim keeps 0\.[5-7]\d\d of the FLOPs, not the ta"):
         own.policy.calibrate(PHASE, rehearsal(share))
     eager = share()
-    fewer.adjust(model, threshold=1.0)
+    fewer.set_threshold(model, threshold=1.0)
     assert eager == share()  # it went as far as it could
 
 
@@ -245,7 +245,7 @@ def test_the_dial_turns_from_keeping_all_to_the_best_block_alone():
     assert (dial.never, dial.grid) == (0.0, GRID)
     assert dial.value is own.policy.threshold
     assert list(GRID) == sorted(GRID)
-    fewer.adjust(model, threshold=1.0)
+    fewer.set_threshold(model, threshold=1.0)
     _, trace = read(model, batch)
     left = ~trace.dropped & batch["attention_mask"].bool()
     first = batch["input_ids"].eq(3).long().argmax(1)[:, None]
@@ -257,4 +257,4 @@ def test_the_dial_turns_from_keeping_all_to_the_best_block_alone():
 @pytest.mark.parametrize("threshold", [-0.1, 1.5])
 def test_a_threshold_out_of_range_is_refused(threshold):
     with pytest.raises(ValueError, match=rf"threshold is {threshold}, wanted the least chance"):
-        fewer.adjust(_model(), threshold=threshold)
+        fewer.set_threshold(_model(), threshold=threshold)

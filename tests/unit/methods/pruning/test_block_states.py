@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from fewer.core.cost import Shape
+from fewer.core.cost import ModelSpec
 from fewer.core.packed import Packed, plan
 from fewer.methods.pruning.block_states import StatePredictor
 from fewer.methods.pruning.blocks import Blocks
@@ -30,7 +30,7 @@ def _tokens(gated=False, without=()):
 
 def _predictor():
     torch.manual_seed(1)
-    return StatePredictor(Shape(1, WIDTH, 2, 0.0, ())).eval()
+    return StatePredictor(ModelSpec(1, WIDTH, 2, 0.0, ())).eval()
 
 
 def _wanted(blocks):

@@ -33,8 +33,8 @@ def _tokens(gate=None):
     call = AttentionCall(
         q, k, k, tokens.cu, tokens.cu, where.column, where.column, gate=gate, measured=True
     )
-    found = KERNELS["reference"](call).normaliser
-    return tokens.but(query=q, key=k, normaliser=found, gate=gate)
+    found = KERNELS["reference"](call).logsumexp
+    return tokens.but(query=q, key=k, logsumexp=found, gate=gate)
 
 
 def _attention(tokens):
@@ -126,7 +126,7 @@ def test_wanted_blocks_are_seen_as_among_all(sees, tokens):
 def test_whoever_rests_asks_nothing_but_is_asked():
     tokens = _tokens()
     resting = (tokens.slot % COLUMNS) == 1
-    tokens = tokens.but(normaliser=tokens.normaliser.masked_fill(resting[:, None], torch.inf))
+    tokens = tokens.but(logsumexp=tokens.logsumexp.masked_fill(resting[:, None], torch.inf))
     maps, _ = _seen("diagonal", Blocks.of(tokens, SIZE), torch.tensor([0]))
     assert (maps[0, :, 1] == 0).all()
     assert (maps[0, :, 0, 1] > 0).all()
