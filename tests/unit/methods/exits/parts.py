@@ -32,15 +32,23 @@ def packed(lengths: tuple[int, ...] = LENGTHS, width: int = WIDTH, seed: int = 0
 
 
 def view(
-    tokens: Packed, layer: int = 0, layers: int = 3, exit_outputs: Any = (), seen: Packed | None = None
+    tokens: Packed,
+    layer: int = 0,
+    layers: int = 3,
+    exit_outputs: Any = (),
+    seen: Packed | None = None,
 ) -> View:
     """Show tokens to a policy; `seen` are those that layer 0 has read, if there were more."""
     first = (tokens if seen is None else seen).slot
-    trace = Trace(tokens.grid, first.device, readers=[(first, None)], exit_outputs=list(exit_outputs))
+    trace = Trace(
+        tokens.grid, first.device, readers=[(first, None)], exit_outputs=list(exit_outputs)
+    )
     return View(layer, layers, Site.AFTER, tokens, trace)
 
 
-def lesson(logits: Tensor, labels: Tensor | None, *exit_outputs: Any, step: int = 0, **phase: Any) -> Any:
+def lesson(
+    logits: Tensor, labels: Tensor | None, *exit_outputs: Any, step: int = 0, **phase: Any
+) -> Any:
     """Make a lesson of a classifier or tagger from what its exits and its head said."""
     trace = Trace(tuple(logits.shape[:2]), logits.device, exit_outputs=list(exit_outputs))
     settings = {"name": "any", "apply": "compact", "trains": "all", "epochs": 1} | phase
