@@ -1,7 +1,7 @@
 """Look into one forward pass: how many layers read each token, and what that saves.
 
 Run it: python examples/inspect_trace.py [MODEL [TEXT]]
-Head and thresholds here are untrained, so it shows where LTP starts, not what a trained model keeps.
+Head and thresholds are untrained here: it shows where LTP starts, not what a trained one keeps.
 """
 
 from __future__ import annotations
