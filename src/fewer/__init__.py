@@ -8,6 +8,7 @@ from fewer.version import __version__
 
 if TYPE_CHECKING:
     from fewer.core.decision import Decision, Fate, Site, View
+    from fewer.core.needs import Needs
     from fewer.core.policy import Dense, Method, Phase, Policy
     from fewer.core.trace import Trace, record
     from fewer.hf.attach import applying, attach, attachment, detach, set_threshold
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "LTP": "fewer.methods.pruning.ltp",
     "METHODS": "fewer.methods.registry",
+    "Needs": "fewer.core.needs",
     "Decision": "fewer.core.decision",
     "Dense": "fewer.core.policy",
     "EarlyExit": "fewer.methods.exits",
@@ -63,6 +65,7 @@ __all__ = [
     "Fate",
     "MagicPyramid",
     "Method",
+    "Needs",
     "Phase",
     "Policy",
     "Schedule",

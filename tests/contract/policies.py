@@ -13,6 +13,7 @@ from torch import Tensor
 import fewer
 from fewer import Decision, Fate, Phase, Policy, Site, View
 from fewer.core.cost import ModelSpec
+from fewer.core.needs import Needs
 
 
 def chance(view: View, salt: int) -> Tensor:
@@ -94,8 +95,8 @@ class _TogetherPolicy(Policy):
         self.drop = Drop(share=0.1).build(shape)
         self.freeze = Freeze(share=0.2).build(shape)
 
-    def scored(self, layer: int) -> bool:
-        return self.learned.scored(layer)
+    def needs(self, layer: int) -> Needs:
+        return self.learned.needs(layer)
 
     def decide(self, view: View) -> Decision:
         drawn = self.drop.decide(view) & self.freeze.decide(view)

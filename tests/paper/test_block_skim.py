@@ -194,8 +194,8 @@ def test_the_last_layer_neither_looks_nor_skims(apply):
     assert states == [30] * 12
     assert [said.layer for said in trace.predictor_outputs] == [0, 1]
     policy = _policy([], [], [])
-    assert [policy.measured(layer) for layer in range(3)] == [True, True, False]
-    assert policy.train().measured(2)
+    assert [policy.needs(layer).pairs for layer in range(3)] == [True, True, False]
+    assert policy.train().needs(2).pairs
 
 
 @pytest.mark.parametrize("apply", PLAYED)

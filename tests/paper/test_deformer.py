@@ -96,9 +96,9 @@ def test_who_is_its_own_teacher_learns_nothing():
 
 def test_the_upper_layers_alone_are_compared_and_only_in_training():
     policy = DeFormer(lower=1).build(SHAPE)
-    assert [policy.watches(layer) for layer in range(3)] == [False, True, True]
-    assert [policy.apart(layer) for layer in range(3)] == [True, False, False]
-    assert not any(policy.eval().watches(layer) for layer in range(3))
+    assert [policy.needs(layer).states for layer in range(3)] == [False, True, True]
+    assert [policy.layout(layer).split_pairs for layer in range(3)] == [True, False, False]
+    assert not any(policy.eval().needs(layer).states for layer in range(3))
 
 
 QUESTIONS = [[10], [11, 12, 13], []]

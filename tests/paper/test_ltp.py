@@ -151,8 +151,8 @@ def _decision(policy, layer, received):
 
 def test_layer_0_never_prunes_and_is_never_scored():
     policy = _policy(final_threshold=0.99)
-    assert not policy.scored(0)
-    assert policy.scored(1)
+    assert not policy.needs(0).received
+    assert policy.needs(1).received
     assert _decision(policy, 0, [0.0, 0.0, 0.0]) is None
     assert _read(policy, "compact")[1].layers_read.tolist() == [[2, 1, 1]]
 

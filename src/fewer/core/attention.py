@@ -26,10 +26,11 @@ def attention(
     """Attend; also count what differs from each token of a text attending to each."""
     rows = query_rows(tokens, apply)
     q, k, v = layer.qkv(tokens.hidden, tokens.position, rows)
-    heard, measured = apply.heard(tokens), policy.measured(index)
-    apart = policy.apart(index)
+    heard, needs = apply.heard(tokens), policy.needs(index)
+    layout = policy.layout(index)
+    apart = layout.split_pairs
     texts = tokens.apart() if apart else tokens
-    pattern = layer.pattern or policy.pattern(index)
+    pattern = layer.pattern or layout.pattern
     sparse = None if pattern is None else _sparse(pattern, texts, rows, q.shape[1])
     q, sparse = _anchored(layer, tokens, rows, q, sparse)
     call = AttentionCall(
@@ -41,8 +42,8 @@ def attention(
         gate=heard.gate,
         vote=None if rows is not None or heard.presence is None else heard.presence,
         sparse=sparse,
-        scored=policy.scored(index),
-        measured=measured,
+        scored=needs.received,
+        measured=needs.pairs,
         dropout=layer.dropout,
         training=policy.training,
     )
@@ -52,7 +53,7 @@ def attention(
     if rows is None and tokens.active is not None:  # a policy sees those at rest as they rest
         hidden = torch.where(tokens.active[:, None], hidden, tokens.hidden)
     told = tokens.but(hidden=hidden, received=attended.received, **_UNSEEN)
-    if measured:
+    if needs.pairs:
         pairs = _pairs(texts, sparse, q.shape[1], apart=apart)
         told = _seen(told, rows, q, k, attended.logsumexp, pairs)
     return told, _extra(tokens, texts, rows, sparse, apart=apart)

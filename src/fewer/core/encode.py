@@ -96,7 +96,7 @@ def _read(
         tokens = apply.settle(entered, tokens)
         if policy.renormalises_frozen and tokens.active is not None:
             tokens = _renorm_resting(tokens, layer, layers[index - 1])
-        if policy.watches(index):
+        if policy.needs(index).states:
             trace.states[index] = (tokens.slot, tokens.hidden)
         tokens, _ = _decide(policy, Site.AFTER, tokens, view, apply)
         _, tokens = _remove(tokens, tokens, apply, left)

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from fewer.core.cost import ModelSpec
 from fewer.core.decision import Decision, Site, View
+from fewer.core.needs import InputNeeds, Layout, Needs
 from fewer.core.trace import Trace
-from fewer.kernels.pattern import Pattern
 
 __all__ = [
     "TARGET_MISSED",
@@ -131,28 +131,15 @@ class Policy(nn.Module):
     sites: frozenset[Site] = frozenset()
     answers: bool = False  # whether its heads may answer instead of the model's own
     renormalises_frozen: bool = False  # whether states at rest take on each layer's norm
-    restarts_positions: bool = False  # whether the second text of a pair is numbered from 0 on
-    needs_second_text: bool = False  # whether it must be known which tokens are of the second text
+    inputs: InputNeeds = InputNeeds()
 
-    def apart(self, layer: int) -> bool:
-        """Tell the loop whether the two texts of a pair do not attend to each other here."""
-        return False
+    def needs(self, layer: int) -> Needs:
+        """Return what the loop must compute in this layer for the decision or the loss."""
+        return Needs()
 
-    def pattern(self, layer: int) -> Pattern | None:
-        """Tell the loop which pairs there are in a layer whose model reads all; `None`: all."""
-        return None
-
-    def watches(self, layer: int) -> bool:
-        """Tell the loop whether the trace should hold this layer's output, for the loss."""
-        return False
-
-    def scored(self, layer: int) -> bool:
-        """Tell the loop whether this layer's decision needs the attention received."""
-        return False
-
-    def measured(self, layer: int) -> bool:
-        """Tell the loop whether this layer's decision looks at attention, pair by pair."""
-        return False
+    def layout(self, layer: int) -> Layout:
+        """Return which pairs of tokens attend in this layer."""
+        return Layout()
 
     def decide(self, view: View) -> Decision | None:
         """Say what becomes of each token; `None` when there is nothing to say."""
@@ -200,15 +187,15 @@ class Policy(nn.Module):
 
 
 class ObservingPolicy(Policy):
-    """Decides nothing, but watches what another policy wants to learn from: for a teacher."""
+    """Decides nothing, but records the states that another policy learns from: for a teacher."""
 
     def __init__(self, learner: Policy) -> None:
         super().__init__()
-        self._wanted = learner.watches  # not the learner: its parameters are none of a teacher's
+        self._needs = learner.needs  # not the learner: its parameters are none of a teacher's
 
-    def watches(self, layer: int) -> bool:
-        """Watch what the learner wants."""
-        return self._wanted(layer)
+    def needs(self, layer: int) -> Needs:
+        """Return the states that the learner needs."""
+        return Needs(states=self._needs(layer).states)
 
 
 @runtime_checkable

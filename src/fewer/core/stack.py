@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fewer.core.cost import ModelSpec
 from fewer.core.decision import Decision, View
+from fewer.core.needs import InputNeeds, Layout, Needs
 from fewer.core.policy import (
     CalibrationData,
     Dial,
@@ -23,7 +24,6 @@ from fewer.core.policy import (
     TrainingBatch,
 )
 from fewer.core.trace import Trace
-from fewer.kernels.pattern import Pattern
 
 __all__ = ["Stack", "StackPolicy"]
 
@@ -72,33 +72,19 @@ class StackPolicy(Policy):
         self.sites = frozenset(site for part in parts for site in part.sites)
         self.answers = any(part.answers for part in parts)
         self.renormalises_frozen = any(part.renormalises_frozen for part in parts)
-        self.restarts_positions = any(part.restarts_positions for part in parts)
-        self.needs_second_text = any(part.needs_second_text for part in parts)
+        self.inputs = reduce(InputNeeds.__or__, (part.inputs for part in parts))
         if sum(part.answers for part in parts) > 1:
             raise ValueError("two of the stacked methods answer early; wanted one at most")
-        patterned = [any(map(part.pattern, range(shape.num_layers))) for part in parts]
-        if sum(patterned) > 1:
-            raise ValueError("two of the stacked methods say which pairs there are; wanted one")
+        for layer in range(shape.num_layers):
+            self.layout(layer)  # two patterns are refused
 
-    def scored(self, layer: int) -> bool:
-        """Whether any part needs it."""
-        return any(part.scored(layer) for part in self._acts())
+    def needs(self, layer: int) -> Needs:
+        """Merge what the parts need."""
+        return reduce(Needs.__or__, (part.needs(layer) for part in self._acts()))
 
-    def measured(self, layer: int) -> bool:
-        """Whether any part needs it."""
-        return any(part.measured(layer) for part in self._acts())
-
-    def apart(self, layer: int) -> bool:
-        """Whether any part says so."""
-        return any(part.apart(layer) for part in self._acts())
-
-    def pattern(self, layer: int) -> Pattern | None:
-        """Return that of the only part that has one."""
-        return next((own for part in self._acts() if (own := part.pattern(layer))), None)
-
-    def watches(self, layer: int) -> bool:
-        """Whether any part learns from it."""
-        return any(part.watches(layer) for part in self._acts())
+    def layout(self, layer: int) -> Layout:
+        """Merge the parts' layouts."""
+        return reduce(Layout.__or__, (part.layout(layer) for part in self._acts()))
 
     def decide(self, view: View) -> Decision | None:
         """Combine what the parts say: the lower fate wins."""

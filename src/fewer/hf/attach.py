@@ -197,8 +197,8 @@ class _PackedEncoder(_Attached):
             position_ids,
             own.settings.protect,
             protects_first_text=own.protects_first_text,
-            restarts_positions=own.policy.restarts_positions,
-            needs_second_text=own.policy.needs_second_text,
+            restarts_positions=own.policy.inputs.restarts_positions,
+            needs_second_text=own.policy.inputs.second_text,
             anchors=global_attention_mask,
         )
         hidden, trace = encode(

@@ -35,14 +35,15 @@ def lower_layers(model: PreTrainedModel) -> int:
     """
     own = attachment(model)
     layers = range(own.shape.num_layers)
-    lower = len(list(takewhile(own.policy.apart, layers)))
-    if not (lower and own.policy.restarts_positions):
+    policy = own.policy
+    lower = len(list(takewhile(lambda layer: policy.layout(layer).split_pairs, layers)))
+    if not (lower and policy.inputs.restarts_positions):
         raise ValueError(
             f"{own.method} reads question and passage together from the first layer on, so nothing "
             "of a passage can be kept; wanted fewer.methods.attention.DeFormer, alone or in a Stack"
         )
     for layer in range(lower):
-        pattern = own.shape.layers[layer].pattern or own.policy.pattern(layer)
+        pattern = own.shape.layers[layer].pattern or policy.layout(layer).pattern
         if pattern is not None and not pattern.slides:
             raise ValueError(
                 f"layer {layer} reads by blocks of {pattern.block} columns, which another question "
@@ -76,7 +77,7 @@ def read_lower(model: PreTrainedModel, batch: Mapping[str, Tensor], lower: int) 
             None,
             own.settings.protect,
             protects_first_text=own.protects_first_text,
-            restarts_positions=own.policy.restarts_positions,
+            restarts_positions=own.policy.inputs.restarts_positions,
         )
         assert tokens.second is not None
         firsts = tokens.count((~tokens.second).float()).long()

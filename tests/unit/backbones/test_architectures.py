@@ -7,6 +7,7 @@ import torch
 
 import fewer
 from fewer.backbones import bind
+from fewer.core.needs import Needs
 from fewer.kernels import Pattern
 from tests.contract.table import read
 from tests.tiny import ragged, real, tiny
@@ -87,7 +88,7 @@ def test_windows_do_not_widen_when_tokens_leave():
     changed = {**batch, "input_ids": batch["input_ids"].clone()}
     changed["input_ids"][0, 2] += 1
     own = fewer.attachment(model).policy
-    own.scored = lambda layer: False
+    own.needs = lambda layer: Needs()
 
     def only_the_second_goes(view):
         gone = (view.tokens.position == 1) & (view.layer == 0)

@@ -8,6 +8,7 @@ import torch
 from fewer import Decision, Policy, Site
 from fewer.core.apply import APPLIES
 from fewer.core.encode import encode
+from fewer.core.needs import Layout, Needs
 from fewer.core.packed import Packed, plan
 from fewer.kernels import KERNELS
 
@@ -148,8 +149,8 @@ def test_the_final_norm_is_passed_once_by_everybody():
 class Apart(Scripted):
     """Reads the texts of a pair apart in layer 0."""
 
-    def apart(self, layer):
-        return layer == 0
+    def layout(self, layer):
+        return Layout(split_pairs=layer == 0)
 
 
 SECOND = torch.tensor([False, True, False, True, True])
@@ -171,8 +172,8 @@ def test_pairs_read_apart_count_who_is_there(apply):
     """Column 1 rests from layer 0's middle on; layer 1, read apart too: it is a key, no query."""
 
     class AlwaysApart(Apart):
-        def apart(self, layer):
-            return True
+        def layout(self, layer):
+            return Layout(split_pairs=True)
 
     rest = AlwaysApart({(0, Site.AFTER): [0, 1, 0]}, Decision.rest)
     _, trace = _read(rest, apply, second=SECOND)
@@ -186,8 +187,8 @@ class Measuring(Scripted):
         super().__init__(script, Decision.rest)
         self.measures, self.seen = measures, []
 
-    def measured(self, layer):
-        return layer in self.measures
+    def needs(self, layer):
+        return Needs(pairs=layer in self.measures)
 
     def decide(self, view):
         if view.site is Site.AFTER:
@@ -227,8 +228,8 @@ def test_where_nobody_measures_nothing_is_carried():
 @pytest.mark.parametrize("apply", ["compact", "mask"])
 def test_the_trace_holds_the_states_of_layers_that_are_watched(apply):
     class Watching(Scripted):
-        def watches(self, layer):
-            return layer == 1
+        def needs(self, layer):
+            return Needs(states=layer == 1)
 
     _, trace = _read(Watching({(0, Site.AFTER): [1, 0, 1]}), apply)
     assert list(trace.states) == [1]

@@ -5,6 +5,7 @@ import torch
 
 import fewer
 from fewer import LTP, Dense, Method, Phase, Policy, Site, Trace, View
+from fewer.core.needs import InputNeeds, Layout, Needs
 from fewer.core.policy import ObservingPolicy
 from tests.lessons import lesson
 from tests.tiny import ragged, tiny
@@ -18,9 +19,7 @@ def test_a_policy_says_nothing_unless_told_otherwise():
     policy, trace = Policy(), Trace((1, 1), torch.device("cpu"))
     view = View(0, 3, Site.MIDDLE, None, trace)
     assert policy.decide(view) is None
-    for asks in (policy.scored, policy.measured, policy.apart, policy.watches):
-        assert not asks(1)
-    assert not policy.restarts_positions
+    assert (policy.needs(1), policy.layout(1), policy.inputs) == (Needs(), Layout(), InputNeeds())
     assert policy.sites == frozenset()
     assert policy.loss(lesson(trace)).item() == 0.0
     assert list(policy.parameters()) == []
@@ -48,8 +47,8 @@ def test_a_policy_is_asked_only_at_its_sites_and_scored_only_where_it_asks():
     class Curious(Policy):
         sites = frozenset({Site.AFTER})
 
-        def scored(self, layer):
-            return layer == 1
+        def needs(self, layer):
+            return Needs(received=layer == 1)
 
         def decide(self, view):
             asked.append((view.layer, view.site, view.tokens.received is not None))
@@ -62,25 +61,26 @@ def test_a_policy_is_asked_only_at_its_sites_and_scored_only_where_it_asks():
     assert [layer.scored for layer in traces[0].layers] == [False, True, False]
 
 
-def test_an_onlooker_watches_what_its_learner_watches_and_decides_nothing():
+def test_an_observing_policy_records_the_states_its_learner_needs_and_nothing_else():
     class Learner(Policy):
         sites = frozenset(Site)
-        restarts_positions = True
+        inputs = InputNeeds(second_text=True, restarts_positions=True)
 
-        def watches(self, layer):
-            return self.training and layer == 2
+        def needs(self, layer):
+            return Needs(received=True, states=self.training and layer == 2)
 
-        def apart(self, layer):
-            return True
+        def layout(self, layer):
+            return Layout(split_pairs=True)
 
     learner = Learner()
-    onlooker = ObservingPolicy(learner).eval()
-    assert [onlooker.watches(layer) for layer in range(4)] == [False, False, True, False]
-    assert (onlooker.sites, onlooker.restarts_positions, onlooker.apart(0)) == (
+    observer = ObservingPolicy(learner).eval()
+    assert [observer.needs(layer).states for layer in range(4)] == [False, False, True, False]
+    assert not observer.needs(2).received
+    assert (observer.sites, observer.inputs, observer.layout(0)) == (
         frozenset(),
-        False,
-        False,
+        InputNeeds(),
+        Layout(),
     )
-    assert list(onlooker.children()) == []  # the learner is no part of it
+    assert list(observer.children()) == []  # the learner is no part of it
     learner.eval()
-    assert not onlooker.watches(2)
+    assert observer.needs(2) == Needs()

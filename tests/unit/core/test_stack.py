@@ -7,6 +7,7 @@ import fewer
 from fewer import LTP, Decision, Dense, Fate, Phase, Policy, Site, Trace, View
 from fewer.core.cost import LayerCost, ModelSpec
 from fewer.core.decision import ExitOutput
+from fewer.core.needs import Layout, Needs
 from fewer.core.packed import Packed, plan
 from fewer.core.policy import CalibrationData, Dial, Method, TrainingBatch
 from fewer.core.stack import Stack
@@ -47,8 +48,8 @@ class _Says(Policy):
         self.answers, self.renormalises_frozen = method.answers, method.renormalises_frozen
         self.learned = torch.nn.Parameter(torch.tensor(method.learned))
 
-    def scored(self, layer):
-        return self.method.scored
+    def needs(self, layer):
+        return Needs(received=self.method.scored)
 
     def decide(self, view):
         self.asked.append(view.site)
@@ -141,7 +142,8 @@ def test_a_stack_wants_what_any_part_wants():
     for wish in ("scored", "answers", "renormalises_frozen"):
         plain, stack = _built(Says(), Says()), _built(Says(), Says(**{wish: True}))
         found = [
-            one.scored(1) if wish == "scored" else getattr(one, wish) for one in (plain, stack)
+            one.needs(1).received if wish == "scored" else getattr(one, wish)
+            for one in (plain, stack)
         ]
         assert found == [False, True]
 
@@ -152,7 +154,7 @@ def test_during_a_phase_the_later_parts_are_silent():
         with stack.during(_phase(number)):
             said = stack.decide(_view())
             assert len(said.exit_outputs) == number + 1
-            assert stack.scored(0) == (number == 2)
+            assert stack.needs(0).received == (number == 2)
     assert len(stack.decide(_view()).exit_outputs) == 3
     with stack.during(_phase()):
         assert len(stack.decide(_view()).exit_outputs) == 3
@@ -264,25 +266,36 @@ def test_the_learned_parts_travel_with_the_state_dict():
     assert "bert.fewer.policy.parts.1.threshold" in names
 
 
-@pytest.mark.parametrize("asks", ["scored", "measured", "apart", "watches"])
-def test_a_stack_asks_for_what_any_acting_part_asks_for(asks):
-    class Asking(Policy):
-        def __init__(self, wanted):
+@pytest.mark.parametrize(
+    ("kind", "member", "field"),
+    [
+        (Needs, "needs", "received"),
+        (Needs, "needs", "pairs"),
+        (Needs, "needs", "states"),
+        (Layout, "layout", "split_pairs"),
+    ],
+)
+def test_a_stack_merges_what_its_acting_parts_need(kind, member, field):
+    class Needing(Policy):
+        def __init__(self, needed):
             super().__init__()
-            setattr(self, asks, lambda layer: layer == wanted)
+            setattr(self, member, lambda layer: kind(**{field: layer == needed}))
 
     @dataclass(frozen=True)
-    class Asks:
-        wanted: int
+    class NeedsIn:
+        layer: int
 
         def build(self, shape):
-            return Asking(self.wanted)
+            return Needing(self.layer)
 
         def phases(self):
             return (Phase("one", "compact", "all", 1, 1e-3),)
 
-    stack = _built(Asks(0), Asks(2))
-    assert [getattr(stack, asks)(layer) for layer in range(3)] == [True, False, True]
-    first, _ = Stack((Asks(0), Asks(2))).phases()
+    def needed(stack):
+        return [getattr(getattr(stack, member)(layer), field) for layer in range(3)]
+
+    stack = _built(NeedsIn(0), NeedsIn(2))
+    assert needed(stack) == [True, False, True]
+    first, _ = Stack((NeedsIn(0), NeedsIn(2))).phases()
     with stack.during(first):
-        assert [getattr(stack, asks)(layer) for layer in range(3)] == [True, False, False]
+        assert needed(stack) == [True, False, False]

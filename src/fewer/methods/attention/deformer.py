@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from fewer.core.cost import ModelSpec
+from fewer.core.needs import InputNeeds, Layout, Needs
 from fewer.core.policy import Phase, Policy, TrainingBatch
 from fewer.kernels.call import never
 
@@ -86,20 +87,21 @@ class DeFormer:
 class DeFormerPolicy(Policy):
     """Says in which layers the texts of a pair are read apart."""
 
-    restarts_positions = True
+    inputs = InputNeeds(second_text=True, restarts_positions=True)
 
     def __init__(self, method: DeFormer, shape: ModelSpec) -> None:
         super().__init__()
         self.method = method
         self.lower = method.lower_of(shape)
 
-    def apart(self, layer: int) -> bool:
-        """Say so of the lower layers."""
-        return layer < self.lower
+    def layout(self, layer: int) -> Layout:
+        """Split the pairs in the lower layers."""
+        return Layout(split_pairs=layer < self.lower)
 
-    def watches(self, layer: int) -> bool:
-        """Ask for the upper layers while training."""
-        return self.training and layer >= self.lower and self.method.similarity > 0
+    def needs(self, layer: int) -> Needs:
+        """Return the states of the upper layers while training."""
+        states = self.training and layer >= self.lower and self.method.similarity > 0
+        return Needs(states=states)
 
     def loss(self, lesson: TrainingBatch) -> Tensor:
         """Add up the distance of the answers and that of the upper layers' states."""

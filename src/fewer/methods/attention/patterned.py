@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from fewer.core.cost import ModelSpec
+from fewer.core.needs import InputNeeds, Layout
 from fewer.core.policy import Phase, Policy
 from fewer.kernels import Pattern
 from fewer.kernels.pattern import Anchors
@@ -47,8 +48,9 @@ class PatternPolicy(Policy):
                 "global_attention_mask names are global"
             )
         self._patterns = tuple(patterns)
-        self.needs_second_text = any(pattern.anchors == "question" for pattern in patterns)
+        question = any(pattern.anchors == "question" for pattern in patterns)
+        self.inputs = InputNeeds(second_text=question)
 
-    def pattern(self, layer: int) -> Pattern:
-        """Say which pairs there are."""
-        return self._patterns[layer]
+    def layout(self, layer: int) -> Layout:
+        """Return the layer's pattern."""
+        return Layout(self._patterns[layer])

@@ -43,6 +43,7 @@ from torch import Tensor, nn
 
 from fewer.core.cost import ModelSpec
 from fewer.core.decision import Decision, ExitOutput, Site, View
+from fewer.core.needs import Needs
 from fewer.core.policy import (
     TARGET_MISSED,
     CalibrationData,
@@ -174,9 +175,9 @@ class BlockSkimPolicy(Policy):
         )
         self.register_buffer("threshold", torch.zeros(()))
 
-    def measured(self, layer: int) -> bool:
-        """Every layer that decides or learns to, by what its predictor looks at."""
-        return self._speaks(layer) and self._predictor(layer).measures
+    def needs(self, layer: int) -> Needs:
+        """Pairs in every layer that decides or learns to, if its predictor looks at attention."""
+        return Needs(pairs=self._speaks(layer) and self._predictor(layer).measures)
 
     def decide(self, view: View) -> Decision | None:
         """Judge each block that may leave; in eval mode those below the threshold go."""

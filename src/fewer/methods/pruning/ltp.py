@@ -38,6 +38,7 @@ from torch import Tensor, nn
 
 from fewer.core.cost import ModelSpec
 from fewer.core.decision import Decision, Site, View
+from fewer.core.needs import Needs
 from fewer.core.policy import TARGET_MISSED, CalibrationData, Phase, Policy, TrainingBatch
 
 __all__ = ["LTP", "LTPPolicy"]
@@ -147,9 +148,9 @@ class LTPPolicy(Policy):
         layers = torch.arange(1, shape.num_layers, dtype=torch.float32)
         self.threshold = nn.Parameter(method.final_threshold * layers / shape.num_layers)
 
-    def scored(self, layer: int) -> bool:
-        """Every layer but the first, whose threshold is 0 in the paper."""
-        return layer > 0
+    def needs(self, layer: int) -> Needs:
+        """Attention received in every layer but the first, whose threshold is 0 in the paper."""
+        return Needs(received=layer > 0)
 
     def decide(self, view: View) -> Decision | None:
         """Compare the attention received with the layer's threshold."""

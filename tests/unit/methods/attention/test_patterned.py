@@ -15,7 +15,7 @@ QUESTION = Pattern(1, anchors="question")
 
 
 def _pattern(method, task="SequenceClassification", layer=0, backbone="bert"):
-    return fewer.attachment(fewer.attach(tiny(backbone, task), method)).policy.pattern(layer)
+    return fewer.attachment(fewer.attach(tiny(backbone, task), method)).policy.layout(layer).pattern
 
 
 @pytest.mark.parametrize("window", [0, 1, -2, 7])
@@ -88,11 +88,12 @@ def test_a_model_with_a_pattern_in_every_layer_is_refused(backbone, method):
 
 def test_a_published_model_that_reads_all_pairs_takes_a_pattern():
     model = tiny("big-bird", attention_type="original_full")
-    assert fewer.attachment(fewer.attach(model, BigBird(block_size=4))).policy.pattern(0).block == 4
+    policy = fewer.attachment(fewer.attach(model, BigBird(block_size=4))).policy
+    assert policy.layout(0).pattern.block == 4
 
 
 def test_two_methods_cannot_both_say_which_pairs_there_are():
-    with pytest.raises(ValueError, match="two of the stacked methods say which pairs there are"):
+    with pytest.raises(ValueError, match="pattern must come from one method"):
         fewer.attach(tiny(), Stack((Longformer(), BigBird())))
     fewer.attach(tiny("bert", "QuestionAnswering"), Stack((Longformer(), DeFormer(lower=1))))
 

@@ -7,6 +7,7 @@ import torch
 
 from fewer.core.apply import APPLIES
 from fewer.core.attention import attention
+from fewer.core.needs import Layout, Needs
 from fewer.core.packed import Packed, plan
 from fewer.core.policy import Policy
 from fewer.kernels import KERNELS, AttentionCall, Pattern
@@ -184,14 +185,11 @@ class _Reading(Policy):
         super().__init__()
         self._pattern = pattern
 
-    def measured(self, layer):
-        return True
+    def needs(self, layer):
+        return Needs(pairs=True)
 
-    def pattern(self, layer):
-        return self._pattern
-
-    def apart(self, layer):
-        return self._pattern is None
+    def layout(self, layer):
+        return Layout(self._pattern, split_pairs=self._pattern is None)
 
 
 def _read(pattern, *, own=False, resting=None):
