@@ -383,7 +383,7 @@ def longest(model: nn.Module, wanted: int | None, tokenizer_says: int) -> int:
     return min(limits, default=DEFAULT_LENGTH) if wanted is None else wanted
 
 
-def set_threshold(model: Model, *, threshold: float) -> Model:
+def set_threshold(model: Model, threshold: float) -> Model:
     """Turn the threshold at which texts or tokens leave an attached model early, in place.
 
     Its meaning and range are those of the method's criterion. It is saved with the model. Raises
