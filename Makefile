@@ -20,7 +20,7 @@ demo: $(READY)  ## train, prune and measure a small model on this machine's CPU 
 test: $(READY)  ## run the unit, contract and paper suites, with no network
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(ARGS)
 
-test-slow: $(READY)  ## run the tests that train to a stated score
+test-slow: $(READY)  ## run the tests that train to a stated score, and the laws over the full cross
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow $(ARGS)
 
 test-floors:  ## run the unit and paper suites on the oldest releases that pyproject.toml allows (7 GB for a while)

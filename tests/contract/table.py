@@ -1,9 +1,14 @@
-"""The table that every law runs over: methods x backbones x kernels."""
+"""The table of the laws: methods, families of models and kernels.
+
+By default a law runs over a part of the cross (`law_of_methods`, `law_of_families`) in which every
+method, family and kernel has a row; the full cross runs with `-m "slow or not slow"`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -11,7 +16,7 @@ import torch
 from torch import Tensor
 
 import fewer
-from fewer import LTP, Decision, Dense, Site, Trace, View
+from fewer import LTP, Decision, Dense, Method, Policy, Site, Trace, View
 from fewer.core.stack import StackPolicy
 from fewer.hf.task_heads import logits_of
 from fewer.kernels import KERNELS as _KERNELS
@@ -32,63 +37,158 @@ from fewer.methods.pruning import BlockSkim
 from tests.contract.policies import ByState, Drop, Freeze, Nobody, Together
 from tests.tiny import FAMILIES, tiny
 
+TASKS = ("SequenceClassification", "TokenClassification", "QuestionAnswering")
+TEXTS, TAGS, SPANS = TASKS
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method of the table, the models that it needs, and what may become of their tokens."""
+
+    method: Method
+    task: str | None = None  # of the model's head; None: any
+    may_drop: bool = False
+    may_freeze: bool = False
+    has_exits: bool = False
+    has_pattern: bool = False  # refused by models that have a pattern of their own
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """List the tasks that the method runs on."""
+        return TASKS if self.task is None else (self.task,)
+
+    def runs_on(self, backbone: str) -> bool:
+        """Whether the method may be attached to models of a family."""
+        return not (self.has_pattern and backbone in PATTERNED)
+
+
+LTP_02 = LTP(final_threshold=0.2)
+LTP_01 = LTP(final_threshold=0.1)
+BIG_BIRD = BigBird(block_size=2, num_random_blocks=0)
+
 METHODS = {
-    "dense": Dense(),
-    "ltp": LTP(final_threshold=0.2),
-    "ltp-output": LTP(final_threshold=0.2, soft_rule="output"),
-    "ltp-reference": LTP(final_threshold=0.12, reference_length=16),
-    "drop-middle": Drop(site=Site.MIDDLE),
-    "drop-after": Drop(site=Site.AFTER),
-    "freeze": Freeze(),
-    "freeze-after": Freeze(site=Site.AFTER),
-    "together": Together(),
-    "by-state": ByState(),
-    "nobody": Nobody(),
-    "right-tool": RightTool(),
-    "deebert": DeeBERT(),
-    "fastbert": FastBERT(),
-    "pabee": PABEE(),
-    "berxit": BERxiT(),
-    "patient-confidence": EarlyExit(criterion="patient_confidence", head="linear", patience=2),
-    "magic-pyramid": MagicPyramid(pruning=LTP(final_threshold=0.2)),
-    "exits-and-drops": Stack((EarlyExit(layers=(2,)), Drop(site=Site.AFTER))),
-    "sentee": SENTEE(),
-    "tokee": TOKEE(window=3),
-    "tokee-own-norm": TOKEE(window=1, keep_norm=False),
-    "tokee-and-drops": Stack((TOKEE(window=3), Drop(share=0.1))),
-    "block-skim": BlockSkim(block=4),
-    "block-skim-first": BlockSkim(block=8, sees="first"),
-    "block-skim-whole": BlockSkim(block=4, sees="whole"),
-    "block-skim-states": BlockSkim(block=4, sees="states"),
-    "skim-states-and-ltp": Stack((LTP(final_threshold=0.1), BlockSkim(block=4, sees="states"))),
-    "skim-and-ltp": Stack((LTP(final_threshold=0.1), BlockSkim(block=4))),
-    "skim-and-freeze": Stack((Freeze(), BlockSkim(block=4))),
-    "span-exit": EarlyExit(),
-    "span-right-tool": RightTool(),
-    "span-pyramid": MagicPyramid(pruning=LTP(final_threshold=0.2)),
-    "deformer": DeFormer(lower=1),
-    "deformer-and-ltp": Stack((DeFormer(lower=2), LTP(final_threshold=0.2))),
-    "longformer": Longformer(attention_window=4),
-    "longformer-and-ltp": Stack((Longformer(attention_window=6), LTP(final_threshold=0.2))),
-    "longformer-and-skim": Stack((Longformer(attention_window=4), BlockSkim(block=4))),
-    "longformer-deformer": Stack((Longformer(attention_window=4), DeFormer(lower=1))),
-    "big-bird": BigBird(block_size=2, num_random_blocks=0),
-    "big-bird-exits": Stack((BigBird(block_size=2, num_random_blocks=0), EarlyExit())),
-    "big-bird-drops": Stack((BigBird(block_size=2, num_random_blocks=0), Drop())),
+    "dense": Case(Dense()),
+    "ltp": Case(LTP_02, may_drop=True),
+    "ltp-output": Case(LTP(final_threshold=0.2, soft_rule="output"), may_drop=True),
+    "ltp-reference": Case(LTP(final_threshold=0.12, reference_length=16), may_drop=True),
+    "drop-middle": Case(Drop(site=Site.MIDDLE), may_drop=True),
+    "drop-after": Case(Drop(site=Site.AFTER), may_drop=True),
+    "freeze": Case(Freeze(), may_freeze=True),
+    "freeze-after": Case(Freeze(site=Site.AFTER), may_freeze=True),
+    "together": Case(Together(), may_drop=True, may_freeze=True),
+    "by-state": Case(ByState(), may_drop=True, may_freeze=True),
+    "nobody": Case(Nobody(), may_drop=True),
+    "right-tool": Case(RightTool(), TEXTS, has_exits=True),
+    "deebert": Case(DeeBERT(), TEXTS, has_exits=True),
+    "fastbert": Case(FastBERT(), TEXTS, has_exits=True),
+    "pabee": Case(PABEE(), TEXTS, has_exits=True),
+    "berxit": Case(BERxiT(), TEXTS, has_exits=True),
+    "patient-confidence": Case(
+        EarlyExit(criterion="patient_confidence", head="linear", patience=2), TEXTS, has_exits=True
+    ),
+    "magic-pyramid": Case(MagicPyramid(pruning=LTP_02), TEXTS, may_drop=True, has_exits=True),
+    "exits-and-drops": Case(
+        Stack((EarlyExit(layers=(2,)), Drop(site=Site.AFTER))), TEXTS, may_drop=True, has_exits=True
+    ),
+    "sentee": Case(SENTEE(), TAGS, has_exits=True),
+    "tokee": Case(TOKEE(window=3), TAGS, may_freeze=True, has_exits=True),
+    "tokee-own-norm": Case(TOKEE(window=1, keep_norm=False), TAGS, may_freeze=True, has_exits=True),
+    "tokee-and-drops": Case(
+        Stack((TOKEE(window=3), Drop(share=0.1))),
+        TAGS,
+        may_drop=True,
+        may_freeze=True,
+        has_exits=True,
+    ),
+    "block-skim": Case(BlockSkim(block=4), SPANS, may_drop=True),
+    "block-skim-first": Case(BlockSkim(block=8, sees="first"), SPANS, may_drop=True),
+    "block-skim-whole": Case(BlockSkim(block=4, sees="whole"), SPANS, may_drop=True),
+    "block-skim-states": Case(BlockSkim(block=4, sees="states"), SPANS, may_drop=True),
+    "skim-states-and-ltp": Case(
+        Stack((LTP_01, BlockSkim(block=4, sees="states"))), SPANS, may_drop=True
+    ),
+    "skim-and-ltp": Case(Stack((LTP_01, BlockSkim(block=4))), SPANS, may_drop=True),
+    "skim-and-freeze": Case(
+        Stack((Freeze(), BlockSkim(block=4))), SPANS, may_drop=True, may_freeze=True
+    ),
+    "span-exit": Case(EarlyExit(), SPANS, has_exits=True),
+    "span-right-tool": Case(RightTool(), SPANS, has_exits=True),
+    "span-pyramid": Case(MagicPyramid(pruning=LTP_02), SPANS, may_drop=True, has_exits=True),
+    "deformer": Case(DeFormer(lower=1), SPANS),
+    "deformer-and-ltp": Case(Stack((DeFormer(lower=2), LTP_02)), SPANS, may_drop=True),
+    "longformer": Case(Longformer(attention_window=4), has_pattern=True),
+    "longformer-and-ltp": Case(
+        Stack((Longformer(attention_window=6), LTP_02)), may_drop=True, has_pattern=True
+    ),
+    "longformer-and-skim": Case(
+        Stack((Longformer(attention_window=4), BlockSkim(block=4))),
+        SPANS,
+        may_drop=True,
+        has_pattern=True,
+    ),
+    "longformer-deformer": Case(
+        Stack((Longformer(attention_window=4), DeFormer(lower=1))), SPANS, has_pattern=True
+    ),
+    "big-bird": Case(BIG_BIRD, has_pattern=True),
+    "big-bird-exits": Case(Stack((BIG_BIRD, EarlyExit())), TEXTS, has_exits=True, has_pattern=True),
+    "big-bird-drops": Case(Stack((BIG_BIRD, Drop())), may_drop=True, has_pattern=True),
 }
-PRUNING = [name for name in METHODS if name != "dense"]
-OPENED = {"entropy": 0.8, "probability": 0.5, "patience": 1.0, "learned": 0.5, "skim": 1.0}
-USUALLY = 0.75  # where the others are opened
+THRESHOLDS = {"entropy": 0.8, "probability": 0.5, "patience": 1.0, "learned": 0.5, "skim": 1.0}
+THRESHOLD = 0.75  # of the other criteria
 SPREAD = 0.7  # of the heads' random weights: their doubts are far apart
 DEEPEST = 8  # layers, no fewer than any model in these tests has
 BACKBONES = tuple(FAMILIES)
-PATTERNED = ("longformer", "big-bird")  # families with a pattern in every layer, and methods
+PATTERNED = ("longformer", "big-bird")  # families with a pattern in every layer
 KERNELS = tuple(name for name in _KERNELS if name != "native" or missing() is None)
-TASKS = ("SequenceClassification", "TokenClassification", "QuestionAnswering")
+
+# The families that all methods run over by default, and the methods that all families run over.
+CORE_FAMILIES = ("bert", "albert", "modernbert", "longformer")
+CORE_METHODS = ("dense", "ltp", "freeze", "fastbert", "block-skim")
 
 every_method = pytest.mark.parametrize("method", METHODS)
 every_backbone = pytest.mark.parametrize("backbone", BACKBONES)
 every_kernel = pytest.mark.parametrize("kernel", KERNELS)
+
+
+def law_of_methods(methods: Iterable[str] = METHODS, *, kernels: bool = False) -> Any:
+    """Run a law over every method in the core families and the core methods in every family.
+
+    The rest of the cross is marked slow. With `kernels`, the core methods in the core families run
+    on every kernel, and each other pair on one kernel in turn.
+    """
+    return _cross(methods, len(CORE_FAMILIES), kernels)
+
+
+def law_of_families(methods: Iterable[str] = METHODS, *, kernels: bool = False) -> Any:
+    """Run a law over the core methods in every family and each other method in one core family.
+
+    The rest of the cross is marked slow, and kernels are as in `law_of_methods`.
+    """
+    return _cross(methods, 1, kernels)
+
+
+def _cross(methods: Iterable[str], families: int, kernels: bool) -> Any:
+    """Parametrize by method, backbone and kernel, methods outside the core by some `families`."""
+    rows = []
+    for number, method in enumerate(methods):
+        backbones = [name for name in BACKBONES if METHODS[method].runs_on(name)]
+        core = [name for name in CORE_FAMILIES if name in backbones]
+        in_turn = [core[(number + step) % len(core)] for step in range(len(core))][:families]
+        for backbone in backbones:
+            default = method in CORE_METHODS or backbone in in_turn
+            if not kernels:
+                rows.append(_row(default, method, backbone))
+                continue
+            for kernel in KERNELS:
+                every = method in CORE_METHODS and backbone in CORE_FAMILIES
+                shift = core.index(backbone) if backbone in core else BACKBONES.index(backbone)
+                own = kernel == KERNELS[(number + shift) % len(KERNELS)]
+                rows.append(_row(default and (every or own), method, backbone, kernel))
+    return pytest.mark.parametrize(("method", "backbone", "kernel")[: 2 + kernels], rows)
+
+
+def _row(default: bool, *names: str) -> Any:
+    return pytest.param(*names, marks=() if default else pytest.mark.slow)
 
 
 def read(model: Any, batch: dict[str, Tensor], apply: str = "compact") -> tuple[Tensor, Trace]:
@@ -99,30 +199,21 @@ def read(model: Any, batch: dict[str, Tensor], apply: str = "compact") -> tuple[
     return logits, trace
 
 
-def made(
-    name: str,
+def build(
+    method: str,
     backbone: str,
-    task: str = TASKS[0],
+    task: str = TEXTS,
     sizes: Mapping[str, int] | None = None,
-    **how: Any,
+    **options: Any,
 ) -> Any:
-    """Build a tiny model with a method of the table, its exits open; of the task that it wants.
-
-    Skips methods that give a pattern to a model that has its own: these are refused.
-    """
-    if backbone in PATTERNED and name.startswith(PATTERNED):
-        pytest.skip("the model has a pattern of its own")
-    if "tee" in name or "tokee" in name:
-        task = "TokenClassification"
-    elif any(kind in name for kind in ("span", "skim", "deformer")):
-        task = "QuestionAnswering"
-    elif _exits(METHODS[name]):
-        task = "SequenceClassification"
-    return opened(fewer.attach(tiny(backbone, task, **(sizes or {})), METHODS[name], **how))
+    """Build a tiny model of the task that a method of the table needs, with its exits open."""
+    case = METHODS[method]
+    model = tiny(backbone, case.task or task, **(sizes or {}))
+    return open_exits(fewer.attach(model, case.method, **options))
 
 
-def opened(model: Any) -> Any:
-    """Let what a model's policy learned say different things of different texts; some leave."""
+def open_exits(model: Any) -> Any:
+    """Draw what a model's policy learned, so that texts differ and some of them exit."""
     policy = fewer.attachment(model).policy
     if policy.dial() is not None:
         torch.manual_seed(5)
@@ -130,45 +221,44 @@ def opened(model: Any) -> Any:
             for name, parameter in policy.named_parameters():
                 if "threshold" not in name:  # what LTP learns
                     parameter.normal_(std=SPREAD)
-        fewer.set_threshold(model, threshold=OPENED.get(_criterion(policy), USUALLY))
+        fewer.set_threshold(model, threshold=THRESHOLDS.get(_criterion(policy), THRESHOLD))
     return model
 
 
-def _exits(method: Any) -> bool:
-    return isinstance(method, EarlyExit | MagicPyramid | Stack)
-
-
 def _criterion(policy: Any) -> str:
-    own = next(one for one in policy.modules() if hasattr(one, "dial") and _turns(one))
+    """Name the criterion of the policy that a threshold sets, in a stack the first of them."""
+    method = next(part.method for part in policy.modules() if _has_threshold(part))
+    return "skim" if isinstance(method, BlockSkim) else str(getattr(method, "criterion", ""))
+
+
+def _has_threshold(module: Any) -> bool:
     return (
-        "skim" if isinstance(own.method, BlockSkim) else str(getattr(own.method, "criterion", ""))
+        isinstance(module, Policy)
+        and not isinstance(module, StackPolicy)
+        and module.dial() is not None
     )
 
 
-def _turns(policy: Any) -> bool:
-    return not isinstance(policy, StackPolicy) and policy.dial() is not None
-
-
 def counts(trace: Trace) -> Tensor:
-    """Stack what was counted, with zeros for layers that nobody read, and `head_flops`."""
-    rows = [torch.stack([x.keys, x.queries, x.read]) for x in trace.layers]
+    """Stack the counts of all layers, zeros for layers that no token entered, and `head_flops`."""
+    rows = [torch.stack([layer.keys, layer.queries, layer.read]) for layer in trace.layers]
     rows += [torch.zeros_like(rows[0])] * (DEEPEST - len(rows))
-    spent = torch.zeros_like(rows[0][0]) if trace.head_flops is None else trace.head_flops
-    return torch.cat([torch.stack(rows), spent.expand(1, 3, -1)])
+    flops = torch.zeros_like(rows[0][0]) if trace.head_flops is None else trace.head_flops
+    return torch.cat([torch.stack(rows), flops.expand(1, 3, -1)])
 
 
 @contextmanager
 def watched(model: Any) -> Iterator[list[tuple[View, Decision | None]]]:
-    """Collect what the policy of an attached model was shown, and what it said."""
-    policy, seen = fewer.attachment(model).policy, []
+    """Collect the views and decisions of an attached model's policy."""
+    policy, steps = fewer.attachment(model).policy, []
     decide = policy.decide
 
-    def watching(view: View) -> Decision | None:
-        seen.append((view, decide(view)))
-        return seen[-1][1]
+    def decide_and_record(view: View) -> Decision | None:
+        steps.append((view, decide(view)))
+        return steps[-1][1]
 
-    policy.decide = watching
+    policy.decide = decide_and_record
     try:
-        yield seen
+        yield steps
     finally:
         del policy.decide

@@ -6,11 +6,11 @@ import torch
 import fewer
 from fewer import LTP
 from tests.contract.table import (
+    build,
     counts,
     every_backbone,
-    every_kernel,
-    every_method,
-    made,
+    law_of_families,
+    law_of_methods,
     read,
     watched,
 )
@@ -19,11 +19,9 @@ from tests.rounding import assert_same
 from tests.tiny import LENGTHS, ragged, real, text, tiny
 
 
-@every_kernel
-@every_backbone
-@every_method
+@law_of_methods(kernels=True)
 def test_a_batch_equals_its_texts_one_by_one(method, backbone, kernel):
-    model = made(method, backbone, kernel=kernel)
+    model = build(method, backbone, kernel=kernel)
     batch = ragged(model)
     logits, trace = read(model, batch)
     for row, length in enumerate(LENGTHS):
@@ -34,10 +32,9 @@ def test_a_batch_equals_its_texts_one_by_one(method, backbone, kernel):
         assert torch.equal(counts(trace)[..., row], counts(alone_trace)[..., 0])
 
 
-@every_backbone
-@every_method
+@law_of_families()
 def test_the_order_of_the_texts_does_not_matter(method, backbone):
-    model = made(method, backbone)
+    model = build(method, backbone)
     batch, order = ragged(model), [3, 0, 4, 2, 1]
     logits, trace = read(model, batch)
     shuffled, shuffled_trace = read(model, {name: v[order] for name, v in batch.items()})
@@ -45,11 +42,9 @@ def test_the_order_of_the_texts_does_not_matter(method, backbone):
     assert torch.equal(shuffled_trace.layers_read, trace.layers_read[order])
 
 
-@every_kernel
-@every_backbone
-@every_method
+@law_of_families(kernels=True)
 def test_more_padding_changes_nothing(method, backbone, kernel):
-    model = made(method, backbone, "TokenClassification", kernel=kernel)
+    model = build(method, backbone, "TokenClassification", kernel=kernel)
     tight, loose = ragged(model), ragged(model, columns=max(LENGTHS) + 9)
     logits, trace = read(model, tight)
     padded, padded_trace = read(model, loose)
@@ -63,7 +58,7 @@ def test_more_padding_changes_nothing(method, backbone, kernel):
 @every_backbone
 @pytest.mark.parametrize("method", ["ltp", "ltp-reference"])
 def test_padding_changes_neither_scores_nor_regulariser(method, backbone, apply):
-    model = made(method, backbone)
+    model = build(method, backbone)
     seen, losses = [], []
     for columns in (max(LENGTHS), max(LENGTHS) + 9):
         with watched(model) as views:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fewer
-from tests.contract.table import METHODS, counts, every_backbone, every_method, made, read
+from tests.contract.table import METHODS, build, counts, every_backbone, law_of_methods, read
 from tests.isas import FLOATS, best_isas, every_isa, needs_kernels, optimized, pretend
 from tests.rounding import ROUNDING, assert_same
 from tests.tiny import ragged, real, text, tiny
@@ -28,11 +28,10 @@ def _same_reading(trace, other):
 
 
 @needs_kernels
-@every_backbone
-@every_method
+@law_of_methods()
 def test_in_fp32_it_reads_and_answers_as_the_plain_model(method, backbone):
     # the answers of tagging show the state of every token
-    model = made(method, backbone, "TokenClassification", kernel="reference")
+    model = build(method, backbone, "TokenClassification", kernel="reference")
     batch = ragged(model)
     wanted, plain = read(model, batch)
     logits, trace = read(optimized(model), batch)
@@ -45,7 +44,7 @@ def test_in_fp32_it_reads_and_answers_as_the_plain_model(method, backbone):
 def test_every_instruction_set_gives_the_same_within_its_precision(backbone, isa, monkeypatch):
     pretend(monkeypatch, isa)
     for method in UNSCORED:
-        model = made(method, backbone)
+        model = build(method, backbone)
         batch = ragged(model)
         wanted, plain = read(model, batch)
         logits, trace = read(optimized(model, isa), batch)
@@ -56,7 +55,7 @@ def test_every_instruction_set_gives_the_same_within_its_precision(backbone, isa
 @best_isas
 @every_backbone
 def test_played_removal_is_real_removal_here_too(backbone, isa):
-    model = optimized(fewer.attach(tiny(backbone), METHODS["drop-middle"]), isa)
+    model = optimized(fewer.attach(tiny(backbone), METHODS["drop-middle"].method), isa)
     batch = ragged(model)
     (masked, played), (compact, real_) = read(model, batch, "mask"), read(model, batch)
     assert_same(masked, compact, FLOAT if isa in FLOATS else HALF)
@@ -112,7 +111,7 @@ def _texts(model, number=24):
 @every_backbone
 @pytest.mark.parametrize("method", ["dense", "ltp", "fastbert", "right-tool", "tokee"])
 def test_a_text_has_the_same_answer_to_the_last_bit_in_every_batch(backbone, method):
-    model = optimized(made(method, backbone, sizes={"width": 24}))
+    model = optimized(build(method, backbone, sizes={"width": 24}))
     _assert_alone_is_together(model, _texts(model), COMPOSITIONS)
 
 
@@ -120,14 +119,16 @@ def test_a_text_has_the_same_answer_to_the_last_bit_in_every_batch(backbone, met
 @pytest.mark.parametrize("method", ["dense", "ltp"])
 def test_so_it_is_with_every_instruction_set_and_number_of_threads(method, isa, monkeypatch):
     pretend(monkeypatch, isa)
-    model = optimized(fewer.attach(tiny(width=24), METHODS[method]), isa)
+    model = optimized(fewer.attach(tiny(width=24), METHODS[method].method), isa)
     _assert_alone_is_together(model, _texts(model, 16), 8, threads=(1, 2, 3))
 
 
 @best_isas
 @every_backbone
 def test_so_it_is_for_the_answers_of_single_tokens(backbone, isa):
-    model = optimized(fewer.attach(tiny(backbone, "TokenClassification"), METHODS["ltp"]), isa)
+    model = optimized(
+        fewer.attach(tiny(backbone, "TokenClassification"), METHODS["ltp"].method), isa
+    )
     _assert_alone_is_together(model, _texts(model), COMPOSITIONS // 3)
 
 

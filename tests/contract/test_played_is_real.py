@@ -19,27 +19,24 @@ from tests.contract.policies import ByState, Drop, Freeze, Together
 from tests.contract.table import (
     BACKBONES,
     KERNELS,
+    METHODS,
     TASKS,
+    build,
     counts,
-    every_backbone,
-    every_kernel,
-    every_method,
-    made,
-    opened,
+    law_of_methods,
+    open_exits,
     read,
 )
 from tests.rounding import ROUNDING, assert_same, gap
 from tests.tiny import VOCABULARY, ragged, real, tiny
 
-BLOCKS, MODELS, DRAWS = 4, 60, 5  # 1,200 configurations
+BLOCKS, MODELS, DRAWS = 4, 60, 5  # 1,200 configurations, half of them slow
 
 
-@every_kernel
-@every_backbone
-@every_method
+@law_of_methods(kernels=True)
 def test_mask_equals_compact(method, backbone, kernel):
-    for task in TASKS:
-        model = made(method, backbone, task, kernel=kernel)
+    for task in METHODS[method].tasks:
+        model = build(method, backbone, task, kernel=kernel)
         batch = ragged(model)
         played, played_trace = read(model, batch, "mask")
         answers, trace = read(model, batch, "compact")
@@ -126,7 +123,7 @@ def _compared(drawn: Drawn) -> tuple[str, torch.Tensor]:
     outcomes = []
     for apply, kernel in zip(("mask", "compact"), drawn.kernels, strict=True):
         model = fewer.attach(drawn.model, drawn.method, kernel=kernel, protect=drawn.protect)
-        opened(model).to(model.dtype)  # heads are made in fp32
+        open_exits(model).to(model.dtype)  # heads are made in fp32
         outcomes.append(read(drawn.model, drawn.batch, apply))
     (logits, trace), (wanted, wanted_trace) = outcomes
     away = gap(real(logits, drawn.batch), real(wanted, drawn.batch))
@@ -144,7 +141,9 @@ def _in_double(drawn: Drawn) -> Drawn:
     return replace(drawn, model=model, kernels=("sdpa", "sdpa"))
 
 
-@pytest.mark.parametrize("block", range(BLOCKS))
+@pytest.mark.parametrize(
+    "block", [pytest.param(b, marks=pytest.mark.slow if b > 1 else ()) for b in range(BLOCKS)]
+)
 def test_mask_equals_compact_in_300_random_configurations(block):
     draw = random.Random(block)
     mismatches, rounded, read_layers, all_layers = [], [], 0, 0

@@ -14,10 +14,9 @@ from fewer.kernels.chunked import attend as spread
 from tests.contract.table import (
     BACKBONES,
     PATTERNED,
+    build,
     every_backbone,
-    every_kernel,
-    every_method,
-    made,
+    law_of_families,
     read,
 )
 from tests.tiny import FAMILIES, LENGTHS, ragged, text, tiny
@@ -54,11 +53,9 @@ def _counted(model, batch):
     return counter.get_total_flops() - pooler * len(batch["input_ids"])
 
 
-@every_kernel
-@every_backbone
-@every_method
+@law_of_families(kernels=True)
 def test_the_counts_are_the_rows_really_multiplied(method, backbone, kernel):
-    model = made(method, backbone, TASK, kernel=kernel)
+    model = build(method, backbone, TASK, kernel=kernel)
     family = FAMILIES[backbone]
     with (
         _rows(model, family.key) as keys,
@@ -71,8 +68,7 @@ def test_the_counts_are_the_rows_really_multiplied(method, backbone, kernel):
     assert reads == [int(layer.read.sum()) for layer in trace.layers]
 
 
-@every_backbone
-@every_method
+@law_of_families()
 def test_the_kernel_is_given_as_many_queries_and_keys_as_were_counted(
     method, backbone, monkeypatch
 ):
@@ -88,7 +84,7 @@ def test_the_kernel_is_given_as_many_queries_and_keys_as_were_counted(
         return KERNELS["reference"](call)
 
     monkeypatch.setitem(KERNELS, "counting", counting)
-    model = made(method, backbone, TASK, kernel="counting")
+    model = build(method, backbone, TASK, kernel="counting")
     _, trace = read(model, ragged(model))
     assert calls == [
         (x.queries.tolist(), x.keys.tolist(), _pairs(x).tolist(), x.scored) for x in trace.layers
@@ -105,8 +101,7 @@ def _chunked(call):
     return reference(call) if call.sparse is None else spread(call, reference)
 
 
-@every_backbone
-@every_method
+@law_of_families()
 def test_flops_of_the_trace_are_those_that_torch_counts(method, backbone, monkeypatch):
     # torch's counter does not see what the compiled predictor and kernel do
     monkeypatch.setattr("fewer.methods.pruning.block_attention.judges", lambda query: False)
@@ -114,7 +109,7 @@ def test_flops_of_the_trace_are_those_that_torch_counts(method, backbone, monkey
         "fewer.methods.pruning.block_states.kernel", lambda name: KERNELS["reference"]
     )
     monkeypatch.setitem(KERNELS, "chunked", _chunked)
-    model = made(method, backbone, TASK, kernel="chunked")
+    model = build(method, backbone, TASK, kernel="chunked")
     batch = ragged(model)
     shape = _multiplications(fewer.attachment(model).shape)
     assert float(shape.flops(read(model, batch)[1]).sum()) == _counted(model, batch)

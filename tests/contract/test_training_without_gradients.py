@@ -9,9 +9,9 @@ import torch
 
 import fewer
 from fewer.hf.task_heads import logits_of
-from fewer.kernels.cpu import rowwise
 from fewer.kernels.cpu.batch_invariant import BatchInvariantLinear
-from tests.contract.table import every_backbone, every_kernel, every_method, made
+from fewer.kernels.cpu.ops import Weight
+from tests.contract.table import build, every_backbone, every_kernel, every_method
 from tests.isas import needs_kernels, optimized
 from tests.tiny import ragged, tiny
 
@@ -39,7 +39,7 @@ def _same_with_and_without(model, apply="compact"):
 @needs_kernels
 @every_method
 def test_every_method(method):
-    model = optimized(made(method, "bert"))
+    model = optimized(build(method, "bert"))
     _same_with_and_without(model, "soften")
     _same_with_and_without(_drops_nothing(model), "compact")
 
@@ -48,7 +48,7 @@ def test_every_method(method):
 @every_backbone
 @pytest.mark.parametrize("method", ["dense", "block-skim-states"])
 def test_every_backbone(backbone, method):
-    model = optimized(made(method, backbone))
+    model = optimized(build(method, backbone))
     _same_with_and_without(model)
     _same_with_and_without(_drops_nothing(model))
 
@@ -56,7 +56,7 @@ def test_every_backbone(backbone, method):
 @every_kernel
 @pytest.mark.parametrize("low", [False, True])
 def test_every_kernel_in_fp32_and_under_autocast(kernel, low):
-    model = _drops_nothing(made("dense", "bert", kernel=kernel))
+    model = _drops_nothing(build("dense", "bert", kernel=kernel))
     with torch.autocast("cpu", torch.bfloat16, enabled=low):
         _same_with_and_without(model)
 
@@ -64,7 +64,7 @@ def test_every_kernel_in_fp32_and_under_autocast(kernel, low):
 @needs_kernels
 def test_nothing_is_packed_in_training(monkeypatch):
     model = optimized(fewer.attach(tiny()))
-    monkeypatch.setattr(rowwise.Weight, "of", None)  # would pack a linear map
+    monkeypatch.setattr(Weight, "of", None)  # would pack a linear map
     batch = ragged(model.train())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(2):

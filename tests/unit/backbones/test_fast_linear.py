@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -54,6 +56,9 @@ def test_a_hand_made_adapter_counts_and_learns_in_training(name, optimizes):
     torch.testing.assert_close(scales[0].grad, scales[1].grad, atol=0, rtol=1e-3)
 
 
+# modules that no forward pass calls; hooks on them are refused
+UNCALLED = re.compile(r"attention\.(self\.)?(attention_)?dropout$|albert_layers\.\d\.dropout$")
+
 HOOKS = {
     "forward": lambda module, note: module.register_forward_hook(note),
     "forward pre": lambda module, note: module.register_forward_pre_hook(note),
@@ -69,7 +74,8 @@ def test_hooks_of_leaves_are_called_in_training_as_in_the_plain_model(name, kind
     for model in (tiny(name), fewer.attach(tiny(name))):
         names = set()
         for path, module in model.train().named_modules():
-            if isinstance(module, (nn.Linear, nn.LayerNorm, nn.Dropout, nn.GELU)):
+            leaf = isinstance(module, (nn.Linear, nn.LayerNorm, nn.Dropout, nn.GELU))
+            if leaf and not UNCALLED.search(path):
                 HOOKS[kind](module, lambda *_, path=path, names=names: names.add(path))
         model(**ragged(model)).logits.sum().backward()
         calls.append(names)
@@ -110,8 +116,9 @@ def test_hooks_see_no_row_but_those_of_tokens():
     model = fewer.attach(tiny())
     batch, rows = ragged(model), set()
     for module in (model.bert.encoder.layer[0].intermediate.dense, model.bert.encoder.layer[1]):
-        for part in module.modules():
-            part.register_forward_hook(lambda _, inputs, output: rows.add(len(inputs[0])))
+        for path, part in module.named_modules():
+            if not list(part.children()) and not UNCALLED.search(path):
+                part.register_forward_hook(lambda _, inputs, output: rows.add(len(inputs[0])))
     with torch.autocast("cpu", torch.bfloat16):
         model(**batch).logits.sum().backward()
     assert rows == {int(batch["attention_mask"].sum())}

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from fewer.backbones import bind
-from fewer.backbones.prepacked import probe
+from fewer.backbones.prepacked import autotune
 from fewer.backbones.prepacked.autotune import choose
 from tests.isas import FLOATS, HALVES, needs_kernels
 from tests.tiny import tiny
@@ -13,7 +13,7 @@ pytestmark = needs_kernels
 def _seconds(times, monkeypatch):
     """Let a stopwatch show these, in turn: plain torch, then each candidate."""
     shown = iter(times)
-    monkeypatch.setattr(probe, "_seconds", lambda run: (run(), next(shown))[1])
+    monkeypatch.setattr(autotune, "_seconds", lambda run: (run(), next(shown))[1])
 
 
 def _choose(precision):
@@ -56,13 +56,13 @@ def test_plain_torch_stays_where_it_is_faster(monkeypatch):
 
 @pytest.mark.parametrize("wrong", [lambda x: x + 1, lambda x: x * torch.nan])
 def test_kernels_that_answer_wrongly_are_not_used_and_named(wrong, monkeypatch):
-    packed = probe.prepack
+    packed = autotune.prepack
 
     def broken(layer, isa):
         good = packed(layer, isa)
         return type("Broken", (), {"ffn": staticmethod(lambda x: wrong(good.ffn(x)))})
 
-    monkeypatch.setattr(probe, "prepack", broken)
+    monkeypatch.setattr(autotune, "prepack", broken)
     found = _choose("fp32")
     assert found.isa is None
     assert f"{FLOATS[-1].name} gave wrong answers here" in found.reason

@@ -4,7 +4,7 @@ import threading
 import pytest
 import torch
 
-from fewer.kernels.cpu import memory
+from fewer.kernels.cpu import buffers
 from fewer.kernels.cpu.buffers import KEPT, SMALL, empty, release
 
 ROWS, COLUMNS = 64, SMALL // 64  # four times what is called small, in fp32
@@ -66,10 +66,10 @@ def test_a_block_serves_smaller_matrices_but_not_much_smaller_ones():
 
 def test_no_more_blocks_are_kept_than_are_needed():
     held = [_large() for _ in range(3 * KEPT)]
-    assert len(memory._blocks.held) == KEPT
+    assert len(buffers._blocks.held) == KEPT
     del held
     release()
-    assert not memory._blocks.held
+    assert not buffers._blocks.held
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -107,9 +107,9 @@ def test_memory_goes_from_inference_mode_to_training_and_back():
 @pytest.mark.parametrize("grad", [False, True])
 def test_zeros_are_zeros_also_in_memory_used_before(dtype, grad):
     with torch.set_grad_enabled(grad):
-        used = memory.empty(300, 200, dtype).fill_(7)
+        used = buffers.empty(300, 200, dtype).fill_(7)
         del used
-        found = memory.zeros(300, 200, like=torch.empty(1, dtype=dtype))
+        found = buffers.zeros(300, 200, like=torch.empty(1, dtype=dtype))
     assert found.dtype == dtype
     assert found.shape == (300, 200)
     assert not found.any()

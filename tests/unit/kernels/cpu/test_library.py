@@ -80,6 +80,6 @@ def test_a_processor_without_any_of_the_sets_is_named(monkeypatch):
 
 def test_the_sources_named_for_the_build_are_those_that_there_are():
     source = Path(library.__file__).parent / "source"
-    named = (Path(__file__).parents[3] / "pyproject.toml").read_text()
+    named = (Path(__file__).parents[4] / "pyproject.toml").read_text()
     for file in source.iterdir():
         assert f"src/fewer/kernels/cpu/source/{file.name}" in named
