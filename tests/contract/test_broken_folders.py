@@ -56,7 +56,7 @@ def _reweigh(folder, change):
         ({"method": {"name": "ltp", "args": {"temperature": -1}}}, "temperature is -1, wanted"),
         (
             {"kernel": "magic"},
-            "unknown kernel 'magic'; choose one of: auto, native, reference, sdpa",
+            "kernel must be one of auto, native, reference, sdpa; got 'magic'",
         ),
         ({"protect": 5}, "has protect 5, wanted a list of token ids"),
         ({"protect": ["[SEP]"]}, "protect"),

@@ -1,4 +1,4 @@
-"""Where the modules of each architecture are: references into the model, never copies."""
+"""Adapters of each architecture: references to the modules of a model, never copies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ALBERT: few layer modules, each run several times; narrow embeddings."""
+"""ALBERT: layer modules shared by several layers, and factorised embeddings."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["bind"]
 
 
 def bind(encoder: Any) -> Backbone:
-    """View an `AlbertModel`: as many layers as there are turns, some of the same modules."""
+    """Adapt an `AlbertModel`: one layer per pass over a group, so layers share modules."""
     config, tables, stack = encoder.config, encoder.embeddings, encoder.encoder
-    groups, live = stack.albert_layer_groups, stack.config  # it is read at each pass
-    turns = [  # rounds as the model does
-        groups[int(turn / (live.num_hidden_layers / live.num_hidden_groups))]
-        for turn in range(live.num_hidden_layers)
+    groups, sizes = stack.albert_layer_groups, stack.config  # the model reads it at each pass
+    sequence = [  # rounded as in the model
+        groups[int(index / (sizes.num_hidden_layers / sizes.num_hidden_groups))]
+        for index in range(sizes.num_hidden_layers)
     ]
     refuse_extras(encoder, stack, tables, *groups)
 
@@ -29,7 +29,7 @@ def bind(encoder: Any) -> Backbone:
 
     return Backbone(
         embed=TableEmbedding(tables, (stack.embedding_hidden_mapping_in,)),
-        layers=[_layer(encoder, module) for group in turns for module in group.albert_layers],
+        layers=[_layer(encoder, module) for group in sequence for module in group.albert_layers],
         pool=pool if encoder.pooler is not None else None,
         hidden_size=config.hidden_size,
         heads=groups[0].albert_layers[0].attention.num_attention_heads,
@@ -41,17 +41,17 @@ def bind(encoder: Any) -> Backbone:
 
 
 def _layer(encoder: Any, module: Any) -> PostNormLayer:
-    own = module.attention
-    refuse_extras(encoder, module, own, module.dropout)  # the last is never called
+    attention = module.attention
+    refuse_extras(encoder, module, attention, module.dropout)  # the last is never called
     return PostNormLayer(
-        heads=own.num_attention_heads,
-        query=own.query,
-        key=own.key,
-        value=own.value,
-        dropout=dropout_probability(encoder, own.attention_dropout),
-        output=own.dense,
-        output_dropout=own.output_dropout,
-        output_norm=own.LayerNorm,
+        heads=attention.num_attention_heads,
+        query=attention.query,
+        key=attention.key,
+        value=attention.value,
+        dropout=dropout_probability(encoder, attention.attention_dropout),
+        output=attention.dense,
+        output_dropout=attention.output_dropout,
+        output_norm=attention.LayerNorm,
         wide=module.ffn,
         activation=module.activation,
         narrow=module.ffn_output,  # no dropout after it

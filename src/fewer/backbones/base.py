@@ -1,4 +1,4 @@
-"""What every backbone is: embed, layers, finish, pool, and what each costs."""
+"""The interface of a backbone: embedding, layers, final norm, pooling and their cost."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ class Tokens:
     segment: Int[Tensor, "T"] | None
 
     def words(self, table: nn.Embedding) -> Float[Tensor, "T E"]:
-        """Look the ids up in `table`, or return the given embeddings."""
+        """Look the ids up in `table`, or return the input embeddings."""
         if self.embeds is not None:
             return self.embeds
-        assert self.ids is not None  # the border checked that one of the two is given
+        assert self.ids is not None  # packing checked that one of the two is there
         if hasattr(table, "neftune_noise_alpha"):  # its noise counts the padded length
             raise ValueError(
                 "neftune_noise_alpha must be None while fewer is attached, which reads no padding; "
                 f"got {table.neftune_noise_alpha}. Train without it, or fewer.detach(model)."
             )
-        found: Tensor = table(self.ids)
-        return found
+        embeddings: Tensor = table(self.ids)
+        return embeddings
 
 
 class BackboneLayer(Layer, Protocol):
-    """A layer that also knows what it costs."""
+    """A layer with its cost."""
 
     @property
     def cost(self) -> LayerCost:
@@ -50,9 +50,9 @@ class BackboneLayer(Layer, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """A view of one encoder.
+    """An adapter of one encoder.
 
-    It is made anew for each pass, from the encoder itself, so that copies use their own weights.
+    Each pass builds a new one from the encoder, so that copies of a model use their own weights.
     """
 
     embed: Callable[[Tokens], Float[Tensor, "T D"]]
@@ -61,36 +61,36 @@ class Backbone:
     pool: Callable[[Float[Tensor, "B N D"]], Float[Tensor, "B D"]] | None = None
     hidden_size: int
     heads: int
-    projections: tuple[nn.Module, ...] = ()  # between embeddings and first layer; for the cost
+    projections: tuple[nn.Module, ...] = ()  # between embeddings and first layer; read by the cost
     vocabulary: int
-    segments: int = 0  # how many segment ids there are; 0 where the architecture has none
-    max_positions: int | None = None  # rows of the position table; None where they are computed
-    output: type[Any] = BaseModelOutputWithPooling  # what the encoder returns
-    padding_id: int | None = None  # if set, only other ids are numbered, from padding_id + 1 on
+    segments: int = 0  # number of segment ids; 0 if the architecture has none
+    max_positions: int | None = None  # rows of the position table; None if positions are computed
+    output: type[Any] = BaseModelOutputWithPooling  # output class of the encoder
+    padding_id: int | None = None  # if set, positions count the other ids, from padding_id + 1 on
     mask_marks_global: bool = False  # whether a 2 in the attention mask means global attention
     strict_mask: bool = False  # whether transformers computes with mask values other than 0 and 1
 
     @property
     def max_tokens(self) -> int | None:
-        """The longest text in tokens; `None` for any length."""
+        """Maximum tokens per text; `None` for any length."""
         if self.max_positions is None or self.padding_id is None:
             return self.max_positions
         return self.max_positions - self.padding_id - 1
 
     @property
     def shape(self) -> ModelSpec:
-        """What methods may know of the model; counted anew at each call."""
+        """The sizes and costs that methods may read; computed at each call."""
         costs = tuple(layer.cost for layer in self.layers)
         embed = linear_flops(*self.projections)
         return ModelSpec(len(costs), self.hidden_size, self.heads, embed, costs)
 
 
 def while_training(module: nn.Module, dropout: float) -> float:
-    """Return a dropout where `module` is in training mode, else 0."""
+    """Return `dropout` if `module` is in training mode, else 0."""
     return dropout if module.training else 0.0
 
 
 def split_heads(projected: Float[Tensor, "T H*d"], heads: int) -> Float[Tensor, "T H d"]:
-    """Cut the width into heads."""
-    cut: Tensor = projected.unflatten(-1, (heads, -1))
-    return cut
+    """Split the width into heads."""
+    states: Tensor = projected.unflatten(-1, (heads, -1))
+    return states

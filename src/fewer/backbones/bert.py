@@ -1,4 +1,4 @@
-"""BERT and what is built like it: MiniLM, RoBERTa, XLM-R, CamemBERT, ELECTRA."""
+"""BERT and models of its structure: MiniLM, RoBERTa, XLM-R, CamemBERT, ELECTRA."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ __all__ = ["bert_backbone", "bert_layer", "bind", "bind_electra", "bind_roberta"
 
 
 def bind(encoder: Any) -> Backbone:
-    """View a `BertModel`."""
+    """Adapt a `BertModel`."""
     return _bind(encoder)
 
 
 def bind_roberta(encoder: Any) -> Backbone:
-    """View a `RobertaModel` or its kin: positions start after the padding index."""
+    """Adapt a `RobertaModel` or a model like it: positions start after the padding index."""
     return _bind(encoder, padding_id=encoder.embeddings.padding_idx)
 
 
 def bind_electra(encoder: Any) -> Backbone:
-    """View an `ElectraModel`: narrow embeddings pass through a projection."""
+    """Adapt an `ElectraModel`: narrow embeddings pass through a projection."""
     projection = getattr(encoder, "embeddings_project", None)
     return _bind(encoder, projections=() if projection is None else (projection,))
 
@@ -42,13 +42,13 @@ def _bind(
 
 
 def refuse_decoder(encoder: Any) -> None:
-    """Raise `ValueError` for a model that could be an encoder, but is, or was made, a decoder."""
+    """Raise `ValueError` for a model that is configured, or was built, as a decoder."""
     config = encoder.config
-    made = any(layer.is_decoder for layer in encoder.encoder.layer)
-    if made or config.is_decoder or config.add_cross_attention:
+    has_decoder_layers = any(layer.is_decoder for layer in encoder.encoder.layer)
+    if has_decoder_layers or config.is_decoder or config.add_cross_attention:
         raise ValueError(
-            "this model is configured as a decoder (is_decoder or add_cross_attention); fewer "
-            "reads encoders"
+            "the model must be an encoder; got one configured as a decoder (is_decoder or "
+            "add_cross_attention). Load it without these settings."
         )
 
 
@@ -58,7 +58,7 @@ def bert_backbone(
     projections: tuple[nn.Module, ...] = (),
     padding_id: int | None = None,
 ) -> Backbone:
-    """View an encoder whose embeddings and pooler are called as BERT's."""
+    """Adapt an encoder with embeddings and pooler of BERT's names."""
     config, tables = encoder.config, encoder.embeddings
     refuse_extras(encoder, encoder.encoder, tables)
     return Backbone(
@@ -76,21 +76,22 @@ def bert_backbone(
 
 
 def bert_layer(encoder: Any, module: Any, heads: int, dropout: float) -> PostNormLayer:
-    """View a layer of `encoder` whose modules are called as BERT's.
+    """Adapt a layer of `encoder` with modules of BERT's names.
 
-    `dropout` is that of attention probabilities now: 0 in eval mode.
+    `dropout` is the current dropout of attention probabilities: 0 in eval mode.
     """
-    own, out = module.attention.self, module.attention.output
-    refuse_extras(encoder, module, module.attention, own, out, module.intermediate, module.output)
+    attention, output = module.attention.self, module.attention.output
+    refuse_extras(encoder, module, module.attention, attention, output)
+    refuse_extras(encoder, module.intermediate, module.output)
     return PostNormLayer(
         heads=heads,
-        query=own.query,
-        key=own.key,
-        value=own.value,
+        query=attention.query,
+        key=attention.key,
+        value=attention.value,
         dropout=dropout,
-        output=out.dense,
-        output_dropout=out.dropout,
-        output_norm=out.LayerNorm,
+        output=output.dense,
+        output_dropout=output.dropout,
+        output_norm=output.LayerNorm,
         wide=module.intermediate.dense,
         activation=module.intermediate.intermediate_act_fn,
         narrow=module.output.dense,

@@ -1,12 +1,12 @@
-"""BigBird: BERT that reads blocks: its own and the two beside, the first and the last, drawn ones.
+"""BigBird: BERT with attention to neighbouring, first, last and random blocks.
 
-What differs from transformers, and why:
+Differences from transformers, and why:
 
-- A text of few blocks is read in full by a rule of its own length; there the longest text of a
-  batch decides, and the model never goes back to blocks after one short batch.
-- Drawn blocks are drawn in eval mode too; there block 0 is read again in their place, once for
-  each, so training and inference compute different functions.
-- Nothing is padded to whole blocks, and the state of no random generator is touched.
+- The length of a text decides whether it has full attention. In transformers the longest text of a
+  batch decides, and after one short batch the model never returns to blocks.
+- Random blocks are read in eval mode too. transformers then reads block 0 once for each of them, so
+  training and inference compute different functions.
+- No text is padded to whole blocks, and the state of random generators does not change.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["bind"]
 
 
 def bind(encoder: Any) -> Backbone:
-    """View a `BigBirdModel`."""
+    """Adapt a `BigBirdModel`."""
     refuse_decoder(encoder)
     layers = [_layer(encoder, module) for module in encoder.encoder.layer]
     pool = None if encoder.pooler is None else _Pool(encoder.pooler, encoder.activation)
@@ -47,7 +47,7 @@ def _layer(encoder: Any, module: Any) -> PostNormLayer:
 
 @dataclass(frozen=True)
 class _Embedding:
-    """Add up word (scaled, if the model says so), segment and position; drop out, then norm."""
+    """Sum word (scaled, if so configured), segment and position embeddings; dropout, then norm."""
 
     tables: Any
     width: int
@@ -64,7 +64,7 @@ class _Embedding:
 
 @dataclass(frozen=True)
 class _Pool:
-    """The pooler's map of the first token, and its activation."""
+    """The pooler's projection of the first token, and its activation."""
 
     pooler: Any
     activation: Any

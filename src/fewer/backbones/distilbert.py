@@ -1,4 +1,4 @@
-"""DistilBERT: BERT without segments and pooler, under other names."""
+"""DistilBERT: BERT without segments and pooler, with other module names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["bind"]
 
 
 def bind(encoder: Any) -> Backbone:
-    """View a `DistilBertModel`."""
+    """Adapt a `DistilBertModel`."""
     config, tables = encoder.config, encoder.embeddings
     refuse_extras(encoder, encoder.transformer, tables)
     layers = [_layer(encoder, module) for module in encoder.transformer.layer]
@@ -27,15 +27,15 @@ def bind(encoder: Any) -> Backbone:
 
 
 def _layer(encoder: Any, module: Any) -> PostNormLayer:
-    own, ffn = module.attention, module.ffn
-    refuse_extras(encoder, module, own, ffn)
+    attention, ffn = module.attention, module.ffn
+    refuse_extras(encoder, module, attention, ffn)
     return PostNormLayer(
-        heads=own.n_heads,
-        query=own.q_lin,
-        key=own.k_lin,
-        value=own.v_lin,
-        dropout=dropout_probability(encoder, own.dropout),
-        output=own.out_lin,  # no dropout after it
+        heads=attention.n_heads,
+        query=attention.q_lin,
+        key=attention.k_lin,
+        value=attention.v_lin,
+        dropout=dropout_probability(encoder, attention.dropout),
+        output=attention.out_lin,  # no dropout after it
         output_norm=module.sa_layer_norm,
         wide=ffn.lin1,
         activation=ffn.activation,

@@ -1,8 +1,8 @@
-"""Quicker ways to run a model's own modules in training, with the same result.
+"""Faster training with the modules of a model, with the same result.
 
-Plain modules - the very class of torch, or the one that takes its place in an optimized model, with
-nothing put on it - may be run by their tensors; adapters and quantised layers are called as they
-are.
+Plain modules are computed from their tensors: modules of the class of torch, or of the class that
+replaces it in an optimized model, without hooks or patches. Adapters and quantised layers are
+called.
 """
 
 from __future__ import annotations
@@ -15,51 +15,52 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewer.kernels.cpu.batch_invariant import BatchInvariantLinear
-from fewer.kernels.cpu.guard import as_in_training
-from fewer.kernels.cpu.plain import has_own_tensors, runs_plainly
+from fewer.kernels.cpu.guard import must_match_training
+from fewer.kernels.cpu.plain import has_own_parameters, has_plain_call
 from fewer.kernels.dropout import keep_mask
 
-__all__ = ["drop", "in_rows", "linear_together", "of_round_size"]
+__all__ = ["apply_padded", "drop", "in_rows", "linear_together"]
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
 def drop(dropout: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
-    """Drop values as the module says; on a CPU, a plain `nn.Dropout` draws quicker."""
-    if hidden.device.type == "cpu" and _plain(dropout, nn.Dropout):
+    """Apply a dropout; on a CPU, a plain `nn.Dropout` draws its mask faster."""
+    if hidden.device.type == "cpu" and _is_plain(dropout, nn.Dropout):
         if dropout.training and 0 < dropout.p < 1:
             return hidden * keep_mask(hidden, dropout.p)
         return F.dropout(hidden, dropout.p, dropout.training)
     return dropout(hidden)
 
 
-def linear_together(hidden: Tensor, *maps: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
+def linear_together(hidden: Tensor, *modules: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
     """Apply linear maps to the same states, as one product where all are plain.
 
-    The states are then cast, read and given their gradient once, not once a map.
+    The states are then cast and read once, and receive one gradient, not one per map.
     """
     plain = [
-        one
-        for one in maps
-        if (_plain(one, nn.Linear) or _plain(one, BatchInvariantLinear)) and one.bias is not None
+        module
+        for module in modules
+        if (_is_plain(module, nn.Linear) or _is_plain(module, BatchInvariantLinear))
+        and module.bias is not None
     ]
-    if len(plain) < len(maps):
-        return tuple(in_rows(one, hidden) for one in maps)
-    weight = torch.cat([one.weight for one in plain])
-    bias = torch.cat([one.bias for one in plain])
-    joined = of_round_size(lambda rows: F.linear(rows, weight, bias), hidden)
-    return torch.split(joined, [one.out_features for one in plain], dim=-1)
+    if len(plain) < len(modules):
+        return tuple(in_rows(module, hidden) for module in modules)
+    weight = torch.cat([module.weight for module in plain])
+    bias = torch.cat([module.bias for module in plain])
+    outputs = apply_padded(lambda rows: F.linear(rows, weight, bias), hidden)
+    return torch.split(outputs, [module.out_features for module in plain], dim=-1)
 
 
-def of_round_size(apply: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
-    """Apply what treats each row for itself, in bf16 on a CPU to one of few numbers of rows.
+def apply_padded(apply: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
+    """Apply a row-wise function; in bf16 on a CPU, pad to one of a few numbers of rows.
 
-    oneDNN compiles a product anew for each size it meets, which takes longer than a product of a
-    thousand rows, and every packed batch has a size of its own.
+    oneDNN compiles a product for each new size, which takes longer than a product of a thousand
+    rows, and almost every packed batch has another size.
     """
     device = hidden.device.type
-    low = torch.is_autocast_enabled(device)
-    dtype = torch.get_autocast_dtype(device) if low else hidden.dtype
+    is_autocast = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if is_autocast else hidden.dtype
     rows = hidden.shape[0]
     step = 1 << max(5, rows.bit_length() - 5)  # at most a sixteenth more
     if device != "cpu" or dtype != torch.bfloat16 or not rows % step:
@@ -68,15 +69,15 @@ def of_round_size(apply: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
 
 
 def in_rows(apply: Callable[[Tensor], Tensor], hidden: Tensor, *inside: object) -> Tensor:
-    """Apply what treats each row for itself; in training to one of few numbers of rows.
+    """Apply a row-wise function; in training, pad as `apply_padded` does.
 
-    `inside` are the modules that `apply` calls, if it is none. Hooks on them see no row but those
-    that there are.
+    `inside` lists the modules that `apply` calls, if it is no module. Modules with hooks see no
+    padding.
     """
-    modules = [one for one in inside or (apply,) if isinstance(one, nn.Module)]
-    rounds = as_in_training(*modules) and all(map(runs_plainly, modules))
-    return of_round_size(apply, hidden) if rounds else apply(hidden)
+    modules = [module for module in inside or (apply,) if isinstance(module, nn.Module)]
+    pads = must_match_training(*modules) and all(map(has_plain_call, modules))
+    return apply_padded(apply, hidden) if pads else apply(hidden)
 
 
-def _plain(module: object, kind: type[Module]) -> TypeGuard[Module]:
-    return type(module) is kind and runs_plainly(module) and has_own_tensors(module)
+def _is_plain(module: object, kind: type[Module]) -> TypeGuard[Module]:
+    return type(module) is kind and has_plain_call(module) and has_own_parameters(module)

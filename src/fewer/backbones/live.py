@@ -1,7 +1,8 @@
-"""Read the live model: what its modules say, not what its config said when they were made.
+"""Read settings from the modules of a model, not from its config, which may have changed since.
 
-The packed loop calls the modules inside a layer (linear maps, norms, dropouts) and never the layer
-itself. Whatever hangs on a module that is passed over would be lost in silence, so it is refused.
+The packed encoder calls the modules inside a layer (linear maps, norms, dropouts) and never the
+layer itself. Hooks and patches on a module that is not called would be ignored in silence, so they
+are refused.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ from torch import Tensor, nn
 __all__ = ["dropout_probability", "embedding_rows", "refuse_extras"]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_OWNER = "transformers."  # whose hooks (they record outputs on request) and classes are known
+_LIBRARY = "transformers."  # its hooks, which record outputs on request, and its classes are known
 
 
 def refuse_extras(encoder: nn.Module, *modules: nn.Module) -> None:
-    """Raise `ValueError` for a module that is passed over, but does more than transformers' own.
+    """Raise `ValueError` for modules that are not called but do more than those of transformers.
 
-    That is: hooks, a patched `forward`, or a class with a `forward` from elsewhere.
+    They have hooks, a patched `forward`, or a class with a `forward` of another library.
     """
     for module in modules:
-        extra = _extra(module)
+        extra = _describe_extra(module)
         if extra is not None:
             name = next((name for name, part in encoder.named_modules() if part is module), "?")
             raise ValueError(
@@ -32,7 +33,7 @@ def refuse_extras(encoder: nn.Module, *modules: nn.Module) -> None:
             )
 
 
-def _extra(module: nn.Module) -> str | None:
+def _describe_extra(module: nn.Module) -> str | None:
     state = module.__dict__
     for name in _HOOKS:
         for hook in state[name].values():
@@ -41,17 +42,17 @@ def _extra(module: nn.Module) -> str | None:
     if "forward" in state:
         return "a patched forward"
     kind = type(module)
-    if not kind.forward.__module__.startswith((_OWNER, "torch.")):
+    if not kind.forward.__module__.startswith((_LIBRARY, "torch.")):
         return f"a forward of {kind.__module__}.{kind.__qualname__}"
     return None
 
 
 def _is_known(hook: Any) -> bool:
-    return str(getattr(hook, "__module__", "")).startswith(_OWNER)
+    return str(getattr(hook, "__module__", "")).startswith(_LIBRARY)
 
 
 def dropout_probability(encoder: nn.Module, module: nn.Module) -> float:
-    """Return the probability of a dropout that is read but not called; 0 in eval mode.
+    """Return the probability of a dropout that is not called; 0 in eval mode.
 
     Raises `ValueError` for a module that is neither `nn.Dropout` nor `nn.Identity`.
     """
@@ -66,7 +67,7 @@ def dropout_probability(encoder: nn.Module, module: nn.Module) -> float:
     return module.p if module.training else 0.0
 
 
-def embedding_rows(table: Any, otherwise: int) -> int:
-    """Return how many ids an embedding has; `otherwise` where a wrapper does not say."""
+def embedding_rows(table: Any, default: int) -> int:
+    """Return the number of rows of an embedding; `default` for a wrapper without a weight."""
     weight = getattr(table, "weight", None)
-    return int(weight.shape[0]) if isinstance(weight, Tensor) else otherwise
+    return int(weight.shape[0]) if isinstance(weight, Tensor) else default

@@ -1,7 +1,7 @@
-"""Longformer: RoBERTa that reads a window and the tokens of `global_attention_mask`.
+"""Longformer: RoBERTa with attention to a window and the tokens of `global_attention_mask`.
 
-Each layer has maps of its own for what these tokens ask and read. Windows count original columns;
-nothing is padded to a multiple of the window, as it is in transformers.
+Each layer has separate projections for these global tokens. Windows count original columns. Unlike
+in transformers, texts are not padded to a multiple of the window.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ __all__ = ["bind"]
 
 
 def bind(encoder: Any) -> Backbone:
-    """View a `LongformerModel`."""
+    """Adapt a `LongformerModel`."""
     from transformers.models.longformer.modeling_longformer import (
-        LongformerBaseModelOutputWithPooling as Output,  # its heads read a field of its own
+        LongformerBaseModelOutputWithPooling as Output,  # its heads read a field that others lack
     )
 
     layers = [_layer(encoder, module) for module in encoder.encoder.layer]

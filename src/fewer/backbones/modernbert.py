@@ -1,4 +1,4 @@
-"""ModernBERT: pre-norm, rotary positions, gated feed-forward, local and global layers in turn."""
+"""ModernBERT: pre-norm, rotary positions, gated feed-forward, local and global layers."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ __all__ = ["ModernBertLayer", "angles", "bind", "rotate"]
 
 @dataclass(frozen=True)
 class ModernBertLayer:
-    """One `layers.{i}`. Angles and windows read the original position of a token."""
+    """One `layers.{i}`; rotary angles and windows read original positions."""
 
     module: Any
     heads: int
-    frequencies: Tensor  # (d/2,), of the rotary angles
-    scaling: float  # of their cosine and sine
+    frequencies: Tensor  # (d/2,), of the rotary embedding
+    scaling: float  # of cosine and sine
     pattern: Pattern | None  # a window, in a local layer
 
     @property
     def dropout(self) -> float:
-        """Attention dropout as the model has it."""
+        """Attention dropout; 0 in eval mode."""
         return float(self.module.attn.attention_dropout) if self.module.attn.training else 0.0
 
     @property
     def last_norm(self) -> None:
-        """None: the residual stream is not normed."""
+        """None: a pre-norm layer ends with a plain sum."""
         return None
 
     def qkv(
         self, hidden: Tensor, position: Tensor, rows: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One fused map of the normed state, then rotation of queries and keys."""
+        """Project the normed states with one fused map, then rotate queries and keys."""
         fused = self.module.attn.Wqkv(self.module.attn_norm(hidden))
         q, k, v = (split_heads(part, self.heads) for part in fused.chunk(3, dim=-1))
         tables = angles(position, self.frequencies, self.scaling)
@@ -48,26 +48,26 @@ class ModernBertLayer:
         return (q if rows is None else q.index_select(0, rows)), k, v
 
     def far(self, hidden: Tensor, anchors: Tensor) -> None:
-        """Nothing: there are no anchors."""
+        """Return `None`: there are no global tokens."""
 
     def attended(self, context: Tensor, hidden: Tensor) -> Tensor:
-        """X + dropout(W context)."""
-        own = self.module.attn
-        summed: Tensor = hidden + own.out_drop(own.Wo(context))
-        return summed
+        """Compute x + dropout(W context)."""
+        attention = self.module.attn
+        states: Tensor = hidden + attention.out_drop(attention.Wo(context))
+        return states
 
     def ffn(self, hidden: Tensor) -> Tensor:
-        """X + W2 dropout(act(a) * b), with (a, b) = W1 norm(x)."""
-        own = self.module.mlp
-        value, gate = own.Wi(self.module.mlp_norm(hidden)).chunk(2, dim=-1)
-        summed: Tensor = hidden + own.Wo(own.drop(own.act(value) * gate))
-        return summed
+        """Compute x + W2 dropout(act(a) * b), with (a, b) = W1 norm(x)."""
+        mlp = self.module.mlp
+        value, gate = mlp.Wi(self.module.mlp_norm(hidden)).chunk(2, dim=-1)
+        states: Tensor = hidden + mlp.Wo(mlp.drop(mlp.act(value) * gate))
+        return states
 
     @property
     def cost(self) -> LayerCost:
-        """FLOPs of this layer's matrices.
+        """FLOPs of the matrices of this layer.
 
-        The fused map counts with the keys, as it is computed for every row.
+        The fused projection counts as keys and values, since it runs on every row.
         """
         width = self.module.attn.Wo.in_features
         return LayerCost(
@@ -95,7 +95,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def bind(encoder: Any) -> Backbone:
-    """View a `ModernBertModel`.
+    """Adapt a `ModernBertModel`.
 
     Raises `ValueError` for rotary angles that depend on the longest text of the batch.
     """
@@ -104,7 +104,7 @@ def bind(encoder: Any) -> Backbone:
     for kind, rope_type in rotary.rope_type.items():
         if "dynamic" in rope_type or rope_type == "longrope":
             raise ValueError(
-                f"rope_type of {kind} layers must give a text the same angles in every batch; got "
+                f"rope_type of {kind} layers must not depend on the batch; got "
                 f"{rope_type!r}. Load the model with rope_type 'default', 'linear' or 'yarn', or "
                 "do without fewer.attach."
             )
@@ -127,11 +127,11 @@ def bind(encoder: Any) -> Backbone:
 def _layer(encoder: Any, module: Any, rotary: Any) -> ModernBertLayer:
     attention, kind = module.attn, module.attention_type
     refuse_extras(encoder, module, attention, module.mlp)
-    side = attention.sliding_window  # one more than the tokens that are seen to each side
+    window = attention.sliding_window  # one more than the tokens visible on each side
     return ModernBertLayer(
         module=module,
         heads=attention.Wqkv.out_features // (3 * attention.head_dim),
         frequencies=getattr(rotary, f"{kind}_inv_freq"),
         scaling=float(getattr(rotary, f"{kind}_attention_scaling")),
-        pattern=None if side is None else Pattern(side - 1),
+        pattern=None if window is None else Pattern(window - 1),
     )

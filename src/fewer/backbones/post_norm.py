@@ -1,4 +1,4 @@
-"""The layer and the embeddings of BERT's family, whatever their modules are called."""
+"""The layer and the embeddings of the BERT family, independent of module names."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from fewer.backbones.base import Tokens, split_heads
 from fewer.backbones.fast_linear import drop, in_rows, linear_together
 from fewer.core.cost import LayerCost, linear_flops
 from fewer.kernels import Pattern
-from fewer.kernels.cpu.guard import as_in_training
+from fewer.kernels.cpu.guard import must_match_training
 
 __all__ = ["PostNormLayer", "TableEmbedding", "segment_of"]
 
 
-def _same(hidden: Tensor) -> Tensor:
+def _identity(hidden: Tensor) -> Tensor:
     return hidden
 
 
@@ -32,17 +32,16 @@ class PostNormLayer:
     value: Any
     dropout: float  # of the attention probabilities; 0 in eval mode
     output: Any
-    output_dropout: Callable[[Tensor], Tensor] = _same
+    output_dropout: Callable[[Tensor], Tensor] = _identity
     output_norm: Any
     wide: Any
     activation: Callable[[Tensor], Tensor]
     narrow: Any
-    narrow_dropout: Callable[[Tensor], Tensor] = _same
+    narrow_dropout: Callable[[Tensor], Tensor] = _identity
     narrow_norm: Any
     pattern: Pattern | None = None
-    global_projections: tuple[Any, Any, Any] | None = (
-        None  # query, key, value of anchors, where apart
-    )
+    # query, key and value of global tokens, if they have separate projections
+    global_projections: tuple[Any, Any, Any] | None = None
 
     @property
     def last_norm(self) -> Any:
@@ -52,20 +51,20 @@ class PostNormLayer:
     def qkv(
         self, hidden: Tensor, position: Tensor, rows: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Three linear maps; in training as one, if they are nothing more."""
-        if rows is None and as_in_training(self.query):
-            together = linear_together(hidden, self.query, self.key, self.value)
-            query, key, value = (split_heads(part, self.heads) for part in together)
+        """Apply three linear maps; in training as one product, if they are plain."""
+        if rows is None and must_match_training(self.query):
+            projected = linear_together(hidden, self.query, self.key, self.value)
+            query, key, value = (split_heads(states, self.heads) for states in projected)
             return query, key, value
-        asking = hidden if rows is None else hidden.index_select(0, rows)
+        queries = hidden if rows is None else hidden.index_select(0, rows)
         return (
-            split_heads(in_rows(self.query, asking), self.heads),
+            split_heads(in_rows(self.query, queries), self.heads),
             split_heads(in_rows(self.key, hidden), self.heads),
             split_heads(in_rows(self.value, hidden), self.heads),
         )
 
     def far(self, hidden: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Three more linear maps, if the model has them."""
+        """Apply the projections of global tokens, if the model has them."""
         if self.global_projections is None:
             return None
         query, key, value = self.global_projections
@@ -76,13 +75,13 @@ class PostNormLayer:
         )
 
     def attended(self, context: Tensor, hidden: Tensor) -> Tensor:
-        """LN(x + dropout(W context))."""
+        """Compute LN(x + dropout(W context))."""
         projected = in_rows(self.output, context)
         normed: Tensor = self.output_norm(drop(self.output_dropout, projected) + hidden)
         return normed
 
     def ffn(self, hidden: Tensor) -> Tensor:
-        """LN(x + dropout(W2 act(W1 x)))."""
+        """Compute LN(x + dropout(W2 act(W1 x)))."""
 
         def feed_forward(rows: Tensor) -> Tensor:
             return self.narrow(self.activation(self.wide(rows)))  # type: ignore[no-any-return]
@@ -93,7 +92,7 @@ class PostNormLayer:
 
     @property
     def cost(self) -> LayerCost:
-        """FLOPs of this layer's matrices."""
+        """FLOPs of the matrices of this layer."""
         return LayerCost(
             query=linear_flops(self.query),
             key_value=linear_flops(self.key, self.value),
@@ -107,9 +106,9 @@ class PostNormLayer:
 
 @dataclass(frozen=True)
 class TableEmbedding:
-    """Add up word, segment and position embeddings, norm, drop out, project."""
+    """Sum word, segment and position embeddings, then norm, dropout and projections."""
 
-    tables: Any  # the model's own module that holds them
+    tables: Any  # the embeddings module of the model
     projections: tuple[nn.Module, ...] = ()
     segments: bool = True
 
@@ -127,5 +126,5 @@ class TableEmbedding:
 
 
 def segment_of(tokens: Tokens) -> Tensor:
-    """Return each token's segment; without any, all belong to the first."""
+    """Return the segment of each token; 0 if there are none."""
     return torch.zeros_like(tokens.position) if tokens.segment is None else tokens.segment

@@ -1,4 +1,4 @@
-"""Which architecture is bound by which file."""
+"""The adapter of each architecture."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fewer.backbones.base import Backbone
 
 __all__ = ["bind", "supported"]
 
-_TABLE: dict[str, Callable[[Any], Backbone]] = {
+_ADAPTERS: dict[str, Callable[[Any], Backbone]] = {
     "albert": albert.bind,
     "bert": bert.bind,
     "big_bird": big_bird.bind,
@@ -25,22 +25,22 @@ _TABLE: dict[str, Callable[[Any], Backbone]] = {
 
 
 def supported() -> tuple[str, ...]:
-    """Return the model types that can be attached to, sorted.
+    """Return the supported model types, sorted.
 
     MiniLM and E5 are `bert` or `xlm-roberta`.
     """
-    return tuple(sorted(_TABLE))
+    return tuple(sorted(_ADAPTERS))
 
 
 def bind(encoder: Any) -> Backbone:
-    """View a Hugging Face encoder as a backbone.
+    """Adapt a Hugging Face encoder.
 
     Raises `ValueError` for an architecture that is not supported.
     """
     kind = encoder.config.model_type
-    if kind not in _TABLE:
+    if kind not in _ADAPTERS:
         raise ValueError(
-            f"{type(encoder).__name__} (model_type {kind!r}) is not supported; wanted one of "
-            f"{', '.join(supported())}"
+            f"model_type must be one of {', '.join(supported())}; got {kind!r} "
+            f"({type(encoder).__name__})."
         )
-    return _TABLE[kind](encoder)
+    return _ADAPTERS[kind](encoder)

@@ -1,4 +1,4 @@
-"""The one door to attention: `attend(call)`, by name."""
+"""Attention kernels by name."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ KERNELS: dict[str, Kernel] = {"native": native, "reference": reference, "sdpa": 
 
 
 def kernel(name: str) -> Kernel:
-    """Look up a kernel; `auto` is the fastest on this machine.
+    """Return a kernel by name; `auto` is the fastest one that runs on this machine.
 
     Raises `ValueError` for an unknown name, and for `native` where it was not built or cannot run.
     """
     if name == "auto":
         return sdpa if missing() else native
     if name not in KERNELS:
-        raise ValueError(
-            f"unknown kernel {name!r}; choose one of: auto, {', '.join(sorted(KERNELS))}"
-        )
+        raise ValueError(f"kernel must be one of auto, {', '.join(sorted(KERNELS))}; got {name!r}.")
     if name == "native" and (reason := missing()):
-        raise ValueError(f"the kernel 'native' cannot run: {reason}; use 'auto'")
+        raise ValueError(f"kernel must be one that runs here; got 'native': {reason}. Use 'auto'.")
     return KERNELS[name]

@@ -1,8 +1,8 @@
 """Block-Skim's predictor on the compiled kernels: from attention to logits, block by block.
 
-In plain PyTorch the maps of all blocks are formed, normed, rectified and averaged one after the
-other in memory, which takes several times as long as the arithmetic: here a block's maps stay in
-the cache.
+Plain PyTorch forms, normalises, rectifies and averages the attention maps of all blocks one after
+another in memory, which takes several times as long as the arithmetic. Here the maps of one block
+stay in the cache.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fewer.kernels.cpu.guard import only_numbers_matter
-from fewer.kernels.cpu.library import JudgeStruct, best
+from fewer.kernels.cpu.guard import is_pure_inference
+from fewer.kernels.cpu.library import BlockCnnStruct, best
 from fewer.kernels.cpu.library import call as run
-from fewer.kernels.native import side_by_side
+from fewer.kernels.native import join_heads
 
 __all__ = ["Convolution", "JudgeCall", "judge", "judges"]
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """A 3 x 3 convolution with its norm folded in."""
+    """A 3 x 3 convolution with its batch norm folded in."""
 
     weight: Float[Tensor, "out in 3 3"]
     bias: Float[Tensor, "out"]
@@ -31,14 +31,14 @@ class Convolution:
 
 @dataclass(frozen=True)
 class JudgeCall:
-    """Attention of pairs of blocks, and the network that judges it."""
+    """Attention between pairs of blocks, and the network that classifies it."""
 
     query: Float[Tensor, "T H d"]
     key: Float[Tensor, "T H d"]
     logsumexp: Float[Tensor, "T H"]
-    presence: Float[Tensor, "T"] | None  # how far each key takes part, 0..1; None: all do
-    rows: Int[Tensor, "K size"]  # the token at each place of each block, -1 where nobody is
-    pairs: Int[Tensor, "P M 2"]  # of blocks, which asks and which is asked, for each map
+    participation: Float[Tensor, "T"] | None  # weight of each key, 0..1; None: all 1
+    rows: Int[Tensor, "K size"]  # token at each place of each block, -1 where there is none
+    pairs: Int[Tensor, "P M 2"]  # query block and key block of each attention map
     first: Convolution
     second: Convolution
     last: Float[Tensor, "2 F"]
@@ -46,24 +46,24 @@ class JudgeCall:
 
 
 def judges(query: Tensor) -> bool:
-    """Tell whether the compiled kernel can judge what was asked by these queries."""
+    """Return whether the compiled kernel can compute the logits for these queries."""
     on_cpu = query.device.type == "cpu"
-    return only_numbers_matter() and on_cpu and best(torch.float32) is not None
+    return is_pure_inference() and on_cpu and best(torch.float32) is not None
 
 
 def judge(call: JudgeCall) -> Float[Tensor, "P 2"]:
     """Return the two logits of each pair of blocks, in fp32."""
     isa = best(torch.float32)
     assert isa is not None
-    low = call.query.dtype is call.key.dtype is torch.bfloat16
-    dtype = torch.bfloat16 if low else torch.float32
-    query, key = (side_by_side(one.to(dtype)) for one in (call.query, call.key))
+    is_bf16 = call.query.dtype is call.key.dtype is torch.bfloat16
+    dtype = torch.bfloat16 if is_bf16 else torch.float32
+    query, key = (join_heads(states.to(dtype)) for states in (call.query, call.key))
     out = torch.empty(len(call.pairs), 2)
-    held = [
-        one.contiguous()
-        for one in (
+    tensors = [  # keeps alive what the pointers below name
+        tensor.contiguous()
+        for tensor in (
             call.logsumexp.float(),
-            torch.ones(0) if call.presence is None else call.presence.float(),
+            torch.ones(0) if call.participation is None else call.participation.float(),
             call.rows,
             call.pairs,
             call.first.weight.permute(1, 2, 3, 0),
@@ -74,16 +74,16 @@ def judge(call: JudgeCall) -> Float[Tensor, "P 2"]:
             call.last_bias,
         )
     ]
-    logsumexp, presence, rows, pairs, *network = (one.data_ptr() for one in held)
+    logsumexp, participation, rows, pairs, *network = (tensor.data_ptr() for tensor in tensors)
     _, heads, width = query.shape
     run(
-        JudgeStruct(
+        BlockCnnStruct(
             query.data_ptr(),
             key.data_ptr(),
             query.stride(0),
             key.stride(0),
             logsumexp,
-            None if call.presence is None else presence,
+            None if call.participation is None else participation,
             rows,
             pairs,
             len(call.pairs),
@@ -93,7 +93,7 @@ def judge(call: JudgeCall) -> Float[Tensor, "P 2"]:
             call.rows.shape[1],
             *network,
             out.data_ptr(),
-            low,
+            is_bf16,
             isa,
             torch.get_num_threads(),
         )

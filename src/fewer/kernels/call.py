@@ -1,4 +1,4 @@
-"""What an attention kernel is given and what it gives back."""
+"""Input and output of an attention kernel."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ __all__ = ["Attended", "AttentionCall", "Kernel", "log_gate", "never"]
 class AttentionCall:
     """Attention within each text of a packed batch.
 
-    Query rows and key rows are apart: frozen tokens are only keys.
+    Query rows and key rows are separate: frozen tokens are keys only.
 
-    The scores are `q . k / sqrt(d)`, plus `log(gate)` of the key, where `|position_q - position_k|
-    <= window` or the key is free, or where the pattern of `sparse` says so (then there is no
-    window). A query whose every key is too far or gone gets something finite, no more.
+    The scores are `q . k / sqrt(d)` plus `log(gate)` of the key. A pair attends if
+    `|position_q - position_k| <= window` or its key is exempt from the window, or, with `sparse`
+    (then `window` is None), if the pattern contains it. The output of a query that sees no key is
+    finite and otherwise undefined.
     """
 
     q: Float[Tensor, "Tq H d"]
@@ -30,58 +31,58 @@ class AttentionCall:
     v: Float[Tensor, "Tk H d"]
     cu_q: Int[Tensor, "B+1"]
     cu_k: Int[Tensor, "B+1"]
-    # original positions, needed by a window: it does not shrink when tokens leave
+    # original positions, read by a window: it does not widen when tokens are pruned
     position_q: Int[Tensor, "Tq"] | None = None
     position_k: Int[Tensor, "Tk"] | None = None
-    window: int | None = None  # farthest distance read
-    # keys that are read from any distance, in spite of the window; the first ones of their text
-    free: Bool[Tensor, "Tk"] | None = None
-    sparse: SparseLayout | None = None  # which pairs there are; None: all of a text
-    gate: Float[Tensor, "Tk"] | None = None  # how far each key takes part, 0..1; None: all do
-    vote: Float[Tensor, "Tq"] | None = None  # weight of each query in the score, 0..1; None: all 1
-    scored: bool = False  # whether attention received is wanted
-    measured: bool = False  # whether the normaliser of each query's softmax is wanted
-    dropout: float = 0.0  # of the attention probabilities; the score is taken before it
-    training: bool = False  # whether to give the bits of a pass with gradients, also without them
+    window: int | None = None  # largest distance between query and key
+    # keys that are visible from any distance; they come first in their text
+    window_exempt: Bool[Tensor, "Tk"] | None = None
+    sparse: SparseLayout | None = None  # pairs that attend; None: all pairs of a text
+    gate: Float[Tensor, "Tk"] | None = None  # weight of each key, 0..1; None: all 1
+    vote: Float[Tensor, "Tq"] | None = None  # weight of each query in `received`, 0..1; None: all 1
+    scored: bool = False  # whether to return the attention that each key receives
+    measured: bool = False  # whether to return the logsumexp of each query's scores
+    dropout: float = 0.0  # of the attention probabilities; `received` is computed before it
+    training: bool = False  # whether to compute bit for bit as with gradients, also without them
 
-    def by_window(self) -> AttentionCall:
-        """Say with a window what a pattern says that is nothing more."""
-        own = self.sparse
-        assert own is not None
+    def with_window(self) -> AttentionCall:
+        """Replace a pattern that is a band by the window that it equals."""
+        sparse = self.sparse
+        assert sparse is not None
         return replace(
             self,
-            position_q=own.asking.column,
-            position_k=own.asked.column,
-            window=own.pattern.window,
+            position_q=sparse.asking.column,
+            position_k=sparse.asked.column,
+            window=sparse.pattern.window,
             sparse=None,
         )
 
 
 @dataclass(frozen=True)
 class Attended:
-    """The attention's output, heads side by side, and the evidence that was asked for."""
+    """The output of attention, heads concatenated, and the requested evidence."""
 
     context: Float[Tensor, "Tq H*d"]
     received: Float[Tensor, "Tk"] | None = None
-    # log of the sum of a query's exponentials: A[h, i, j] = exp(score[h, i, j] - normaliser[i, h])
+    # log of the sum of a query's exponentials: A[h, i, j] = exp(score[h, i, j] - logsumexp[i, h])
     logsumexp: Float[Tensor, "Tq H"] | None = None
 
 
 class Kernel(Protocol):
-    """Any function of this form can carry out attention.
+    """The signature of an attention kernel.
 
-    `tests/contract` holds each to the reference.
+    `tests/contract` compares each kernel with the reference.
     """
 
     def __call__(self, call: AttentionCall) -> Attended:
-        """Attend."""
+        """Compute attention."""
         ...
 
 
 def log_gate(gate: Tensor) -> Tensor:
-    """Return log g in fp32, with a floor of -87, and `never` where g is 0.
+    """Return log g in fp32, at least -87, and `never` where g is 0.
 
-    A gate of 0 silences its key, whatever its score, yet no row and no gradient is NaN.
+    A gate of 0 masks its key, whatever its score, yet no row and no gradient is NaN.
     """
     gate = gate.float()
     floored = gate.clamp_min(torch.finfo(torch.float32).tiny).log()
@@ -89,8 +90,8 @@ def log_gate(gate: Tensor) -> Tensor:
 
 
 def never(dtype: torch.dtype) -> float:
-    """Return the score of a pair that must not attend.
+    """Return the score of a masked pair.
 
-    It vanishes in a softmax, yet a row of nothing else stays finite.
+    Its probability is 0 in a softmax beside other scores, yet a row of masked pairs is finite.
     """
     return torch.finfo(dtype).min / 4

@@ -1,7 +1,7 @@
-"""Dropout by whole random words: on a CPU `F.dropout` draws a double a value, six times as slow.
+"""Dropout from whole random words: on a CPU `F.dropout` draws one double per value, 6x as slow.
 
-Equal in distribution to `F.dropout` (the probability is rounded to 2^-15 in 16 bits, 2^-31 in 32),
-repeatable by `torch.manual_seed`, but another draw.
+Equal in distribution to `F.dropout` (the probability is rounded to 2^-15 in 16 bits, 2^-31 in 32)
+and repeatable with `torch.manual_seed`, but the random stream differs.
 """
 
 from __future__ import annotations
@@ -12,41 +12,42 @@ from torch import Tensor
 
 __all__ = ["flag_dropped_", "keep_mask"]
 
-# The integer that a value's bits are read as, by bytes a value.
+# The integer type that the bits of a value are read as, by bytes per value.
 _WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def keep_mask(like: Tensor, probability: float) -> Tensor:
     """Return factors of the shape and dtype of `like`: 0 with `probability`, else 1 / (1 - p)."""
-    kept = torch.full((), 1 / (1 - probability), dtype=like.dtype).view(_WORDS[like.element_size()])
-    words = _negative_with(probability, like)
+    factor = torch.full((), 1 / (1 - probability), dtype=like.dtype)
+    factor = factor.view(_WORDS[like.element_size()])
+    words = _draw_negative(probability, like)
     words >>= 8 * like.element_size() - 1  # all ones where dropped, else zeros
-    return words.bitwise_not_().bitwise_and_(kept.to(like.device)).view(like.dtype)
+    return words.bitwise_not_().bitwise_and_(factor.to(like.device)).view(like.dtype)
 
 
 def flag_dropped_(probabilities: Tensor, probability: float) -> Tensor:
-    """Flip the sign of a share of values, in place; they must not be negative.
+    """Flip the sign of dropped values, in place; values must not be negative.
 
-    What is dropped and what it was then take no more memory than what it was.
+    The dropout mask and the original values so take the memory of the values alone.
     """
-    words = _negative_with(probability, probabilities)
+    words = _draw_negative(probability, probabilities)
     words &= torch.iinfo(words.dtype).min
     probabilities.view(words.dtype).bitwise_or_(words)
     return probabilities
 
 
-def _negative_with(probability: float, like: Tensor) -> Tensor:
-    """Draw whole numbers that are negative with a probability."""
+def _draw_negative(probability: float, like: Tensor) -> Tensor:
+    """Draw integers that are negative with this probability."""
     dtype = _WORDS[like.element_size()]
     quarter = 2 ** (8 * like.element_size() - 2)
-    words = _random(like.shape, dtype, like.device)
-    words >>= 1  # room for the difference
+    words = _draw_bits(like.shape, dtype, like.device)
+    words >>= 1  # so that the subtraction cannot overflow
     words -= round(probability * 2 * quarter) - quarter
     return words
 
 
-def _random(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Fill with random bits."""
+def _draw_bits(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Draw integers of random bits."""
     if device.type != "cpu":
         return torch.randint(
             torch.iinfo(dtype).min, torch.iinfo(dtype).max, shape, dtype=dtype, device=device
@@ -55,5 +56,5 @@ def _random(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tens
     # numpy's SFC64 is twice as fast as torch's Mersenne Twister
     generator = np.random.Generator(np.random.SFC64(int(torch.randint(2**62, (), device="cpu"))))
     words = size * dtype.itemsize // 8 + 1
-    drawn = generator.integers(-(2**63), 2**63, size=words, dtype=np.int64)
-    return torch.from_numpy(drawn).view(dtype)[:size].view(shape)
+    bits = generator.integers(-(2**63), 2**63, size=words, dtype=np.int64)
+    return torch.from_numpy(bits).view(dtype)[:size].view(shape)

@@ -1,9 +1,9 @@
-"""The compiled kernel: a thread takes a head of a text, and sums the score on the way.
+"""The compiled kernel: one thread computes one head of one text and sums the attention received.
 
-No matrix of scores exists but one block of queries against the keys of its own text, no padding is
-computed, and a text's numbers do not depend on what it is batched with. In local layers only the
-pairs within the window are computed. What it does not do (gradients, compilers, dropout, other
-devices and dtypes) goes through `sdpa`.
+The largest matrix of scores is one block of queries against the keys of its own text, no padding is
+computed, and the output of a text does not depend on its batch. In local layers only the pairs
+within the window are computed. Calls that it does not support (gradients, compilers, dropout, other
+devices and dtypes) go through `sdpa`.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ import torch
 from torch import Tensor
 
 from fewer.kernels.call import Attended, AttentionCall, log_gate
-from fewer.kernels.chunked import attend as spread
+from fewer.kernels.chunked import attend as attend_chunked
 from fewer.kernels.cpu.buffers import empty
-from fewer.kernels.cpu.guard import only_numbers_matter
+from fewer.kernels.cpu.guard import is_pure_inference
 from fewer.kernels.cpu.library import AttentionStruct, best, unavailable
 from fewer.kernels.cpu.library import call as run
-from fewer.kernels.sdpa import attend as attend_plainly
+from fewer.kernels.sdpa import attend as attend_sdpa
 from fewer.kernels.sparse import offsets
 
-__all__ = ["attend", "fits", "missing", "side_by_side"]
+__all__ = ["attend", "join_heads", "missing", "supports"]
 
 
 def missing() -> str | None:
-    """Say why this kernel cannot run here, or `None` if it can."""
+    """Return why this kernel cannot run here, or `None` if it can."""
     return unavailable()
 
 
-def fits(call: AttentionCall) -> bool:
-    """Tell whether the compiled kernel can carry a call out."""
+def supports(call: AttentionCall) -> bool:
+    """Return whether the compiled kernel can compute a call."""
     return (
-        only_numbers_matter()
+        is_pure_inference()
         and not call.training
         and not call.dropout
         and call.q.device.type == "cpu"
@@ -42,13 +42,13 @@ def fits(call: AttentionCall) -> bool:
 
 def attend(call: AttentionCall) -> Attended:
     """Attend text by text; equal to the reference kernel within rounding."""
-    if not fits(call):
-        return attend_plainly(call)
+    if not supports(call):
+        return attend_sdpa(call)
     if call.sparse is not None:
         if not call.sparse.is_band:
-            return spread(call, attend)
-        call = call.by_window()  # which a task keeps to without a copy of keys
-    q, k, v = side_by_side(call.q), side_by_side(call.k), side_by_side(call.v)
+            return attend_chunked(call, attend)
+        call = call.with_window()  # the kernel reads a window without copying keys
+    q, k, v = join_heads(call.q), join_heads(call.k), join_heads(call.v)
     rows, heads, width = q.shape
     isa = best(q.dtype)
     assert isa is not None
@@ -56,9 +56,11 @@ def attend(call: AttentionCall) -> Attended:
     received = torch.zeros(k.shape[0]) if call.scored else None
     logsumexp = empty(rows, heads, torch.float32) if call.measured else None
     bias = None if call.gate is None else log_gate(call.gate)
-    vote = None if call.vote is None else call.vote.float().contiguous()
+    weight = None if call.vote is None else call.vote.float().contiguous()
     window = -1 if call.window is None else call.window
-    free = None if call.free is None or call.window is None else _counts(call.free, call.cu_k)
+    exempt = None
+    if call.window_exempt is not None and call.window is not None:
+        exempt = _count_per_text(call.window_exempt, call.cu_k)
     run(
         AttentionStruct(
             q.data_ptr(),
@@ -75,9 +77,9 @@ def attend(call: AttentionCall) -> Attended:
             _pointer(call.position_q),
             _pointer(call.position_k),
             window,
-            _pointer(free),
+            _pointer(exempt),
             _pointer(bias),
-            _pointer(vote),
+            _pointer(weight),
             _pointer(received),
             _pointer(logsumexp),
             context.data_ptr(),
@@ -89,16 +91,19 @@ def attend(call: AttentionCall) -> Attended:
     return Attended(context, received, logsumexp)
 
 
-def side_by_side(states: Tensor) -> Tensor:
-    """Heads side by side in each row; rows may be apart, as in a fused projection."""
+def join_heads(states: Tensor) -> Tensor:
+    """Return states whose heads are contiguous in each row; rows may be strided.
+
+    Slices of a fused projection have such rows, and are not copied.
+    """
     width = states.shape[2]
-    side_by_side = states.stride(2) == 1 and states.stride(1) == width
-    return states if side_by_side else states.contiguous()
+    are_joined = states.stride(2) == 1 and states.stride(1) == width
+    return states if are_joined else states.contiguous()
 
 
-def _counts(free: Tensor, cu: Tensor) -> Tensor:
-    """How many keys of each text are free."""
-    return offsets(free)[cu].diff()
+def _count_per_text(flags: Tensor, cu: Tensor) -> Tensor:
+    """Count the flagged tokens of each text."""
+    return offsets(flags)[cu].diff()
 
 
 def _pointer(tensor: Tensor | None) -> int | None:

@@ -1,4 +1,4 @@
-"""Which keys a query reads, by where both stood in the text as it came."""
+"""Sparse attention patterns: which keys a query reads, by their columns in the original text."""
 
 from __future__ import annotations
 
@@ -12,85 +12,86 @@ from torch import Tensor
 
 __all__ = ["Anchors", "Pattern"]
 
-# Tokens that read all of their text and are read by all of it.
+# Global tokens: they read all of their text and all of it reads them.
 Anchors = Literal["none", "first", "question", "ends"]
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """A rule of few pairs, text by text.
+    """A sparse attention pattern, applied to each text.
 
     Columns are cut into blocks of `block`. A query reads the keys whose block is at most `window`
-    blocks away from its own, `random` blocks more that are drawn for its block and head, the last
-    `summary` columns of every block, and the anchors; an anchor reads and is read by all: the first
-    token, the first text of a pair (the question; of a text alone the first token), or the first
-    and the last block. Texts of up to `full_up_to` columns read all. Raises `ValueError` for a
-    negative number, a block of 0 and a summary longer than a block.
+    blocks away from its own, `random` more blocks drawn per block and head, the last `summary`
+    columns of every block, and the global tokens (`anchors`), which read all keys and which all
+    queries read: the first token, the first text of a pair (the question; the first token of a
+    single text), or the first and the last block. Texts of up to `full_up_to` columns have full
+    attention. Raises `ValueError` for a negative number, a block of 0 and a summary longer than a
+    block.
     """
 
     window: int
     block: int = 1
     random: int = 0
-    seed: int = 0  # of the drawn blocks; usually the layer's number
+    seed: int = 0  # of the random blocks; usually the layer index
     anchors: Anchors = "none"
     summary: int = 0
     full_up_to: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what no text can be read by."""
+        """Check the numbers."""
         if min(self.window, self.random, self.summary, self.full_up_to) < 0 or self.block < 1:
             raise ValueError(
-                f"got {self}, wanted a block of 1 column or more and no negative number"
+                f"block must be 1 or more, and no number of a pattern negative; got {self}."
             )
         if self.summary > self.block:
-            raise ValueError(f"summary is {self.summary} columns of a block of {self.block}")
+            raise ValueError(f"summary must be at most block ({self.block}); got {self.summary}.")
 
     @classmethod
     def bigbird(cls, block: int, random: int, layer: int, anchors: Anchors = "ends") -> Pattern:
-        """BigBird's pattern of a layer: own and neighbouring blocks, drawn ones, anchors.
+        """BigBird's pattern of a layer: its own, neighbouring and random blocks, global tokens.
 
-        A text that has too few blocks for that is read in full, as in transformers.
+        A text of too few blocks has full attention, as in transformers.
         """
-        few = (5 + 2 * random) * block
-        return cls(1, block, random, seed=layer, anchors=anchors, full_up_to=few)
+        full_up_to = (5 + 2 * random) * block
+        return cls(1, block, random, seed=layer, anchors=anchors, full_up_to=full_up_to)
 
     @property
     def slides(self) -> bool:
-        """Whether each column has a window of its own, rather than one with its block."""
+        """Whether the window slides with each column, rather than with each block."""
         return self.block == 1 and not self.random
 
     @property
     def unit(self) -> int:
-        """How many neighbouring columns share their keys when a call is cut into short texts."""
+        """Neighbouring columns that share their keys when a call is cut into chunks."""
         return max(self.window, SMALLEST_UNIT) if self.slides else self.block
 
     def reach(self, unit: Int[Tensor, "..."]) -> tuple[Tensor, Tensor]:
-        """First column in the window of a unit's queries, and the one after the last."""
+        """Return the first column in the window of a unit's queries, and the end column."""
         side = self.window * self.block
         return unit * self.unit - side, (unit + 1) * self.unit + side
 
-    def drawn(self, blocks: int, heads: int) -> Int[Tensor, "H blocks r"]:
+    def draw_blocks(self, blocks: int, heads: int) -> Int[Tensor, "H blocks r"]:
         """Draw the random blocks that each block of a text of `blocks` blocks reads.
 
-        They lie outside the window and outside the end blocks where these are anchors; -1 where
-        there are not so many. The same for every text of as many blocks.
+        They lie outside the window, and outside the end blocks where these are global; -1 fills
+        up where there are fewer. Equal for all texts of the same number of blocks.
         """
-        return _drawn(self, blocks, heads)
+        return _draw_blocks(self, blocks, heads)
 
 
-SMALLEST_UNIT = 64  # columns; shorter pieces cost more to gather than they save
+SMALLEST_UNIT = 64  # columns; gathering shorter chunks costs more than it saves
 
 
 @lru_cache(maxsize=512)
 @torch.inference_mode(False)
-def _drawn(pattern: Pattern, blocks: int, heads: int) -> Tensor:
-    at = torch.arange(blocks)
-    taken = (at[:, None] - at).abs() <= pattern.window  # (blocks, blocks)
+def _draw_blocks(pattern: Pattern, blocks: int, heads: int) -> Tensor:
+    index = torch.arange(blocks)
+    excluded = (index[:, None] - index).abs() <= pattern.window  # (blocks, blocks)
     if pattern.anchors == "ends":
-        taken[:, [0, -1]] = True
+        excluded[:, [0, -1]] = True
     generator = torch.Generator().manual_seed(pattern.seed * 1_000_003 + blocks)
-    lots = torch.rand(heads, blocks, blocks, generator=generator).masked_fill_(taken, -1.0)
-    few = min(pattern.random, blocks)
-    chance, found = lots.topk(few, dim=-1)
-    found = found.masked_fill(chance < 0, -1)
-    return torch.nn.functional.pad(found, (0, pattern.random - few), value=-1)
+    lots = torch.rand(heads, blocks, blocks, generator=generator).masked_fill_(excluded, -1.0)
+    count = min(pattern.random, blocks)
+    values, indices = lots.topk(count, dim=-1)
+    indices = indices.masked_fill(values < 0, -1)
+    return torch.nn.functional.pad(indices, (0, pattern.random - count), value=-1)

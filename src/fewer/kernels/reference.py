@@ -1,4 +1,4 @@
-"""The reference: one text at a time, every matrix in full. Slow and plain.
+"""The reference kernel: one text at a time, every matrix in full, slow and plain.
 
 The other kernels are tested against it.
 """
@@ -17,9 +17,9 @@ __all__ = ["attend"]
 def attend(call: AttentionCall) -> Attended:
     """Attend text by text with explicit probabilities.
 
-    Attention received is LTP eq. 4: the mean over heads and queries of the probability that a key
-    gets, queries weighted by their vote: `s_j = sum_h sum_i vote_i A[h, i, j] / (H * sum_i
-    vote_i)`; fp32, sums to 1 over a text.
+    Attention received is LTP eq. 4: the mean over heads and queries of the probability of a key,
+    with a weight per query: `s_j = sum_h sum_i weight_i A[h, i, j] / (H * sum_i weight_i)`; fp32,
+    sums to 1 over a text.
     """
     contexts, received, logsumexps = [], [], []
     cu_q, cu_k = call.cu_q.tolist(), call.cu_k.tolist()
@@ -31,14 +31,16 @@ def attend(call: AttentionCall) -> Attended:
         dropped = F.dropout(probabilities, call.dropout).to(call.v.dtype)
         context = (dropped @ call.v[keys].transpose(0, 1)).transpose(0, 1)  # (nq, H, d)
         if call.sparse is not None and call.sparse.far is not None:
-            far = (dropped @ call.sparse.far[1][keys].transpose(0, 1)).transpose(0, 1)
-            context = torch.where(call.sparse.asking.anchors[rows, None, None], far, context)
+            values = call.sparse.far[1][keys].transpose(0, 1)
+            of_globals = (dropped @ values).transpose(0, 1)
+            is_global = call.sparse.asking.anchors[rows, None, None]
+            context = torch.where(is_global, of_globals, context)
         contexts.append(context.flatten(1))
-        vote = torch.ones(rows.stop - rows.start) if call.vote is None else call.vote[rows]
-        vote = vote.to(probabilities)
+        weight = torch.ones(rows.stop - rows.start) if call.vote is None else call.vote[rows]
+        weight = weight.to(probabilities)
         heads = probabilities.shape[0]
-        total = vote.sum().clamp_min(torch.finfo(vote.dtype).tiny)
-        received.append((probabilities * vote[:, None]).sum((0, 1)) / (heads * total))
+        total = weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
+        received.append((probabilities * weight[:, None]).sum((0, 1)) / (heads * total))
     return Attended(
         torch.cat(contexts),
         torch.cat(received) if call.scored else None,
@@ -48,21 +50,23 @@ def attend(call: AttentionCall) -> Attended:
 
 def _scores(call: AttentionCall, rows: slice, keys: slice) -> Tensor:
     q, k = call.q[rows].transpose(0, 1), call.k[keys].transpose(0, 1)  # (H, n, d)
-    scores = (q @ k.transpose(1, 2)).float() * q.shape[-1] ** -0.5
+    scores: Tensor = (q @ k.transpose(1, 2)).float() * q.shape[-1] ** -0.5
     if call.sparse is not None and call.sparse.far is not None:
-        far = (q @ call.sparse.far[0][keys].permute(1, 2, 0)).float() * q.shape[-1] ** -0.5
-        scores = torch.where(call.sparse.asking.anchors[rows, None], far, scores)
+        global_keys = call.sparse.far[0][keys].permute(1, 2, 0)
+        of_globals = (q @ global_keys).float() * q.shape[-1] ** -0.5
+        scores = torch.where(call.sparse.asking.anchors[rows, None], of_globals, scores)
     if call.gate is not None:
         scores = scores + log_gate(call.gate[keys])
     if call.window is not None:
         assert call.position_q is not None
         assert call.position_k is not None
         distance = (call.position_q[rows, None] - call.position_k[None, keys]).abs()
-        seen = distance <= call.window
-        seen = seen if call.free is None else seen | call.free[keys]
-        scores = scores.masked_fill(~seen, never(scores.dtype))
+        visible = distance <= call.window
+        if call.window_exempt is not None:
+            visible = visible | call.window_exempt[keys]
+        scores = scores.masked_fill(~visible, never(scores.dtype))
     if call.sparse is not None:
-        asking, asked = (torch.arange(side.start, side.stop) for side in (rows, keys))
-        scores = scores.masked_fill(~call.sparse.reads(asking, asked), never(scores.dtype))
-    found: Tensor = scores
-    return found
+        query_rows, key_rows = (torch.arange(part.start, part.stop) for part in (rows, keys))
+        pairs = call.sparse.reads(query_rows, key_rows)
+        scores = scores.masked_fill(~pairs, never(scores.dtype))
+    return scores

@@ -1,8 +1,8 @@
-"""Attention by a pattern, as attention within many short texts.
+"""The layout of sparse attention: chunks of queries with the keys that they may read.
 
-The queries of a text are cut into chunks of neighbours; a chunk and the keys that it may read are a
-text of their own to the kernel, which so needs to know windows at most. Cost falls with the number
-of pairs on every kernel, gradients are exact, and nothing depends on who else is in the batch.
+The queries of a text are cut into chunks of neighbours. Kernels compute a chunk and its keys as one
+short text, so they need no notion of a pattern beyond a window. Cost falls with the number of pairs
+on every kernel, gradients are exact, and the output does not depend on the batch.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ __all__ = [
     "dense_pairs",
     "offsets",
     "question_of",
-    "sums",
+    "sum_per_chunk",
 ]
 
 
 @dataclass(frozen=True)
 class TokenPositions:
-    """Where tokens stand: rows in ascending order of text and column."""
+    """The text and column of each token; rows ascend by text and column."""
 
     sequence: Int[Tensor, "T"]
-    column: Int[Tensor, "T"]  # in the text as it came
-    anchors: Bool[Tensor, "T"]  # read, and are read by, all of their text
+    column: Int[Tensor, "T"]  # in the original text
+    anchors: Bool[Tensor, "T"]  # global tokens: read, and are read by, all of their text
 
     def take(self, rows: Int[Tensor, "Tq"] | None) -> TokenPositions:
-        """Keep these rows; `None` keeps all."""
+        """Select these rows; `None` selects all."""
         if rows is None:
             return self
         return TokenPositions(self.sequence[rows], self.column[rows], self.anchors[rows])
@@ -46,225 +46,234 @@ class TokenPositions:
 
 @dataclass(frozen=True)
 class SparseLayout:
-    """How the texts of a call are read: the pattern, and where queries and keys stand."""
+    """The sparse attention of a call: the pattern and the positions of queries and keys."""
 
     pattern: Pattern
     asking: TokenPositions
     asked: TokenPositions
-    extent: Int[Tensor, "B"]  # columns of each text as it came
+    extent: Int[Tensor, "B"]  # columns of each original text
     heads: int
-    # keys and values as anchors read them, where the model has other projections for these
+    # keys and values that global tokens read, where the model has separate projections for them
     far: tuple[Float[Tensor, "Tk H d"], Float[Tensor, "Tk H d"]] | None = None
 
     @cached_property
     def chunks(self) -> Chunks:
         """Cut the queries into chunks, and find the keys of each."""
-        parts = [_local(self), _anchored(self)]
-        return _joined([part for part in parts if part is not None], self)
+        parts = [_cut_local(self), _cut_global(self)]
+        return _join([part for part in parts if part is not None], self)
 
     @property
     def is_band(self) -> bool:
-        """Whether all that is read is what stands near."""
+        """Whether the pattern is a sliding window and nothing else."""
         pattern = self.pattern
         return pattern.slides and not pattern.summary and not bool(self.asked.anchors.any())
 
     @cached_property
-    def heard(self) -> Bool[Tensor, "Tk"]:
-        """Keys that are read by all queries of their text."""
-        asked, pattern = self.asked, self.pattern
+    def visible_keys(self) -> Bool[Tensor, "Tk"]:
+        """Keys that all queries of their text read."""
+        keys, pattern = self.asked, self.pattern
         if not pattern.summary:
-            return asked.anchors
-        return asked.anchors | (asked.column % pattern.block >= pattern.block - pattern.summary)
+            return keys.anchors
+        return keys.anchors | (keys.column % pattern.block >= pattern.block - pattern.summary)
 
     def take(self, rows: Int[Tensor, "T"]) -> SparseLayout:
-        """Keep these rows, as queries and as keys, where these are the same; without far maps."""
-        places = self.asked.take(rows)
-        return SparseLayout(self.pattern, places, places, self.extent, self.heads)
+        """Select these rows as queries and keys, where both are the same; without `far`."""
+        positions = self.asked.take(rows)
+        return SparseLayout(self.pattern, positions, positions, self.extent, self.heads)
 
     def reads(
         self, asking: Int[Tensor, "... q"], asked: Int[Tensor, "... k"]
     ) -> Bool[Tensor, "... H q k"]:
-        """Tell which pairs of these rows there are, from the pattern's definition."""
-        own, others, pattern = self.asking, self.asked, self.pattern
-        block = own.column[asking] // pattern.block
-        other = others.column[asked] // pattern.block
-        near = (block.unsqueeze(-1) - other.unsqueeze(-2)).abs() <= pattern.window
-        found = near | own.anchors[asking].unsqueeze(-1) | self.heard[asked].unsqueeze(-2)
-        found = found.unsqueeze(-3).expand(*near.shape[:-2], self.heads, -1, -1)
-        text = own.sequence[asking]
+        """Return which pairs of these rows attend, by the definition of the pattern."""
+        queries, keys, pattern = self.asking, self.asked, self.pattern
+        block_q = queries.column[asking] // pattern.block
+        block_k = keys.column[asked] // pattern.block
+        pairs = (block_q.unsqueeze(-1) - block_k.unsqueeze(-2)).abs() <= pattern.window
+        pairs = pairs | queries.anchors[asking].unsqueeze(-1)
+        pairs = pairs | self.visible_keys[asked].unsqueeze(-2)
+        pairs = pairs.unsqueeze(-3).expand(*pairs.shape[:-2], self.heads, -1, -1)
+        text = queries.sequence[asking]
         if pattern.random:
-            drawn = self.drawn(text.flatten(), block.flatten())
-            drawn = drawn.view(*block.shape, *drawn.shape[1:]).transpose(-3, -2)  # (..., H, q, r)
-            there = drawn.unsqueeze(-1) == other[..., None, None, None, :]
-            found = found | there.any(-2)
-        same = text.unsqueeze(-1) == others.sequence[asked].unsqueeze(-2)
-        return found & same.unsqueeze(-3)
+            random = self.random_blocks(text.flatten(), block_q.flatten())
+            random = random.view(*block_q.shape, *random.shape[1:])
+            random = random.transpose(-3, -2)  # (..., H, q, r)
+            is_random = random.unsqueeze(-1) == block_k[..., None, None, None, :]
+            pairs = pairs | is_random.any(-2)
+        same_text = text.unsqueeze(-1) == keys.sequence[asked].unsqueeze(-2)
+        return pairs & same_text.unsqueeze(-3)
 
-    def drawn(self, text: Int[Tensor, "C"], block: Int[Tensor, "C"]) -> Int[Tensor, "C H r"]:
-        """Blocks that each head reads beside the window, from these blocks of these texts."""
-        blocks = -(-self.extent // self.pattern.block)
+    def random_blocks(
+        self, text: Int[Tensor, "C"], block: Int[Tensor, "C"]
+    ) -> Int[Tensor, "C H r"]:
+        """Return the random blocks that each head reads from these blocks of these texts."""
+        counts = -(-self.extent // self.pattern.block)
         shape = (len(text), self.heads, self.pattern.random)
-        found = torch.empty(shape, dtype=torch.long, device=text.device)
-        for count in blocks.unique().tolist():
-            table = self.pattern.drawn(count, self.heads).to(text.device)
-            mine = (blocks[text] == count).nonzero().squeeze(1)
-            found[mine] = table[:, block[mine]].transpose(0, 1)
-        return found
+        blocks = torch.empty(shape, dtype=torch.long, device=text.device)
+        for count in counts.unique().tolist():
+            table = self.pattern.draw_blocks(count, self.heads).to(text.device)
+            rows = (counts[text] == count).nonzero().squeeze(1)
+            blocks[rows] = table[:, block[rows]].transpose(0, 1)
+        return blocks
 
 
 @dataclass(frozen=True)
 class Chunks:
     """Rows of queries and keys, chunk after chunk.
 
-    Where each head draws its own blocks, a chunk is one head's, and the row of token i and head h
-    is i * split + h. Keys from the number of all keys on are far ones.
+    Where each head draws its own blocks, a chunk belongs to one head, and the row of token i and
+    head h is i * split + h. Row numbers beyond the number of keys index the keys of `far`.
     """
 
     queries: Int[Tensor, "Q"]
     keys: Int[Tensor, "K"]
     cu_q: Int[Tensor, "C+1"]
     cu_k: Int[Tensor, "C+1"]
-    text: Int[Tensor, "C"]  # that each chunk is of
-    free: Bool[Tensor, "K"]  # keys that are read from any distance; they come first in their chunk
-    split: int  # chunks that the heads of one are told apart in; 1: they are not
+    text: Int[Tensor, "C"]  # of each chunk
+    window_exempt: Bool[Tensor, "K"]  # keys visible from any distance, first in their chunk
+    split: int  # number of heads if each has its own chunks, else 1
 
     def pairs(
         self, asking: Float[Tensor, "Tq"] | None, asked: Float[Tensor, "Tk"] | None, texts: int
     ) -> Float[Tensor, "B"]:
-        """Count the pairs that are multiplied for each text, tokens by how far they take part."""
-        asked_of, asking_of = (
-            cu.diff().float() if weight is None else sums(weight.float(), rows // self.split, cu)
+        """Count the pairs that are multiplied in each text; tokens count by their weight."""
+        keys, queries = (
+            cu.diff().float()
+            if weight is None
+            else sum_per_chunk(weight.float(), rows // self.split, cu)
             for weight, rows, cu in (
                 (asked, self.keys, self.cu_k),
                 (asking, self.queries, self.cu_q),
             )
         )
-        pairs = asking_of * asked_of / self.split
+        pairs = queries * keys / self.split
         return pairs.new_zeros(texts).index_add(0, self.text, pairs)
 
 
-def sums(
+def sum_per_chunk(
     weight: Float[Tensor, "T"], rows: Int[Tensor, "R"], cu: Int[Tensor, "C+1"]
 ) -> Float[Tensor, "C"]:
-    """Add up the weights of each chunk's tokens; far rows weigh what those of their token do."""
-    own = weight[rows % len(weight)]
-    return own.new_zeros(len(cu) - 1).index_add(0, chunk_of(cu, len(rows)), own)
+    """Sum the weights of the tokens of each chunk; rows of `far` have the weight of their token."""
+    row_weight = weight[rows % len(weight)]
+    sums = row_weight.new_zeros(len(cu) - 1)
+    return sums.index_add(0, chunk_of(cu, len(rows)), row_weight)
 
 
 def chunk_of(cu: Int[Tensor, "C+1"], rows: int) -> Int[Tensor, "R"]:
-    """Return the number of each row's chunk."""
+    """Return the chunk index of each row."""
     return torch.repeat_interleave(cu.diff(), output_size=rows)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Chunks as ranges: of query rows, and of places in a list of key rows."""
+    """Chunks as ranges of query rows and of places in a list of key rows."""
 
     queries: Tensor
-    counts: Tensor  # (C): queries of each chunk
+    counts: Tensor  # (C): queries per chunk
     text: Tensor  # (C)
-    source: Tensor  # rows of keys that the ranges are of
-    begin: Tensor  # (C, h, S), h the heads that are told apart
+    source: Tensor  # key rows that the ranges index
+    begin: Tensor  # (C, h, S), h the heads with their own chunks, or 1
     end: Tensor
-    free: Tensor  # (S): whether a range is read from any distance
+    window_exempt: Tensor  # (S): whether a range is visible from any distance
 
 
-def _local(sparse: SparseLayout) -> _Part | None:
-    """Cut the queries that are no anchors; they read what all hear, their window, drawn blocks."""
-    asking, asked, pattern = sparse.asking, sparse.asked, sparse.pattern
-    queries = (~asking.anchors).nonzero().squeeze(1)
-    if not len(queries):
+def _cut_local(sparse: SparseLayout) -> _Part | None:
+    """Cut the local queries; they read visible keys, their window and random blocks."""
+    queries, keys, pattern = sparse.asking, sparse.asked, sparse.pattern
+    rows = (~queries.anchors).nonzero().squeeze(1)
+    if not len(rows):
         return None
-    wide = int(sparse.extent.max()) + 1
-    units = wide // pattern.unit + 1
-    place = asking.sequence[queries] * units + asking.column[queries] // pattern.unit
-    chunks, counts = place.unique_consecutive(return_counts=True)
+    width = int(sparse.extent.max()) + 1
+    units = width // pattern.unit + 1
+    index = queries.sequence[rows] * units + queries.column[rows] // pattern.unit
+    chunks, counts = index.unique_consecutive(return_counts=True)
     text, unit = chunks // units, chunks % units
-    heard, local = (rows.nonzero().squeeze(1) for rows in (sparse.heard, ~sparse.heard))
-    order = asked.sequence[local] * wide + asked.column[local]
+    visible, local = (
+        mask.nonzero().squeeze(1) for mask in (sparse.visible_keys, ~sparse.visible_keys)
+    )
+    order = keys.sequence[local] * width + keys.column[local]
 
-    def within(text: Tensor, first: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
-        bounds = torch.stack([text * wide + side.clamp(0, wide) for side in (first, end)])
-        begin, end = torch.searchsorted(order, bounds) + len(heard)
+    def find_ranges(text: Tensor, first: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+        bounds = torch.stack([text * width + column.clamp(0, width) for column in (first, end)])
+        begin, end = torch.searchsorted(order, bounds) + len(visible)
         return begin, end
 
     texts = torch.stack((text, text + 1))
-    ranges = [tuple(torch.searchsorted(asked.sequence[heard].contiguous(), texts).unbind())]
-    ranges.append(within(text, *pattern.reach(unit)))
-    begin, end = (torch.stack(side, -1)[:, None] for side in zip(*ranges, strict=True))
+    ranges = [tuple(torch.searchsorted(keys.sequence[visible].contiguous(), texts).unbind())]
+    ranges.append(find_ranges(text, *pattern.reach(unit)))
+    begin, end = (torch.stack(bounds, -1)[:, None] for bounds in zip(*ranges, strict=True))
     if pattern.random:
-        blocks = sparse.drawn(text, unit)  # (C, H, r); -1: none
+        blocks = sparse.random_blocks(text, unit)  # (C, H, r); -1: none
         first = blocks.clamp_min(0) * pattern.block
         last = torch.where(blocks < 0, first, first + pattern.block)
-        drawn = within(text[:, None, None], first, last)
+        random = find_ranges(text[:, None, None], first, last)
         begin, end = (
-            torch.cat((side.expand(-1, sparse.heads, -1), more), -1)
-            for side, more in zip((begin, end), drawn, strict=True)
+            torch.cat((bounds.expand(-1, sparse.heads, -1), random_bounds), -1)
+            for bounds, random_bounds in zip((begin, end), random, strict=True)
         )
-    free = torch.ones(begin.shape[-1], dtype=torch.bool, device=begin.device)
-    free[1] = not pattern.slides  # whole blocks are read; of a band only what is near
-    return _Part(queries, counts, text, torch.cat((heard, local)), begin, end, free)
+    exempt = torch.ones(begin.shape[-1], dtype=torch.bool, device=begin.device)
+    exempt[1] = not pattern.slides  # blocks are read whole, a band only within the window
+    return _Part(rows, counts, text, torch.cat((visible, local)), begin, end, exempt)
 
 
-def _anchored(sparse: SparseLayout) -> _Part | None:
-    """Give the anchors of each text, as one chunk, all of its keys."""
-    queries = sparse.asking.anchors.nonzero().squeeze(1)
-    if not len(queries):
+def _cut_global(sparse: SparseLayout) -> _Part | None:
+    """Put the global tokens of each text into one chunk, which reads all keys of the text."""
+    rows = sparse.asking.anchors.nonzero().squeeze(1)
+    if not len(rows):
         return None
-    asked = sparse.asked.sequence
-    text, counts = sparse.asking.sequence[queries].unique_consecutive(return_counts=True)
-    begin, end = torch.searchsorted(asked, torch.stack((text, text + 1)))
-    source = torch.arange(len(asked), device=asked.device)
+    sequence = sparse.asked.sequence
+    text, counts = sparse.asking.sequence[rows].unique_consecutive(return_counts=True)
+    begin, end = torch.searchsorted(sequence, torch.stack((text, text + 1)))
+    source = torch.arange(len(sequence), device=sequence.device)
     if sparse.far is not None:
-        source = source + len(asked)
+        source = source + len(sequence)
     heads = sparse.heads if sparse.pattern.random else 1
-    begin, end = (side[:, None, None].expand(-1, heads, 1) for side in (begin, end))
-    free = torch.ones(1, dtype=torch.bool, device=asked.device)
-    return _Part(queries, counts, text, source, begin, end, free)
+    begin, end = (bounds[:, None, None].expand(-1, heads, 1) for bounds in (begin, end))
+    exempt = torch.ones(1, dtype=torch.bool, device=sequence.device)
+    return _Part(rows, counts, text, source, begin, end, exempt)
 
 
-def _joined(parts: list[_Part], sparse: SparseLayout) -> Chunks:
+def _join(parts: list[_Part], sparse: SparseLayout) -> Chunks:
     split = sparse.heads if sparse.pattern.random else 1
-    queries, keys, free, of_queries, of_keys, text = [], [], [], [], [], []
+    queries, keys, exempt, counts_q, counts_k, text = [], [], [], [], [], []
     for part in parts:
-        queries.append(_by_heads(part.queries, part.counts, split))
-        of_queries.append(part.counts.repeat_interleave(split))
+        queries.append(_repeat_per_head(part.queries, part.counts, split))
+        counts_q.append(part.counts.repeat_interleave(split))
         sizes = part.end - part.begin  # (C, h, S)
         flat = sizes.flatten()
-        of_keys.append(sizes.sum(-1).flatten())
-        rows = part.source[_ranges(part.begin.flatten(), flat)]
-        keys.append(_of_heads(rows, of_keys[-1], split))
-        free.append(part.free.repeat(sizes[..., 0].numel()).repeat_interleave(flat))
+        counts_k.append(sizes.sum(-1).flatten())
+        rows = part.source[_list_ranges(part.begin.flatten(), flat)]
+        keys.append(_add_heads(rows, counts_k[-1], split))
+        exempt.append(part.window_exempt.repeat(sizes[..., 0].numel()).repeat_interleave(flat))
         text.append(part.text.repeat_interleave(split))
     return Chunks(
         torch.cat(queries),
         torch.cat(keys),
-        offsets(torch.cat(of_queries)),
-        offsets(torch.cat(of_keys)),
+        offsets(torch.cat(counts_q)),
+        offsets(torch.cat(counts_k)),
         torch.cat(text),
-        torch.cat(free),
+        torch.cat(exempt),
         split,
     )
 
 
-def _by_heads(rows: Tensor, counts: Tensor, split: int) -> Tensor:
-    """Repeat the rows of each chunk once a head, head after head."""
+def _repeat_per_head(rows: Tensor, counts: Tensor, split: int) -> Tensor:
+    """Repeat the rows of each chunk for every head, head after head."""
     if split == 1:
         return rows
     starts = (counts.cumsum(0) - counts).repeat_interleave(split)
     sizes = counts.repeat_interleave(split)
-    return _of_heads(rows[_ranges(starts, sizes)], sizes, split)
+    return _add_heads(rows[_list_ranges(starts, sizes)], sizes, split)
 
 
-def _ranges(begin: Tensor, sizes: Tensor) -> Tensor:
+def _list_ranges(begin: Tensor, sizes: Tensor) -> Tensor:
     """List the numbers of ranges, one range after another."""
-    before = sizes.cumsum(0) - sizes
-    places = torch.arange(int(sizes.sum()), device=sizes.device)
-    return places + (begin - before).repeat_interleave(sizes)
+    starts = sizes.cumsum(0) - sizes
+    index = torch.arange(int(sizes.sum()), device=sizes.device)
+    return index + (begin - starts).repeat_interleave(sizes)
 
 
-def _of_heads(rows: Tensor, sizes: Tensor, split: int) -> Tensor:
-    """Add their head to the numbers of rows; chunks of these sizes are each one head's in turn."""
+def _add_heads(rows: Tensor, sizes: Tensor, split: int) -> Tensor:
+    """Turn token rows into rows of tokens and heads; chunks cycle through the heads."""
     if split == 1:
         return rows
     head = torch.arange(split, device=rows.device).repeat(len(sizes) // split)
@@ -272,7 +281,7 @@ def _of_heads(rows: Tensor, sizes: Tensor, split: int) -> Tensor:
 
 
 def offsets(counts: Int[Tensor, "B"]) -> Int[Tensor, "B+1"]:
-    """Return where each of some runs of rows begins, and where the last ends."""
+    """Return the start of each run of rows, and the end of the last."""
     return torch.nn.functional.pad(counts.cumsum(0), (1, 0))
 
 
@@ -283,19 +292,19 @@ def anchors_of(
     extent: Int[Tensor, "B"],
     question: Bool[Tensor, "T"] | None,
 ) -> Bool[Tensor, "T"]:
-    """Find the tokens that read all and are read by all; `question` as of `question_of`."""
+    """Return which tokens are global; `question` as from `question_of`."""
     length = extent[sequence]
     if pattern.anchors == "first":
-        found = column == 0
+        is_global = column == 0
     elif pattern.anchors == "ends":
         block = column // pattern.block
-        found = (block == 0) | (block == (length - 1) // pattern.block)
+        is_global = (block == 0) | (block == (length - 1) // pattern.block)
     elif pattern.anchors == "question":
-        assert question is not None  # the border finds it for patterns that ask
-        found = question
+        assert question is not None  # packing finds it for patterns that need it
+        is_global = question
     else:
-        found = torch.zeros_like(column, dtype=torch.bool)
-    return found | (length <= pattern.full_up_to) if pattern.full_up_to else found
+        is_global = torch.zeros_like(column, dtype=torch.bool)
+    return is_global | (length <= pattern.full_up_to) if pattern.full_up_to else is_global
 
 
 def question_of(
@@ -304,19 +313,18 @@ def question_of(
     second: Bool[Tensor, "T"],
     texts: int,
 ) -> Bool[Tensor, "T"]:
-    """Find the first text of each pair; a text that has no second asks by its first token only."""
-    later = torch.zeros(texts, device=second.device).index_add(0, sequence, second.float())
-    return torch.where(later[sequence] > 0, ~second, column == 0)
+    """Return which tokens belong to the first text of a pair, or are the first token of a text."""
+    second_tokens = torch.zeros(texts, device=second.device).index_add(0, sequence, second.float())
+    return torch.where(second_tokens[sequence] > 0, ~second, column == 0)
 
 
 def dense_pairs(pattern: Pattern, lengths: Float[Tensor, "B"], heads: int) -> Float[Tensor, "B"]:
-    """Count the pairs of texts of these lengths that a pattern multiplies when all tokens read."""
+    """Count the pairs per text of these lengths that a pattern multiplies without pruning."""
     counts = lengths.long()
     total = int(counts.sum())
     sequence = torch.repeat_interleave(counts, output_size=total)
     column = torch.arange(total, device=counts.device) - offsets(counts)[sequence]
     anchors = anchors_of(pattern, sequence, column, counts, torch.zeros_like(column).bool())
-    places = TokenPositions(sequence, column, anchors)
-    return SparseLayout(pattern, places, places, counts, heads).chunks.pairs(
-        None, None, len(counts)
-    )
+    positions = TokenPositions(sequence, column, anchors)
+    layout = SparseLayout(pattern, positions, positions, counts, heads)
+    return layout.chunks.pairs(None, None, len(counts))

@@ -35,7 +35,7 @@ def test_blocks_are_read_as_in_transformers_while_it_draws_the_same(kernel, colu
 
     def drawn(self, *_, **__):
         pattern = Pattern.bigbird(BLOCK, DRAWN, self.seed)
-        table = pattern.drawn(-(-columns // BLOCK), 2)[:, 1:-1]  # ends read all anyway
+        table = pattern.draw_blocks(-(-columns // BLOCK), 2)[:, 1:-1]  # ends read all anyway
         assert (table >= 0).all()
         return list(table.numpy())
 
@@ -85,7 +85,7 @@ def test_training_and_inference_compute_the_same_function():
 
 def test_each_layer_draws_its_own_blocks():
     patterns = [layer.pattern for layer in bind(_big_bird().base_model).layers]
-    tables = [pattern.drawn(40, 2) for pattern in patterns]
+    tables = [pattern.draw_blocks(40, 2) for pattern in patterns]
     assert not torch.equal(tables[0], tables[1])
     assert not torch.equal(tables[0][0], tables[0][1])  # nor do heads share theirs
 

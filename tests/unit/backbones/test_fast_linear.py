@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import fewer
-from fewer.backbones.fast_linear import drop, linear_together, of_round_size
+from fewer.backbones.fast_linear import apply_padded, drop, linear_together
 from tests.tiny import ragged, tiny
 
 
@@ -104,8 +104,8 @@ def test_rows_of_round_number_are_few_and_fall_away(rows):
         return hidden * 2
 
     hidden = torch.randn(rows, 3)
-    assert torch.equal(of_round_size(apply, hidden), hidden * 2)
-    low = of_round_size(apply, hidden.bfloat16())
+    assert torch.equal(apply_padded(apply, hidden), hidden * 2)
+    low = apply_padded(apply, hidden.bfloat16())
     assert torch.equal(low, hidden.bfloat16() * 2)
     assert seen[0] == rows
     assert seen[1] % 32 == 0

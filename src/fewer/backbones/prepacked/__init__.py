@@ -1,1 +1,1 @@
-"""The CPU engine: a backbone's layers with their weights packed for the compiled kernels."""
+"""The CPU engine: layers with weights prepacked for the compiled kernels."""

@@ -1,4 +1,4 @@
-"""What may be packed: modules that do what their class says, activations known by their values."""
+"""Which modules can be packed: plain modules, and activations recognised by their values."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewer.kernels.cpu.batch_invariant import BatchInvariantLinear
-from fewer.kernels.cpu.plain import changes_forward, has_own_tensors, is_plain_tensor
+from fewer.kernels.cpu.plain import has_changed_forward, has_own_parameters, is_plain_tensor
 
 __all__ = ["NotPrepackable", "activation_name", "norm_of", "plain_linear", "table_of"]
 
-_KNOWN: dict[str, Callable[[Tensor], Tensor]] = {
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "relu": F.relu,
@@ -24,46 +24,46 @@ _KNOWN: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class NotPrepackable(Exception):
-    """A part of a model must be run as it is; the message says which and why."""
+    """A part of a model that cannot be packed; the message names it and the reason."""
 
 
 def plain_linear(module: Any) -> nn.Linear:
-    """Return a module that is a plain linear map.
+    """Return a module if it is a plain linear map.
 
-    Raises `NotPrepackable` for adapters, quantised maps, and maps with hooks, whose call does more.
+    Raises `NotPrepackable` for adapters, quantised layers and modules with hooks.
     """
     if type(module) not in (nn.Linear, BatchInvariantLinear):
         raise NotPrepackable(
             f"a {type(module).__module__}.{type(module).__qualname__} stands where a linear map "
             "does (merge adapters to have it packed)"
         )
-    plain: nn.Linear = _plain(module)
-    return plain
+    linear: nn.Linear = _check_plain(module)
+    return linear
 
 
 def norm_of(module: Any) -> nn.LayerNorm:
-    """Return a module that is a plain LayerNorm with weights. Raises `NotPrepackable`."""
+    """Return a module if it is a plain LayerNorm with weights. Raises `NotPrepackable`."""
     if type(module) is not nn.LayerNorm or module.weight is None:
         raise NotPrepackable(f"a {type(module).__qualname__} stands where a LayerNorm does")
-    plain: nn.LayerNorm = _plain(module)
-    return plain
+    norm: nn.LayerNorm = _check_plain(module)
+    return norm
 
 
 def table_of(module: Any, rows: int) -> nn.Embedding:
-    """Return a module that is a plain embedding of `rows` ids or more. Raises `NotPrepackable`."""
+    """Return a module if it is a plain embedding of at least `rows`. Raises `NotPrepackable`."""
     if type(module) is not nn.Embedding or module.max_norm is not None:
         raise NotPrepackable(f"a {type(module).__qualname__} stands where an embedding does")
     if module.weight.shape[0] < rows:
         raise NotPrepackable(
             f"an embedding has {module.weight.shape[0]} rows, the config says {rows}"
         )
-    plain: nn.Embedding = _plain(module)
-    return plain
+    embedding: nn.Embedding = _check_plain(module)
+    return embedding
 
 
-def _plain(module: Any) -> Any:
+def _check_plain(module: Any) -> Any:
     _refuse_hooks(module)
-    if not has_own_tensors(module):
+    if not has_own_parameters(module):
         raise NotPrepackable(
             f"the weight or bias of a {type(module).__qualname__} is no parameter of its own, or "
             "of a class of its own"
@@ -78,7 +78,7 @@ def _plain(module: Any) -> Any:
 
 
 def _refuse_hooks(module: nn.Module) -> None:
-    if changes_forward(module):
+    if has_changed_forward(module):
         raise NotPrepackable(f"a {type(module).__qualname__} has hooks, which would not be called")
 
 
@@ -86,11 +86,11 @@ def activation_name(activation: Callable[[Tensor], Tensor]) -> str:
     """Recognise an activation by its values. Raises `NotPrepackable` for an unknown one."""
     if isinstance(activation, nn.Module):
         _refuse_hooks(activation)
-    large = torch.tensor([12.0, 100.0, 1e4])  # some are cut off at 10, and like GELU below
+    large = torch.tensor([12.0, 100.0, 1e4])  # some activations clip at 10, and equal GELU below
     x = torch.cat((torch.linspace(-8, 8, 257), large, -large))
     with torch.no_grad():
         y = activation(x)
-    for name, known in _KNOWN.items():
-        if torch.allclose(y, known(x), rtol=0, atol=1e-6):
+    for name, function in _ACTIVATIONS.items():
+        if torch.allclose(y, function(x), rtol=0, atol=1e-6):
             return name
     raise NotPrepackable(f"the activation {activation!r} has no kernel")

@@ -1,4 +1,4 @@
-"""An encoder packed for one instruction set: made, kept in step with the model, used."""
+"""The CPU engine: an encoder prepacked for one instruction set, in step with its model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fewer.backbones.post_norm import PostNormLayer, TableEmbedding
 from fewer.backbones.prepacked.eligible import NotPrepackable
 from fewer.backbones.prepacked.modernbert import PrepackedModernBert
 from fewer.backbones.prepacked.post_norm import PrepackedEmbedding, PrepackedPostNorm
-from fewer.kernels.cpu.guard import only_numbers_matter
+from fewer.kernels.cpu.guard import is_pure_inference
 from fewer.kernels.cpu.library import Isa
 from fewer.kernels.cpu.plain import has_global_hooks
 from fewer.kernels.cpu.staleness import Fingerprint
@@ -32,17 +32,17 @@ _PACKERS: dict[type[Any], Callable[[Any, Isa], BackboneLayer]] = {
 
 
 def prepack(layer: BackboneLayer, isa: Isa) -> BackboneLayer:
-    """Pack one layer. Raises `NotPrepackable`, saying what in it must be run as it is."""
+    """Pack one layer. Raises `NotPrepackable`, which names the part that cannot be packed."""
     if type(layer) not in _PACKERS:
         raise NotPrepackable(f"layers of the kind {type(layer).__name__} have no packed form")
     return _PACKERS[type(layer)](layer, isa)
 
 
 class Engine:
-    """The packed weights of an encoder beside its own, which stay as they are.
+    """The packed weights of an encoder, in addition to its own, which do not change.
 
-    They take as much memory again (half of it in bf16). Layers that cannot be packed run as they
-    are, and so do all where one cannot and the model is not fp32; `left` says why.
+    They take the same memory again (half of it in bf16). Layers that cannot be packed run plainly,
+    and so do all layers if one cannot and the model is not fp32; `left` lists the reasons.
     """
 
     def __init__(self, encoder: nn.Module, isa: Isa) -> None:
@@ -50,66 +50,72 @@ class Engine:
         self._pack(encoder)
 
     def backbone(self, encoder: nn.Module) -> Backbone | None:
-        """Return the packed view of the encoder, packed again if it was edited since.
+        """Return the packed backbone of the encoder, packed again if the encoder was edited.
 
-        `None` where only the plain layers will do: for gradients, in training, under a compiler, or
-        with a hook on all modules.
+        `None` if the plain layers must run: for gradients, in training, under a compiler, or with
+        global hooks.
         """
-        stamp, backbone = self._held  # read at once: another thread may pack
-        if not only_numbers_matter() or has_global_hooks() or stamp.trains:
+        fingerprint, backbone = self._packed  # read together: another thread may pack
+        if not is_pure_inference() or has_global_hooks() or fingerprint.is_training:
             return None
-        if not stamp.holds():
+        if not fingerprint.matches():
             log.info("the model was edited since it was optimized: its weights are packed again")
             backbone = self._pack(encoder)
         return backbone
 
     def _pack(self, encoder: nn.Module) -> Backbone:
         plain = bind(encoder)
-        own = getattr(encoder, "fewer", None)
-        skipped = set(own.modules()) if isinstance(own, nn.Module) else set()
-        stamp = Fingerprint(*(part for part in encoder.modules() if part not in skipped))
-        left: list[str] = []
-        known: dict[int, BackboneLayer] = {}  # layers that share their modules share their weights
+        attachment = getattr(encoder, "fewer", None)
+        skipped = set(attachment.modules()) if isinstance(attachment, nn.Module) else set()
+        modules = (module for module in encoder.modules() if module not in skipped)
+        fingerprint = Fingerprint(*modules)
+        reasons: list[str] = []
+        cache: dict[int, BackboneLayer] = {}  # layers that share modules share packed weights
         layers = [
-            self._layer(layer, number, known, left) for number, layer in enumerate(plain.layers)
+            self._pack_layer(layer, index, cache, reasons)
+            for index, layer in enumerate(plain.layers)
         ]
-        embed = self._embedding(plain, left)
+        embed = self._pack_embedding(plain, reasons)
         dtype = next(encoder.parameters()).dtype
-        if left and dtype is not torch.float32:  # states between packed layers are fp32
-            left.append(f"the other layers: in {dtype} a model is packed as a whole or not at all")
+        if reasons and dtype is not torch.float32:  # states between packed layers are fp32
+            reasons.append(
+                f"the other layers: a model in {dtype} is packed as a whole or not at all"
+            )
             backbone = plain
         else:
-            finish = _finish(plain.finish, dtype)
+            finish = _cast_before(plain.finish, dtype)
             backbone = replace(plain, embed=embed, layers=layers, finish=finish)
-        self.left, self._held = left, (stamp, backbone)
+        self.left, self._packed = reasons, (fingerprint, backbone)
         return backbone
 
-    def _layer(
+    def _pack_layer(
         self,
         layer: BackboneLayer,
-        number: int,
-        known: dict[int, BackboneLayer],
-        left: list[str],
+        index: int,
+        cache: dict[int, BackboneLayer],
+        reasons: list[str],
     ) -> BackboneLayer:
-        mark = id(layer.query if isinstance(layer, PostNormLayer) else layer)
-        if mark not in known:
+        key = id(layer.query if isinstance(layer, PostNormLayer) else layer)
+        if key not in cache:
             try:
-                known[mark] = prepack(layer, self.isa)
+                cache[key] = prepack(layer, self.isa)
             except NotPrepackable as reason:
-                left.append(f"layer {number}: {reason}")
-                known[mark] = layer
-        return known[mark]
+                reasons.append(f"layer {index}: {reason}")
+                cache[key] = layer
+        return cache[key]
 
-    def _embedding(self, plain: Backbone, left: list[str]) -> Callable[..., Tensor]:
+    def _pack_embedding(self, plain: Backbone, reasons: list[str]) -> Callable[..., Tensor]:
         if not isinstance(plain.embed, TableEmbedding):
             return plain.embed
         try:
             return PrepackedEmbedding.of(plain.embed, self.isa, plain.vocabulary, plain.segments)
         except NotPrepackable as reason:
-            left.append(f"embeddings: {reason}")
+            reasons.append(f"embeddings: {reason}")
             return plain.embed
 
 
-def _finish(plain: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """Give states back in the model's own dtype; between the layers they are fp32."""
-    return plain if dtype is torch.float32 else lambda hidden: plain(hidden.to(dtype))
+def _cast_before(
+    finish: Callable[[Tensor], Tensor], dtype: torch.dtype
+) -> Callable[[Tensor], Tensor]:
+    """Cast states, which are fp32 between packed layers, to the dtype of the model."""
+    return finish if dtype is torch.float32 else lambda hidden: finish(hidden.to(dtype))

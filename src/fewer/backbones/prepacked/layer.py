@@ -1,4 +1,4 @@
-"""What every packed layer takes over from the layer that it packs."""
+"""The properties that a prepacked layer shares with its plain layer."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ __all__ = ["PrepackedLayer"]
 
 @dataclass(frozen=True, kw_only=True)
 class PrepackedLayer:
-    """A layer of a backbone, and the instruction set that its weights are packed for."""
+    """A prepacked layer of a backbone, for one instruction set."""
 
-    plain: Any  # the layer as the backbone has it
+    plain: Any  # the layer of the backbone
     isa: Isa
 
     @property
     def pattern(self) -> Pattern | None:
-        """As the layer has it."""
+        """The pattern of the plain layer."""
         pattern: Pattern | None = self.plain.pattern
         return pattern
 
     @property
     def dropout(self) -> float:
-        """None: the engine is for inference."""
+        """0: the engine is for inference."""
         return 0.0
 
     @property
     def last_norm(self) -> Any:
-        """As the layer has it."""
+        """The last norm of the plain layer."""
         return self.plain.last_norm
 
     @property
     def cost(self) -> LayerCost:
-        """As the layer has it: packing changes no FLOP."""
+        """The cost of the plain layer: packing does not change FLOPs."""
         cost: LayerCost = self.plain.cost
         return cost

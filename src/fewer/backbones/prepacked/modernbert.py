@@ -1,4 +1,4 @@
-"""A layer of ModernBERT, packed: pre-norm, rotary positions, gated feed-forward."""
+"""A prepacked layer of ModernBERT: pre-norm, rotary positions, gated feed-forward."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from fewer.kernels.cpu.ops import Weight, linear
 
 __all__ = ["PrepackedModernBert"]
 
-BLOCK = 1024  # positions whose angles are worked out together, always the same ones
+BLOCK = 1024  # positions whose angles are computed together, in fixed blocks
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepackedModernBert(PrepackedLayer):
-    """One layer; the gated half of the feed-forward map is packed apart from the other."""
+    """One layer; the two halves of the gated feed-forward map are packed separately."""
 
     plain: ModernBertLayer
     frequencies: tuple[float, ...]
@@ -41,24 +41,24 @@ class PrepackedModernBert(PrepackedLayer):
 
     @classmethod
     def of(cls, layer: ModernBertLayer, isa: Isa) -> PrepackedModernBert:
-        """Prepack a layer. Raises `NotPrepackable` where a module does more than its class."""
-        own, mlp = layer.module.attn, layer.module.mlp
+        """Prepack a layer. Raises `NotPrepackable` for a module that is not plain."""
+        attention, mlp = layer.module.attn, layer.module.mlp
         for norm in (layer.module.attn_norm, layer.module.mlp_norm):
             if not isinstance(norm, nn.Identity) and norm_of(norm).weight.dtype != torch.float32:
-                raise NotPrepackable(f"a LayerNorm of {norm.weight.dtype} takes no states in fp32")
+                raise NotPrepackable(f"a LayerNorm in {norm.weight.dtype} takes no states in fp32")
         wide = plain_linear(mlp.Wi)
         half = wide.out_features // 2
         biases: Any = (None, None) if wide.bias is None else wide.bias.detach().float().split(half)
         value, gate = (
-            Weight.packing(part, bias, isa)
-            for part, bias in zip(wide.weight.detach().split(half), biases, strict=True)
+            Weight.from_matrix(matrix, bias, isa)
+            for matrix, bias in zip(wide.weight.detach().split(half), biases, strict=True)
         )
         return cls(
             plain=layer,
             isa=isa,
             frequencies=tuple(layer.frequencies.float().tolist()),
-            projections=Weight.of([plain_linear(own.Wqkv)], isa),
-            output=Weight.of([plain_linear(own.Wo)], isa),
+            projections=Weight.of([plain_linear(attention.Wqkv)], isa),
+            output=Weight.of([plain_linear(attention.Wo)], isa),
             value=value,
             activation=activation_name(mlp.act),
             gate=gate,
@@ -68,7 +68,7 @@ class PrepackedModernBert(PrepackedLayer):
     def qkv(
         self, hidden: Tensor, position: Tensor, rows: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Run one fused map of the normed state, then rotate queries and keys."""
+        """Project the normed states with one fused map, then rotate queries and keys."""
         normed = self.plain.module.attn_norm(hidden)
         fused = linear(normed, self.projections, dtype=self.isa.dtype)
         q, k, v = (split_heads(part, self.plain.heads) for part in fused.chunk(3, dim=1))
@@ -79,14 +79,14 @@ class PrepackedModernBert(PrepackedLayer):
         return (q if rows is None else q.index_select(0, rows)), k, v
 
     def far(self, hidden: Tensor, anchors: Tensor) -> None:
-        """Nothing: there are no anchors."""
+        """Return `None`: there are no global tokens."""
 
     def attended(self, context: Tensor, hidden: Tensor) -> Tensor:
-        """X + W context."""
+        """Compute x + W context."""
         return linear(context, self.output, residual=hidden.contiguous())
 
     def ffn(self, hidden: Tensor) -> Tensor:
-        """X + W2 (act(a) * b), with (a, b) = W1 norm(x)."""
+        """Compute x + W2 (act(a) * b), with (a, b) = W1 norm(x)."""
         normed = self.plain.module.mlp_norm(hidden)
         inner = linear(normed, self.value, activation=self.activation)
         inner *= linear(normed, self.gate)
@@ -96,10 +96,10 @@ class PrepackedModernBert(PrepackedLayer):
 @cache
 @torch.inference_mode(False)
 def _angles(frequencies: tuple[float, ...], scaling: float, blocks: int) -> tuple[Tensor, Tensor]:
-    """Return cos and sin `(positions, d)`; a number never depends on how many are asked for."""
-    parts = [
+    """Return cos and sin `(positions, d)`; no entry depends on the number of blocks."""
+    tables = [
         angles(torch.arange(block * BLOCK, (block + 1) * BLOCK), torch.tensor(frequencies), scaling)
         for block in range(blocks)
     ]
-    cos, sin = zip(*parts, strict=True)
+    cos, sin = zip(*tables, strict=True)
     return torch.cat(cos), torch.cat(sin)

@@ -1,4 +1,4 @@
-"""A layer and the embeddings of BERT's family, packed."""
+"""The prepacked layer and embeddings of the BERT family."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["PrepackedEmbedding", "PrepackedPostNorm"]
 class PrepackedPostNorm(PrepackedLayer):
     """One layer in four calls: fused q k v, output with residual and norm, the feed-forward block.
 
-    States between layers are fp32; queries, keys, values and context have the kernels' own dtype.
+    States between layers are fp32; queries, keys, values and context have the dtype of the kernels.
     """
 
     plain: PostNormLayer
@@ -40,14 +40,14 @@ class PrepackedPostNorm(PrepackedLayer):
 
     @classmethod
     def of(cls, layer: PostNormLayer, isa: Isa) -> PrepackedPostNorm:
-        """Prepack a layer. Raises `NotPrepackable` where a module does more than its class."""
-        own = [plain_linear(module) for module in (layer.query, layer.key, layer.value)]
-        if len({one.bias is None for one in own}) > 1:
-            raise NotPrepackable("some of query, key and value have a bias and some have not")
+        """Prepack a layer. Raises `NotPrepackable` for a module that is not plain."""
+        projections = [plain_linear(module) for module in (layer.query, layer.key, layer.value)]
+        if len({module.bias is None for module in projections}) > 1:
+            raise NotPrepackable("only some of query, key and value have a bias")
         return cls(
             plain=layer,
             isa=isa,
-            projections=Weight.of(own, isa),
+            projections=Weight.of(projections, isa),
             output=Weight.of([plain_linear(layer.output)], isa),
             output_norm=Norm.of(norm_of(layer.output_norm)),
             wide=Weight.of([plain_linear(layer.wide)], isa),
@@ -59,32 +59,33 @@ class PrepackedPostNorm(PrepackedLayer):
     def qkv(
         self, hidden: Tensor, position: Tensor, rows: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Run one linear map for all three; queries apart where only some rows ask."""
+        """Project with one fused map; queries separately if only some rows are queries."""
         heads, third = self.plain.heads, self.projections.struct.n // 3
-        keys_values = None if rows is None else self.projections.after(third)
+        keys_values = None if rows is None else self.projections.drop_first(third)
         if rows is None or keys_values is None:
             fused = linear(hidden, self.projections, dtype=self.isa.dtype)
             q, k, v = fused.view(-1, 3, heads, third // heads).unbind(1)
             return (q if rows is None else q.index_select(0, rows)), k, v
-        asking = hidden.index_select(0, rows)
-        q = linear(asking, self.projections.first(third), dtype=self.isa.dtype)
+        q = linear(
+            hidden.index_select(0, rows), self.projections.take_first(third), dtype=self.isa.dtype
+        )
         k, v = linear(hidden, keys_values, dtype=self.isa.dtype).split(third, dim=1)
         return split_heads(q, heads), split_heads(k, heads), split_heads(v, heads)
 
     def far(self, hidden: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        """As the layer has it, in the dtype of the kernels."""
-        found = self.plain.far(hidden.to(self.plain.query.weight.dtype), anchors)
-        if found is None:
+        """Apply the projections of the plain layer; return the dtype of the kernels."""
+        projected = self.plain.far(hidden.to(self.plain.query.weight.dtype), anchors)
+        if projected is None:
             return None
-        q, k, v = (states.to(self.isa.dtype) for states in found)
+        q, k, v = (states.to(self.isa.dtype) for states in projected)
         return q, k, v
 
     def attended(self, context: Tensor, hidden: Tensor) -> Tensor:
-        """LN(x + W context)."""
+        """Compute LN(x + W context)."""
         return linear(context, self.output, residual=hidden.contiguous(), norm=self.output_norm)
 
     def ffn(self, hidden: Tensor) -> Tensor:
-        """LN(x + W2 act(W1 x))."""
+        """Compute LN(x + W2 act(W1 x))."""
         return feed_forward(hidden, self.wide, self.narrow, self.narrow_norm, self.activation)
 
 
@@ -92,7 +93,7 @@ class PrepackedPostNorm(PrepackedLayer):
 class PrepackedEmbedding:
     """Word, segment and position embeddings and their norm in one pass over the tokens.
 
-    States are fp32 whatever the model's dtype; a projection is a module of the model's own.
+    States are fp32 in every dtype of the model; projections are the modules of the model.
     """
 
     plain: TableEmbedding
@@ -102,17 +103,17 @@ class PrepackedEmbedding:
 
     @classmethod
     def of(cls, plain: TableEmbedding, isa: Isa, ids: int, segments: int) -> PrepackedEmbedding:
-        """View the tables; nothing is copied if they are fp32.
+        """Read the tables, without a copy if they are fp32.
 
-        `ids` and `segments` say how many there may be. Raises `NotPrepackable`.
+        `ids` and `segments` are the numbers of ids and segments. Raises `NotPrepackable`.
         """
-        own = plain.tables
+        module = plain.tables
         tables = (
-            _table(own.word_embeddings, ids),
-            _table(own.token_type_embeddings, max(1, segments)) if plain.segments else None,
-            _table(own.position_embeddings, 0),  # as many as there are rows: positions are checked
+            _read_table(module.word_embeddings, ids),
+            _read_table(module.token_type_embeddings, max(1, segments)) if plain.segments else None,
+            _read_table(module.position_embeddings, 0),  # any size: positions are checked before
         )
-        return cls(plain, isa, tables, Norm.of(norm_of(own.LayerNorm)))
+        return cls(plain, isa, tables, Norm.of(norm_of(module.LayerNorm)))
 
     def __call__(self, tokens: Tokens) -> Tensor:
         """Embed packed tokens."""
@@ -128,5 +129,5 @@ class PrepackedEmbedding:
         return hidden.float()
 
 
-def _table(module: nn.Module, rows: int) -> Tensor:
+def _read_table(module: nn.Module, rows: int) -> Tensor:
     return table_of(module, rows).weight.detach().float().contiguous()

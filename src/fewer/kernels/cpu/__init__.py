@@ -1,1 +1,1 @@
-"""The compiled kernels, and the little that Python needs to call them."""
+"""The compiled CPU kernels and their Python bindings."""

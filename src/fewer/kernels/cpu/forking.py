@@ -1,9 +1,9 @@
 """Let a process fork after several threads have run a kernel.
 
-The threads of GNU OpenMP do not exist in the child of a fork, but its records say that they do: the
-first parallel loop of the child waits for them for ever. They are therefore ended before a fork, in
-each copy of the library that is loaded (torch, scikit-learn and the compiled kernels may bring one
-each), and started again at the next parallel loop, in the parent and in the child.
+The threads of GNU OpenMP do not exist in the child of a fork, but its state counts them: the first
+parallel loop of the child waits for them for ever. They are therefore ended before a fork, in each
+loaded copy of the library (torch, scikit-learn and the compiled kernels may each bring one), and
+start again at the next parallel loop, in the parent and in the child.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from pathlib import Path
 __all__ = ["openmp_libraries", "pause_at_forks"]
 
 _MAPS, _TASKS = Path("/proc/self/maps"), Path("/proc/self/task")
-_HARD = 2  # omp_pause_hard
+_PAUSE_HARD = 2  # omp_pause_hard
 
 
 @cache
 def pause_at_forks() -> None:
-    """End the OpenMP threads of the forking thread before each fork, from now on.
+    """Register a handler that ends the OpenMP threads of the forking thread before each fork.
 
-    For forks by Python (`os.fork`, `multiprocessing`) on Linux; elsewhere nothing is done.
+    It covers forks by Python (`os.fork`, `multiprocessing`) on Linux, and no other system.
     """
     if _MAPS.exists() and hasattr(os, "register_at_fork"):
-        os.register_at_fork(before=_pause)
+        os.register_at_fork(before=_end_threads)
 
 
 def openmp_libraries() -> tuple[str, ...]:
-    """Return the paths of all copies of GNU OpenMP that this process has loaded."""
+    """Return the paths of all loaded copies of GNU OpenMP."""
     lines = _MAPS.read_text().splitlines()
     paths = {line.split(maxsplit=5)[-1] for line in lines if "libgomp" in line}
     return tuple(sorted(path for path in paths if Path(path).is_file()))
 
 
-def _pause() -> None:
-    # in a process of one thread there are none to end, but perhaps records from before a fork
+def _end_threads() -> None:
+    # a process of one thread has none to end, though perhaps state from before a fork
     if len(list(_TASKS.iterdir())) > 1:
         for path in openmp_libraries():
             library = ctypes.CDLL(path)
             if hasattr(library, "omp_pause_resource_all"):  # GCC 9
-                library.omp_pause_resource_all(_HARD)
+                library.omp_pause_resource_all(_PAUSE_HARD)

@@ -1,4 +1,4 @@
-"""What a pass is run for."""
+"""Whether a pass may use the compiled kernels, and whether it must match training."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import torch
 from torch import nn
 from torch.autograd import forward_ad
 
-__all__ = ["as_in_training", "only_numbers_matter"]
+__all__ = ["is_pure_inference", "must_match_training"]
 
 
-def only_numbers_matter() -> bool:
-    """Tell whether nothing watches the operations that lead to the numbers.
+def is_pure_inference() -> bool:
+    """Return whether no part of torch observes the operations of a pass.
 
-    Gradients, `torch.compile` and tracing do, and forward-mode derivatives, `torch.func`, and modes
-    that see each operation (FLOP counters, `make_fx`). The compiled kernels are invisible to them.
+    Gradients, `torch.compile`, tracing, forward-mode derivatives, `torch.func` and dispatch modes
+    (FLOP counters, `make_fx`) observe them, and cannot see the compiled kernels.
     """
     return not (
         torch.is_grad_enabled()
@@ -25,11 +25,11 @@ def only_numbers_matter() -> bool:
     )
 
 
-def as_in_training(*modules: object) -> bool:
-    """Tell whether to compute as a pass with gradients does, to the last bit.
+def must_match_training(*modules: object) -> bool:
+    """Return whether a pass must be bit-equal to a pass with gradients.
 
-    So also without gradients where a module is in training mode: gradient caching runs such a pass
-    again, with gradients.
+    That includes passes without gradients where a module is in training mode: gradient caching
+    repeats such a pass with gradients.
     """
     return torch.is_grad_enabled() or any(
         isinstance(module, nn.Module) and module.training for module in modules

@@ -1,7 +1,7 @@
-"""The compiled kernels: find the library, say what this processor can do, mirror its structs.
+"""Bindings of the compiled kernels: the library, its instruction sets, its structs.
 
-The library is built with the package where there is a compiler (GCC, x86-64). It knows nothing of
-Python or of torch: plain pointers go in, so any version of either can call it.
+The library is built with the package where there is a compiler (GCC, x86-64). It takes plain
+pointers and depends on neither Python nor torch, so any version of either can call it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from fewer.kernels.cpu.forking import pause_at_forks
 __all__ = [
     "ACTIVATIONS",
     "AttentionStruct",
+    "BlockCnnStruct",
     "EmbedStruct",
     "FeedForwardStruct",
     "Isa",
-    "JudgeStruct",
     "LinearStruct",
     "NormStruct",
     "WeightStruct",
@@ -38,14 +38,14 @@ __all__ = [
     "best",
     "call",
     "clocked",
+    "make_sampler",
     "pack",
-    "sample",
     "unavailable",
 ]
 
 
 class Isa(IntEnum):
-    """A set of instructions with kernels of its own."""
+    """An instruction set with its own kernels."""
 
     AVX2 = 1
     AVX512 = 2
@@ -54,12 +54,12 @@ class Isa(IntEnum):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What it multiplies; sums are fp32 always."""
+        """The dtype that it multiplies; sums are always fp32."""
         return torch.bfloat16 if self >= Isa.AVX512_BF16 else torch.float32
 
     @property
     def columns(self) -> int:
-        """Outputs that are packed together."""
+        """Output columns per packed panel."""
         return 16 if self is Isa.AVX2 else 32
 
 
@@ -133,9 +133,9 @@ class AttentionStruct(Structure):
         ("position_q", c_void_p),
         ("position_k", c_void_p),
         ("window", c_int64),
-        ("free", c_void_p),
+        ("exempt", c_void_p),
         ("bias", c_void_p),
-        ("vote", c_void_p),
+        ("query_weight", c_void_p),
         ("received", c_void_p),
         ("logsumexp", c_void_p),
         ("out", c_void_p),
@@ -164,8 +164,8 @@ class EmbedStruct(Structure):
     )
 
 
-class JudgeStruct(Structure):
-    """`JudgeCall` of abi.h."""
+class BlockCnnStruct(Structure):
+    """`BlockCnnCall` of abi.h."""
 
     _fields_ = (
         ("q", c_void_p),
@@ -173,7 +173,7 @@ class JudgeStruct(Structure):
         ("q_stride", c_int64),
         ("k_stride", c_int64),
         ("logsumexp", c_void_p),
-        ("presence", c_void_p),
+        ("participation", c_void_p),
         ("rows", c_void_p),
         ("pairs", c_void_p),
         ("blocks", c_int64),
@@ -194,24 +194,24 @@ class JudgeStruct(Structure):
     )
 
 
-_DOORS = {
+_FUNCTIONS = {
     LinearStruct: "fewer_linear",
     FeedForwardStruct: "fewer_feed_forward",
     AttentionStruct: "fewer_attention",
     EmbedStruct: "fewer_embed",
-    JudgeStruct: "fewer_judge",
+    BlockCnnStruct: "fewer_judge",
 }
 
 
 @cache
 def _library() -> ctypes.CDLL | str:
-    """Load the library, or say why there is none."""
+    """Load the library, or return why it cannot be loaded."""
     folder = Path(__file__).parent
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:
         path = folder / f"_kernels{suffix}"
         if path.exists():
             try:
-                library = _typed(ctypes.CDLL(str(path)))
+                library = _declare_types(ctypes.CDLL(str(path)))
                 pause_at_forks()
                 return library
             except OSError as error:
@@ -222,7 +222,7 @@ def _library() -> ctypes.CDLL | str:
     )
 
 
-def _typed(library: ctypes.CDLL) -> ctypes.CDLL:
+def _declare_types(library: ctypes.CDLL) -> ctypes.CDLL:
     library.fewer_supported.restype = c_int64
     library.fewer_packed_bytes.restype = c_int64
     library.fewer_packed_bytes.argtypes = [c_int64, c_int64, c_int32]
@@ -230,20 +230,20 @@ def _typed(library: ctypes.CDLL) -> ctypes.CDLL:
     library.fewer_pack.restype = None
     library.fewer_sample.restype = c_uint64
     library.fewer_sample.argtypes = [c_void_p, c_void_p, c_int64]
-    for struct, name in _DOORS.items():
-        door = getattr(library, name)
-        door.argtypes, door.restype = [POINTER(struct)], None
+    for struct, name in _FUNCTIONS.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = [POINTER(struct)], None
     return library
 
 
 @cache
 def available() -> tuple[Isa, ...]:
-    """Return the instruction sets this processor has kernels for, plainest first."""
+    """Return the instruction sets of this processor that have kernels, the oldest first."""
     library = _library()
     if isinstance(library, str):
         return ()
-    found = library.fewer_supported()
-    return tuple(isa for isa in Isa if found >> isa & 1)
+    bits = library.fewer_supported()
+    return tuple(isa for isa in Isa if bits >> isa & 1)
 
 
 def best(dtype: torch.dtype) -> Isa | None:
@@ -252,49 +252,49 @@ def best(dtype: torch.dtype) -> Isa | None:
 
 
 def unavailable() -> str | None:
-    """Say why the compiled kernels cannot be used at all, or `None` if they can."""
+    """Return why the compiled kernels cannot run here, or `None` if they can."""
     library = _library()
     if isinstance(library, str):
         return library
     if not available():
-        return f"this processor ({platform.machine()}) lacks AVX2, the least the kernels need"
+        return f"this processor ({platform.machine()}) lacks AVX2, which all kernels need"
     return None
 
 
 def call(arguments: Structure) -> None:
-    """Run the kernel that belongs to a struct. The caller keeps alive what its pointers name."""
-    door, clocks = _doors()[type(arguments)], _CLOCKS.get()
-    if clocks is None:
-        door(byref(arguments))
+    """Run the kernel of a struct. The caller must keep its tensors alive."""
+    function, seconds = _functions()[type(arguments)], _SECONDS.get()
+    if seconds is None:
+        function(byref(arguments))
         return
     start = time.perf_counter()
-    door(byref(arguments))
-    clocks.append(time.perf_counter() - start)
+    function(byref(arguments))
+    seconds.append(time.perf_counter() - start)
 
 
-_CLOCKS: ContextVar[list[float] | None] = ContextVar("fewer_clocks", default=None)
+_SECONDS: ContextVar[list[float] | None] = ContextVar("fewer_seconds", default=None)
 
 
 @contextmanager
 def clocked() -> Iterator[list[float]]:
-    """Collect the seconds that every kernel call inside the block takes."""
-    clocks: list[float] = []
-    token = _CLOCKS.set(clocks)
+    """Collect the seconds of every kernel call inside the block."""
+    seconds: list[float] = []
+    token = _SECONDS.set(seconds)
     try:
-        yield clocks
+        yield seconds
     finally:
-        _CLOCKS.reset(token)
+        _SECONDS.reset(token)
 
 
 @cache
-def _doors() -> dict[type[Structure], Any]:
+def _functions() -> dict[type[Structure], Any]:
     library = _library()
     assert not isinstance(library, str)
-    return {struct: getattr(library, name) for struct, name in _DOORS.items()}
+    return {struct: getattr(library, name) for struct, name in _FUNCTIONS.items()}
 
 
 def pack(weight: Tensor, isa: Isa) -> Tensor:
-    """Lay a weight `(n, k)` out as the kernels of `isa` read it; the result owns its memory."""
+    """Pack a weight `(n, k)` for the kernels of `isa`; the result owns its memory."""
     library = _library()
     assert not isinstance(library, str)
     rows = weight.detach().float().contiguous()
@@ -307,16 +307,16 @@ def pack(weight: Tensor, isa: Isa) -> Tensor:
     return packed
 
 
-def sample(tensors: Sequence[Tensor]) -> Callable[[], int]:
-    """Return a function that reads a few numbers of each tensor, where they lie now, into one.
+def make_sampler(tensors: Sequence[Tensor]) -> Callable[[], int]:
+    """Return a function that hashes a few numbers of each tensor.
 
-    Call it only while all of the tensors still lie there.
+    It reads the current addresses; call it only while no tensor has moved.
     """
     library = _library()
     assert not isinstance(library, str)
-    filled = [one for one in tensors if one.numel()]
-    count = len(filled)
-    pointers = (c_void_p * count)(*(one.data_ptr() for one in filled))
-    sizes = (c_int64 * count)(*(one.numel() * one.element_size() for one in filled))
-    door = library.fewer_sample
-    return lambda: int(door(pointers, sizes, count))
+    tensors = [tensor for tensor in tensors if tensor.numel()]
+    count = len(tensors)
+    pointers = (c_void_p * count)(*(tensor.data_ptr() for tensor in tensors))
+    sizes = (c_int64 * count)(*(tensor.numel() * tensor.element_size() for tensor in tensors))
+    function = library.fewer_sample
+    return lambda: int(function(pointers, sizes, count))

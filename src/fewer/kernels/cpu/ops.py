@@ -1,7 +1,7 @@
-"""Linear maps, feed-forward blocks and embeddings by the compiled kernels.
+"""Linear maps, feed-forward blocks and embeddings on the compiled kernels.
 
-Weights are packed once. Every row of a result is worked out alike, wherever it stands and however
-many rows there are. Rows are fp32, or bf16 on the way between two maps.
+Weights are packed once. Operations are batch-invariant: a row of the output depends neither on its
+place nor on the number of rows. Rows are fp32, or bf16 between two maps.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["Norm", "Weight", "embed", "feed_forward", "linear"]
 
 @dataclass(frozen=True)
 class Norm:
-    """A LayerNorm as the kernels read it."""
+    """A LayerNorm for the kernels."""
 
     gamma: Tensor
     beta: Tensor | None
@@ -39,7 +39,7 @@ class Norm:
 
     @classmethod
     def of(cls, norm: nn.LayerNorm) -> Norm:
-        """Read a module over the last dimension; its numbers are not copied if they are fp32."""
+        """Convert a norm over the last dimension; its weights are not copied if they are fp32."""
         gamma = norm.weight.detach().float().contiguous()
         beta = None if norm.bias is None else norm.bias.detach().float().contiguous()
         pointer = None if beta is None else beta.data_ptr()
@@ -48,7 +48,7 @@ class Norm:
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight `(n, k)` laid out for one instruction set, with its bias."""
+    """A weight `(n, k)` packed for one instruction set, with its bias."""
 
     isa: Isa
     packed: Tensor
@@ -56,37 +56,37 @@ class Weight:
     struct: WeightStruct
 
     @classmethod
-    def of(cls, maps: Sequence[nn.Linear], isa: Isa) -> Weight:
-        """Pack maps of the same input side by side; weights are copied, the maps stay as they are.
+    def of(cls, modules: Sequence[nn.Linear], isa: Isa) -> Weight:
+        """Pack linear maps of the same input as one; weights are copied, modules do not change.
 
-        Either all have a bias or none has.
+        Either all or none must have a bias.
         """
-        weight = torch.cat([one.weight.detach().float() for one in maps])
-        biases = [one.bias.detach().float() for one in maps if one.bias is not None]
-        return cls.packing(weight, torch.cat(biases) if biases else None, isa)
+        weight = torch.cat([module.weight.detach().float() for module in modules])
+        biases = [module.bias.detach().float() for module in modules if module.bias is not None]
+        return cls.from_matrix(weight, torch.cat(biases) if biases else None, isa)
 
     @classmethod
-    def packing(cls, weight: Tensor, bias: Tensor | None, isa: Isa) -> Weight:
+    def from_matrix(cls, weight: Tensor, bias: Tensor | None, isa: Isa) -> Weight:
         """Pack a matrix."""
         packed = pack(weight, isa)
         pointer = None if bias is None else bias.data_ptr()
         return cls(isa, packed, bias, WeightStruct(packed.data_ptr(), pointer, *weight.shape))
 
-    def first(self, n: int) -> Weight:
-        """Use only the first `n` outputs; no memory is taken."""
+    def take_first(self, n: int) -> Weight:
+        """Return a view of the first `n` outputs."""
         struct = WeightStruct(self.struct.packed, self.struct.bias, n, self.struct.k)
         return Weight(self.isa, self.packed, self.bias, struct)
 
-    def after(self, n: int) -> Weight | None:
-        """Use only the outputs from `n` on; `None` where packing does not allow a cut there."""
-        whole = self.struct.n
-        panels = -(-whole // self.isa.columns)
+    def drop_first(self, n: int) -> Weight | None:
+        """Return a view of the outputs from `n` on; `None` if `n` is not the start of a panel."""
+        outputs = self.struct.n
+        panels = -(-outputs // self.isa.columns)
         if n % self.isa.columns or self.packed.numel() % panels:
             return None
         start = self.struct.packed + self.packed.numel() // panels * (n // self.isa.columns)
         bias = None if self.bias is None else self.bias[n:]
         pointer = None if bias is None else bias.data_ptr()
-        struct = WeightStruct(start, pointer, whole - n, self.struct.k)
+        struct = WeightStruct(start, pointer, outputs - n, self.struct.k)
         return Weight(self.isa, self.packed, bias, struct)
 
 
@@ -102,15 +102,15 @@ def linear(
     norm: Norm | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "T N"]:
-    """Norm(act(x W^T + b) + residual); a norm gives fp32."""
-    _check(x, weight.struct.k, "x")
+    """Compute norm(act(x W^T + b) + residual); with a norm in fp32."""
+    _check_width(x, weight.struct.k, "x")
     x = x if x.dtype is weight.isa.dtype else x.float()
     x = x if x.stride(1) == 1 else x.contiguous()
     if residual is not None:
-        _check(residual, weight.struct.n, "residual")
+        _check_width(residual, weight.struct.n, "residual")
         residual = residual.float().contiguous()
     if norm is not None:
-        _check(norm.gamma, weight.struct.n, "norm")
+        _check_width(norm.gamma, weight.struct.n, "norm")
     out = empty(x.shape[0], weight.struct.n, dtype)
     call(
         LinearStruct(
@@ -136,13 +136,13 @@ def linear(
 def feed_forward(
     x: Float[Tensor, "T D"], up: Weight, down: Weight, norm: Norm, activation: str
 ) -> Float[Tensor, "T D"]:
-    """Norm(x + down(act(up(x)))) in fp32; the inner states exist a block of rows at a time."""
-    for part in (x, norm.gamma):
-        _check(part, up.struct.k, "x and norm")
-        _check(part, down.struct.n, "x and norm")
+    """Compute norm(x + down(act(up(x)))) in fp32, with inner states of one block of rows."""
+    for tensor in (x, norm.gamma):
+        _check_width(tensor, up.struct.k, "x and norm")
+        _check_width(tensor, down.struct.n, "x and norm")
     if up.struct.n != down.struct.k:
         raise ValueError(
-            f"{up.struct.n} inner states, but the map after them takes {down.struct.k}"
+            f"down must take the {up.struct.n} inner states of up; got {down.struct.k} inputs."
         )
     x = x.float().contiguous()
     out = empty(x.shape[0], x.shape[1], torch.float32)
@@ -168,23 +168,23 @@ def embed(
     norm: Norm,
     isa: Isa,
 ) -> Float[Tensor, "T D"]:
-    """Norm(words[ids[0]] + segments[ids[1]] + positions[ids[2]]); ids must be in range.
+    """Compute norm(words[ids[0]] + segments[ids[1]] + positions[ids[2]]); ids must be in range.
 
-    Tables are contiguous, in fp32. A table that is `None` adds nothing.
+    Tables must be contiguous and fp32. A table of `None` adds nothing.
     """
     words = ids[0]
     assert words is not None
     assert tables[0] is not None
     rows, width = words.shape[0], tables[0].shape[1]
-    for part in (*tables, norm.gamma):
-        if part is not None:
-            _check(part, width, "tables and norm")
-    held = [None if one is None else one.long().contiguous() for one in ids]
+    for tensor in (*tables, norm.gamma):
+        if tensor is not None:
+            _check_width(tensor, width, "tables and norm")
+    indices = [None if tensor is None else tensor.long().contiguous() for tensor in ids]
     out = empty(rows, width, torch.float32)
     call(
         EmbedStruct(
             *(None if table is None else table.data_ptr() for table in tables),
-            *(None if one is None else one.data_ptr() for one in held),
+            *(None if tensor is None else tensor.data_ptr() for tensor in indices),
             rows,
             width,
             norm.struct,
@@ -196,7 +196,7 @@ def embed(
     return out
 
 
-def _check(part: Tensor, width: int, name: str) -> None:
-    """Compare widths: the kernels would read past the end where torch raises an error."""
-    if part.shape[-1] != width:
-        raise ValueError(f"{name} of shape {tuple(part.shape)}, wanted a width of {width}")
+def _check_width(tensor: Tensor, width: int, name: str) -> None:
+    """Check a width: the kernels would read past the end where torch raises an error."""
+    if tensor.shape[-1] != width:
+        raise ValueError(f"{name} must have a width of {width}; got shape {tuple(tensor.shape)}.")

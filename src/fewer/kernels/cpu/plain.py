@@ -1,7 +1,7 @@
-"""Whether a module may be run by its tensors, without a call of the module itself.
+"""Whether a module may be computed from its tensors, without calling it.
 
-A call of a module does more than its class says where the user put something on it: hooks, a
-replaced `forward`, tensors that are computed or of a class of their own. The rule is only here.
+A call does more than the `forward` of the class if the module has hooks, a replaced `forward`, or
+tensors that are computed or of a subclass. Every such check is in this file.
 """
 
 from __future__ import annotations
@@ -11,35 +11,35 @@ import torch.nn.modules.module as torch_module
 from torch import Tensor, nn
 
 __all__ = [
-    "changes_forward",
+    "has_changed_forward",
     "has_global_hooks",
-    "has_own_tensors",
+    "has_own_parameters",
+    "has_plain_call",
     "is_plain_tensor",
-    "runs_plainly",
 ]
 
-_TENSORS = ("weight", "bias")  # what linear maps, LayerNorms and embeddings compute with
+_TENSORS = ("weight", "bias")  # of linear maps, LayerNorms and embeddings
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def runs_plainly(module: object) -> bool:
-    """Tell whether calling a module does what the `forward` of its class does, and nothing more.
+def has_plain_call(module: object) -> bool:
+    """Return whether a call of a module runs the `forward` of its class and nothing else.
 
     False with a forward or backward hook on the module or on all modules, and with a replaced
-    `forward`. Class, tensors and children are not looked at.
+    `forward`. Class, tensors and children are not checked.
     """
     return isinstance(module, nn.Module) and not (
-        changes_forward(module)
+        has_changed_forward(module)
         or module._backward_hooks
         or module._backward_pre_hooks
         or has_global_hooks()
     )
 
 
-def changes_forward(module: nn.Module) -> bool:
-    """Tell whether this very module has forward hooks or a replaced `forward`.
+def has_changed_forward(module: nn.Module) -> bool:
+    """Return whether this module has forward hooks or a replaced `forward`.
 
-    In inference that is all there can be on it: backward hooks are never called then.
+    Inference never calls backward hooks, so they do not count.
     """
     return bool(
         module._forward_hooks
@@ -50,7 +50,7 @@ def changes_forward(module: nn.Module) -> bool:
 
 
 def has_global_hooks() -> bool:
-    """Tell whether hooks on all modules are registered (`register_module_forward_hook`)."""
+    """Return whether global hooks are registered (`register_module_forward_hook`)."""
     return bool(
         torch_module._global_forward_hooks
         or torch_module._global_forward_pre_hooks
@@ -59,11 +59,11 @@ def has_global_hooks() -> bool:
     )
 
 
-def has_own_tensors(module: nn.Module) -> bool:
-    """Tell whether weight and bias are parameters of the module, of torch's own tensor class.
+def has_own_parameters(module: nn.Module) -> bool:
+    """Return whether weight and bias are parameters of the module, of the class of torch.
 
-    Parametrized, pruned and weight-normed modules compute them at each call; tensors of another
-    class (quantised, distributed) may answer to operations in their own way.
+    Parametrized, pruned and weight-normed modules compute them at each call; tensor subclasses
+    (quantised, distributed) may override operations.
     """
     parameters = module._parameters
     computed = any(
@@ -72,18 +72,18 @@ def has_own_tensors(module: nn.Module) -> bool:
         if name not in parameters
     )
     tensors = (parameters[name] for name in _TENSORS if name in parameters)
-    return not computed and all(one is None or _is_torchs_own(one) for one in tensors)
+    return not computed and all(tensor is None or _is_no_subclass(tensor) for tensor in tensors)
 
 
 def is_plain_tensor(parameter: Tensor) -> bool:
-    """Tell whether a parameter holds floats on a CPU, and is not a quantised tensor in disguise.
+    """Return whether a parameter is a float tensor on a CPU and no tensor subclass.
 
-    Numbers of 64 bits would lose some.
+    Packing would round float64.
     """
     return (
-        _is_torchs_own(parameter) and parameter.dtype in _FLOATS and parameter.device.type == "cpu"
+        _is_no_subclass(parameter) and parameter.dtype in _FLOATS and parameter.device.type == "cpu"
     )
 
 
-def _is_torchs_own(tensor: Tensor) -> bool:
+def _is_no_subclass(tensor: Tensor) -> bool:
     return type(tensor) in (nn.Parameter, Tensor)

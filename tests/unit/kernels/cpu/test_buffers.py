@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from fewer.kernels.cpu import buffers
-from fewer.kernels.cpu.buffers import KEPT, SMALL, empty, release
+from fewer.kernels.cpu.buffers import MAX_BLOCKS, MIN_BYTES, empty, release
 
-ROWS, COLUMNS = 64, SMALL // 64  # four times what is called small, in fp32
+ROWS, COLUMNS = 64, MIN_BYTES // 64  # four times what is called small, in fp32
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def test_memory_that_nothing_lies_in_is_used_again():
 
 
 def test_memory_in_use_is_never_handed_out():
-    held = [_large(float(number)) for number in range(3 * KEPT)]
+    held = [_large(float(number)) for number in range(3 * MAX_BLOCKS)]
     assert len({one.data_ptr() for one in held}) == len(held)
     for number, one in enumerate(held):
         assert bool((one == number).all())
@@ -55,7 +55,7 @@ def test_a_part_that_is_kept_keeps_its_memory(part):
     later = [_large(1.0) for _ in range(3)]
     assert place not in {one.data_ptr() for one in later}
     del kept
-    assert place in {_large().data_ptr() for _ in range(KEPT)}
+    assert place in {_large().data_ptr() for _ in range(MAX_BLOCKS)}
 
 
 def test_a_block_serves_smaller_matrices_but_not_much_smaller_ones():
@@ -65,11 +65,11 @@ def test_a_block_serves_smaller_matrices_but_not_much_smaller_ones():
 
 
 def test_no_more_blocks_are_kept_than_are_needed():
-    held = [_large() for _ in range(3 * KEPT)]
-    assert len(buffers._blocks.held) == KEPT
+    held = [_large() for _ in range(3 * MAX_BLOCKS)]
+    assert len(buffers._pool.blocks) == MAX_BLOCKS
     del held
     release()
-    assert not buffers._blocks.held
+    assert not buffers._pool.blocks
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

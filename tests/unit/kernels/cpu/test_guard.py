@@ -6,7 +6,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
 import fewer
-from fewer.kernels.cpu.guard import as_in_training, only_numbers_matter
+from fewer.kernels.cpu.guard import is_pure_inference, must_match_training
 from tests.isas import needs_kernels, optimized
 from tests.tiny import ragged, tiny
 
@@ -18,19 +18,19 @@ def model(request):
 
 @torch.no_grad()
 def test_numbers_alone_matter_where_nothing_watches():
-    assert only_numbers_matter()
+    assert is_pure_inference()
     with torch.device("cpu"), torch.profiler.profile():  # these change or see no operation
-        assert only_numbers_matter()
+        assert is_pure_inference()
     with torch.enable_grad():
-        assert not only_numbers_matter()
+        assert not is_pure_inference()
 
 
 def test_training_counts_as_gradients_do():
     module = nn.Linear(2, 2)
     with torch.no_grad():
-        assert as_in_training(torch.relu, module)
-        assert not as_in_training(torch.relu, module.eval())
-    assert as_in_training()
+        assert must_match_training(torch.relu, module)
+        assert not must_match_training(torch.relu, module.eval())
+    assert must_match_training()
 
 
 @needs_kernels

@@ -6,7 +6,7 @@ import torch
 
 import fewer.kernels
 from fewer.kernels.cpu import library
-from fewer.kernels.cpu.library import Isa, available, best, pack, sample, unavailable
+from fewer.kernels.cpu.library import Isa, available, best, make_sampler, pack, unavailable
 from tests.isas import every_isa, needs_kernels, pretend
 
 
@@ -31,25 +31,25 @@ def test_a_packed_weight_is_whole_panels_in_whole_cache_lines(isa):
 @needs_kernels
 def test_a_sample_sees_a_filled_tensor_change_and_copes_with_empty_and_tiny_ones():
     tensors = [torch.zeros(0), torch.zeros(1), torch.zeros(1, dtype=torch.int8), torch.zeros(50)]
-    seen = sample(tensors)
-    found = [seen()]
-    for one in tensors[1:]:
-        one.data.fill_(3)
-        found.append(seen())
-    assert len(set(found)) == 4
-    assert seen() == found[-1]
+    sample = make_sampler(tensors)
+    hashes = [sample()]
+    for tensor in tensors[1:]:
+        tensor.data.fill_(3)
+        hashes.append(sample())
+    assert len(set(hashes)) == 4
+    assert sample() == hashes[-1]
 
 
 @pytest.fixture
 def _fresh(monkeypatch):
-    """Forget what was found, before and after."""
-    caches = library._library, library.available, library._doors
-    for one in caches:
-        one.cache_clear()
+    """Clear the caches, before and after."""
+    caches = library._library, library.available, library._functions
+    for cache in caches:
+        cache.cache_clear()
     yield
     monkeypatch.undo()
-    for one in caches:
-        one.cache_clear()
+    for cache in caches:
+        cache.cache_clear()
 
 
 @pytest.mark.usefixtures("_fresh")
@@ -59,7 +59,7 @@ def test_without_the_library_all_is_plain_torch_and_the_reason_is_given(monkeypa
     assert best(torch.float32) is None
     assert "installed without its compiled kernels" in unavailable()
     assert fewer.kernels.kernel("auto") is fewer.kernels.KERNELS["sdpa"]
-    with pytest.raises(ValueError, match=r"'native' cannot run: .* use 'auto'"):
+    with pytest.raises(ValueError, match=r"kernel must be .* got 'native': .* Use 'auto'"):
         fewer.kernels.kernel("native")
 
 

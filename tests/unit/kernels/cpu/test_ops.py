@@ -75,7 +75,7 @@ def test_every_activation_is_that_of_torch(activation, isa):
 def test_an_activation_far_out_is_that_of_torch(isa):
     far = torch.tensor([[0.0], [-0.0], [9.0], [-9.0], [88.0], [-88.0], [1e4], [-1e4], [1e-30]])
     far = far.bfloat16().float()  # the same number for all
-    one = Weight.packing(torch.ones(1, 1), None, isa)
+    one = Weight.from_matrix(torch.ones(1, 1), None, isa)
     for name, wanted in TORCH.items():
         away = linear(far, one, activation=name) - wanted(far)
         assert (away.abs() / far.abs().clamp_min(1)).max() < (1e-6 if isa in FLOATS else 1e-4)
@@ -117,9 +117,9 @@ def test_maps_side_by_side_can_be_taken_apart_again(isa):
     whole = linear(x, fused)
     _close(whole, torch.cat([own(x) for own in maps], 1), isa)
     third = 2 * isa.columns
-    assert torch.equal(linear(x, fused.first(third)), whole[:, :third])
-    assert torch.equal(linear(x, fused.after(third)), whole[:, third:])
-    assert fused.after(third + 1) is None
+    assert torch.equal(linear(x, fused.take_first(third)), whole[:, :third])
+    assert torch.equal(linear(x, fused.drop_first(third)), whole[:, third:])
+    assert fused.drop_first(third + 1) is None
 
 
 @every_isa
@@ -186,15 +186,15 @@ def test_a_row_is_the_same_to_the_last_bit_wherever_it_stands(isa, threads):
 @torch.no_grad()
 def test_what_does_not_fit_is_refused_before_any_memory_is_read(isa):
     weight, norm = Weight.of([nn.Linear(20, 33)], isa), Norm.of(nn.LayerNorm(20))
-    with pytest.raises(ValueError, match=r"x of shape \(4, 19\), wanted a width of 20"):
+    with pytest.raises(ValueError, match=r"x must have a width of 20; got shape \(4, 19\)"):
         linear(torch.zeros(4, 19), weight)
-    with pytest.raises(ValueError, match="residual of shape"):
+    with pytest.raises(ValueError, match="residual must"):
         linear(torch.zeros(4, 20), weight, residual=torch.zeros(4, 20))
-    with pytest.raises(ValueError, match="norm of shape"):
+    with pytest.raises(ValueError, match="norm must"):
         linear(torch.zeros(4, 20), weight, norm=norm)
-    with pytest.raises(ValueError, match="wanted a width of 33"):
+    with pytest.raises(ValueError, match="x and norm must have a width of 33"):
         feed_forward(torch.zeros(4, 20), weight, weight, norm, "gelu")
-    with pytest.raises(ValueError, match="tables and norm of shape"):
+    with pytest.raises(ValueError, match="tables and norm must"):
         embed([torch.zeros(1).long()], [torch.zeros(5, 16)], norm, isa)
 
 

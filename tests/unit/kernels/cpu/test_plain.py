@@ -4,7 +4,12 @@ import torch.nn.utils.prune
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from fewer.kernels.cpu.plain import changes_forward, has_own_tensors, is_plain_tensor, runs_plainly
+from fewer.kernels.cpu.plain import (
+    has_changed_forward,
+    has_own_parameters,
+    has_plain_call,
+    is_plain_tensor,
+)
 
 
 class _Doubled(Tensor):
@@ -55,48 +60,48 @@ COMPUTED = {
 @pytest.mark.parametrize("kind", [nn.Linear, nn.LayerNorm])
 def test_a_new_module_runs_plainly_by_its_own_tensors(kind):
     module = kind(4, 4) if kind is nn.Linear else kind(4)
-    assert runs_plainly(module)
-    assert has_own_tensors(module)
-    assert runs_plainly(nn.Dropout())
-    assert has_own_tensors(nn.Linear(4, 4, bias=False))
-    assert has_own_tensors(nn.LayerNorm(4, elementwise_affine=False))
-    assert has_own_tensors(nn.Embedding(4, 4))
-    assert not runs_plainly(lambda x: x)
+    assert has_plain_call(module)
+    assert has_own_parameters(module)
+    assert has_plain_call(nn.Dropout())
+    assert has_own_parameters(nn.Linear(4, 4, bias=False))
+    assert has_own_parameters(nn.LayerNorm(4, elementwise_affine=False))
+    assert has_own_parameters(nn.Embedding(4, 4))
+    assert not has_plain_call(lambda x: x)
 
 
 @pytest.mark.parametrize("name", FORWARD)
 def test_what_is_put_on_a_forward_is_seen(name):
     module = nn.Linear(4, 4)
     FORWARD[name](module)
-    assert changes_forward(module)
-    assert not runs_plainly(module)
+    assert has_changed_forward(module)
+    assert not has_plain_call(module)
 
 
 @pytest.mark.parametrize("name", BACKWARD)
 def test_backward_hooks_count_but_not_in_inference(name):
     module = nn.Linear(4, 4)
     handle = BACKWARD[name](module)
-    assert not changes_forward(module)
-    assert not runs_plainly(module)
+    assert not has_changed_forward(module)
+    assert not has_plain_call(module)
     handle.remove()
-    assert runs_plainly(module)
+    assert has_plain_call(module)
 
 
 @pytest.mark.parametrize("name", EVERYWHERE)
 def test_a_hook_on_all_modules_counts_while_it_is_there(name):
     module = nn.Linear(4, 4)
     handle = EVERYWHERE[name](_hook)
-    plain = runs_plainly(module)
+    plain = has_plain_call(module)
     handle.remove()
     assert not plain
-    assert runs_plainly(module)
+    assert has_plain_call(module)
 
 
 @pytest.mark.parametrize("name", COMPUTED)
 def test_a_computed_or_foreign_tensor_is_none_of_the_module_s_own(name):
     module = nn.Linear(4, 4)
     COMPUTED[name](module)
-    assert not has_own_tensors(module)
+    assert not has_own_parameters(module)
 
 
 def test_tensors_elsewhere_or_of_64_bits_are_not_plain():

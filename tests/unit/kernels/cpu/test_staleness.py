@@ -9,7 +9,7 @@ pytestmark = needs_kernels
 
 
 class _Elsewhere(Tensor):
-    """A tensor without memory of its own, as libraries for quantised models make them."""
+    """A tensor without memory of its module, as libraries for quantised models make them."""
 
     @staticmethod
     def __new__(cls, shape):
@@ -34,34 +34,34 @@ class _Elsewhere(Tensor):
     ids=["meta", "expanded", "transposed", "empty", "wrapped"],
 )
 def test_only_memory_that_there_is_is_read(weight):
-    own = nn.Linear(3, 3)
-    own.weight = nn.Parameter(weight, requires_grad=False)
-    stamp = Fingerprint(own)
-    assert stamp.holds()
-    own.bias.data.add_(1)
-    assert not stamp.holds()
+    module = nn.Linear(3, 3)
+    module.weight = nn.Parameter(weight, requires_grad=False)
+    fingerprint = Fingerprint(module)
+    assert fingerprint.matches()
+    module.bias.data.add_(1)
+    assert not fingerprint.matches()
 
 
 def test_a_tensor_whose_memory_was_taken_away_is_noticed_and_not_read():
-    own = nn.Linear(64, 64)
-    stamp = Fingerprint(own)
-    own.weight.data.untyped_storage().resize_(0)
-    assert not stamp.holds()
-    assert Fingerprint(own).holds()
+    module = nn.Linear(64, 64)
+    fingerprint = Fingerprint(module)
+    module.weight.data.untyped_storage().resize_(0)
+    assert not fingerprint.matches()
+    assert Fingerprint(module).matches()
 
 
 def test_nothing_changes_by_being_used():
-    own = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
-    stamp = Fingerprint(*own.modules())
-    own(torch.randn(2, 3)).sum().backward()
-    own.zero_grad()
-    assert stamp.holds()
+    module = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
+    fingerprint = Fingerprint(*module.modules())
+    module(torch.randn(2, 3)).sum().backward()
+    module.zero_grad()
+    assert fingerprint.matches()
 
 
 def test_training_counts_where_a_part_answers_otherwise_then():
-    own = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.1)).eval()
-    stamp = Fingerprint(*own.modules())
-    own[0].train()
-    assert not stamp.trains
-    own[1].train()
-    assert stamp.trains
+    module = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.1)).eval()
+    fingerprint = Fingerprint(*module.modules())
+    module[0].train()
+    assert not fingerprint.is_training
+    module[1].train()
+    assert fingerprint.is_training

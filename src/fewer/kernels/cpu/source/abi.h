@@ -1,4 +1,4 @@
-// The calls that Python makes: plain structs, mirrored field by field in library.py.
+// The arguments of the exported functions: plain structs, mirrored field by field in library.py.
 #pragma once
 #include <stdint.h>
 
@@ -12,7 +12,7 @@ struct Weight {
   int64_t n, k;
 };
 
-// LayerNorm over the width; gamma null: none.
+// LayerNorm over the width; none if gamma is null.
 struct Norm {
   const float *gamma, *beta;
   double eps;
@@ -41,7 +41,7 @@ struct FeedForwardCall {
   int32_t activation, isa, threads;
 };
 
-// Attention within each text: kernels/call.py says what each part means.
+// Attention within each text; kernels/call.py documents the fields.
 struct AttentionCall {
   const void *q, *k, *v;
   int64_t q_stride, k_stride, v_stride;
@@ -49,23 +49,23 @@ struct AttentionCall {
   int64_t texts, heads, width;              // width of a head
   const int64_t *position_q, *position_k;   // read if window >= 0
   int64_t window;                           // -1: none
-  const int64_t *free;                      // first keys of each text, seen in spite of it; or null
+  const int64_t *exempt;                    // count of first keys visible in spite of it; or null
   const float *bias;                        // added to the scores of a key, or null
-  const float *vote;                        // weight of a query in the score, or null
+  const float *query_weight;                // weight of a query in received, or null
   float *received;                          // (keys), or null
-  float *normaliser;                        // (queries, heads), or null
+  float *logsumexp;                         // (queries, heads), or null
   void *out;
   int32_t bf16, isa, threads;
 };
 
-// Two logits of each block: kernels/judging.py says what each part means.
-struct JudgeCall {
+// Two logits per block; kernels/block_cnn.py documents the fields.
+struct BlockCnnCall {
   const void *q, *k;
   int64_t q_stride, k_stride;
-  const float *normaliser;                        // (tokens, heads)
-  const float *presence;                          // (tokens), or null: all in full
-  const int64_t *rows;                            // (known blocks, size): tokens, -1 where nobody is
-  const int64_t *pairs;                           // (blocks, maps, 2): known blocks, asking and asked
+  const float *logsumexp;                         // (tokens, heads)
+  const float *participation;                     // (tokens), or null: all 1
+  const int64_t *rows;                            // (all blocks, size): tokens, -1 for none
+  const int64_t *pairs;                           // (blocks, maps, 2): query block, key block
   int64_t blocks, maps, heads, width, size;
   const float *first, *first_bias;                // (maps * heads, 3, 3, heads), norm folded in
   const float *second, *second_bias;              // (heads, 3, 3, heads)
@@ -74,7 +74,7 @@ struct JudgeCall {
   int32_t bf16, isa, threads;                     // bf16: queries and keys
 };
 
-// out = norm(word + segment + position), one row a token; tables may be null.
+// out = norm(word + segment + position), one row per token; tables may be null.
 struct EmbedCall {
   const float *words, *segments, *positions;
   const int64_t *word, *segment, *position;

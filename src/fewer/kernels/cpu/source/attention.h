@@ -1,14 +1,14 @@
-// Attention text by text and head by head, the importance score summed on the way.
+// Attention text by text and head by head, with the attention that each key receives.
 //
-// A task is a piece of queries of one head of one text. It holds the scores of one block of queries
-// against all keys of its text, never more, so memory grows with the length of the longest text.
-// Sums run in an order that depends on nothing but the text.
+// A task is a piece of the queries of one head of one text. It holds the scores of one block of
+// queries against all keys of its text, so memory grows with the length of the longest text. The
+// order of sums depends on the text only.
 
 static thread_local Scratch head_scratch;
 
 enum {
-  PIECE = 448,  // queries of a task, whole blocks in every precision
-  APART = 16    // rows of scores a power of two apart would share a few lines of the cache
+  PIECE = 448,  // queries per task, whole blocks in every precision
+  PADDING = 16  // rows of scores at a power-of-two distance would share a few cache lines
 };
 
 struct Task {
@@ -21,8 +21,7 @@ static int heavier(const void *a, const void *b) {
   return (x < y) - (x > y);
 }
 
-// How many pieces the queries of a text are cut into; its sums of attention received are one row of
-// its keys a head and piece.
+// The number of pieces of a text; its sums of attention received have one row per head and piece.
 static long pieces_of(const AttentionCall &call, long text) {
   return (call.cu_q[text + 1] - call.cu_q[text] + PIECE - 1) / PIECE;
 }
@@ -43,44 +42,45 @@ static void fill(float *p, long first, long end, float x) {
   for (long j = first; j < end; j++) p[j] = x;
 }
 
-// The sum of a row's 2^(scaled score - largest), and minus the largest.
+// The sum of 2^(scaled score - largest) of a row, and minus the largest.
 struct Total {
-  float sum, top;
-  float log() const { return (__builtin_log2f(sum) - top) / LOG2_E; }
+  float sum, shift;
+  float log() const { return (__builtin_log2f(sum) - shift) / LOG2_E; }
 };
 
 // Row i of the scores -> 2^(scaled score - largest), also as left operand of the next product.
-// It may see the keys of `seen` and the first `free` ones.
+// Visible are the keys of `visible` and the first `exempt` keys.
 template <class P>
-static Total exponentials(float *s, long span, const float *bias, long biased, float scale, Span seen,
-                          long free, typename P::Number *operand, long row) {
-  V factor = all(scale * LOG2_E), most[2], total[2] = {zero(), zero()};
+static Total exponentiate(float *s, long span, const float *bias, long biased, float scale, Span visible,
+                          long exempt, typename P::Number *operand, long row) {
+  V factor = all(scale * LOG2_E), peak[2], total[2] = {zero(), zero()};
   if (bias) {
     for (long j = 0; j < span; j += LANES)
       store(s + j, fma(load_first(bias + j, biased - j, 0.0f), all(LOG2_E), load(s + j) * factor));
     factor = all(1.0f);
   }
-  const float unseen = bias ? -3.0e38f : -1.0e37f;  // less than any score, log2(e) times it finite
-  fill(s, free, seen.first, unseen);
-  fill(s, seen.end, span, unseen);
-  most[0] = most[1] = all(-3.0e38f);
+  const float masked = bias ? -3.0e38f : -1.0e37f;  // less than any score, log2(e) times it finite
+  fill(s, exempt, visible.first, masked);
+  fill(s, visible.end, span, masked);
+  peak[0] = peak[1] = all(-3.0e38f);
   for (long j = 0; j < span; j += 2 * LANES) {
-    most[0] = greater(most[0], load(s + j));
-    most[1] = greater(most[1], load(s + j + LANES));
+    peak[0] = greater(peak[0], load(s + j));
+    peak[1] = greater(peak[1], load(s + j + LANES));
   }
-  const float largest = -maximum(greater(most[0], most[1]));
-  const V top = all(largest) * factor;
+  const float shift = -maximum(greater(peak[0], peak[1]));
+  const V shifts = all(shift) * factor;
   for (long j = 0; j < span; j += 2 * LANES) {
-    const V low = exp2_of(fma(load(s + j), factor, top)), high = exp2_of(fma(load(s + j + LANES), factor, top));
+    const V low = exp2_of(fma(load(s + j), factor, shifts));
+    const V high = exp2_of(fma(load(s + j + LANES), factor, shifts));
     store(s + j, low);
     store(s + j + LANES, high);
-    P::keep(operand, row, j, span, low, high);
+    P::store_operand(operand, row, j, span, low, high);
     total[0] += low;
     total[1] += high;
   }
-  const float whole = free || seen.first < seen.end ? sum(total[0] + total[1]) : 0.0f;
-  const Total found = {whole, largest * (bias ? 1.0f : scale * LOG2_E)};
-  return found;
+  const bool any = exempt || visible.first < visible.end;
+  const Total result = {any ? sum(total[0] + total[1]) : 0.0f, shift * (bias ? 1.0f : scale * LOG2_E)};
+  return result;
 }
 
 template <class P>
@@ -90,29 +90,29 @@ struct Head {
   long keys, padded, width, depth;
   Number *k_panels, *v_panels, *q_block, *weights;
   float *scores, *mixed;
-  const int64_t *place;  // positions of the keys, or null
-  long free;             // keys that come first and are seen from any distance
-  long k0;               // row of the first key
+  const int64_t *position;  // of the keys, or null
+  long exempt;              // number of first keys that are visible from any distance
+  long k0;                  // row of the first key
 
   // Memory of one task, laid out in the thread's scratch.
   Head(const AttentionCall &c, long n)
       : call(c), keys(n), padded(round_up(n, 32)), width(c.width), depth(round_up(c.width, P::DEPTH)) {
     const long dims = round_up(width, COLUMNS), rows = P::BLOCK;
     const size_t halves = (size_t)padded * (depth + dims) + rows * (depth + padded);
-    const size_t floats = (size_t)rows * (padded + APART + dims);
+    const size_t floats = (size_t)rows * (padded + PADDING + dims);
     char *memory = (char *)scratch(&head_scratch, halves * sizeof(Number) + floats * 4 + 64 * 8);
-    k_panels = take<Number>(memory, padded * depth);
-    v_panels = take<Number>(memory, padded * dims);
-    q_block = take<Number>(memory, rows * depth);
-    weights = take<Number>(memory, rows * padded);
-    scores = take<float>(memory, rows * (padded + APART));
-    mixed = take<float>(memory, rows * dims);
+    k_panels = allocate<Number>(memory, padded * depth);
+    v_panels = allocate<Number>(memory, padded * dims);
+    q_block = allocate<Number>(memory, rows * depth);
+    weights = allocate<Number>(memory, rows * padded);
+    scores = allocate<float>(memory, rows * (padded + PADDING));
+    mixed = allocate<float>(memory, rows * dims);
   }
   template <class T>
-  static T *take(char *&memory, size_t count) {
-    T *here = (T *)memory;
+  static T *allocate(char *&memory, size_t count) {
+    T *start = (T *)memory;
     memory += (count * sizeof(T) + 63) & ~(size_t)63;
-    return here;
+    return start;
   }
 
   void pack(const Number *k, const Number *v) {
@@ -121,59 +121,61 @@ struct Head {
     P::pack_values(v, call.v_stride, keys, padded, width, v_panels);
   }
 
-  // `rows` queries from global row `first` on; their part of the score is added to `received`.
+  // Computes `rows` queries from row `first` on; adds the attention that keys receive to `received`.
   void attend(const Number *q, long first, long rows, Number *out, float *received) {
-    const Number *asking = P::staged(q, sizeof(Number) == 2, call.q_stride, rows, width, q_block);
-    Span seen = {0, keys};
-    const int64_t *asked = place ? call.position_q + first : 0;
-    if (place) seen = near(asked[0], asked[rows - 1]);
-    const long from = free ? 0 : seen.first / 32 * 32, to = round_up(seen.end, 32), span = to - from;
-    const long pitch = span + APART;
+    const Number *queries = P::stage(q, sizeof(Number) == 2, call.q_stride, rows, width, q_block);
+    Span visible = {0, keys};
+    const int64_t *position_q = position ? call.position_q + first : 0;
+    if (position) visible = in_window(position_q[0], position_q[rows - 1]);
+    const long from = exempt ? 0 : visible.first / 32 * 32, to = round_up(visible.end, 32), span = to - from;
+    const long pitch = span + PADDING;
     for (long j = from; j < to; j += COLUMNS)
-      P::product(asking, depth, rows, k_panels + j * depth, depth, scores + j - from, pitch);
+      P::product(queries, depth, rows, k_panels + j * depth, depth, scores + j - from, pitch);
     const float scale = 1.0f / __builtin_sqrtf((float)width);
-    float share[P::BLOCK];
+    float normalizer[P::BLOCK];
     for (long i = 0; i < rows; i++) {
-      Span own = place ? near(asked[i], asked[i]) : seen;
-      own.first -= from, own.end -= from;
+      Span window = position ? in_window(position_q[i], position_q[i]) : visible;
+      window.first -= from, window.end -= from;
       const float *bias = call.bias ? call.bias + k0 + from : 0;
       const Total total =
-          exponentials<P>(scores + i * pitch, span, bias, keys - from, scale, own, free, weights, i);
-      share[i] = total.sum == 0.0f ? 0.0f : 1.0f / total.sum;  // NaN stays NaN
-      if (call.normaliser) call.normaliser[(first + i) * call.heads + number] = total.log();
+          exponentiate<P>(scores + i * pitch, span, bias, keys - from, scale, window, exempt, weights, i);
+      normalizer[i] = total.sum == 0.0f ? 0.0f : 1.0f / total.sum;  // NaN stays NaN
+      if (call.logsumexp) call.logsumexp[(first + i) * call.heads + number] = total.log();
     }
-    if (received) score(share, call.vote ? call.vote + first : 0, rows, span, received + from);
-    mix(share, rows, from, span, out);
+    const float *query_weight = call.query_weight ? call.query_weight + first : 0;
+    if (received) add_received(normalizer, query_weight, rows, span, received + from);
+    mix(normalizer, rows, from, span, out);
   }
 
-  // Keys after the free ones within the window of positions low..high.
-  Span near(long low, long high) const {
-    Span span = within(place + free, keys - free, low, high, call.window);
-    span.first += free, span.end += free;
+  // Keys after the exempt ones within the window of positions low..high.
+  Span in_window(long low, long high) const {
+    Span span = within(position + exempt, keys - exempt, low, high, call.window);
+    span.first += exempt, span.end += exempt;
     return span;
   }
 
-  void score(const float *share, const float *vote, long rows, long span, float *received) const {
+  void add_received(const float *normalizer, const float *query_weight, long rows, long span,
+                    float *received) const {
     for (long j = 0; j < span; j += 2 * LANES) {
       V low = load(received + j), high = load(received + j + LANES);
       for (long i = 0; i < rows; i++) {
-        const V weight = all(vote ? share[i] * vote[i] : share[i]);
-        low = fma(load(scores + i * (span + APART) + j), weight, low);
-        high = fma(load(scores + i * (span + APART) + j + LANES), weight, high);
+        const V weight = all(query_weight ? normalizer[i] * query_weight[i] : normalizer[i]);
+        low = fma(load(scores + i * (span + PADDING) + j), weight, low);
+        high = fma(load(scores + i * (span + PADDING) + j + LANES), weight, high);
       }
       store(received + j, low);
       store(received + j + LANES, high);
     }
   }
 
-  void mix(const float *share, long rows, long from, long span, Number *out) {
-    const Number *p = P::kept(scores, weights);
+  void mix(const float *normalizer, long rows, long from, long span, Number *out) {
+    const Number *p = P::operand(scores, weights);
     for (long d = 0; d < width; d += COLUMNS) {
       const Number *panel = v_panels + d * padded + from * COLUMNS;
-      P::product(p, P::kept_stride(span, span + APART), rows, panel, span, mixed, COLUMNS);
+      P::product(p, P::operand_stride(span, span + PADDING), rows, panel, span, mixed, COLUMNS);
       for (long i = 0; i < rows; i++)
         for (long j = 0; j < COLUMNS && d + j < width; j += LANES)
-          P::put(out + i * call.heads * width + d + j, load(mixed + i * COLUMNS + j) * all(share[i]),
+          P::put(out + i * call.heads * width + d + j, load(mixed + i * COLUMNS + j) * all(normalizer[i]),
                  width - d - j);
     }
   }
@@ -181,13 +183,13 @@ struct Head {
   long number;  // of the head
 };
 
-// received = sum over heads and pieces / (heads * votes), in a fixed order.
-static void settle_score(const AttentionCall &call, const float *partial, long text, long padded) {
+// received = sum over heads and pieces / (heads * sum of query weights), in a fixed order.
+static void reduce_received(const AttentionCall &call, const float *partial, long text, long padded) {
   const long keys = call.cu_k[text + 1] - call.cu_k[text], from = call.cu_q[text];
   const long queries = call.cu_q[text + 1] - from, rows = call.heads * pieces_of(call, text);
-  float votes = 0.0f;
-  for (long i = 0; i < queries; i++) votes += call.vote ? call.vote[from + i] : 1.0f;
-  const float scale = votes > 0.0f ? 1.0f / ((float)call.heads * votes) : 0.0f;
+  float weights = 0.0f;
+  for (long i = 0; i < queries; i++) weights += call.query_weight ? call.query_weight[from + i] : 1.0f;
+  const float scale = weights > 0.0f ? 1.0f / ((float)call.heads * weights) : 0.0f;
   float *out = call.received + call.cu_k[text];
   for (long j = 0; j < keys; j += LANES) {
     V total = zero();
@@ -202,17 +204,18 @@ static void run_task(const AttentionCall &call, const Task &task, float *receive
   const long text = task.text, q0 = call.cu_q[text] + task.first;
   const long width = call.width, at = task.head * width;
   long k0 = call.cu_k[text], keys = call.cu_k[text + 1] - k0;
-  const long free = call.free ? call.free[text] : 0;
-  if (call.window >= 0 && !free) {  // no query of the task sees what is before or behind
-    const int64_t *asked = call.position_q + q0;
-    const Span seen = within(call.position_k + k0, keys, asked[0], asked[task.queries - 1], call.window);
-    const long first = seen.first / 32 * 32;
-    k0 += first, keys = seen.end - first;
+  const long exempt = call.exempt ? call.exempt[text] : 0;
+  if (call.window >= 0 && !exempt) {  // drop the keys that no query of the task sees
+    const int64_t *position = call.position_q + q0;
+    const Span visible =
+        within(call.position_k + k0, keys, position[0], position[task.queries - 1], call.window);
+    const long first = visible.first / 32 * 32;
+    k0 += first, keys = visible.end - first;
     if (received) received += first;
   }
   Head<P> head(call, keys);
-  head.number = task.head, head.free = free, head.k0 = k0;
-  head.place = call.window >= 0 ? call.position_k + k0 : 0;
+  head.number = task.head, head.exempt = exempt, head.k0 = k0;
+  head.position = call.window >= 0 ? call.position_k + k0 : 0;
   head.pack((const Number *)call.k + k0 * call.k_stride + at, (const Number *)call.v + k0 * call.v_stride + at);
   for (long i = 0; i < task.queries; i += P::BLOCK) {
     const Number *q = (const Number *)call.q + (q0 + i) * call.q_stride + at;
@@ -224,7 +227,7 @@ static void run_task(const AttentionCall &call, const Task &task, float *receive
 template <class P>
 static void attention(const AttentionCall &call) {
   long count = 0, sums = 0;
-  long *starts = (long *)malloc((call.texts + 1) * sizeof(long));  // of each text's sums
+  long *starts = (long *)malloc((call.texts + 1) * sizeof(long));  // of the sums of each text
   for (long text = 0; text < call.texts; text++) {
     const long tasks = call.heads * pieces_of(call, text);
     starts[text] = sums;
@@ -259,7 +262,7 @@ static void attention(const AttentionCall &call) {
     if (partial) {
 #pragma omp for schedule(static)
       for (long text = 0; text < call.texts; text++)
-        settle_score(call, partial + starts[text], text,
+        reduce_received(call, partial + starts[text], text,
                      round_up(call.cu_k[text + 1] - call.cu_k[text], 32));
     }
   }

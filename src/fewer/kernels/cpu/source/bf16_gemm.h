@@ -2,7 +2,7 @@
 // [k / 2][32] pairs of neighbours in k; k is filled up with zeros to a multiple of 32.
 //
 // With FEWER_AMX a 32 x 32 tile of results is multiplied in the tile registers, otherwise 14 rows
-// at a time in vectors. Either way an output is one chain over k, wherever its row stands.
+// at a time in vectors. Both are batch-invariant: an output is one chain over k, whatever its row.
 
 typedef uint16_t Half;
 
@@ -93,11 +93,11 @@ static inline void store_tiles(float *c, long c_stride) {
 struct Bf16 {
   typedef Half Number;
 #if FEWER_AMX
-  enum { COARSE = 1, BLOCK = 32, TILE = 32, DEPTH = 32, MOST = 256 };
+  enum { COARSE = 1, BLOCK = 32, TILE = 32, DEPTH = 32, MAX_ROWS = 256 };
   static void begin() { configure_tiles(); }
   static void end() { _tile_release(); }
 #else
-  enum { COARSE = 1, BLOCK = 28, TILE = 14, DEPTH = 32, MOST = 252 };
+  enum { COARSE = 1, BLOCK = 28, TILE = 14, DEPTH = 32, MAX_ROWS = 252 };
   static void begin() {}
   static void end() {}
 #endif
@@ -124,7 +124,7 @@ struct Bf16 {
   }
 
   // Rows of x as left operand; whole tiles, zeros past k and past the rows.
-  static const Half *staged(const void *x, bool is_half, long stride, long rows, long k, Half *to) {
+  static const Half *stage(const void *x, bool is_half, long stride, long rows, long k, Half *to) {
     const long depth = round_up(k, 32);
     for (long i = 0; i < round_up(rows, TILE); i++)
       for (long j = 0; j < depth; j += 32) {
@@ -144,15 +144,15 @@ struct Bf16 {
     return to;
   }
 
-  // Weights of the values, row by row, as left operand.
-  static inline void keep(Half *to, long row, long column, long span, V low, V high) {
+  // Probabilities, row by row, as left operand.
+  static inline void store_operand(Half *to, long row, long column, long span, V low, V high) {
     _mm512_storeu_si512(to + place(row, column, span), (__m512i)_mm512_cvtne2ps_pbh(high, low));
   }
-  static const Half *kept(const float *, const Half *numbers) { return numbers; }
-  static long kept_stride(long span, long) { return span; }
+  static const Half *operand(const float *, const Half *numbers) { return numbers; }
+  static long operand_stride(long span, long) { return span; }
 
 #if FEWER_AMX
-  // The activation of a finished tile is worked out while the next is multiplied.
+  // The activation of a finished tile is computed while the next is multiplied.
   template <class Emit>
   static void multiply(const Half *a, long rows, long k, const Half *packed, long n, const Emit &emit) {
     float c[2][32 * 32] __attribute__((aligned(64)));
@@ -161,11 +161,11 @@ struct Bf16 {
     int side = 0;
     for (long column = 0; column < n; column += 32) {
       for (long row = 0; row < rows; row += 32) {
-        const float *done = c[side ^ 1];
+        const float *finished = c[side ^ 1];
         clear_tiles();
         tile_chain(a + row * depth, packed, steps, [&](long step) {
           long from = step * share, m = at_most(share, waiting_rows - from);
-          if (m > 0) emit(done + from * 32, waiting_row + from, m, waiting_column);
+          if (m > 0) emit(finished + from * 32, waiting_row + from, m, waiting_column);
         });
         store_tiles(c[side], 32);
         waiting_row = row, waiting_rows = at_most(32, rows - row), waiting_column = column;

@@ -1,12 +1,11 @@
-// Block-Skim's predictor: how the tokens of pairs of blocks attend to each other, through two 3 x 3
-// convolutions, each rectified and halved, to two logits. A block's numbers depend on nothing else.
+// Block-Skim's predictor: the attention between pairs of blocks, through two 3 x 3 convolutions, each
+// rectified and halved, to two logits. The logits of a block depend on nothing else.
 
-static thread_local Scratch judge_scratch;
+static thread_local Scratch block_cnn_scratch;
 
 enum { BORDER = 1, KERNEL = 3 };
 
-// Square maps of one channel after the other, with a border of zeros; rows may be read past their
-// end by a vector.
+// Square maps, channel after channel, with a border of zeros; a vector may read past the end of a row.
 struct Maps {
   long side, pitch;
   float *start;
@@ -26,66 +25,67 @@ static inline float number(const uint16_t *p) {  // bf16
   return x;
 }
 
-// What the tokens of one block attend to in another, head by head, into `heads` maps.
+// The attention of the tokens of one block to those of another, one map per head.
 template <class N>
-static void attend_between(const JudgeCall &call, const int64_t *asking, const int64_t *asked,
+static void attend_between(const BlockCnnCall &call, const int64_t *rows_q, const int64_t *rows_k,
                            const Maps &maps, long channel, float *keys) {
-  const N *queries = (const N *)call.q, *known = (const N *)call.k;
+  const N *q = (const N *)call.q, *k = (const N *)call.k;
   const long size = call.size, width = call.width, span = round_up(size, LANES);
   const float scale = LOG2_E / __builtin_sqrtf((float)width);
   for (long head = 0; head < call.heads; head++) {
     for (long j = 0; j < size; j++)
       for (long d = 0; d < width; d++)
         keys[d * span + j] =
-            asked[j] < 0 ? 0.0f : number(known + asked[j] * call.k_stride + head * width + d);
+            rows_k[j] < 0 ? 0.0f : number(k + rows_k[j] * call.k_stride + head * width + d);
     for (long i = 0; i < size; i++) {
       float *out = maps.row(channel + head, i);
-      if (asking[i] < 0) {
+      if (rows_q[i] < 0) {
         fill(out, 0, size, 0.0f);
         continue;
       }
-      const N *q = queries + asking[i] * call.q_stride + head * width;
-      const V off = all(-LOG2_E * call.normaliser[asking[i] * call.heads + head]);
+      const N *query = q + rows_q[i] * call.q_stride + head * width;
+      const V shift = all(-LOG2_E * call.logsumexp[rows_q[i] * call.heads + head]);
       for (long j = 0; j < size; j += LANES) {
         V score = zero();
-        for (long d = 0; d < width; d++) score = fma(all(number(q + d)), load(keys + d * span + j), score);
-        store_first(out + j, exp2_of(fma(score, all(scale), off)), size - j);
+        for (long d = 0; d < width; d++)
+          score = fma(all(number(query + d)), load(keys + d * span + j), score);
+        store_first(out + j, exp2_of(fma(score, all(scale), shift)), size - j);
       }
       for (long j = 0; j < size; j++)
-        if (asked[j] < 0)
+        if (rows_k[j] < 0)
           out[j] = 0.0f;
-        else if (call.presence)
-          out[j] = call.presence[asked[j]] > 0.0f ? out[j] * call.presence[asked[j]] : 0.0f;
+        else if (call.participation)
+          out[j] = call.participation[rows_k[j]] > 0.0f ? out[j] * call.participation[rows_k[j]] : 0.0f;
     }
   }
 }
 
-// G output channels of two rows, rectified, added up and averaged over squares of four.
+// G output channels of two rows, rectified and averaged over squares of four.
 template <int G>
 static void convolve(const Maps &in, long channels, const float *weight, const float *bias, long outs,
                      long out, const Maps &into, float *sums) {
   const long span = round_up(in.side, LANES);
   for (long y = 0; y < in.side; y += 2) {
     for (long x = 0; x < in.side; x += LANES) {
-      V both[G];
+      V pooled[G];
       for (long down = 0; down < 2; down++) {
-        V found[G];
-        for (int g = 0; g < G; g++) found[g] = all(bias[out + g]);
+        V sum[G];
+        for (int g = 0; g < G; g++) sum[g] = all(bias[out + g]);
         for (long channel = 0; channel < channels; channel++)
           for (long dy = 0; dy < KERNEL; dy++) {
             const float *row = in.row(channel, y + down + dy - BORDER) - BORDER + x;
             const float *w = weight + (channel * KERNEL + dy) * KERNEL * outs + out;
             for (long dx = 0; dx < KERNEL; dx++, w += outs) {
-              const V seen = load(row + dx);
-              for (int g = 0; g < G; g++) found[g] = fma(all(w[g]), seen, found[g]);
+              const V input = load(row + dx);
+              for (int g = 0; g < G; g++) sum[g] = fma(all(w[g]), input, sum[g]);
             }
           }
         for (int g = 0; g < G; g++) {
-          const V positive = greater(zero(), found[g]);
-          both[g] = down ? both[g] + positive : positive;
+          const V positive = greater(zero(), sum[g]);
+          pooled[g] = down ? pooled[g] + positive : positive;
         }
       }
-      for (int g = 0; g < G; g++) store(sums + g * span + x, both[g]);
+      for (int g = 0; g < G; g++) store(sums + g * span + x, pooled[g]);
     }
     for (int g = 0; g < G; g++) {
       float *row = into.row(out + g, y / 2);
@@ -103,25 +103,25 @@ static void convolve_all(const Maps &in, long channels, const float *weight, con
   for (; out < outs; out++) convolve<1>(in, channels, weight, bias, outs, out, into, sums);
 }
 
-static void judge_block(const JudgeCall &call, long block) {
+static void compute_block(const BlockCnnCall &call, long block) {
   const long size = call.size, heads = call.heads, channels = call.maps * heads;
   const long span = round_up(size, LANES), half = size / 2, quarter = size / 4;
   const size_t wide = Maps::floats(channels, size), narrow = Maps::floats(heads, half);
   const size_t last = Maps::floats(heads, quarter), count = wide + narrow + last;
-  float *memory = (float *)scratch(&judge_scratch, (count + (12 + call.width) * span) * sizeof(float));
+  float *memory = (float *)scratch(&block_cnn_scratch, (count + (12 + call.width) * span) * sizeof(float));
   __builtin_memset(memory, 0, count * sizeof(float));
-  const Maps seen(size, memory), halved(half, memory + wide), quartered(quarter, memory + wide + narrow);
+  const Maps attention(size, memory), halved(half, memory + wide), quartered(quarter, memory + wide + narrow);
   float *sums = memory + count, *keys = sums + 12 * span;
   __builtin_memset(keys, 0, call.width * span * sizeof(float));
   for (long map = 0; map < call.maps; map++) {
     const int64_t *pair = call.pairs + (block * call.maps + map) * 2;
-    const int64_t *asking = call.rows + pair[0] * size, *asked = call.rows + pair[1] * size;
+    const int64_t *rows_q = call.rows + pair[0] * size, *rows_k = call.rows + pair[1] * size;
     if (call.bf16)
-      attend_between<uint16_t>(call, asking, asked, seen, map * heads, keys);
+      attend_between<uint16_t>(call, rows_q, rows_k, attention, map * heads, keys);
     else
-      attend_between<float>(call, asking, asked, seen, map * heads, keys);
+      attend_between<float>(call, rows_q, rows_k, attention, map * heads, keys);
   }
-  convolve_all(seen, channels, call.first, call.first_bias, heads, halved, sums);
+  convolve_all(attention, channels, call.first, call.first_bias, heads, halved, sums);
   convolve_all(halved, heads, call.second, call.second_bias, heads, quartered, sums);
   for (long label = 0; label < 2; label++) {
     const float *w = call.last + label * heads * quarter * quarter;
@@ -133,7 +133,7 @@ static void judge_block(const JudgeCall &call, long block) {
   }
 }
 
-static void judge(const JudgeCall &call) {
+static void block_cnn(const BlockCnnCall &call) {
 #pragma omp parallel for num_threads(call.threads) schedule(dynamic)
-  for (long block = 0; block < call.blocks; block++) judge_block(call, block);
+  for (long block = 0; block < call.blocks; block++) compute_block(call, block);
 }

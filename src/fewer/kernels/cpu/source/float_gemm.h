@@ -1,7 +1,7 @@
 // Matrix products in fp32. Packed weights: panels of COLUMNS columns, each [k][COLUMNS].
 //
-// Every output is one chain of multiply-adds in the order of k, wherever its row stands and however
-// many rows there are: a text's numbers do not depend on what it is computed with.
+// Batch-invariant: every output is one chain of multiply-adds in the order of k, whatever the place of
+// its row and the number of rows.
 
 template <int M>
 static inline __attribute__((always_inline)) void float_step(const float *a, long a_stride,
@@ -17,16 +17,16 @@ static inline __attribute__((always_inline)) void float_step(const float *a, lon
 
 // c (ROWS, c_stride) = a (M rows, a_stride) x panel (k, COLUMNS), two vectors wide.
 //
-// Weights of a whole model do not fit a core's cache: `coming` is fetched for the next panel, 64 bytes
-// every fourth step, where the processor's own prefetching stops at each page.
+// The weights of a model do not fit the cache of a core: `ahead` is prefetched for the next panel, 64
+// bytes every fourth step, since the hardware prefetcher stops at each page.
 template <int M>
 static void float_tile(const float *a, long a_stride, const float *b, long k, float *c, long c_stride,
-                       const char *coming) {
+                       const char *ahead) {
   V low[M], high[M];
   for (int i = 0; i < M; i++) low[i] = high[i] = zero();
   long step = 0;
   for (; step + 4 <= k; step += 4) {
-    _mm_prefetch(coming + step * 16, _MM_HINT_T1);
+    _mm_prefetch(ahead + step * 16, _MM_HINT_T1);
 #pragma GCC unroll 4
     for (int next = 0; next < 4; next++)
       float_step<M>(a + step + next, a_stride, b + next * COLUMNS, low, high);
@@ -51,8 +51,14 @@ static const FloatTile FLOAT_TILES[] = {
 
 struct Float {
   typedef float Number;
-  // MOST rows are worked on at a time: their inner states fill half of a core's cache.
-  enum { COARSE = 0, BLOCK = ROWS * (FEWER_LANES == 16 ? 2 : 4), TILE = ROWS, DEPTH = 1, MOST = 14 * ROWS };
+  // MAX_ROWS rows are computed at a time: their inner states fill half of the cache of a core.
+  enum {
+    COARSE = 0,
+    BLOCK = ROWS * (FEWER_LANES == 16 ? 2 : 4),
+    TILE = ROWS,
+    DEPTH = 1,
+    MAX_ROWS = 14 * ROWS
+  };
 
   static void begin() {}
   static void end() {}
@@ -68,28 +74,28 @@ struct Float {
   // Where neighbouring numbers of a left operand begin.
   static inline long place(long row, long column, long depth) { return row * depth + column; }
 
-  // Rows of x as left operand; where they already are one, they stay where they lie.
-  static const float *staged(const void *x, bool, long stride, long rows, long k, float *to) {
+  // Rows of x as left operand, without a copy if they already are one.
+  static const float *stage(const void *x, bool, long stride, long rows, long k, float *to) {
     const float *from = (const float *)x;
     if (stride == k) return from;
     for (long i = 0; i < rows; i++) __builtin_memcpy(to + i * k, from + i * stride, k * sizeof(float));
     return to;
   }
 
-  // Weights of the values, row by row, as left operand: here the numbers as they were stored.
-  static inline void keep(float *, long, long, long, V, V) {}
-  static const float *kept(const float *stored, const float *) { return stored; }
-  static long kept_stride(long, long pitch) { return pitch; }
+  // Probabilities, row by row, as left operand: here the stored numbers.
+  static inline void store_operand(float *, long, long, long, V, V) {}
+  static const float *operand(const float *stored, const float *) { return stored; }
+  static long operand_stride(long, long pitch) { return pitch; }
 
   // a (rows, k) x all panels; `emit(c, first row, rows, first column)` takes each finished tile.
   template <class Emit>
   static void multiply(const float *a, long rows, long k, const float *packed, long n, const Emit &emit) {
     float c[ROWS * COLUMNS] __attribute__((aligned(64)));
     for (long column = 0; column < n; column += COLUMNS) {
-      const char *coming = (const char *)(packed + panel(k));
-      for (long row = 0; row < rows; row += ROWS, coming += k * 16) {
+      const char *ahead = (const char *)(packed + panel(k));
+      for (long row = 0; row < rows; row += ROWS, ahead += k * 16) {
         long m = at_most(ROWS, rows - row);
-        FLOAT_TILES[m](a + row * k, k, packed, k, c, COLUMNS, coming);
+        FLOAT_TILES[m](a + row * k, k, packed, k, c, COLUMNS, ahead);
         emit(c, row, m, column);
       }
       packed += panel(k);

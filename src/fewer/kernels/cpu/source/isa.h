@@ -1,5 +1,5 @@
-// All kernels for one instruction set, in a namespace of its own. Nothing of the C++ library is
-// used: its inline functions, compiled here, could be called on processors without these
+// All kernels for one instruction set, in their own namespace. They must not use the C++ standard
+// library: its inline functions, compiled here, could be called on processors without these
 // instructions.
 #include <immintrin.h>
 #include <stddef.h>
@@ -30,5 +30,5 @@ static void pack(const float *weight, int64_t n, int64_t k, void *out) {
   Precision::pack(weight, n, k, (Precision::Number *)out);
 }
 extern const Kernels kernels = {packed_bytes, pack, linear<Precision>, feed_forward<Precision>,
-                                attention<Precision>, embed, judge};
+                                attention<Precision>, embed, block_cnn};
 }  // namespace FEWER_ISA

@@ -1,4 +1,4 @@
-// What every instruction set provides.
+// The kernels of one instruction set.
 #pragma once
 #include "abi.h"
 
@@ -9,5 +9,5 @@ struct Kernels {
   void (*feed_forward)(const FeedForwardCall &);
   void (*attention)(const AttentionCall &);
   void (*embed)(const EmbedCall &);
-  void (*judge)(const JudgeCall &);
+  void (*block_cnn)(const BlockCnnCall &);
 };

@@ -1,8 +1,8 @@
 // One vector of floats and what the kernels do with it. Included inside a namespace per instruction
 // set, after the includes; FEWER_LANES is 8 (AVX2) or 16 (AVX-512).
 //
-// Of a NaN and a number, the processor's maximum and minimum give the second. Where x may be NaN it
-// stands second: a NaN must reach the answer.
+// If an operand is NaN, the maximum and minimum instructions return the second operand. Where x may
+// be NaN it must be second, so that NaN reaches the output.
 
 #if FEWER_LANES == 16
 typedef __m512 V;
@@ -84,11 +84,11 @@ static inline float sum(V x) {
   return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
 }
 static inline float maximum(V x) {
-  float lane[8], most;
+  float lane[8], maximum;
   _mm256_storeu_ps(lane, x);
-  most = lane[0];
-  for (int i = 1; i < 8; i++) most = lane[i] > most ? lane[i] : most;
-  return most;
+  maximum = lane[0];
+  for (int i = 1; i < 8; i++) maximum = lane[i] > maximum ? lane[i] : maximum;
+  return maximum;
 }
 static inline V load_first(const float *p, long n, float rest) {
   float lane[8];
@@ -163,20 +163,20 @@ static inline V activated(V x) {
   return x;
 }
 
-// Memory of one thread, kept for its next call and freed with the thread.
+// Memory of one thread, reused by its next call and freed with the thread.
 struct Scratch {
   char *start;
   size_t size;
   ~Scratch() { free(start); }
 };
-static inline void *scratch(Scratch *own, size_t bytes) {
-  if (own->size < bytes) {
-    free(own->start);
-    own->size = (bytes + 4095) & ~(size_t)4095;
-    own->start = (char *)aligned_alloc(4096, own->size);
-    if (!own->start) abort();
+static inline void *scratch(Scratch *memory, size_t bytes) {
+  if (memory->size < bytes) {
+    free(memory->start);
+    memory->size = (bytes + 4095) & ~(size_t)4095;
+    memory->start = (char *)aligned_alloc(4096, memory->size);
+    if (!memory->start) abort();
   }
-  return own->start;
+  return memory->start;
 }
 
 static inline long round_up(long x, long to) { return (x + to - 1) / to * to; }
@@ -189,8 +189,8 @@ static void layer_norm(float *x, long width, const Norm &norm) {
   float mean = sum(total) / (float)width;
   V square = zero();
   for (j = 0; j < width; j += LANES) {
-    V away = load_first(x + j, width - j, mean) - all(mean);
-    square = fma(away, away, square);
+    V centred = load_first(x + j, width - j, mean) - all(mean);
+    square = fma(centred, centred, square);
   }
   float scale = 1.0f / __builtin_sqrtf(sum(square) / (float)width + (float)norm.eps);
   for (j = 0; j < width; j += LANES) {
