@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import fewer
-from fewer import inference
 from fewer.backbones.prepacked.autotune import Choice
+from fewer.hf import optimize as optimize_module
 from fewer.kernels.cpu import library
 from fewer.kernels.cpu.library import Isa
 
@@ -39,7 +39,7 @@ def optimized(model: Any, isa: Isa | None = None) -> Any:
     """Optimize for `isa` (the best in fp32 unless given), whatever a stopwatch would say."""
     chosen = Choice(FLOATS[-1] if isa is None else isa, "the test")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inference, "choose", lambda *_: chosen)
+        patch.setattr(optimize_module, "choose", lambda *_: chosen)
         optimized = fewer.optimize(model)
     assert fewer.attachment(model).isa is chosen.isa
     return optimized

@@ -5,7 +5,7 @@ import torch
 from datasets import Dataset
 
 import fewer
-from fewer import prediction
+from fewer.inference import predict as predict_module
 from fewer.tasks import TruncationWarning, texts
 from tests.tiny import tiny, word_tokenizer
 
@@ -55,15 +55,15 @@ def test_many_texts_get_the_answers_of_a_few(model, monkeypatch):
 
 
 def test_it_is_said_once_why_nothing_leaves_before_exits_are_trained(caplog, monkeypatch):
-    monkeypatch.setattr(prediction, "_logged", set())
+    monkeypatch.setattr(predict_module, "_logged", set())
     model, tokenizer = fewer.attach(tiny(), fewer.EarlyExit()), word_tokenizer()
     for _ in range(2):
         fewer.predict(model, tokenizer, ["a"])
-    assert [record.getMessage() for record in caplog.records] == [prediction.CLOSED]
-    assert prediction.is_closed(model)
-    assert not prediction.is_closed(fewer.set_threshold(model, threshold=0.3))
-    assert not prediction.is_closed(fewer.attach(tiny(), fewer.LTP()))
-    assert not prediction.is_closed(tiny())
+    assert [record.getMessage() for record in caplog.records] == [predict_module.CLOSED]
+    assert predict_module.is_closed(model)
+    assert not predict_module.is_closed(fewer.set_threshold(model, threshold=0.3))
+    assert not predict_module.is_closed(fewer.attach(tiny(), fewer.LTP()))
+    assert not predict_module.is_closed(tiny())
 
 
 def test_a_batch_has_no_more_tokens_than_the_budget(model):
