@@ -66,7 +66,7 @@ def local_folder(name: str | Path, revision: str | None = None) -> Path:
             )
         if (folder / "fit.json").exists():
             raise FileNotFoundError(
-                f"{folder / CONFIG} is missing; {folder} holds an unfinished run. Resume it."
+                f"{folder / CONFIG} is missing; {folder} holds an unfinished run: resume it."
             )
         raise FileNotFoundError(f"{folder / CONFIG} is missing. Pass the folder of a model.")
     _check_config(folder)
