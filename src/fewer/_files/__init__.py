@@ -1,1 +1,1 @@
-"""Files that survive kills, full disks and other writers: read, write, lock, seal."""
+"""Atomic file writes, folder locks and manifests."""

@@ -1,4 +1,4 @@
-"""JSON files and folders on disk: what goes wrong is said in one line that names the file."""
+"""Read and write JSON files; every error is one line that names the file."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["read_json", "write_json", "writing"]
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
-    Raises `ValueError` for anything else: broken or too deeply nested JSON, NaN and infinities.
+    Raises `ValueError` for all other content: broken or too deeply nested JSON, NaN, infinities.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{path} is not valid JSON ({error}); restore the file or save the model again"
+            f"{path} is not valid JSON ({error}). Restore the file or save the model again."
         ) from error
     if not isinstance(content, dict):
         raise ValueError(
@@ -32,11 +32,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def write_json(content: Any, path: Path, indent: int = 2) -> None:
-    """Write a JSON file, flushed to disk; a kill or a full disk leaves the old file or none."""
+    """Write a JSON file atomically, flushed to disk; a failure leaves the old file or none."""
     temporary = path.with_name(path.name + ".tmp")
     with writing(path):
         with temporary.open("w", encoding="utf-8") as stream:
@@ -47,21 +47,21 @@ def write_json(content: Any, path: Path, indent: int = 2) -> None:
 
 
 @contextmanager
-def writing(place: Path) -> Iterator[None]:
-    """Raise `OSError` that names `place` when a library cannot write there.
+def writing(path: Path) -> Iterator[None]:
+    """Raise an `OSError` that names `path` when a library cannot write there.
 
-    On a full disk safetensors, tokenizers and torch raise classes of their own, and Python's own
-    error does not say which file it was.
+    On a full disk safetensors, tokenizers and torch raise exceptions of different classes, and the
+    error of Python does not name the file.
     """
     try:
         yield
     except Exception as error:
-        kinds = {Exception, RuntimeError, OSError}
-        named = isinstance(error, OSError) and str(place) in str(error)
-        if named or not (type(error) in kinds or type(error).__name__ == "SafetensorError"):
+        classes = {Exception, RuntimeError, OSError}
+        is_named = isinstance(error, OSError) and str(path) in str(error)
+        if is_named or not (type(error) in classes or type(error).__name__ == "SafetensorError"):
             raise
         raise OSError(
-            f"{place} must be written whole; got {_first_line(error)}. Free space on the disk or "
+            f"{path} must be written in full; got {_first_line(error)}. Free space on the disk or "
             "choose another folder."
         ) from error
 

@@ -1,4 +1,4 @@
-"""One writer per folder: a lock that the operating system releases when its process ends."""
+"""Lock a folder for one writer; the operating system releases the lock with the process."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ LOCK_FILE = ".fewer.lock"
 
 @contextmanager
 def lock_folder(folder: str | Path) -> Iterator[None]:
-    """Hold the only right to write into a folder, which is made if it does not exist.
+    """Lock a folder for writing; create it if it does not exist.
 
-    The lock file stays in the folder; it means nothing once its process has ended, `kill -9`
-    included. Raises `ValueError` if another process, or another thread of this one, is writing.
+    The lock file stays in the folder but has no effect once its process has ended, also by
+    `kill -9`. Raises `ValueError` if another process, or another thread, holds the lock.
     """
     from filelock import FileLock, Timeout
 
@@ -27,7 +27,7 @@ def lock_folder(folder: str | Path) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise ValueError(
-            f"{folder} must have one writer at a time; got a second one. Wait for the other to "
+            f"{folder} must have one writer at a time; got a second writer. Wait for the first to "
             "end, or choose another folder."
         ) from error
     try:

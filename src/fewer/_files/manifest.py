@@ -1,6 +1,6 @@
-"""A manifest of a folder: size and SHA-256 of its files, so that damage does not pass unseen.
+"""Manifest of a folder: size and SHA-256 of its files, to detect damage.
 
-Written last and flushed to disk, it also says that the folder is whole.
+It is written last and flushed to disk, so a folder with a manifest is complete.
 """
 
 from __future__ import annotations
@@ -18,51 +18,48 @@ _BLOCK = 1 << 20
 
 
 def seal(folder: Path, files: Iterable[Path] | None = None) -> None:
-    """Write the manifest of `files`, by default of every file in the folder.
-
-    Replaces an older one at once or not at all.
-    """
+    """Write the manifest of `files`, by default of all files in the folder, atomically."""
     content = {
         file.relative_to(folder).as_posix(): [file.stat().st_size, _digest(file)]
-        for file in (_files(folder) if files is None else sorted(files))
+        for file in (_list_files(folder) if files is None else sorted(files))
     }
     write_json(content, folder / MANIFEST, indent=1)
 
 
 def is_whole(folder: Path) -> bool:
-    """Tell whether there is a manifest, and every file of it is there, unchanged."""
+    """Return whether the folder has a manifest and all files in it exist unchanged."""
     try:
-        entries = _entries(folder)
+        entries = _read_entries(folder)
         return bool(entries) and all(_matches(folder / name, *entries[name]) for name in entries)
     except (OSError, ValueError):  # the manifest itself may be broken
         return False
 
 
 def check_files(folder: Path, names: Iterable[str] | None = None) -> None:
-    """Raise `ValueError` for a file that is not as the manifest says, by its name.
+    """Raise `ValueError`, with the name, for a file that differs from the manifest.
 
-    `names` limits the check to files that are read. A folder without a manifest, such as one from
-    the hub, is not checked; a name that the manifest does not hold neither.
+    `names` limits the check to these files. Folders without a manifest, such as those from the hub,
+    are not checked, nor are names that the manifest does not list.
     """
     if not (folder / MANIFEST).exists():
         return
-    entries = _entries(folder)
+    entries = _read_entries(folder)
     for name in entries if names is None else [name for name in names if name in entries]:
         if not _matches(folder / name, *entries[name]):
             raise ValueError(
-                f"{folder / name} must be as it was saved; got other content or none. Restore the "
-                f"file; if it was changed on purpose, delete {folder / MANIFEST}."
+                f"{folder / name} must be as it was saved; got other content or no file. Restore "
+                f"the file; if it was changed on purpose, delete {folder / MANIFEST}."
             )
 
 
-def _entries(folder: Path) -> dict[str, tuple[int, str]]:
-    """Read the manifest. Raises `ValueError` for one that is not understood."""
+def _read_entries(folder: Path) -> dict[str, tuple[int, str]]:
+    """Read the manifest. Raises `ValueError` for an invalid manifest."""
     path = folder / MANIFEST
     entries: dict[str, tuple[int, str]] = {}
     for name, entry in read_json(path).items():
-        inside = not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
+        is_inside = not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
         match entry:
-            case [int(size), str(digest)] if inside:
+            case [int(size), str(digest)] if is_inside:
                 entries[name] = (size, digest)
             case _:
                 raise ValueError(
@@ -76,9 +73,10 @@ def _matches(file: Path, size: int, digest: str) -> bool:
     return file.is_file() and file.stat().st_size == size and _digest(file) == digest
 
 
-def _files(folder: Path) -> list[Path]:
-    ours = (MANIFEST, ".")  # the manifest and its temporary file; lock files
-    return [file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(ours)]
+def _list_files(folder: Path) -> list[Path]:
+    excluded = (MANIFEST, ".")  # the manifest and its temporary file; lock files
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    return [file for file in files if not file.name.startswith(excluded)]
 
 
 def _digest(file: Path) -> str:

@@ -1,1 +1,1 @@
-"""Checks of what users write: names with the nearest known one, values by type."""
+"""Validate user input: names with the nearest valid name, values by type."""

@@ -1,4 +1,4 @@
-"""Names that users write: those that are unknown are told with the nearest that is known."""
+"""Validate names; errors suggest the nearest valid name."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from difflib import get_close_matches
 __all__ = ["check_known", "nearest"]
 
 
-def check_known(name: object, known: Iterable[str], kind: str) -> None:
-    """Raise `ValueError` if a name of this kind is not among the known."""
-    known = list(known)
-    if name not in known:
-        told = ", ".join(known) or "none"
-        raise ValueError(f"{kind} {name!r} is unknown{nearest(name, known)}; known: {told}")
+def check_known(name: object, names: Iterable[str], kind: str) -> None:
+    """Raise `ValueError` for a `name` that is not among `names`; `kind` describes them."""
+    names = list(names)
+    if name not in names:
+        listing = ", ".join(names) or "none"
+        raise ValueError(f"{kind} {name!r} is unknown{nearest(name, names)}; known: {listing}")
 
 
-def nearest(name: object, known: Iterable[str]) -> str:
-    """Suggest the nearest of the known, whatever its case, as a remark in brackets; or say nothing.
+def nearest(name: object, names: Iterable[str]) -> str:
+    """Return a remark in brackets with the nearest of `names`, ignoring case, or "".
 
     Example: nearest("lpt", ["ltp", "dense"]) is " (did you mean 'ltp'?)".
     """
-    by_lower = {one.lower(): one for one in known}
-    near = get_close_matches(str(name).lower(), by_lower, n=1)
-    return f" (did you mean {by_lower[near[0]]!r}?)" if near else ""
+    by_lower = {candidate.lower(): candidate for candidate in names}
+    matches = get_close_matches(str(name).lower(), by_lower, n=1)
+    return f" (did you mean {by_lower[matches[0]]!r}?)" if matches else ""

@@ -1,4 +1,4 @@
-"""Values as users write them, on the command line and in recipes: YAML, with 1e-3 a number too."""
+"""Parse and check values of the command line and of recipes: YAML that reads 1e-3 as a number."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["check_arguments", "check_length", "check_types", "read_values"]
 
 
 def read_values(text: str, origin: str) -> Any:
-    """Read YAML. Raises `ValueError` for what is none, and says where it stands."""
+    """Parse YAML. Raises `ValueError` for invalid YAML, with its origin."""
     try:
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, RecursionError) as error:
@@ -26,7 +26,7 @@ def read_values(text: str, origin: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 wants a point and a sign: its 1e-3 is a word."""
+    """Loader that reads 1e-3 as a number; YAML 1.1 requires a point and a sign."""
 
 
 _Loader.add_implicit_resolver(
@@ -38,38 +38,41 @@ _Loader.add_implicit_resolver(
 
 def check_arguments(
     values: Mapping[str, Any],
-    taker: Callable[..., Any],
+    function: Callable[..., Any],
     origin: str,
     *,
     kind: str = "key",
     besides: Container[str] = (),
 ) -> None:
-    """Raise `ValueError` for a value that `taker` does not take, or takes as another type.
+    """Raise `ValueError` for a value that is no parameter of `function`, or of another type.
 
-    What it takes `besides` is not the user's to give.
+    Parameters in `besides` are not for users to set.
     """
-    taken = signature(taker, eval_str=True).parameters
-    hints = {name: one.annotation for name, one in taken.items() if name not in besides}
+    parameters = signature(function, eval_str=True).parameters
+    hints = {
+        name: parameter.annotation for name, parameter in parameters.items() if name not in besides
+    }
     for name in values:
         check_known(name, hints, f"{origin}: {kind}")
     check_types(values, hints, origin)
 
 
 def check_types(values: Mapping[str, Any], hints: Mapping[str, Any], origin: str) -> None:
-    """Raise `ValueError` for a value that is not of its annotated type, by name.
+    """Raise `ValueError`, with the name, for a value that is not of its annotated type.
 
-    Whole numbers are numbers too, and lists tuples, of any length; NaN and infinities are none, nor
-    are whole numbers that no processor holds. Of a choice only the type is checked, and of types
-    that have no plain values nothing.
+    Whole numbers are valid numbers and lists are valid tuples, of any length. NaN, infinities and
+    integers beyond 64 bits are invalid. For a `Literal` only the type of its values is checked, and
+    types without plain values are not checked.
     """
     for name, value in values.items():
         if name in hints and not _fits(value, hints[name]):
             bounds = "" if _is_bounded(value) else ", finite and below 2**63"
-            raise ValueError(f"{origin}: {name} is {value!r}, wanted {_told(hints[name])}{bounds}")
+            expected = _describe_type(hints[name])
+            raise ValueError(f"{origin}: {name} is {value!r}, wanted {expected}{bounds}")
 
 
 def check_length(max_length: object) -> None:
-    """Raise `TypeError` or `ValueError` unless this is a number of tokens, 1 or more."""
+    """Raise `TypeError` or `ValueError` unless `max_length` is a whole number, 1 or more."""
     if not isinstance(max_length, Integral) or isinstance(max_length, bool):
         raise TypeError(f"max_length must be a whole number of tokens; got {max_length!r}.")
     if max_length < 1:
@@ -89,21 +92,21 @@ _PLAIN: dict[Any, tuple[type, str]] = {
 
 
 def _is_bounded(value: Any) -> bool:
-    """Tell whether a number is finite, and a whole one such that tensors hold it."""
+    """Return whether a number is finite and, if whole, fits into 64 bits."""
     if isinstance(value, Integral):
         return abs(int(value)) < 2**63
     return not isinstance(value, Real) or math.isfinite(value)
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    of = _parts(hint)
+    types = _list_types(hint)
     if get_origin(hint) is tuple:
         if not isinstance(value, list | tuple):
             return False
-        of = of[:1] * len(value) if of[-1] is ... else of
-        return all(map(_fits, value, of))
-    if of:
-        return any(_fits(value, one) for one in of)
+        types = types[:1] * len(value) if types[-1] is ... else types
+        return all(map(_fits, value, types))
+    if types:
+        return any(_fits(value, type_) for type_ in types)
     if hint not in _PLAIN:
         return True
     if not _is_bounded(value):
@@ -111,15 +114,15 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, _PLAIN[hint][0]) and (hint is bool or not isinstance(value, bool))
 
 
-def _told(hint: Any) -> str:
-    of = dict.fromkeys(_told(one) for one in _parts(hint) if one is not ...)
-    told = " or ".join(of) or (_PLAIN[hint][1] if hint in _PLAIN else str(hint))
-    return f"a list ({told} each)" if get_origin(hint) is tuple else told
+def _describe_type(hint: Any) -> str:
+    names = dict.fromkeys(_describe_type(type_) for type_ in _list_types(hint) if type_ is not ...)
+    text = " or ".join(names) or (_PLAIN[hint][1] if hint in _PLAIN else str(hint))
+    return f"a list ({text} each)" if get_origin(hint) is tuple else text
 
 
-def _parts(hint: Any) -> tuple[Any, ...]:
-    """Return what a choice or a tuple is made of, by type; nothing for any other hint."""
-    origin, parts = get_origin(hint), get_args(hint)
+def _list_types(hint: Any) -> tuple[Any, ...]:
+    """Return the member types of a union, a `Literal` or a tuple; nothing for other hints."""
+    origin, members = get_origin(hint), get_args(hint)
     if origin is Literal:
-        return tuple(type(one) for one in parts)
-    return parts if origin in (Union, UnionType, tuple) else ()
+        return tuple(type(member) for member in members)
+    return members if origin in (Union, UnionType, tuple) else ()

@@ -1,4 +1,4 @@
-"""The `forward` of a whole model whose exits and padding have a say in what its head answers."""
+"""The `forward` of an attached model: exit outputs replace logits, and padding is masked."""
 
 from __future__ import annotations
 
@@ -23,25 +23,24 @@ __all__ = ["answering_forward"]
 
 
 def answering_forward(original: Any) -> Any:
-    """Make the `forward` of a model whose exits may answer before its own head does.
+    """Wrap a model's `forward` so that exit outputs replace the logits of its head.
 
-    The head reads all texts, which costs next to nothing; then the answers of exits replace its
-    own. No span begins or ends on padding, nor at a token that was dropped; and labels on padding
-    count nothing. While training, the logits of dropped tokens stay as they are for others to learn
-    from, and the loss is that of the tokens that are left. The signature stays, because Trainer and
-    pipelines read it.
+    The head computes all texts, which costs next to nothing; exit outputs then replace its logits.
+    Spans neither start nor end on padding or pruned tokens, and labels on padding are ignored. In
+    training the logits of pruned tokens are unchanged, for losses that read them, and the loss is
+    that of the remaining tokens. The signature stays, because Trainer and pipelines read it.
     """
-    form = signature(original.forward)
+    original_signature = signature(original.forward)
 
     @wraps(original.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        own = self.base_model.fewer
-        answers, guards = own.shape.answers, own.protects_first_text
+        attachment = self.base_model.fewer
+        answers = attachment.shape.answers
         if answers not in ("text", "span") and (args or "labels" in kwargs):
-            call = form.bind(self, *args, **kwargs)
+            call = original_signature.bind(self, *args, **kwargs)
             ignore_padding(call.arguments)
             args, kwargs = call.args[1:], call.kwargs
-        if not own.policy.answers and answers != "span":
+        if not attachment.policy.answers and answers != "span":
             return original.forward(self, *args, **kwargs)
         wants_dict = kwargs.pop("return_dict", None)
         with record() as traces:
@@ -49,15 +48,16 @@ def answering_forward(original: Any) -> Any:
         (trace,) = traces
         publish(trace)
         padding = trace.padding if answers == "span" else None
-        gone = trace.dropped if guards else None
-        exits = answered(output, trace, answers, _either(padding, None if self.training else gone))
-        if output.loss is not None and (exits or padding is not None):
-            given = form.bind(self, *args, **kwargs).arguments
-            labels, logits = labels_of(given, answers), logits_of(output, answers)
-            assert labels is not None  # the model has made a loss of them
+        dropped = trace.dropped if attachment.protects_first_text else None
+        hidden = _union(padding, None if self.training else dropped)
+        has_exits = answered(output, trace, answers, hidden)
+        if output.loss is not None and (has_exits or padding is not None):
+            arguments = original_signature.bind(self, *args, **kwargs).arguments
+            labels, logits = labels_of(arguments, answers), logits_of(output, answers)
+            assert labels is not None  # the model has computed a loss from them
             if padding is not None:
-                removes = self.training and APPLIES[own.apply_in_training].removes
-                hidden = _either(padding, gone if removes else None)
+                removes = self.training and APPLIES[attachment.apply_in_training].removes
+                hidden = _union(padding, dropped if removes else None)
                 assert hidden is not None
                 output.loss = left_loss(logits, labels, hidden)
             else:
@@ -68,5 +68,5 @@ def answering_forward(original: Any) -> Any:
     return forward
 
 
-def _either(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-    return one if other is None else other if one is None else one | other
+def _union(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    return first if second is None else second if first is None else first | second

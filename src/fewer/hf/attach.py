@@ -1,10 +1,10 @@
-"""Attach a method to a Hugging Face model, take it off again.
+"""Attach a method to a Hugging Face model and detach it.
 
-`attach` swaps the class of two objects for subclasses made here: the encoder's, whose `forward`
-becomes the packed loop, and the whole model's, whose `save_pretrained` also writes the side file.
-Parameters, names and every other method stay the model's own, so pipelines, Trainer, peft, deepcopy
-and pickle see the model they know. What was attached sits on the encoder as the submodule `fewer`,
-so its tensors travel with the state dict, in the same safetensors file.
+`attach` swaps the classes of two objects for subclasses: the encoder's, whose `forward` becomes the
+packed loop, and the model's, whose `save_pretrained` also writes the side file. Parameters, names
+and all other methods stay those of the original class, so pipelines, Trainer, peft, deepcopy and
+pickle work unchanged. The `Attachment` is the submodule `fewer` of the encoder, so its tensors are
+part of the state dict and of the same safetensors file.
 """
 
 from __future__ import annotations
@@ -73,47 +73,47 @@ __all__ = [
 
 log = logging.getLogger("fewer")
 DEFAULT_LENGTH = 512  # where neither model nor tokenizer has a limit
-NO_LIMIT = 10**20  # tokenizers without a limit say more
+NO_LIMIT = 10**20  # tokenizers without a limit report more
 PRECISION_OF = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 Model = TypeVar("Model", bound=nn.Module)
 
 
 class Attachment(nn.Module):
-    """What sits on an encoder: a method, its policy, and how decisions are carried out."""
+    """The submodule of an attached encoder: a method, its policy and how decisions are applied."""
 
     def __init__(self, settings: Settings, shape: ModelSpec) -> None:
         super().__init__()
         self.settings = settings
         self.shape = shape
         self.policy = settings.method.build(shape)
-        self.has_head = True  # whether something but the user reads the encoder's states
+        self.has_head = True  # whether a head reads the encoder's states, not only the user
         self.apply_in_training = "compact"
         self.apply_in_eval = "compact"
-        self.isa: Isa | None = None  # whose kernels run inference; None: plain torch
+        self.isa: Isa | None = None  # the instruction set of the kernels; None: plain torch
         self._engine: Engine | None = None
 
     @property
     def method(self) -> Method:
-        """The description that was attached."""
+        """The attached method."""
         return self.settings.method
 
     @property
     def protects_first_text(self) -> bool:
-        """Whether tokens may go, but none of the question that a passage is to answer."""
+        """Whether tokens may be pruned, but none of the question of a question-passage pair."""
         return self.shape.answers == "span" and bool(self.policy.sites)
 
     def backbone(self, encoder: nn.Module) -> Backbone:
-        """View the encoder: packed where it was optimized and the engine will do, else as it is."""
-        if self.isa is not None and self.isa not in available():  # unpickled elsewhere
+        """View the encoder: prepacked where it is optimized and eligible, else plain."""
+        if self.isa is not None and self.isa not in available():  # unpickled on another processor
             log.warning("this processor has no %s: plain torch runs the model", self.isa.name)
             self.isa = None
-        isa = self.isa  # read once: another thread may take the engine off
+        isa = self.isa  # read once: another thread may remove the engine
         if isa is None:
             return bind(encoder)
         return self._engine_for(isa, encoder).backbone(encoder) or bind(encoder)
 
     def engine(self, encoder: nn.Module) -> Engine:
-        """Return the packed weights of an optimized encoder, packed now if they are not yet."""
+        """Return the prepacked weights of an optimized encoder; prepack them at the first call."""
         assert self.isa is not None
         return self._engine_for(self.isa, encoder)
 
@@ -124,11 +124,11 @@ class Attachment(nn.Module):
         return engine
 
     def packed_for(self, isa: Isa | None) -> None:
-        """Let the kernels of `isa` run inference, or plain torch; weights are packed at need."""
+        """Run inference by the kernels of `isa` or plain torch; weights are prepacked lazily."""
         self.isa, self._engine = isa, None
 
     def extra_repr(self) -> str:
-        """Show what `print(model)` should tell: the method, the precision and the kernels."""
+        """Show the method, the precision and the kernels in `print(model)`."""
         precision = "of the weights" if self.isa is None else PRECISION_OF[self.isa.dtype]
         kernels = "plain torch" if self.isa is None else self.isa.name
         return (
@@ -137,32 +137,32 @@ class Attachment(nn.Module):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the engine behind, which points into memory; a copy packs its own weights."""
+        """Drop the engine, which holds addresses; a copy prepacks its own weights."""
         return self.__dict__ | {"_engine": None}
 
 
 class _Attached(PreTrainedModel):
-    """What both attached classes share: where they come from, and how copies and pickles find back.
+    """Base of both attached classes: their origin, from which copies and pickles are restored.
 
-    A class made at run time cannot be pickled by name; its origin can.
+    A class created at run time cannot be pickled by name; its origin can.
     """
 
     _fewer_origin: ClassVar[tuple[Any, bool, bool]]  # the arguments of `_attached_class`
-    supports_gradient_checkpointing = False  # the loop would skip it in silence
+    supports_gradient_checkpointing = False  # the loop would ignore it silently
 
     def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse: the packed encoder keeps all of its activations."""
+        """Refuse: the packed encoder stores all activations."""
         raise ValueError(
-            "gradient checkpointing must stay off while fewer is attached, whose packed encoder "
-            "does not do it. Call fewer.detach(model) first, or train with smaller batches."
+            "gradient checkpointing must be off while fewer is attached; got it enabled. Call "
+            "fewer.detach(model) first, or train with smaller batches."
         )
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _rebuilt, self._fewer_origin, self.__dict__
+        return _restore, self._fewer_origin, self.__dict__
 
 
 class _PackedEncoder(_Attached):
-    """The part of an attached encoder's class that is ours."""
+    """Mixin of an attached encoder: `forward` runs the packed loop."""
 
     fewer: Attachment
 
@@ -178,16 +178,13 @@ class _PackedEncoder(_Attached):
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> ModelOutput | tuple[Any, ...]:
-        """Read a padded batch through the packed loop.
-
-        The output has the caller's shape, zeros on padding.
-        """
+        """Encode a padded batch by the packed loop; the output is padded too, with zeros."""
         refuse_call(self.config, kwargs)
         refuse_tracing()
-        own = self.fewer
-        if own.policy.sites and not (own.has_head or self.training):
-            refuse_states(own.method, self)
-        backbone = own.backbone(self)
+        attachment = self.fewer
+        if attachment.policy.sites and not (attachment.has_head or self.training):
+            refuse_states(attachment.method, self)
+        backbone = attachment.backbone(self)
         tokens = pack(
             backbone,
             input_ids,
@@ -195,18 +192,19 @@ class _PackedEncoder(_Attached):
             attention_mask,
             token_type_ids,
             position_ids,
-            own.settings.protect,
-            protects_first_text=own.protects_first_text,
-            restarts_positions=own.policy.inputs.restarts_positions,
-            needs_second_text=own.policy.inputs.second_text,
+            attachment.settings.protect,
+            protects_first_text=attachment.protects_first_text,
+            restarts_positions=attachment.policy.inputs.restarts_positions,
+            needs_second_text=attachment.policy.inputs.second_text,
             anchors=global_attention_mask,
         )
+        apply = attachment.apply_in_training if self.training else attachment.apply_in_eval
         hidden, trace = encode(
             backbone.layers,
-            own.policy,
+            attachment.policy,
             tokens,
-            apply=APPLIES[own.apply_in_training if self.training else own.apply_in_eval],
-            attend=find_kernel(own.settings.kernel),
+            apply=APPLIES[apply],
+            attend=find_kernel(attachment.settings.kernel),
             finish=backbone.finish,
         )
         publish(trace)
@@ -217,13 +215,13 @@ class _PackedEncoder(_Attached):
 
 
 class _SavingModel(_Attached):
-    """The part of an attached model's class that is ours (of the encoder's too, if it is alone)."""
+    """Mixin of an attached model, or of an encoder without a head: saving writes the side file."""
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Save as always, and before it the side file; config.json tells that there is one.
+        """Save the side file, then the model; config.json records that there is a side file.
 
-        Weights keep the names that they have in the model: the Trainer loads a checkpoint by these.
-        A manifest of what was there before no longer holds and is removed.
+        Weights keep their names in the model, by which the Trainer loads a checkpoint. The manifest
+        of an earlier save is removed, since it no longer matches.
         """
         kwargs.setdefault("save_original_format", False)
         settings, folder = attachment(self).settings, Path(save_directory)
@@ -231,39 +229,39 @@ class _SavingModel(_Attached):
         folder.mkdir(parents=True, exist_ok=True)
         if kwargs.get("is_main_process", True):
             write_settings(settings, folder)
-        held = vars(self.config)
-        before = {MARK: held[MARK]} if MARK in held else {}
-        held[MARK] = mark
+        config = vars(self.config)
+        previous = {MARK: config[MARK]} if MARK in config else {}
+        config[MARK] = mark
         try:
             with writing(folder):
                 super().save_pretrained(save_directory, *args, **kwargs)
         finally:
-            del held[MARK]
-            held.update(before)
+            del config[MARK]
+            config.update(previous)
         (folder / MANIFEST).unlink(missing_ok=True)
 
 
 @cache
 def _attached_class(original: Any, packs: bool, saves: bool) -> Any:
-    """Derive from `original`.
+    """Derive a class from `original`.
 
-    Name and module stay, because pipelines and `config.architectures` read them.
+    Its name and module stay, because pipelines and `config.architectures` read them.
     """
-    ours = ((_SavingModel,) if saves else ()) + ((_PackedEncoder,) if packs else ())
-    own = {
+    mixins = ((_SavingModel,) if saves else ()) + ((_PackedEncoder,) if packs else ())
+    namespace = {
         "__module__": original.__module__,
         "__qualname__": original.__qualname__,
         "__doc__": original.__doc__,
         "_fewer_origin": (original, packs, saves),
     }
     if saves and not packs:
-        own["forward"] = answering_forward(original)
-    return type(original.__name__, (*ours, original), own)
+        namespace["forward"] = answering_forward(original)
+    return type(original.__name__, (*mixins, original), namespace)
 
 
-def _rebuilt(original: Any, packs: bool, saves: bool) -> Any:
-    kind = _attached_class(original, packs, saves)
-    return kind.__new__(kind)
+def _restore(original: Any, packs: bool, saves: bool) -> Any:
+    cls = _attached_class(original, packs, saves)
+    return cls.__new__(cls)
 
 
 def attach(
@@ -273,37 +271,37 @@ def attach(
     kernel: str = "auto",
     protect: tuple[int, ...] = (),
 ) -> Model:
-    """Let a model's encoder run packed, in place, with `method` deciding who reads on.
+    """Run a model's encoder packed, in place, with `method` deciding which tokens it computes.
 
-    Without a method nobody leaves; a name stands for the method with its defaults. Returns the same
-    model: same parameters, same answers where the method keeps all tokens, no padding computed.
-    `kernel` names the attention kernel; tokens whose id is in `protect` never leave ([CLS] never
-    does). Attaching again replaces the method. Raises
-    `ValueError` for an architecture that is not supported (the message lists those that are), for
-    a method with settings of a wrong type or that does not fit the model, and for a model in a
-    state that would be ignored: hooks or patches inside the encoder, weights that are offloaded,
-    gradient checkpointing, recorded outputs, an attention of the user's own.
+    Without a method all tokens are kept; a name stands for the method with its defaults. Returns
+    the same model: same parameters, same outputs where the method keeps all tokens, and padding is
+    not computed. `kernel` names the attention kernel. Tokens whose id is in `protect`, and [CLS],
+    are never pruned. Attaching a second method replaces the first. Raises `ValueError` for an
+    architecture that is not supported (the message lists the supported ones), for a method with
+    settings of a wrong type or that does not fit the model, and for a model in a state that would
+    be ignored: hooks or patches inside the encoder, offloaded weights, gradient checkpointing,
+    recorded outputs, a custom attention.
 
     >>> model = fewer.attach(model, fewer.LTP(target=0.5))  # doctest: +SKIP
     """
-    whole, encoder = parts(model)
+    hf_model, encoder = parts(model)
     find_kernel(kernel)
-    refuse_model(whole, encoder)
-    _refuse_shared(whole, encoder)
-    shape = model_spec(whole, encoder)
+    refuse_model(hf_model, encoder)
+    _refuse_shared(hf_model, encoder)
+    shape = model_spec(hf_model, encoder)
     settings = Settings(_resolve(method), kernel, tuple(protect))
     check_settings(settings.method)
-    own = Attachment(settings, shape).to(encoder.device)
-    own.has_head = whole is not encoder
-    if (pooler := pooler_of(whole, encoder)) is not None:
-        own.policy.start_from(pooler)
+    attached = Attachment(settings, shape).to(encoder.device)
+    attached.has_head = hf_model is not encoder
+    if (pooler := pooler_of(hf_model, encoder)) is not None:
+        attached.policy.start_from(pooler)
     detach(model)
-    encoder.fewer = own
-    own.train(encoder.training)
-    vars(whole.config).pop(MARK, None)  # of a folder that plain transformers loaded
-    _become(encoder, packs=True, saves=whole is encoder)
-    if whole is not encoder:
-        _become(whole, packs=False, saves=True)
+    encoder.fewer = attached
+    attached.train(encoder.training)
+    vars(hf_model.config).pop(MARK, None)  # read from a folder by plain transformers
+    _swap_class(encoder, packs=True, saves=hf_model is encoder)
+    if hf_model is not encoder:
+        _swap_class(hf_model, packs=False, saves=True)
     return model
 
 
@@ -321,81 +319,82 @@ def _resolve(method: Method | str | None) -> Method:
     return method
 
 
-def _refuse_shared(whole: PreTrainedModel, encoder: PreTrainedModel) -> None:
-    """Refuse an encoder that is attached as part of another model, which would lose its method."""
-    attached_alone = isinstance(encoder, _SavingModel)
+def _refuse_shared(hf_model: PreTrainedModel, encoder: PreTrainedModel) -> None:
+    """Raise `ValueError` for an encoder attached in another model, which would lose its method."""
+    is_standalone = isinstance(encoder, _SavingModel)
     if isinstance(encoder, _PackedEncoder) and (
-        attached_alone is not (whole is encoder) or not isinstance(whole, _SavingModel)
+        is_standalone is not (hf_model is encoder) or not isinstance(hf_model, _SavingModel)
     ):
         raise ValueError(
-            f"the encoder of a {type(whole).__name__} must belong to it alone; got one that is "
-            "attached as part of another model. Call fewer.detach on that model first."
+            f"the encoder of a {type(hf_model).__name__} must belong to it alone; got an encoder "
+            "that is attached in another model. Call fewer.detach on that model first."
         )
 
 
-def _become(part: Any, *, packs: bool, saves: bool) -> None:
-    origin: Any = type(part)
-    part.__class__ = _attached_class(origin, packs, saves)
+def _swap_class(module: Any, *, packs: bool, saves: bool) -> None:
+    origin: Any = type(module)
+    module.__class__ = _attached_class(origin, packs, saves)
 
 
 def detach(model: Model) -> Model:
-    """Give a model back as it was before `attach`, in place; parameters stay as they are now.
-
-    Harmless if nothing is attached.
-    """
-    whole, encoder = parts(model)
-    both: tuple[Any, ...] = (whole, encoder)
-    for part in both:
-        if isinstance(part, _Attached):
-            part.__class__ = part._fewer_origin[0]
+    """Restore a model's classes, in place, with its current weights; harmless if not attached."""
+    hf_model, encoder = parts(model)
+    modules: tuple[Any, ...] = (hf_model, encoder)
+    for module in modules:
+        if isinstance(module, _Attached):
+            module.__class__ = module._fewer_origin[0]
     if "fewer" in encoder._modules:
         del encoder.fewer
-    swap_back(whole)
+    swap_back(hf_model)
     return model
 
 
 def attachment(model: nn.Module) -> Attachment:
-    """Return what is attached to a model. Raises `ValueError` if nothing is."""
+    """Return the `Attachment` of a model. Raises `ValueError` if nothing is attached."""
     _, encoder = parts(model)
     if not isinstance(encoder, _PackedEncoder):
         raise ValueError(
-            f"nothing is attached to this {type(model).__name__}; call fewer.attach(model) first"
+            f"model must be attached; nothing is attached to this {type(model).__name__}. Call "
+            "fewer.attach(model) first."
         )
     return encoder.fewer
 
 
 def is_attached(model: nn.Module) -> bool:
-    """Tell whether anything is attached to a model."""
+    """Return whether a method is attached to a model."""
     return isinstance(parts(model)[1], _PackedEncoder)
 
 
-def longest(model: nn.Module, wanted: int | None, tokenizer_says: int) -> int:
-    """Choose how many tokens of a text to read: `wanted`, or what the tokenizer says.
+def longest(model: nn.Module, max_length: int | None, tokenizer_limit: int) -> int:
+    """Return the maximum length in tokens: `max_length`, or the limit of tokenizer and model.
 
-    Raises `ValueError` if fewer than one are wanted, or more than the model has positions.
+    Raises `ValueError` for a `max_length` below 1 or above the model's number of positions.
     """
-    if wanted is not None:
-        check_length(wanted)
+    if max_length is not None:
+        check_length(max_length)
     limit = bind(parts(model)[1]).max_tokens
-    if wanted is not None and limit is not None and wanted > limit:
-        raise ValueError(f"max_length is {wanted}, but this model reads at most {limit} tokens")
-    limits = [most for most in (limit, tokenizer_says) if most is not None and most < NO_LIMIT]
-    return min(limits, default=DEFAULT_LENGTH) if wanted is None else wanted
+    if max_length is not None and limit is not None and max_length > limit:
+        raise ValueError(
+            f"max_length must be at most {limit} tokens for this model; got {max_length}."
+        )
+    limits = [size for size in (limit, tokenizer_limit) if size is not None and size < NO_LIMIT]
+    return min(limits, default=DEFAULT_LENGTH) if max_length is None else max_length
 
 
 def set_threshold(model: Model, threshold: float) -> Model:
-    """Turn the threshold at which texts or tokens leave an attached model early, in place.
+    """Set the threshold at which texts exit or tokens are frozen, in place.
 
     Its meaning and range are those of the method's criterion. It is saved with the model. Raises
-    `ValueError` for a value outside the range, and for a method that has no such threshold.
+    `ValueError` for a value outside the range, and for a method without such a threshold.
 
-    >>> fewer.adjust(model, threshold=0.3)  # doctest: +SKIP
+    >>> fewer.set_threshold(model, threshold=0.3)  # doctest: +SKIP
     """
-    own = attachment(model)
-    dial = own.policy.dial()
+    attached = attachment(model)
+    dial = attached.policy.dial()
     if dial is None:
         raise ValueError(
-            f"{own.method} has no threshold to adjust; early exits have one, LTP learns its own"
+            f"method must have a threshold to set; got {attached.method}, which has no threshold. "
+            "Early exits have one; LTP learns its own."
         )
     dial.check(threshold)
     dial.value.fill_(threshold)
@@ -404,45 +403,45 @@ def set_threshold(model: Model, threshold: float) -> Model:
 
 @contextmanager
 def applying(model: nn.Module, name: str) -> Iterator[None]:
-    """Carry decisions out by `name` inside the block, in training and in eval mode.
+    """Apply decisions by `name` inside the block, in training and in eval mode.
 
-    One of compact, mask, soften, soften_output.
+    `name` is compact, mask, soften or soften_output.
     """
     if name not in APPLIES:
         raise ValueError(
-            f"unknown way to apply decisions {name!r}; choose one of {', '.join(APPLIES)}"
+            f"apply must be one of {', '.join(APPLIES)}; got {name!r}. Choose one of these."
         )
-    own = attachment(model)
-    before = own.apply_in_training, own.apply_in_eval
-    own.apply_in_training = own.apply_in_eval = name
+    attached = attachment(model)
+    previous = attached.apply_in_training, attached.apply_in_eval
+    attached.apply_in_training = attached.apply_in_eval = name
     try:
         yield
     finally:
-        own.apply_in_training, own.apply_in_eval = before
+        attached.apply_in_training, attached.apply_in_eval = previous
 
 
 @contextmanager
 def evaluating(model: Model) -> Iterator[Model]:
-    """Give a view of a model in eval mode: the same weights, and modes that no other thread turns.
+    """Yield a view of a model in eval mode: shared weights, and modes that no other thread sets.
 
-    A model in eval mode is its own view. Raises `ValueError` where a forward was patched, on a
-    model in training mode, by what cannot be pointed at the view.
+    A model in eval mode is its own view. Raises `ValueError` for a model in training mode whose
+    `forward` is patched by a function that cannot be bound to the view.
     """
     view = eval_view(model)
     if view is not model:
         shared = set(map(id, model.modules()))
-        for part in list(view.modules()):
-            if isinstance(part, _PackedEncoder) and id(part) not in shared:
-                own = copy.copy(part.fewer)
-                own.packed_for(None)  # packed weights belong to the model, whose layers train
-                part._modules["fewer"] = own
+        for module in list(view.modules()):
+            if isinstance(module, _PackedEncoder) and id(module) not in shared:
+                attached = copy.copy(module.fewer)
+                attached.packed_for(None)  # the model owns them, and its layers train
+                module._modules["fewer"] = attached
     yield view
 
 
 def parts(model: nn.Module) -> tuple[PreTrainedModel, PreTrainedModel]:
-    """Return the Hugging Face model and the encoder inside it, out of a peft wrapper."""
-    whole: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]  # peft
-    if not isinstance(whole, PreTrainedModel):
+    """Return the Hugging Face model, without a peft wrapper, and its encoder."""
+    hf_model: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]  # peft
+    if not isinstance(hf_model, PreTrainedModel):
         refuse_object(model)
-    encoder: Any = whole.base_model
-    return whole, encoder
+    encoder: Any = hf_model.base_model
+    return hf_model, encoder

@@ -31,35 +31,35 @@ __all__ = ["load", "local_folder", "save"]
 def save(model: nn.Module, folder: str | Path) -> None:
     """Save an attached model as an ordinary Hugging Face folder plus `fewer.json`.
 
-    Plain transformers still loads it. A manifest, written last, holds the hashes of the files, for
-    `load` to find damage. Raises `ValueError` for adapters that are not merged: such a folder would
-    lack the weights under them; and `OSError`, by name, where a file cannot be written.
+    Plain transformers still loads it. A manifest of file hashes, written last, lets `load` find
+    damage. Raises `ValueError` for adapters that are not merged, since the folder would lack the
+    base weights, and `OSError` with the file's name where a file cannot be written.
     """
-    whole, _ = parts(model)
-    attachment(whole)
-    if whole is not model:
+    hf_model, _ = parts(model)
+    attachment(hf_model)
+    if hf_model is not model:
         raise ValueError(
-            f"this {type(model).__name__} holds adapters beside the weights; save what "
-            "model.merge_and_unload() returns, or the adapters alone by model.save_pretrained"
+            f"model must hold no adapters; got a {type(model).__name__}. Save the model returned "
+            "by model.merge_and_unload(), or the adapters alone by model.save_pretrained."
         )
-    whole.save_pretrained(folder)
+    hf_model.save_pretrained(folder)
     seal(Path(folder), [Path(folder) / name for name in _model_files(Path(folder))])
 
 
 def load(name: str | Path, *, precision: str | None = "fp32", **kwargs: Any) -> PreTrainedModel:
     """Load a folder (or hub id) that `save` wrote, attached and in eval mode.
 
-    A plain model gets no method. On a CPU the model is optimized for inference, as
-    `fewer.optimize(model, precision=precision)` does; `None` leaves that out. `kwargs` go to
-    `from_pretrained` (`dtype`, `revision`, ...); code of the folder is never run. Raises
-    `FileNotFoundError` for a missing file and `ValueError` for one that is truncated, changed since
-    it was saved, or whose side file is not understood.
+    A plain model gets no method. On a CPU the model is optimized for inference by
+    `fewer.optimize(model, precision=precision)`, unless `precision` is `None`. `kwargs` go to
+    `from_pretrained` (`dtype`, `revision`, ...); code in the folder is never run. Raises
+    `FileNotFoundError` for a missing file and `ValueError` for a file that is truncated, that was
+    changed since it was saved, or for a side file that cannot be parsed.
     """
     folder = local_folder(name, kwargs.get("revision"))
     settings = read_settings(folder)
     tensors = _method_tensors(folder)
-    model = _load_whole(folder, kwargs)
-    _put_method(model, folder, settings, tensors)
+    model = _load_model(folder, kwargs)
+    _attach_method(model, folder, settings, tensors)
     check_files(folder, _model_files(folder))
     model.eval()
     if precision is not None and model.device.type == "cpu":
@@ -68,53 +68,56 @@ def load(name: str | Path, *, precision: str | None = "fp32", **kwargs: Any) -> 
 
 
 def _model_files(folder: Path) -> list[str]:
-    """List what `save` writes, and `load` reads, of what is in a folder."""
+    """List the files of a folder that `save` writes and `load` reads."""
     weights = weight_files(folder)
     indices = [path for path in folder.glob("*.index.json") if weights[1:]]
-    others = [folder / name for name in (CONFIG, SIDE_FILE)]
-    return [file.name for file in (*others, *indices, *weights) if file.exists()]
+    configs = [folder / name for name in (CONFIG, SIDE_FILE)]
+    return [file.name for file in (*configs, *indices, *weights) if file.exists()]
 
 
-def _load_whole(folder: Path, kwargs: dict[str, Any]) -> PreTrainedModel:
-    """Load the model of a folder in the class that its config names; no weight may be missing."""
+def _load_model(folder: Path, kwargs: dict[str, Any]) -> PreTrainedModel:
+    """Load a folder's model in the class that its config names; no weight may be missing."""
     import transformers
 
     path = folder / CONFIG
-    kinds = read_json(path).get("architectures")
-    if kinds is None or kinds == []:
-        kinds = ["AutoModel"]
-    name = kinds[0] if isinstance(kinds, list) else kinds
-    kind = getattr(transformers, name, None) if isinstance(name, str) else None
-    if name != "AutoModel" and not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
+    architectures = read_json(path).get("architectures")
+    if architectures is None or architectures == []:
+        architectures = ["AutoModel"]
+    name = architectures[0] if isinstance(architectures, list) else architectures
+    cls = getattr(transformers, name, None) if isinstance(name, str) else None
+    if name != "AutoModel" and not (isinstance(cls, type) and issubclass(cls, PreTrainedModel)):
         raise ValueError(
-            f"{path} names the architecture {name!r:.80}, which transformers "
-            f"{transformers.__version__} does not have"
+            f"{path} must name an architecture of transformers {transformers.__version__}; got "
+            f"{name!r:.80}, which it does not have. Install a version that has it."
         )
-    model, report = load_pretrained(kind, folder, **kwargs)
+    model, report = load_pretrained(cls, folder, **kwargs)
     if report["missing_keys"]:
         raise ValueError(
-            f"{name_weights(folder)} holds no weights for {sorted(report['missing_keys'])}; the "
-            "checkpoint is incomplete (for a new head, load it with transformers and call "
-            "fewer.attach)"
+            f"{name_weights(folder)} must hold all weights; got no weights for "
+            f"{sorted(report['missing_keys'])}. Copy the checkpoint again; for a new head, load it "
+            "with transformers and call fewer.attach."
         )
-    model.config.__dict__.pop(MARK, None)  # of the folder, not of the model
-    whole: PreTrainedModel = model
-    return whole
+    model.config.__dict__.pop(MARK, None)  # describes the folder, not the model
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def _method_tensors(folder: Path) -> dict[str, tuple[Tensor, Path]]:
     """Read the tensors of a method, each with its file."""
-    held: dict[str, tuple[Tensor, Path]] = {}
+    tensors: dict[str, tuple[Tensor, Path]] = {}
     for file in weight_files(folder):
         for key, tensor in read_tensors(file, lambda name: OWN in "." + name).items():
-            held[("." + key).rpartition(OWN)[2]] = (tensor, file)
-    return held
+            tensors[("." + key).rpartition(OWN)[2]] = (tensor, file)
+    return tensors
 
 
-def _put_method(
-    model: PreTrainedModel, folder: Path, settings: Settings, held: dict[str, tuple[Tensor, Path]]
+def _attach_method(
+    model: PreTrainedModel,
+    folder: Path,
+    settings: Settings,
+    tensors: dict[str, tuple[Tensor, Path]],
 ) -> None:
-    """Attach the method of a folder with what it has learned."""
+    """Attach the method of a folder with its trained tensors."""
     try:
         attach(model, settings.method, kernel=settings.kernel, protect=settings.protect)
     except (ValueError, TypeError, RuntimeError) as error:
@@ -123,31 +126,31 @@ def _put_method(
         ) from error
     policy = attachment(model).policy
     expected = policy.state_dict()
-    shapes = {name: tuple(tensor.shape) for name, (tensor, _) in held.items()}
-    wanted = {name: tuple(tensor.shape) for name, tensor in expected.items()}
-    if shapes != wanted:
+    shapes = {name: tuple(tensor.shape) for name, (tensor, _) in tensors.items()}
+    expected_shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    if shapes != expected_shapes:
         raise ValueError(
-            f"{name_weights(folder)} holds the tensors {shapes} of a method, wanted {wanted} for "
-            f"{settings.method}; the checkpoint is incomplete or its {SIDE_FILE} is another's: "
-            "save it again"
+            f"{name_weights(folder)} must hold the tensors {expected_shapes} of {settings.method}; "
+            f"got {shapes}. The checkpoint is incomplete, or its {SIDE_FILE} belongs to another "
+            "model: save it again."
         )
     dial = policy.dial()
-    for name, (tensor, file) in held.items():
-        if _kind(tensor) != _kind(expected[name]):
+    for name, (tensor, file) in tensors.items():
+        if _dtype_kind(tensor) != _dtype_kind(expected[name]):
             raise ValueError(
                 f"{file}: {name} must be of type {expected[name].dtype}; got {tensor.dtype}. Save "
                 "the model again."
             )
-        turned = dial is not None and tensor.ndim == 0 and math.isinf(dial.never)
-        if bool(tensor.isnan().any() if turned else (~tensor.isfinite()).any()):
+        may_be_infinite = dial is not None and tensor.ndim == 0 and math.isinf(dial.never)
+        if bool(tensor.isnan().any() if may_be_infinite else (~tensor.isfinite()).any()):
             raise ValueError(
                 f"{file}: {name} must hold finite numbers; got NaN or infinity. Train or save the "
                 "model again."
             )
-    policy.load_state_dict({name: tensor for name, (tensor, _) in held.items()})
+    policy.load_state_dict({name: tensor for name, (tensor, _) in tensors.items()})
 
 
-def _kind(tensor: Tensor) -> str:
+def _dtype_kind(tensor: Tensor) -> str:
     if tensor.dtype == torch.bool:
         return "bool"
     return "number" if tensor.is_floating_point() else "whole number"

@@ -1,4 +1,4 @@
-"""A method as plain data, and back: what the side file of a saved model holds."""
+"""Methods as plain data, and the side file of a saved model."""
 
 from __future__ import annotations
 
@@ -30,51 +30,51 @@ __all__ = [
 
 SCHEMA = 1
 SIDE_FILE = "fewer.json"
-MARK = "fewer"  # the key of config.json that tells that a side file belongs beside it
-MOST_ID = 2**31 - 1  # of a token
+MARK = "fewer"  # the key of config.json which records that the folder has a side file
+MAX_ID = 2**31 - 1  # of a token
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What `attach` was told: all that `load` needs beside the model itself."""
+    """The arguments of `attach`, which `load` needs beside the model."""
 
     method: Method
     kernel: str = "auto"
     protect: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what can be no kernel and no token id."""
+        """Raise `ValueError` for a kernel that is no name and for ids that are no token ids."""
         if not isinstance(self.kernel, str):
             raise ValueError(f"kernel must be a name; got {self.kernel!r:.80}.")
         for token in self.protect:
-            whole = isinstance(token, Integral) and not isinstance(token, bool)
-            if not whole or not 0 <= token <= MOST_ID:
+            is_integer = isinstance(token, Integral) and not isinstance(token, bool)
+            if not is_integer or not 0 <= token <= MAX_ID:
                 raise ValueError(
-                    f"protect must hold token ids from 0 to {MOST_ID}; got {token!r:.80}."
+                    f"protect must hold token ids from 0 to {MAX_ID}; got {token!r:.80}."
                 )
 
 
 def method_to(method: Method) -> dict[str, Any]:
     """Describe a method as `{"name": ..., "args": {...}}`.
 
-    Raises `ValueError` for one that is not in the table.
+    Raises `ValueError` for a method that is not registered.
     """
-    names = {kind: name for name, kind in METHODS.items()}
+    names = {cls: name for name, cls in METHODS.items()}
     if type(method) not in names or not is_dataclass(method):
         raise ValueError(
-            f"{type(method).__name__} is not in the table of methods; known: "
-            f"{', '.join(sorted(METHODS))}"
+            f"method must be one of {', '.join(sorted(METHODS))}; got a {type(method).__name__}. "
+            "Only registered methods can be saved."
         )
-    args = {field.name: _plain(getattr(method, field.name)) for field in fields(method)}
+    args = {field.name: _describe(getattr(method, field.name)) for field in fields(method)}
     return {"name": names[type(method)], "args": args}
 
 
-def _plain(value: Any) -> Any:
-    """Describe methods inside settings too; everything else is plain already."""
+def _describe(value: Any) -> Any:
+    """Describe methods nested in settings too; all other values are plain data."""
     if isinstance(value, Method):
         return method_to(value)
     if isinstance(value, tuple):
-        return tuple(_plain(one) for one in value)
+        return tuple(_describe(item) for item in value)
     return value
 
 
@@ -87,57 +87,63 @@ def method_from(description: dict[str, Any] | str) -> Method:
         description = {"name": description}
     if not isinstance(description, dict) or not {"name"} <= set(description) <= {"name", "args"}:
         raise ValueError(
-            f"got {description!r}, wanted the name of a method or {{'name': ..., 'args': {{...}}}}"
+            f"method must be a name or {{'name': ..., 'args': {{...}}}}; got {description!r}. "
+            f"Choose one of {', '.join(sorted(METHODS))}."
         )
     name, args = description["name"], description.get("args", {})
     check_known(name, sorted(METHODS), "method")
     if not isinstance(args, dict):
-        raise ValueError(f"method {name!r} has the args {args!r}, wanted settings and their values")
-    kind: Any = METHODS[name]
+        raise ValueError(
+            f"args of method {name!r} must map settings to values; got {args!r}. Write "
+            "{'SETTING': VALUE}."
+        )
+    cls: Any = METHODS[name]
     for key in args:
-        check_known(key, [field.name for field in fields(kind)], f"method {name!r}: setting")
+        check_known(key, [field.name for field in fields(cls)], f"method {name!r}: setting")
     defaults = {
         field.name: field.default_factory()
-        for field in fields(kind)
+        for field in fields(cls)
         if field.default_factory is not MISSING
     }
-    args = {key: _built(value, defaults.get(key)) for key, value in args.items()}
-    check_types(args, get_type_hints(kind), f"method {name!r}")
+    args = {key: _build(value, defaults.get(key)) for key, value in args.items()}
+    check_types(args, get_type_hints(cls), f"method {name!r}")
     try:
-        method: Method = kind(**args)
+        method: Method = cls(**args)
     except TypeError as error:
-        raise ValueError(f"method {name!r} cannot have the settings {args}: {error}") from error
+        raise ValueError(
+            f"method {name!r} must have valid settings; got {args}: {error}"
+        ) from error
     return method
 
 
-def _built(value: Any, default: Any) -> Any:
-    """Build the methods inside settings; one without a name is the default with changes."""
+def _build(value: Any, default: Any) -> Any:
+    """Build methods nested in settings; one without a name is the default with changes."""
     if isinstance(value, list | tuple):
-        return tuple(_built(one, None) for one in value)
+        return tuple(_build(item, None) for item in value)
     if isinstance(default, Method) and isinstance(value, dict) and "name" not in value:
-        own = method_to(default)
-        value = {"name": own["name"], "args": {**own["args"], **value.get("args", value)}}
+        base = method_to(default)
+        value = {"name": base["name"], "args": {**base["args"], **value.get("args", value)}}
     return method_from(value) if isinstance(value, dict) else value
 
 
 def check_settings(method: Method) -> None:
-    """Raise `ValueError` for a setting of another type than its field's, in methods inside too.
+    """Raise `ValueError` for a setting of another type than its field's, nested methods included.
 
-    Methods that are not in the table check their own.
+    Methods that are not registered check themselves.
     """
-    kind: Any = type(method)
-    if kind not in METHODS.values():
+    cls: Any = type(method)
+    if cls not in METHODS.values():
         return
-    values = {field.name: getattr(method, field.name) for field in fields(kind)}
-    check_types(values, get_type_hints(kind), kind.__name__)
+    values = {field.name: getattr(method, field.name) for field in fields(cls)}
+    check_types(values, get_type_hints(cls), cls.__name__)
     for value in values.values():
-        for one in value if isinstance(value, tuple) else (value,):
-            if isinstance(one, Method):
-                check_settings(one)
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, Method):
+                check_settings(item)
 
 
 def mark_of(settings: Settings) -> dict[str, Any]:
-    """Return what config.json holds under `MARK`, for a lost side file to be missed."""
+    """Return the entry of config.json under `MARK`, by which a lost side file is detected."""
     return {"schema": SCHEMA, "method": method_to(settings.method)["name"]}
 
 
@@ -154,11 +160,11 @@ def write_settings(settings: Settings, folder: str | Path) -> None:
 
 
 def read_settings(folder: str | Path) -> Settings:
-    """Read the side file of a folder; a folder without one is a plain model (`Dense`).
+    """Read the side file of a folder; a folder without a side file is a plain model (`Dense`).
 
     Raises `ValueError` for a file that is broken, has unknown keys or another schema, and
-    `FileNotFoundError` if config.json tells of a file that is not there; warns when a newer version
-    wrote it.
+    `FileNotFoundError` if config.json records a missing side file; warns for a file written by a
+    newer version.
     """
     path = Path(folder) / SIDE_FILE
     if not path.exists():
@@ -167,27 +173,36 @@ def read_settings(folder: str | Path) -> Settings:
     content = read_json(path)
     if "method" not in content:
         raise ValueError(
-            f"{path} holds no method; wanted the keys schema, version, method, kernel, protect"
+            f"{path} must hold the keys schema, version, method, kernel, protect; got no method. "
+            "Save the model again."
         )
     schema = content.get("schema")
     if schema != SCHEMA or isinstance(schema, bool):
         raise ValueError(
-            f"{path} has schema {schema!r:.80}, written by fewer {content.get('version')!r:.80}; "
-            f"this is fewer {__version__}, which "
-            f"reads schema {SCHEMA}: install the version that wrote it"
+            f"{path} must have schema {SCHEMA} for fewer {__version__}; got schema {schema!r:.80}, "
+            f"written by fewer {content.get('version')!r:.80}. Install the version that wrote it."
         )
     unknown = sorted(set(content) - {"schema", "version", "method", "kernel", "protect"})
     if unknown:
         raise ValueError(
-            f"{path} has unknown keys {unknown}; wanted schema, version, method, kernel, protect"
+            f"{path} must hold only schema, version, method, kernel, protect; got the unknown keys "
+            f"{unknown}. Remove them, or save the model again."
         )
     version, protect = content.get("version"), content.get("protect", [])
     if not isinstance(version, str):
-        raise ValueError(f"{path} has version {version!r:.80}, wanted a text such as {__version__}")
-    if _newer(version, __version__):
-        warnings.warn(f"{path} was written by fewer {version}, this is {__version__}", stacklevel=2)
+        raise ValueError(
+            f"{path}: version must be a string such as {__version__}; got {version!r:.80}. Save "
+            "the model again."
+        )
+    if _is_newer(version, __version__):
+        warnings.warn(
+            f"{path} was written by fewer {version}; this is {__version__}.", stacklevel=2
+        )
     if not isinstance(protect, list):
-        raise ValueError(f"{path} has protect {protect!r:.80}, wanted a list of token ids")
+        raise ValueError(
+            f"{path}: protect must be a list of token ids; got {protect!r:.80}. Save the model "
+            "again."
+        )
     try:
         method = method_from(content["method"])
         return Settings(method, content.get("kernel", "auto"), tuple(protect))
@@ -196,21 +211,21 @@ def read_settings(folder: str | Path) -> Settings:
 
 
 def _check_unmarked(path: Path) -> None:
-    """Raise `FileNotFoundError` if the config beside tells that this side file was there."""
+    """Raise `FileNotFoundError` if config.json records that the folder has this side file."""
     config = path.with_name("config.json")
     if not config.exists() or (mark := read_json(config).get(MARK)) is None:
         return
     name = mark.get("method") if isinstance(mark, dict) else mark
     raise FileNotFoundError(
-        f"{path} is missing, but {config} tells of the method {name!r:.80}; restore it, or, for "
-        f"the model without a method, delete the key {MARK!r} of {config}"
+        f"{path} is missing, but {config} names the method {name!r:.80}. Restore it, or, for the "
+        f"model without a method, delete the key {MARK!r} of {config}."
     )
 
 
-def _newer(written: str, present: str) -> bool:
-    def parts(version: str) -> list[int]:
+def _is_newer(written: str, present: str) -> bool:
+    def numbers(version: str) -> list[int]:
         return [
             int("".join(c for c in part if c.isdigit()) or 0) for part in version.split(".")[:3]
         ]
 
-    return parts(written) > parts(present)
+    return numbers(written) > numbers(present)

@@ -1,7 +1,7 @@
-"""Eval mode for one call: a view of a model, which no other thread's mode can turn.
+"""Eval mode for one call: a view of a model whose mode no other thread changes.
 
-`model.eval()` and back would write to what all threads share: one that ends gives training mode,
-and its dropout, to another that still reads.
+`model.eval()` and `model.train()` write to modules that all threads share: a thread that restores
+training mode switches dropout on for a thread that is still predicting.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Module = TypeVar("Module", bound=nn.Module)
 def eval_view(model: Module) -> Module:
     """Return a model in eval mode that shares all parameters, buffers and hooks with `model`.
 
-    Parts that are in eval mode already are shared too; the whole model, where all of it is. Raises
-    `ValueError` for a part in training mode with a patched `forward` that is bound to nothing.
+    Modules in eval mode are shared too; a model that is fully in eval mode is its own view. Raises
+    `ValueError` for a module in training mode whose patched `forward` is not bound to a module.
     """
     if not isinstance(model, nn.Module):
         return model
@@ -33,7 +33,7 @@ def eval_view(model: Module) -> Module:
 
 
 def _view(module: nn.Module, views: dict[int, nn.Module], name: str) -> nn.Module:
-    """Make the views of a module and all its children, once each; return the module's."""
+    """Make the views of a module and all its children, once each; return the module's view."""
     if id(module) in views:
         return views[id(module)]
     children = {
@@ -41,7 +41,7 @@ def _view(module: nn.Module, views: dict[int, nn.Module], name: str) -> nn.Modul
         for key, child in module._modules.items()
     }
     view = module
-    if module.training or any(children[key] is not part for key, part in module._modules.items()):
+    if module.training or any(children[key] is not child for key, child in module._modules.items()):
         view = module.__class__.__new__(module.__class__)
         view.__dict__.update(module.__dict__)
         view.__dict__.update(_modules=children, training=False)
@@ -49,19 +49,19 @@ def _view(module: nn.Module, views: dict[int, nn.Module], name: str) -> nn.Modul
             if isinstance(value, MethodType) and value.__self__ is module:
                 view.__dict__[key] = MethodType(value.__func__, view)
         if "forward" in module.__dict__:
-            view.__dict__["forward"] = _pointed(view.__dict__["forward"], module, view, name)
+            view.__dict__["forward"] = _bind_to_view(view.__dict__["forward"], module, view, name)
     views[id(module)] = view
     return view
 
 
-def _pointed(
+def _bind_to_view(
     forward: Callable[..., Any], module: nn.Module, view: nn.Module, name: str
 ) -> Callable[..., Any]:
-    """Point a patched `forward` at the view instead of the module."""
+    """Bind a patched `forward` to the view instead of the module."""
     if isinstance(forward, MethodType) and forward.__self__ is view:
         return forward
-    if isinstance(forward, partial) and any(one is module for one in forward.args):
-        args = (view if one is module else one for one in forward.args)
+    if isinstance(forward, partial) and any(arg is module for arg in forward.args):
+        args = (view if arg is module else arg for arg in forward.args)
         return partial(forward.func, *args, **forward.keywords)
     raise ValueError(
         f"{name or 'the model'} ({type(module).__name__}) must be in eval mode to predict, because "

@@ -1,4 +1,4 @@
-"""Make a model's inference on a CPU as fast as the processor allows, and undo it."""
+"""Optimize a model for inference on this CPU, and undo it."""
 
 from __future__ import annotations
 
@@ -20,47 +20,49 @@ __all__ = ["PRECISIONS", "deoptimize", "kernels_of", "optimize", "precision_of"]
 log = logging.getLogger("fewer")
 PRECISIONS = ("auto", "fp32", "bf16")
 Model = TypeVar("Model", bound=nn.Module)
-_said: set[str] = set()
+_logged: set[str] = set()
 
 
 def optimize(model: Model, *, precision: str = "fp32") -> Model:
-    """Pack a model's weights for this processor, in place, for inference on a CPU.
+    """Prepack a model's weights for this processor, in place, for inference on a CPU.
 
-    Its parameters stay as they are: the packed weights lie beside them and take as much memory
-    again (half in bf16). Used in eval mode without gradients (`torch.inference_mode()`); else the
-    plain layers run. In fp32 an answer does not depend, to the last bit, on what else is in the
-    batch. `bf16` multiplies in bf16 and keeps sums, norms and the states between layers in fp32.
-    `auto` takes bf16 where a short timing on this machine finds it clearly faster: two replicas of
-    a service may choose differently and then answer differently, so name the precision there. What
-    was chosen is logged and shown by `print(model)`; where nothing beats plain torch, plain torch
-    runs. A model edited afterwards is packed again. A model that nothing is attached to is attached
-    first, without a method.
+    Parameters do not change: the prepacked weights are a copy and take as much memory again (half
+    in bf16). They are used in eval mode without gradients (`torch.inference_mode()`); otherwise the
+    plain layers run. In fp32, inference is batch-invariant: outputs are bit-equal whatever else is
+    in the batch. `bf16` multiplies in bf16 and keeps sums, norms and the states between layers in
+    fp32. `auto` selects bf16 where a short timing on this machine shows that it is clearly faster;
+    two replicas of a service may select differently and give different outputs, so name the
+    precision there. The selection is logged and shown by `print(model)`; where nothing is faster
+    than plain torch, plain torch runs. A model edited afterwards is prepacked again. A model that
+    is not attached is attached first, without a method.
 
     Raises `ValueError` for an unknown precision, for bf16 where the processor cannot multiply it,
     and for a model that is not on a CPU.
     """
     if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}, wanted one of {', '.join(PRECISIONS)}")
-    whole, encoder = parts(model)
+        raise ValueError(
+            f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}. Choose one."
+        )
+    hf_model, encoder = parts(model)
     if encoder.device.type != "cpu":
         raise ValueError(
-            f"the model is on {encoder.device}; fewer.optimize is for inference on a CPU: call "
-            "model.cpu() first, or leave it out"
+            f"model must be on a CPU for fewer.optimize; got a model on {encoder.device}. Call "
+            "model.cpu() first, or leave fewer.optimize out."
         )
     if not is_attached(model):
         attach(model)
     deoptimize(model)
-    choice = _choice(encoder, precision)
+    choice = _choose_isa(encoder, precision)
     if choice.isa is None:
-        _say_once(f"not optimized: {choice.reason}")
+        _log_once(f"not optimized: {choice.reason}")
         return model
-    own = attachment(model)
-    own.packed_for(choice.isa)
-    swap_in(whole)
-    engine = own.engine(encoder)
-    _say_once(f"optimized for {choice.reason}")
+    attached = attachment(model)
+    attached.packed_for(choice.isa)
+    swap_in(hf_model)
+    engine = attached.engine(encoder)
+    _log_once(f"optimized for {choice.reason}")
     for reason in engine.left:
-        _say_once(f"runs as it is: {reason}")
+        _log_once(f"runs as it is: {reason}")
     return model
 
 
@@ -79,18 +81,18 @@ def kernels_of(model: nn.Module) -> str:
 
 
 def deoptimize(model: Model) -> Model:
-    """Undo `optimize`, in place: the packed weights are freed, plain torch runs the model again.
+    """Undo `optimize`, in place: free the prepacked weights and run plain torch.
 
-    Harmless if the model was not optimized.
+    Harmless if the model is not optimized.
     """
-    whole, _ = parts(model)
+    hf_model, _ = parts(model)
     if is_attached(model):
         attachment(model).packed_for(None)
-    swap_back(whole)
+    swap_back(hf_model)
     return model
 
 
-def _choice(encoder: Any, precision: str) -> Choice:
+def _choose_isa(encoder: Any, precision: str) -> Choice:
     reason = unavailable()
     if reason is not None:
         return Choice(None, reason)
@@ -98,11 +100,11 @@ def _choice(encoder: Any, precision: str) -> Choice:
         with evaluating(encoder) as view, torch.autocast("cpu", enabled=False):
             backbone = bind(view)
             return choose(precision, backbone.layers[0], backbone.hidden_size, encoder.dtype)
-    except NotPrepackable as left:
-        return Choice(None, f"layer 0: {left}")
+    except NotPrepackable as error:
+        return Choice(None, f"layer 0: {error}")
 
 
-def _say_once(message: str) -> None:
-    if message not in _said:
-        _said.add(message)
+def _log_once(message: str) -> None:
+    if message not in _logged:
+        _logged.add(message)
         log.info("%s", message)

@@ -1,6 +1,6 @@
-"""Configs, tokenizers and models out of folders that others wrote: never their code.
+"""Load configs, tokenizers and models from untrusted folders, without running their code.
 
-What transformers raises of a broken folder becomes one `ValueError` that names the file.
+Errors of transformers on a broken folder become one `ValueError` that names the file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = [
     "weight_files",
 ]
 
-OWN = ".fewer.policy."  # in the names of the tensors that a method holds
+OWN = ".fewer.policy."  # part of the names of a method's tensors
 CONFIG = "config.json"
 TOKENIZER_FILES = (
     "tokenizer_config.json",
@@ -42,49 +42,50 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
 )
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_DOWNLOADED = ["*.json", "*.safetensors", "*.txt", "*.model"]
-_MOST = 2**31 - 1  # of a whole number in a config
-_MOST_LAYERS = 1000  # transformers would build 10**9 before it looks at a weight
-_MOST_LABELS = 1_000_000
+_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]
+_MAX_INTEGER = 2**31 - 1  # in a config
+_MAX_LAYERS = 1000  # transformers would build 10**9 layers before it reads a weight
+_MAX_LABELS = 1_000_000
 _KERNEL = re.compile(r"[/:@]")  # org/repo@revision:function, which transformers downloads and runs
 _LOG = logging.getLogger("fewer")
 
 
 def local_folder(name: str | Path, revision: str | None = None) -> Path:
-    """Return a model's folder, a hub id's as it was downloaded.
+    """Return the folder of a model, or the downloaded snapshot of a hub id.
 
-    Raises `FileNotFoundError` if there is none, and `ValueError` for one with code of its own.
+    Raises `FileNotFoundError` for a missing folder and `ValueError` for a folder that names code.
     """
     folder = Path(model_folder(str(name)))
     if not folder.is_dir():
-        folder = _downloaded(str(name), folder, revision)
+        folder = _download(str(name), folder, revision)
     if not (folder / CONFIG).exists():
         if (folder / "model" / CONFIG).exists():
             raise FileNotFoundError(
-                f"{folder / CONFIG} is missing; the model of this run is in {folder / 'model'}"
+                f"{folder / CONFIG} is missing; the model of this run is in {folder / 'model'}. "
+                "Pass that folder."
             )
         if (folder / "fit.json").exists():
             raise FileNotFoundError(
-                f"{folder / CONFIG} is missing; {folder} holds a run that has not ended: resume it"
+                f"{folder / CONFIG} is missing; {folder} holds an unfinished run: resume it."
             )
-        raise FileNotFoundError(f"{folder / CONFIG} is missing; wanted a model folder")
+        raise FileNotFoundError(f"{folder / CONFIG} is missing. Pass the folder of a model.")
     _check_config(folder)
     return folder
 
 
 def load_config(name: str | Path) -> Any:
-    """Load the config of a folder or hub id. Raises `ValueError` for one that is not understood."""
+    """Load the config of a folder or hub id. Raises `ValueError` for an invalid config."""
     from transformers import AutoConfig
 
     folder = local_folder(name)
-    with _blaming(folder / CONFIG):
+    with _name_broken_file(folder / CONFIG):
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
 def load_tokenizer(name: str | Path) -> Any:
     """Load the tokenizer of a folder or hub id.
 
-    Raises `ValueError` for one that is broken, by file, or that was changed since it was saved.
+    Raises `ValueError` for a broken tokenizer, with the file, or one changed since it was saved.
     """
     from transformers import AutoTokenizer
 
@@ -95,26 +96,26 @@ def load_tokenizer(name: str | Path) -> Any:
             _refuse_code(read_json(file), file)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        tokenizer("a", "b", verbose=False)  # some broken files are noticed no earlier
+        tokenizer("a", "b", verbose=False)  # some broken files raise only here
         return tokenizer
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # a panic of the tokenizers library is no Exception
-        raise _unreadable(_broken_tokenizer_file(folder), error) from error
+    except BaseException as error:  # panics of the tokenizers library are no Exception
+        raise _unreadable_file(_find_broken_tokenizer_file(folder), error) from error
 
 
 def load_pretrained(kind: Any, folder: Path, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-    """Load a model of class `kind`; returns it, and what transformers reports of its weights.
+    """Load a model of class `kind`; return it and the loading report of transformers.
 
-    The weights must be of the right shape and finite, by `ValueError`; those that are missing (and
-    drawn anew) or not used are told by a warning. Tensors of a method are not counted among them.
+    Raises `ValueError` for weights of a wrong shape or that are not finite. Missing weights, which
+    are initialised, and unused weights are logged as a warning, without the tensors of a method.
     """
     if kwargs.pop("trust_remote_code", False):
         raise ValueError(
-            f"trust_remote_code must be False; got True. fewer runs no code of {folder}."
+            f"trust_remote_code must be False; got True. fewer never runs code in {folder}."
         )
     files = weight_files(folder)
-    with _blaming(folder / CONFIG, files), _no_report():
+    with _name_broken_file(folder / CONFIG, files), _hide_report():
         model, report = kind.from_pretrained(
             folder,
             output_loading_info=True,
@@ -122,26 +123,29 @@ def load_pretrained(kind: Any, folder: Path, **kwargs: Any) -> tuple[Any, dict[s
             ignore_mismatched_sizes=True,  # refused below, with shapes
             **kwargs,
         )
-    where = name_weights(folder)
+    weights = name_weights(folder)
     if report["mismatched_keys"]:
-        told = "; ".join(
-            f"{key} has shape {tuple(held)}, wanted {tuple(wanted)}"
-            for key, held, wanted in sorted(report["mismatched_keys"])
+        mismatches = "; ".join(
+            f"{key} must have the shape {tuple(expected)}; got {tuple(shape)}"
+            for key, shape, expected in sorted(report["mismatched_keys"])
         )
-        raise ValueError(f"{where} does not fit {folder / CONFIG} or its labels: {told}")
+        raise ValueError(
+            f"{weights} must fit {folder / CONFIG} and the labels: {mismatches}. Change the number "
+            "of labels, or copy the model again."
+        )
     report["unexpected_keys"] = {key for key in report["unexpected_keys"] if OWN not in "." + key}
     for key, parameter in model.named_parameters():
         if not _is_finite(parameter.detach()):
             raise ValueError(
-                f"{where} must hold finite weights; got NaN or infinity in {key}. Train or copy "
+                f"{weights} must hold finite weights; got NaN or infinity in {key}. Train or copy "
                 "the model again."
             )
-    _tell(folder, report)
+    _warn_of_weights(folder, report)
     return model, report
 
 
 def _is_finite(weights: Any) -> bool:
-    """Tell whether no weight is NaN or infinite; both ends say so in one pass without a copy."""
+    """Return whether no weight is NaN or infinite; min and max show it in one pass, uncopied."""
     if not weights.is_floating_point() or not weights.numel():
         return True
     low, high = weights.aminmax()
@@ -149,32 +153,32 @@ def _is_finite(weights: Any) -> bool:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """List the files that hold the weights of a folder: safetensors before pickles, shards.
+    """List the weight files of a folder: safetensors before pickles, one file or shards.
 
-    Raises `FileNotFoundError` for one that is missing.
+    Raises `FileNotFoundError` for a missing file.
     """
     for name in _WEIGHTS:
         index = folder / (name + ".index.json")
         if (folder / name).exists():
             return [folder / name]
         if index.exists():
-            files = _shards(index)
+            files = _list_shards(index)
             for file in files:
                 if not file.is_file():
-                    raise FileNotFoundError(f"{file} is missing; wanted the shards of {index}")
+                    raise FileNotFoundError(f"{file} is missing; {index} names it. Copy the shard.")
             return files
     raise FileNotFoundError(
-        f"{folder / _WEIGHTS[0]} is missing; wanted the weights beside {CONFIG}"
+        f"{folder / _WEIGHTS[0]} is missing. Copy the weights to the folder of {CONFIG}."
     )
 
 
 def name_weights(folder: Path) -> str:
-    """Name the files that hold the weights of a folder, for a message."""
-    first, *others = weight_files(folder)
-    return f"{first} and {len(others)} more files" if others else str(first)
+    """Name the weight files of a folder, for a message."""
+    first, *shards = weight_files(folder)
+    return f"{first} and {len(shards)} more files" if shards else str(first)
 
 
-def _shards(index: Path) -> list[Path]:
+def _list_shards(index: Path) -> list[Path]:
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not all(
         isinstance(name, str) and Path(name).name == name for name in names.values()
@@ -186,63 +190,63 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in sorted(set(names.values()))]
 
 
-def _downloaded(name: str, folder: Path, revision: str | None) -> Path:
-    """Return the snapshot of a hub id. Raises `FileNotFoundError`, with its name, if none is."""
+def _download(name: str, folder: Path, revision: str | None) -> Path:
+    """Download the snapshot of a hub id. Raises `FileNotFoundError`, with its name, on failure."""
     from huggingface_hub import snapshot_download
 
     if folder.is_absolute() or name.startswith(".") or name.count("/") > 1:
         raise FileNotFoundError(
-            f"{folder} is not a folder; wanted one written by fewer.save, or a hub id"
+            f"{folder} is not a folder. Pass a folder written by fewer.save, or a hub id."
         )
     try:
-        place = Path(snapshot_download(name, revision=revision, allow_patterns=_DOWNLOADED))
-        if not any(place.glob("*.safetensors")):  # published before safetensors
-            patterns = [*_DOWNLOADED, "*.bin"]
-            place = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except Exception as error:  # no network, no such id, no right to it
+        snapshot = Path(snapshot_download(name, revision=revision, allow_patterns=_PATTERNS))
+        if not any(snapshot.glob("*.safetensors")):  # published before safetensors
+            patterns = [*_PATTERNS, "*.bin"]
+            snapshot = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except Exception as error:  # no network, unknown id, no access
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise FileNotFoundError(
             f"{name} must be a folder or a hub id that can be reached; got no such folder, and "
             f"from the hub: {first}"
         ) from error
-    return place
+    return snapshot
 
 
 def _check_config(folder: Path) -> None:
-    """Refuse a config with code of its own, and numbers that would take all memory."""
+    """Raise `ValueError` for a config that names code, or with numbers that would fill memory."""
     path = folder / CONFIG
     config = read_json(path)
     _refuse_code(config, path)
     if (folder / "adapter_config.json").exists():
         raise ValueError(
-            f"{folder} must hold a whole model; got adapters (adapter_config.json). Merge them "
+            f"{folder} must hold a full model; got adapters (adapter_config.json). Merge them "
             "(model.merge_and_unload()) and save the model."
         )
-    limits = {"num_labels": _MOST_LABELS}
-    for key, value in _numbers(config):
-        most = limits.get(key, _MOST_LAYERS if "layer" in key or "group" in key else _MOST)
-        if abs(value) > most:
-            raise ValueError(f"{path}: {key} must be at most {most}; got {value!r:.40}.")
+    limits = {"num_labels": _MAX_LABELS}
+    for key, value in _list_integers(config):
+        limit = limits.get(key, _MAX_LAYERS if "layer" in key or "group" in key else _MAX_INTEGER)
+        if abs(value) > limit:
+            raise ValueError(f"{path}: {key} must be at most {limit}; got {value!r:.40}.")
 
 
-def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, int]]:
-    """List the whole numbers of a config by their keys, those of lists and configs inside too."""
+def _list_integers(value: Any, key: str = "") -> Iterator[tuple[str, int]]:
+    """List the integers of a config by their keys, in nested lists and configs too."""
     if isinstance(value, dict):
-        for inner, one in value.items():
-            yield from _numbers(one, inner)
+        for inner, item in value.items():
+            yield from _list_integers(item, inner)
     elif isinstance(value, list):
-        for one in value:
-            yield from _numbers(one, key)
+        for item in value:
+            yield from _list_integers(item, key)
     elif isinstance(value, int):
         yield key, value
 
 
 def _refuse_code(content: dict[str, Any], path: Path) -> None:
-    """Raise `ValueError` for a file that names code beside it or on the hub."""
+    """Raise `ValueError` for a file that names code in its folder or on the hub."""
     if content.get("auto_map"):
         raise ValueError(
-            f"{path} must name no code of its own (auto_map); got some in {path.parent}. fewer "
-            "runs only classes of transformers: choose a model that has one."
+            f"{path} must name no code (auto_map); got code in {path.parent}. fewer runs only "
+            "classes of transformers: choose a model of such a class."
         )
     for key, value in content.items():
         names = value.values() if isinstance(value, dict) else (value,)
@@ -250,7 +254,7 @@ def _refuse_code(content: dict[str, Any], path: Path) -> None:
             isinstance(name, str) and _KERNEL.search(name) for name in names
         ):
             raise ValueError(
-                f"{path}: {key} must name no kernel of the hub, which is code; got {value!r}. "
+                f"{path}: {key} must name no kernel on the hub, which is code; got {value!r}. "
                 "Remove the key."
             )
         if isinstance(value, dict):
@@ -258,8 +262,8 @@ def _refuse_code(content: dict[str, Any], path: Path) -> None:
 
 
 @contextmanager
-def _blaming(path: Path, weights: Iterable[Path] = ()) -> Iterator[None]:
-    """Turn whatever transformers raises into a `ValueError` that names the file at fault."""
+def _name_broken_file(path: Path, weights: Iterable[Path] = ()) -> Iterator[None]:
+    """Turn all exceptions of transformers into a `ValueError` that names the broken file."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit, MemoryError):
@@ -267,19 +271,19 @@ def _blaming(path: Path, weights: Iterable[Path] = ()) -> Iterator[None]:
     except BaseException as error:
         if isinstance(error, ValueError | OSError) and str(path) in str(error):
             raise
-        raise _unreadable(_first_broken(weights) or path, error) from error
+        raise _unreadable_file(_find_broken_weights(weights) or path, error) from error
 
 
-def _unreadable(path: Path, error: BaseException) -> ValueError:
+def _unreadable_file(path: Path, error: BaseException) -> ValueError:
     first = (str(error).strip().splitlines() or [""])[0]
     return ValueError(
         f"{path} cannot be read by transformers ({type(error).__name__}: {first}); it is truncated "
-        "or broken, or of another version: copy or save it again"
+        "or broken, or of another version. Copy or save it again."
     )
 
 
-def _first_broken(files: Iterable[Path]) -> Path | None:
-    """Find the first file of weights that cannot be opened."""
+def _find_broken_weights(files: Iterable[Path]) -> Path | None:
+    """Find the first weight file that cannot be opened."""
     for file in files:
         try:
             read_tensors(file, lambda name: False)
@@ -288,10 +292,10 @@ def _first_broken(files: Iterable[Path]) -> Path | None:
     return None
 
 
-def read_tensors(file: Path, wanted: Callable[[str], bool]) -> dict[str, Any]:
-    """Read the tensors whose names are `wanted` from safetensors or a pickle of tensors alone.
+def read_tensors(file: Path, select: Callable[[str], bool]) -> dict[str, Any]:
+    """Read the tensors whose names `select` accepts, from safetensors or a pickle of tensors.
 
-    Raises `ValueError` for a file that is truncated, or holds more than tensors.
+    Raises `ValueError` for a file that is truncated or that holds anything but tensors.
     """
     import torch
     from safetensors import safe_open
@@ -300,49 +304,49 @@ def read_tensors(file: Path, wanted: Callable[[str], bool]) -> dict[str, Any]:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as tensors:
                 names = tensors.keys()
-                return {name: tensors.get_tensor(name) for name in names if wanted(name)}
+                return {name: tensors.get_tensor(name) for name in names if select(name)}
         state = torch.load(file, map_location="cpu", weights_only=True)
-        return {name: tensor for name, tensor in state.items() if wanted(name)}
+        return {name: tensor for name, tensor in state.items() if select(name)}
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"{file} cannot be read ({first}); it is truncated or broken: copy or save it again"
+            f"{file} cannot be read ({first}); it is truncated or broken. Copy or save it again."
         ) from error
 
 
-def _broken_tokenizer_file(folder: Path) -> Path:
-    """Find the file that a tokenizer could not be read for."""
+def _find_broken_tokenizer_file(folder: Path) -> Path:
+    """Find the file of a tokenizer that cannot be read."""
     from tokenizers import Tokenizer
 
     for name in TOKENIZER_FILES:
         if name.endswith(".json") and (folder / name).exists():
-            read_json(folder / name)  # names it
+            read_json(folder / name)  # the error names the file
     if not (folder / "tokenizer.json").exists():
         return folder
     try:
         Tokenizer.from_file(str(folder / "tokenizer.json")).encode("a", "b")
-    except BaseException:  # a panic is no Exception
+    except BaseException:  # panics are no Exception
         return folder / "tokenizer.json"
     return folder / "tokenizer_config.json"
 
 
 @contextmanager
-def _no_report() -> Iterator[None]:
-    """Keep transformers' table of weights away; `_tell` says the same without our tensors."""
+def _hide_report() -> Iterator[None]:
+    """Hide the loading report of transformers; `_warn_of_weights` logs its content."""
     logger = logging.getLogger("transformers.modeling_utils")
 
-    def is_other(record: logging.LogRecord) -> bool:
+    def is_not_report(record: logging.LogRecord) -> bool:
         return "LOAD REPORT" not in record.getMessage()
 
-    logger.addFilter(is_other)
+    logger.addFilter(is_not_report)
     try:
         yield
     finally:
-        logger.removeFilter(is_other)
+        logger.removeFilter(is_not_report)
 
 
-def _tell(folder: Path, report: dict[str, Any]) -> None:
-    """Warn of weights that are drawn anew, and of weights that the model has no use for."""
+def _warn_of_weights(folder: Path, report: dict[str, Any]) -> None:
+    """Warn of initialised weights, and of weights that the model does not use."""
     kinds = {"new, not in the checkpoint": "missing_keys", "not used": "unexpected_keys"}
     for kind, name in kinds.items():
         if keys := sorted(report[name]):

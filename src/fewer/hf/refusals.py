@@ -1,4 +1,4 @@
-"""What attach cannot honour is refused here, by name, before anything is changed."""
+"""Refuse models and calls that the packed encoder cannot support, before any change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 __all__ = ["refuse_call", "refuse_model", "refuse_object", "refuse_states", "refuse_tracing"]
 
-# What transformers computes attention by; a function that a user registered would not be called.
+# Attention implementations of transformers; a function registered by a user would not be called.
 _ATTENTION = (
     None,
     "eager",
@@ -23,11 +23,11 @@ _ATTENTION = (
 )
 _RECORDS = ("output_attentions", "output_hidden_states")
 _DECODERS = ("LMHeadModel", "ForCausalLM")
-_WITHOUT_EFFECT = ("num_items_in_batch", "use_cache")  # of an encoder's own pass
+_WITHOUT_EFFECT = ("num_items_in_batch", "use_cache")  # on the forward pass of an encoder
 
 
 def refuse_object(model: object) -> None:
-    """Raise `ValueError` for what is no model of transformers, with what to pass instead."""
+    """Raise `ValueError` for an object that is no transformers model; name the object to pass."""
     name = type(model).__name__
     if isinstance(model, type):
         advice = f"Pass an instance: {model.__name__}.from_pretrained(...)."
@@ -50,31 +50,39 @@ def refuse_object(model: object) -> None:
     )
 
 
-def refuse_model(whole: PreTrainedModel, encoder: PreTrainedModel) -> None:
-    """Raise `ValueError` for a model in a state that the packed encoder cannot honour."""
-    for check in (_decoder, _places, _checkpointing, _patches, _attention, _recording):
-        reason = check(whole, encoder)
+def refuse_model(model: PreTrainedModel, encoder: PreTrainedModel) -> None:
+    """Raise `ValueError` for a model in a state that the packed encoder does not support."""
+    checks = (
+        _check_decoder,
+        _check_devices,
+        _check_checkpointing,
+        _check_patches,
+        _check_attention,
+        _check_recording,
+    )
+    for check in checks:
+        reason = check(model, encoder)
         if reason is not None:
-            raise ValueError(f"{type(whole).__name__} {reason}")
+            raise ValueError(f"{type(model).__name__} {reason}")
 
 
-def _decoder(whole: PreTrainedModel, encoder: PreTrainedModel) -> str | None:
-    if type(whole).__name__.endswith(_DECODERS):
+def _check_decoder(model: PreTrainedModel, encoder: PreTrainedModel) -> str | None:
+    if type(model).__name__.endswith(_DECODERS):
         return (
-            "must be an encoder; got a causal language model, whose tokens do not read what "
-            "follows. Load the checkpoint with AutoModel or a class for a task."
+            "must be an encoder; got a causal language model, whose tokens attend only to earlier "
+            "tokens. Load the checkpoint with AutoModel or a class for a task."
         )
     return None
 
 
-def _places(whole: PreTrainedModel, encoder: PreTrainedModel) -> str | None:
-    name = next((name for name, value in whole.named_parameters() if value.is_meta), None)
+def _check_devices(model: PreTrainedModel, encoder: PreTrainedModel) -> str | None:
+    name = next((name for name, value in model.named_parameters() if value.is_meta), None)
     if name is not None:
         return (
             f"must have its weights in memory; got {name} on the meta device. Load it without "
             "init_empty_weights and offloading (no device_map but one device)."
         )
-    if any(hasattr(part, "_hf_hook") for part in (encoder, *encoder.children())):
+    if any(hasattr(module, "_hf_hook") for module in (encoder, *encoder.children())):
         return (
             "must lie on one device; got hooks of accelerate (device_map, dispatch_model or "
             "cpu_offload). Call accelerate.hooks.remove_hook_from_module(model, recurse=True) "
@@ -83,79 +91,77 @@ def _places(whole: PreTrainedModel, encoder: PreTrainedModel) -> str | None:
     return None
 
 
-def _checkpointing(whole: PreTrainedModel, encoder: PreTrainedModel) -> str | None:
-    if any(getattr(part, "gradient_checkpointing", False) for part in encoder.modules()):
+def _check_checkpointing(model: PreTrainedModel, encoder: PreTrainedModel) -> str | None:
+    if any(getattr(module, "gradient_checkpointing", False) for module in encoder.modules()):
         return (
-            "must be without gradient checkpointing; got it switched on, and the packed encoder "
-            "does not do it. Call model.gradient_checkpointing_disable() (or "
+            "must be without gradient checkpointing, which the packed encoder does not support; "
+            "got it enabled. Call model.gradient_checkpointing_disable() (or "
             "activation_checkpointing_disable) first."
         )
     return None
 
 
-def _patches(whole: PreTrainedModel, encoder: PreTrainedModel) -> str | None:
-    for part, name in ((whole, "the model"), (encoder, "its encoder")):
-        if "forward" in part.__dict__:
+def _check_patches(model: PreTrainedModel, encoder: PreTrainedModel) -> str | None:
+    for module, name in ((model, "the model"), (encoder, "its encoder")):
+        if "forward" in module.__dict__:
             return (
-                f"must have the forward of its class; got another one set on {name}. Take it off "
+                f"must have the forward of its class; got a patched forward on {name}. Remove it "
                 "(del model.forward; after mixed precision: accelerate.utils."
                 "extract_model_from_parallel(model, keep_fp32_wrapper=False))."
             )
-    kind = type(encoder)
-    if not kind.forward.__module__.startswith(("transformers.", "fewer.")):
+    cls = type(encoder)
+    if not cls.forward.__module__.startswith(("transformers.", "fewer.")):
         return (
-            f"must have an encoder of transformers; got {kind.__module__}.{kind.__qualname__} with "
-            "a forward of its own, which would not be called. Use the class it derives from."
+            f"must have an encoder of transformers; got {cls.__module__}.{cls.__qualname__}, whose "
+            "forward would not be called. Use its base class in transformers."
         )
     return None
 
 
-def _attention(whole: PreTrainedModel, encoder: PreTrainedModel) -> str | None:
+def _check_attention(model: PreTrainedModel, encoder: PreTrainedModel) -> str | None:
     name = encoder.config._attn_implementation
     if name not in _ATTENTION:
         return (
-            f"must use an attention of transformers' own; got {name!r}, which would not be called. "
-            "Call model.set_attn_implementation('sdpa') first."
+            f"must use an attention implementation of transformers; got {name!r}, which would not "
+            "be called. Call model.set_attn_implementation('sdpa') first."
         )
     return None
 
 
-def _recording(whole: PreTrainedModel, encoder: PreTrainedModel) -> str | None:
+def _check_recording(model: PreTrainedModel, encoder: PreTrainedModel) -> str | None:
     for name in _RECORDS:
         if getattr(encoder.config, name):
             return (
-                f"must not have {name} in its config, which the packed encoder does not give; set "
-                f"model.config.{name} = False."
+                f"must have config.{name} = False, since the packed encoder does not record it; "
+                f"got True. Set model.config.{name} = False."
             )
     return None
 
 
 def refuse_call(config: Any, arguments: Mapping[str, Any]) -> None:
-    """Raise `ValueError` for an argument of an encoder's forward that would have no effect."""
+    """Raise `ValueError` for arguments of an encoder's forward that would have no effect."""
     for name in _RECORDS:
         value = arguments.get(name)
         if value or (value is None and getattr(config, name)):
             raise ValueError(
-                f"{name} is not available from the packed encoder; call fewer.detach(model) to "
-                "inspect it"
+                f"{name} must be off, since the packed encoder does not record it; got "
+                f"{value or True}. Call fewer.detach(model) to inspect it."
             )
     for name, value in arguments.items():
         if value is None or value is False or name in _WITHOUT_EFFECT:
             continue
         raise ValueError(
-            f"{name} must be left out, since the packed encoder does not read it (fewer reads "
-            f"encoders without cross-attention or cache); got a {type(value).__name__}. Leave it "
-            "out, or call fewer.detach(model)."
+            f"{name} must be left out, since the packed encoder ignores it (no cross-attention, no "
+            f"cache); got a {type(value).__name__}. Leave it out, or call fewer.detach(model)."
         )
 
 
 def refuse_states(method: object, encoder: PreTrainedModel) -> None:
-    """Raise `ValueError` for states of an encoder without a head, of which some are early ones."""
+    """Raise `ValueError` for an encoder without a head whose pruned tokens keep early states."""
     raise ValueError(
         f"method must keep all tokens of a model without a head; got {method} on a "
-        f"{type(encoder).__name__}: its last_hidden_state holds early states of the tokens that "
-        "were dropped, and a mean over them is no embedding. Attach it to a model with a head, or "
-        "attach no method."
+        f"{type(encoder).__name__}: its last_hidden_state holds early states of pruned tokens, and "
+        "their mean is no embedding. Attach the method to a model with a head, or attach none."
     )
 
 
@@ -165,6 +171,6 @@ def refuse_tracing() -> None:
     traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     if traced or (exporting is not None and exporting()):
         raise RuntimeError(
-            "an attached model cannot be traced or exported: how many rows are read depends on the "
-            "texts. Export what fewer.detach(model) gives back."
+            "an attached model cannot be traced or exported: the number of computed rows depends "
+            "on the texts. Export the model that fewer.detach(model) returns."
         )

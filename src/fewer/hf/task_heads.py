@@ -1,4 +1,4 @@
-"""What a model's own head answers: of whole texts, of tokens, or of spans of a passage."""
+"""Logits, labels and losses of task heads: of texts, of tokens and of spans."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
     "task_loss",
 ]
 
-IGNORED = -100  # the label that counts nothing, in transformers as in torch
+IGNORED = -100  # the label that losses ignore, in transformers and torch
 Answers = Literal["", "text", "token", "span"]
 _KINDS: dict[str, Answers] = {
     "ForSequenceClassification": "text",
@@ -39,40 +39,40 @@ _KINDS: dict[str, Answers] = {
 }
 
 
-def model_spec(whole: PreTrainedModel, encoder: PreTrainedModel) -> ModelSpec:
-    """Say what methods may know of a model: its encoder, and what its head answers."""
-    config, kind = whole.config, type(whole).__name__
-    many = config.problem_type == "multi_label_classification" or (
+def model_spec(model: PreTrainedModel, encoder: PreTrainedModel) -> ModelSpec:
+    """Describe a model for methods: the sizes of its encoder and the task of its head."""
+    config, class_name = model.config, type(model).__name__
+    has_vector_target = config.problem_type == "multi_label_classification" or (
         config.problem_type == "regression" and config.num_labels != 1
     )
-    known = [answers for ending, answers in _KINDS.items() if kind.endswith(ending)]
-    answers: Answers = "" if many or not known else known[0]
+    tasks = [task for ending, task in _KINDS.items() if class_name.endswith(ending)]
+    answers: Answers = "" if has_vector_target or not tasks else tasks[0]
     labels = int(config.num_labels or 0) if answers else 0
     return replace(bind(encoder).shape, labels=labels, answers=answers)
 
 
-def pooler_of(whole: PreTrainedModel, encoder: PreTrainedModel) -> nn.Linear | None:
-    """Return the W and b of a classifier that reads tanh(W h + b) of [CLS].
+def pooler_of(model: PreTrainedModel, encoder: PreTrainedModel) -> nn.Linear | None:
+    """Return the W and b of a classifier on tanh(W h + b) of [CLS].
 
-    `None` for a model without one: another activation, a mean over tokens, another task.
+    `None` for other classifiers: another activation, a mean over tokens, another task.
     """
-    find = _POOLERS.get(str(whole.config.model_type))
-    if find is None or not type(whole).__name__.endswith(_CLASSIFIER):
+    find = _POOLERS.get(str(model.config.model_type))
+    if find is None or not type(model).__name__.endswith(_CLASSIFIER):
         return None
-    pooler: nn.Linear | None = find(whole, encoder)
+    pooler: nn.Linear | None = find(model, encoder)
     return pooler
 
 
-def _bert_pooler(whole: Any, encoder: Any) -> Any:
+def _bert_pooler(model: Any, encoder: Any) -> Any:
     return None if encoder.pooler is None else encoder.pooler.dense
 
 
-def _albert_pooler(whole: Any, encoder: Any) -> Any:
+def _albert_pooler(model: Any, encoder: Any) -> Any:
     return encoder.pooler
 
 
-def _roberta_pooler(whole: Any, encoder: Any) -> Any:
-    return whole.classifier.dense
+def _roberta_pooler(model: Any, encoder: Any) -> Any:
+    return model.classifier.dense
 
 
 _CLASSIFIER = "ForSequenceClassification"
@@ -87,9 +87,9 @@ _POOLERS: dict[str, Callable[[Any, Any], Any]] = {  # by `model_type`
 
 
 def task_loss(config: Any, answers: Answers) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the loss that a model's own head has: of logits `(..., C)` against labels `(...)`.
+    """Return the loss of a model's head: of logits `(..., C)` against labels `(...)`.
 
-    Of spans it takes logits `(B, N, 2)` and the places of start and end, `(B, 2)`.
+    The loss of spans takes logits `(B, N, 2)` and the columns of start and end, `(B, 2)`.
     """
     if answers == "span":
         return _span_loss
@@ -103,9 +103,9 @@ def task_loss(config: Any, answers: Answers) -> Callable[[Tensor, Tensor], Tenso
 
 
 def logits_of(output: Any, answers: Answers) -> Tensor:
-    """Read the head's logits: `(B, C)`, `(B, N, C)`, or starts and ends side by side, `(B, N, 2)`.
+    """Return the head's logits: `(B, C)`, `(B, N, C)`, or starts and ends stacked, `(B, N, 2)`.
 
-    `output` is what a whole model returns, as an object or as a mapping.
+    `output` is a model's output, an object or a mapping.
     """
     logits: Tensor
     if answers == "span":
@@ -116,9 +116,9 @@ def logits_of(output: Any, answers: Answers) -> Tensor:
 
 
 def labels_of(inputs: Mapping[str, Any], answers: Answers) -> Tensor | None:
-    """Read the labels of a batch in the form that `task_loss` takes; `None` where there are none.
+    """Return the labels of a batch in the shape that `task_loss` takes; `None` without labels.
 
-    Labels of tokens are `(B, N)`, as the model takes them.
+    Labels of tokens are `(B, N)`, as in the model's inputs.
     """
     if answers == "span" and "start_positions" in inputs:
         return torch.stack((inputs["start_positions"], inputs["end_positions"]), -1)
@@ -126,39 +126,39 @@ def labels_of(inputs: Mapping[str, Any], answers: Answers) -> Tensor | None:
 
 
 def answered(output: Any, trace: Trace, answers: Answers, hidden: Tensor | None = None) -> bool:
-    """Put the answers of exits in an output, in place of the head's own; tell whether there were.
+    """Replace the head's logits by those of exits; return whether any text or token exited.
 
-    A place that is `hidden`, `(B, N)`, can be neither start nor end of a span: its logits are the
-    lowest of their dtype.
+    `hidden` columns, `(B, N)`, are neither start nor end of a span: their logits are the lowest
+    value of their dtype.
     """
-    own = logits_of(output, answers)
-    logits = trace.answered(own)
-    exits = logits is not own
+    head_logits = logits_of(output, answers)
+    logits = trace.answered(head_logits)
+    has_exits = logits is not head_logits
     if answers != "span":
         output.logits = logits
-        return exits
+        return has_exits
     if hidden is not None:
         logits = logits.masked_fill(hidden[..., None], never(logits.dtype))
     output.start_logits, output.end_logits = logits.unbind(-1)
-    return exits
+    return has_exits
 
 
-def left_loss(logits: Tensor, places: Tensor, hidden: Tensor) -> Tensor:
+def left_loss(logits: Tensor, columns: Tensor, hidden: Tensor) -> Tensor:
     """Return the loss of spans among the tokens that are not `hidden`, `(B, N)`.
 
-    Padding and dropped tokens are. A start or end on one of them counts nothing: it cannot be
-    learned to be chosen.
+    Padding and pruned tokens are hidden. A start or end on a hidden token is ignored, since it
+    cannot be predicted.
     """
-    places = places.clamp(0, logits.shape[1])
-    lost = nn.functional.pad(hidden, (0, 1)).gather(1, places)
+    columns = columns.clamp(0, logits.shape[1])
+    is_hidden = nn.functional.pad(hidden, (0, 1)).gather(1, columns)
     logits = logits.masked_fill(hidden[..., None], never(logits.dtype))
-    return _span_loss(logits, places.masked_fill(lost, logits.shape[1]))
+    return _span_loss(logits, columns.masked_fill(is_hidden, logits.shape[1]))
 
 
 def ignore_padding(arguments: dict[str, Any]) -> None:
-    """Let labels of tokens count nothing outside the attention mask, in a call's `arguments`.
+    """Ignore labels of tokens outside the attention mask, in a call's `arguments`.
 
-    A text alone has no such places, and what a head computes there is nobody's answer.
+    A text without padding has no such columns, and logits on padding are no predictions.
     """
     labels, mask = arguments.get("labels"), arguments.get("attention_mask")
     if (
@@ -170,15 +170,15 @@ def ignore_padding(arguments: dict[str, Any]) -> None:
         arguments["labels"] = labels.masked_fill(mask.to(labels.device) == 0, IGNORED)
 
 
-def _span_loss(logits: Tensor, places: Tensor) -> Tensor:
-    """Average the two cross entropies; a place beyond the text counts nothing, as elsewhere."""
+def _span_loss(logits: Tensor, columns: Tensor) -> Tensor:
+    """Average both cross entropies; columns beyond the text are ignored, as in transformers."""
     length = logits.shape[1]
-    places = places.clamp(0, length)
+    columns = columns.clamp(0, length)
     losses = [
         nn.functional.cross_entropy(
-            logits[..., side].float(), place, ignore_index=length, reduction="sum"
+            logits[..., side].float(), column, ignore_index=length, reduction="sum"
         )
-        for side, place in enumerate(places.unbind(-1))
+        for side, column in enumerate(columns.unbind(-1))
     ]
-    count = (places < length).sum(0).clamp_min(1)  # of none the mean is 0
+    count = (columns < length).sum(0).clamp_min(1)  # the mean of no columns is 0
     return (torch.stack(losses) / count).mean()

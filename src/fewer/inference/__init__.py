@@ -1,1 +1,1 @@
-"""Answers for many texts: batches by token count, logits, tags, spans, pipelines."""
+"""Inference on many texts: batches by token count, logits, tags, spans, pipelines."""

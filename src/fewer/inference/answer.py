@@ -1,4 +1,4 @@
-"""Answers that stand in texts: any model of question answering, attached or not."""
+"""Extractive question answering by any span model, attached or not."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ __all__ = [
     "span_logits",
 ]
 
-FEW = 100  # questions whose windows are kept in plain lists
-STRIDE = 128  # tokens that windows share
+FEW = 100  # up to so many questions, windows are stored in plain lists
+STRIDE = 128  # tokens that neighbouring windows share
 NOTHING = Span("", 0.0, 0, 0)
 
 
@@ -47,21 +47,21 @@ def answer(
     token_budget: int = TOKEN_BUDGET,
     progress: bool = True,
 ) -> list[Span]:
-    """Return the best answer to each question in its context, in their order: one each, whatever.
+    """Return the best answer to each question in its context, in order, one per question.
 
-    The model, attached or not, reads batches of at most `token_budget` tokens, in eval mode. A
-    context beyond `max_length` tokens (default: what tokenizer and model say) is read in windows
-    that share `stride` tokens. An answer has at most `max_answer_length` tokens. It is "" where the
-    context has no words, and with `impossible` where the model says that there is none. Raises
-    `TypeError` for what is not a string and `ValueError` for a model without a head for answers.
+    The model, attached or not, processes batches of at most `token_budget` tokens, in eval mode. A
+    context beyond `max_length` tokens (default: the limit of tokenizer and model) is split into
+    windows that share `stride` tokens. An answer has at most `max_answer_length` tokens. It is ""
+    where the context has no words, and with `impossible` where the model predicts no answer. Raises
+    `TypeError` for items that are no strings and `ValueError` for a model without a span head.
 
     >>> fewer.answer(model, tokenizer, ["Who came?"], ["Ada came late."])  # doctest: +SKIP
     [Span(text='Ada', score=0.98, start=0, end=3)]
     """
-    pages = listed(contexts, "contexts")
+    context_list = listed(contexts, "contexts")
     encoded = encode_few_questions(
         listed(questions, "questions"),
-        pages,
+        context_list,
         tokenizer,
         max_length=longest(model, max_length, tokenizer.model_max_length),
         stride=stride,
@@ -71,7 +71,7 @@ def answer(
     with evaluating(model) as reader:
         logits = span_logits(reader, encoded, tokenizer, batches, progress=progress)
     ranked = choose_answers(
-        logits, encoded, pages, max_answer_length=max_answer_length, impossible=impossible
+        logits, encoded, context_list, max_answer_length=max_answer_length, impossible=impossible
     )
     return [spans[0] for spans in ranked]
 
@@ -84,13 +84,14 @@ def encode_questions(
     max_length: int,
     stride: int,
 ) -> Dataset:
-    """Encode questions with their contexts, a row a window, as `QuestionAnswering.encode` does.
+    """Encode questions with their contexts, one row per window, as `QuestionAnswering.encode` does.
 
-    Raises `TypeError` for what is not a string, `ValueError` unless each question has a context.
+    Raises `TypeError` for items that are no strings, `ValueError` unless each question has a
+    context.
     """
     from datasets import Dataset
 
-    rows = Dataset.from_dict(_cleaned(questions, contexts))
+    rows = Dataset.from_dict(_clean_columns(questions, contexts))
     return QuestionAnswering(impossible=True).encode(
         rows, tokenizer, max_length=max_length, stride=stride, training=False
     )
@@ -109,22 +110,22 @@ def encode_few_questions(
         return encode_questions(
             questions, contexts, tokenizer, max_length=max_length, stride=stride
         )
-    columns = _cleaned(questions, contexts)
+    columns = _clean_columns(questions, contexts)
     return encode_pairs(
         columns["question"], columns["context"], tokenizer, max_length=max_length, stride=stride
     )
 
 
-def _cleaned(questions: Sequence[str], contexts: Sequence[str]) -> dict[str, list[str]]:
+def _clean_columns(questions: Sequence[str], contexts: Sequence[str]) -> dict[str, list[str]]:
     columns = {"question": questions, "context": contexts}
     for name, texts in columns.items():
         if isinstance(texts, str):
-            raise TypeError(f"wanted a list of {name}s, got one string: wrap it in a list, [text]")
+            raise TypeError(f"{name}s must be a list of strings; got one string. Pass [text].")
         check_strings(texts, f"{name}s")
     if len(questions) != len(contexts):
         raise ValueError(
-            f"each question wants a context, got {len(questions)} questions and {len(contexts)} "
-            "contexts"
+            f"contexts must be as many as questions; got {len(questions)} questions and "
+            f"{len(contexts)} contexts. Pass one context per question."
         )
     return {name: list(map(clean, texts)) for name, texts in columns.items()}
 
@@ -138,18 +139,18 @@ def span_logits(
     title: str = "answer",
     progress: bool = True,
 ) -> list[Tensor]:
-    """Read windows in these batches; logits (2, n) of starts and ends of each, in their order.
+    """Return the start and end logits (2, n) of each window, in order of the windows.
 
-    fp32, on the CPU.
+    The model processes the windows in `batches`. The logits are fp32, on the CPU.
     """
     lengths = list(encoded["length"])
-    found = [torch.zeros(2, 0)] * len(encoded)
+    logits = [torch.zeros(2, 0)] * len(encoded)
     outputs = ("start_logits", "end_logits")
-    walk = passes(model, encoded, tokenizer, batches, outputs, title, progress)
-    for rows, _, (starts, ends) in walk:
+    results = passes(model, encoded, tokenizer, batches, outputs, title, progress)
+    for rows, _, (starts, ends) in results:
         for row, *window in zip(rows, starts, ends, strict=True):
-            found[row] = torch.stack(window)[:, : lengths[row]]
-    return found
+            logits[row] = torch.stack(window)[:, : lengths[row]]
+    return logits
 
 
 def choose_answers(
@@ -163,8 +164,8 @@ def choose_answers(
 ) -> list[list[Span]]:
     """Choose the answers to each question from the logits (2, n) of its windows, best first.
 
-    At least one, at most `n_best`; a context that the model read nothing of gives "", of score 0.
-    Their characters are those of `clean(context)`.
+    Each question has 1 to `n_best` answers; a context without tokens gives "" with score 0. Offsets
+    are characters of `clean(context)`.
     """
     windows: list[list[WindowLogits]] = [[] for _ in contexts]
     columns = (encoded[name][:] for name in ("example", "starts", "ends"))
@@ -173,12 +174,12 @@ def choose_answers(
         windows[question].append(WindowLogits(first, last, np.array(starts), np.array(ends)))
     return [
         best_spans(
-            own,
+            question_windows,
             clean(context),
             count=n_best,
             max_answer_length=max_answer_length,
             impossible=impossible,
         )
         or [NOTHING]
-        for own, context in zip(windows, contexts, strict=True)
+        for question_windows, context in zip(windows, contexts, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""Which texts to read in one pass. A packed model pays for real tokens, so those are counted."""
+"""Batch texts by number of tokens, the cost of a packed model."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ __all__ = ["token_budget_batches"]
 def token_budget_batches(
     lengths: Sequence[int], budget: int, max_texts: int | None = None
 ) -> list[list[int]]:
-    """Cut texts into batches of like length, the longest first, each of at most `budget` tokens.
+    """Group texts of similar length into batches of at most `budget` tokens, longest first.
 
-    Every text is in exactly one batch; one that is longer than the budget is alone. Like lengths
-    share their padding at the model's border, and the first batch takes the most memory. Raises
-    `ValueError` for a budget or a `max_texts` below 1.
+    Every text is in exactly one batch; a text that is longer than the budget is a batch alone.
+    Similar lengths need little padding in the model's inputs, and the first batch takes the most
+    memory. Raises `ValueError` for a `budget` or a `max_texts` below 1.
 
     >>> token_budget_batches([3, 9, 2, 4], budget=7)
     [[1], [3, 0], [2]]
     """
     if budget < 1 or (max_texts is not None and max_texts < 1):
-        raise ValueError(f"budget is {budget}, max_texts {max_texts}; wanted 1 or more")
+        raise ValueError(
+            f"budget and max_texts must be 1 or more; got {budget} and {max_texts}. Raise them."
+        )
     batches: list[list[int]] = []
     room = 0
     for text in sorted(range(len(lengths)), key=lambda text: -lengths[text]):

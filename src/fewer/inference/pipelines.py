@@ -1,4 +1,4 @@
-"""The question-answering pipeline of transformers 4, which transformers 5 has no more."""
+"""The question-answering pipeline of transformers 4, which transformers 5 removed."""
 
 from __future__ import annotations
 
@@ -28,36 +28,36 @@ if TYPE_CHECKING:
 __all__ = ["QuestionAnsweringPipeline", "register"]
 
 TASK = "question-answering"
-MAX_LENGTH = 384  # in tokens, of a window; the usual one for SQuAD
+MAX_LENGTH = 384  # tokens per window, as usual for SQuAD
 COUNTS = ("top_k", "doc_stride", "max_answer_len", "max_seq_len", "max_question_len")
 SETTINGS = ("topk", *COUNTS, "handle_impossible_answer", "align_to_words", "padding")
 PADDING = (None, True, False, "longest", "max_length", "do_not_pad")
-_CANDIDATES = 4  # for each answer wanted: those of a word's pieces become one
+_CANDIDATES = 4  # per answer, since candidates of the same words are merged
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """Questions, the text of each, and whether the caller gave no list of them."""
+class _Questions:
+    """Questions, their contexts, and whether the caller passed a single question."""
 
     questions: Sequence[str]
     contexts: Sequence[str]
-    alone: bool
+    is_single: bool
 
 
 @dataclass(frozen=True)
-class _Read:
-    """Windows of questions, and what the model said of them."""
+class _Windows:
+    """Encoded windows of questions, and the logits of the model."""
 
-    asked: _Asked
-    windows: Dataset | EncodedRows
+    questions: _Questions
+    encoded: Dataset | EncodedRows
     logits: Sequence[Tensor] = ()
 
 
 class QuestionAnsweringPipeline(Pipeline):
     """Find answers in contexts, with the calls and results of transformers 4.
 
-    Works on any model of question answering, attached or not. All windows of a call are read
-    together, by a budget of tokens, so there is no `batch_size` to choose.
+    Works with any model of question answering, attached or not. The windows of a call are batched
+    by a token budget, so there is no `batch_size`.
 
     >>> qa = QuestionAnsweringPipeline(model=model, tokenizer=tokenizer)  # doctest: +SKIP
     >>> qa(question="Who came?", context="Ada came late.")  # doctest: +SKIP
@@ -73,20 +73,20 @@ class QuestionAnsweringPipeline(Pipeline):
         context: str | Sequence[str] | None = None,
         **settings: Any,
     ) -> Any:
-        """Answer questions: `question=` and `context=`, or mappings of both, one or a list.
+        """Answer questions: `question=` and `context=`, or a mapping of both, or a list of them.
 
-        Mappings may also be given as `data=` or `X=`. One question gives a dict of score (0..1),
-        start, end (characters of the context) and answer, or a list of them, best first, where
-        `top_k` is more than 1; several questions give a list of these. `settings` are `top_k`
-        (also `topk`), `doc_stride`, `max_answer_len`, `max_seq_len`, `max_question_len` (in
-        tokens), `handle_impossible_answer` (the empty answer may win), `align_to_words` (answers
-        end where words end) and `padding`, which changes no answer. Raises `TypeError` for others.
+        Mappings may also be passed as `data=` or `X=`. One question gives a dict of score (0..1),
+        start, end (characters of the context) and answer, or a list of dicts, best first, where
+        `top_k` is above 1; several questions give a list of these. `settings` are `top_k` (also
+        `topk`), `doc_stride`, `max_answer_len`, `max_seq_len`, `max_question_len` (in tokens),
+        `handle_impossible_answer` (the empty answer is allowed), `align_to_words` (answers end at
+        word boundaries) and `padding`, which changes no answer. Raises `TypeError` for all others.
         """
         for name in ("data", "X"):
             if name in settings:
                 inputs = (*inputs, settings.pop(name))
-        asked = _asked(inputs, question, context)
-        return super().__call__(asked, **settings)  # type: ignore[no-untyped-call]
+        questions = _parse_inputs(inputs, question, context)
+        return super().__call__(questions, **settings)  # type: ignore[no-untyped-call]
 
     def _sanitize_parameters(
         self,
@@ -118,58 +118,62 @@ class QuestionAnsweringPipeline(Pipeline):
                 f"padding must be one of {', '.join(map(repr, PADDING))}; got {padding!r}. It "
                 "changes no answer: leave it out."
             )
-        reading = {
+        preprocessing = {
             "doc_stride": doc_stride,
             "max_seq_len": max_seq_len,
             "max_question_len": max_question_len,
         }
-        choosing = {
+        postprocessing = {
             "top_k": top_k,
             "max_answer_len": max_answer_len,
             "handle_impossible_answer": handle_impossible_answer,
             "align_to_words": align_to_words,
         }
         for name in COUNTS:
-            _check_count(name, {**reading, **choosing}[name], 0 if name == "doc_stride" else 1)
-        given = [
-            {name: value for name, value in part.items() if value is not None}
-            for part in (reading, choosing)
+            _check_count(
+                name, {**preprocessing, **postprocessing}[name], 0 if name == "doc_stride" else 1
+            )
+        parameters = [
+            {name: value for name, value in group.items() if value is not None}
+            for group in (preprocessing, postprocessing)
         ]
-        return given[0], {}, given[1]
+        return parameters[0], {}, parameters[1]
 
-    def preprocess(  # type: ignore[override]  # ours is called with these alone
+    def preprocess(  # type: ignore[override]  # called with these arguments only
         self,
-        asked: _Asked,
+        questions: _Questions,
         doc_stride: int | None = None,
         max_seq_len: int | None = None,
         max_question_len: int = 64,
-    ) -> _Read:
-        """Cut the contexts into windows; a question keeps its first `max_question_len` tokens."""
-        check_strings(asked.questions, "questions")
-        tokenizer = self._reader()
-        most = longest(self.model, max_seq_len, tokenizer.model_max_length)
-        max_length = max_seq_len or min(most, MAX_LENGTH)
-        windows = encode_few_questions(
+    ) -> _Windows:
+        """Split contexts into windows; truncate questions to `max_question_len` tokens."""
+        check_strings(questions.questions, "questions")
+        tokenizer = self._get_tokenizer()
+        limit = longest(self.model, max_seq_len, tokenizer.model_max_length)
+        max_length = max_seq_len or min(limit, MAX_LENGTH)
+        encoded = encode_few_questions(
             [
                 first_tokens(clean(question), tokenizer, max_question_len)
-                for question in asked.questions
+                for question in questions.questions
             ],
-            asked.contexts,
+            questions.contexts,
             tokenizer,
             max_length=max_length,
             stride=min(max_length // 2, STRIDE) if doc_stride is None else doc_stride,
         )
-        return _Read(asked, windows)
+        return _Windows(questions, encoded)
 
-    def _forward(self, read: _Read) -> _Read:  # type: ignore[override]
-        batches = token_budget_batches(list(read.windows["length"]), TOKEN_BUDGET)
+    def _forward(self, windows: _Windows) -> _Windows:  # type: ignore[override]
+        batches = token_budget_batches(list(windows.encoded["length"]), TOKEN_BUDGET)
         with evaluating(self.model) as reader:
-            logits = span_logits(reader, read.windows, self._reader(), batches, progress=False)
-        return _Read(read.asked, read.windows, logits)
+            logits = span_logits(
+                reader, windows.encoded, self._get_tokenizer(), batches, progress=False
+            )
+        return replace(windows, logits=logits)
 
     def postprocess(  # type: ignore[override]
         self,
-        read: _Read,
+        windows: _Windows,
         top_k: int = 1,
         max_answer_len: int = 15,
         handle_impossible_answer: bool = False,
@@ -177,32 +181,36 @@ class QuestionAnsweringPipeline(Pipeline):
     ) -> Any:
         """Choose the best answers of each question."""
         ranked = choose_answers(
-            read.logits,
-            read.windows,
-            read.asked.contexts,
+            windows.logits,
+            windows.encoded,
+            windows.questions.contexts,
             n_best=_CANDIDATES * top_k,
             max_answer_length=max_answer_len,
             impossible=handle_impossible_answer,
         )
-        found = []
-        for spans, context in zip(ranked, map(clean, read.asked.contexts), strict=True):
-            aligned = self._aligned(spans, context) if align_to_words else spans
-            unique = {(span.start, span.end): span for span in reversed(aligned)}  # the best stays
+        answers = []
+        contexts = map(clean, windows.questions.contexts)
+        for spans, context in zip(ranked, contexts, strict=True):
+            aligned = self._align(spans, context) if align_to_words else spans
+            unique = {(span.start, span.end): span for span in reversed(aligned)}  # best last
             best = sorted(unique.values(), key=lambda span: -span.score)[:top_k]
-            found.append([_told(span) for span in best])
-        results = [one[0] if top_k == 1 else one for one in found]
-        return results[0] if read.asked.alone else results
+            answers.append([_describe_span(span) for span in best])
+        results = [ranking[0] if top_k == 1 else ranking for ranking in answers]
+        return results[0] if windows.questions.is_single else results
 
-    def _reader(self) -> PreTrainedTokenizerBase:
+    def _get_tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer."""
         tokenizer: Any = self.tokenizer
         if tokenizer is None:
-            raise ValueError("the pipeline has no tokenizer; wanted tokenizer=..., the model's own")
+            raise ValueError(
+                "tokenizer must be the tokenizer of the model; got None. Pass tokenizer=... to the "
+                "pipeline."
+            )
         return cast("PreTrainedTokenizerBase", tokenizer)
 
-    def _aligned(self, spans: Sequence[Span], context: str) -> list[Span]:
-        """Let answers begin and end where words do."""
-        words = word_bounds(context, self._reader())
+    def _align(self, spans: Sequence[Span], context: str) -> list[Span]:
+        """Extend answers to word boundaries."""
+        words = word_bounds(context, self._get_tokenizer())
         aligned = []
         for span in spans:
             first = int(np.searchsorted(words[:, 1], span.start, side="right"))
@@ -215,10 +223,10 @@ class QuestionAnsweringPipeline(Pipeline):
 
 
 def register() -> None:
-    """Let `transformers.pipeline("question-answering", ...)` make this pipeline.
+    """Register this pipeline for `transformers.pipeline("question-answering", ...)`.
 
-    A version of transformers that has one of its own keeps it. Versions that refuse the task by
-    name, as one that was removed, no longer do.
+    Versions of transformers with a pipeline for the task keep it. In versions that refuse the task
+    as a removed one, the refusal is lifted.
     """
     if TASK in pipelines.PIPELINE_REGISTRY.get_supported_tasks():
         return
@@ -231,51 +239,55 @@ def register() -> None:
     vars(pipelines).get("REMOVED_TASKS", {}).pop(TASK, None)
 
 
-def _asked(
+def _parse_inputs(
     inputs: Sequence[Any],
     question: str | Sequence[str] | None,
     context: str | Sequence[str] | None,
-) -> _Asked:
-    """Read the ways to ask. Raises `ValueError` for what is none of them."""
+) -> _Questions:
+    """Parse the accepted forms of a call. Raises `ValueError` for other arguments."""
     if len(inputs) == 2 and question is None and context is None:
         question, context = inputs
     elif len(inputs) == 1 and question is None and context is None:
-        alone = isinstance(inputs[0], Mapping)
-        rows = [inputs[0]] if alone else list(inputs[0])
-        _check(rows)
-        return _Asked(
+        is_mapping = isinstance(inputs[0], Mapping)
+        rows = [inputs[0]] if is_mapping else list(inputs[0])
+        _check_rows(rows)
+        return _Questions(
             [row["question"] for row in rows],
             [row["context"] for row in rows],
-            alone=alone or len(rows) == 1,
+            is_single=is_mapping or len(rows) == 1,
         )
     elif inputs or question is None or context is None:
         raise ValueError(
-            "wanted question=... and context=..., or mappings with both, one or a list; got "
-            f"{len(inputs)} arguments, question={question!r:.60}, context={context!r:.60}"
+            "inputs must be question= and context=, or a mapping of both, or a list of these; got "
+            f"{len(inputs)} arguments, question={question!r:.60}, context={context!r:.60}. Pass "
+            "question= and context=."
         )
     questions = [question] if isinstance(question, str) else list(question)
     contexts = [context] * len(questions) if isinstance(context, str) else list(context)
     if len(questions) != len(contexts):
-        raise ValueError(f"got {len(questions)} questions and {len(contexts)} contexts")
-    return _Asked(questions, contexts, alone=len(questions) == 1)
+        raise ValueError(
+            f"contexts must be as many as questions; got {len(questions)} questions and "
+            f"{len(contexts)} contexts. Pass one context per question."
+        )
+    return _Questions(questions, contexts, is_single=len(questions) == 1)
 
 
-def _check(rows: Iterable[Any]) -> None:
+def _check_rows(rows: Iterable[Any]) -> None:
     for row, value in enumerate(rows):
         if not isinstance(value, Mapping) or not {"question", "context"} <= set(value):
             raise ValueError(
-                f"question {row} (the first is 0): wanted a mapping with question and context, "
-                f"got {value!r:.80}"
+                f"question {row} (the first is 0) must be a mapping with question and context; got "
+                f"{value!r:.80}. Pass both keys."
             )
 
 
-def _check_count(name: str, value: object, least: int) -> None:
-    """Raise `ValueError` for a setting that is not a number of this size."""
+def _check_count(name: str, value: object, minimum: int) -> None:
+    """Raise `ValueError` for a setting that is not a whole number of at least `minimum`."""
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
-        raise ValueError(f"{name} must be a whole number, {least} or more; got {value!r}.")
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < minimum:
+        raise ValueError(f"{name} must be a whole number, {minimum} or more; got {value!r}.")
 
 
-def _told(span: Span) -> dict[str, Any]:
+def _describe_span(span: Span) -> dict[str, Any]:
     return {"score": span.score, "start": span.start, "end": span.end, "answer": span.text}

@@ -1,4 +1,4 @@
-"""Logits of a whole data set: texts of like length together, answers in the caller's order."""
+"""Logits of many texts: batches of similar length, outputs in the caller's order."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ log = logging.getLogger("fewer")
 _logged: set[str] = set()
 
 CLOSED = (
-    "nothing leaves early: the threshold of the method stands where nothing ever leaves, as before "
-    "training. `fewer fit` sets it, or fewer.adjust(model, threshold=...), or `fewer set-threshold`"
+    "no text or token exits early: the method's threshold has its initial value, at which nothing "
+    "exits. Set it by `fewer fit`, `fewer set-threshold` or "
+    "fewer.set_threshold(model, threshold=...)"
 )
-TOKEN_BUDGET = 8192  # more makes a pass no faster a token on a CPU, and less does
+TOKEN_BUDGET = 8192  # on a CPU, larger batches are no faster per token and smaller ones are slower
 
 
 def predict(
@@ -50,10 +51,10 @@ def predict(
 ) -> Tensor:
     """Return the logits of texts, or of pairs of texts: `(texts, C)` in their order, fp32, CPU.
 
-    The model, attached or not, reads batches of at most `token_budget` tokens, in eval mode. Texts
-    beyond `max_length` tokens (default: what tokenizer and model say) are cut with one
-    `TruncationWarning`; any string gets an answer. No texts give `(0, C)`. Raises `TypeError` for
-    what is not a string and `ValueError` for a model that gives no row of logits for each text.
+    The model, attached or not, processes batches of at most `token_budget` tokens, in eval mode.
+    Texts beyond `max_length` tokens (default: the limit of tokenizer and model) are truncated with
+    one `TruncationWarning`; every string gets logits. No texts give `(0, C)`. Raises `TypeError`
+    for items that are no strings and `ValueError` for a model without one row of logits per text.
 
     >>> fewer.predict(model, tokenizer, reviews).argmax(-1)  # doctest: +SKIP
     """
@@ -70,13 +71,13 @@ def predict(
 
 
 def is_closed(model: nn.Module) -> bool:
-    """Tell whether a model's method has a threshold, and it stands where nothing ever leaves."""
+    """Return whether the method's threshold is at the value at which nothing exits."""
     dial = attachment(model).policy.dial() if is_attached(model) else None
     return dial is not None and float(dial.value) == dial.never
 
 
 def warn_if_closed(model: nn.Module) -> None:
-    """Log once why a model that could read less does not."""
+    """Warn once if the method's threshold is at the value at which nothing exits."""
     if is_closed(model) and CLOSED not in _logged:
         _logged.add(CLOSED)
         log.warning("%s", CLOSED)
@@ -91,17 +92,18 @@ def logits_of(
     title: str = "predict",
     progress: bool = True,
 ) -> Tensor:
-    """Read encoded rows in these batches of row numbers; logits in the order of the rows."""
-    found = torch.zeros(len(encoded), int(model.config.num_labels or 0))
-    walk = passes(model, encoded, tokenizer, batches, ("logits",), title, progress)
-    for rows, _, (logits,) in walk:
-        if logits.shape != (len(rows), found.shape[1]):
+    """Return the logits of encoded rows, in order; `batches` hold row numbers."""
+    all_logits = torch.zeros(len(encoded), int(model.config.num_labels or 0))
+    results = passes(model, encoded, tokenizer, batches, ("logits",), title, progress)
+    for rows, _, (logits,) in results:
+        if logits.shape != (len(rows), all_logits.shape[1]):
             raise ValueError(
-                f"{type(model).__name__} gives logits of shape {tuple(logits.shape)} for "
-                f"{len(rows)} texts, wanted ({len(rows)}, {found.shape[1]}): a row a text"
+                f"logits of {type(model).__name__} must have the shape ({len(rows)}, "
+                f"{all_logits.shape[1]}), one row per text; got {tuple(logits.shape)}. Use a model "
+                "of text classification (AutoModelForSequenceClassification)."
             )
-        found[rows] = logits
-    return found
+        all_logits[rows] = logits
+    return all_logits
 
 
 def passes(
@@ -113,29 +115,29 @@ def passes(
     title: str,
     progress: bool,
 ) -> Iterator[tuple[list[int], int, list[Tensor]]]:
-    """Read batch after batch: give its rows, its padded length, and `outputs` of the model by name.
+    """Yield the rows, the padded length and the named `outputs` of each batch.
 
-    Outputs are in fp32 on the CPU. Raises `ValueError` for a model that lacks one of them.
+    Outputs are in fp32 on the CPU. Raises `ValueError` for a model without one of them.
     """
     columns = [name for name in tokenizer.model_input_names if name in encoded.column_names]
-    select = _row_reader(encoded, columns)
+    select = _make_row_reader(encoded, columns)
     for batch in track(batches, title, shown=progress):
         rows = list(batch)
         padded = tokenizer.pad(select(rows), padding_side="right", return_tensors="pt")
         with torch.inference_mode():
-            told = model(**padded.to(model.device))
-        if missing := [name for name in outputs if name not in told]:
+            output = model(**padded.to(model.device))
+        if missing := [name for name in outputs if name not in output]:
             raise ValueError(
-                f"{type(model).__name__} gives {', '.join(told)}, but no {missing[0]}: wanted a "
-                "model with a head for this task"
+                f"{type(model).__name__} must return {', '.join(outputs)}; got {', '.join(output)} "
+                f"and no {missing[0]}. Use a model with a head for this task."
             )
-        yield rows, padded["input_ids"].shape[1], [told[name].float().cpu() for name in outputs]
+        yield rows, padded["input_ids"].shape[1], [output[name].float().cpu() for name in outputs]
 
 
-def _row_reader(
+def _make_row_reader(
     encoded: Dataset | EncodedRows, names: Sequence[str]
 ) -> Callable[[list[int]], dict[str, list[Any]]]:
-    """Return what gives the columns `names` of some rows."""
+    """Return a function that selects the columns `names` of given rows."""
     if isinstance(encoded, EncodedRows):
         return lambda rows: {name: [encoded[name][row] for row in rows] for name in names}
     table = encoded.select_columns(list(names))

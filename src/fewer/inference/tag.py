@@ -1,4 +1,4 @@
-"""Tags of the words of sentences: any model of token classification, attached or not."""
+"""Tags of words by any model of token classification, attached or not."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["Decode", "choose_tags", "tag", "tag_logits"]
 
 Decode = Literal["viterbi", "repair", "none"]
 
-_LEAST_MENTIONS = 20  # so many that all begin with I are no accident
+_MIN_MENTIONS = 20  # fewer may all begin with I by chance
 
 
 def tag(
@@ -40,12 +40,13 @@ def tag(
     decode: Decode = "viterbi",
     progress: bool = True,
 ) -> list[list[str]]:
-    """Return the tags of the words of sentences, in their order: one tag for each word, whatever.
+    """Return the tags of each sentence, in order, one tag per word.
 
-    The model, attached or not, reads batches of at most `token_budget` tokens, in eval mode. A
-    sentence beyond `max_length` tokens (default: what tokenizer and model say) is read in windows
-    that overlap. `decode` says how logits become tags, see `choose_tags`. Raises `TypeError` for
-    what is not a sentence of words and `ValueError` for a model that gives no logits a token.
+    The model, attached or not, processes batches of at most `token_budget` tokens, in eval mode. A
+    sentence beyond `max_length` tokens (default: the limit of tokenizer and model) is split into
+    overlapping windows. `decode` names the rule from logits to tags, see `choose_tags`. Raises
+    `TypeError` for items that are no lists of words and `ValueError` for a model without logits per
+    token.
 
     >>> fewer.tag(model, tokenizer, [["Jim", "lives", "in", "Oslo"]])  # doctest: +SKIP
     [['B-PER', 'O', 'O', 'B-LOC']]
@@ -72,24 +73,24 @@ def tag_logits(
     title: str = "tag",
     progress: bool = True,
 ) -> list[Tensor]:
-    """Read encoded rows in these batches; logits (words, C) of each row, in the order of the rows.
+    """Return the logits (words, C) of each encoded row, in order; `batches` hold row numbers.
 
-    A word's logits are those of its first piece. fp32, on the CPU.
+    A word's logits are those of its first piece. They are fp32, on the CPU.
     """
     labels = int(model.config.num_labels or 0)
-    starts = [torch.tensor(places, dtype=torch.long) for places in encoded["word_starts"]]
-    found = [torch.zeros(0, labels)] * len(encoded)
-    walk = passes(model, encoded, tokenizer, batches, ("logits",), title, progress)
-    for rows, columns, (logits,) in walk:
-        if logits.shape != (len(rows), columns, labels):
+    starts = [torch.tensor(columns, dtype=torch.long) for columns in encoded["word_starts"]]
+    word_logits = [torch.zeros(0, labels)] * len(encoded)
+    results = passes(model, encoded, tokenizer, batches, ("logits",), title, progress)
+    for rows, length, (logits,) in results:
+        if logits.shape != (len(rows), length, labels):
             raise ValueError(
-                f"{type(model).__name__} gives logits of shape {tuple(logits.shape)} for "
-                f"{len(rows)} rows of {columns} tokens, wanted ({len(rows)}, {columns}, {labels}): "
-                "a model of token classification (AutoModelForTokenClassification)"
+                f"logits of {type(model).__name__} must have the shape ({len(rows)}, {length}, "
+                f"{labels}), one row per token; got {tuple(logits.shape)}. Use a model of token "
+                "classification (AutoModelForTokenClassification)."
             )
         for row, values in zip(rows, logits, strict=True):
-            found[row] = values[starts[row]]
-    return found
+            word_logits[row] = values[starts[row]]
+    return word_logits
 
 
 def choose_tags(
@@ -100,21 +101,24 @@ def choose_tags(
 ) -> list[list[str]]:
     """Merge the logits of rows into sentences, and choose a tag for each word.
 
-    "viterbi": the best legal BIO sequence; "repair": the best tag of each word, where an `I-X`
-    that continues nothing becomes `B-X`; "none": the best tag of each word. Label sets without
-    BIO are the same in all three. A word that was cut ("truncate") counts as surely "O", or as
-    the first label where there is no "O". Models of IOB1, whose mentions begin with `I-X`, want
-    "repair": with "viterbi" they get one `DataWarning`.
+    "viterbi": the best legal BIO sequence; "repair": the best tag of each word, where an `I-X` that
+    continues no mention becomes `B-X`; "none": the best tag of each word. Label sets without BIO
+    give the same tags in all three. A truncated word is "O" with certainty, or the first label of
+    sets without "O". Models of IOB1, whose mentions begin with `I-X`, need "repair"; with "viterbi"
+    they get one `DataWarning`.
     """
     _check_decode(decode)
     neutral = label_names.index(outside(label_names))
-    cut = np.full(len(label_names), -np.inf, dtype=np.float32)
-    cut[neutral] = 0.0
-    sentences = merge([list(values.numpy()) for values in logits], encoded, missing=cut)
+    truncated_scores = np.full(len(label_names), -np.inf, dtype=np.float32)
+    truncated_scores[neutral] = 0.0
+    sentences = merge(
+        [list(values.numpy()) for values in logits], encoded, missing=truncated_scores
+    )
     if decode == "viterbi":
         _warn_of_iob1(sentences, label_names)
     return [
-        _chosen(np.array(scores), label_names, decode) if scores else [] for scores in sentences
+        _decode_tags(np.array(scores), label_names, decode) if scores else []
+        for scores in sentences
     ]
 
 
@@ -123,8 +127,8 @@ def label_names(model: PreTrainedModel) -> list[str]:
     return [name for _, name in sorted((model.config.id2label or {}).items())]
 
 
-def _chosen(scores: np.ndarray, label_names: Sequence[str], decode: Decode) -> list[str]:
-    """Choose the tags of one sentence of scores (words, C)."""
+def _decode_tags(scores: np.ndarray, label_names: Sequence[str], decode: Decode) -> list[str]:
+    """Choose the tags of a sentence from its scores (words, C)."""
     if decode == "viterbi":
         return [label_names[label] for label in bio.decode(scores, label_names)]
     best = [label_names[label] for label in scores.argmax(1)]
@@ -134,15 +138,15 @@ def _chosen(scores: np.ndarray, label_names: Sequence[str], decode: Decode) -> l
 
 
 def _warn_of_iob1(sentences: Sequence[Sequence[np.ndarray]], label_names: Sequence[str]) -> None:
-    """Warn of a model whose best tags begin mentions with `I-X` only, which Viterbi bars."""
+    """Warn of a model whose mentions all begin with `I-X`, which Viterbi excludes."""
     if not bio.is_bio(label_names):
         return
     best = ([label_names[int(np.argmax(word))] for word in scores] for scores in sentences)
     with_inside, with_head = bio.count_starts(best, label_names)
-    if with_inside >= _LEAST_MENTIONS and not with_head:
+    if with_inside >= _MIN_MENTIONS and not with_head:
         warnings.warn(
-            f"all {with_inside} mentions that this model sees begin with I, as in IOB1; decode="
-            "'viterbi' bars that. Use fewer.tag(..., decode='repair').",
+            f"all {with_inside} mentions that this model predicts begin with I, as in IOB1, which "
+            "decode='viterbi' excludes. Use fewer.tag(..., decode='repair').",
             DataWarning,
             stacklevel=3,
         )
@@ -150,4 +154,6 @@ def _warn_of_iob1(sentences: Sequence[Sequence[np.ndarray]], label_names: Sequen
 
 def _check_decode(decode: str) -> None:
     if decode not in ("viterbi", "repair", "none"):
-        raise ValueError(f"decode is 'viterbi', 'repair' or 'none', got {decode!r}")
+        raise ValueError(
+            f"decode must be 'viterbi', 'repair' or 'none'; got {decode!r}. Choose one of these."
+        )

@@ -1,8 +1,9 @@
-"""Passages read once through the lower layers and kept, for every question to come.
+"""Cache the lower layers' states of passages for question answering.
 
-A model that reads question and passage apart below (`fewer.methods.attention.DeFormer`, alone or
-stacked) turns a passage into the same states whatever is asked. `index` keeps those states in a
-folder; `PassageIndex.ask` reads a question, joins it to what is kept, and goes on from there.
+A model whose lower layers encode question and passage separately
+(`fewer.methods.attention.DeFormer`, alone or in a stack) computes the same states of a passage for
+every question. `index` stores these states in a folder; `PassageIndex.ask` encodes a question,
+joins it to the stored states and computes the upper layers.
 """
 
 from fewer.passages.asking import Answer, Flops, PassageIndex

@@ -1,4 +1,4 @@
-"""Questions about passages that are kept: only the question is read through the lower layers."""
+"""Answer questions from indexed passages: the lower layers encode only the question."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fewer.hf.attach import attachment, evaluating
 from fewer.inference.batching import token_budget_batches
 from fewer.inference.predict import TOKEN_BUDGET
 from fewer.passages.lower import fingerprint, lower_layers
-from fewer.passages.pairs import OFFSETS, heads, padded, paired
+from fewer.passages.pairs import OFFSETS, encode_questions, join_pair, pad_pairs
 from fewer.passages.store import Contents, FileShard, Store, Window, read_contents
 from fewer.tasks.spans import WindowLogits, best_spans
 from fewer.tasks.texts import TruncationWarning
@@ -36,7 +36,7 @@ MEMORY_BYTES = 2**30
 class Answer:
     """Characters [start, end) of a passage; `score`: the probability, 0..1.
 
-    No text at [0, 0) where the method dropped every token of the passage.
+    The text is "" at [0, 0) where the method pruned all tokens of the passage.
     """
 
     passage: str  # its id
@@ -48,23 +48,23 @@ class Answer:
 
 @dataclass(frozen=True)
 class Flops:
-    """Mean FLOPs of a question (a multiply-add is 2), over all windows of its passage."""
+    """Mean FLOPs per question (multiply-add = 2), over all windows of its passage."""
 
-    kept: float  # with the passage's states from the index
-    whole: float  # with all of it read
+    kept: float  # with the indexed states of the passage
+    whole: float  # with the passage encoded again
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """A question with a window."""
+class _Pair:
+    """A question with a window of its passage."""
 
-    number: int  # of the question
+    question: int  # its index
     row: dict[str, list[int]]
     window: Window
 
 
 class PassageIndex:
-    """Passages that a model has read through its lower layers; made by `index`, or opened."""
+    """Passages encoded by the lower layers of a model; built by `index`, or opened."""
 
     def __init__(
         self,
@@ -87,45 +87,44 @@ class PassageIndex:
         *,
         memory_bytes: int = MEMORY_BYTES,
     ) -> PassageIndex:
-        """Open what `index` wrote; passages are read when they are asked about.
+        """Open an index written by `index`; passages are read on demand.
 
-        Those asked about last stay in memory, up to `memory_bytes`. Raises `FileNotFoundError` for
-        a folder without a whole index and `ValueError` for one made with another model, method or
-        tokenizer, of an unknown schema, with a changed directory, or with a shard missing or cut. A
-        shard is checked for damage when a passage in it is first asked about. Threads may share
-        the index.
+        The last used passages stay in memory, up to `memory_bytes`. Raises `FileNotFoundError` for
+        a folder without a complete index and `ValueError` for an index of another model, method or
+        tokenizer, of an unknown schema, with a changed directory, or with a missing or truncated
+        shard. A shard is checked for damage at its first use. Threads may share the index.
         """
         contents = read_contents(Path(folder))
         if fingerprint(model, tokenizer, lower_layers(model)) != contents.fingerprint:
             raise ValueError(
-                f"{folder} was made with another model, method or tokenizer: their embeddings, "
-                f"lower layers or rules differ from those of this {type(model).__name__} with "
-                f"{attachment(model).method}; index the passages again"
+                f"{folder} must be built by this {type(model).__name__} with "
+                f"{attachment(model).method}; got an index of another model, method or tokenizer. "
+                "Index the passages again."
             )
         shards = [FileShard(Path(folder) / name, checksum) for name, _, checksum in contents.files]
         return cls(model, tokenizer, contents, Store(contents.places, shards, memory_bytes))
 
     def __len__(self) -> int:
-        """How many passages there are."""
+        """Return the number of passages."""
         return len(self.contents.places)
 
     @property
     def ids(self) -> list[str]:
-        """Of the passages, in the order they were given."""
+        """Ids of the passages, in the order of indexing."""
         return list(self.contents.places)
 
     @property
     def tokens(self) -> int:
-        """Tokens of all passages, those in two windows counted twice."""
+        """Number of tokens of all passages; tokens in two windows count twice."""
         return sum(
             tokens for place in self.contents.places.values() for _, tokens, _, _ in place.windows
         )
 
     @property
     def states(self) -> int:
-        """How many of the tokens are left after the lower layers."""
+        """Number of tokens that remain after the lower layers."""
         return sum(
-            left for place in self.contents.places.values() for _, _, _, left in place.windows
+            states for place in self.contents.places.values() for _, _, _, states in place.windows
         )
 
     @property
@@ -135,34 +134,34 @@ class PassageIndex:
 
     @property
     def bytes_per_passage(self) -> float:
-        """The mean of the shards' size over the passages."""
+        """Mean size of a passage in the shards."""
         return self.bytes / len(self)
 
     def ask(
         self, questions: Sequence[str], ids: Sequence[str], *, token_budget: int = TOKEN_BUDGET
     ) -> list[Answer]:
-        """Answer each question from the passage of the same number: one answer each, in order.
+        """Answer each question from the passage of the same position, one answer per question.
 
-        A question loses its end, with one `TruncationWarning`, where it leaves no room for a
-        window. Raises `ValueError` for an id that is not in the index.
+        A question that leaves no room for a window is truncated, with one `TruncationWarning`.
+        Raises `ValueError` for an id that is not in the index.
         """
-        return self._answers(questions, ids, token_budget, kept=True)
+        return self._answer(questions, ids, token_budget, use_cache=True)
 
     def read(
         self, questions: Sequence[str], ids: Sequence[str], *, token_budget: int = TOKEN_BUDGET
     ) -> list[Answer]:
-        """Do what `ask` does with the passages' states forgotten: the model reads them again."""
-        return self._answers(questions, ids, token_budget, kept=False)
+        """Answer as `ask` does, without indexed states: the model encodes the passages again."""
+        return self._answer(questions, ids, token_budget, use_cache=False)
 
     def flops(self, questions: Sequence[str], ids: Sequence[str]) -> Flops:
-        """Count what `ask` and `read` take, from the traces of both."""
+        """Count the FLOPs of `ask` and `read` from their traces."""
         shape = attachment(self.model).shape
-        taken = []
-        for kept in (True, False):
+        totals = []
+        for use_cache in (True, False):
             with record() as traces:
-                self._answers(questions, ids, TOKEN_BUDGET, kept=kept)
-            taken.append(sum(float(shape.flops(trace).sum()) for trace in traces))
-        return Flops(*(flops / len(questions) for flops in taken))
+                self._answer(questions, ids, TOKEN_BUDGET, use_cache=use_cache)
+            totals.append(sum(float(shape.flops(trace).sum()) for trace in traces))
+        return Flops(*(flops / len(questions) for flops in totals))
 
     def find(
         self,
@@ -172,109 +171,115 @@ class PassageIndex:
         count: int = 1,
         token_budget: int = TOKEN_BUDGET,
     ) -> list[Answer]:
-        """Find the `count` best answers to one question in several passages, the best first.
+        """Find the `count` best answers to one question in several passages, best first.
 
-        All passages by default. The scores add up to 1 over the spans of all of them. Answers are
-        as comparable as the model's logits of different texts are.
+        The default is all passages. The scores sum to 1 over the spans of all passages. Answers are
+        as comparable as the model's logits of different texts.
         """
         names = self.ids if ids is None else list(ids)
-        windows = self._windows([question] * len(names), names, token_budget, kept=True)
+        windows = self._compute_logits([question] * len(names), names, token_budget, use_cache=True)
         texts = [self.store.text(name) for name in names]
         begins = np.cumsum([0, *(len(text) + 1 for text in texts)])
-        moved = [
-            _moved(window, int(begin))
-            for own, begin in zip(windows, begins[:-1], strict=True)
-            for window in own
+        shifted = [
+            _shift_offsets(window, int(begin))
+            for passage_windows, begin in zip(windows, begins[:-1], strict=True)
+            for window in passage_windows
         ]
-        found = []
-        for span in best_spans(moved, "\n".join(texts), count=count) if moved else []:
+        answers = []
+        for span in best_spans(shifted, "\n".join(texts), count=count) if shifted else []:
             number = int(np.searchsorted(begins, span.start, side="right")) - 1
             start, end = span.start - int(begins[number]), span.end - int(begins[number])
-            found.append(Answer(names[number], span.text, span.score, start, end))
-        return found
+            answers.append(Answer(names[number], span.text, span.score, start, end))
+        return answers
 
-    def _answers(
-        self, questions: Sequence[str], ids: Sequence[str], token_budget: int, *, kept: bool
+    def _answer(
+        self, questions: Sequence[str], ids: Sequence[str], token_budget: int, *, use_cache: bool
     ) -> list[Answer]:
-        found = []
-        for name, windows in zip(
-            ids, self._windows(questions, ids, token_budget, kept=kept), strict=True
-        ):
+        answers = []
+        logits = self._compute_logits(questions, ids, token_budget, use_cache=use_cache)
+        for name, windows in zip(ids, logits, strict=True):
             spans = best_spans(windows, self.store.text(name))
-            best = [Answer(name, one.text, one.score, one.start, one.end) for one in spans]
-            found += best or [Answer(name, "", 0.0, 0, 0)]
-        return found
+            best = [Answer(name, span.text, span.score, span.start, span.end) for span in spans]
+            answers += best or [Answer(name, "", 0.0, 0, 0)]
+        return answers
 
-    def _windows(
-        self, questions: Sequence[str], ids: Sequence[str], token_budget: int, *, kept: bool
+    def _compute_logits(
+        self, questions: Sequence[str], ids: Sequence[str], token_budget: int, *, use_cache: bool
     ) -> list[list[WindowLogits]]:
-        """Ask about all windows of the passages; what is said of them, question by question."""
-        asked = self._asked(questions, ids)
-        said: dict[int, WindowLogits] = {}
-        lengths = [len(one.row["input_ids"]) for one in asked]
+        """Compute the logits of all windows of the passages, grouped by question."""
+        pairs = self._pair_windows(questions, ids)
+        logits: dict[int, WindowLogits] = {}
+        lengths = [len(pair.row["input_ids"]) for pair in pairs]
         with evaluating(self.model) as reader, torch.inference_mode():
             for numbers in token_budget_batches(lengths, token_budget):
-                batch = [asked[number] for number in numbers]
-                said.update(zip(numbers, self._pass(reader, batch, kept), strict=True))
-        found: list[list[WindowLogits]] = [[] for _ in ids]
-        for number, one in enumerate(asked):
-            found[one.number].append(said[number])
-        return found
+                batch = [pairs[number] for number in numbers]
+                logits.update(zip(numbers, self._run_batch(reader, batch, use_cache), strict=True))
+        by_question: list[list[WindowLogits]] = [[] for _ in ids]
+        for number, pair in enumerate(pairs):
+            by_question[pair.question].append(logits[number])
+        return by_question
 
-    def _asked(self, questions: Sequence[str], ids: Sequence[str]) -> list[_Asked]:
+    def _pair_windows(self, questions: Sequence[str], ids: Sequence[str]) -> list[_Pair]:
         """Pair questions with the windows of their passages."""
         if isinstance(questions, str) or isinstance(ids, str):
-            raise TypeError("wanted lists of questions and ids, got one string: wrap it in a list")
+            raise TypeError(
+                "questions and ids must be lists of strings; got one string. Pass [text]."
+            )
         if len(questions) != len(ids):
             raise ValueError(
-                f"as many questions as ids are wanted, got {len(questions)} and {len(ids)}"
+                f"ids must be as many as questions; got {len(questions)} questions and {len(ids)} "
+                "ids. Pass one id per question."
             )
         if unknown := [name for name in ids if name not in self.contents.places]:
             raise ValueError(
-                f"there is no passage {unknown[0]!r} in the index{nearest(unknown[0], self.ids)}"
+                "ids must name indexed passages; got no passage "
+                f"{unknown[0]!r} in the index{nearest(unknown[0], self.ids)}. See PassageIndex.ids."
             )
-        most = self.contents.max_length
-        found, cut = [], set()
-        asking = heads(questions, self.tokenizer, most) if questions else []
-        for number, (head, name) in enumerate(zip(asking, ids, strict=True)):
+        max_length = self.contents.max_length
+        pairs, truncated = [], set()
+        columns = encode_questions(questions, self.tokenizer, max_length) if questions else []
+        for number, (question, name) in enumerate(zip(columns, ids, strict=True)):
             for window in self.store.windows(name):
-                row, lost = paired(head, window.tokens, most)
-                found.append(_Asked(number, row, window))
-                if lost:
-                    cut.add(number)
-        if cut:
+                row, excess = join_pair(question, window.tokens, max_length)
+                pairs.append(_Pair(number, row, window))
+                if excess:
+                    truncated.add(number)
+        if truncated:
             warnings.warn(
-                f"{len(cut)} of {len(questions)} questions leave no room for a passage in "
-                f"max_length={most} tokens; they lose their end (the first is question {min(cut)}, "
-                "from 0)",
+                f"{len(truncated)} of {len(questions)} questions leave no room for a passage in "
+                f"max_length={max_length} tokens and are truncated; the first is question "
+                f"{min(truncated)}, from 0.",
                 TruncationWarning,
                 stacklevel=5,
             )
-        return found
+        return pairs
 
-    def _pass(
-        self, reader: PreTrainedModel, batch: Sequence[_Asked], kept: bool
+    def _run_batch(
+        self, reader: PreTrainedModel, batch: Sequence[_Pair], use_cache: bool
     ) -> Iterator[WindowLogits]:
-        """Read one batch."""
-        states = [one.window.hidden for one in batch]
-        places = [one.window.left["places"].long() for one in batch]
-        known = CachedStates(self.contents.lower, states, places)
-        inputs = padded([one.row for one in batch], self.tokenizer)
-        with knowing(known) if kept else nullcontext():
+        """Yield the logits of the windows of one batch."""
+        states = [pair.window.hidden for pair in batch]
+        places = [pair.window.remaining["places"].long() for pair in batch]
+        cached = CachedStates(self.contents.lower, states, places)
+        inputs = pad_pairs([pair.row for pair in batch], self.tokenizer)
+        with knowing(cached) if use_cache else nullcontext():
             output = reader(**{name: values.to(reader.device) for name, values in inputs.items()})
         starts, ends = (
             logits.float().cpu().numpy() for logits in (output.start_logits, output.end_logits)
         )
-        for own_starts, own_ends, one in zip(starts, ends, batch, strict=True):
-            size = len(one.row["input_ids"])
-            before = np.full(size - len(one.window.tokens["starts"]), -1)
+        for start_logits, end_logits, pair in zip(starts, ends, batch, strict=True):
+            size = len(pair.row["input_ids"])
+            question_offsets = np.full(size - len(pair.window.tokens["starts"]), -1)
             offsets = [
-                np.concatenate((before, one.window.tokens[name].numpy())) for name in OFFSETS
+                np.concatenate((question_offsets, pair.window.tokens[name].numpy()))
+                for name in OFFSETS
             ]
-            yield WindowLogits(own_starts[:size], own_ends[:size], *offsets)
+            yield WindowLogits(start_logits[:size], end_logits[:size], *offsets)
 
 
-def _moved(window: WindowLogits, by: int) -> WindowLogits:
-    """Move a window's characters to where its passage begins."""
-    starts, ends = (np.where(own < 0, own, own + by) for own in (window.starts, window.ends))
+def _shift_offsets(window: WindowLogits, shift: int) -> WindowLogits:
+    """Add `shift` to a window's character offsets, except those of special tokens."""
+    starts, ends = (
+        np.where(offsets < 0, offsets, offsets + shift) for offsets in (window.starts, window.ends)
+    )
     return replace(window, starts=starts, ends=ends)

@@ -1,4 +1,4 @@
-"""Passages in, an index out: windows of tokens, read through the lower layers, shard by shard."""
+"""Build an index: windows of passages, encoded by the lower layers, shard by shard."""
 
 from __future__ import annotations
 
@@ -15,8 +15,20 @@ from fewer.hf.attach import attachment, longest
 from fewer.inference.batching import token_budget_batches
 from fewer.inference.predict import TOKEN_BUDGET
 from fewer.passages.asking import MEMORY_BYTES, PassageIndex
-from fewer.passages.lower import Left, check_independence, fingerprint, lower_layers, read_lower
-from fewer.passages.pairs import Columns, heads, padded, paired, tails
+from fewer.passages.lower import (
+    RemainingStates,
+    check_independence,
+    fingerprint,
+    lower_layers,
+    read_lower,
+)
+from fewer.passages.pairs import (
+    Columns,
+    encode_passages,
+    encode_questions,
+    join_pair,
+    pad_pairs,
+)
 from fewer.passages.store import (
     MANIFEST,
     Contents,
@@ -30,10 +42,10 @@ from fewer.passages.store import (
     check_precision,
     file_checksum,
     join,
-    quantised,
+    quantise,
+    read_places,
     write_contents,
     write_shard,
-    written_places,
 )
 from fewer.tasks.texts import check_strings, clean
 
@@ -42,8 +54,8 @@ if TYPE_CHECKING:
 
 __all__ = ["index"]
 
-SHARD_CHARS = 2**18  # of passages; about 90 MB of states of width 768 in fp16
-_CHECKED = 32  # windows read behind another question, to see that they stay the same
+SHARD_CHARS = 2**18  # characters per shard; about 90 MB of states of width 768 in fp16
+_CHECKED_WINDOWS = 32  # encoded with a second question, to check that states do not change
 
 
 def index(
@@ -57,17 +69,16 @@ def index(
     max_length: int | None = None,
     progress: bool = True,
 ) -> PassageIndex:
-    """Read passages, by their ids, through a model's lower layers, and keep what comes out.
+    """Encode passages, by their ids, by a model's lower layers, and store the states.
 
-    The model is one of question answering with `DeFormer`, alone or in a stack; what the stack
-    drops in the lower layers is not kept. `folder` is made; `None` keeps everything in memory.
-    Called again after a kill, with the same passages, it goes on with the shards that are missing.
-    A passage beyond `max_length` tokens (default: what tokenizer and model say), less the room for
-    a question, is kept in windows that overlap. int8 has a scale for each token.
+    The model is a span model with `DeFormer`, alone or in a stack; tokens pruned in the lower
+    layers are not stored. `folder` is created; `None` stores the index in memory. Called again
+    after a kill, with the same passages, it continues with the missing shards. A passage beyond
+    `max_length` tokens (default: the limit of tokenizer and model), less the room for a question,
+    is split into overlapping windows. int8 has one scale per token.
 
-    Raises `ValueError` for a model that reads passages differently for each question, an id that
-    stands twice, no passages, and a folder that holds an index already or that another process, or
-    thread, is writing one into.
+    Raises `ValueError` for a model whose states of a passage depend on the question, a repeated id,
+    no passages, and a folder with a complete index or with a second writer.
 
     >>> index(model, tokenizer, {"p1": "The Nile is ..."}, "runs/nile").ask(
     ...     ["How long is it?"], ["p1"]
@@ -82,35 +93,35 @@ def index(
         max_length=longest(model, max_length, tokenizer.model_max_length),
     )
     reader = _Reader(model, tokenizer, contents, token_budget)
-    chunks = _chunks(_tracked(passages, progress))
+    chunks = _split_into_shards(_track_passages(passages, progress))
     if folder is None:
-        return _indexed(reader, chunks, None)
+        return _build_index(reader, chunks, None)
     target = Path(folder)
     _check_unwritten(target)
     with lock_folder(target):
-        _check_unwritten(target)  # by one that had the lock before
-        return _indexed(reader, chunks, target)
+        _check_unwritten(target)  # an earlier holder of the lock may have written it
+        return _build_index(reader, chunks, target)
 
 
-def _indexed(
+def _build_index(
     reader: _Reader, chunks: Iterable[dict[str, str]], target: Path | None
 ) -> PassageIndex:
-    """Read passages, shard by shard; the directory of the folder is written last."""
+    """Encode passages shard by shard; write the directory of the folder last."""
     contents = reader.contents
     shards: list[Shard] = []
     for chunk in chunks:
-        shard, places = _written(reader, chunk, len(shards), target)
+        shard, places = _build_shard(reader, chunk, len(shards), target)
         shards.append(shard)
         contents.places.update(places)
     if not shards:
-        raise ValueError("there are no passages to index")
+        raise ValueError("passages must hold at least one passage; got no passages. Pass some.")
     if target is not None:
         files = []
         for number, shard in enumerate(shards):
-            checksum = file_checksum(target / _name(number))
-            files.append((_name(number), shard.bytes, checksum))
+            checksum = file_checksum(target / _shard_name(number))
+            files.append((_shard_name(number), shard.bytes, checksum))
         contents = replace(contents, files=files)
-        _remove_others(target, {name for name, _, _ in files})
+        _remove_stale_files(target, {name for name, _, _ in files})
         write_contents(contents, target)
     store = Store(contents.places, shards, MEMORY_BYTES)
     return PassageIndex(reader.model, reader.tokenizer, contents, store)
@@ -118,7 +129,7 @@ def _indexed(
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads passages through the lower layers of one model."""
+    """Encode passages by the lower layers of one model."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -126,57 +137,57 @@ class _Reader:
     token_budget: int
 
     def windows(self, texts: Mapping[str, str]) -> dict[str, list[Window]]:
-        """Read texts behind an empty question, as anything would do."""
-        cut = dict(zip(texts, self._tails(texts), strict=True))
-        every = [tail for windows in cut.values() for tail in windows]
-        (empty,) = heads([""], self.tokenizer, self.contents.max_length)
-        left = iter(self._left(empty, every))
+        """Encode texts with an empty question, since their states do not depend on it."""
+        columns = dict(zip(texts, self._encode_windows(texts), strict=True))
+        all_windows = [window for windows in columns.values() for window in windows]
+        (question,) = encode_questions([""], self.tokenizer, self.contents.max_length)
+        remaining = iter(self._read_states(question, all_windows))
         precision = self.contents.precision
         return {
             name: [
-                Window(tail, {"places": places.int(), **quantised(states, precision)})
-                for tail, (places, states) in zip(windows, left, strict=False)
+                Window(window, {"places": places.int(), **quantise(states, precision)})
+                for window, (places, states) in zip(windows, remaining, strict=False)
             ]
-            for name, windows in cut.items()
+            for name, windows in columns.items()
         }
 
     def check(self, texts: Mapping[str, str]) -> None:
-        """Refuse a method that lets go of other tokens of a passage for another question."""
-        every = [tail for windows in self._tails(texts) for tail in windows][:_CHECKED]
-        # any question will do that is not empty: here the first passage
+        """Raise `ValueError` for a method that prunes other tokens for another question."""
+        all_windows = [window for windows in self._encode_windows(texts) for window in windows]
+        # the second question may be any text that is not empty, here the first passage
         questions = ["", next(iter(texts.values()))]
-        empty, asked = (
-            self._left(head, every)
-            for head in heads(questions, self.tokenizer, self.contents.max_length)
-        )
-        check_independence(attachment(self.model).method, empty, asked)
+        states = [
+            self._read_states(question, all_windows[:_CHECKED_WINDOWS])
+            for question in encode_questions(questions, self.tokenizer, self.contents.max_length)
+        ]
+        check_independence(attachment(self.model).method, *states)
 
-    def _tails(self, texts: Mapping[str, str]) -> Iterator[list[Columns]]:
-        return tails(list(texts.values()), self.tokenizer, self.contents.max_length)
+    def _encode_windows(self, texts: Mapping[str, str]) -> Iterator[list[Columns]]:
+        return encode_passages(list(texts.values()), self.tokenizer, self.contents.max_length)
 
-    def _left(self, head: Columns, every: Sequence[Columns]) -> list[Left]:
-        """Read windows behind a question, batch by batch: what is left of each, in order."""
-        rows = [paired(head, tail, self.contents.max_length)[0] for tail in every]
+    def _read_states(self, question: Columns, windows: Sequence[Columns]) -> list[RemainingStates]:
+        """Encode windows with a question, batch by batch; return their states in order."""
+        rows = [join_pair(question, window, self.contents.max_length)[0] for window in windows]
         lengths = [len(row["input_ids"]) for row in rows]
-        found: dict[int, Left] = {}
+        remaining: dict[int, RemainingStates] = {}
         for numbers in token_budget_batches(lengths, self.token_budget):
-            batch = padded([rows[number] for number in numbers], self.tokenizer)
-            placed = {name: values.to(self.model.device) for name, values in batch.items()}
-            left = read_lower(self.model, placed, self.contents.lower)
-            found.update(zip(numbers, left, strict=True))
-        return [found[number] for number in range(len(rows))]
+            batch = pad_pairs([rows[number] for number in numbers], self.tokenizer)
+            inputs = {name: values.to(self.model.device) for name, values in batch.items()}
+            states = read_lower(self.model, inputs, self.contents.lower)
+            remaining.update(zip(numbers, states, strict=True))
+        return [remaining[number] for number in range(len(rows))]
 
 
-def _written(
+def _build_shard(
     reader: _Reader, texts: Mapping[str, str], number: int, folder: Path | None
 ) -> tuple[Shard, dict[str, Place]]:
-    """Make a shard of these passages, unless it was made before."""
-    how = asdict(replace(reader.contents, places={}))
-    made = json.dumps([how, number, list(texts.items())])
-    digest = hashlib.sha256(made.encode()).hexdigest()
-    path = None if folder is None else folder / _name(number)
+    """Build a shard of passages, or reuse the file of an interrupted run."""
+    settings = asdict(replace(reader.contents, places={}))
+    source = json.dumps([settings, number, list(texts.items())])
+    digest = hashlib.sha256(source.encode()).hexdigest()
+    path = None if folder is None else folder / _shard_name(number)
     if path is not None and path.exists():
-        places = written_places(path, digest)
+        places = read_places(path, digest)
         if places is not None:
             return FileShard(path), places
     if number == 0:
@@ -188,8 +199,8 @@ def _written(
     return FileShard(path), places
 
 
-def _chunks(passages: Iterable[tuple[str, str]]) -> Iterator[dict[str, str]]:
-    """Take as many passages at once as go in a shard, cleaned."""
+def _split_into_shards(passages: Iterable[tuple[str, str]]) -> Iterator[dict[str, str]]:
+    """Group cleaned passages into shards of about `SHARD_CHARS` characters."""
     chunk: dict[str, str] = {}
     seen: set[str] = set()
     chars = 0
@@ -197,7 +208,7 @@ def _chunks(passages: Iterable[tuple[str, str]]) -> Iterator[dict[str, str]]:
         check_strings([name], "ids")
         check_strings([text], f"passage {name!r}")
         if name in seen:
-            raise ValueError(f"the id {name!r} stands twice; every passage wants one of its own")
+            raise ValueError(f"ids must be unique; got {name!r} twice. Rename one of the passages.")
         seen.add(name)
         chunk[name] = clean(text)
         chars += len(text)
@@ -208,7 +219,7 @@ def _chunks(passages: Iterable[tuple[str, str]]) -> Iterator[dict[str, str]]:
         yield chunk
 
 
-def _tracked(
+def _track_passages(
     passages: Mapping[str, str] | Iterable[tuple[str, str]], progress: bool
 ) -> Iterable[tuple[str, str]]:
     pairs = list(passages.items()) if isinstance(passages, Mapping) else passages
@@ -216,20 +227,20 @@ def _tracked(
 
 
 def _check_unwritten(folder: Path) -> None:
-    """Raise `ValueError` for a folder that holds a whole index."""
+    """Raise `ValueError` for a folder with a complete index."""
     if (folder / MANIFEST).exists():
         raise ValueError(
-            f"{folder} holds an index already; open it by fewer.passages.PassageIndex.open, or "
-            "choose another folder"
+            f"{folder} must hold no index; got {MANIFEST}. Open it by "
+            "fewer.passages.PassageIndex.open, or choose another folder."
         )
 
 
-def _remove_others(folder: Path, names: set[str]) -> None:
-    """Remove what runs left that were interrupted: half-written files, shards of other passages."""
+def _remove_stale_files(folder: Path, names: set[str]) -> None:
+    """Remove the files of interrupted runs: partial files and shards of other passages."""
     for path in folder.glob("passages-*.safetensors*"):
         if path.name not in names:
             path.unlink()
 
 
-def _name(number: int) -> str:
+def _shard_name(number: int) -> str:
     return f"passages-{number:05d}.safetensors"

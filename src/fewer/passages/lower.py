@@ -1,4 +1,4 @@
-"""The lower layers of a model that reads question and passage apart."""
+"""The lower layers of a model that encodes question and passage separately."""
 
 from __future__ import annotations
 
@@ -23,51 +23,54 @@ if TYPE_CHECKING:
 
 __all__ = ["check_independence", "fingerprint", "lower_layers", "read_lower"]
 
-Left = tuple[Tensor, Tensor]  # places in the second text, states of those tokens
-_TOLERANCE = 0.02  # of the tokens; rounding may turn a decision that was close
+RemainingStates = tuple[Tensor, Tensor]  # indices in the second text, states of those tokens
+_TOLERANCE = 0.02  # of the tokens; rounding may change a close decision
 
 
 def lower_layers(model: PreTrainedModel) -> int:
-    """Count the layers, from the first on, in which question and passage are read apart.
+    """Count the lower layers, in which question and passage are encoded separately.
 
-    Raises `ValueError` for a model that reads them together, or by blocks of columns, which the
-    question shifts, and for one that does not answer questions.
+    Raises `ValueError` for a model that encodes them together, or by blocks of columns, which the
+    question shifts, and for a model without a span head.
     """
-    own = attachment(model)
-    layers = range(own.shape.num_layers)
-    policy = own.policy
+    attached = attachment(model)
+    shape, policy = attached.shape, attached.policy
+    layers = range(shape.num_layers)
     lower = len(list(takewhile(lambda layer: policy.layout(layer).split_pairs, layers)))
     if not (lower and policy.inputs.restarts_positions):
         raise ValueError(
-            f"{own.method} reads question and passage together from the first layer on, so nothing "
-            "of a passage can be kept; wanted fewer.methods.attention.DeFormer, alone or in a Stack"
+            "method must encode question and passage separately in the first layers; got "
+            f"{attached.method}, which joins them. Use fewer.methods.attention.DeFormer, alone or "
+            "in a Stack."
         )
     for layer in range(lower):
-        pattern = own.shape.layers[layer].pattern or policy.layout(layer).pattern
+        pattern = shape.layers[layer].pattern or policy.layout(layer).pattern
         if pattern is not None and not pattern.slides:
             raise ValueError(
-                f"layer {layer} reads by blocks of {pattern.block} columns, which another question "
-                "shifts, so nothing of a passage can be kept; wanted a window "
-                "(fewer.methods.attention.Longformer), or full attention"
+                f"layer {layer} must attend by a window or to all tokens; got blocks of "
+                f"{pattern.block} columns, which another question shifts. Use "
+                "fewer.methods.attention.Longformer, or full attention."
             )
-    if own.policy.answers:
+    if policy.answers:
         raise ValueError(
-            f"{own.method} may answer before the passage is read, so nothing can be kept for later "
-            "questions; wanted fewer.methods.attention.DeFormer without early exits"
+            "method must have no early exits, which may exit before all states are computed; got "
+            f"{attached.method}. Use fewer.methods.attention.DeFormer without early exits."
         )
-    if own.shape.answers != "span":
+    if shape.answers != "span":
         raise ValueError(
-            f"{type(model).__name__} does not find answers in passages; wanted a model of question "
-            "answering, such as AutoModelForQuestionAnswering loads"
+            f"model must be a model of question answering; got a {type(model).__name__}. Load it "
+            "by AutoModelForQuestionAnswering."
         )
     return lower
 
 
-def read_lower(model: PreTrainedModel, batch: Mapping[str, Tensor], lower: int) -> list[Left]:
-    """Read a batch of pairs through the lower layers: what is left of each second text."""
+def read_lower(
+    model: PreTrainedModel, batch: Mapping[str, Tensor], lower: int
+) -> list[RemainingStates]:
+    """Encode a batch of pairs by the lower layers; return each second text's remaining states."""
     with evaluating(model) as reader, torch.inference_mode():
-        own, encoder = attachment(reader), parts(reader)[1]
-        backbone = own.backbone(encoder)
+        attached, encoder = attachment(reader), parts(reader)[1]
+        backbone = attached.backbone(encoder)
         tokens = pack(
             backbone,
             batch["input_ids"],
@@ -75,63 +78,67 @@ def read_lower(model: PreTrainedModel, batch: Mapping[str, Tensor], lower: int) 
             batch["attention_mask"],
             batch.get("token_type_ids"),
             None,
-            own.settings.protect,
-            protects_first_text=own.protects_first_text,
-            restarts_positions=own.policy.inputs.restarts_positions,
+            attached.settings.protect,
+            protects_first_text=attached.protects_first_text,
+            restarts_positions=attached.policy.inputs.restarts_positions,
         )
         assert tokens.second is not None
-        firsts = tokens.count((~tokens.second).float()).long()
-        left = read_through(
+        first_lengths = tokens.count((~tokens.second).float()).long()
+        remaining = read_through(
             backbone.layers,
-            own.policy,
+            attached.policy,
             tokens,
             apply=APPLIES["compact"],
-            attend=kernel(own.settings.kernel),
+            attend=kernel(attached.settings.kernel),
             stop=lower,
         )
-        assert left.second is not None
-        left = left.take(left.second.nonzero().squeeze(1))
-        places = left.slot % left.grid[1] - firsts[left.sequence]
-        sizes = left.cu.diff().tolist()
-        states = left.hidden.float().cpu().split(sizes)
+        assert remaining.second is not None
+        second = remaining.take(remaining.second.nonzero().squeeze(1))
+        places = second.slot % second.grid[1] - first_lengths[second.sequence]
+        sizes = second.cu.diff().tolist()
+        states = second.hidden.float().cpu().split(sizes)
     return list(zip(places.cpu().split(sizes), states, strict=True))
 
 
-def check_independence(method: object, empty: Sequence[Left], asked: Sequence[Left]) -> None:
-    """Compare what is left of passages behind two questions, which must be the same.
+def check_independence(
+    method: object,
+    with_empty_question: Sequence[RemainingStates],
+    with_question: Sequence[RemainingStates],
+) -> None:
+    """Check that the remaining tokens of passages are the same for two questions.
 
-    Raises `ValueError` if a method lets go of other tokens for another question.
+    Raises `ValueError` for a method that prunes other tokens for another question.
     """
-    changed = kept = 0
-    for (places, _), (others, _) in zip(empty, asked, strict=True):
-        both = int(torch.isin(places, others).sum())
-        changed += len(places) + len(others) - 2 * both
-        kept += len(places) + len(others)
-    if changed > _TOLERANCE * kept:
+    changed = total = 0
+    for (places, _), (other_places, _) in zip(with_empty_question, with_question, strict=True):
+        shared = int(torch.isin(places, other_places).sum())
+        changed += len(places) + len(other_places) - 2 * shared
+        total += len(places) + len(other_places)
+    if changed > _TOLERANCE * total:
         raise ValueError(
-            f"{method} lets go of other tokens of a passage when the question is another "
-            f"({changed} of {kept} differ), so what is left cannot be kept. Blocks, and scores by "
-            "the length of the pair, count the question; wanted a method that does not"
+            "method must prune the same tokens of a passage for every question; got "
+            f"{method}, for which {changed} of {total} differ. Use a method without blocks and "
+            "without scores by the length of the pair, which depend on the question."
         )
 
 
 def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, lower: int) -> str:
-    """Hash all that a passage's states come from: SHA-256, in hex digits.
+    """Hash the inputs of a passage's states by SHA-256, in hex digits.
 
-    That is the embeddings and lower layers, the method, their number, and the tokenizer.
+    They are the embeddings, the lower layers and their number, the method and the tokenizer.
     """
-    own, encoder = attachment(model), parts(model)[1]
+    attached, encoder = attachment(model), parts(model)[1]
     digest = hashlib.sha256()
-    told = {
+    description = {
         "architecture": type(encoder).__name__,
-        "heads": own.shape.heads,
-        "method": method_to(own.method),
-        "protect": own.settings.protect,
+        "heads": attached.shape.heads,
+        "method": method_to(attached.method),
+        "protect": attached.settings.protect,
         "lower": lower,
-        "tokenizer": _rules(tokenizer),
+        "tokenizer": _describe_tokenizer(tokenizer),
     }
-    digest.update(json.dumps(told, sort_keys=True).encode())
-    upper = _upper(encoder, own.shape.num_layers, lower)
+    digest.update(json.dumps(description, sort_keys=True).encode())
+    upper = _list_upper_prefixes(encoder, attached.shape.num_layers, lower)
     for name, tensor in sorted(encoder.state_dict().items()):
         if not name.startswith(upper):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -139,18 +146,20 @@ def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, lowe
     return digest.hexdigest()
 
 
-def _upper(encoder: nn.Module, layers: int, lower: int) -> tuple[str, ...]:
-    """Name the upper layers, as their tensors begin; shared layers have no names of their own."""
+def _list_upper_prefixes(encoder: nn.Module, layers: int, lower: int) -> tuple[str, ...]:
+    """Return the name prefixes of the upper layers' tensors; shared layers have none."""
     return tuple(
         f"{name}.{number}."
-        for name, part in encoder.named_modules()
-        if isinstance(part, nn.ModuleList) and len(part) == layers and not name.startswith("fewer.")
+        for name, module in encoder.named_modules()
+        if isinstance(module, nn.ModuleList)
+        and len(module) == layers
+        and not name.startswith("fewer.")
         for number in range(lower, layers)
     )
 
 
-def _rules(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Describe a tokenizer, but not how it was last told to cut and pad."""
+def _describe_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Describe a tokenizer without its current truncation and padding."""
     backend: Any = tokenizer.backend_tokenizer
     rules: dict[str, Any] = json.loads(backend.to_str())
     return rules | {"truncation": None, "padding": None}

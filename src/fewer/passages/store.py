@@ -1,8 +1,8 @@
-"""What is kept of passages: rows of tensors in shards, and a directory that says which are whose.
+"""Storage of passages: shards of tensors and a directory of the rows of each passage.
 
-On disk a shard is a safetensors file that carries its part of the directory; `passages.json`, which
-is written last, holds all of it. So a folder without that file is an index that was interrupted.
-Every file has a checksum, and one that was damaged is refused when it is first read.
+On disk a shard is a safetensors file with its part of the directory; `passages.json`, written last,
+holds the full directory, so a folder without it is an interrupted index. Every file has a checksum;
+a damaged file is refused when it is first read.
 """
 
 from __future__ import annotations
@@ -34,57 +34,58 @@ __all__ = [
     "check_precision",
     "file_checksum",
     "join",
-    "quantised",
+    "quantise",
     "read_contents",
+    "read_places",
     "write_contents",
     "write_shard",
-    "written_places",
 ]
 
 Precision = Literal["fp32", "fp16", "int8"]
 SCHEMA = 2  # 1 had no checksums
 MANIFEST = "passages.json"
-_LEFT = ("places", "states", "scales")  # a row a token that is left; others have a row a token
+_REMAINING = ("places", "states", "scales")  # one row per remaining token; others: per token
 _TEXT = "text"  # UTF-8
-_OWN = "fewer"  # one entry: several would stand in any order
+_METADATA = "fewer"  # one entry, since the order of several is not fixed
 
 
 @dataclass(frozen=True)
 class Window:
-    """A piece of a passage: its tokens, and what is left of them after the lower layers.
+    """A window of a passage: its tokens, and the states of the tokens remaining above.
 
-    `tokens`: the tokenizer's columns, and "starts" and "ends", the characters of the passage that
-    each token stands for, -1 for special ones. `left`: "places" among these tokens, "states" as
-    stored, and their "scales" where they are int8.
+    `tokens`: the tokenizer's columns, and "starts" and "ends", the characters of each token in the
+    passage, -1 for special tokens. `remaining`: "places", the indices of the remaining tokens,
+    "states" as stored, and their "scales" for int8.
     """
 
     tokens: Mapping[str, Tensor]
-    left: Mapping[str, Tensor]
+    remaining: Mapping[str, Tensor]
 
     @property
     def hidden(self) -> Float[Tensor, "n D"]:
         """The states in fp32."""
-        states = self.left["states"].float()
-        return states * self.left["scales"][:, None] if "scales" in self.left else states
+        states, scales = self.remaining["states"].float(), self.remaining.get("scales")
+        return states if scales is None else states * scales[:, None]
 
     @property
     def bytes(self) -> int:
         """Memory of its tensors."""
-        return sum(rows.nbytes for rows in (*self.tokens.values(), *self.left.values()))
+        tensors = (*self.tokens.values(), *self.remaining.values())
+        return sum(tensor.nbytes for tensor in tensors)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a passage is: each range is the first row and how many there are."""
+    """Location of a passage; each range is a first row and a number of rows."""
 
     shard: int
     text: tuple[int, int]
-    windows: tuple[tuple[int, int, int, int], ...]  # the range of its tokens, that of its states
+    windows: tuple[tuple[int, int, int, int], ...]  # ranges of tokens and of states
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """The directory of an index, and how it was made."""
+    """The directory of an index and the settings that it was built with."""
 
     fingerprint: str  # of the model's lower layers, its method and the tokenizer
     lower: int  # layers
@@ -95,20 +96,20 @@ class Contents:
 
 
 class Shard(Protocol):
-    """Named tensors of which rows can be taken."""
+    """Named tensors with access to ranges of rows."""
 
     @property
     def names(self) -> Sequence[str]:
-        """Of the tensors."""
+        """Names of the tensors."""
         ...
 
     @property
     def bytes(self) -> int:
-        """How much it takes, where it is."""
+        """Size in memory or on disk."""
         ...
 
     def rows(self, name: str, first: int, count: int) -> Tensor:
-        """Take some rows of a tensor."""
+        """Return a range of rows of a tensor."""
         ...
 
 
@@ -120,34 +121,34 @@ class MemoryShard:
 
     @property
     def names(self) -> Sequence[str]:
-        """Of the tensors."""
+        """Names of the tensors."""
         return list(self.tensors)
 
     @property
     def bytes(self) -> int:
         """Memory of the tensors."""
-        return sum(rows.nbytes for rows in self.tensors.values())
+        return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def rows(self, name: str, first: int, count: int) -> Tensor:
-        """View some rows of a tensor."""
+        """Return a view of a range of rows of a tensor."""
         return self.tensors[name][first : first + count]
 
 
 class FileShard:
-    """A safetensors file, opened when rows of it are first wanted, and checked then.
+    """A safetensors file, opened and checked at its first use.
 
-    Threads may share it. Without a `checksum` it is taken as it is.
+    Threads may share it. Without a `checksum` it is not checked.
     """
 
     def __init__(self, path: Path, checksum: str | None = None) -> None:
         self.path = path
         self.checksum = checksum
-        self._opened: Any = None
-        self._opening = threading.Lock()
+        self._handle: Any = None
+        self._lock = threading.Lock()
 
     @property
     def names(self) -> Sequence[str]:
-        """Of the tensors."""
+        """Names of the tensors."""
         return list(self._file.keys())
 
     @property
@@ -157,48 +158,48 @@ class FileShard:
 
     @property
     def metadata(self) -> str:
-        """What `write_shard` wrote beside the tensors; nothing if it is another's file."""
-        return str((self._file.metadata() or {}).get(_OWN, ""))
+        """Metadata written by `write_shard`; "" for files of other writers."""
+        return str((self._file.metadata() or {}).get(_METADATA, ""))
 
     def tensors(self) -> dict[str, Tensor]:
         """Read all tensors."""
         return {name: self._file.get_tensor(name) for name in self.names}
 
     def rows(self, name: str, first: int, count: int) -> Tensor:
-        """Read some rows of a tensor."""
+        """Read a range of rows of a tensor."""
         rows: Tensor = self._file.get_slice(name)[first : first + count]
         return rows
 
     @property
     def _file(self) -> Any:
-        with self._opening:
-            if self._opened is None:
-                self._opened = self._open()
-            return self._opened
+        with self._lock:
+            if self._handle is None:
+                self._handle = self._open()
+            return self._handle
 
     def _open(self) -> Any:
         from safetensors import SafetensorError, safe_open
 
         try:
             if self.checksum is not None and file_checksum(self.path) != self.checksum:
-                raise ValueError(f"{self.path} cannot be read (it was damaged); {_AGAIN}")
+                raise ValueError(f"{self.path} cannot be read (it was damaged). {_COPY_AGAIN}")
             return safe_open(self.path, framework="pt")
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{self.path} cannot be read ({error}); {_AGAIN}") from error
+            raise ValueError(f"{self.path} cannot be read ({error}). {_COPY_AGAIN}") from error
 
 
-_AGAIN = "copy the folder again, or index the passages again"
-_READ_AT_ONCE = 2**22  # bytes
+_COPY_AGAIN = "Copy the folder again, or index the passages again."
+_BLOCK_BYTES = 2**22
 
 
 def file_checksum(path: Path) -> str:
-    """Hash a file: xxh3, 128 bits, in hex digits; as fast as the disk, and not against intent."""
+    """Hash a file by xxh3-128, in hex digits; as fast as the disk, but not cryptographic."""
     import xxhash
 
     digest = xxhash.xxh3_128()
     with path.open("rb") as stream:
-        while part := stream.read(_READ_AT_ONCE):
-            digest.update(part)
+        while block := stream.read(_BLOCK_BYTES):
+            digest.update(block)
     return str(digest.hexdigest())
 
 
@@ -209,7 +210,7 @@ def _text_checksum(text: str) -> str:
 
 
 class Store:
-    """Passages by name, read when they are wanted; the last ones stay in memory.
+    """Passages by name, read on demand through an LRU cache.
 
     Threads may share it.
     """
@@ -218,33 +219,35 @@ class Store:
         self, places: Mapping[str, Place], shards: Sequence[Shard], memory_bytes: int
     ) -> None:
         if memory_bytes < 0:
-            raise ValueError(f"memory_bytes is {memory_bytes}, wanted 0 or more")
+            raise ValueError(
+                f"memory_bytes must be 0 or more; got {memory_bytes}. Use 0 for no cache."
+            )
         self.places = places
         self.shards = shards
         self.memory_bytes = memory_bytes
-        self.held_bytes = 0
-        self._held: OrderedDict[str, list[Window]] = OrderedDict()
-        self._changing = threading.Lock()  # what is held, and how much
+        self.cached_bytes = 0
+        self._cache: OrderedDict[str, list[Window]] = OrderedDict()
+        self._lock = threading.Lock()  # of the cache and its size
 
     def windows(self, name: str) -> list[Window]:
-        """Take the windows of a passage."""
-        with self._changing:
-            return self._windows(name)
+        """Return the windows of a passage."""
+        with self._lock:
+            return self._read_windows(name)
 
-    def _windows(self, name: str) -> list[Window]:
-        if name in self._held:
-            self._held.move_to_end(name)
-            return self._held[name]
+    def _read_windows(self, name: str) -> list[Window]:
+        if name in self._cache:
+            self._cache.move_to_end(name)
+            return self._cache[name]
         place = self.places[name]
         shard = self.shards[place.shard]
-        windows = [_window(shard, where) for where in place.windows]
-        size = _size(windows)
+        windows = [_read_window(shard, ranges) for ranges in place.windows]
+        size = _count_bytes(windows)
         if size <= self.memory_bytes:
-            self._held[name] = windows
-            self.held_bytes += size
-        while self.held_bytes > self.memory_bytes:
-            _, gone = self._held.popitem(last=False)
-            self.held_bytes -= _size(gone)
+            self._cache[name] = windows
+            self.cached_bytes += size
+        while self.cached_bytes > self.memory_bytes:
+            _, evicted = self._cache.popitem(last=False)
+            self.cached_bytes -= _count_bytes(evicted)
         return windows
 
     def text(self, name: str) -> str:
@@ -253,54 +256,55 @@ class Store:
         return bytes(self.shards[place.shard].rows(_TEXT, *place.text).tolist()).decode("utf-8")
 
 
-def _window(shard: Shard, where: tuple[int, int, int, int]) -> Window:
-    tokens, left = where[:2], where[2:]
+def _read_window(shard: Shard, ranges: tuple[int, int, int, int]) -> Window:
+    token_range, state_range = ranges[:2], ranges[2:]
     names = [name for name in shard.names if name != _TEXT]
     return Window(
-        {name: shard.rows(name, *tokens) for name in names if name not in _LEFT},
-        {name: shard.rows(name, *left) for name in names if name in _LEFT},
+        {name: shard.rows(name, *token_range) for name in names if name not in _REMAINING},
+        {name: shard.rows(name, *state_range) for name in names if name in _REMAINING},
     )
 
 
-def _size(windows: Sequence[Window]) -> int:
+def _count_bytes(windows: Sequence[Window]) -> int:
     return sum(window.bytes for window in windows)
 
 
 def join(
     texts: Mapping[str, str], windows: Mapping[str, Sequence[Window]], shard: int
 ) -> tuple[dict[str, Tensor], dict[str, Place]]:
-    """Lay passages in the tensors of a shard of this number, and say where each of them is."""
-    written = {name: text.encode("utf-8") for name, text in texts.items()}
-    places, text, token, left = {}, 0, 0, 0
-    for name, content in written.items():
+    """Join passages to the tensors of shard number `shard`; also return their places."""
+    encoded = {name: text.encode("utf-8") for name, text in texts.items()}
+    places, first_byte, first_token, first_state = {}, 0, 0, 0
+    for name, content in encoded.items():
         ranges = []
         for window in windows[name]:
-            tokens, states = len(window.tokens["starts"]), len(window.left["places"])
-            ranges.append((token, tokens, left, states))
-            token, left = token + tokens, left + states
-        places[name] = Place(shard, (text, len(content)), tuple(ranges))
-        text += len(content)
-    every = [window for name in texts for window in windows[name]]
+            tokens, states = len(window.tokens["starts"]), len(window.remaining["places"])
+            ranges.append((first_token, tokens, first_state, states))
+            first_token, first_state = first_token + tokens, first_state + states
+        places[name] = Place(shard, (first_byte, len(content)), tuple(ranges))
+        first_byte += len(content)
+    all_windows = [window for name in texts for window in windows[name]]
     tensors = {
-        name: torch.cat([{**window.tokens, **window.left}[name] for window in every])
-        for name in (*every[0].tokens, *every[0].left)
+        name: torch.cat([{**window.tokens, **window.remaining}[name] for window in all_windows])
+        for name in (*all_windows[0].tokens, *all_windows[0].remaining)
     }
-    tensors[_TEXT] = torch.tensor(list(b"".join(written.values())), dtype=torch.uint8)
+    tensors[_TEXT] = torch.tensor(list(b"".join(encoded.values())), dtype=torch.uint8)
     return tensors, places
 
 
 def check_precision(precision: str) -> None:
-    """Raise `ValueError` for an unknown one."""
+    """Raise `ValueError` for an unknown precision."""
     if precision not in get_args(Precision):
         raise ValueError(
-            f"precision is {precision!r}, wanted one of {', '.join(get_args(Precision))}"
+            f"precision must be one of {', '.join(get_args(Precision))}; got {precision!r}. Choose "
+            "one of these."
         )
 
 
-def quantised(states: Float[Tensor, "n D"], precision: Precision) -> dict[str, Tensor]:
-    """Write states as they are stored; int8 with a scale a row, its largest value / 127.
+def quantise(states: Float[Tensor, "n D"], precision: Precision) -> dict[str, Tensor]:
+    """Convert states to their stored form; int8 has one scale per row, its maximum / 127.
 
-    Raises `ValueError` for states that fp16 cannot hold.
+    Raises `ValueError` for states beyond the range of fp16.
     """
     states = states.float()
     if precision == "fp32":
@@ -308,7 +312,10 @@ def quantised(states: Float[Tensor, "n D"], precision: Precision) -> dict[str, T
     if precision == "fp16":
         half = states.half()
         if not bool(half.isfinite().all()):
-            raise ValueError("the model's states are too large for fp16; wanted precision='fp32'")
+            raise ValueError(
+                "precision must be fp32 for this model; got states too large for fp16. Pass "
+                "precision='fp32'."
+            )
         return {"states": half}
     largest = states.abs().amax(1) if len(states) else states.new_zeros(0)
     scales = (largest / 127).clamp_min(torch.finfo(torch.float32).tiny)
@@ -318,18 +325,18 @@ def quantised(states: Float[Tensor, "n D"], precision: Precision) -> dict[str, T
 def write_shard(
     path: Path, tensors: dict[str, Tensor], places: Mapping[str, Place], digest: str
 ) -> None:
-    """Write a shard at once or not at all; `digest` tells what it was made from."""
+    """Write a shard atomically; `digest` identifies the passages and settings it is built from."""
     from safetensors.torch import save_file
 
     content = {"digest": digest, "places": {name: asdict(place) for name, place in places.items()}}
     metadata = {**content, "checksum": _content_checksum(content, tensors)}
     temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, temporary, metadata={_OWN: json.dumps(metadata)})
+    save_file(tensors, temporary, metadata={_METADATA: json.dumps(metadata)})
     _replace(temporary, path)
 
 
 def _content_checksum(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """Hash what a shard holds, its tensors and its part of the directory."""
+    """Hash the tensors of a shard and its part of the directory."""
     import xxhash
 
     digest = xxhash.xxh3_128(json.dumps(content, sort_keys=True).encode())
@@ -339,18 +346,18 @@ def _content_checksum(content: Mapping[str, Any], tensors: Mapping[str, Tensor])
     return str(digest.hexdigest())
 
 
-def _read_place(written: Mapping[str, Any]) -> Place:
-    """Read what `dataclasses.asdict` made of a place."""
-    text, windows = written["text"], written["windows"]
+def _read_place(content: Mapping[str, Any]) -> Place:
+    """Rebuild a `Place` from its `dataclasses.asdict`."""
+    text, windows = content["text"], content["windows"]
     first, count = (int(number) for number in text)
     ranges = [tuple(int(number) for number in window) for window in windows]
     return Place(
-        int(written["shard"]), (first, count), tuple((a, b, c, d) for a, b, c, d in ranges)
+        int(content["shard"]), (first, count), tuple((a, b, c, d) for a, b, c, d in ranges)
     )
 
 
 def write_contents(contents: Contents, folder: Path) -> None:
-    """Write the directory: from now on the index is whole."""
+    """Write the directory, which completes the index."""
     content = {"schema": SCHEMA, "version": __version__, **asdict(contents)}
     checksum = _text_checksum(json.dumps(content, sort_keys=True))
     temporary = folder / (MANIFEST + ".tmp")
@@ -360,45 +367,45 @@ def write_contents(contents: Contents, folder: Path) -> None:
 
 
 def read_contents(folder: Path) -> Contents:
-    """Read the directory of a folder and look for its shards.
+    """Read the directory of a folder and check that its shards exist.
 
-    Raises `FileNotFoundError` for no index, `ValueError` for an unknown schema, a directory that is
-    broken or was changed, a shard that is missing or of another size.
+    Raises `FileNotFoundError` for a folder without an index, and `ValueError` for an unknown
+    schema, a broken or changed directory, and a shard that is missing or of another size.
     """
     path = folder / MANIFEST
     if not path.exists():
-        begun = any(folder.glob("passages-*.safetensors"))
-        reason = "its index was not finished: index it again" if begun else "it holds no index"
-        raise FileNotFoundError(f"{path} is missing, {reason} (fewer.passages.index)")
+        is_begun = any(folder.glob("passages-*.safetensors"))
+        reason = "its index was not finished" if is_begun else "it holds no index"
+        raise FileNotFoundError(f"{path} is missing: {reason}. Run fewer.passages.index.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         checksum = content.pop("checksum", None)
-        whole = json.dumps(content, sort_keys=True)
+        canonical = json.dumps(content, sort_keys=True)
         schema, version = content.pop("schema"), content.pop("version")
         if schema != SCHEMA:
             raise ValueError(
-                f"it has schema {schema!r}, written by fewer {version}; this is fewer "
-                f"{__version__}, which reads schema {SCHEMA}"
+                f"its schema must be {SCHEMA} for fewer {__version__}; got schema {schema!r}, "
+                f"written by fewer {version}"
             )
-        if _text_checksum(whole) != checksum:
-            raise ValueError("its checksum is another: it was changed or damaged")
-        files = [(str(name), int(size), str(kept)) for name, size, kept in content.pop("files")]
+        if _text_checksum(canonical) != checksum:
+            raise ValueError("its checksum differs: it was changed or damaged")
+        files = [(str(name), int(size), str(digest)) for name, size, digest in content.pop("files")]
         places = {name: _read_place(place) for name, place in content.pop("places").items()}
         contents = Contents(**content, files=files, places=places)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        told = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path} cannot be read ({told}); {_AGAIN}") from error
-    for name, wanted, _ in files:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} cannot be read ({reason}). {_COPY_AGAIN}") from error
+    for name, size, _ in files:
         shard = folder / name
-        found = shard.stat().st_size if shard.exists() else None
-        if found != wanted:
-            state = "is missing" if found is None else f"has {found} bytes"
-            raise ValueError(f"{shard} {state}, wanted {wanted} bytes; {_AGAIN}")
+        if not shard.exists():
+            raise ValueError(f"{shard} is missing. {_COPY_AGAIN}")
+        if (actual := shard.stat().st_size) != size:
+            raise ValueError(f"{shard} must have {size} bytes; got {actual}. {_COPY_AGAIN}")
     return contents
 
 
-def written_places(path: Path, digest: str) -> dict[str, Place] | None:
-    """Read the directory of a shard; `None` if it was made from something else, or is damaged."""
+def read_places(path: Path, digest: str) -> dict[str, Place] | None:
+    """Read the places of a shard; `None` if its digest differs or it is damaged."""
     from safetensors import SafetensorError
 
     shard = FileShard(path)

@@ -57,7 +57,7 @@ def test_the_roberta_family_takes_given_positions_as_rows_of_its_table(name):
 def test_the_longest_text_of_the_roberta_family_is_shorter_than_its_table(name):
     model = tiny(name)  # 40 rows, of which the first two are not used
     assert torch.isfinite(fewer.attach(model)(**ragged(model, (38, 2))).logits).all()
-    with pytest.raises(ValueError, match=r"has positions 40, wanted 0\.\.39 .*truncate"):
+    with pytest.raises(ValueError, match=r"positions must be in 0\.\.39 .*got 40 .*truncation"):
         model(**ragged(model, (39, 2)))
 
 

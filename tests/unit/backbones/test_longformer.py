@@ -94,7 +94,7 @@ def test_a_pass_in_full_costs_what_a_text_in_full_does_global_tokens_and_all():
 def test_a_mask_of_another_shape_is_refused():
     model = fewer.attach(_long())
     batch = _batch(model) | {"global_attention_mask": torch.ones(1, 7)}
-    with pytest.raises(ValueError, match="global_attention_mask has shape"):
+    with pytest.raises(ValueError, match="global_attention_mask must have the shape"):
         model(**batch)
 
 

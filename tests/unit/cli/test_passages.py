@@ -124,7 +124,7 @@ def test_the_benchmark_holds_every_way_against_the_dense_model(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--precision", "bf16"], "wanted one of fp32, fp16, int8"),
+        (["--precision", "bf16"], "precision must be one of fp32, fp16, int8"),
         (["--column", "label=text"], "unknown role; wanted one of text, id"),
         (["--column", "text=txt"], "no column 'txt'"),
     ],

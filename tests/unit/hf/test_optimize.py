@@ -12,7 +12,10 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
 import fewer
-from fewer import LTP, inference, models
+from fewer import LTP
+from fewer.hf import attach as attach_module
+from fewer.hf import optimize as optimize_module
+from fewer.hf.optimize import kernels_of, precision_of
 from fewer.kernels.cpu import library
 from fewer.kernels.cpu.batch_invariant import BatchInvariantLinear
 from fewer.kernels.cpu.library import Isa
@@ -25,7 +28,7 @@ pytestmark = needs_kernels
 
 @pytest.fixture(autouse=True)
 def _nothing_said_yet(monkeypatch):
-    monkeypatch.setattr(inference, "_said", set())
+    monkeypatch.setattr(optimize_module, "_logged", set())
 
 
 @pytest.fixture
@@ -45,7 +48,7 @@ def _packed(model):
     encoder = model.base_model
     with torch.inference_mode():
         layers = fewer.attachment(model).backbone(encoder).layers
-    return [type(layer).__name__.startswith("Packed") for layer in layers]
+    return [type(layer).__name__.startswith("Prepacked") for layer in layers]
 
 
 def _as_plain(model):
@@ -229,7 +232,7 @@ def test_an_embedding_smaller_than_the_config_says_has_only_its_own_ids():
     optimized(model)
     batch = {"input_ids": torch.full((1, 3), 29)}
     assert answers(model, batch).isfinite().all()
-    with pytest.raises(ValueError, match=r"input_ids 30, wanted 0\.\.29"):
+    with pytest.raises(ValueError, match=r"input_ids must be in 0\.\.29.*got 30"):
         answers(model, {"input_ids": torch.full((1, 3), 30)})
 
 
@@ -270,7 +273,7 @@ def test_deoptimize_gives_back_the_bits_and_the_classes(backbone):
 
 
 def test_deoptimizing_a_model_that_nothing_is_attached_to_does_no_harm():
-    assert not models.is_attached(fewer.deoptimize(tiny()))
+    assert not attach_module.is_attached(fewer.deoptimize(tiny()))
 
 
 @pytest.mark.parametrize("undo", [fewer.detach, fewer.attach])
@@ -299,7 +302,7 @@ def test_a_pickle_for_another_processor_runs_in_plain_torch_and_says_so(model, s
     batch, pickled = ragged(model), pickle.dumps(model)
     wanted = answers(model, batch)
     pretend(monkeypatch, None)
-    monkeypatch.setattr(models, "available", library.available)
+    monkeypatch.setattr(attach_module, "available", library.available)
     copied = pickle.loads(pickled)
     torch.testing.assert_close(answers(copied, batch), wanted, atol=1e-5, rtol=0)
     answers(copied, batch)
@@ -352,7 +355,7 @@ def test_adapters_on_an_optimized_model_take_part_and_are_packed_when_merged(mod
 
 
 def test_an_unknown_precision_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="precision is 'int8', wanted one of auto, fp32, bf16"):
+    with pytest.raises(ValueError, match="precision must be one of auto, fp32, bf16; got 'int8'"):
         fewer.optimize(tiny(), precision="int8")
 
 
@@ -363,7 +366,7 @@ def test_bf16_is_refused_where_the_processor_cannot_multiply_it(monkeypatch):
 
 
 def test_a_model_elsewhere_is_refused_and_one_that_goes_elsewhere_is_left_to_torch(model):
-    with pytest.raises(ValueError, match=r"is on meta; .* call model.cpu\(\) first"):
+    with pytest.raises(ValueError, match=r"on meta\. Call model\.cpu\(\) first"):
         fewer.optimize(tiny().to("meta"))
     answers(model, ragged(model))
     model.to("meta")
@@ -390,9 +393,9 @@ def test_what_was_chosen_is_said_once(said):
 
 def test_the_default_is_fp32_as_in_load(monkeypatch):
     asked = []
-    choice = inference.Choice(None, "the test")
+    choice = optimize_module.Choice(None, "the test")
     monkeypatch.setattr(
-        inference, "choose", lambda precision, *_: asked.append(precision) or choice
+        optimize_module, "choose", lambda precision, *_: asked.append(precision) or choice
     )
     fewer.optimize(tiny())
     assert asked == ["fp32"]
@@ -405,7 +408,7 @@ def test_printing_a_model_shows_method_precision_and_kernels():
     for isa in (FLOATS[-1], *HALVES[-1:]):
         precision = "fp32" if isa.dtype is torch.float32 else "bf16"
         assert f"precision={precision}, kernels={isa.name}" in repr(optimized(model, isa))
-        assert (inference.precision_of(model), inference.kernels_of(model)) == (precision, isa.name)
+        assert (precision_of(model), kernels_of(model)) == (precision, isa.name)
 
 
 @pytest.mark.parametrize(
@@ -413,8 +416,8 @@ def test_printing_a_model_shows_method_precision_and_kernels():
     [(torch.float32, "fp32"), (torch.bfloat16, "bf16"), (torch.float64, "float64")],
 )
 def test_the_precision_of_a_model_that_is_not_optimized_is_its_weights(dtype, name):
-    assert inference.precision_of(tiny().to(dtype)) == name
-    assert inference.kernels_of(tiny()) == "plain torch"
+    assert precision_of(tiny().to(dtype)) == name
+    assert kernels_of(tiny()) == "plain torch"
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp32", "bf16"])
@@ -428,7 +431,7 @@ def test_every_precision_gives_a_right_answer_whatever_is_chosen(precision):
         found = answers(fewer.optimize(model.train(mode), precision=precision).eval(), batch)
         torch.testing.assert_close(found, wanted, atol=0.1, rtol=0)
         chosen = fewer.attachment(model).isa
-        assert chosen is None or precision == "auto" or inference.precision_of(model) == precision
+        assert chosen is None or precision == "auto" or precision_of(model) == precision
 
 
 def test_the_attention_kernel_of_ones_choice_is_used():

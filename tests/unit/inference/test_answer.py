@@ -3,7 +3,7 @@ import torch
 from datasets import Dataset
 
 import fewer
-from fewer import answerer
+from fewer.inference import answer as answer_module
 from fewer.inference.answer import (
     NOTHING,
     answer,
@@ -95,7 +95,7 @@ def test_a_few_questions_are_encoded_as_many_are_and_without_a_data_set(monkeypa
     tokenizer, limits = word_tokenizer(), {"max_length": 24, "stride": 6}
     questions, contexts = ["w3 w4", "w1", "lone \ud83d"], [CONTEXTS[2], "", "w9 w10"]
     many = encode_questions(questions, contexts, tokenizer, **limits)
-    monkeypatch.setattr(answerer, "FEW", 2)
+    monkeypatch.setattr(answer_module, "FEW", 2)
     same = encode_few_questions(questions, contexts, tokenizer, **limits)
     assert isinstance(same, Dataset)
     monkeypatch.undo()

@@ -121,7 +121,7 @@ def test_what_cannot_be_asked_is_refused():
         lambda: qa([{"question": "w1"}]),
         lambda: qa(question=["w1", "w2"], context=["w3"]),
     ):
-        with pytest.raises(ValueError, match=r"question|wanted"):
+        with pytest.raises(ValueError, match="question"):
             call()
 
 

@@ -66,7 +66,7 @@ def test_states_are_kept_as_precise_as_asked(tmp_path):
         own = PassageIndex.open(tmp_path / precision, model, tokenizer_of())
         found = torch.cat([w.hidden for name in PASSAGES for w in own.store.windows(name)])
         distances.append(float(((found - wanted) / wanted.abs().amax(1, keepdim=True)).abs().max()))
-        sizes.append(own.store.windows("twelve")[0].left["states"].nbytes)
+        sizes.append(own.store.windows("twelve")[0].remaining["states"].nbytes)
         same(
             own.ask(QUESTIONS[:2], ["twelve", "five"]),
             whole.read(QUESTIONS[:2], ["twelve", "five"]),
@@ -84,7 +84,7 @@ def test_states_too_large_for_half_precision_are_refused():
     with torch.no_grad():
         for layer in model.base_model.layers:
             layer.mlp.Wo.weight.mul_(1e6)
-    with pytest.raises(ValueError, match="too large for fp16; wanted precision='fp32'"):
+    with pytest.raises(ValueError, match="precision must be fp32"):
         index_of(model)
     assert len(index_of(model, precision="fp32")) == len(PASSAGES)
 
@@ -152,19 +152,19 @@ def test_memory_holds_the_passages_asked_about_last(tmp_path):
     names = list(PASSAGES)
     size = sum(w.bytes for w in index_of(model).store.windows("windows"))
     own = PassageIndex.open(tmp_path, model, tokenizer_of(), memory_bytes=size)
-    assert own.store.held_bytes == 0
+    assert own.store.cached_bytes == 0
     wanted = index_of(model).ask(QUESTIONS, names)
     for turn in (names, names[::-1], names):
         for name in turn:
             (found,) = own.ask([QUESTIONS[names.index(name)]], [name])
             same([found], [wanted[names.index(name)]])
-            assert 0 < own.store.held_bytes <= size
+            assert 0 < own.store.cached_bytes <= size
     assert own.store.windows("five") is own.store.windows("five")
 
     none = PassageIndex.open(tmp_path, model, tokenizer_of(), memory_bytes=0)
     same(none.ask(QUESTIONS, names), wanted)
-    assert none.store.held_bytes == 0
-    with pytest.raises(ValueError, match="memory_bytes is -1"):
+    assert none.store.cached_bytes == 0
+    with pytest.raises(ValueError, match="memory_bytes must be 0 or more; got -1"):
         PassageIndex.open(tmp_path, model, tokenizer_of(), memory_bytes=-1)
 
 
@@ -186,7 +186,7 @@ def test_flops_count_the_question_only_in_the_lower_layers(method):
 
     with fewer.record() as traces:
         own.ask(["w1 w2"], ["twelve"])
-    left = len(own.store.windows("twelve")[0].left["places"])
+    left = len(own.store.windows("twelve")[0].remaining["places"])
     layers = [float(layer.keys) for layer in traces[0].layers]
     assert layers[: lower + 1] == [4.0] * lower + [4.0 + left]  # [CLS] w1 w2 [SEP]
     if method != "pruned":
@@ -263,5 +263,5 @@ def test_threads_that_share_an_index_get_the_answers_of_each_alone(tmp_path, mon
         sys.setswitchinterval(interval)
     assert failed == []
     held = [sum(window.bytes for window in own.store.windows(name)) for name in names]
-    assert 0 < own.store.held_bytes <= size
+    assert 0 < own.store.cached_bytes <= size
     assert max(held) == size
