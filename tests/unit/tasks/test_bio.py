@@ -110,14 +110,14 @@ def test_no_words_have_no_tags():
 
 
 def test_broken_scores_are_refused():
-    with pytest.raises(ValueError, match=r"wanted scores of shape \(words, 5\).*got \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"^log_probabilities .*\(words, 5\); got \(2, 4\)"):
         decode(np.zeros((2, 4)), BIO)
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(ValueError, match=r"^log_probabilities must be numbers; got NaN"):
         decode(np.full((1, 5), np.nan), BIO)
 
 
 @pytest.mark.parametrize(
-    ("tags", "mended"),
+    ("tags", "repaired"),
     [
         ("I-X I-X O", "B-X I-X O"),
         ("O I-X B-X I-X", "O B-X B-X I-X"),
@@ -126,8 +126,8 @@ def test_broken_scores_are_refused():
         ("NOUN O B-X", "NOUN O B-X"),
     ],
 )
-def test_a_tag_that_continues_nothing_begins(tags, mended):
-    assert repair(tags.split()) == mended.split()
+def test_a_tag_that_continues_nothing_begins(tags, repaired):
+    assert repair(tags.split()) == repaired.split()
 
 
 @pytest.mark.parametrize("names", [("o", "b_x", "i_x"), ("O", "B", "I"), ("O", "X-B", "X-I")])
@@ -140,8 +140,8 @@ def test_other_spellings_obey_the_rules_of_the_usual_one(names):
     scores = np.random.default_rng(5).normal(size=(50, 3))
     assert decode(scores, names) == decode(scores, usual) != scores.argmax(1).tolist()
     tags = [names[label] for label in scores.argmax(1)]
-    mended = repair([usual[label] for label in scores.argmax(1)])
-    assert repair(tags, names) == [names[usual.index(tag)] for tag in mended] != tags
+    repaired = repair([usual[label] for label in scores.argmax(1)])
+    assert repair(tags, names) == [names[usual.index(tag)] for tag in repaired] != tags
 
 
 def test_a_repair_takes_only_known_tags():

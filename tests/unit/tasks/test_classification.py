@@ -114,7 +114,7 @@ def test_where_names_are_numbers_a_number_is_a_name():
 
     assert labels_of(stars, [1, 3, 2]) == [0, 2, 1]
     assert labels_of(stars, ["1", "3"]) == [0, 2]
-    with pytest.raises(ValueError, match=r"row 1 .*unknown label 0\. Known are '1', '2', '3'"):
+    with pytest.raises(ValueError, match=r"row 1 .*one of '1', '2', '3'; got the unknown label 0"):
         labels_of(stars, [1, 0])
 
 
@@ -127,7 +127,7 @@ def test_regression_labels_are_floats():
 
 @pytest.mark.parametrize("bad", [2, -1, 0.5])
 def test_a_label_out_of_range_names_row_value_and_known_labels(bad):
-    with pytest.raises(ValueError, match=rf"'label', row 2 .*unknown label {bad}.*'negative', 'po"):
+    with pytest.raises(ValueError, match=rf"'label', row 2 .*'negative', 'po.*unknown label {bad}"):
         labels_of(SENTIMENT, [0, 1, bad])
 
 
@@ -137,7 +137,7 @@ def test_an_unknown_label_string_suggests_the_nearest():
 
 
 def test_a_regression_label_is_a_finite_number():
-    with pytest.raises(ValueError, match=r"'label', row 1 .*wanted a finite number, got inf"):
+    with pytest.raises(ValueError, match=r"'label', row 1 .*a finite number; got inf"):
         labels_of(TextClassification(regression=True), [1.0, float("inf")])
 
 
@@ -164,7 +164,7 @@ def test_a_missing_label_is_no_class_that_the_column_declares():
 
 @pytest.mark.parametrize("missing", ["nan", "NaN", "<NA>", "NaT", "", "  "])
 def test_what_pandas_writes_for_a_missing_label_is_no_class(missing):
-    with pytest.raises(ValueError, match=r"'label', row 2 .*wanted a label"):
+    with pytest.raises(ValueError, match=r"'label', row 2 .*must be a label"):
         infer(rows(text=["x", "y", "z"], label=["a", "b", missing]))
 
 
@@ -198,7 +198,7 @@ def test_several_columns_of_0_and_1_are_taken_for_several_labels(kind):
         table = rows(text=["x", "y"], toxic=["0", "1"], rude=["1", "0"], id=["0", "4"])
     with pytest.raises(ValueError, match=r"'toxic', 'rude' hold 0 and 1: .*not supported by infer"):
         infer(table)
-    with pytest.raises(ValueError, match=r"no column looks like the label.*label='...'$"):
+    with pytest.raises(ValueError, match=r"^label must be .*label='...'$"):
         infer(table.remove_columns("rude"))
 
 
@@ -209,7 +209,7 @@ def test_a_column_that_pandas_would_name_is_not_the_text():
 
 
 def test_a_regression_label_that_is_a_word_is_an_error():
-    with pytest.raises(ValueError, match=r"row 0 .*wanted a finite number, got 'good'"):
+    with pytest.raises(ValueError, match=r"row 0 .*a finite number; got 'good'"):
         labels_of(TextClassification(regression=True), ["good"])
 
 
@@ -259,7 +259,7 @@ def test_a_missing_column_suggests_the_nearest(tokenizer):
     table = rows(txt=["a", "b"], lable=[0, 1])
 
     with pytest.raises(
-        ValueError, match=r"no column 'label' \(did you mean 'lable'\?\): .*'txt', 'lable'"
+        ValueError, match=r"no column 'label' \(did you mean 'lable'\?\) among 'txt', 'lable'"
     ):
         SENTIMENT.encode(table, tokenizer, max_length=16)
     with pytest.raises(ValueError, match=r"no column 'text'.*did you mean 'txt'"):
@@ -271,15 +271,15 @@ def test_a_missing_column_suggests_the_nearest(tokenizer):
 
 
 def test_no_likely_column_says_what_there_is():
-    with pytest.raises(ValueError, match=r"looks like the label.*'a', 'b'.*label='\.\.\.'"):
+    with pytest.raises(ValueError, match=r"^label must be .*'a', 'b'.*label='\.\.\.'"):
         infer(rows(a=["x"], b=["y"]))
-    with pytest.raises(ValueError, match=r"looks like the text.*'a', 'b', 'label'.*text='\.\.\.'"):
+    with pytest.raises(ValueError, match=r"^text must be .*'a', 'b', 'label'.*text='\.\.\.'"):
         infer(rows(a=["x"], b=["y"], label=[0]))
 
 
 @pytest.mark.parametrize("bad", [[None, "a"], [1, 2], [["a"], ["b"]]])
 def test_a_text_that_is_no_string_names_column_and_row(tokenizer, bad):
-    with pytest.raises(TypeError, match=r"column 'text', row 0 .*wanted a string, got"):
+    with pytest.raises(TypeError, match=r"column 'text', row 0 .*a string; got"):
         SENTIMENT.encode(rows(text=bad, label=[0, 1]), tokenizer, max_length=16)
 
 
@@ -290,7 +290,7 @@ def test_labels_that_make_no_task_are_refused():
         infer(rows(text=["x", "y"], label=["a", "a"]))
     with pytest.raises(ValueError, match=r"row 1 .*missing; got None"):
         infer(rows(text=["x", "y"], label=["a", None]))
-    with pytest.raises(ValueError, match=r"row 2 .*wanted a label.*got ''"):
+    with pytest.raises(ValueError, match=r"row 2 .*must be a label.*got ''"):
         infer(rows(text=["x", "y", "z"], label=["a", "b", ""]))
     with pytest.raises(ValueError, match=r"row 0 .*one label; got \[0, 1\]"):
         infer(rows(text=["x"], label=[[0, 1]]))
@@ -299,9 +299,9 @@ def test_labels_that_make_no_task_are_refused():
 
 
 def test_a_task_that_contradicts_itself_is_refused():
-    with pytest.raises(ValueError, match="regression has no label names"):
+    with pytest.raises(ValueError, match="label_names must be empty"):
         TextClassification(label_names=("a", "b"), regression=True)
-    with pytest.raises(ValueError, match="at least two label names"):
+    with pytest.raises(ValueError, match="label_names must be two at least"):
         TextClassification(label_names=("a",))
-    with pytest.raises(ValueError, match="stands twice"):
+    with pytest.raises(ValueError, match="label_names must be unique"):
         TextClassification(label_names=("a", "a"))

@@ -74,7 +74,7 @@ def test_rows_without_values_are_kept_and_blank_lines_are_not(read):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("text,label\na,1\nb,0,\n", "line 3.*got 3.*separated by a comma"),  # not on every line
         ("sep=;\ntext;label\na;1\nb\n", "line 4.*got 1.*separated by ';'"),
@@ -82,8 +82,8 @@ def test_rows_without_values_are_kept_and_blank_lines_are_not(read):
         ("text,label,\na\n", "line 2.*got 1"),
     ],
 )
-def test_a_line_that_does_not_fit_is_named_with_the_separator(read, text, said):
+def test_a_line_that_does_not_fit_is_named_with_the_separator(read, text, message):
     limit = csv.field_size_limit()
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         read(text)
     assert csv.field_size_limit() == limit

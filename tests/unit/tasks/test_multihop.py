@@ -79,8 +79,8 @@ def test_answers_that_are_no_spans_are_dropped_and_counted(tmp_path):
         table = squad_rows(read_rows(write(tmp_path / "hotpot.jsonl", *rows)))
     assert table["id"][:] == ["h1"]
     assert [str(warning.message) for warning in caught] == [
-        "3 of 4 questions were dropped, for their answers are no spans of a context: 2 are yes or "
-        "no, 1 stand in no paragraph"
+        "3 of 4 questions were dropped, as their answers are not spans of a context: 2 are yes or "
+        "no, 1 are in no paragraph"
     ]
 
 
