@@ -74,7 +74,7 @@ def test_numbers_with_a_point_are_regression(values):
     assert task.label_names == ()
 
 
-def test_what_is_given_overrules_the_guess():
+def test_arguments_overrule_the_guess():
     table = rows(text=["a", "b"], score=[1, 2], stars=[1.0, 2.0])
 
     assert infer(table, label="score", regression=True).regression
@@ -82,7 +82,7 @@ def test_what_is_given_overrules_the_guess():
     assert infer(table, label_names=["x", "y", "z"]).label_names == ("x", "y", "z")
 
 
-def test_a_class_label_column_brings_its_names():
+def test_a_class_label_column_has_its_names():
     features = Features({"text": Value("string"), "label": ClassLabel(names=["ham", "spam"])})
     table = Dataset.from_dict({"text": ["a"], "label": [1]}, features=features)
 
@@ -91,7 +91,7 @@ def test_a_class_label_column_brings_its_names():
     assert task.labels(table) == [1]
 
 
-def test_what_a_model_config_wants():
+def test_the_properties_of_a_model_config():
     assert SENTIMENT.num_labels == 2
     assert SENTIMENT.id2label == {0: "negative", 1: "positive"}
     assert SENTIMENT.label2id == {"negative": 0, "positive": 1}
@@ -150,7 +150,7 @@ TASKS_WITH_ODD_NAMES = [
 
 @pytest.mark.parametrize("task", TASKS_WITH_ODD_NAMES, ids=lambda task: str(task.label_names))
 @pytest.mark.parametrize("values", [[1, None], [1.0, float("nan")], [True, None]], ids=str)
-def test_a_missing_label_is_refused_with_its_row_whatever_the_names(task, values):
+def test_a_missing_label_is_refused_with_its_row_for_any_names(task, values):
     with pytest.raises(ValueError, match=r"'label', row 1 .*missing"):
         labels_of(task, values)
 
@@ -163,7 +163,7 @@ def test_a_missing_label_is_no_class_that_the_column_declares():
 
 
 @pytest.mark.parametrize("missing", ["nan", "NaN", "<NA>", "NaT", "", "  "])
-def test_what_pandas_writes_for_a_missing_label_is_no_class(missing):
+def test_missing_labels_as_pandas_writes_them_are_no_class(missing):
     with pytest.raises(ValueError, match=r"'label', row 2 .*must be a label"):
         infer(rows(text=["x", "y", "z"], label=["a", "b", missing]))
 
@@ -185,14 +185,14 @@ def test_a_decimal_comma_is_no_class():
 
 @pytest.mark.parametrize("label", [["a", "b"], [0, 1, 1], []], ids=str)
 @pytest.mark.parametrize("names", [None, ("a", "b")])
-def test_several_labels_in_a_row_are_refused_with_the_way_out(label, names):
+def test_several_labels_in_a_row_are_refused_with_the_fix(label, names):
     table = rows(text=["x", "y"], label=[label, label])
     with pytest.raises(ValueError, match=r"'label', row 0 .*not supported by infer.*Dataset"):
         infer(table, label_names=names).labels(table)
 
 
 @pytest.mark.parametrize("kind", [int, str, float, bool])
-def test_several_columns_of_0_and_1_are_taken_for_several_labels(kind):
+def test_several_columns_of_0_and_1_count_as_several_labels(kind):
     table = rows(text=["x", "y"], toxic=[kind(0), kind(1)], rude=[kind(1), kind(0)], id=[3, 4])
     if kind is str:
         table = rows(text=["x", "y"], toxic=["0", "1"], rude=["1", "0"], id=["0", "4"])
@@ -227,7 +227,7 @@ def test_encode_gives_ids_labels_and_lengths(tokenizer):
     }
 
 
-def test_encode_reads_pairs_and_numbers(tokenizer):
+def test_encode_handles_pairs_and_numbers(tokenizer):
     table = rows(sentence1=["hello", "world"], sentence2=["world", ""], score=[2.5, 0.0])
 
     encoded = infer(table).encode(table, tokenizer, max_length=16)
@@ -248,7 +248,7 @@ def test_encode_keeps_every_odd_row(tokenizer):
     assert encoded["length"][:] == [2, 2, 2, 3, 2, 16, 3, 2]
 
 
-def test_encode_refuses_overlong_texts_if_asked(tokenizer):
+def test_encode_refuses_overlong_texts_with_overlong_error(tokenizer):
     with pytest.raises(OverlongError, match="1 of 1 texts"):
         SENTIMENT.encode(
             rows(text=["hello " * 30], label=[0]), tokenizer, max_length=16, overlong="error"
@@ -270,7 +270,7 @@ def test_a_missing_column_suggests_the_nearest(tokenizer):
         infer(table, label="lable", text_pair="text_b")
 
 
-def test_no_likely_column_says_what_there_is():
+def test_without_a_likely_column_the_error_lists_the_columns():
     with pytest.raises(ValueError, match=r"^label must be .*'a', 'b'.*label='\.\.\.'"):
         infer(rows(a=["x"], b=["y"]))
     with pytest.raises(ValueError, match=r"^text must be .*'a', 'b', 'label'.*text='\.\.\.'"):
@@ -278,12 +278,12 @@ def test_no_likely_column_says_what_there_is():
 
 
 @pytest.mark.parametrize("bad", [[None, "a"], [1, 2], [["a"], ["b"]]])
-def test_a_text_that_is_no_string_names_column_and_row(tokenizer, bad):
+def test_a_text_that_is_not_a_string_is_refused_with_column_and_row(tokenizer, bad):
     with pytest.raises(TypeError, match=r"column 'text', row 0 .*a string; got"):
         SENTIMENT.encode(rows(text=bad, label=[0, 1]), tokenizer, max_length=16)
 
 
-def test_labels_that_make_no_task_are_refused():
+def test_unusable_labels_are_refused():
     with pytest.raises(ValueError, match="no rows"):
         infer(rows(text=[], label=[]))
     with pytest.raises(ValueError, match=r"same label 'a' in all 2 rows.*label_names"):

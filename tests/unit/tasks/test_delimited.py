@@ -25,7 +25,7 @@ def read(tmp_path):
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.csv.gz"])
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
-def test_what_pandas_writes_is_read(tmp_path, name, separator):
+def test_tables_of_pandas_are_read(tmp_path, name, separator):
     FRAME.to_csv(tmp_path / name, sep=separator)
     rows = read_rows(tmp_path / name)
     assert rows.to_dict() == {"Unnamed: 0": ["0", "1"], **WANTED}

@@ -61,9 +61,9 @@ def test_no_file_is_in_both_splits(installed):
 
 
 def test_the_seed_decides_and_nothing_else(installed):
-    first, again, other = (data_hash(small_data(seed=seed).train) for seed in (0, 0, 1))
+    first, second, reseeded = (data_hash(small_data(seed=seed).train) for seed in (0, 0, 1))
 
-    assert first == again != other
+    assert first == second != reseeded
 
 
 def test_a_scarce_package_limits_all(installed):
@@ -95,9 +95,9 @@ def test_short_texts_tests_and_broken_files_are_left_out(installed):
     (folder / "tests").mkdir()
     (folder / "tests" / "m.py").write_text(f'"""A test. {LONG}"""\n')
 
-    found = [document.source for document in docstrings._read_documents("small", 0)]
+    sources = [document.source for document in docstrings._read_documents("small", 0)]
 
-    assert sorted(set(found)) == ["small/escape.py", "small/m0.py", "small/m1.py"]
+    assert sorted(set(sources)) == ["small/escape.py", "small/m0.py", "small/m1.py"]
 
 
 def test_names_are_masked_and_rules_dropped():

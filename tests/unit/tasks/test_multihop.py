@@ -64,7 +64,7 @@ def test_an_answer_outside_the_supporting_facts_is_the_first_in_the_context(tmp_
     assert row["answers"]["answer_start"] == [0]
 
 
-def test_musique_answers_stand_in_supporting_paragraphs_as_whole_words():
+def test_musique_answers_are_found_in_supporting_paragraphs_as_full_words():
     (row,) = squad_rows(Dataset.from_list([MUSIQUE]))
 
     assert row["context"] == "A\nthe 10\n\nB\nsince 2010, 10"
@@ -84,7 +84,7 @@ def test_answers_that_are_no_spans_are_dropped_and_counted(tmp_path):
     ]
 
 
-def test_an_alias_may_be_what_stands_in_the_context():
+def test_an_alias_may_be_the_answer_in_the_context():
     (row,) = squad_rows(Dataset.from_list([MUSIQUE | {"answer": "Ten"}]))
 
     assert row["answers"] == {"text": ["Ten", "ten", "the 10"], "answer_start": [-1, -1, 2]}

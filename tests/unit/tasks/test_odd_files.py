@@ -110,7 +110,7 @@ def test_values_nested_too_deep_are_refused(tmp_path, depth, left, right, name, 
     assert read_or_refuse(path)
 
 
-def test_a_key_that_stands_twice_is_refused(tmp_path):
+def test_a_duplicate_key_is_refused(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "a", "label": 1}\n{"text": "b", "label": 1, "label": 0}\n')
     with pytest.raises(ValueError, match=r"rows\.jsonl, line 2.*two of 'label'"):

@@ -105,7 +105,7 @@ def test_odd_characters_survive(write):
     assert read_rows(path)[0] == {"text": "a\0b \ufffd 😀", "list": ["\ufffd"]}
 
 
-def test_a_field_of_a_million_characters_is_read_and_the_limit_put_back(write):
+def test_a_field_of_a_million_characters_is_read_and_the_limit_restored(write):
     limit = csv.field_size_limit()
     path = write("rows.csv", "text,label\n" + "a" * 1_000_000 + ",1\n")
 
@@ -200,7 +200,7 @@ def test_a_file_without_rows_is_refused(write, name, content):
     refused(write(name, content), "must hold rows")
 
 
-def test_blank_lines_part_the_texts_of_a_txt(tmp_path):
+def test_blank_lines_separate_the_texts_of_a_txt(tmp_path):
     path = tmp_path / "texts.txt"
     path.write_bytes(b"\xef\xbb\xbfone\r\nline\r\n \t\r\n\r\ntwo\n\n\n  three \n")
     assert read_rows(path).to_dict() == {"text": ["one\nline", "two", "three"]}
@@ -216,7 +216,7 @@ def test_an_empty_parquet_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"], ids=["plain", "bom"])
-def test_bytes_that_are_no_utf8_are_shown_with_their_line(write, bom):
+def test_bytes_that_are_not_utf8_are_refused_with_their_line(write, bom):
     path = write("rows.jsonl", bom + b'{"text": "a"}\n{"text": "caf\xe9"}\n')
 
     refused(path, "line 2", r"caf\xe9", "UTF-8")
@@ -229,7 +229,7 @@ def test_broken_containers_are_refused(write):
     refused(write("zero.parquet", b""), "parquet")
 
 
-def test_an_unknown_kind_lists_the_known(write):
+def test_an_unknown_file_type_lists_the_known_ones(write):
     refused(write("rows.xlsx", b"x"), "'.xlsx'", ".jsonl, .json, .csv, .tsv, .parquet", ".gz")
     refused(write("rows", b"x"), "''", ".jsonl")
 
@@ -253,7 +253,7 @@ def test_a_missing_file_suggests_the_nearest(write):
 @pytest.mark.parametrize(
     "source", ["absent.csv", "absent.jsonl.gz", "./absent", "a/b/c", "~/absent"]
 )
-def test_what_looks_like_a_file_is_not_sought_on_the_hub(monkeypatch, tmp_path, source):
+def test_the_name_of_a_file_is_not_looked_up_on_the_hub(monkeypatch, tmp_path, source):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets, "load_dataset", None)
 
@@ -291,7 +291,7 @@ def test_a_choice_of_splits_is_left_to_the_user(hub):
         read_rows("glue:sst2")
 
 
-def test_what_neither_disk_nor_hub_has_is_said_so(monkeypatch, tmp_path):
+def test_a_name_on_neither_disk_nor_hub_is_refused(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path("train.jsonl").write_text(lines(), encoding="utf-8")
 

@@ -37,7 +37,7 @@ def test_usual_columns_are_found(tokens, tags):
     assert (task.tokens, task.tags) == (tokens, tags)
 
 
-def test_of_several_columns_the_first_usual_one_of_lists_is_taken():
+def test_the_first_usual_column_of_lists_is_used():
     table = rows(
         tokens=["a b"],
         words=[["a", "b"]],
@@ -60,7 +60,7 @@ def test_label_names_are_outside_first_then_by_type():
     assert infer_tagging(table).label_names == ("ADJ", "NOUN", "VERB", "X")
 
 
-def test_a_class_label_column_brings_its_names():
+def test_a_class_label_column_has_its_names():
     tags = Sequence(ClassLabel(names=["O", "I-X", "B-X"]))
     features = Features({"tokens": Sequence(Value("string")), "ner_tags": tags})
     table = Dataset.from_dict({"tokens": [["a", "b"], []], "ner_tags": [[2, 1], []]}, features)
@@ -84,7 +84,7 @@ def test_where_names_are_numbers_a_number_is_a_name():
     assert task.labels(rows(tokens=[["a", "b"]], tags=[["0", "1"]])) == [[2, 0]]
 
 
-def test_what_a_model_config_wants():
+def test_the_properties_of_a_model_config():
     assert NER.num_labels == 4
     assert NER.id2label == {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC"}
     assert NER.label2id == {"O": 0, "B-PER": 1, "I-PER": 2, "B-LOC": 3}
@@ -228,12 +228,12 @@ def test_an_unknown_tag_suggests_the_nearest():
         ([["a"]], [[""]], r"must be a tag, a string; got ''"),
     ],
 )
-def test_what_is_no_list_of_words_or_tags_is_refused(tokenizer, tokens, tags, message):
+def test_values_that_are_not_lists_of_words_or_tags_are_refused(tokenizer, tokens, tags, message):
     with pytest.raises(TypeError, match=message):
         NER.encode(rows(tokens=tokens, tags=tags), tokenizer, max_length=8)
 
 
-def test_rows_that_make_no_task_are_refused():
+def test_unusable_rows_are_refused():
     with pytest.raises(ValueError, match="no rows"):
         infer_tagging(rows(tokens=[], tags=[]))
     with pytest.raises(ValueError, match=r"^tokens must be .*'text', 'tags'.*tokens='\.\.\.'"):
@@ -257,7 +257,7 @@ def test_a_task_that_contradicts_itself_is_refused():
         Tagging(label_names=("O", "O"))
 
 
-def test_iob1_is_read_as_bio():
+def test_iob1_is_converted_to_bio():
     table = sentences(["a b c d", "e f"], ["I-X I-X B-X I-Y", "O I-X"])
     task = infer_tagging(table)
     assert task.label_names == ("O", "B-X", "I-X", "I-Y")

@@ -73,7 +73,7 @@ def test_every_odd_word_has_a_first_piece(tokenizer, kind, overlong):
     assert [len(starts) for starts in encoded["word_starts"]] == [len(words), 0, *[1] * len(words)]
 
 
-def test_a_word_of_no_piece_is_the_unknown_token(tokenizer):
+def test_a_word_without_pieces_is_the_unknown_token(tokenizer):
     encoded = encode_words([["hello", "\0", "", "world"], ["\u200b"]], tokenizer, max_length=16)
 
     assert encoded["input_ids"][:] == [[CLS, HELLO, UNK, UNK, WORLD, SEP], [CLS, UNK, SEP]]
