@@ -40,7 +40,7 @@ def optimized(model: Any, isa: Isa | None = None) -> Any:
     chosen = Choice(FLOATS[-1] if isa is None else isa, "the test")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(optimize_module, "choose", lambda *_: chosen)
-        optimized = fewer.optimize(model)
+        fewer.optimize(model)
     assert fewer.attachment(model).isa is chosen.isa
     return model
 

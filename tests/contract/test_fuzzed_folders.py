@@ -8,7 +8,7 @@ import torch
 
 import fewer
 from fewer import LTP
-from fewer._files.manifest import MANIFEST, seal
+from fewer._files.manifest import MANIFEST, write_manifest
 from fewer.hf.config import SIDE_FILE
 from fewer.hf.pretrained import load_tokenizer
 from tests.tiny import ragged, tiny, word_tokenizer
@@ -27,7 +27,7 @@ def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fuzzed") / "model"
     fewer.save(fewer.attach(tiny(), LTP(final_threshold=0.2)), folder)
     word_tokenizer().save_pretrained(folder)
-    seal(folder)
+    write_manifest(folder)
     return folder, _answers(folder)
 
 

@@ -11,13 +11,13 @@ from pathlib import Path, PurePosixPath
 
 from fewer._files.disk import read_json, write_json
 
-__all__ = ["MANIFEST", "check_files", "is_whole", "seal"]
+__all__ = ["MANIFEST", "check_files", "is_whole", "write_manifest"]
 
 MANIFEST = "fewer-manifest.json"
 _BLOCK = 1 << 20
 
 
-def seal(folder: Path, files: Iterable[Path] | None = None) -> None:
+def write_manifest(folder: Path, files: Iterable[Path] | None = None) -> None:
     """Write the manifest of `files`, by default of all files in the folder, atomically."""
     content = {
         file.relative_to(folder).as_posix(): [file.stat().st_size, _digest(file)]

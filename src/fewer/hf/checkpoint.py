@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from fewer._files.disk import read_json
-from fewer._files.manifest import check_files, seal
+from fewer._files.manifest import check_files, write_manifest
 from fewer.hf.attach import attach, attachment, parts
 from fewer.hf.config import MARK, SIDE_FILE, Settings, read_settings
 from fewer.hf.optimize import optimize
@@ -43,7 +43,7 @@ def save(model: nn.Module, folder: str | Path) -> None:
             "by model.merge_and_unload(), or the adapters alone by model.save_pretrained."
         )
     hf_model.save_pretrained(folder)
-    seal(Path(folder), [Path(folder) / name for name in _model_files(Path(folder))])
+    write_manifest(Path(folder), [Path(folder) / name for name in _model_files(Path(folder))])
 
 
 def load(name: str | Path, *, precision: str | None = "fp32", **kwargs: Any) -> PreTrainedModel:

@@ -1,1 +1,1 @@
-"""Measuring, honestly: padded, packed and the method, on the same texts, in one run."""
+"""Measuring: padded, packed and the method, on the same texts, in one run."""

@@ -1,4 +1,4 @@
-"""Taking turns: what every measurement of several systems on the same batches shares."""
+"""Interleaved timing of several systems on the same batches."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ __all__ = ["draw", "once", "rotated", "spread"]
 def draw(texts: int, size: int, count: int, seed: int) -> list[int]:
     """Draw the rows of `count` batches, one batch after another; no row twice in a batch.
 
-    Raises `ValueError` for a size or count below 1, or a size beyond what there is.
+    Raises `ValueError` for a size or count below 1, or a size above the number of texts.
     """
     if count < 1 or size < 1:
-        raise ValueError(f"{count} batches of {size} texts: wanted 1 or more of each")
+        raise ValueError(f"count and size must be 1 or more; got {count} batches of {size} texts.")
     if size > texts:
-        raise ValueError(f"a batch of {size} needs as many texts; got {texts}")
+        raise ValueError(f"size must be at most the number of texts, {texts}; got {size}.")
     generator = torch.Generator().manual_seed(seed)
-    drawn = [torch.randperm(texts, generator=generator)[:size] for _ in range(count)]
-    return [int(row) for row in torch.cat(drawn)]
+    batches = [torch.randperm(texts, generator=generator)[:size] for _ in range(count)]
+    return [int(row) for row in torch.cat(batches)]
 
 
 def rotated(names: list[str], turn: int) -> list[str]:
-    """Let another system begin each turn."""
+    """Rotate the names, so that another system begins each turn."""
     return names[turn % len(names) :] + names[: turn % len(names)]
 
 
 def once(call: Callable[[], object], device: torch.device) -> float:
-    """Return the milliseconds of one call, the device synchronised before and after."""
+    """Time one call in milliseconds, with the device synchronised before and after."""
     with torch.inference_mode():
         synchronize(device)
         start = time.perf_counter()
@@ -42,7 +42,7 @@ def once(call: Callable[[], object], device: torch.device) -> float:
 
 
 def spread(times: list[float]) -> dict[str, float]:
-    """Say the median of some times, their 5th and 95th percentile, and how many they are."""
-    taken = torch.tensor(times, dtype=torch.float64)
-    low, median, high = (float(taken.quantile(q)) for q in (0.05, 0.5, 0.95))
+    """Return the median, the 5th and 95th percentile and the number of these times."""
+    values = torch.tensor(times, dtype=torch.float64)
+    low, median, high = (float(values.quantile(q)) for q in (0.05, 0.5, 0.95))
     return {"median": median, "p5": low, "p95": high, "runs": len(times)}

@@ -1,4 +1,4 @@
-"""Wall-clock of several systems, interleaved on the same batches: noise hits all alike."""
+"""Latency of several systems, interleaved on the same batches, so that noise affects all alike."""
 
 from __future__ import annotations
 
@@ -33,31 +33,37 @@ def latency(
 ) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
     """Time `runs` batches of each size, drawn from the data with its own lengths.
 
-    Every system reads the same batches in turn, so `speedup` (against packed) is the median of
-    ratios taken moments apart. Returns `{system: {"latency_ms": {size: {median, p5, p95, runs,
-    speedup}}}}`. Raises `ValueError` for sizes or runs below 1, or more than the data holds.
+    Systems take turns on the same batches, so `speedup` (over packed) is the median of ratios of
+    consecutive times. Returns `{system: {"latency_ms": {size: {median, p5, p95, runs,
+    speedup}}}}`. Raises `ValueError` for sizes or runs below 1, or sizes above the rows.
     """
     if runs < 1 or not batch_sizes or min(batch_sizes) < 1:
-        raise ValueError(f"runs={runs}, batch_sizes={list(batch_sizes)}: wanted 1 or more of each")
+        raise ValueError(
+            "runs and batch_sizes must be 1 or more; got "
+            f"runs={runs}, batch_sizes={list(batch_sizes)}."
+        )
     if max(batch_sizes) > len(encoded):
-        raise ValueError(f"a batch of {max(batch_sizes)} needs as many texts; got {len(encoded)}")
-    compared = systems(model, baseline)
-    rows: dict[str, Any] = {name: {"latency_ms": {}} for name in compared}
+        raise ValueError(
+            f"batch_sizes must be at most the number of texts, {len(encoded)}; got "
+            f"{max(batch_sizes)}."
+        )
+    models = systems(model, baseline)
+    rows: dict[str, Any] = {name: {"latency_ms": {}} for name in models}
     for size in batch_sizes:
-        drawn = draw(len(encoded), size, runs + WARM_UP, seed)
-        taken: dict[str, list[float]] = {name: [] for name in compared}
-        walk = batches(encoded, tokenizer, drawn, size)
+        order = draw(len(encoded), size, runs + WARM_UP, seed)
+        times_ms: dict[str, list[float]] = {name: [] for name in models}
+        size_batches = batches(encoded, tokenizer, order, size)
         for turn in track(range(runs + WARM_UP), f"batch {size}"):
-            inputs = {name: value.to(model.device) for name, value in next(walk)[1].items()}
-            for name in rotated(list(compared), turn):
-                milliseconds = once(partial(compared[name], **inputs), model.device)
+            inputs = {name: value.to(model.device) for name, value in next(size_batches)[1].items()}
+            for name in rotated(list(models), turn):
+                milliseconds = once(partial(models[name], **inputs), model.device)
                 if turn >= WARM_UP:
-                    taken[name].append(milliseconds)
-        for name, times in taken.items():
-            rows[name]["latency_ms"][str(size)] = _summary(times, taken["packed"])
+                    times_ms[name].append(milliseconds)
+        for name, times in times_ms.items():
+            rows[name]["latency_ms"][str(size)] = _summarise(times, times_ms["packed"])
     return rows
 
 
-def _summary(times: list[float], packed: list[float]) -> dict[str, float]:
+def _summarise(times: list[float], packed: list[float]) -> dict[str, float]:
     ratios = torch.tensor(packed, dtype=torch.float64) / torch.tensor(times, dtype=torch.float64)
     return {**spread(times), "speedup": float(ratios.median())}

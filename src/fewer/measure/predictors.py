@@ -1,4 +1,4 @@
-"""How well the predictors of a model know which blocks of a passage hold the answer."""
+"""Metrics of the predictors of relevant blocks, layer by layer."""
 
 from __future__ import annotations
 
@@ -22,51 +22,52 @@ if TYPE_CHECKING:
 
 __all__ = ["judge"]
 
-_EVEN = 0.5
+_CUTOFF = 0.5  # probability of a relevant block
 
 
 def judge(
     model: PreTrainedModel, encoded: Dataset, tokenizer: PreTrainedTokenizerBase
 ) -> list[dict[str, Any]]:
-    """Let every predictor judge every block while nobody leaves: a row of figures a layer.
+    """Evaluate every predictor on every block, with no block skipped: one row per layer.
 
-    `encoded` are windows with their labels, as `QuestionAnswering.encode` makes them. Figures:
-    how many blocks, how many matter, `auc` (the area under the curve of false and true positives:
-    0.5 for a guess, 1 for a predictor that ranks all that matter above the rest), `recall` and
-    `accuracy` at even odds. Layers that never decide are left out. Raises `ValueError` for a model
-    without predictors.
+    `encoded` are windows with their labels, as from `QuestionAnswering.encode`. Metrics: number of
+    blocks, number of relevant ones, `auc` (area under the ROC curve: 0.5 at random, 1 if all
+    relevant blocks rank above the rest), `recall` and `accuracy` at a probability of 0.5. Layers
+    without a predictor are left out. Raises `ValueError` for a model without predictors.
     """
     system = copy.deepcopy(model).eval()
-    own = attachment(system)
-    dial = own.policy.dial()
+    attached = attachment(system)
+    dial = attached.policy.dial()
     if dial is not None:
         set_threshold(system, threshold=dial.never)
-    collate, found = SpanCollator(tokenizer), defaultdict[int, list[tuple[Tensor, Tensor]]](list)
+    collator, results = SpanCollator(tokenizer), defaultdict[int, list[tuple[Tensor, Tensor]]](list)
     batches = token_budget_batches(list(encoded["length"]), TOKEN_BUDGET)
     for rows in track(batches, "predictors"):
-        batch = collate(encoded.select(list(rows)).to_list())
+        batch = collator(encoded.select(list(rows)).to_list())
         relevant = batch.pop(RELEVANT).to(system.device)
         inputs = {name: batch[name] for name in tokenizer.model_input_names if name in batch}
         with torch.inference_mode(), record() as traces:
             system(**{name: values.to(system.device) for name, values in inputs.items()})
-        for verdict in own.policy.predictor_results(traces[0], relevant):
-            chances = verdict.logits.softmax(-1)[:, 1]
-            found[verdict.layer].append((chances.cpu(), verdict.matters.cpu()))
-    if not found:
-        raise ValueError(f"{own.method} has no predictors of blocks; Block-Skim has")
-    joined = {layer: map(torch.cat, zip(*pairs, strict=True)) for layer, pairs in found.items()}
-    return [_figures(layer, *both) for layer, both in joined.items()]
+        for result in attached.policy.predictor_results(traces[0], relevant):
+            probabilities = result.logits.softmax(-1)[:, 1]
+            results[result.layer].append((probabilities.cpu(), result.matters.cpu()))
+    if not results:
+        raise ValueError(
+            f"method must have predictors of blocks, as Block-Skim has; got {attached.method}."
+        )
+    columns = {layer: map(torch.cat, zip(*pairs, strict=True)) for layer, pairs in results.items()}
+    return [_score_layer(layer, *tensors) for layer, tensors in columns.items()]
 
 
-def _figures(layer: int, chances: Tensor, matters: Tensor) -> dict[str, Any]:
+def _score_layer(layer: int, probabilities: Tensor, matters: Tensor) -> dict[str, Any]:
     from sklearn.metrics import roc_auc_score
 
-    chosen, wanted = chances >= _EVEN, matters == 1
+    predicted, relevant = probabilities >= _CUTOFF, matters == 1
     return {
         "layer": layer,
-        "blocks": len(wanted),
-        "matter": int(wanted.sum()),
-        "auc": float(roc_auc_score(wanted.numpy(), chances.numpy())),
-        "recall": float(chosen[wanted].float().mean()),
-        "accuracy": float((chosen == wanted).float().mean()),
+        "blocks": len(relevant),
+        "matter": int(relevant.sum()),
+        "auc": float(roc_auc_score(relevant.numpy(), probabilities.numpy())),
+        "recall": float(predicted[relevant].float().mean()),
+        "accuracy": float((predicted == relevant).float().mean()),
     }

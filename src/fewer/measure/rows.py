@@ -1,4 +1,4 @@
-"""Result rows: what was measured, with all that is needed to measure it again."""
+"""Result rows: measurements with everything needed to reproduce them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = ["append_row", "describe", "provenance", "read_results"]
 
 
 def provenance() -> dict[str, Any]:
-    """Say when, by which command, which code and versions, on which machine and how many threads.
+    """Return time, command, versions, commit, machine and number of threads.
 
-    `commit` is that of the checkout this package runs from, `None` for an installed one; `modified`
-    says whether tracked files of it differed from the commit.
+    `commit` is that of the checkout that this package runs from, `None` for an installed one;
+    `modified` is whether its tracked files differ from the commit.
     """
     import torch
     import transformers
@@ -33,7 +33,7 @@ def provenance() -> dict[str, Any]:
 
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join([_program(), *sys.argv[1:]]),
+        "command": shlex.join([_program_name(), *sys.argv[1:]]),
         "versions": {
             "fewer": __version__,
             "torch": torch.__version__,
@@ -41,7 +41,7 @@ def provenance() -> dict[str, Any]:
             "python": platform.python_version(),
         },
         **_checkout(),
-        "processor": _processor(),
+        "processor": _processor_name(),
         "cores": os.cpu_count(),
         "system": platform.platform(),
         "threads": torch.get_num_threads(),
@@ -61,11 +61,10 @@ def describe(
     precision: str = "fp32",
     kernels: str | None = None,
 ) -> dict[str, Any]:
-    """Begin a result row: everything but what the systems did.
+    """Return a result row without the results of systems.
 
-    `table` holds the rows as they came (they are fingerprinted), `encoded` their tokens.
-    `precision` and `kernels` are those of the model that is measured (`precision_of`, `kernels_of`
-    of `fewer.hf.optimize`).
+    `table` holds the rows of the source, which are hashed, `encoded` their tokens. `precision` and
+    `kernels` are those of the measured model (`precision_of`, `kernels_of` of `fewer.hf.optimize`).
     """
     from fewer.hf.config import method_to
     from fewer.measure.evaluate import histogram
@@ -86,32 +85,32 @@ def describe(
 
 
 def append_row(row: dict[str, Any], path: Path) -> None:
-    """Add one row to a JSON-lines file, making the file and its folder where they are missing."""
+    """Append one row to a JSON-lines file; create the file and its folder if missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(row) + "\n")
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """Read the rows of a JSON-lines file. Raises `ValueError` that names a broken line."""
+    """Read the rows of a JSON-lines file. Raises `ValueError` with the number of a broken line."""
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             rows.append(json.loads(line))
         except ValueError as error:
-            raise ValueError(f"{path}, line {number}: not a result row ({error})") from error
+            raise ValueError(f"{path}, line {number}: a row must be JSON; got {error}.") from error
     return rows
 
 
-def _program() -> str:
+def _program_name() -> str:
     name = Path(sys.argv[0]).name
     return "fewer" if name == "__main__.py" else name  # python -m fewer
 
 
 def _checkout() -> dict[str, str | bool | None]:
-    """Return the commit of the checkout whose `src` this package is in, and whether it is clean.
+    """Return the commit of the checkout whose `src` holds this package, and if it is modified.
 
-    A package installed below another project's checkout is none of that project's.
+    A package installed inside the checkout of another project is not part of it.
     """
     package = Path(__file__).resolve().parents[1]
     root, commit = _git(package, "rev-parse", "--show-toplevel"), None
@@ -119,22 +118,22 @@ def _checkout() -> dict[str, str | bool | None]:
         commit = _git(package, "rev-parse", "HEAD")
     if commit is None:
         return {"commit": None, "modified": None}
-    changed = _git(package, "status", "--porcelain", "--untracked-files=no")
-    return {"commit": commit, "modified": changed != ""}
+    status = _git(package, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "modified": status != ""}
 
 
 def _git(folder: Path, *words: str) -> str | None:
-    """Return what git says of a folder; `None` without git, or outside of a checkout."""
+    """Return the output of git in a folder; `None` without git, or outside a checkout."""
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()
+    return process.stdout.strip()
 
 
-def _processor() -> str:
+def _processor_name() -> str:
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text(encoding="utf-8").splitlines():

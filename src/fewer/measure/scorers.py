@@ -1,4 +1,4 @@
-"""What a model says of a data set, and how good it is: texts, tagged words, answers alike."""
+"""Answers of a model to a data set and their scores, for texts, tagged words and questions."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 __all__ = ["Scorer", "SpanScorer", "TagScorer", "TextScorer", "scorer_of"]
 
 Batches = Sequence[Sequence[int]]
-SAME_NUMBER = 0.1  # answers of regression are the same within this share of their deviation
+SAME_NUMBER = 0.1  # numbers within this share of their deviation are equal
 ROUNDING = 1e-6
 
 
 class Scorer(Protocol):
-    """Knows the right answers of a data set's texts, and how to ask a model for its own."""
+    """Computes a model's answers to the texts of a data set, and scores them by the labels."""
 
     def texts(self, encoded: Dataset) -> list[int]:
-        """Say of which text each encoded row is; a text may be read in several."""
+        """Return the text number of each encoded row; a text may have several rows."""
         ...
 
     def read(
@@ -42,11 +42,11 @@ class Scorer(Protocol):
         batches: Batches,
         title: str,
     ) -> Any:
-        """Answers of a model to all texts, in their order; rows are read in these batches."""
+        """Return a model's answers to all texts, in their order; it computes in these batches."""
         ...
 
     def score(self, answers: Any, rows: Sequence[int] | None = None) -> dict[str, float]:
-        """Score answers, of the texts `rows` or of all; higher is better."""
+        """Score answers to the texts `rows` or to all; higher is better."""
         ...
 
     def changed(self, answers: Any, reference: Any) -> float:
@@ -54,20 +54,20 @@ class Scorer(Protocol):
         ...
 
     def remark(self, answers: Any) -> str:
-        """Say what is wrong with answers that are all alike; "" where they are not."""
+        """Describe answers that are all the same; "" for any others."""
         ...
 
 
 @dataclass(frozen=True)
 class TextScorer:
-    """Labels or numbers, one a text; answers are logits (texts, C)."""
+    """Scores texts by one label or number each; answers are logits (texts, C)."""
 
     labels: Sequence[float]
     regression: bool = False
     label_names: Sequence[str] = ()
 
     def texts(self, encoded: Dataset) -> list[int]:
-        """Count: each row is a text."""
+        """Return the row numbers, as each row is a text."""
         return list(range(len(encoded)))
 
     def read(
@@ -78,46 +78,46 @@ class TextScorer:
         batches: Batches,
         title: str,
     ) -> Tensor:
-        """Logits, in fp32 on the CPU."""
+        """Return logits, in fp32 on the CPU."""
         from fewer.inference.predict import logits_of
 
         return logits_of(model, encoded, tokenizer, batches, title=title)
 
     def score(self, answers: Tensor, rows: Sequence[int] | None = None) -> dict[str, float]:
-        """Accuracy, f1 and Matthews, or correlations."""
+        """Return accuracy, F1 and Matthews, or correlations."""
         from fewer.tasks.metrics import score
 
-        own = range(len(self.labels)) if rows is None else rows
-        wanted = [self.labels[row] for row in own]
-        return score(answers[list(own)].numpy(), wanted, regression=self.regression)
+        rows = range(len(self.labels)) if rows is None else rows
+        labels = [self.labels[row] for row in rows]
+        return score(answers[list(rows)].numpy(), labels, regression=self.regression)
 
     def changed(self, answers: Tensor, reference: Tensor) -> float:
-        """Count other labels; of numbers those farther off than a tenth of their deviation."""
+        """Return the share of other labels, or of numbers off by a tenth of the deviation."""
         if not self.regression:
             return float((answers.argmax(-1) != reference.argmax(-1)).double().mean())
         tolerance = SAME_NUMBER * float(reference.std(correction=0)) + ROUNDING
         return float(((answers - reference).abs() > tolerance).double().mean())
 
     def remark(self, answers: Tensor) -> str:
-        """Name the label that every text gets."""
+        """Name the label if all texts get the same."""
         if len(answers) < 2:
             return ""
         if self.regression:
             return "every text gets the same number" if not answers.std(correction=0) else ""
-        label, *others = answers.argmax(-1).unique().tolist()
+        label, *more_labels = answers.argmax(-1).unique().tolist()
         name = repr(self.label_names[label]) if self.label_names else f"number {label}"
-        return "" if others else f"every text gets the label {name}"
+        return "" if more_labels else f"every text gets the label {name}"
 
 
 @dataclass(frozen=True)
 class TagScorer:
-    """Tags, one a word; answers are legal tags."""
+    """Scores words by one tag each; answers are legal tags."""
 
     tags: Sequence[Sequence[str]]
     label_names: Sequence[str]
 
     def texts(self, encoded: Dataset) -> list[int]:
-        """Name the sentences by their numbers."""
+        """Return the sentence number of each row."""
         return list(encoded["sentence"])
 
     def read(
@@ -137,22 +137,22 @@ class TagScorer:
     def score(
         self, answers: Sequence[Sequence[str]], rows: Sequence[int] | None = None
     ) -> dict[str, float]:
-        """F1 of entities and accuracy over words."""
+        """Return F1 of entities and accuracy over words."""
         from fewer.tasks.tag_metrics import score_tags
 
-        own = range(len(self.tags)) if rows is None else rows
-        answered, wanted = ([tags[row] for row in own] for tags in (answers, self.tags))
-        return score_tags(answered, wanted, self.label_names)
+        rows = range(len(self.tags)) if rows is None else rows
+        predicted, gold = ([tags[row] for row in rows] for tags in (answers, self.tags))
+        return score_tags(predicted, gold, self.label_names)
 
     def changed(
         self, answers: Sequence[Sequence[str]], reference: Sequence[Sequence[str]]
     ) -> float:
-        """Count words with another tag."""
+        """Return the share of words with another tag."""
         pairs = list(zip(chain(*answers), chain(*reference), strict=True))
-        return sum(tag != other for tag, other in pairs) / max(len(pairs), 1)
+        return sum(tag != reference_tag for tag, reference_tag in pairs) / max(len(pairs), 1)
 
     def remark(self, answers: Sequence[Sequence[str]]) -> str:
-        """Say that no entity was predicted, or name the tag that every word gets."""
+        """Report that no entity was predicted, or name the tag if all words get the same."""
         tags = set(chain(*answers))
         if len(tags) != 1:
             return ""
@@ -162,13 +162,13 @@ class TagScorer:
 
 @dataclass(frozen=True)
 class SpanScorer:
-    """Questions with their right answers, as `squad_rows` has them; answers are texts, one each."""
+    """Scores questions by the answers of `squad_rows`; answers are one text per question."""
 
     rows: Dataset
     impossible: bool = False
 
     def texts(self, encoded: Dataset) -> list[int]:
-        """Name the questions by their numbers."""
+        """Return the question number of each row."""
         return list(encoded["example"])
 
     def read(
@@ -188,29 +188,32 @@ class SpanScorer:
         return [spans[0].text for spans in ranked]
 
     def score(self, answers: Sequence[str], rows: Sequence[int] | None = None) -> dict[str, float]:
-        """F1 of words and exact match, as SQuAD counts them."""
+        """Return F1 of words and exact match, as in SQuAD."""
         from fewer.tasks.qa_metrics import score_answers
 
-        own = range(len(self.rows)) if rows is None else rows
+        rows = range(len(self.rows)) if rows is None else rows
         ids = self.rows["id"][:]
-        return score_answers({ids[row]: answers[row] for row in own}, self.rows.select(own))
+        return score_answers({ids[row]: answers[row] for row in rows}, self.rows.select(rows))
 
     def changed(self, answers: Sequence[str], reference: Sequence[str]) -> float:
-        """Count answers of other words, as SQuAD compares them."""
+        """Return the share of answers with other words, compared as in SQuAD."""
         from fewer.tasks.qa_metrics import words_of
 
         pairs = list(zip(answers, reference, strict=True))
-        return sum(words_of(text) != words_of(other) for text, other in pairs) / max(len(pairs), 1)
+        changed = sum(words_of(text) != words_of(expected) for text, expected in pairs)
+        return changed / max(len(pairs), 1)
 
     def remark(self, answers: Sequence[str]) -> str:
-        """Say that every answer is empty."""
+        """Report that every answer is empty."""
         return "" if any(answers) else "every answer is empty"
 
 
 @singledispatch
 def scorer_of(task: Task, table: Dataset) -> Scorer:
-    """Read the right answers from rows as they came."""
-    raise TypeError(f"there is no scorer for a {type(task).__name__}: register one for its class")
+    """Return the scorer of a task, with the labels of these rows."""
+    raise TypeError(
+        f"task must have a scorer; got a {type(task).__name__}. Register one for its class."
+    )
 
 
 @scorer_of.register(TextClassification)

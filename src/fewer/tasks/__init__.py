@@ -1,4 +1,4 @@
-"""Tasks: rows from files, text to token ids, labels, and scores."""
+"""Tasks: rows from files, token ids from text, labels and scores."""
 
 from fewer.tasks.classification import TextClassification, infer
 from fewer.tasks.columns import DataWarning

@@ -1,7 +1,7 @@
-"""Classification and regression of single texts and pairs: the columns to read, the labels known.
+"""Classification and regression of single texts and pairs: columns and label names.
 
-`infer` guesses a `TextClassification` from rows; `encode` turns rows into token ids and labels;
-`num_labels`, `id2label`, `label2id`, `problem_type` are what a Hugging Face config wants.
+`infer` guesses a `TextClassification` from rows; `encode` converts rows to token ids and labels;
+`num_labels`, `id2label`, `label2id`, `problem_type` are those of a Hugging Face config.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-# Guessed in this order; a pair is tried before a single text.
+# Guessed in this order, pairs before single texts.
 PAIR_COLUMNS = (
     ("text", "text_b"),
     ("text", "text_pair"),
@@ -42,26 +42,25 @@ TEXT_COLUMNS = (
 )
 LABEL_COLUMNS = ("label", "labels", "target", "class", "category", "score", "rating", "stars")
 
-_MOST_CLASSES = 1000
+_MAX_CLASSES = 1000
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
-_UNNAMED = re.compile(
-    r"unnamed: \d+(\.1)?"
-)  # what pandas and `read_rows` call a column without a name
+# the name of a column without one in pandas and `read_rows`
+_UNNAMED = re.compile(r"unnamed: \d+(\.1)?")
 _MULTI_LABEL = (
-    "several labels per row are not supported by infer. Give fewer.fit a Dataset of your own, with "
-    "the tokenizer's columns and a column 'labels' of 0.0 and 1.0 for each class, and a model with "
+    "several labels per row are not supported by infer. Give fewer.fit a Dataset with the "
+    "tokenizer's columns and a column 'labels' of 0.0 and 1.0 for each class, and a model with "
     "problem_type='multi_label_classification'."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextClassification:
-    """Describe a task: the columns it reads and the labels it knows.
+    """A task of classification or regression: its columns and label names.
 
-    Classification has `label_names`, in the order of the model's outputs; regression has none, and
-    says `regression=True`. A label of classification is a name, or the index of a name. Where names
-    are numbers themselves, as in `("1", "2", "3")` for stars, a number is always a name. A label of
-    regression is any finite number.
+    Classification has `label_names`, in the order of the model's outputs; regression has none and
+    sets `regression=True`. A label of classification is a name, or the index of a name. If names
+    are numbers, as in `("1", "2", "3")` for stars, a number is always a name. A label of regression
+    is any finite number.
 
     >>> task = TextClassification(label_names=("negative", "positive"))
     >>> task.num_labels, task.id2label
@@ -78,23 +77,25 @@ class TextClassification:
 
     def __post_init__(self) -> None:
         if self.regression and self.label_names:
-            raise ValueError(f"regression has no label names, got {few(self.label_names)}")
+            raise ValueError(
+                f"label_names must be empty for regression; got {few(self.label_names)}."
+            )
         if not self.regression and len(self.label_names) < 2:
             raise ValueError(
-                f"classification wants at least two label names, got {list(self.label_names)}; "
-                "for numbers on a scale say regression=True"
+                f"label_names must be two at least; got {list(self.label_names)}. For numbers on a "
+                "scale set regression=True."
             )
         if len(set(self.label_names)) < len(self.label_names):
-            raise ValueError(f"a label name stands twice in {few(self.label_names)}")
+            raise ValueError(f"label_names must be unique; got {few(self.label_names)}.")
 
     @property
     def num_labels(self) -> int:
-        """Outputs of the model: one a class, or one for regression."""
+        """Outputs of the model: one per class, or one for regression."""
         return 1 if self.regression else len(self.label_names)
 
     @property
     def id2label(self) -> dict[int, str]:
-        """Name of each output; regression's is the label column."""
+        """Name of each output; for regression the label column."""
         return dict(enumerate((self.label,) if self.regression else self.label_names))
 
     @property
@@ -104,7 +105,7 @@ class TextClassification:
 
     @property
     def problem_type(self) -> str:
-        """What Hugging Face calls it: it chooses the loss."""
+        """Problem type of the Hugging Face config, which sets the loss."""
         return "regression" if self.regression else "single_label_classification"
 
     def encode(
@@ -116,41 +117,44 @@ class TextClassification:
         overlong: Overlong = "truncate",
         training: bool = True,
     ) -> Dataset:
-        """Encode texts and labels without padding: as many rows out as in, in the same order.
+        """Encode texts and labels without padding: one row per text, in the same order.
 
         Columns: those of `encode_texts`, and for training labels (int, or float for regression).
         """
         labels = self.labels(rows) if training else []
-        texts = _strings(rows, self.text)
-        pairs = None if self.text_pair is None else _strings(rows, self.text_pair)
+        texts = _read_strings(rows, self.text)
+        pairs = None if self.text_pair is None else _read_strings(rows, self.text_pair)
         encoded = encode_texts(
             texts, tokenizer, pairs=pairs, max_length=max_length, overlong=overlong
         )
         return encoded.add_column("labels", labels) if training else encoded
 
     def labels(self, rows: Dataset) -> list[int] | list[float]:
-        """Read the labels: indices of `label_names`, or numbers for regression.
+        """Return the labels: indices of `label_names`, or numbers for regression.
 
-        Raises `ValueError` that names the row of a label that is missing, NaN or unknown.
+        Raises `ValueError` with the row of a label that is missing, NaN or unknown.
         """
         values = column_values(rows, self.label)
         for row, value in enumerate(values):
-            _check_one_label(value, row, self.label)
+            _check_label(value, row, self.label)
         if self.regression:
-            return [_number(value, row, self.label) for row, value in enumerate(values)]
-        indices = self._indices()
+            return [_parse_number(value, row, self.label) for row, value in enumerate(values)]
+        indices = self._index_labels()
         try:
-            return [indices[_name(value)] for value in values]
+            return [indices[_format_label(value)] for value in values]
         except KeyError:
-            row = next(row for row, value in enumerate(values) if _name(value) not in indices)
+            row = next(
+                row for row, value in enumerate(values) if _format_label(value) not in indices
+            )
         raise ValueError(
-            f"column {self.label!r}, row {row} (the first is 0): unknown label {values[row]!r}"
-            f"{nearest(values[row], self.label_names)}. Known are {few(self.label_names)}. "
-            "Mend or remove the row, or choose another column or other label names."
+            f"column {self.label!r}, row {row} (the first is 0), must be one of "
+            f"{few(self.label_names)}; got the unknown label {values[row]!r}"
+            f"{nearest(values[row], self.label_names)}. Correct or remove the row, or choose "
+            "another column or other label names."
         )
 
-    def _indices(self) -> dict[str, int]:
-        """Output of all that may stand for a label: names, and indices unless names are numbers."""
+    def _index_labels(self) -> dict[str, int]:
+        """Map the values of labels to outputs: names, and indices unless names are numbers."""
         names = self.label2id
         if any(map(_is_integer, names)):
             return names
@@ -166,79 +170,81 @@ def infer(
     label_names: Sequence[str] | None = None,
     regression: bool | None = None,
 ) -> TextClassification:
-    """Guess the task of these rows; what is given is not guessed.
+    """Guess the task of these rows; arguments that are set are not guessed.
 
     Columns: the usual names (`text`, `sentence1`, `premise`, ...; `label`, `target`, `score`, ...)
-    in any case. A second text is looked for only when the first is not given. Labels: numbers with
-    a point are regression; all else is classes, sorted, numbers by their value. Give `label_names`
-    where a model knows them already: rows may lack a class, or hold indices of its outputs.
+    in any case. A second text is guessed only if `text` is not set. Labels: numbers with a decimal
+    point are regression; any others are classes, sorted, numbers by value. Set `label_names` for a
+    model that has them: rows may lack a class, or hold indices of its outputs.
     """
     if not len(rows):
-        raise ValueError("there are no rows to infer a task from")
-    label = _label_column(rows, label)
-    text, text_pair = _text_columns(rows, text, text_pair, label)
+        raise ValueError("rows must hold rows to infer a task from; got no rows.")
+    label = _find_label_column(rows, label)
+    text, text_pair = _find_text_columns(rows, text, text_pair, label)
     if regression is None:
         regression = label_names is None and _is_scale(rows, label)
     names: tuple[str, ...] = ()
     if not regression:
-        names = tuple(label_names) if label_names is not None else _names(rows, label)
+        names = tuple(label_names) if label_names is not None else _infer_label_names(rows, label)
     return TextClassification(
         text=text, text_pair=text_pair, label=label, label_names=names, regression=regression
     )
 
 
-def _label_column(rows: Dataset, label: str | None) -> str:
-    """Choose the column of labels."""
+def _find_label_column(rows: Dataset, label: str | None) -> str:
+    """Return the column of labels."""
     if label is not None:
         return known_column(label, rows)
-    written: dict[str, str] = {name.lower(): name for name in rows.column_names}
+    columns: dict[str, str] = {name.lower(): name for name in rows.column_names}
     for name in LABEL_COLUMNS:
-        if name in written:
-            return written[name]
+        if name in columns:
+            return columns[name]
     binary = [name for name in rows.column_names if _is_binary(rows, name)]
-    several = f" {few(binary)} hold 0 and 1: {_MULTI_LABEL}" if len(binary) > 1 else ""
+    hint = f" {few(binary)} hold 0 and 1: {_MULTI_LABEL}" if len(binary) > 1 else ""
     raise ValueError(
-        "no column looks like the label, and training and scoring need labels, even for methods "
-        f"that learn without them (FastBERT): the rows have {few(rows.column_names)}; "
-        f"looked for {few(LABEL_COLUMNS)}. Say which it is: label='...'{several and '.'}{several}"
+        "label must be the name of a column, as training and scores need labels even for methods "
+        f"that learn without them (FastBERT); got the columns {few(rows.column_names)}, none of "
+        f"{few(LABEL_COLUMNS)}. Set label='...'{hint and '.'}{hint}"
     )
 
 
 def _is_binary(rows: Dataset, name: str) -> bool:
-    """Tell whether a column holds both 0 and 1 and nothing else, as numbers or as text."""
-    head = rows[name][:1000]  # most other columns show another value in their first rows
+    """Check whether a column holds 0 and 1 only, as numbers or as text, and both of them."""
+    head = rows[name][:1000]  # most other columns have another value in their first rows
     binary = all(isinstance(value, str | int | float) for value in head) and {
-        _name(value) for value in head
+        _format_label(value) for value in head
     } <= {"0", "1"}
-    return binary and {_name(value) for value in rows[name][:]} == {"0", "1"}
+    return binary and {_format_label(value) for value in rows[name][:]} == {"0", "1"}
 
 
-def _text_columns(
+def _find_text_columns(
     rows: Dataset, text: str | None, text_pair: str | None, label: str
 ) -> tuple[str, str | None]:
-    """Choose the column of texts, and the one of second texts if there is one."""
+    """Return the column of texts, and that of second texts if there is one."""
     if text is not None:
         pair = None if text_pair is None else known_column(text_pair, rows)
         return known_column(text, rows), pair
     if text_pair is not None:
         known_column(text_pair, rows)
-    free = {name.lower(): name for name in rows.column_names if name not in (label, text_pair)}
+    columns = {name.lower(): name for name in rows.column_names if name not in (label, text_pair)}
     for first, second in PAIR_COLUMNS:
-        if first in free and (second in free if text_pair is None else second == text_pair.lower()):
-            return free[first], text_pair or free[second]
+        if first in columns and (
+            second in columns if text_pair is None else second == text_pair.lower()
+        ):
+            return columns[first], text_pair or columns[second]
     for first in TEXT_COLUMNS:
-        if first in free:
-            return free[first], text_pair
+        if first in columns:
+            return columns[first], text_pair
     strings = [
         name
-        for name in free.values()
+        for name in columns.values()
         if _is_string(rows, name) and not _UNNAMED.fullmatch(name.lower())
     ]
     if len(strings) == 1:
         return strings[0], text_pair
     raise ValueError(
-        f"no column looks like the text: the rows have {few(rows.column_names)}; "
-        f"looked for {few(TEXT_COLUMNS)}. Say which it is: text='...'"
+        f"text must be the name of a column; got the columns {few(rows.column_names)}, none of "
+        f"{few(TEXT_COLUMNS)}. Set text='...'"
     )
 
 
@@ -250,7 +256,7 @@ def _is_string(rows: Dataset, name: str) -> bool:
 
 
 def _is_scale(rows: Dataset, label: str) -> bool:
-    """Tell whether the labels are numbers with a point; also as text, for CSV has only text."""
+    """Check whether labels are numbers with a decimal point, also as text (as in CSV)."""
     values = [value for value in column_values(rows, label) if value is not None]
     if all(isinstance(value, float) for value in values):
         return bool(values)
@@ -259,8 +265,8 @@ def _is_scale(rows: Dataset, label: str) -> bool:
     return all(map(_is_number, values)) and not all(map(_is_integer, values))
 
 
-def _names(rows: Dataset, label: str) -> tuple[str, ...]:
-    """Find the label names: those the column declares, or its values, sorted."""
+def _infer_label_names(rows: Dataset, label: str) -> tuple[str, ...]:
+    """Return the label names: those that the column declares, or its values, sorted."""
     from datasets import ClassLabel
 
     feature = rows.features[label]
@@ -268,50 +274,50 @@ def _names(rows: Dataset, label: str) -> tuple[str, ...]:
         return tuple(feature.names)
     values = column_values(rows, label)
     for row, value in enumerate(values):
-        _check_one_label(value, row, label)
-        if not (isinstance(value, str | int) or _is_whole(value)) or is_null_name(str(value)):
+        _check_label(value, row, label)
+        if not (isinstance(value, str | int) or _is_integral(value)) or is_null_name(str(value)):
             raise ValueError(
-                f"column {label!r}, row {row} (the first is 0): wanted a label, a string or an "
-                f"integer, got {value!r} ({type(value).__name__}). Mend or remove the row; for "
-                "numbers on a scale say regression=True."
+                f"column {label!r}, row {row} (the first is 0), must be a label, a string or an "
+                f"integer; got {value!r} ({type(value).__name__}). Correct or remove the row; for "
+                "numbers on a scale set regression=True."
             )
-    names = sorted({_name(value) for value in values}, key=_numbers_first)
+    names = sorted({_format_label(value) for value in values}, key=_sort_key)
     if len(names) == 1:
         raise ValueError(
-            f"column {label!r} holds the same label {names[0]!r} in all {len(values)} rows; two at "
-            "least are wanted. If a model knows the labels, give them: label_names=(...)"
+            f"column {label!r} must hold two labels at least; got the same label {names[0]!r} in "
+            f"all {len(values)} rows. If the model has label names, set label_names=(...)."
         )
-    if len(names) > _MOST_CLASSES:
+    if len(names) > _MAX_CLASSES:
         raise ValueError(
-            f"column {label!r} holds {len(names)} different values ({few(names, 3)}); at most "
-            f"{_MOST_CLASSES} classes are wanted. Choose another column, or say regression=True if "
-            "these are numbers on a scale."
+            f"column {label!r} must hold at most {_MAX_CLASSES} classes; got {len(names)} "
+            f"different values ({few(names, 3)}). Choose another column, or set regression=True "
+            "for numbers on a scale."
         )
     _check_spelling(names, label)
     return tuple(names)
 
 
 def _check_spelling(names: list[str], label: str) -> None:
-    """Raise `ValueError` for one class in two spellings, and for numbers with a decimal comma."""
+    """Raise `ValueError` for a class in two spellings, and for numbers with a decimal comma."""
     stripped: dict[str, str] = {}
     for name in names:
-        other = stripped.setdefault(name.strip(), name)
-        if other != name:
+        spelling = stripped.setdefault(name.strip(), name)
+        if spelling != name:
             raise ValueError(
-                f"column {label!r}: labels must differ by more than blanks; got {other!r} and "
-                f"{name!r}. Remove the blanks, or say which labels there are: label_names=(...)"
+                f"column {label!r}: labels must differ by more than blanks; got {spelling!r} and "
+                f"{name!r}. Remove the blanks, or set label_names=(...)"
             )
     if all(_DECIMAL_COMMA.fullmatch(name) or _is_integer(name) for name in names) and any(
         map(_DECIMAL_COMMA.fullmatch, names)
     ):
         raise ValueError(
             f"column {label!r}: numbers must be written with a decimal point; got {names[-1]!r}. "
-            "Replace the comma, or say which labels there are: label_names=(...)"
+            "Replace the comma, or set label_names=(...)"
         )
 
 
-def _check_one_label(value: object, row: int, label: str) -> None:
-    """Raise `ValueError` for a label that is missing, and for several in one row."""
+def _check_label(value: object, row: int, label: str) -> None:
+    """Raise `ValueError` for a missing label, and for several in one row."""
     if isinstance(value, list | dict | tuple):
         raise ValueError(
             f"column {label!r}, row {row} (the first is 0): a row must have one label; got "
@@ -320,33 +326,33 @@ def _check_one_label(value: object, row: int, label: str) -> None:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise ValueError(
             f"column {label!r}, row {row} (the first is 0): a label must not be missing; got "
-            f"{value}. Mend or remove the row."
+            f"{value}. Correct or remove the row."
         )
 
 
-def _strings(rows: Dataset, column: str) -> list[str]:
+def _read_strings(rows: Dataset, column: str) -> list[str]:
     values = column_values(rows, column)
     check_strings(values, f"column {column!r}")
     return values
 
 
-def _name(value: object) -> str:
-    """Write a label as its name: 1, 1.0 and True are "1"."""
-    return str(int(value)) if isinstance(value, bool) or _is_whole(value) else str(value)
+def _format_label(value: object) -> str:
+    """Format a label as a name: 1, 1.0 and True are "1"."""
+    return str(int(value)) if isinstance(value, bool) or _is_integral(value) else str(value)
 
 
-def _number(value: object, row: int, column: str) -> float:
-    """Read one label of regression."""
+def _parse_number(value: object, row: int, column: str) -> float:
+    """Parse a label of regression."""
     if isinstance(value, int | float) or (isinstance(value, str) and _is_number(value)):
         number = float(value)
         if math.isfinite(number):
             return number
     raise ValueError(
-        f"column {column!r}, row {row} (the first is 0): wanted a finite number, got {value!r}"
+        f"column {column!r}, row {row} (the first is 0), must be a finite number; got {value!r}."
     )
 
 
-def _is_whole(value: object) -> TypeGuard[float]:
+def _is_integral(value: object) -> TypeGuard[float]:
     return isinstance(value, float) and value.is_integer()
 
 
@@ -366,6 +372,6 @@ def _is_integer(text: str) -> bool:
     return True
 
 
-def _numbers_first(name: str) -> tuple[bool, int, str]:
-    """Sort numbers by value, before words."""
+def _sort_key(name: str) -> tuple[bool, int, str]:
+    """Return a key that sorts numbers by value, before words."""
     return (False, int(name), name) if _is_integer(name) else (True, 0, name)

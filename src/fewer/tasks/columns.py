@@ -1,4 +1,4 @@
-"""Columns of rows by their names, and names in messages: what the tasks share."""
+"""Columns by name and names in messages, for all tasks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class DataWarning(UserWarning):
-    """Some rows are not as they should be; they were mended, dropped or kept from training."""
+    """Some rows are malformed; they were repaired, dropped or left out of training."""
 
 
 def known_column(column: str, rows: Dataset) -> str:
@@ -20,18 +20,18 @@ def known_column(column: str, rows: Dataset) -> str:
     if column in rows.column_names:
         return column
     raise ValueError(
-        f"there is no column {column!r}{nearest(column, rows.column_names)}: the rows have "
-        f"{few(rows.column_names)}"
+        f"the rows must have every named column; got no column {column!r}"
+        f"{nearest(column, rows.column_names)} among {few(rows.column_names)}."
     )
 
 
 def column_values(rows: Dataset, column: str) -> list[Any]:
-    """Take all values of a column that exists."""
+    """Return all values of a column that exists."""
     return list(rows[known_column(column, rows)][:])
 
 
 def is_null_name(name: str) -> bool:
-    """Tell whether a string is what a missing value is written as by pandas, or blank.
+    """Check whether a string is blank, or a missing value as pandas writes it.
 
     >>> [name for name in ("nan", "<NA>", " ", "None", "NA") if is_null_name(name)]
     ['nan', '<NA>', ' ']
@@ -40,13 +40,13 @@ def is_null_name(name: str) -> bool:
 
 
 def few(names: Iterable[str], most: int = 12) -> str:
-    """List names for a message, not all of a thousand."""
-    listed = [repr(name if len(name) <= 40 else name[:39] + "…") for name in names]
-    more = f", ... ({len(listed)} in all)" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + more
+    """List names for a message, at most `most` of them."""
+    quoted = [repr(name if len(name) <= 40 else name[:39] + "…") for name in names]
+    more = f", ... ({len(quoted)} in all)" if len(quoted) > most else ""
+    return ", ".join(quoted[:most]) + more
 
 
 def excerpt(text: str, position: int = 0) -> str:
-    """Quote some of a text around a position."""
+    """Quote part of a text around a position."""
     start = max(position - 20, 0)
     return repr(text[start : start + 60]) + ("..." if len(text) > start + 60 else "")

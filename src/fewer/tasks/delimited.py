@@ -1,12 +1,12 @@
 """Columns of comma- or tab-separated text, as spreadsheets, pandas and GLUE write it.
 
-| what is found | what is done |
+| case | result |
 |---|---|
-| in the names no separator of the kind, but `;`, a tab, a comma or `|` | that one separates |
-| a first line `sep=;`, as Excel writes it | its separator is taken, the line skipped |
-| blanks around names | dropped; where a name has one in front, also those in front of values |
-| a column without a name | called as pandas calls it, "Unnamed: 0" |
-| a separator at the end of lines, with nothing behind it | dropped |
+| the names hold no usual separator, but `;`, a tab, a comma or `|` | that is the separator |
+| a first line `sep=;`, from Excel | sets the separator, and is skipped |
+| blanks around names | dropped; if a name has a leading one, also those before values |
+| a column without a name | named as in pandas, "Unnamed: 0" |
+| an empty column at the end of lines | dropped |
 """
 
 from __future__ import annotations
@@ -23,67 +23,71 @@ from fewer.tasks.columns import excerpt
 
 Columns = dict[str, list[str]]
 
-_MOST_CSV_CHARS = 2**31 - 1
+_MAX_FIELD_CHARS = 2**31 - 1
 _EXCEL = re.compile(r'"?sep=(.)"?\r?\n')
 _HEADER_CHARS = 100_000
 _SEPARATORS = ",;\t|"
-_SHOWN = {"\t": "a tab", ",": "a comma", ";": "';'", "|": "'|'"}
+_SEPARATOR_NAMES = {"\t": "a tab", ",": "a comma", ";": "';'", "|": "'|'"}
 
 
 def read_delimited(
     path: Path, text: str, *, delimiter: str, quoting: int
 ) -> tuple[Columns, list[str]]:
-    """Read the columns, values as text, and for each row where it begins ("line 2").
+    """Return the columns, values as text, and the first line of each row ("line 2").
 
-    Raises `ValueError` that names the line of a row with too many or too few fields.
+    Raises `ValueError` with the line of a row with too many or too few fields.
     """
     skipped = 0
     separator = delimiter
     if excel := _EXCEL.match(text):
         separator, skipped = excel[1], 1
         text = text[excel.end() :]
-    elif len(_first_fields(text, delimiter, quoting)) < 2:
-        separator = _sniffed(text) or delimiter
-    how: dict[str, Any] = {"delimiter": separator, "strict": True}
-    how["quoting"] = quoting if separator == delimiter else csv.QUOTE_MINIMAL
-    names = _first_fields(text, separator, how["quoting"])
-    how["skipinitialspace"] = any(name != name.lstrip(" ") for name in names[1:])
-    rows = list(_rows(path, text, how))  # to its end, or the limit stays raised
+    elif len(_split_first_line(text, delimiter, quoting)) < 2:
+        separator = _sniff_separator(text) or delimiter
+    dialect: dict[str, Any] = {"delimiter": separator, "strict": True}
+    dialect["quoting"] = quoting if separator == delimiter else csv.QUOTE_MINIMAL
+    names = _split_first_line(text, separator, dialect["quoting"])
+    dialect["skipinitialspace"] = any(name != name.lstrip(" ") for name in names[1:])
+    rows = list(_iterate_rows(path, text, dialect))  # exhausted, or the limit stays raised
     if not rows:
         return {}, []
     names = [name.strip() for name in rows.pop(0)[1]]
     if len(names) > 1:
         rows = [(line, values) for line, values in rows if len(values) > 1 or values[0].strip()]
-    names = _without_ends(names, [values for _, values in rows])
+    names = _drop_empty_ends(names, [values for _, values in rows])
     for line, values in rows:
         if len(values) != len(names):
-            raise ValueError(_misfit(path, line + skipped, names, values, how))
+            raise ValueError(_describe_misfit(path, line + skipped, names, values, dialect))
     columns = [list(column) for column in zip(*(values for _, values in rows), strict=True)]
-    named = dict(zip(_header(path, names), columns, strict=False))
-    return named, [f"line {line + skipped}" for line, _ in rows]
+    column_values = dict(zip(_name_columns(path, names), columns, strict=False))
+    return column_values, [f"line {line + skipped}" for line, _ in rows]
 
 
-def _first_fields(text: str, delimiter: str, quoting: int) -> list[str]:
-    """Split the first line that is not blank."""
-    how: Any = {"delimiter": delimiter, "quoting": quoting}  # stubs want literals
-    return next(filter(None, csv.reader(io.StringIO(text[:_HEADER_CHARS], newline=""), **how)), [])
+def _split_first_line(text: str, delimiter: str, quoting: int) -> list[str]:
+    """Return the fields of the first line that is not blank."""
+    dialect: Any = {"delimiter": delimiter, "quoting": quoting}  # stubs require literals
+    return next(
+        filter(None, csv.reader(io.StringIO(text[:_HEADER_CHARS], newline=""), **dialect)), []
+    )
 
 
-def _sniffed(text: str) -> str | None:
-    """Guess the separator from the names; None if there is but one name."""
+def _sniff_separator(text: str) -> str | None:
+    """Guess the separator from the names; None if there is only one name."""
     line = text[:_HEADER_CHARS].lstrip("\r\n").partition("\n")[0]
     try:
         separator = csv.Sniffer().sniff(line, _SEPARATORS).delimiter
     except csv.Error:
         return None
-    return separator if len(_first_fields(line, separator, csv.QUOTE_MINIMAL)) > 1 else None
+    return separator if len(_split_first_line(line, separator, csv.QUOTE_MINIMAL)) > 1 else None
 
 
-def _rows(path: Path, text: str, how: dict[str, Any]) -> Iterator[tuple[int, list[str]]]:
-    """Give the rows that are not blank, each with the line on which it begins."""
-    # 131,072 characters a field is the default; the setting is global, so it is put back
-    limit = csv.field_size_limit(_MOST_CSV_CHARS)
-    lines = csv.reader(io.StringIO(text, newline=""), **how)
+def _iterate_rows(
+    path: Path, text: str, dialect: dict[str, Any]
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows that are not blank, each with its first line."""
+    # the default is 131,072 characters per field; the setting is global, so it is restored
+    limit = csv.field_size_limit(_MAX_FIELD_CHARS)
+    lines = csv.reader(io.StringIO(text, newline=""), **dialect)
     line = 1
     try:
         for values in lines:
@@ -92,14 +96,15 @@ def _rows(path: Path, text: str, how: dict[str, Any]) -> Iterator[tuple[int, lis
             line = lines.line_num + 1
     except csv.Error as error:
         raise ValueError(
-            f"{path}, row that begins on line {line}: {error} (an opening or closing quote amiss?)"
+            f"{path}, row from line {line}: fields must be quoted correctly; got {error}. Check "
+            "the quotes."
         ) from None
     finally:
         csv.field_size_limit(limit)
 
 
-def _without_ends(names: list[str], rows: list[list[str]]) -> list[str]:
-    """Drop what a separator at the end of lines makes: from the names here, from rows in place."""
+def _drop_empty_ends(names: list[str], rows: list[list[str]]) -> list[str]:
+    """Drop empty columns at the end of lines: from the names, and from rows in place."""
     widths = set(map(len, rows))
     if len(widths) != 1:
         return names
@@ -118,33 +123,36 @@ def _without_ends(names: list[str], rows: list[list[str]]) -> list[str]:
     return names
 
 
-def _header(path: Path, names: list[str]) -> list[str]:
-    """Check the column names, and name those that have none as pandas does."""
-    twice = [name for name, times in Counter(names).items() if times > 1 and name]
-    if twice:
+def _name_columns(path: Path, names: list[str]) -> list[str]:
+    """Check the column names, and name unnamed columns as in pandas."""
+    duplicates = [name for name, count in Counter(names).items() if count > 1 and name]
+    if duplicates:
         raise ValueError(
-            f"{path}, line 1: column names must be different; got {twice[0]!r} twice among "
+            f"{path}, line 1: column names must be different; got {duplicates[0]!r} twice among "
             f"{excerpt(', '.join(names))}. Rename one."
         )
-    found: list[str] = []
+    columns: list[str] = []
     for column, name in enumerate(names):
         unnamed = f"Unnamed: {column}"
-        found.append(name or (f"{unnamed}.1" if unnamed in names else unnamed))
-    return found
+        columns.append(name or (f"{unnamed}.1" if unnamed in names else unnamed))
+    return columns
 
 
-def _misfit(path: Path, line: int, names: list[str], values: list[str], how: dict[str, Any]) -> str:
-    """Say which line has another number of fields than the first."""
-    separator = how["delimiter"]
+def _describe_misfit(
+    path: Path, line: int, names: list[str], values: list[str], dialect: dict[str, Any]
+) -> str:
+    """Describe a line with another number of fields than the first."""
+    separator = dialect["delimiter"]
     hint = (
-        f" Fields are separated by {_SHOWN.get(separator, repr(separator))}, as in the first line;"
+        f" Fields are separated by {_SEPARATOR_NAMES.get(separator, repr(separator))}, as in the "
+        "first line;"
     )
-    if how["quoting"] == csv.QUOTE_NONE:
-        hint += " in .tsv a quote is an ordinary character (a .csv may have quoted fields)."
+    if dialect["quoting"] == csv.QUOTE_NONE:
+        hint += " in .tsv a quote is an ordinary character (.csv allows quoted fields)."
     else:
-        hint += " quote a text that holds one."
-    wanted = ", ".join(name or "without a name" for name in names)
+        hint += " quote a text with a separator."
+    expected = ", ".join(name or "without a name" for name in names)
     return (
-        f"{path}, line {line}: wanted {len(names)} fields ({wanted}), got {len(values)}: "
+        f"{path}, line {line} must have {len(names)} fields ({expected}); got {len(values)}: "
         f"{excerpt(separator.join(values))}.{hint}"
     )

@@ -1,10 +1,10 @@
-"""Real text that is always at hand: docstrings, to be told apart by the package they document.
+"""Real text without a download: docstrings, to be classified by the package that they document.
 
-The rows are built on the spot from the docstrings of packages that this library depends on, so they
-need no download. Source files are parsed, never imported: an import runs code. Two things would
-make the task too easy, and are taken out of the text: the names of all the packages are masked, or
-the answer would often be written there; and the lines under headings go, for each `-` of them is a
-token that anyone can prune, and their kind (`---`, `===`) tells numpy from sympy.
+The rows are built from the docstrings of packages that this library depends on. Source files are
+parsed, never imported: an import runs code. Two things would make the task too easy, and are
+removed from the text: the names of all packages are masked, as they give the label away; and the
+lines under headings are dropped, as each `-` is a token that is easy to prune, and their kind
+(`---`, `===`) distinguishes numpy from sympy.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 MASK = "PACKAGE"
 STANDARD_LIBRARY = "python"
 
-# Package -> the names it goes by (regular expressions). Earlier ones are preferred; torch,
-# transformers, datasets and scikit-learn bring nearly all of them, the last is always there.
+# Package -> its names in text (regular expressions), in order of preference. torch, transformers,
+# datasets and scikit-learn depend on nearly all of them; the last is always installed.
 PACKAGES = {
     "torch": ("torch", "pytorch"),
     "transformers": ("transformers",),
@@ -41,16 +41,16 @@ PACKAGES = {
     "sympy": ("sympy",),
     "networkx": ("networkx", "nx"),
     "huggingface_hub": ("huggingface_hub", "huggingface", "hugging face"),
-    "datasets": ("datasets(?=[.])",),  # else it is an ordinary word, and the others use it too
+    "datasets": ("datasets(?=[.])",),  # without the dot it is an ordinary word
     "accelerate": ("accelerate",),
     "setuptools": ("setuptools",),
     "fsspec": ("fsspec",),
     STANDARD_LIBRARY: ("python", "cpython"),
 }
 
-_LEAST_WORDS = 20
-_MOST_PER_FILE = 20
-# Not the package's own words, or not about what it does.
+_MIN_WORDS = 20
+_MAX_PER_FILE = 20
+# Text of other packages, or not about the package.
 _SKIPPED_FOLDERS = frozenset(
     [
         *("test", "tests", "testing", "_vendor", "vendored", "externals", "_external"),
@@ -58,7 +58,7 @@ _SKIPPED_FOLDERS = frozenset(
     ]
 )
 _NAMES = re.compile(
-    # the longest first: "huggingface_hub" before "huggingface"
+    # longest first: "huggingface_hub" before "huggingface"
     f"(?<![a-z])(?:{'|'.join(sorted(sum(PACKAGES.values(), ()), key=len, reverse=True))})(?![a-z])",
     re.IGNORECASE,
 )
@@ -66,7 +66,7 @@ _RULES = re.compile(r"^[-=~^*+#|_ \t]{3,}$\n?", re.MULTILINE)
 
 
 class DocstringData(NamedTuple):
-    """Rows of text, label and source (the file, relative to its package), and the labels' names."""
+    """Rows with text, label and source (the file, relative to its package), and label names."""
 
     train: Dataset
     validation: Dataset
@@ -85,72 +85,73 @@ def docstring_data(
     validation_per_label: int = 100,
     seed: int = 0,
 ) -> DocstringData:
-    """Build the data set from what is installed; the same for the same versions and seed.
+    """Build the data set from installed packages; equal for equal versions and seed.
 
-    Each label has equally many rows, fewer than asked if its package has too few docstrings. No
-    file has rows in both splits, and no two rows begin with the same 20 words.
+    All labels have the same number of rows, fewer than requested if a package has too few
+    docstrings. No file has rows in both splits, and no two rows begin with the same 20 words.
     """
-    found = _collect(num_labels, train_per_label + validation_per_label, seed)
-    keys = Counter(key for documents in found.values() for key in documents)
+    packages = _collect(num_labels, train_per_label + validation_per_label, seed)
+    keys = Counter(key for documents in packages.values() for key in documents)
     parts = {
         name: _split(
             [document for key, document in documents.items() if keys[key] == 1],
             train_per_label,
             validation_per_label,
         )
-        for name, documents in found.items()
+        for name, documents in packages.items()
     }
     names = tuple(sorted(parts, key=list(PACKAGES).index))
     train, validation = (
-        _rows([parts[name][split] for name in names], names, seed) for split in (0, 1)
+        _build_rows([parts[name][split] for name in names], names, seed) for split in (0, 1)
     )
     return DocstringData(train, validation, names)
 
 
-def _collect(num_labels: int, wanted: int, seed: int) -> dict[str, dict[str, _Document]]:
-    """Read packages in order of preference until enough have enough, each text by its key."""
+def _collect(num_labels: int, rows_per_label: int, seed: int) -> dict[str, dict[str, _Document]]:
+    """Read packages in order of preference until enough have enough texts, each by its key."""
     from tqdm.auto import tqdm
 
     if not 2 <= num_labels <= len(PACKAGES):
-        raise ValueError(f"num_labels is 2 to {len(PACKAGES)}, got {num_labels}")
-    found: dict[str, dict[str, _Document]] = {}
-    # some are lost again: duplicates in other packages, the rest of the file between the splits
-    enough = wanted + wanted // 20 + 2 * _MOST_PER_FILE
+        raise ValueError(f"num_labels must be 2 to {len(PACKAGES)}; got {num_labels}.")
+    packages: dict[str, dict[str, _Document]] = {}
+    # some are dropped later: duplicates of other packages, the rest of a file split in two
+    min_documents = rows_per_label + rows_per_label // 20 + 2 * _MAX_PER_FILE
     bar = tqdm(PACKAGES, desc="reading docstrings", delay=2, leave=False, disable=None)
     for name in bar:
         documents: dict[str, _Document] = {}
-        for document in _documents(name, seed):
-            documents.setdefault(_key(document.text), document)
-            if len(documents) >= enough:
+        for document in _read_documents(name, seed):
+            documents.setdefault(_first_words(document.text), document)
+            if len(documents) >= min_documents:
                 break
-        found[name] = documents
-        if sum(len(documents) >= enough for documents in found.values()) == num_labels:
+        packages[name] = documents
+        if sum(len(documents) >= min_documents for documents in packages.values()) == num_labels:
             break
     bar.close()
-    most = sorted(found, key=lambda name: len(found[name]), reverse=True)[:num_labels]
-    if not found[most[-1]]:
+    largest = sorted(packages, key=lambda name: len(packages[name]), reverse=True)[:num_labels]
+    if not packages[largest[-1]]:
         raise ValueError(
-            f"wanted docstrings of {num_labels} of the packages {', '.join(PACKAGES)}; found only "
-            f"those of {', '.join(name for name in most if found[name])}. Install more of them, or "
-            "ask for fewer: num_labels=..."
+            f"num_labels must be at most the number of installed packages among "
+            f"{', '.join(PACKAGES)}; got {num_labels}, with docstrings of only "
+            f"{', '.join(name for name in largest if packages[name])}. Install more, or lower "
+            "num_labels."
         )
-    return {name: found[name] for name in most}
+    return {name: packages[name] for name in largest}
 
 
-def _documents(package: str, seed: int) -> Iterator[_Document]:
-    """Give the masked docstrings of a package, file by file in a shuffled order."""
-    folder = _folder(package)
+def _read_documents(package: str, seed: int) -> Iterator[_Document]:
+    """Yield the masked docstrings of a package, file by file in a shuffled order."""
+    folder = _find_folder(package)
     if folder is None:
         return
     files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*.py"))
     files = [file for file in files if not _SKIPPED_FOLDERS.intersection(file.split("/"))]
     random.Random(f"{seed} {package}").shuffle(files)
     for file in files:
-        for docstring in _docstrings(folder / file)[:_MOST_PER_FILE]:
-            yield _Document(_mask(docstring), f"{package}/{file}")
+        for docstring in _parse_docstrings(folder / file)[:_MAX_PER_FILE]:
+            yield _Document(_mask_names(docstring), f"{package}/{file}")
 
 
-def _folder(package: str) -> Path | None:
+def _find_folder(package: str) -> Path | None:
     """Find the source of a package without importing it."""
     if package == STANDARD_LIBRARY:
         return Path(sysconfig.get_path("stdlib"))
@@ -160,45 +161,52 @@ def _folder(package: str) -> Path | None:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def _docstrings(file: Path) -> list[str]:
-    """Read the docstrings of a file: of the module, its classes and functions; long ones only."""
+def _parse_docstrings(file: Path) -> list[str]:
+    """Return the long docstrings of a file: of the module, its classes and functions."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in other people's strings
+            warnings.simplefilter("ignore")  # invalid escapes in strings of the packages
             tree = ast.parse(file.read_bytes())
-    except (OSError, SyntaxError, ValueError, RecursionError):  # templates, broken on purpose, ...
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        RecursionError,
+    ):  # templates, deliberately broken files, ...
         return []
     kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-    found = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, kinds))
-    return [text for text in found if text and len(text.split()) >= _LEAST_WORDS]
+    docstrings = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, kinds))
+    return [text for text in docstrings if text and len(text.split()) >= _MIN_WORDS]
 
 
-def _mask(docstring: str) -> str:
-    """Take out what would give the package away, and the lines under headings."""
+def _mask_names(docstring: str) -> str:
+    """Mask the names of packages, and drop the lines under headings."""
     return _NAMES.sub(MASK, _RULES.sub("", clean(docstring)))
 
 
-def _key(text: str) -> str:
-    """Reduce a text to its first words: copies that differ in detail are one text."""
-    return " ".join(text.lower().split()[:_LEAST_WORDS])
+def _first_words(text: str) -> str:
+    """Return the first words of a text as its key, so that near copies count once."""
+    return " ".join(text.lower().split()[:_MIN_WORDS])
 
 
 def _split(
     documents: list[_Document], train: int, validation: int
 ) -> tuple[list[_Document], list[_Document]]:
-    """Give the first files to validation, the others to training."""
+    """Split documents by file: the first files are for validation."""
     size = min(validation, math.ceil(len(documents) * validation / (train + validation)))
-    used = {document.source for document in documents[:size]}
-    rest = [document for document in documents[size:] if document.source not in used]
-    return rest[:train], documents[:size]
+    validation_files = {document.source for document in documents[:size]}
+    train_documents = [
+        document for document in documents[size:] if document.source not in validation_files
+    ]
+    return train_documents[:train], documents[:size]
 
 
-def _rows(documents: list[list[_Document]], names: tuple[str, ...], seed: int) -> Dataset:
-    """Make shuffled rows, of each label as many as of the scarcest."""
+def _build_rows(documents: list[list[_Document]], names: tuple[str, ...], seed: int) -> Dataset:
+    """Build shuffled rows, for each label as many as for the smallest."""
     from datasets import ClassLabel, Dataset, Features, Value
 
     size = min(map(len, documents))
-    rows = [(document, label) for label, some in enumerate(documents) for document in some[:size]]
+    rows = [(document, label) for label, group in enumerate(documents) for document in group[:size]]
     random.Random(seed).shuffle(rows)
     columns = {
         "text": [document.text for document, _ in rows],

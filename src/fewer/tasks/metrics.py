@@ -1,7 +1,7 @@
-"""How good the answers are: accuracy, F1, Matthews; Pearson, Spearman.
+"""Metrics of predictions: accuracy, F1, Matthews; Pearson, Spearman.
 
-Every number is finite: a correlation (Matthews is one) with something constant is 0.0, and so is
-the F1 of a class that is never predicted or never occurs.
+Every number is finite: a correlation (Matthews is one) with a constant is 0.0, and so is the F1 of
+a class that is never predicted or never occurs.
 """
 
 from __future__ import annotations
@@ -27,66 +27,68 @@ def score(predictions: ArrayLike, labels: ArrayLike, *, regression: bool) -> dic
     >>> score([[2.0, 1.0], [0.0, 3.0]], [0, 1], regression=False)
     {'accuracy': 1.0, 'f1': 1.0, 'matthews': 1.0}
     """
-    predicted, wanted = np.asarray(predictions), np.asarray(labels)
-    _check_shapes(predicted.shape, wanted.shape, regression)
+    predicted, targets = np.asarray(predictions), np.asarray(labels)
+    _check_shapes(predicted.shape, targets.shape, regression)
     _check_finite("predictions", predicted)
-    _check_finite("labels", wanted)
+    _check_finite("labels", targets)
     if regression:
-        return _correlations(predicted.reshape(-1).astype(np.float64), wanted.astype(np.float64))
+        return _score_numbers(predicted.reshape(-1).astype(np.float64), targets.astype(np.float64))
     if predicted.ndim == 1:
-        return _agreement(predicted, wanted, int(max(predicted.max(), wanted.max())) + 1)
-    return _agreement(predicted.argmax(-1), wanted, predicted.shape[1])
+        return _score_classes(predicted, targets, int(max(predicted.max(), targets.max())) + 1)
+    return _score_classes(predicted.argmax(-1), targets, predicted.shape[1])
 
 
-def _agreement(predicted: NDArray[Any], wanted: NDArray[Any], classes: int) -> dict[str, float]:
-    """Compare classes."""
+def _score_classes(
+    predicted: NDArray[Any], targets: NDArray[Any], classes: int
+) -> dict[str, float]:
+    """Return accuracy, F1 and Matthews of classes."""
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-    counted = [1] if classes <= 2 else np.union1d(predicted, wanted)
-    f1 = f1_score(wanted, predicted, labels=counted, average="macro", zero_division=0.0)
+    scored_classes = [1] if classes <= 2 else np.union1d(predicted, targets)
+    f1 = f1_score(targets, predicted, labels=scored_classes, average="macro", zero_division=0.0)
     return {
-        "accuracy": float(accuracy_score(wanted, predicted)),
+        "accuracy": float(accuracy_score(targets, predicted)),
         "f1": float(f1),
-        "matthews": _correlation(matthews_corrcoef, wanted, predicted),
+        "matthews": _correlate(matthews_corrcoef, targets, predicted),
     }
 
 
-def _correlations(predicted: NDArray[Any], wanted: NDArray[Any]) -> dict[str, float]:
-    """Compare numbers."""
+def _score_numbers(predicted: NDArray[Any], targets: NDArray[Any]) -> dict[str, float]:
+    """Return Pearson and Spearman of numbers."""
     from scipy.stats import pearsonr, spearmanr
 
     return {
-        "pearson": _correlation(lambda a, b: pearsonr(a, b).statistic, predicted, wanted),
-        "spearman": _correlation(lambda a, b: spearmanr(a, b).statistic, predicted, wanted),
+        "pearson": _correlate(lambda a, b: pearsonr(a, b).statistic, predicted, targets),
+        "spearman": _correlate(lambda a, b: spearmanr(a, b).statistic, predicted, targets),
     }
 
 
-def _correlation(measure: Callable[[Any, Any], Any], a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Measure a correlation; 0.0 where it is undefined."""
+def _correlate(measure: Callable[[Any, Any], Any], a: NDArray[Any], b: NDArray[Any]) -> float:
+    """Compute a correlation; 0.0 where it is undefined."""
     if a.min() == a.max() or b.min() == b.max():
         return 0.0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the nearly constant: the number is the warning
+        warnings.simplefilter("ignore")  # of nearly constant values: the score shows it
         value = float(measure(a, b))
     return value if math.isfinite(value) else 0.0
 
 
-def _check_shapes(predicted: tuple[int, ...], wanted: tuple[int, ...], regression: bool) -> None:
+def _check_shapes(predicted: tuple[int, ...], targets: tuple[int, ...], regression: bool) -> None:
     columns = "1" if regression else "C"
-    fits = len(wanted) == 1 and len(predicted) in (1, 2) and predicted[0] == wanted[0]
-    if not fits or (regression and predicted[1:] not in ((), (1,))):
+    is_aligned = len(targets) == 1 and len(predicted) in (1, 2) and predicted[0] == targets[0]
+    if not is_aligned or (regression and predicted[1:] not in ((), (1,))):
         raise ValueError(
-            f"wanted predictions of shape (B,) or (B, {columns}) and labels of shape (B,), "
-            f"got {predicted} and {wanted}"
+            f"predictions must have the shape (B,) or (B, {columns}), labels (B,); got {predicted} "
+            f"and {targets}."
         )
-    if wanted[0] == 0:
-        raise ValueError("there is nothing to score: no rows")
+    if targets[0] == 0:
+        raise ValueError("labels must have rows to score; got no rows.")
 
 
 def _check_finite(name: str, values: NDArray[Any]) -> None:
     broken = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(-1))
     if len(broken):
         raise ValueError(
-            f"{name} hold NaN or infinity in {len(broken)} rows, the first is row {broken[0]}: "
-            "the model or its training is broken, a score would hide it"
+            f"{name} must be finite; got NaN or infinity in {len(broken)} rows, the first is row "
+            f"{broken[0]}. Check the model and its training."
         )

@@ -1,4 +1,4 @@
-"""How good answers are: exact match and F1 as the evaluation script of SQuAD v2.0 counts them."""
+"""Exact match and F1 of answers, as in the evaluation script of SQuAD v2.0."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)  # ASCII only, as in
 
 
 def score_answers(predictions: Mapping[str, str], rows: Dataset) -> dict[str, float]:
-    """Score the answers to questions, by their ids, against the gold ones; higher is better, 0..1.
+    """Score predicted answers, by the ids of their questions, in [0, 1]; higher is better.
 
-    exact_match: the mean of those equal to a gold answer; f1: the mean overlap in words with the
-    nearest; both without case, ASCII punctuation, articles and repeated white space. The answer ""
-    is right where there is none. (The script of v1.1 differs only where a gold answer is all
-    punctuation.) Where some rows have no answer, also has_answer_f1 and
-    has_answer_exact_match over those that have one, no_answer_exact_match over the others.
+    exact_match: the fraction equal to a gold answer; f1: the mean overlap in words with the nearest
+    gold answer; both without case, ASCII punctuation, articles and repeated white space. For a
+    question without an answer, "" is correct. (The script of v1.1 differs only where a gold answer
+    is all punctuation.) If some rows have no answer, has_answer_f1 and has_answer_exact_match score
+    the rows with an answer, no_answer_exact_match those without.
 
     >>> from datasets import Dataset
     >>> gold = [{"text": "the Norman army", "answer_start": 0}]
@@ -39,45 +39,46 @@ def score_answers(predictions: Mapping[str, str], rows: Dataset) -> dict[str, fl
     """
     rows = squad_rows(rows)
     if not len(rows):
-        raise ValueError("there is nothing to score: no rows")
+        raise ValueError("rows must hold questions to score; got no rows.")
     ids, answers = rows["id"][:], rows["answers"][:]
-    unanswered = [name for name in ids if name not in predictions]
-    if unanswered:
+    missing_ids = [name for name in ids if name not in predictions]
+    if missing_ids:
         raise ValueError(
-            f"{len(unanswered)} of {len(ids)} questions lack a prediction, ids "
-            f'{few(unanswered, 3)}; give "" where a question has no answer'
+            f"predictions must hold every question; {len(missing_ids)} of {len(ids)} lack a "
+            f'prediction, ids {few(missing_ids, 3)}. Give "" for a question without an answer.'
         )
     pairs = [
-        _score(predictions[name], its_answers["text"])
-        for name, its_answers in zip(ids, answers, strict=True)
+        _score(predictions[name], gold["text"]) for name, gold in zip(ids, answers, strict=True)
     ]
     scores = np.array(pairs)  # (questions, 2)
-    answered = np.array([bool(its_answers["text"]) for its_answers in answers])
+    has_answer = np.array([bool(gold["text"]) for gold in answers])
     f1, exact = scores.mean(axis=0)
     result = {"f1": float(f1), "exact_match": float(exact)}
-    if answered.any() and not answered.all():
-        f1, exact = scores[answered].mean(axis=0)
+    if has_answer.any() and not has_answer.all():
+        f1, exact = scores[has_answer].mean(axis=0)
         result |= {"has_answer_f1": float(f1), "has_answer_exact_match": float(exact)}
-    if not answered.all():
-        result["no_answer_exact_match"] = float(scores[~answered, 1].mean())
+    if not has_answer.all():
+        result["no_answer_exact_match"] = float(scores[~has_answer, 1].mean())
     return result
 
 
 def _score(prediction: str, gold: list[str]) -> tuple[float, float]:
-    """Give the F1 and the exact match with the gold answer that is nearest in each."""
-    found = words_of(prediction)
-    wanted = [words for words in map(words_of, gold) if words] or [[]]
-    return max(_f1(found, words) for words in wanted), float(found in wanted)
+    """Return the best F1 and exact match over the gold answers."""
+    predicted_words = words_of(prediction)
+    gold_words = [words for words in map(words_of, gold) if words] or [[]]
+    return max(_compute_f1(predicted_words, words) for words in gold_words), float(
+        predicted_words in gold_words
+    )
 
 
-def _f1(found: list[str], wanted: list[str]) -> float:
-    """Compare words as a multiset; no words are like no words only."""
-    if not found or not wanted:
-        return float(found == wanted)
-    same = (Counter(found) & Counter(wanted)).total()
-    return 2 * same / (len(found) + len(wanted))
+def _compute_f1(predicted_words: list[str], gold_words: list[str]) -> float:
+    """Compute F1 of words as multisets; empty ones match only each other."""
+    if not predicted_words or not gold_words:
+        return float(predicted_words == gold_words)
+    common = (Counter(predicted_words) & Counter(gold_words)).total()
+    return 2 * common / (len(predicted_words) + len(gold_words))
 
 
 def words_of(text: str) -> list[str]:
-    """Split what remains of an answer without case, punctuation and articles."""
+    """Split an answer into words, without case, punctuation and articles."""
     return _ARTICLE.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split()

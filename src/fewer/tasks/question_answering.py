@@ -1,8 +1,8 @@
-"""Answering questions with spans of their contexts, as SQuAD asks: rows in, windows and labels out.
+"""Extractive question answering, as in SQuAD: windows and labels from rows.
 
-`infer_question_answering` guesses a `QuestionAnswering` from rows in any layout that `squad_rows`
-knows; `encode` turns them into windows of token ids with the places of the answers; `num_labels`,
-`id2label`, `label2id`, `problem_type` are what a Hugging Face config wants.
+`infer_question_answering` guesses a `QuestionAnswering` from rows in any layout of `squad_rows`;
+`encode` converts them to windows of token ids with the positions of the answers; `num_labels`,
+`id2label`, `label2id`, `problem_type` are those of a Hugging Face config.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 IRRELEVANT, ANSWER, EVIDENCE = 0, 1, 2  # in `relevant`
 
-LABELS = ("start_positions", "end_positions", "relevant")  # the columns of training
+LABELS = ("start_positions", "end_positions", "relevant")  # the columns for training
 
 _NO_ANSWER = (0, 0)  # characters of a question without answer
-_NO_SPAN = (0, 0)  # tokens of a window without the answer: its first, [CLS]
+_NO_SPAN = (0, 0)  # tokens of a window without the answer: [CLS]
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionAnswering:
-    """Describe a task of finding answers in contexts; `impossible`: there may be none, as in v2.0.
+    """A task of finding answers in contexts; with `impossible` also no answer, as in v2.0.
 
     >>> task = QuestionAnswering()
     >>> task.num_labels, task.id2label
@@ -62,7 +62,7 @@ class QuestionAnswering:
 
     @property
     def problem_type(self) -> None:
-        """What Hugging Face calls it: configs of question answering leave it open."""
+        """None: configs of question answering have no problem type."""
         return None
 
     def encode(
@@ -74,63 +74,67 @@ class QuestionAnswering:
         stride: int = 128,
         training: bool = True,
     ) -> Dataset:
-        """Encode questions with their contexts without padding, in their order, a row a window.
+        """Encode questions with their contexts without padding, in order, one row per window.
 
         Windows of a context share `stride` tokens (at most half of their room). Columns: those of
         the tokenizer, length; `example`: the number of the row in `squad_rows(rows)`; `starts`,
-        `ends`: the characters of the context that each token stands for, -1 for others. For
-        training also `start_positions`, `end_positions`: the first and last token of the answer, 0
-        in a window that does not hold the whole of it, or where there is none; `relevant`, one a
-        token: 1 for the answer that these name, 2 for evidence, else 0.
+        `ends`: the characters of the context of each token, -1 outside the context. For training
+        also `start_positions`, `end_positions`: the first and last token of the answer, 0 in a
+        window without the complete answer or for no answer; `relevant`, one per token: 1 for that
+        answer, 2 for evidence, else 0.
 
-        Trained is the first answer that stands in the context; a row that has only others is left
-        out. Raises `ValueError` for a row without answer in training unless `impossible`, and for
-        rows that say nothing of their answers.
+        The first answer with a position in the context is trained on; rows whose answers have none
+        are left out. Raises `ValueError` for a row without answer in training unless `impossible`,
+        and for rows whose answers are unknown.
         """
         from datasets import concatenate_datasets
 
         if training and len(rows):
             check_answers(rows)
         rows = squad_rows(rows)
-        spans = self._spans(rows) if training else {row: _NO_ANSWER for row in range(len(rows))}
-        chosen = rows.select(list(spans))
+        spans = (
+            self._select_spans(rows) if training else {row: _NO_ANSWER for row in range(len(rows))}
+        )
+        table = rows.select(list(spans))
         pairs = tokenise_pairs(
-            chosen["question"][:],
-            chosen["context"][:],
+            table["question"][:],
+            table["context"][:],
             tokenizer,
             max_length=max_length,
             stride=stride,
         )
-        features = _features(tokenizer, training)
-        parts = [_dataset([], features)]
-        lines: list[dict[str, Any]] = []
-        cut: dict[int, int] = {}  # row -> tokens its question lost
-        lost: list[str] = []
-        examples = zip(spans.items(), chosen["id"][:], chosen["evidence"][:], pairs, strict=True)
+        features = _build_features(tokenizer, training)
+        parts = [_build_dataset([], features)]
+        window_rows: list[dict[str, Any]] = []
+        cut_tokens: dict[int, int] = {}  # row -> tokens cut from its question
+        untrained: list[str] = []
+        examples = zip(spans.items(), table["id"][:], table["evidence"][:], pairs, strict=True)
         for (row, span), name, evidence, pair in examples:
             if pair.cut:
-                cut[row] = pair.cut
+                cut_tokens[row] = pair.cut
             if span != _NO_ANSWER and not len(pair.overlapping(*span)):
-                lost.append(name)
+                untrained.append(name)
                 continue
-            lines += _lines(pair, row, _labels(pair, span, evidence) if training else None)
-            if len(lines) >= BATCH_TEXTS:
-                parts.append(_dataset(lines, features))
-                lines = []
-        _report(cut, lost, len(rows), max_length)
-        return concatenate_datasets([*parts, _dataset(lines, features)])
+            window_rows += _iterate_windows(
+                pair, row, _label_windows(pair, span, evidence) if training else None
+            )
+            if len(window_rows) >= BATCH_TEXTS:
+                parts.append(_build_dataset(window_rows, features))
+                window_rows = []
+        _report_problems(cut_tokens, untrained, len(rows), max_length)
+        return concatenate_datasets([*parts, _build_dataset(window_rows, features)])
 
-    def _spans(self, rows: Dataset) -> dict[int, tuple[int, int]]:
-        """Choose the characters each row trains on; rows that cannot be trained on are left out."""
+    def _select_spans(self, rows: Dataset) -> dict[int, tuple[int, int]]:
+        """Return the characters of each row's answer to train on; skip rows without one."""
         spans = {}
         for row, answers in enumerate(rows["answers"][:]):
             if not answers["text"]:
                 if not self.impossible:
                     raise ValueError(
-                        f"row {row} (the first is 0), id {rows[row]['id']!r}, has no answer, and "
-                        "this task wants one for every question. Train a task that has questions "
-                        "without answer, as SQuAD v2: QuestionAnswering(impossible=True), or "
-                        "remove them."
+                        "answers must hold an answer for every question of this task; got none for "
+                        f"row {row} (the first is 0), id {rows[row]['id']!r}. Use a task with "
+                        "questions without answer, as SQuAD v2: "
+                        "QuestionAnswering(impossible=True), or remove the row."
                     )
                 spans[row] = _NO_ANSWER
             for text, start in zip(answers["text"], answers["answer_start"], strict=True):
@@ -148,109 +152,115 @@ def encode_pairs(
     max_length: int,
     stride: int,
 ) -> EncodedRows:
-    """Encode questions to be answered as `QuestionAnswering.encode` does, without a `Dataset`."""
-    columns: dict[str, list[Any]] = {name: [] for name in _features(tokenizer, training=False)}
-    cut: dict[int, int] = {}
+    """Encode questions as `QuestionAnswering.encode` without training, and without a `Dataset`."""
+    columns: dict[str, list[Any]] = {
+        name: [] for name in _build_features(tokenizer, training=False)
+    }
+    cut_tokens: dict[int, int] = {}
     pairs = tokenise_pairs(questions, contexts, tokenizer, max_length=max_length, stride=stride)
     for row, pair in enumerate(pairs):
         if pair.cut:
-            cut[row] = pair.cut
-        for line in _lines(pair, row, None):
+            cut_tokens[row] = pair.cut
+        for window_row in _iterate_windows(pair, row, None):
             for name, values in columns.items():
-                value = line[name]
+                value = window_row[name]
                 values.append(value.tolist() if isinstance(value, np.ndarray) else value)
-    _report(cut, [], len(questions), max_length)
+    _report_problems(cut_tokens, [], len(questions), max_length)
     return EncodedRows(columns)
 
 
 def infer_question_answering(rows: Dataset) -> QuestionAnswering:
-    """Guess the task of rows in any layout that `squad_rows` knows."""
+    """Guess the task of rows in any layout of `squad_rows`."""
     if not len(rows):
-        raise ValueError("there are no rows to infer a task from")
+        raise ValueError("rows must hold rows to infer a task from; got no rows.")
     answers = squad_rows(rows)["answers"][:]
-    return QuestionAnswering(impossible=not all(one["text"] for one in answers))
+    return QuestionAnswering(impossible=not all(row["text"] for row in answers))
 
 
 def is_question_answering(rows: Dataset) -> bool:
-    """Tell whether rows look like questions to answer from their contexts.
+    """Check whether rows are questions with contexts.
 
-    Without `answers`, a column that SQuAD does not have (a label, say) speaks against it.
+    Without `answers`, a column that is not of SQuAD (such as a label) excludes it.
     """
     names = frozenset(rows.column_names)
-    plain = names >= PLAIN and ("answers" in names or names <= SQUAD)
-    return plain or names >= HOTPOT or names >= MUSIQUE
+    is_squad_layout = names >= PLAIN and ("answers" in names or names <= SQUAD)
+    return is_squad_layout or names >= HOTPOT or names >= MUSIQUE
 
 
-def _labels(
+def _label_windows(
     pair: TokenisedPair, span: tuple[int, int], evidence: list[list[int]]
 ) -> list[tuple[int, int, Numbers]]:
-    """Label each window: the first and the last token of the answer, and what is relevant."""
+    """Return the labels of each window: first and last token of the answer, and relevance."""
     supporting = np.full(len(pair.starts), IRRELEVANT, np.int32)
     for first, last in evidence:
         supporting[pair.overlapping(first, last)] = EVIDENCE
     answer = pair.overlapping(*span)
-    found = []
+    labels = []
     for window in pair.windows:
         relevant = supporting[window]
-        places = np.searchsorted(window, answer)  # both ascend
-        if len(answer) and places[-1] < len(window) and (window[places] == answer).all():
-            relevant[places] = ANSWER
-            found.append((int(places[0]), int(places[-1]), relevant))
+        positions = np.searchsorted(window, answer)  # both ascend
+        if len(answer) and positions[-1] < len(window) and (window[positions] == answer).all():
+            relevant[positions] = ANSWER
+            labels.append((int(positions[0]), int(positions[-1]), relevant))
         else:
-            found.append((*_NO_SPAN, relevant))
-    return found
+            labels.append((*_NO_SPAN, relevant))
+    return labels
 
 
-def _lines(
+def _iterate_windows(
     pair: TokenisedPair, row: int, labels: list[tuple[int, int, Numbers]] | None
 ) -> Iterator[dict[str, Any]]:
-    """Write each window as a line of the encoded rows."""
+    """Yield each window as a row of columns."""
     for number, window in enumerate(pair.windows):
-        line: dict[str, Any] = {name: values[window] for name, values in pair.inputs.items()}
-        line |= {"length": len(window), "example": row}
-        line |= {"starts": pair.starts[window], "ends": pair.ends[window]}
+        window_row: dict[str, Any] = {name: values[window] for name, values in pair.inputs.items()}
+        window_row |= {"length": len(window), "example": row}
+        window_row |= {"starts": pair.starts[window], "ends": pair.ends[window]}
         if labels is not None:
-            line |= dict(zip(LABELS, labels[number], strict=True))
-        yield line
+            window_row |= dict(zip(LABELS, labels[number], strict=True))
+        yield window_row
 
 
-def _features(tokenizer: PreTrainedTokenizerBase, training: bool) -> Features:
-    """Declare the columns of encoded rows."""
+def _build_features(tokenizer: PreTrainedTokenizerBase, training: bool) -> Features:
+    """Return the features of encoded rows."""
     from datasets import Features, Sequence, Value
 
     number, numbers = Value("int32"), Sequence(Value("int32"))
-    marks = Sequence(Value("int8"))
+    flags = Sequence(Value("int8"))
     features = {
-        **{name: numbers if name == "input_ids" else marks for name in input_names(tokenizer)},
+        **{name: numbers if name == "input_ids" else flags for name in input_names(tokenizer)},
         **{"length": number, "example": number, "starts": numbers, "ends": numbers},
     }
     if training:
-        features |= dict(zip(LABELS, (number, number, marks), strict=True))
+        features |= dict(zip(LABELS, (number, number, flags), strict=True))
     return Features(features)
 
 
-def _dataset(lines: list[dict[str, Any]], features: Features) -> Dataset:
-    """Make a part of the encoded rows."""
+def _build_dataset(window_rows: list[dict[str, Any]], features: Features) -> Dataset:
+    """Build a part of the encoded rows."""
     from datasets import Dataset
 
-    return Dataset.from_dict({name: [line[name] for line in lines] for name in features}, features)
+    return Dataset.from_dict(
+        {name: [row[name] for row in window_rows] for name in features}, features
+    )
 
 
-def _report(cut: dict[int, int], lost: list[str], rows: int, max_length: int) -> None:
-    """Say once which questions were cut, and which answers have no token."""
-    if cut:
-        row, tokens = max(cut.items(), key=lambda item: item[1])
+def _report_problems(
+    cut_tokens: dict[int, int], untrained: list[str], rows: int, max_length: int
+) -> None:
+    """Report truncated questions and answers without tokens, once each."""
+    if cut_tokens:
+        row, tokens = max(cut_tokens.items(), key=lambda item: item[1])
         warnings.warn(
-            f"{len(cut)} of {rows} questions leave too little of max_length={max_length} tokens to "
-            f"their contexts; they lose their end (row {row}, the first is 0, loses {tokens} "
-            "tokens, the most)",
+            f"{len(cut_tokens)} of {rows} questions leave too few of max_length={max_length} "
+            f"tokens to their contexts; they are truncated (row {row}, the first is 0, loses "
+            f"{tokens} tokens, the most)",
             TruncationWarning,
             stacklevel=3,
         )
-    if lost:
+    if untrained:
         warnings.warn(
-            f"{len(lost)} of {rows} questions are not trained on: the tokenizer makes no token of "
-            f"their answers, the first is id {lost[0]!r}",
+            f"{len(untrained)} of {rows} questions are not trained on: the tokenizer has no token "
+            f"of their answers, the first is id {untrained[0]!r}",
             DataWarning,
             stacklevel=3,
         )

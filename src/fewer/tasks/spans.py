@@ -1,16 +1,16 @@
-"""From the logits of windows to answers: the best spans of a context.
+"""Answers from the logits of windows: the best spans of a context.
 
-| what | how |
+| quantity | rule |
 |---|---|
-| the rank of a span | its start logit plus its end logit, which windows share |
-| its `score` | the softmax of these sums over all distinct spans of all windows |
-| a span of two windows | the better of the two |
-| a letter that a tokenizer takes apart | whole: with its combining marks, without white space |
-| a token that was removed, or is not of the context | begins and ends no span |
-| no answer (`impossible`) | the least of the windows' sums at [CLS], as in SQuAD v2.0's recipe |
+| rank of a span | start logit plus end logit, comparable between windows |
+| `score` | softmax of these sums over all distinct spans of all windows |
+| span in two windows | the better of the two |
+| character split by the tokenizer | complete: with combining marks, without white space |
+| token that was removed, or not of the context | no start or end of a span |
+| no answer (`impossible`) | minimum over windows of the sum at [CLS], as for SQuAD v2.0 |
 
-The sums of two windows can be compared because training asks [CLS] of each window that does not
-hold the answer; a softmax inside each window could not be: the least likely window still has its 1.
+Sums of two windows are comparable, as training targets [CLS] in each window without the answer. A
+softmax per window is not: even the least likely window has probabilities that sum to 1.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from numpy.lib.stride_tricks import sliding_window_view
 Floats = npt.NDArray[np.floating]
 Integers = npt.NDArray[np.integer]
 
-NEVER = -1e4  # logits below are of removed tokens (a quarter of the least number of their dtype)
+NEVER = -1e4  # logits below are of removed tokens (a quarter of the minimum of their dtype)
 
 _CLS = 0
-_CHARACTER = regex.compile(r"\X")  # what a reader calls one: a letter with its combining marks
+_CHARACTER = regex.compile(r"\X")  # a grapheme: a letter with its combining marks
 
 
 @dataclass(frozen=True)
 class Span:
     """An answer: characters [start, end) of the context; `score`: its probability, 0..1.
 
-    The empty text, at [0, 0), says that there is no answer.
+    The empty text, at [0, 0), means no answer.
     """
 
     text: str
@@ -47,9 +47,9 @@ class Span:
 
 @dataclass(frozen=True)
 class WindowLogits:
-    """What a model says of a window of n tokens, all (n,), the first being [CLS].
+    """Logits and character bounds of a window of n tokens, all (n,); the first token is [CLS].
 
-    `starts`, `ends`: the characters of the context that each token stands for, -1 for others.
+    `starts`, `ends`: the characters of the context of each token, -1 outside the context.
     """
 
     start_logits: Floats
@@ -61,8 +61,8 @@ class WindowLogits:
         shapes = [np.shape(values) for values in vars(self).values()]
         if len(set(shapes)) > 1 or len(shapes[0]) != 1 or shapes[0] == (0,):
             raise ValueError(
-                "start_logits, end_logits, starts and ends are one number a token, without "
-                f"padding, got the shapes {', '.join(map(str, shapes))}"
+                "start_logits, end_logits, starts and ends must hold one number per token, without "
+                f"padding; got the shapes {', '.join(map(str, shapes))}."
             )
 
 
@@ -75,42 +75,47 @@ def best_spans(
     impossible: bool = False,
     threshold: float = 0.0,
 ) -> list[Span]:
-    """Find the `count` best distinct answers to one question in all its windows, best first.
+    """Return the `count` best distinct answers to one question in all its windows, best first.
 
-    An answer has at most `max_answer_length` tokens, all of one window. With `impossible` the empty
-    answer competes: it comes before a span whose sum of logits is less than that of [CLS] minus
-    `threshold`. Without, there is no answer, [], if all tokens of the context were removed.
+    An answer has at most `max_answer_length` tokens of one window. With `impossible` the empty
+    answer competes: it ranks above a span whose sum of logits is below that of [CLS] minus
+    `threshold`. Without it, the list is empty if all tokens of the context were removed.
     """
     if not windows or count < 1 or max_answer_length < 1:
         raise ValueError(
-            "wanted at least one window, one answer, one token an answer; got "
-            f"{len(windows)} windows, count={count}, max_answer_length={max_answer_length}"
+            "windows, count and max_answer_length must be 1 or more; got "
+            f"{len(windows)} windows, count={count}, max_answer_length={max_answer_length}."
         )
     farthest = max(int(window.ends.max()) for window in windows)
     if farthest > len(context):
         raise ValueError(
-            f"the windows reach to character {farthest} of a context of {len(context)}: give the "
-            "context that they were encoded from"
+            f"windows must be of the context, which has {len(context)} characters; got windows up "
+            f"to character {farthest}. Give the context that they were encoded from."
         )
-    every = [_admissible(window, max_answer_length) for window in windows]
-    starts, ends, sums = (np.concatenate(values) for values in zip(*every, strict=True))
-    starts, ends, sums = _distinct(*_visible(starts, ends, sums, context))
+    spans = [_list_spans(window, max_answer_length) for window in windows]
+    starts, ends, sums = (np.concatenate(values) for values in zip(*spans, strict=True))
+    starts, ends, sums = _sort_distinct(*_trim_spans(starts, ends, sums, context))
     order = np.arange(len(sums))
     if impossible:
-        null = min(float(one.start_logits[_CLS]) + float(one.end_logits[_CLS]) for one in windows)
+        null = min(
+            float(window.start_logits[_CLS]) + float(window.end_logits[_CLS]) for window in windows
+        )
         order = np.insert(order, np.count_nonzero(sums >= null - threshold), len(sums))
         starts, ends, sums = np.append(starts, 0), np.append(ends, 0), np.append(sums, null)
     if not len(order):
         return []
-    likely = np.exp(sums - sums.max())
-    likely /= likely.sum()
+    probabilities = np.exp(sums - sums.max())
+    probabilities /= probabilities.sum()
     best = order[:count]
-    found = zip(starts[best].tolist(), ends[best].tolist(), likely[best].tolist(), strict=True)
-    return [Span(context[start:end], score, start, end) for start, end, score in found]
+    columns = starts[best].tolist(), ends[best].tolist(), probabilities[best].tolist()
+    return [
+        Span(context[start:end], score, start, end)
+        for start, end, score in zip(*columns, strict=True)
+    ]
 
 
-def _admissible(window: WindowLogits, longest: int) -> tuple[Integers, Integers, Floats]:
-    """List the spans of a window: their first and last characters, the sums of their logits."""
+def _list_spans(window: WindowLogits, longest: int) -> tuple[Integers, Integers, Floats]:
+    """List the spans of a window: first and last characters, and sums of logits."""
     first, last = (
         np.where((window.starts >= 0) & (logits > NEVER), logits.astype(np.float64), -np.inf)
         for logits in (window.start_logits, window.end_logits)
@@ -123,17 +128,19 @@ def _admissible(window: WindowLogits, longest: int) -> tuple[Integers, Integers,
 
 
 def visible_bounds(starts: Integers, ends: Integers, text: str) -> tuple[Integers, Integers]:
-    """Move bounds [start, end) of tokens to those of what a reader sees of them.
+    """Move bounds [start, end) of tokens to those of their visible characters.
 
-    Some tokenizers count the white space before a word to it, and some let a token begin or end
-    within a character: normalisation takes "e" and its accent, two code points, for one letter.
-    Bounds without anything visible become empty.
+    Some tokenizers include the white space before a word, and some begin or end a token within a
+    character: normalisation joins "e" and its accent, two code points, into one letter. Bounds of
+    white space only become empty.
     """
     if not text.isascii():
-        borders = np.array([0, *(found.end() for found in _CHARACTER.finditer(text))])
+        borders = np.array([0, *(match.end() for match in _CHARACTER.finditer(text))])
         starts = borders[np.searchsorted(borders, starts, side="right") - 1]
         ends = borders[np.searchsorted(borders, ends)]
-    solid = np.array([n for n, letter in enumerate(text) if not letter.isspace()], np.int64)
+    solid = np.array(
+        [position for position, letter in enumerate(text) if not letter.isspace()], np.int64
+    )
     if not len(solid):
         return starts, starts
     first, last = np.searchsorted(solid, starts), np.searchsorted(solid, ends) - 1
@@ -142,18 +149,20 @@ def visible_bounds(starts: Integers, ends: Integers, text: str) -> tuple[Integer
     return np.where(blank, starts, outer[0]), np.where(blank, starts, outer[1])
 
 
-def _visible(
+def _trim_spans(
     starts: Integers, ends: Integers, sums: Floats, context: str
 ) -> tuple[Integers, Integers, Floats]:
-    """Give spans the bounds that a reader sees, and leave out those of white space."""
+    """Move spans to their visible characters, and drop those of white space."""
     starts, ends = visible_bounds(starts, ends, context)
-    kept = starts < ends
-    return starts[kept], ends[kept], sums[kept]
+    is_visible = starts < ends
+    return starts[is_visible], ends[is_visible], sums[is_visible]
 
 
-def _distinct(starts: Integers, ends: Integers, sums: Floats) -> tuple[Integers, Integers, Floats]:
-    """Sort spans, the best first; of equal ones keep the better."""
+def _sort_distinct(
+    starts: Integers, ends: Integers, sums: Floats
+) -> tuple[Integers, Integers, Floats]:
+    """Sort spans, best first; of equal bounds keep the best."""
     order = np.argsort(-sums, kind="stable")
-    keys = starts * (ends.max(initial=0) + 1) + ends  # one number a span
-    kept = order[np.sort(np.unique(keys[order], return_index=True)[1])]
-    return starts[kept], ends[kept], sums[kept]
+    keys = starts * (ends.max(initial=0) + 1) + ends  # one number per span
+    distinct = order[np.sort(np.unique(keys[order], return_index=True)[1])]
+    return starts[distinct], ends[distinct], sums[distinct]

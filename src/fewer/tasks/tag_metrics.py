@@ -1,4 +1,4 @@
-"""How good tags are: entities as conlleval counts them, accuracy over words."""
+"""Metrics of tags: entities as in conlleval, accuracy over words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import chain
 
 from fewer.tasks.tag_scheme import OUTSIDE, canonical, check_spelling
 
-# BMES, BILOU and BMEWO in the letters seqeval knows
+# prefixes of BMES, BILOU and BMEWO as seqeval's
 _SEQEVAL_NAMES = {"M": "I", "L": "E", "U": "S", "W": "S"}
 
 
@@ -16,62 +16,66 @@ def score_tags(
     wanted: Sequence[Sequence[str]],
     label_names: Iterable[str] = (),
 ) -> dict[str, float]:
-    """Score the tags of sentences against the wanted ones; higher is better.
+    """Score predicted tags of sentences against the gold tags, `wanted`; higher is better.
 
-    Tags of entities (BIO, also BIOES, BMES, BILOU, in any spelling that `tag_scheme.canonical`
-    knows): f1, precision, recall over all entities (micro), one being right when its type and both
-    its ends are; read as conlleval reads them (seqeval's default mode): an `I-X` that continues
-    nothing begins an entity. Other tags: f1 is the mean over the tags that occur (macro). Both:
-    accuracy over words. What is undefined is 0.0. `label_names` are those that could occur: they
-    tell which of the two these tags are, where few occur.
+    Tags of entities (BIO, also BIOES, BMES, BILOU, in any spelling of `tag_scheme.canonical`): f1,
+    precision, recall over all entities (micro); an entity is correct if its type and both ends are.
+    As in conlleval (seqeval's default mode), an `I-X` without a `B-X` or `I-X` before it begins an
+    entity. Any other tags: f1 is the mean over the tags that occur (macro). Both: accuracy over
+    words. An undefined score is 0.0. `label_names` are all tags of the task: they decide between
+    the two kinds where few tags occur.
 
     >>> score_tags([["B-PER", "O", "B-LOC"]], [["B-PER", "I-PER", "B-LOC"]])["f1"]
     0.5
     """
-    _check(predicted, wanted)
-    found, right = list(chain(*predicted)), list(chain(*wanted))
-    accuracy = sum(a == b for a, b in zip(found, right, strict=True)) / len(right)
-    names = sorted({*found, *right, *label_names})
+    _check_lengths(predicted, wanted)
+    predicted_tags, gold_tags = list(chain(*predicted)), list(chain(*wanted))
+    accuracy = sum(a == b for a, b in zip(predicted_tags, gold_tags, strict=True)) / len(gold_tags)
+    names = sorted({*predicted_tags, *gold_tags, *label_names})
     check_spelling(names, "tags")
     if spelled := canonical(names):
-        return {**_over_entities(predicted, wanted, spelled), "accuracy": accuracy}
+        return {**_score_entities(predicted, wanted, spelled), "accuracy": accuracy}
     from sklearn.metrics import f1_score
 
-    f1 = f1_score(right, found, average="macro", zero_division=0.0)
+    f1 = f1_score(gold_tags, predicted_tags, average="macro", zero_division=0.0)
     return {"f1": float(f1), "accuracy": accuracy}
 
 
-def _over_entities(
+def _score_entities(
     predicted: Sequence[Sequence[str]],
     wanted: Sequence[Sequence[str]],
     spelled: Mapping[str, str],
 ) -> dict[str, float]:
-    """Count entities with seqeval, which takes other names for entities, and warns."""
+    """Score entities with seqeval; tags in its spelling, as it warns of any other."""
     from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
 
-    known = {name: _SEQEVAL_NAMES.get(tag[0], tag[0]) + tag[1:] for name, tag in spelled.items()}
+    seqeval_tags = {
+        name: _SEQEVAL_NAMES.get(tag[0], tag[0]) + tag[1:] for name, tag in spelled.items()
+    }
     precision, recall, f1, _ = precision_recall_fscore_support(
-        [[known.get(tag, OUTSIDE) for tag in tags] for tags in wanted],
-        [[known.get(tag, OUTSIDE) for tag in tags] for tags in predicted],
+        [[seqeval_tags.get(tag, OUTSIDE) for tag in tags] for tags in wanted],
+        [[seqeval_tags.get(tag, OUTSIDE) for tag in tags] for tags in predicted],
         average="micro",
         zero_division=0,  # "warn" by default
     )
     return {"f1": float(f1), "precision": float(precision), "recall": float(recall)}
 
 
-def _check(predicted: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]) -> None:
+def _check_lengths(predicted: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]) -> None:
     if len(predicted) != len(wanted):
         raise ValueError(
-            f"wanted tags for as many sentences, got {len(predicted)} predicted and {len(wanted)} "
-            "wanted: a list of tags for each sentence"
+            f"predicted and wanted must have as many sentences; got {len(predicted)} predicted and "
+            f"{len(wanted)} wanted. Give a list of tags for each sentence."
         )
-    for row, (found, right) in enumerate(zip(predicted, wanted, strict=True)):
-        if isinstance(found, str) or isinstance(right, str):
-            raise TypeError(f"sentence {row} (the first is 0): wanted a list of tags, got a string")
-        if len(found) != len(right):
+    for row, (predicted_tags, gold_tags) in enumerate(zip(predicted, wanted, strict=True)):
+        if isinstance(predicted_tags, str) or isinstance(gold_tags, str):
+            raise TypeError(
+                f"sentence {row} (the first is 0) must be a list of tags; got a string. Split it."
+            )
+        if len(predicted_tags) != len(gold_tags):
             raise ValueError(
-                f"sentence {row} (the first is 0): got {len(found)} predicted tags and "
-                f"{len(right)} wanted ones: one for each word of both"
+                f"sentence {row} (the first is 0) must have one tag per word in predicted and "
+                f"wanted; got {len(predicted_tags)} predicted and {len(gold_tags)} wanted tags."
             )
     if not any(map(len, wanted)):
-        raise ValueError("there is nothing to score: no words")
+        raise ValueError("wanted must have words to score; got no words.")

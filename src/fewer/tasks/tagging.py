@@ -1,7 +1,7 @@
-"""Tagging the words of sentences (named entities, parts of speech): the columns, the labels known.
+"""Tagging the words of sentences (named entities, parts of speech): columns and label names.
 
-`infer_tagging` guesses a `Tagging` from rows; `encode` turns rows into token ids and labels;
-`num_labels`, `id2label`, `label2id`, `problem_type` are what a Hugging Face config wants.
+`infer_tagging` guesses a `Tagging` from rows; `encode` converts rows to token ids and labels;
+`num_labels`, `id2label`, `label2id`, `problem_type` are those of a Hugging Face config.
 """
 
 from __future__ import annotations
@@ -28,19 +28,18 @@ TAG_COLUMNS = (
     *("xpos", "chunk_tags"),
 )
 
-IGNORED = -100  # the label that Hugging Face's loss leaves out
+IGNORED = -100  # the label that Hugging Face's loss ignores
 
-_MOST_LABELS = 1000
+_MAX_LABELS = 1000
 _PREFIXES = "BIMLEUSW"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tagging:
-    """Describe a task of tagging: the columns it reads and the labels it knows.
+    """A task of tagging: its columns and label names.
 
-    A row holds the words of a sentence, and as many tags: names of `label_names`, which stand in
-    the order of the model's outputs, or their indices. Where names are numbers themselves, a number
-    is always a name.
+    A row holds the words of a sentence, and as many tags: names of `label_names`, which are in the
+    order of the model's outputs, or their indices. If names are numbers, a number is always a name.
 
     >>> task = Tagging(label_names=("O", "B-PER", "I-PER"))
     >>> task.num_labels, task.neutral
@@ -55,11 +54,9 @@ class Tagging:
 
     def __post_init__(self) -> None:
         if len(self.label_names) < 2:
-            raise ValueError(
-                f"tagging wants at least two label names, got {list(self.label_names)}"
-            )
+            raise ValueError(f"label_names must be two at least; got {list(self.label_names)}.")
         if len(set(self.label_names)) < len(self.label_names):
-            raise ValueError(f"a label name stands twice in {few(self.label_names)}")
+            raise ValueError(f"label_names must be unique; got {few(self.label_names)}.")
 
     @property
     def num_labels(self) -> int:
@@ -78,12 +75,12 @@ class Tagging:
 
     @property
     def problem_type(self) -> None:
-        """What Hugging Face calls it: configs of token classification leave it open."""
+        """None: configs of token classification have no problem type."""
         return None
 
     @property
     def neutral(self) -> str:
-        """The answer for a word that was cut: "O", or the first label where there is no "O"."""
+        """The tag of a truncated word: "O", or the first label if there is no "O"."""
         return outside(self.label_names)
 
     def encode(
@@ -95,14 +92,13 @@ class Tagging:
         overlong: Overlong = "truncate",
         training: bool = True,
     ) -> Dataset:
-        """Encode words and tags without padding, in the same order; a row each, or one a window.
+        """Encode words and tags without padding, in the same order; one row each, or per window.
 
-        Columns: those of `encode_words`, and for training labels: one a token, -100 for special
-        tokens. Every piece of a word is trained, for a token may leave the model early on its own:
-        the first carries the word's tag, the later ones the same, but `I-X` for `B-X` if there is
-        an `I-X`.
-        Only first pieces (`word_starts`) count in scores. Give words cut by "truncate" the tag
-        `neutral` in scores: `merge(answers, encoded, task.neutral)`.
+        Columns: those of `encode_words`, and for training labels: one per token, -100 for special
+        tokens. All pieces of a word are trained, as a token may exit on its own: the first has the
+        word's tag, the later ones the same, or `I-X` for `B-X` if there is an `I-X`. Only first
+        pieces (`word_starts`) count in scores. Words truncated by "truncate" get the tag `neutral`
+        in scores: `merge(answers, encoded, task.neutral)`.
         """
         tags = self.labels(rows) if training else []
         encoded = encode_words(
@@ -110,43 +106,44 @@ class Tagging:
         )
         if not training:
             return encoded
-        inside = self._inside()
+        inside = self._map_continuations()
         labels = [
-            _labels_of_pieces(words, tags[sentence], inside)
+            _label_pieces(words, tags[sentence], inside)
             for sentence, words in zip(encoded["sentence"], encoded["piece_words"], strict=True)
         ]
         return encoded.add_column("labels", labels)
 
     def words(self, rows: Dataset) -> list[list[str]]:
-        """Read the words of each row."""
+        """Return the words of each row."""
         words = column_values(rows, self.tokens)
         check_words(words, f"column {self.tokens!r}")
         return words
 
     def labels(self, rows: Dataset) -> list[list[int]]:
-        """Read the labels of each row's words: indices of `label_names`.
+        """Return the labels of each row's words: indices of `label_names`.
 
-        Tags of IOB1, where all entities begin with `I-X`, are read as BIO, with a `DataWarning`.
+        Tags of IOB1, where all entities begin with `I-X`, are converted to BIO with a
+        `DataWarning`.
         """
-        known = self._indices()
+        indices = self._index_tags()
         words, tags = self.words(rows), column_values(rows, self.tags)
-        found = []
-        for row, (its_words, its_tags) in enumerate(zip(words, tags, strict=True)):
-            _check_tags(its_tags, self.tags, row)
-            if len(its_words) != len(its_tags):
+        labels = []
+        for row, (row_words, row_tags) in enumerate(zip(words, tags, strict=True)):
+            _check_tags(row_tags, self.tags, row)
+            if len(row_words) != len(row_tags):
                 raise ValueError(
-                    f"row {row} (the first is 0): column {self.tokens!r} has {len(its_words)} "
-                    f"words, column {self.tags!r} {len(its_tags)} tags; wanted a tag for each "
-                    "word. Mend or remove the row."
+                    f"row {row} (the first is 0) must have one tag per word; got {len(row_words)} "
+                    f"words in the column {self.tokens!r}, {len(row_tags)} tags in {self.tags!r}. "
+                    "Correct or remove the row."
                 )
-            unknown = [place for place, tag in enumerate(its_tags) if tag not in known]
+            unknown = [position for position, tag in enumerate(row_tags) if tag not in indices]
             if unknown:
-                raise ValueError(self._unknown(row, unknown[0], its_words, its_tags))
-            found.append([known[tag] for tag in its_tags])
-        return self._in_bio(found)
+                raise ValueError(self._describe_unknown(row, unknown[0], row_words, row_tags))
+            labels.append([indices[tag] for tag in row_tags])
+        return self._convert_iob1(labels)
 
-    def _in_bio(self, labels: list[list[int]]) -> list[list[int]]:
-        """Make BIO of IOB1; other schemes stay as they are."""
+    def _convert_iob1(self, labels: list[list[int]]) -> list[list[int]]:
+        """Convert IOB1 to BIO; labels of any other scheme are unchanged."""
         if not bio.is_bio(self.label_names):
             return labels
         names, outputs = self.label_names, self.label2id
@@ -156,28 +153,28 @@ class Tagging:
             return labels
         warnings.warn(
             f"column {self.tags!r}: all {with_inside} entities begin with I, as in IOB1; they are "
-            "read as BIO, where they begin with B",
+            "converted to BIO, where entities begin with B",
             DataWarning,
             stacklevel=3,
         )
         return [[outputs[tag] for tag in bio.repair(row, names)] for row in tags]
 
-    def _indices(self) -> dict[Any, int]:
-        """Output of all that may stand for a label: names, and indices unless names are numbers."""
+    def _index_tags(self) -> dict[Any, int]:
+        """Map the values of tags to outputs: names, and indices unless names are numbers."""
         numbers = {int(name): index for name, index in self.label2id.items() if name.isdecimal()}
         return {**self.label2id, **(numbers or {index: index for index in self.id2label})}
 
-    def _unknown(self, row: int, place: int, words: list[str], tags: list[Any]) -> str:
-        """Say which tag is unknown."""
+    def _describe_unknown(self, row: int, position: int, words: list[str], tags: list[Any]) -> str:
+        """Describe an unknown tag."""
         return (
-            f"column {self.tags!r}, row {row}, word {place} (the first is 0), {words[place]!r}: "
-            f"unknown tag {tags[place]!r}{nearest(tags[place], self.label_names)}. "
-            f"Known are {few(self.label_names)}. "
-            "Mend or remove the row, or choose another column or other label names."
+            f"column {self.tags!r}, row {row}, word {position} (the first is 0), "
+            f"{words[position]!r}, must have a tag among {few(self.label_names)}; got the unknown "
+            f"tag {tags[position]!r}{nearest(tags[position], self.label_names)}. Correct or "
+            "remove the row, or choose another column or other label names."
         )
 
-    def _inside(self) -> list[int]:
-        """Label of a word's later pieces, for each label of its first."""
+    def _map_continuations(self) -> list[int]:
+        """Return the label of a word's later pieces, for each label of its first."""
         outputs = self.label2id
         inside = {head: outputs[name] for name, head in bio.heads_of(self.label_names).items()}
         return [inside.get(name, index) for name, index in outputs.items()]
@@ -190,50 +187,50 @@ def infer_tagging(
     tags: str | None = None,
     label_names: Sequence[str] | None = None,
 ) -> Tagging:
-    """Guess the task of these rows; what is given is not guessed.
+    """Guess the task of these rows; arguments that are set are not guessed.
 
     Columns: the first of the usual names (`tokens`, `words`, ...; `tags`, `ner_tags`, `labels`,
     `pos_tags`, `upos`, ...), in any case, that holds lists. Labels: the names that a column of
-    `ClassLabel` declares, or the tags that occur: "O" first, then by type, `B-X` before `I-X`. Give
-    `label_names` where a model knows them already, or where tags are plain numbers.
+    `ClassLabel` declares, or the tags that occur: "O" first, then by type, `B-X` before `I-X`. Set
+    `label_names` for a model that has them, or if tags are plain numbers.
     """
     if not len(rows):
-        raise ValueError("there are no rows to infer a task from")
-    tokens = _column(rows, tokens, TOKEN_COLUMNS, "tokens", strings=True)
-    tags = _column(rows, tags, TAG_COLUMNS, "tags", strings=False)
-    names = tuple(label_names) if label_names is not None else _names(rows, tags)
+        raise ValueError("rows must hold rows to infer a task from; got no rows.")
+    tokens = _find_column(rows, tokens, TOKEN_COLUMNS, "tokens", strings=True)
+    tags = _find_column(rows, tags, TAG_COLUMNS, "tags", strings=False)
+    names = tuple(label_names) if label_names is not None else _infer_label_names(rows, tags)
     check_spelling(names, f"column {tags!r}" if label_names is None else "label_names")
     return Tagging(tokens=tokens, tags=tags, label_names=names)
 
 
 def is_tagging(rows: Dataset, columns: Iterable[str] | None = None) -> bool:
-    """Tell whether rows look like tagging: one of the columns holds lists of strings.
+    """Check whether rows are for tagging: one of the columns holds lists of strings.
 
-    Without `columns` the usual names of columns of words are looked at.
+    Without `columns`, the usual names for words are checked.
     """
     if columns is None:
         columns = [name for name in rows.column_names if name.lower() in TOKEN_COLUMNS]
     return any(_is_list(rows, name, strings=True) for name in columns if name in rows.column_names)
 
 
-def _column(
-    rows: Dataset, given: str | None, usual: Sequence[str], what: str, *, strings: bool
+def _find_column(
+    rows: Dataset, column: str | None, candidates: Sequence[str], option: str, *, strings: bool
 ) -> str:
-    """Choose the column of words, or that of tags."""
-    if given is not None:
-        return known_column(given, rows)
-    written: dict[str, str] = {name.lower(): name for name in rows.column_names}
-    for name in usual:
-        if name in written and _is_list(rows, written[name], strings=strings):
-            return written[name]
+    """Return the column of words or of tags."""
+    if column is not None:
+        return known_column(column, rows)
+    columns: dict[str, str] = {name.lower(): name for name in rows.column_names}
+    for name in candidates:
+        if name in columns and _is_list(rows, columns[name], strings=strings):
+            return columns[name]
     raise ValueError(
-        f"no column looks like the {what}, a list a row: the rows have {few(rows.column_names)}; "
-        f"looked for {few(usual)}. Say which it is: {what}='...'"
+        f"{option} must be the name of a column of lists; got the columns "
+        f"{few(rows.column_names)}, with no lists in {few(candidates)}. Set {option}='...'"
     )
 
 
 def _is_list(rows: Dataset, column: str, *, strings: bool) -> bool:
-    """Tell whether a column holds lists, of strings or of anything."""
+    """Check whether a column holds lists, with `strings` only lists of strings."""
     import pyarrow as pa
 
     kind = rows.features.arrow_schema.field(column).type
@@ -243,77 +240,82 @@ def _is_list(rows: Dataset, column: str, *, strings: bool) -> bool:
     return not strings or bool(pa.types.is_string(item) or pa.types.is_large_string(item))
 
 
-def _names(rows: Dataset, column: str) -> tuple[str, ...]:
-    """Find the label names: those the column declares, or the tags that occur, sorted."""
-    declared = _declared(rows.features[column])
-    if declared is not None:
-        return declared
+def _infer_label_names(rows: Dataset, column: str) -> tuple[str, ...]:
+    """Return the label names: those that the column declares, or the tags that occur, sorted."""
+    declared_names = _read_declared_names(rows.features[column])
+    if declared_names is not None:
+        return declared_names
     names: set[str] = set()
     for row, tags in enumerate(column_values(rows, column)):
         _check_tags(tags, column, row)
         numbers = [tag for tag in tags if not isinstance(tag, str)]
         if numbers:
             raise TypeError(
-                f"column {column!r}, row {row} (the first is 0): wanted tags that are strings, got "
-                f"{numbers[0]!r} ({type(numbers[0]).__name__}). Say what the numbers stand for: "
+                f"column {column!r}, row {row} (the first is 0), must hold tags that are strings; "
+                f"got {numbers[0]!r} ({type(numbers[0]).__name__}). Set the names of the numbers: "
                 "label_names=(...)"
             )
-        for place, tag in enumerate(tags):
+        for position, tag in enumerate(tags):
             if is_null_name(tag):
                 raise ValueError(
-                    f"column {column!r}, row {row}, word {place} (the first is 0): a tag must not "
-                    f"be missing; got {tag!r}. Mend or remove the row."
+                    f"column {column!r}, row {row}, word {position} (the first is 0): a tag must "
+                    f"not be missing; got {tag!r}. Correct or remove the row."
                 )
         names.update(tags)
     if len(names) < 2:
         raise ValueError(
-            f"column {column!r} holds {len(names)} different tags ({few(names)}); two at least are "
-            "wanted. If a model knows the labels, give them: label_names=(...)"
+            f"column {column!r} must hold two tags at least; got {len(names)} different tags "
+            f"({few(names)}). If the model has label names, set label_names=(...)."
         )
-    if len(names) > _MOST_LABELS:
+    if len(names) > _MAX_LABELS:
         raise ValueError(
-            f"column {column!r} holds {len(names)} different tags ({few(sorted(names), 3)}); at "
-            f"most {_MOST_LABELS} are wanted. Choose another column: tags='...'"
+            f"column {column!r} must hold at most {_MAX_LABELS} tags; got {len(names)} different "
+            f"tags ({few(sorted(names), 3)}). Choose another column: tags='...'"
         )
     spelled = {name: name for name in names} | canonical(names)
-    return tuple(sorted(names, key=lambda name: _outside_first(name, spelled[name])))
+    return tuple(sorted(names, key=lambda name: _sort_key(name, spelled[name])))
 
 
-def _declared(feature: Any) -> tuple[str, ...] | None:
-    """Read the names that a column of lists of `ClassLabel` declares."""
+def _read_declared_names(feature: Any) -> tuple[str, ...] | None:
+    """Return the names that a column of lists of `ClassLabel` declares."""
     from datasets import ClassLabel
 
-    # an older way to write a feature of lists is a list; newer are List, LargeList, Sequence
-    inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
-    return tuple(inner.names) if isinstance(inner, ClassLabel) else None
+    # old features of lists are lists; newer ones are List, LargeList, Sequence
+    item = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+    return tuple(item.names) if isinstance(item, ClassLabel) else None
 
 
 def _check_tags(tags: object, column: str, row: int) -> None:
-    """Raise `TypeError` unless this is a list of names or indices."""
+    """Raise `TypeError` unless `tags` is a list of names or indices."""
     where = f"column {column!r}, row {row}"
     if isinstance(tags, str) or not isinstance(tags, Sequence):
         raise TypeError(
-            f"{where} (the first is 0): wanted a list of tags, got {tags!r} ({type(tags).__name__})"
+            f"{where} (the first is 0), must be a list of tags; got {tags!r} "
+            f"({type(tags).__name__})."
         )
-    for place, tag in enumerate(tags):
+    for position, tag in enumerate(tags):
         if not isinstance(tag, str | int) or isinstance(tag, bool) or tag == "":
             raise TypeError(
-                f"{where}, word {place} (the first is 0): wanted a tag, a string, got {tag!r} "
-                f"({type(tag).__name__}). Mend or remove the row."
+                f"{where}, word {position} (the first is 0), must be a tag, a string; got {tag!r} "
+                f"({type(tag).__name__}). Correct or remove the row."
             )
 
 
-def _labels_of_pieces(words: list[int], tags: list[int], inside: list[int]) -> list[int]:
-    """Give each piece its label; `words` says of each piece to which word it belongs."""
-    before = [NO_WORD, *words]
+def _label_pieces(words: list[int], tags: list[int], inside: list[int]) -> list[int]:
+    """Return the label of each piece; `words` holds the word number of each."""
+    previous = [NO_WORD, *words]
     return [
-        IGNORED if word == NO_WORD else inside[tags[word]] if before[place] == word else tags[word]
-        for place, word in enumerate(words)
+        IGNORED
+        if word == NO_WORD
+        else inside[tags[word]]
+        if previous[position] == word
+        else tags[word]
+        for position, word in enumerate(words)
     ]
 
 
-def _outside_first(name: str, tag: str) -> tuple[bool, str, int]:
-    """Sort "O" first, then by type, the tags of a type in the order of a mention.
+def _sort_key(name: str, tag: str) -> tuple[bool, str, int]:
+    """Return a key that sorts "O" first, then by type, tags of a type in the order of a mention.
 
     `tag` is the name in its canonical spelling.
     """

@@ -1,4 +1,4 @@
-"""What training and measuring ask of a task, whatever its rows hold."""
+"""The interface of a task for training and measuring."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 class Task(Protocol):
-    """The columns that a task reads, and the head that a model needs for it."""
+    """A task: its columns, its labels and the head of its models."""
 
-    head: ClassVar[str]  # as transformers' classes end: "SequenceClassification" and so on
+    head: ClassVar[str]  # suffix of transformers' classes: "SequenceClassification" and so on
 
     @property
     def num_labels(self) -> int:
@@ -32,7 +32,7 @@ class Task(Protocol):
 
     @property
     def problem_type(self) -> str | None:
-        """What Hugging Face calls it, where it has a name."""
+        """Problem type of the Hugging Face config, if it has one."""
         ...
 
     def encode(
@@ -43,9 +43,9 @@ class Task(Protocol):
         max_length: int,
         training: bool = True,
     ) -> Dataset:
-        """Encode rows without padding, in the same order; for training with what they teach.
+        """Encode rows without padding, in the same order; for training with their labels.
 
-        A row that does not fit may become several, and one that teaches nothing none; otherwise,
-        to be answered, all are there.
+        A row that is too long may become several. In training, a row without a label may be left
+        out; without `training`, no row is.
         """
         ...

@@ -1,7 +1,7 @@
-"""Questions and contexts in, windows of tokens out: the question, then a piece of the context.
+"""Windows of tokens from questions and contexts: the question, then a piece of the context.
 
-`[CLS] question [SEP] piece [SEP]`, special tokens as the tokenizer sets them. Windows are cut here
-and not by the tokenizer: its own truncation of a pair takes memory with the square of the length.
+`[CLS] question [SEP] piece [SEP]`, with the tokenizer's special tokens. Windows are not cut by the
+tokenizer, as the memory of its truncation of a pair grows with the square of the length.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 
 Numbers = npt.NDArray[np.int32]
 
-NOT_CONTEXT = -1  # in `starts` and `ends`: a special token, or one of the question
+NOT_CONTEXT = -1  # in `starts` and `ends`: a special token or one of the question
 
-_LEAST_CONTEXT = 64  # tokens that a long question leaves to the context, where a window has them
+_MIN_CONTEXT = 64  # tokens of a window that a long question leaves to the context
 
-_RESET = threading.Lock()  # of truncation and padding, which all threads of a tokenizer share
+_RESET = threading.Lock()  # of truncation and padding, which threads share
 
 
 @dataclass(frozen=True)
 class TokenisedPair:
-    """A question with its context, whole, and the windows cut from it.
+    """The tokens of a question and its full context, and the windows cut from them.
 
-    `inputs`: the tokenizer's columns, (T,) each; `starts`, `ends`: the characters of the context
-    each token stands for, (T,); `windows`: the tokens of each, in ascending order; `cut`: tokens
-    that the question loses.
+    `inputs`: the tokenizer's columns, (T,) each; `starts`, `ends`: the characters of the context of
+    each token, (T,); `windows`: the token indices of each, ascending; `cut`: number of tokens cut
+    from the question.
     """
 
     inputs: dict[str, Numbers]
@@ -47,20 +47,20 @@ class TokenisedPair:
     cut: int
 
     def overlapping(self, start: int, end: int) -> Numbers:
-        """Find the tokens that share a character with [start, end) of the context."""
-        found = np.flatnonzero((self.starts < end) & (self.ends > start))
-        return found.astype(np.int32)
+        """Return the tokens that share a character with [start, end) of the context."""
+        tokens = np.flatnonzero((self.starts < end) & (self.ends > start))
+        return tokens.astype(np.int32)
 
 
 def plain_text_tokenizer(
     tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]
 ) -> PreTrainedTokenizerBase:
-    """Return a tokenizer that reads special tokens written in these texts as ordinary text.
+    """Return a tokenizer that treats special tokens written in these texts as ordinary text.
 
-    "[SEP]" in a question would end it: in the methods, and in the heads of Longformer and BigBird.
-    Where no text holds one it is the tokenizer itself, else a copy. The caller's is never switched:
-    `split_special_tokens` is state that all threads share. Its truncation and padding are off
-    afterwards, as after every call of it without them, so that later calls change nothing.
+    "[SEP]" in a question would end it, for the methods and for the heads of Longformer and BigBird.
+    If no text holds one, the tokenizer is returned, else a copy: `split_special_tokens` is state
+    that all threads share. Truncation and padding of the tokenizer are turned off, as by any call
+    without them, so that later calls change nothing.
     """
     backend: Any = tokenizer.backend_tokenizer
     with _RESET:
@@ -71,33 +71,35 @@ def plain_text_tokenizer(
     names = [
         token.content for token in backend.get_added_tokens_decoder().values() if token.special
     ]
-    folded = [name.casefold() for name in names]  # some are matched in lowercased text
-    if not any(name in text for text in map(str.casefold, texts) for name in folded):
+    folded_names = [name.casefold() for name in names]  # some are matched in lowercased text
+    if not any(name in text for text in map(str.casefold, texts) for name in folded_names):
         return tokenizer
-    copied: Any = deepcopy(tokenizer)
-    copied.split_special_tokens = True
-    _break_pieces(copied.backend_tokenizer, names)
-    reader: PreTrainedTokenizerBase = copied
+    copy: Any = deepcopy(tokenizer)
+    copy.split_special_tokens = True
+    _break_pieces(copy.backend_tokenizer, names)
+    reader: PreTrainedTokenizerBase = copy
     return reader
 
 
 def _break_pieces(backend: Any, names: Iterable[str]) -> None:
     """Split text inside the names of special tokens.
 
-    Unigram and word-level vocabularies hold "</s>" as a piece too, and would find it.
+    Unigram and word-level vocabularies also hold "</s>" as a piece, and would match it.
     """
     from tokenizers import Regex, pre_tokenizers
 
     alternatives = "|".join(
-        f"(?<={_escaped(name[0])}){_escaped(name[1:])}" for name in names if len(name) > 1
+        f"(?<={_escape(name[0])}){_escape(name[1:])}" for name in names if len(name) > 1
     )
     split = pre_tokenizers.Split(Regex(alternatives), "isolated")
-    before = backend.pre_tokenizer
-    backend.pre_tokenizer = split if before is None else pre_tokenizers.Sequence([before, split])
+    pre_tokenizer = backend.pre_tokenizer
+    backend.pre_tokenizer = (
+        split if pre_tokenizer is None else pre_tokenizers.Sequence([pre_tokenizer, split])
+    )
 
 
-def _escaped(text: str) -> str:
-    """Escape every character for Oniguruma, which knows other special ones than `re`."""
+def _escape(text: str) -> str:
+    """Escape every character for Oniguruma, whose special characters differ from those of `re`."""
     return "".join(rf"\x{{{ord(letter):x}}}" for letter in text)
 
 
@@ -108,10 +110,10 @@ def tokenise(
     *,
     special: bool = True,
 ) -> BatchEncoding:
-    """Tokenise texts or pairs as plain text, whole, without padding, with offsets."""
-    reader = plain_text_tokenizer(tokenizer, (*texts, *(pairs or ())))
-    # padding and truncation are said aloud: a tokenizer's file may ask for both
-    encoding: BatchEncoding = reader(
+    """Tokenise texts or pairs as plain text with offsets, without truncation or padding."""
+    plain_tokenizer = plain_text_tokenizer(tokenizer, (*texts, *(pairs or ())))
+    # explicit padding and truncation: the tokenizer's file may set both
+    encoding: BatchEncoding = plain_tokenizer(
         list(texts),
         None if pairs is None else list(pairs),
         add_special_tokens=special,
@@ -125,16 +127,16 @@ def tokenise(
 
 
 def first_tokens(text: str, tokenizer: PreTrainedTokenizerBase, count: int) -> str:
-    """Keep the first `count` tokens of a text."""
+    """Return the text of the first `count` tokens."""
     (offsets,) = tokenise(tokenizer, [text], special=False)["offset_mapping"]
     return text[: offsets[count - 1][1]] if len(offsets) > count else text
 
 
 def word_bounds(text: str, tokenizer: PreTrainedTokenizerBase) -> Numbers:
-    """Find the words of a text as the tokenizer splits it: characters [start, end), (W, 2).
+    """Return the words of a text as the tokenizer splits it: characters [start, end), (W, 2).
 
-    They hold no white space and no part of a character: a combining mark stays in its word,
-    whatever the tokenizer makes of it.
+    Words have no white space and no partial characters: a combining mark stays in its word, even if
+    the tokenizer splits it off.
     """
     encoding = tokenise(tokenizer, [text], special=False)
     bounds = np.array(encoding["offset_mapping"][0], np.int64).reshape(-1, 2)
@@ -146,8 +148,8 @@ def word_bounds(text: str, tokenizer: PreTrainedTokenizerBase) -> Numbers:
         if start >= end:
             continue
         end_before = words[-1][1] if words else -1
-        joined = number == last or _after_mark(text, start)
-        if start < end_before or (start == end_before and joined):
+        is_same_word = number == last or _follows_mark(text, start)
+        if start < end_before or (start == end_before and is_same_word):
             words[-1][1] = max(words[-1][1], end)
         else:
             words.append([start, end])
@@ -155,13 +157,13 @@ def word_bounds(text: str, tokenizer: PreTrainedTokenizerBase) -> Numbers:
     return np.array(words, np.int32).reshape(-1, 2)
 
 
-def _after_mark(text: str, place: int) -> bool:
-    """Tell whether a letter follows a combining mark, which some tokenizers take for its end."""
+def _follows_mark(text: str, place: int) -> bool:
+    """Check whether a letter follows a combining mark, where some tokenizers end a word."""
     return unicodedata.category(text[place - 1]).startswith("M") and text[place].isalpha()
 
 
 def input_names(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Name the columns that a model of this tokenizer reads."""
+    """List the input columns of a model with this tokenizer."""
     return list(dict.fromkeys(["input_ids", *tokenizer.model_input_names, "attention_mask"]))
 
 
@@ -175,13 +177,12 @@ def tokenise_pairs(
 ) -> Iterator[TokenisedPair]:
     """Tokenise each question with its context, and cut windows of at most `max_length` tokens.
 
-    Neighbours share `stride` tokens of the context, or half of its room where that is less. A
-    question loses its end where it leaves less than 64 tokens, or half a window, to a context that
-    wants them.
+    Neighbours share `stride` tokens of the context, but at most half of its room. A question is
+    truncated if it leaves less than 64 tokens, or half a window, to a longer context.
     """
     check_tokenizer(tokenizer, max_length, pair=True)
     if stride < 0:
-        raise ValueError(f"stride, the tokens that windows share, is 0 or more, got {stride}")
+        raise ValueError(f"stride must be 0 or more tokens; got {stride}.")
     names = input_names(tokenizer)
     for first in with_progress(range(0, len(questions), BATCH_TEXTS), "questions"):
         batch = slice(first, first + BATCH_TEXTS)
@@ -192,37 +193,43 @@ def tokenise_pairs(
         )
         for row, offsets in enumerate(encoded["offset_mapping"]):
             inputs = {name: np.array(encoded[name][row], np.int32) for name in names}
-            yield _with_windows(inputs, offsets, encoded.sequence_ids(row), max_length, stride)
+            yield _cut_windows(inputs, offsets, encoded.sequence_ids(row), max_length, stride)
 
 
-def _with_windows(
+def _cut_windows(
     inputs: dict[str, Numbers],
     offsets: list[tuple[int, int]],
-    owners: list[int | None],
+    sequence_ids: list[int | None],
     max_length: int,
     stride: int,
 ) -> TokenisedPair:
-    """Cut windows; `owners` says of each token: of the question 0, of the context 1, special None.
+    """Cut windows; `sequence_ids` holds for each token 0 (question), 1 (context) or None (special).
 
     The context is the last text of a pair in every tokenizer.
     """
-    tokens, size = len(owners), owners.count(1)
-    begin = owners.index(1) if size else tokens
-    asked = owners.count(0)
-    question = owners.index(0) if asked else 0
-    room = max_length - (tokens - size - asked)  # of question and context
-    least = min(max(min(_LEAST_CONTEXT, room // 2), 1), size)
-    cut = max(asked + least - room, 0)
-    every = np.arange(tokens, dtype=np.int32)
-    head = np.delete(every[:begin], slice(question + asked - cut, question + asked))
-    tail = every[begin + size :]
-    room -= asked - cut
+    tokens, context_tokens = len(sequence_ids), sequence_ids.count(1)
+    begin = sequence_ids.index(1) if context_tokens else tokens
+    question_tokens = sequence_ids.count(0)
+    question = sequence_ids.index(0) if question_tokens else 0
+    room = max_length - (tokens - context_tokens - question_tokens)  # of question and context
+    min_context = min(max(min(_MIN_CONTEXT, room // 2), 1), context_tokens)
+    cut = max(question_tokens + min_context - room, 0)
+    indices = np.arange(tokens, dtype=np.int32)
+    head = np.delete(
+        indices[:begin], slice(question + question_tokens - cut, question + question_tokens)
+    )
+    tail = indices[begin + context_tokens :]
+    room -= question_tokens - cut
     step = room - min(stride, room // 2)
-    pieces = range(0, max(size - room, 0) + step, step) if size else [0]
+    pieces = range(0, max(context_tokens - room, 0) + step, step) if context_tokens else [0]
     windows = [
-        np.concatenate([head, every[begin + piece : begin + min(piece + room, size)], tail])
+        np.concatenate(
+            [head, indices[begin + piece : begin + min(piece + room, context_tokens)], tail]
+        )
         for piece in pieces
     ]
     spans = np.full((tokens, 2), NOT_CONTEXT, np.int32)
-    spans[begin : begin + size] = np.array(offsets[begin : begin + size], np.int32).reshape(-1, 2)
+    spans[begin : begin + context_tokens] = np.array(
+        offsets[begin : begin + context_tokens], np.int32
+    ).reshape(-1, 2)
     return TokenisedPair(inputs, spans[:, 0], spans[:, 1], windows, cut)

@@ -1,4 +1,4 @@
-"""Fit a policy to a sample of rows: shares of FLOPs, and answers that are known."""
+"""Calibrate a policy on a sample of rows, by FLOPs ratios and labelled batches."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SAMPLE_TEXTS", "calibrate", "collator_for", "sample_size"]
 
-SAMPLE_TEXTS = 512  # at most; a bisection reads them a dozen times
+SAMPLE_TEXTS = 512  # at most; a bisection runs them a dozen times
 SAMPLE_TOKENS = 1 << 17
 BATCH_TEXTS, BATCH_TOKENS = 64, 1 << 14
 _INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
@@ -35,72 +35,74 @@ Collator = Callable[[list[dict[str, Any]]], Any]
 
 
 def sample_size(lengths: Sequence[int]) -> int:
-    """Tell how many of these texts, the first of them, are enough to fit a policy to."""
-    read = torch.tensor(lengths).cumsum(0)
-    return max(1, int((read <= SAMPLE_TOKENS).sum()))
+    """Return how many texts, from the first, suffice to calibrate a policy."""
+    tokens = torch.tensor(lengths).cumsum(0)
+    return max(1, int((tokens <= SAMPLE_TOKENS).sum()))
 
 
 def collator_for(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Collator:
-    """Pad rows into a batch, and with them what the head learns of each token."""
-    padding: dict[str, Callable[[PreTrainedTokenizerBase], Collator]] = {
+    """Return the collator that pads rows, and the labels of the model's head with them."""
+    collators: dict[str, Callable[[PreTrainedTokenizerBase], Collator]] = {
         "token": DataCollatorForTokenClassification,
         "span": SpanCollator,
     }
-    return padding.get(attachment(model).shape.answers, DataCollatorWithPadding)(tokenizer)
+    return collators.get(attachment(model).shape.answers, DataCollatorWithPadding)(tokenizer)
 
 
 def calibrate(
     model: PreTrainedModel, phase: Phase, sample: Dataset, collator: Collator, *, first: bool
 ) -> None:
-    """Let the policy of a model be fitted to a sample, before a phase (`first`) or after it."""
-    own = attachment(model)
+    """Calibrate the policy of a model on a sample, before a phase (`first`) or after it."""
+    attached = attachment(model)
 
     @cache
     def batches() -> list[dict[str, Tensor]]:
-        return _batches(model, sample, collator)
+        return _make_batches(model, sample, collator)
 
-    def share() -> float:
-        with _hard(model) as reader:
-            traces = [trace for trace, *_ in _passes(reader, batches())]
-        kept = sum(float(own.shape.flops(trace).sum()) for trace in traces)
-        dense = sum(float(own.shape.dense_flops_of(trace).sum()) for trace in traces)
-        return kept / dense
+    def flops_ratio() -> float:
+        with _apply_compact(model) as eval_model:
+            traces = [trace for trace, *_ in _run_batches(eval_model, batches())]
+        flops = sum(float(attached.shape.flops(trace).sum()) for trace in traces)
+        dense = sum(float(attached.shape.dense_flops_of(trace).sum()) for trace in traces)
+        return flops / dense
 
-    def lessons() -> Iterator[TrainingBatch]:
-        with _hard(model) as reader:
-            policy = attachment(reader).policy.train()  # exits speak, nobody leaves
-            loss = task_loss(model.config, own.shape.answers)
+    def training_batches() -> Iterator[TrainingBatch]:
+        with _apply_compact(model) as eval_model:
+            policy = attachment(eval_model).policy.train()  # exit heads compute, no text exits
+            loss = task_loss(model.config, attached.shape.answers)
             try:
-                for trace, logits, batch in _passes(reader, batches()):
-                    labels = labels_of(batch, own.shape.answers)
+                for trace, logits, batch in _run_batches(eval_model, batches()):
+                    labels = labels_of(batch, attached.shape.answers)
                     yield TrainingBatch(trace, phase, 0, logits, labels, loss, batch.get(RELEVANT))
             finally:
                 policy.eval()
 
-    own.policy.calibrate(phase, CalibrationData(first, share, lessons))
+    attached.policy.calibrate(phase, CalibrationData(first, flops_ratio, training_batches))
 
 
 @contextmanager
-def _hard(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
-    """Give a view of a model that reads as at inference."""
-    with evaluating(model) as reader, torch.no_grad(), applying(reader, "compact"):
-        yield reader
+def _apply_compact(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+    """Yield a view of a model that computes as at inference."""
+    with evaluating(model) as eval_model, torch.no_grad(), applying(eval_model, "compact"):
+        yield eval_model
 
 
-def _batches(model: PreTrainedModel, rows: Dataset, collator: Collator) -> list[dict[str, Tensor]]:
-    """Pad rows of like length together."""
+def _make_batches(
+    model: PreTrainedModel, rows: Dataset, collator: Collator
+) -> list[dict[str, Tensor]]:
+    """Sort rows by length and pad them into batches."""
     names = {*_INPUTS, *TAUGHT} & set(rows.column_names)
-    plain = rows.select_columns(sorted(names))
-    ordered = sorted(plain, key=lambda row: len(row["input_ids"]))
-    longest = len(ordered[-1]["input_ids"]) if ordered else 1
+    columns = rows.select_columns(sorted(names))
+    sorted_rows = sorted(columns, key=lambda row: len(row["input_ids"]))
+    longest = len(sorted_rows[-1]["input_ids"]) if sorted_rows else 1
     size = max(1, min(BATCH_TEXTS, BATCH_TOKENS // longest))
     return [
-        dict(collator(ordered[start : start + size]).to(model.device))
-        for start in range(0, len(ordered), size)
+        dict(collator(sorted_rows[start : start + size]).to(model.device))
+        for start in range(0, len(sorted_rows), size)
     ]
 
 
-def _passes(
+def _run_batches(
     model: PreTrainedModel, batches: list[dict[str, Tensor]]
 ) -> Iterator[tuple[Trace, Tensor, dict[str, Tensor]]]:
     answers = attachment(model).shape.answers

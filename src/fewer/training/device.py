@@ -1,4 +1,4 @@
-"""Which device this machine trains on, whatever torch was compiled for."""
+"""The device that this machine trains on, whatever torch was compiled for."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ def training_device() -> torch.device:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all that it was given; a CPU always has."""
+    """Wait until all queued work of the device is done; a CPU has no queue."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

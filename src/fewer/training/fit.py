@@ -1,4 +1,4 @@
-"""`fit`: a dense fine-tune where it is needed, then a method's phases, resumable after a kill."""
+"""`fit`: a dense fine-tune if needed, then the phases of a method; resumable after a kill."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from fewer.hf.checkpoint import load, save
 from fewer.hf.config import method_to
 from fewer.tasks.rows import data_hash
 from fewer.training.calibration import SAMPLE_TEXTS, calibrate, collator_for, sample_size
-from fewer.training.checkpoints import is_whole, newest_whole, seal, weights_hash
+from fewer.training.checkpoints import is_whole, newest_whole, weights_hash, write_manifest
 from fewer.training.device import training_device
 from fewer.training.precision import Precision, choose
 from fewer.training.qa_collator import TAUGHT
@@ -38,22 +38,22 @@ from fewer.training.trainer import PhaseTrainer, training_only
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Schedule", "check_schedule", "claim", "dense_phase", "fit", "own_forward"]
+__all__ = ["Schedule", "check_schedule", "dense_phase", "fit", "open_run", "unwrap_autocast"]
 
-_WRAPPED = ("forward", "_original_forward")
+_FORWARD_NAMES = ("forward", "_original_forward")
 _LOG = logging.getLogger("fewer")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How to train, whatever the method: the same for every phase."""
+    """Training settings that all phases of all methods share."""
 
     batch_size: int = 32
     seed: int = 42
     precision: Precision = "auto"
     weight_decay: float = 0.01
-    warmup: float = 0.06  # share of a phase's steps
-    dropout: float | None = None  # None: the model's own; 0 saves some time on a CPU
+    warmup: float = 0.06  # fraction of a phase's steps
+    dropout: float | None = None  # None: as in the model; 0 saves some time on a CPU
     save_every: int = 500  # steps between checkpoints
     log_every: int = 50
 
@@ -61,17 +61,19 @@ class Schedule:
         """Refuse values outside their range."""
         for name in ("batch_size", "save_every", "log_every"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, wanted 1 or more")
+                raise ValueError(f"{name} must be 1 or more; got {getattr(self, name)}.")
         check_schedule(self, ("weight_decay",))
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be a probability in [0, 1); got {self.dropout}.")
 
 
 def check_schedule(schedule: Any, rates: Sequence[str]) -> None:
-    """Raise `ValueError` for a warmup, a seed, or one of the named rates outside its range."""
+    """Raise `ValueError` for a warmup, a seed or one of these rates outside its range."""
     if not 0 <= schedule.warmup < 1:
-        raise ValueError(f"warmup is {schedule.warmup}, wanted a share of the steps in [0, 1)")
-    if not 0 <= schedule.seed < 2**32:  # NumPy takes no other
+        raise ValueError(
+            f"warmup must be a fraction of the steps in [0, 1); got {schedule.warmup}."
+        )
+    if not 0 <= schedule.seed < 2**32:  # the range of NumPy
         raise ValueError(f"seed must be from 0 to 2**32 - 1; got {schedule.seed}.")
     for name in rates:
         value = getattr(schedule, name)
@@ -80,12 +82,12 @@ def check_schedule(schedule: Any, rates: Sequence[str]) -> None:
 
 
 def _check_phase(phase: Phase) -> None:
-    """Raise `ValueError` for epochs or learning rates that cannot be trained with."""
-    rates = phase.policy_learning_rate
-    others = rates if isinstance(rates, tuple) else (rates,)
-    values = {"epochs": (phase.epochs,), "learning_rate": (phase.learning_rate, *others)}
-    for name, given in values.items():
-        for value in given:
+    """Raise `ValueError` for epochs or learning rates outside their range."""
+    setting = phase.policy_learning_rate
+    policy_rates = setting if isinstance(setting, tuple) else (setting,)
+    values = {"epochs": (phase.epochs,), "learning_rate": (phase.learning_rate, *policy_rates)}
+    for name, numbers in values.items():
+        for value in numbers:
             if value is not None and not (value >= 0 and math.isfinite(value)):
                 raise ValueError(
                     f"{name} of the phase {phase.name!r} must be finite, 0 or more; got {value}."
@@ -93,9 +95,9 @@ def _check_phase(phase: Phase) -> None:
 
 
 def dense_phase(epochs: float = 3.0, learning_rate: float = 3e-5) -> Phase:
-    """Return the ordinary fine-tune that a model with a new head needs first.
+    """Return the dense fine-tune that a model with a new head needs first.
 
-    Raises `ValueError` for epochs or a learning rate that are negative or no number.
+    Raises `ValueError` for epochs or a learning rate that are negative or not finite.
     """
     phase = Phase("dense", "compact", "all", epochs, learning_rate)
     _check_phase(phase)
@@ -116,26 +118,26 @@ def fit(
 ) -> PreTrainedModel:
     """Train `model` for `method` on encoded rows and return it attached, in eval mode.
 
-    Saved under `output_dir/model`. Early exits are fitted to rows that nothing trains on: up to
-    512, a tenth at most, are held out for them.
+    The model is saved in `output_dir/model`. Early exits are calibrated on held-out rows: at most
+    512, and at most a tenth of all rows.
 
-    `train` has the columns that the `encode` of a task gives (input_ids, attention_mask, labels or
-    positions, length; not padded). `dense` is trained first when given (a new head); then `phases`
-    (default: the method's own). Each phase is kept whole in a folder of its own, so `resume=True`
-    goes on after a kill from the newest whole checkpoint. A model that was trained for the first
-    method of a stack (LTP, for a Magic Pyramid with that very LTP) keeps what it learned: the
-    phases of that method are left out, and `dense` too. Raises `ValueError` for an empty data set,
-    and for an `output_dir` that holds another run, or one that was not asked to be resumed.
+    `train` has the columns that the `encode` of a task returns (input_ids, attention_mask, labels
+    or positions, length; not padded). `dense` (for a new head) is trained first, then `phases` (by
+    default those of the method). Each phase has its own folder, so `resume=True` continues after a
+    kill from the newest complete checkpoint. A model trained for the first method of a stack (LTP,
+    for a Magic Pyramid with the same LTP) keeps its learned parameters: `dense` and the phases of
+    that method are skipped. Raises `ValueError` for an empty data set, for an `output_dir` with
+    another run, and for one with this run unless `resume` is true.
     """
     schedule = schedule or Schedule()
     folder = Path(output_dir)
     if not isinstance(model, PreTrainedModel):
         raise ValueError(
-            f"got a {type(model).__name__}, wanted a transformers model; merge adapters first "
-            "(model.merge_and_unload())"
+            f"model must be a transformers model; got a {type(model).__name__}. Merge adapters "
+            "first: model.merge_and_unload()."
         )
     _check_rows(train)
-    stages = _stages(model, method, dense, method.phases() if phases is None else phases)
+    stages = _list_stages(model, method, dense, method.phases() if phases is None else phases)
     for _, phase in stages:
         _check_phase(phase)
     run = {
@@ -148,35 +150,35 @@ def fit(
     }
     rows = _split(train, any(phase.holds_out for _, phase in stages), schedule.seed)
     with lock_folder(folder):
-        claim(folder, run, resume)
-        for number, (own, phase) in enumerate(stages):
-            place = folder / f"{number}-{phase.name}"
-            if is_whole(place / "model"):
-                model = _taken_up(place / "model", model)
+        open_run(folder, run, resume)
+        for number, (stage_method, phase) in enumerate(stages):
+            phase_folder = folder / f"{number}-{phase.name}"
+            if is_whole(phase_folder / "model"):
+                model = _load_phase(phase_folder / "model", model)
                 continue
             _LOG.info("phase %d of %d: %s", number + 1, len(stages), phase.name)
             set_seed((schedule.seed + number) % 2**32)
-            _put_on(model, own)
-            _run(model, phase, rows, tokenizer, place, schedule)
-            _save_whole(model, tokenizer, place / "model")
-            for checkpoint in place.glob("checkpoint-*"):
+            _ensure_attached(model, stage_method)
+            _train_phase(model, phase, rows, tokenizer, phase_folder, schedule)
+            _save_with_manifest(model, tokenizer, phase_folder / "model")
+            for checkpoint in phase_folder.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
-        _put_on(model, method)
-        _save_whole(model, tokenizer, folder / "model")
+        _ensure_attached(model, method)
+        _save_with_manifest(model, tokenizer, folder / "model")
     model.eval()
     return model
 
 
-def _save_whole(model: PreTrainedModel, tokenizer: Any, place: Path) -> None:
+def _save_with_manifest(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
     """Save a model with its tokenizer, and a manifest of both."""
-    save(model, place)
-    with writing(place):
-        tokenizer.save_pretrained(place)
-    seal(place)
+    save(model, folder)
+    with writing(folder):
+        tokenizer.save_pretrained(folder)
+    write_manifest(folder)
 
 
 def _check_rows(train: object) -> None:
-    """Raise for what is no data set of encoded rows."""
+    """Raise unless `train` is a data set of encoded rows."""
     from datasets import Dataset
 
     remedy = (
@@ -207,73 +209,79 @@ def _check_rows(train: object) -> None:
             )
 
 
-def _run(
+def _train_phase(
     model: PreTrainedModel,
     phase: Phase,
     rows: tuple[Dataset, Dataset],
     tokenizer: Any,
-    place: Path,
+    folder: Path,
     schedule: Schedule,
 ) -> None:
-    own, (train, sample) = attachment(model), rows
+    attached, (train, sample) = attachment(model), rows
     device = training_device()
     precision = choose(schedule.precision, device)
     collator = collator_for(model, tokenizer)
-    unfinished = newest_whole(place)
-    with own.policy.during(phase):
-        if phase.calibrate and unfinished is None:
+    checkpoint = newest_whole(folder)
+    with attached.policy.during(phase):
+        if phase.calibrate and checkpoint is None:
             calibrate(model, phase, sample, collator, first=True)
-        own.apply_in_training = phase.apply
+        attached.apply_in_training = phase.apply
         trainer = PhaseTrainer(
             model=model,
-            args=_arguments(phase, place, schedule, precision, len(train), device.type == "cpu"),
+            args=_make_arguments(
+                phase, folder, schedule, precision, len(train), device.type == "cpu"
+            ),
             train_dataset=train,
             data_collator=collator,
             phase=phase,
         )
-        with training_only(model, phase), _dropout(model, schedule.dropout), own_forward(model):
-            trainer.train(resume_from_checkpoint=str(unfinished) if unfinished else None)
-        own.apply_in_training = "compact"
+        with (
+            training_only(model, phase),
+            _set_dropout(model, schedule.dropout),
+            unwrap_autocast(model),
+        ):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        attached.apply_in_training = "compact"
         if phase.calibrate:
             calibrate(model, phase, sample, collator, first=False)
 
 
 @contextmanager
-def _dropout(model: nn.Module, probability: float | None) -> Iterator[None]:
-    """Set every dropout of the model inside the block; layers read attention's from modules too."""
+def _set_dropout(model: nn.Module, probability: float | None) -> Iterator[None]:
+    """Set the probability of all dropout modules of the model inside the block."""
     modules = [module for module in model.modules() if isinstance(module, nn.Dropout)]
-    before = [module.p for module in modules]
+    probabilities = [module.p for module in modules]
     for module in modules:
         module.p = module.p if probability is None else probability
     try:
         yield
     finally:
-        for module, p in zip(modules, before, strict=True):
+        for module, p in zip(modules, probabilities, strict=True):
             module.p = p
 
 
 @contextmanager
-def own_forward(model: nn.Module) -> Iterator[None]:
-    """Take off the autocast that accelerate leaves around `forward` after training.
+def unwrap_autocast(model: nn.Module) -> Iterator[None]:
+    """Remove the autocast that accelerate leaves around `forward` after training.
 
-    It would run inference in the training's precision, and copies of the model would call the
-    original through it.
+    With it, inference would run in the precision of training, and copies of the model would call
+    the `forward` of the original.
     """
-    before = {name: model.__dict__[name] for name in _WRAPPED if name in model.__dict__}
+    attributes = {name: model.__dict__[name] for name in _FORWARD_NAMES if name in model.__dict__}
     try:
         yield
     finally:
-        for name in _WRAPPED:
+        for name in _FORWARD_NAMES:
             model.__dict__.pop(name, None)
-        model.__dict__.update(before)
+        model.__dict__.update(attributes)
 
 
-def _arguments(
-    phase: Phase, place: Path, schedule: Schedule, precision: str, rows: int, cpu: bool
+def _make_arguments(
+    phase: Phase, folder: Path, schedule: Schedule, precision: str, rows: int, cpu: bool
 ) -> TrainingArguments:
     steps = max(1, round(phase.epochs * rows / schedule.batch_size))
     return TrainingArguments(
-        output_dir=str(place),
+        output_dir=str(folder),
         max_steps=steps,
         learning_rate=phase.learning_rate,
         per_device_train_batch_size=schedule.batch_size,
@@ -295,71 +303,74 @@ def _arguments(
 
 
 def _split(train: Dataset, hold_out: bool, seed: int) -> tuple[Dataset, Dataset]:
-    """Draw the sample that policies are fitted to, with the seed; training rows unless held out."""
+    """Draw the sample for calibration; without `hold_out` it stays among the training rows."""
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()
-    most = sample_size([len(ids) for ids in train.select(order[:SAMPLE_TEXTS])["input_ids"]])
-    size = min(most, len(train) // 10)
-    if hold_out and size:  # of a handful of rows none can be spared
-        return train.select(order[size:]), train.select(order[:size])
-    return train, train.select(order[:most])
+    sample_rows = sample_size([len(ids) for ids in train.select(order[:SAMPLE_TEXTS])["input_ids"]])
+    held_out_rows = min(sample_rows, len(train) // 10)
+    if hold_out and held_out_rows:  # too few rows: none is held out
+        return train.select(order[held_out_rows:]), train.select(order[:held_out_rows])
+    return train, train.select(order[:sample_rows])
 
 
-def _stages(
+def _list_stages(
     model: PreTrainedModel, method: Method, dense: Phase | None, phases: Sequence[Phase]
 ) -> list[tuple[Method, Phase]]:
-    """List what to train for which method, without what the model has learned already."""
-    known: tuple[tuple[int, ...], ...] = ()
+    """List the methods and phases to train, without those that the model was trained for."""
+    learned_parts: tuple[tuple[int, ...], ...] = ()
     if is_attached(model) and attachment(model).method != method:
-        own = attachment(model)
-        known = method.build(own.shape).inherit(own.method, own.policy)
-    if known:
-        _LOG.info("kept what the model learned for %s", attachment(model).method)
+        attached = attachment(model)
+        learned_parts = method.build(attached.shape).inherit(attached.method, attached.policy)
+    if learned_parts:
+        _LOG.info("kept the learned parameters of %s", attachment(model).method)
         dense = None
     stages: list[tuple[Method, Phase]] = [(Dense(), dense)] if dense is not None else []
-    return stages + [(method, phase) for phase in phases if phase.part[:1] not in known]
+    return stages + [(method, phase) for phase in phases if phase.part[:1] not in learned_parts]
 
 
-def _put_on(model: PreTrainedModel, method: Method) -> None:
-    """Attach a method unless it is; kernel and protected ids stay as they were.
+def _ensure_attached(model: PreTrainedModel, method: Method) -> None:
+    """Attach a method unless it is attached; kernel and protected ids stay as they were.
 
-    What the model learned for a part of the method stays learned.
+    Parameters that were learned for a part of the method are kept.
     """
     if not is_attached(model):
         attach(model, method)
         return
-    before = attachment(model)
-    if before.method != method:
-        attach(model, method, kernel=before.settings.kernel, protect=before.settings.protect)
-        attachment(model).policy.inherit(before.method, before.policy)
+    attached = attachment(model)
+    if attached.method != method:
+        attach(model, method, kernel=attached.settings.kernel, protect=attached.settings.protect)
+        attachment(model).policy.inherit(attached.method, attached.policy)
 
 
-def _taken_up(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
-    """Load what a finished phase left; device and frozen parameters are those of `model`."""
-    left = load(folder, precision=None)
-    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    for name, parameter in left.named_parameters():
-        parameter.requires_grad_(name not in frozen)
-    nn.Module.to(left, model.device)
-    return left
+def _load_phase(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
+    """Load the model of a finished phase; device and frozen parameters are those of `model`."""
+    phase_model = load(folder, precision=None)
+    frozen_names = {
+        name for name, parameter in model.named_parameters() if not parameter.requires_grad
+    }
+    for name, parameter in phase_model.named_parameters():
+        parameter.requires_grad_(name not in frozen_names)
+    nn.Module.to(phase_model, model.device)
+    return phase_model
 
 
-def claim(folder: Path, run: dict[str, Any], resume: bool) -> None:
-    """Write what this run is into its folder, or check that the folder holds this very run."""
-    note = folder / "fit.json"
+def open_run(folder: Path, run: dict[str, Any], resume: bool) -> None:
+    """Write the settings of a run into its folder, or check that they equal those in it."""
+    run_file = folder / "fit.json"
     content = json.loads(json.dumps(run))
-    if not note.exists():
+    if not run_file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(content, note, indent=1)  # a kill leaves the whole note or none
+        write_json(content, run_file, indent=1)  # atomic: a kill leaves a complete file or none
         return
     if not resume:
         raise ValueError(
-            f"{folder} already holds a run; pass resume=True to go on with it, or another "
-            "output_dir"
+            f"output_dir must be without a run unless resume=True; got {folder}, which holds one. "
+            "Pass resume=True to continue it, or another output_dir."
         )
-    held = read_json(note)
-    changed = sorted(key for key in content if held.get(key) != content[key])
-    if changed:
+    saved = read_json(run_file)
+    differing = sorted(key for key in content if saved.get(key) != content[key])
+    if differing:
         raise ValueError(
-            f"{folder} holds another run: {', '.join(changed)} differ; resume with the same "
-            "settings, data and base model, loaded anew"
+            f"output_dir must hold the same run for resume=True; got {folder}, whose "
+            f"{', '.join(differing)} differ. Resume with the same settings, data and base model, "
+            "loaded anew."
         )

@@ -1,8 +1,8 @@
-"""Go on with masked-language modelling: what a model learns its new positions, or pattern, by.
+"""Continued masked-language modelling, to adapt a model to new positions or a new pattern.
 
-As Longformer was adapted (https://arxiv.org/abs/2004.05150): 15 % of the tokens are to be told; of
-these 80 % read as [MASK], 10 % as another token, 10 % as they are. Texts are joined, with a
-separator between them, and cut into pieces as long as the model reads.
+As Longformer was adapted (https://arxiv.org/abs/2004.05150): 15 % of the tokens are predicted; 80 %
+of these become [MASK], 10 % another token, 10 % stay. Texts are joined, with a separator between
+them, and cut into pieces of the model's maximum length.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fewer.tasks.rows import data_hash
 from fewer.tasks.texts import BATCH_TEXTS, check_strings, clean
 from fewer.training.checkpoints import newest_whole, weights_hash
 from fewer.training.device import training_device
-from fewer.training.fit import check_schedule, claim, own_forward
+from fewer.training.fit import check_schedule, open_run, unwrap_autocast
 from fewer.training.precision import Precision, choose
 from fewer.training.trainer import StrictTrainer
 
@@ -39,20 +39,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Adapted", "MaskedSchedule", "adapt"]
 
-MASKED = 0.15  # of the tokens
-PASS_TOKENS = 8192  # read in one pass; a step of more takes several
-MOST_HELD_OUT = 64  # pieces that are read before and after training
+MASKED = 0.15  # fraction of the tokens
+PASS_TOKENS = 8192  # of one forward pass; a larger step accumulates gradients
+MAX_TEST_PIECES = 64  # held-out pieces, for the loss before and after training
 _LOG = logging.getLogger("fewer")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedSchedule:
-    """How long and how fast to adapt."""
+    """Number of steps, batch size and learning rate of the adaptation."""
 
     steps: int = 1000
-    batch_tokens: int = 32_768  # a step reads at most so many, but one piece at least
+    batch_tokens: int = 32_768  # of a step at most, but at least one piece
     learning_rate: float = 3e-5
-    warmup: float = 0.06  # share of the steps
+    warmup: float = 0.06  # fraction of the steps
     weight_decay: float = 0.01
     seed: int = 42
     precision: Precision = "auto"
@@ -62,19 +62,19 @@ class MaskedSchedule:
         """Refuse values outside their range."""
         for name in ("steps", "batch_tokens", "save_every"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, wanted 1 or more")
+                raise ValueError(f"{name} must be 1 or more; got {getattr(self, name)}.")
         check_schedule(self, ("learning_rate", "weight_decay"))
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """What came of it: bits a masked token of held-out texts, less is better."""
+    """Bits per masked token of held-out texts, before and after; lower is better."""
 
     before: float
     after: float
     told: int  # held-out tokens that were masked, the same before and after
-    pieces: int  # to train on
-    new_head: bool  # whether the head was made for this, so that `before` says little
+    pieces: int  # of the training texts
+    new_head: bool  # whether the head was new, which makes `before` high
 
 
 def adapt(
@@ -87,160 +87,162 @@ def adapt(
     head_of: str | Path | None = None,
     resume: bool = False,
 ) -> Adapted:
-    """Train the encoder of `model` on masked tokens of texts, in place, with what is attached.
+    """Train the encoder of `model` on masked tokens of texts, in place, with its policy.
 
-    A model with a head for it trains that too. For any other one is built around its encoder, and
-    not kept: from the checkpoint `head_of` (a folder or hub name), or, where there is none, new,
-    its decoder tied to the word embeddings. Pieces are as long as model and tokenizer say. One text
-    in twenty is held out, 512 at most, to measure with. Checkpoints go to `output_dir`, for
-    `resume=True` to go on from after a kill (with other masks: one batch is made ahead).
+    The head of a masked-language model is trained too. Any other model gets one for the training:
+    from the checkpoint `head_of` (a folder or hub name), or else a new one, its decoder tied to the
+    word embeddings. The maximum lengths of model and tokenizer set the length of pieces. One text
+    in twenty, at most 512, is held out for the loss. Checkpoints go to `output_dir`; `resume=True`
+    continues after a kill (with other masks, as one batch is prefetched).
 
-    Raises `ValueError` for fewer than two texts, or too short ones, and for an `output_dir` that
-    holds another run, or one that was not asked to be resumed.
+    Raises `ValueError` for fewer than two texts, for too short ones, for an `output_dir` with
+    another run, and for one with this run unless `resume` is true.
     """
     schedule = schedule or MaskedSchedule()
     length = longest(model, None, tokenizer.model_max_length)
     check_strings(texts, "texts")
-    held_out, kept = _split(texts, schedule.seed)
-    test = _pieces(held_out, tokenizer, length)
-    test, train = (
-        test.select(range(min(len(test), MOST_HELD_OUT))),
-        _pieces(kept, tokenizer, length),
-    )
+    test_texts, train_texts = _split(texts, schedule.seed)
+    test = _cut_pieces(test_texts, tokenizer, length)
+    test = test.select(range(min(len(test), MAX_TEST_PIECES)))
+    train = _cut_pieces(train_texts, tokenizer, length)
     run = {
         "schedule": asdict(schedule),
         "max_length": length,
-        "texts": _fingerprint(texts),
+        "texts": _hash_texts(texts),
         "weights": weights_hash(model),
     }
-    arguments = _arguments(schedule, Path(output_dir), length)
+    arguments = _make_arguments(schedule, Path(output_dir), length)
     collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=MASKED)
     folder = Path(output_dir)
     with lock_folder(folder):
-        claim(folder, run, resume)
+        open_run(folder, run, resume)
         set_seed(schedule.seed)
-        whole, new_head = _with_head(model, head_of)
+        masked_model, new_head = _add_head(model, head_of)
         trainer = StrictTrainer(
-            model=whole, args=arguments, train_dataset=train, data_collator=collator
+            model=masked_model, args=arguments, train_dataset=train, data_collator=collator
         )
         trainer.model_accepts_loss_kwargs = False  # losses are means over the tokens of a pass
-        before, told = _bits(whole, test, tokenizer, schedule.seed)
-        unfinished = newest_whole(folder)
-        with own_forward(whole):
-            trainer.train(resume_from_checkpoint=str(unfinished) if unfinished else None)
-        after, _ = _bits(whole, test, tokenizer, schedule.seed)
+        before, masked_tokens = _measure_bits(masked_model, test, tokenizer, schedule.seed)
+        checkpoint = newest_whole(folder)
+        with unwrap_autocast(masked_model):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        after, _ = _measure_bits(masked_model, test, tokenizer, schedule.seed)
     if is_attached(model):
         attachment(model).has_head = parts(model)[0] is not parts(model)[1]
     model.eval()
-    return Adapted(before, after, told, len(train), new_head)
+    return Adapted(before, after, masked_tokens, len(train), new_head)
 
 
-def _with_head(
+def _add_head(
     model: PreTrainedModel, checkpoint: str | Path | None
 ) -> tuple[PreTrainedModel, bool]:
-    """Return a model of masked tokens around the encoder, and tell whether its head is new."""
+    """Return a masked-language model around the encoder, and whether its head is new."""
     from transformers import MODEL_FOR_MASKED_LM_MAPPING
 
-    whole, encoder = parts(model)
-    kind: Any = MODEL_FOR_MASKED_LM_MAPPING[type(encoder.config)]
-    if isinstance(whole, kind):
-        return whole, False
+    full_model, encoder = parts(model)
+    model_class: Any = MODEL_FOR_MASKED_LM_MAPPING[type(encoder.config)]
+    if isinstance(full_model, model_class):
+        return full_model, False
     if checkpoint is None:
-        around, new = kind(encoder.config), True
+        masked_model, is_new = model_class(encoder.config), True
     else:
-        around, report = load_pretrained(kind, local_folder(checkpoint))
-        inside = around.base_model_prefix + "."
-        new = not all(key.startswith(inside) for key in report["missing_keys"])
-    setattr(around, around.base_model_prefix, encoder)
+        masked_model, report = load_pretrained(model_class, local_folder(checkpoint))
+        encoder_prefix = masked_model.base_model_prefix + "."
+        is_new = not all(key.startswith(encoder_prefix) for key in report["missing_keys"])
+    setattr(masked_model, masked_model.base_model_prefix, encoder)
     if is_attached(encoder):
         attachment(encoder).has_head = True
-    around.config = encoder.config
-    around.tie_weights()
-    if new:
-        around.get_output_embeddings().weight = encoder.get_input_embeddings().weight
+    masked_model.config = encoder.config
+    masked_model.tie_weights()
+    if is_new:
+        masked_model.get_output_embeddings().weight = encoder.get_input_embeddings().weight
         _LOG.info(
-            "no head of masked-language modelling is there: a new one is trained, tied to the word "
-            "embeddings"
+            "the model has no head for masked-language modelling: a new one is trained, tied to "
+            "the word embeddings"
         )
-    return around.to(device=encoder.device, dtype=encoder.dtype), new
+    return masked_model.to(device=encoder.device, dtype=encoder.dtype), is_new
 
 
 def _split(texts: Sequence[str], seed: int) -> tuple[list[str], list[str]]:
-    """Draw the texts to hold out; the others keep their order."""
+    """Draw the held-out texts; the rest keep their order."""
     if len(texts) < 2:
-        raise ValueError(f"got {len(texts)} texts, wanted 2 or more: one in twenty is held out")
+        raise ValueError(
+            f"texts must be 2 or more, as one in twenty is held out; got {len(texts)}."
+        )
     order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
-    drawn = set(order[: min(max(1, len(texts) // 20), 512)])
-    held_out = [text for row, text in enumerate(texts) if row in drawn]
-    return held_out, [text for row, text in enumerate(texts) if row not in drawn]
+    test_rows = set(order[: min(max(1, len(texts) // 20), 512)])
+    test_texts = [text for row, text in enumerate(texts) if row in test_rows]
+    return test_texts, [text for row, text in enumerate(texts) if row not in test_rows]
 
 
-def _pieces(texts: Sequence[str], tokenizer: Any, length: int) -> Dataset:
-    """Join texts, cut them into pieces of `length` tokens (the last is shorter), without padding.
+def _cut_pieces(texts: Sequence[str], tokenizer: Any, length: int) -> Dataset:
+    """Join texts and cut them into pieces of `length` tokens (the last is shorter), not padded.
 
-    Raises `ValueError` for texts without tokens, a `length` without room for any, and for a
-    tokenizer that marks no ends.
+    Raises `ValueError` for texts without tokens, for a `length` without room for text, and for a
+    tokenizer without [CLS] or [SEP].
     """
     from datasets import Dataset
 
     start, end = tokenizer.cls_token_id, tokenizer.sep_token_id
     if start is None or end is None:
-        raise ValueError(f"{type(tokenizer).__name__} has no [CLS] or no [SEP]; wanted both")
-    joined: list[int] = []
-    for first in range(0, len(texts), BATCH_TEXTS):
-        batch = [clean(text) for text in texts[first : first + BATCH_TEXTS]]
+        raise ValueError(f"tokenizer must have [CLS] and [SEP]; got a {type(tokenizer).__name__}.")
+    tokens: list[int] = []
+    for row in range(0, len(texts), BATCH_TEXTS):
+        batch = [clean(text) for text in texts[row : row + BATCH_TEXTS]]
         for ids in tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]:
-            joined += [end, *ids] if joined and ids else ids
-    if not joined:
-        raise ValueError(f"{len(texts)} texts hold no token; wanted texts with words")
-    inner = length - 2
-    if inner < 1:
+            tokens += [end, *ids] if tokens and ids else ids
+    if not tokens:
+        raise ValueError(f"texts must hold tokens; got {len(texts)} texts without any.")
+    room = length - 2
+    if room < 1:
         raise ValueError(
-            f"pieces of {length} tokens hold no text between [CLS] and [SEP]; raise "
-            "tokenizer.model_max_length"
+            "tokenizer.model_max_length must leave room for text between [CLS] and [SEP]; got "
+            f"pieces of {length} tokens. Raise it."
         )
-    cuts = (joined[at : at + inner] for at in range(0, len(joined), inner))
-    return Dataset.from_dict({"input_ids": [[start, *cut, end] for cut in cuts]})
+    pieces = (tokens[position : position + room] for position in range(0, len(tokens), room))
+    return Dataset.from_dict({"input_ids": [[start, *piece, end] for piece in pieces]})
 
 
-def _fingerprint(texts: Sequence[str]) -> str:
+def _hash_texts(texts: Sequence[str]) -> str:
     from datasets import Dataset
 
     return data_hash(Dataset.from_dict({"text": [clean(text) for text in texts]}))
 
 
 @torch.inference_mode()
-def _bits(
-    whole: PreTrainedModel, pieces: Dataset, tokenizer: PreTrainedTokenizerBase, seed: int
+def _measure_bits(
+    model: PreTrainedModel, pieces: Dataset, tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> tuple[float, int]:
-    """Measure the mean loss of a masked token in bits, and count these; the seed draws them."""
+    """Return the mean loss in bits and the number of masked tokens, which the seed draws."""
     collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=MASKED, seed=seed)
-    at_once = max(1, PASS_TOKENS // len(pieces[0]["input_ids"]))
-    total, told = 0.0, 0
-    with evaluating(whole) as reader:
-        for start in range(0, len(pieces), at_once):
-            rows = pieces[start : start + at_once]["input_ids"]
+    batch_size = max(1, PASS_TOKENS // len(pieces[0]["input_ids"]))
+    total, masked_tokens = 0.0, 0
+    with evaluating(model) as eval_model:
+        for start in range(0, len(pieces), batch_size):
+            rows = pieces[start : start + batch_size]["input_ids"]
             batch = collator([{"input_ids": ids} for ids in rows])
             count = int((batch["labels"] >= 0).sum())
             if count:
-                loss = reader(**batch.to(whole.device)).loss
-                total, told = total + float(loss) * count, told + count
-    if not told:
-        raise ValueError("the texts that are held out are too short to measure with; give more")
-    return total / told / math.log(2), told
+                loss = eval_model(**batch.to(model.device)).loss
+                total, masked_tokens = total + float(loss) * count, masked_tokens + count
+    if not masked_tokens:
+        raise ValueError(
+            "texts must give masked tokens in the held-out part; got none. Give more texts."
+        )
+    return total / masked_tokens / math.log(2), masked_tokens
 
 
-def _arguments(schedule: MaskedSchedule, place: Path, length: int) -> TrainingArguments:
+def _make_arguments(schedule: MaskedSchedule, folder: Path, length: int) -> TrainingArguments:
     device = training_device()
     precision = choose(schedule.precision, device)
-    pieces = max(1, schedule.batch_tokens // length)
-    at_once = min(pieces, max(1, PASS_TOKENS // length))
+    step_pieces = max(1, schedule.batch_tokens // length)
+    batch_size = min(step_pieces, max(1, PASS_TOKENS // length))
     return TrainingArguments(
-        output_dir=str(place),
+        output_dir=str(folder),
         max_steps=schedule.steps,
         learning_rate=schedule.learning_rate,
-        per_device_train_batch_size=at_once,
-        gradient_accumulation_steps=pieces // at_once,
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=step_pieces // batch_size,
         warmup_steps=round(schedule.warmup * schedule.steps),
         weight_decay=schedule.weight_decay,
         seed=schedule.seed,

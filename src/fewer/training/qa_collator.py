@@ -1,4 +1,4 @@
-"""Batches of windows in which answers begin and end."""
+"""Batches of windows with the positions of their answers."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 __all__ = ["POSITIONS", "RELEVANT", "TAUGHT", "SpanCollator"]
 
-POSITIONS = ("start_positions", "end_positions")  # a number a window
-RELEVANT = "relevant"  # a number a token
-TAUGHT = ("labels", *POSITIONS, RELEVANT)  # the columns that any task teaches from
+POSITIONS = ("start_positions", "end_positions")  # one number per window
+RELEVANT = "relevant"  # one number per token
+TAUGHT = ("labels", *POSITIONS, RELEVANT)  # the label columns of all tasks
 
 
 @dataclass(frozen=True)
 class SpanCollator:
     """Pad windows into a batch: inputs as the tokenizer does, `relevant` (B, N) with 0.
 
-    Positions become (B). Of these columns those that rows have are taken.
+    Positions become (B). Columns that rows lack are left out.
     """
 
     tokenizer: PreTrainedTokenizerBase
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> BatchEncoding:
-        """Make tensors of these rows."""
+        """Convert rows into tensors."""
         names = [name for name in self.tokenizer.model_input_names if name in rows[0]]
         inputs = [{name: row[name] for name in names} for row in rows]
         # padded on the right, as positions count from the left
@@ -36,6 +36,6 @@ class SpanCollator:
             if name in rows[0]:
                 batch[name] = torch.tensor([row[name] for row in rows])
         if RELEVANT in rows[0]:
-            columns = [torch.tensor(row[RELEVANT]) for row in rows]
-            batch[RELEVANT] = pad_sequence(columns, batch_first=True)
+            relevance = [torch.tensor(row[RELEVANT]) for row in rows]
+            batch[RELEVANT] = pad_sequence(relevance, batch_first=True)
         return batch

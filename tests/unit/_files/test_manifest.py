@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from fewer._files.manifest import MANIFEST, check_files, is_whole, seal
+from fewer._files.manifest import MANIFEST, check_files, is_whole, write_manifest
 
 FILES = {"model.safetensors": b"w" * 2000, "optimizer.pt": b"o" * 1000, "nested/rng.pth": b"r"}
 
@@ -18,7 +18,7 @@ def _checkpoint(folder, number=1):
 @pytest.fixture
 def sealed(tmp_path):
     place = _checkpoint(tmp_path)
-    seal(place)
+    write_manifest(place)
     return place
 
 
@@ -83,13 +83,13 @@ def test_the_manifest_lists_size_and_hash_of_every_file(sealed):
 def test_sealing_again_takes_in_what_was_added(sealed):
     (sealed / "more.json").write_text("{}")
     assert is_whole(sealed)
-    seal(sealed)
+    write_manifest(sealed)
     (sealed / "more.json").unlink()
     assert not is_whole(sealed)
 
 
 def test_a_folder_sealed_empty_is_not_whole(tmp_path):
-    seal(tmp_path)
+    write_manifest(tmp_path)
     assert not is_whole(tmp_path)
 
 
@@ -110,7 +110,7 @@ def test_a_folder_without_a_manifest_is_not_checked(tmp_path):
 
 @pytest.mark.parametrize("name", ["/etc/hostname", "../checkpoint-2/model.safetensors"])
 def test_a_manifest_that_names_files_elsewhere_is_refused(sealed, name):
-    seal(_checkpoint(sealed.parent, 2))
+    write_manifest(_checkpoint(sealed.parent, 2))
     (sealed / MANIFEST).write_text(json.dumps({name: [2000, "0"]}))
     assert not is_whole(sealed)
     with pytest.raises(ValueError, match=MANIFEST):

@@ -176,9 +176,9 @@ def test_a_run_is_not_overwritten(
     words = ("fit", "--model", model_folder, "--train", reviews, "--output", trained)
     columns = ("--column", "text=review", "--column", "label=stars", "--max-length", 32)
     assert run(*words, *columns) == 2
-    assert "already holds a run" in capsys.readouterr().err
+    assert "resume=True" in capsys.readouterr().err
     assert run(*words, *columns, "--resume", "--seed", 8) == 2
-    assert "holds another run" in capsys.readouterr().err
+    assert "whose schedule differ" in capsys.readouterr().err
 
 
 def test_a_length_beyond_the_model_is_refused(

@@ -194,9 +194,9 @@ def test_tied_weights_are_not_missing(tmp_path):
 
 
 def test_every_file_of_a_tokenizer_is_checked_if_it_was_sealed(folder):
-    from fewer._files.manifest import seal
+    from fewer._files.manifest import write_manifest
 
-    seal(folder)
+    write_manifest(folder)
     load_tokenizer(folder)
     for name in TOKENIZER_FILES:
         if (folder / name).exists():

@@ -69,6 +69,6 @@ def dense() -> dict[str, Any]:
 
 def without(row: dict[str, Any], name: str) -> dict[str, Any]:
     """Leave a measurement out of every system of a row."""
-    for one in row["systems"].values():
-        one.pop(name, None)
+    for system in row["systems"].values():
+        system.pop(name, None)
     return row

@@ -55,17 +55,17 @@ def swept(
     curve: Curve | None = None,
     **changes: Any,
 ) -> dict[str, Any]:
-    """One row; what it holds besides its sweep is that of `result`."""
-    told = {
+    """Return a row with a sweep; the rest is that of `result`."""
+    settings = {
         "method": {"name": method, "args": {}},
         "data": {"source": source, "hash": source, "rows": 8},
         "model": f"runs/{method}-42/model",
         "training_seed": 42,
         "sweep": [point(key, *values) for key, values in (curve or CURVE).items()],
     }
-    told |= changes
-    dense = str(told["model"]).removesuffix("model") + "0-dense/model"
-    row = result(**{"baseline": dense, **told})
+    settings |= changes
+    dense = str(settings["model"]).removesuffix("model") + "0-dense/model"
+    row = result(**{"baseline": dense, **settings})
     packed = row["systems"]["packed"]
     packed["metrics"] = {"accuracy": DENSE, "f1": 0.685, "matthews": 0.5}
     packed["halves"] = [{"metrics": {"accuracy": DENSE_HALF, "f1": 0.7}} for _ in range(2)]
@@ -75,10 +75,10 @@ def swept(
 def tagged(method: str = "tokee", **changes: Any) -> dict[str, Any]:
     """One row of entities: f1 is the accuracy less 0.2."""
     row = swept(method, "../shared/data/conll2003/test.jsonl.gz", **changes)
-    measured = [row["systems"]["packed"], *row["sweep"]]
-    measured += [half for one in measured[1:] for half in one["halves"]]
-    measured += measured[0]["halves"]
-    for one in measured:
-        accuracy, f1 = one["metrics"]["accuracy"], one["metrics"]["f1"]
-        one["metrics"] = {"f1": f1, "precision": f1, "recall": f1, "accuracy": accuracy}
+    outcomes = [row["systems"]["packed"], *row["sweep"]]
+    outcomes += [half for outcome in outcomes[1:] for half in outcome["halves"]]
+    outcomes += outcomes[0]["halves"]
+    for outcome in outcomes:
+        accuracy, f1 = outcome["metrics"]["accuracy"], outcome["metrics"]["f1"]
+        outcome["metrics"] = {"f1": f1, "precision": f1, "recall": f1, "accuracy": accuracy}
     return row

@@ -1,4 +1,4 @@
-"""Turns: what is drawn, who begins, what a spread says."""
+"""Interleaving: rows of batches, order of systems, statistics of times."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from fewer.measure.interleaved import draw, once, rotated, spread
 
 
 def test_each_batch_holds_a_text_once_and_the_seed_decides() -> None:
-    drawn = draw(6, 4, 3, seed=1)
-    assert len(drawn) == 12
-    assert all(len(set(drawn[start : start + 4])) == 4 for start in (0, 4, 8))
-    assert drawn == draw(6, 4, 3, seed=1) != draw(6, 4, 3, seed=2)
+    rows = draw(6, 4, 3, seed=1)
+    assert len(rows) == 12
+    assert all(len(set(rows[start : start + 4])) == 4 for start in (0, 4, 8))
+    assert rows == draw(6, 4, 3, seed=1) != draw(6, 4, 3, seed=2)
 
 
 @pytest.mark.parametrize(
-    ("size", "count", "said"), [(7, 1, "batch of 7"), (0, 1, "1 or more"), (2, 0, "1 or more")]
+    ("size", "count", "message"),
+    [(7, 1, "^size .*got 7"), (0, 1, "size must .*of 0"), (2, 0, "^count .*got 0")],
 )
-def test_what_cannot_be_drawn_is_refused(size: int, count: int, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_sizes_and_counts_out_of_range_are_refused(size: int, count: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         draw(6, size, count, seed=0)
 
 
@@ -29,11 +30,11 @@ def test_every_system_begins_a_turn() -> None:
 
 def test_a_call_is_made_once_and_without_gradients() -> None:
     calls = []
-    taken = once(lambda: calls.append(torch.is_grad_enabled()), torch.device("cpu"))
+    milliseconds = once(lambda: calls.append(torch.is_grad_enabled()), torch.device("cpu"))
     assert calls == [False]
-    assert taken > 0
+    assert milliseconds > 0
 
 
-def test_the_spread_is_of_the_times_given() -> None:
-    told = spread([float(n) for n in range(1, 102)])
-    assert told == {"median": 51.0, "p5": 6.0, "p95": 96.0, "runs": 101}
+def test_the_spread_holds_median_percentiles_and_count() -> None:
+    summary = spread([float(n) for n in range(1, 102)])
+    assert summary == {"median": 51.0, "p5": 6.0, "p95": 96.0, "runs": 101}

@@ -30,38 +30,38 @@ def _encoded(model):
 @pytest.fixture
 def model():
     model = fewer.attach(tiny("roberta", "QuestionAnswering"), BlockSkim(block=SIZE))
-    fewer.set_threshold(model, threshold=0.9)  # next to everything would leave
+    fewer.set_threshold(model, threshold=0.9)  # nearly every block would be skipped
     return model
 
 
-def test_every_block_that_may_leave_is_judged_by_every_layer_that_decides(model):
+def test_every_block_that_can_be_skipped_is_evaluated_in_every_layer_with_a_predictor(model):
     rows = judge(model, _encoded(model), word_tokenizer())
     questions = [length // 3 for length in LENGTHS]  # each ends with its separator
     open_blocks = sum(
         (length - 1) // SIZE - (question + 1) // SIZE + 1
         for length, question in zip(LENGTHS, questions, strict=True)
     )
-    assert [row["layer"] for row in rows] == [0, 1]  # the last of three decides nothing
+    assert [row["layer"] for row in rows] == [0, 1]  # the last of three has no predictor
     assert [row["blocks"] for row in rows] == [open_blocks] * 2
-    touched = sum(len({(n - 3) // SIZE, (n - 2) // SIZE}) for n in LENGTHS)
-    assert [row["matter"] for row in rows] == [touched] * 2
+    relevant_blocks = sum(len({(n - 3) // SIZE, (n - 2) // SIZE}) for n in LENGTHS)
+    assert [row["matter"] for row in rows] == [relevant_blocks] * 2
     assert float(fewer.attachment(model).policy.threshold) == pytest.approx(0.9)
 
 
-def test_a_predictor_that_knows_has_an_area_of_one(model, monkeypatch):
+def test_a_perfect_predictor_has_an_area_of_one(model, monkeypatch):
     encoded = _encoded(model)
     policy = fewer.attachment(model).policy
     predictor_results = type(policy).predictor_results
 
-    def knowing(self, trace, relevant):
-        told = predictor_results(self, trace, relevant)
-        sure = [torch.stack((-one.matters.float(), one.matters.float()), 1) for one in told]
+    def perfect_results(self, trace, relevant):
+        results = predictor_results(self, trace, relevant)
+        matters = [result.matters.float() for result in results]
         return [
-            type(one)(one.layer, 5 * logits, one.matters)
-            for one, logits in zip(told, sure, strict=True)
+            type(result)(result.layer, 5 * torch.stack((-labels, labels), 1), result.matters)
+            for result, labels in zip(results, matters, strict=True)
         ]
 
-    monkeypatch.setattr(type(policy), "predictor_results", knowing)
+    monkeypatch.setattr(type(policy), "predictor_results", perfect_results)
     for row in judge(model, encoded, word_tokenizer()):
         assert row["auc"] == 1.0
         assert row["recall"] == 1.0
@@ -69,5 +69,5 @@ def test_a_predictor_that_knows_has_an_area_of_one(model, monkeypatch):
 
 def test_a_model_without_predictors_is_refused(model):
     dense = fewer.attach(tiny("roberta", "QuestionAnswering"))
-    with pytest.raises(ValueError, match="has no predictors of blocks"):
+    with pytest.raises(ValueError, match=r"^method must have predictors"):
         judge(dense, _encoded(dense), word_tokenizer())

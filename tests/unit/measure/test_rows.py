@@ -1,4 +1,4 @@
-"""A row names the code, the machine and the command that made it."""
+"""A row records the code, the machine and the command of its measurement."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from fewer.measure.rows import provenance
 
 
 def _git(folder: Path, *words: str) -> str:
-    given = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
-    done = subprocess.run(
-        ["git", "-C", str(folder), *given, *words], capture_output=True, text=True, check=True
+    options = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    process = subprocess.run(
+        ["git", "-C", str(folder), *options, *words], capture_output=True, text=True, check=True
     )
-    return done.stdout.strip()
+    return process.stdout.strip()
 
 
 def _package(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -30,7 +30,7 @@ def _package(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return module
 
 
-def test_a_row_names_the_commit_of_its_checkout_and_whether_it_was_changed(
+def test_a_row_records_the_commit_of_its_checkout_and_if_it_was_modified(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = _package(tmp_path / "src" / "fewer", monkeypatch)
@@ -44,7 +44,7 @@ def test_a_row_names_the_commit_of_its_checkout_and_whether_it_was_changed(
     assert rows._checkout() == {"commit": commit, "modified": True}
 
 
-def test_an_installed_package_has_no_commit_not_even_another_projects(
+def test_an_installed_package_has_no_commit_even_inside_another_checkout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _package(tmp_path / ".venv" / "lib" / "fewer", monkeypatch)
@@ -57,8 +57,8 @@ def test_an_installed_package_has_no_commit_not_even_another_projects(
     assert rows._checkout() == {"commit": None, "modified": None}
 
 
-def test_a_row_names_the_machine() -> None:
-    told = provenance()
-    assert told["cores"] == os.cpu_count()
-    assert told["system"] == platform.platform()
-    assert {"commit", "modified", "processor", "threads", "versions", "command"} <= set(told)
+def test_a_row_records_the_machine() -> None:
+    row = provenance()
+    assert row["cores"] == os.cpu_count()
+    assert row["system"] == platform.platform()
+    assert {"commit", "modified", "processor", "threads", "versions", "command"} <= set(row)

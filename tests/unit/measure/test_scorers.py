@@ -1,4 +1,4 @@
-"""Questions read in windows: their answers, and figures a question and not a window."""
+"""Questions read in windows: their answers, and scores per question, not per window."""
 
 from __future__ import annotations
 
@@ -45,40 +45,40 @@ def test_each_task_has_its_scorer() -> None:
     assert isinstance(scorer_of(TextClassification(label_names=names), texts), TextScorer)
     assert isinstance(scorer_of(Tagging(label_names=names), words), TagScorer)
     assert isinstance(scorer_of(TASK, ROWS), SpanScorer)
-    with pytest.raises(TypeError, match="no scorer for a str"):
+    with pytest.raises(TypeError, match=r"^task must .*got a str"):
         scorer_of("a task", ROWS)  # type: ignore[arg-type]
 
 
-def test_answers_are_those_of_fewer_answer_one_a_question() -> None:
+def test_answers_are_those_of_fewer_answer_one_per_question() -> None:
     model, encoded, scorer = _model(), _encoded(), scorer_of(TASK, ROWS)
-    found = predict(model, encoded, word_tokenizer(), scorer).answers
+    answers = predict(model, encoded, word_tokenizer(), scorer).answers
     spans = answer(model, word_tokenizer(), ROWS["question"], CONTEXTS, max_length=24, stride=6)
-    assert found == [span.text for span in spans]
-    assert len(encoded) > len(found) == 4
-    whole = dict(zip("abcd", found, strict=True))
-    assert scorer.score(found) == score_answers(whole, ROWS)
-    assert scorer.score(found, [1, 3]) == score_answers(whole, ROWS.select([1, 3]))
+    assert answers == [span.text for span in spans]
+    assert len(encoded) > len(answers) == 4
+    by_id = dict(zip("abcd", answers, strict=True))
+    assert scorer.score(answers) == score_answers(by_id, ROWS)
+    assert scorer.score(answers, [1, 3]) == score_answers(by_id, ROWS.select([1, 3]))
 
 
-def test_figures_are_a_question_and_halves_are_of_questions() -> None:
+def test_costs_are_per_question_and_halves_are_of_questions() -> None:
     encoded, scorer = _encoded(), scorer_of(TASK, ROWS)
     lengths = torch.tensor(encoded["length"])
     assert scorer.texts(encoded) == [0, 1, 1, 1, 1, 2, 3]
     model = _model()
-    found = three_way(model, encoded, word_tokenizer(), scorer, batch_size=4)
+    results = three_way(model, encoded, word_tokenizer(), scorer, batch_size=4)
     shape = fewer.attachment(model).shape
 
     dense = float(shape.dense_flops(lengths.double()).sum())
     padded = torch.cat([part.max().expand_as(part) for part in lengths.split(4)])
-    assert found["packed"]["flops_per_text"] == pytest.approx(dense / 4, rel=1e-6)
-    assert found["packed"]["tokens_per_layer"] == [float(lengths.sum()) / 4] * 3
-    assert found["padded"]["tokens_per_layer"] == [float(padded.sum()) / 4] * 3
+    assert results["packed"]["flops_per_text"] == pytest.approx(dense / 4, rel=1e-6)
+    assert results["packed"]["tokens_per_layer"] == [float(lengths.sum()) / 4] * 3
+    assert results["padded"]["tokens_per_layer"] == [float(padded.sum()) / 4] * 3
     answers = predict(model, encoded, word_tokenizer(), scorer).answers
     halves = [{"metrics": scorer.score(answers, rows)} for rows in ([0, 2], [1, 3])]
-    assert found["packed"]["halves"] == halves
+    assert results["packed"]["halves"] == halves
 
 
-def test_the_depths_of_windows_are_put_together() -> None:
+def test_the_depths_of_windows_are_summed_per_text() -> None:
     model, encoded = _model(), _encoded()
     texts, order = [0, 1, 1, 1, 1, 2, 3], [4, 0, 6, 1, 5, 2, 3]
     with torch.inference_mode(), fewer.record() as traces:
@@ -87,13 +87,13 @@ def test_the_depths_of_windows_are_put_together() -> None:
     depths = Depths.of(model, traces, [texts[row] for row in order])
 
     lengths = torch.tensor(encoded["length"], dtype=torch.float64)
-    owner = torch.tensor(texts)
+    text_of_window = torch.tensor(texts)
     flops = fewer.attachment(model).shape.dense_flops(lengths)
     for text in range(4):
-        own = owner == text
-        assert depths.tokens[text] == lengths[own].sum()
-        assert float(depths.flops[text]) == pytest.approx(float(flops[own].sum()), rel=1e-6)
-        assert depths.dense_flops[text] == pytest.approx(float(flops[own].sum()))
+        windows = text_of_window == text
+        assert depths.tokens[text] == lengths[windows].sum()
+        assert float(depths.flops[text]) == pytest.approx(float(flops[windows].sum()), rel=1e-6)
+        assert depths.dense_flops[text] == pytest.approx(float(flops[windows].sum()))
     assert depths.layers.tolist() == [3.0] * 4
     assert depths.token_layers.tolist() == [3.0] * 4
 
@@ -139,13 +139,13 @@ def test_the_share_of_changed_answers(case: Any) -> None:
 
 
 def test_equal_numbers_change_by_more_than_rounding() -> None:
-    scorer, same = TextScorer([1.0, 2.0], regression=True), torch.full((2, 1), 1.0)
-    assert scorer.changed(same + 1e-7, same) == 0.0
-    assert scorer.changed(same + 1e-3, same) == 1.0
+    scorer, numbers = TextScorer([1.0, 2.0], regression=True), torch.full((2, 1), 1.0)
+    assert scorer.changed(numbers + 1e-7, numbers) == 0.0
+    assert scorer.changed(numbers + 1e-3, numbers) == 1.0
 
 
 @pytest.mark.parametrize(
-    ("scorer", "answers", "told"),
+    ("scorer", "answers", "remark"),
     [
         (CHANGES["labels"][0], torch.tensor([[0.0, 1.0]] * 4), "every text gets the label 'yes'"),
         (TextScorer([0, 1]), torch.tensor([[0.0, 1.0]] * 2), "every text gets the label number 1"),
@@ -155,10 +155,10 @@ def test_equal_numbers_change_by_more_than_rounding() -> None:
         (CHANGES["answers"][0], [""] * 4, "every answer is empty"),
     ],
 )
-def test_answers_that_are_all_alike_are_remarked_on(scorer: Any, answers: Any, told: str) -> None:
-    assert scorer.remark(answers) == told
+def test_answers_that_are_all_the_same_get_a_remark(scorer: Any, answers: Any, remark: str) -> None:
+    assert scorer.remark(answers) == remark
 
 
-def test_three_ways_are_held_against_the_dense_model() -> None:
-    found = three_way(_model(), _encoded(), word_tokenizer(), scorer_of(TASK, ROWS))
-    assert [found[name]["changed"] for name in ("padded", "packed")] == [0.0, 0.0]
+def test_three_systems_are_compared_with_the_dense_model() -> None:
+    results = three_way(_model(), _encoded(), word_tokenizer(), scorer_of(TASK, ROWS))
+    assert [results[name]["changed"] for name in ("padded", "packed")] == [0.0, 0.0]

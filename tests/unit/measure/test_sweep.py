@@ -1,4 +1,4 @@
-"""A sweep reads at the thresholds of the grid, and at the one that the model was saved with."""
+"""A sweep measures the thresholds of the grid, and the threshold of the saved model."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def encoded() -> Dataset:
     return Dataset.from_dict({**columns, "length": [len(ids) for ids in columns["input_ids"]]})
 
 
-def test_the_threshold_in_force_is_the_grids_number_or_none_where_nothing_leaves(
+def test_the_present_threshold_is_a_number_of_the_grid_or_none_if_nothing_exits(
     model: Any,
 ) -> None:
     assert present_threshold(model) is None
     assert present_threshold(fewer.set_threshold(model, threshold=0.1)) == 0.1  # kept in fp32
-    odd = float(torch.tensor(0.123))
-    assert present_threshold(fewer.set_threshold(model, threshold=0.123)) == odd
-    with pytest.raises(ValueError, match="no threshold"):
+    rounded = float(torch.tensor(0.123))
+    assert present_threshold(fewer.set_threshold(model, threshold=0.123)) == rounded
+    with pytest.raises(ValueError, match=r"must have a threshold.*LTP"):
         present_threshold(fewer.attach(tiny(), fewer.LTP()))
 
 
-def test_a_saved_threshold_is_measured_where_it_belongs_and_answers_are_held_against_the_dense(
+def test_a_saved_threshold_is_measured_in_order_and_answers_are_compared_with_the_dense(
     model: Any, encoded: Dataset
 ) -> None:
     scorer, tokenizer = TextScorer([0, 1, 2, 0]), word_tokenizer()
@@ -54,12 +54,12 @@ def test_a_saved_threshold_is_measured_where_it_belongs_and_answers_are_held_aga
         besides=(0.5, 2.0, 0.1),
         dense=dense,
     )
-    # 2.0, at which all leave, is outside what `set_threshold` takes, but a fitted target may set it
+    # 2.0, at which all texts exit, is outside the range of `set_threshold`; a target may set it
     assert [point["threshold"] for point in points] == [None, 0.1, 0.5, 0.9, 2.0]
     assert points[0]["changed"] == 0.0
     assert points[-1]["exits"][0] == 4
-    early = [point["changed"] for point in points]
-    assert early == sorted(early)
+    changed = [point["changed"] for point in points]
+    assert changed == sorted(changed)
     assert present_threshold(model) is None  # the given model is not changed
 
 
@@ -69,7 +69,7 @@ def test_a_grid_from_high_to_low_keeps_its_direction() -> None:
         {"input_ids": [[1, 5, 2]], "attention_mask": [[1, 1, 1]], "length": [3]}
     )
     points = sweep(model, encoded, word_tokenizer(), TextScorer([0]), besides=(0.777,))
-    given = [point["threshold"] for point in points[1:]]
-    assert given == sorted(given, reverse=True)
-    assert 0.777 in given
+    thresholds = [point["threshold"] for point in points[1:]]
+    assert thresholds == sorted(thresholds, reverse=True)
+    assert 0.777 in thresholds
     assert len(points[0]["halves"]) == 1  # one text has no second half

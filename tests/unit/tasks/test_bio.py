@@ -44,14 +44,14 @@ def best_of_all(scores, names):
 
 @pytest.mark.parametrize("names", LABEL_SETS, ids=" ".join)
 @pytest.mark.parametrize("words", [1, 2, 3, 5])
-def test_viterbi_finds_what_trying_all_sequences_finds(names, words):
+def test_viterbi_finds_the_best_of_all_legal_sequences(names, words):
     generator = np.random.default_rng(words)
     changed = 0
     for _ in range(40):
         scores = generator.normal(size=(words, len(names)))
-        found = decode(scores, names)
-        assert found == list(best_of_all(scores, names))
-        changed += found != scores.argmax(1).tolist()
+        labels = decode(scores, names)
+        assert labels == list(best_of_all(scores, names))
+        changed += labels != scores.argmax(1).tolist()
     assert changed > 0  # else the test says nothing of Viterbi
 
 
@@ -72,7 +72,7 @@ def test_the_rules_given_out_are_a_copy():
 @pytest.mark.parametrize(
     "names", [("NOUN", "VERB"), ("O", "B-X", "I-X", "E-X", "S-X"), ("A-b", "C")]
 )
-def test_other_label_sets_are_free(names):
+def test_label_sets_without_bio_are_unconstrained(names):
     scores = np.random.default_rng(0).normal(size=(20, len(names)))
     assert not is_bio(names)
     assert legal(names).all()
@@ -91,12 +91,12 @@ def test_a_legal_best_is_the_answer_and_logits_do_as_well():
 
 def test_infinite_scores_give_a_legal_sequence():
     barred = np.full((3, 5), -np.inf)
-    found = decode(barred, BIO)
-    assert allowed(BIO, found)
+    labels = decode(barred, BIO)
+    assert allowed(BIO, labels)
     barred[:, 2] = 0.0  # only I-X is possible, and may not begin
-    found = decode(barred, BIO)
-    assert allowed(BIO, found)
-    assert found[1:] == [2, 2]
+    labels = decode(barred, BIO)
+    assert allowed(BIO, labels)
+    assert labels[1:] == [2, 2]
 
 
 def test_a_long_sentence_is_decoded_to_legal_tags():
@@ -110,14 +110,14 @@ def test_no_words_have_no_tags():
 
 
 def test_broken_scores_are_refused():
-    with pytest.raises(ValueError, match=r"wanted scores of shape \(words, 5\).*got \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"^log_probabilities .*\(words, 5\); got \(2, 4\)"):
         decode(np.zeros((2, 4)), BIO)
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(ValueError, match=r"^log_probabilities must be numbers; got NaN"):
         decode(np.full((1, 5), np.nan), BIO)
 
 
 @pytest.mark.parametrize(
-    ("tags", "mended"),
+    ("tags", "repaired"),
     [
         ("I-X I-X O", "B-X I-X O"),
         ("O I-X B-X I-X", "O B-X B-X I-X"),
@@ -126,12 +126,12 @@ def test_broken_scores_are_refused():
         ("NOUN O B-X", "NOUN O B-X"),
     ],
 )
-def test_a_tag_that_continues_nothing_begins(tags, mended):
-    assert repair(tags.split()) == mended.split()
+def test_an_inside_tag_without_a_mention_begins_one(tags, repaired):
+    assert repair(tags.split()) == repaired.split()
 
 
 @pytest.mark.parametrize("names", [("o", "b_x", "i_x"), ("O", "B", "I"), ("O", "X-B", "X-I")])
-def test_other_spellings_obey_the_rules_of_the_usual_one(names):
+def test_all_spellings_have_the_same_transitions(names):
     usual = ("O", "B-X", "I-X")
     assert is_bio(names)
     assert (legal(names) == legal(usual)).all()
@@ -140,11 +140,11 @@ def test_other_spellings_obey_the_rules_of_the_usual_one(names):
     scores = np.random.default_rng(5).normal(size=(50, 3))
     assert decode(scores, names) == decode(scores, usual) != scores.argmax(1).tolist()
     tags = [names[label] for label in scores.argmax(1)]
-    mended = repair([usual[label] for label in scores.argmax(1)])
-    assert repair(tags, names) == [names[usual.index(tag)] for tag in mended] != tags
+    repaired = repair([usual[label] for label in scores.argmax(1)])
+    assert repair(tags, names) == [names[usual.index(tag)] for tag in repaired] != tags
 
 
-def test_a_repair_takes_only_known_tags():
+def test_a_repair_uses_only_tags_of_the_label_set():
     assert repair(["I-X", "I-Y"], ["O", "I-X", "I-Y", "B-Y"]) == ["I-X", "B-Y"]
 
 
@@ -158,5 +158,5 @@ def test_a_repair_takes_only_known_tags():
         ("O O", (0, 0)),
     ],
 )
-def test_mentions_are_counted_by_what_they_begin_with(tags, starts):
+def test_mentions_are_counted_by_their_first_tag(tags, starts):
     assert count_starts([tags.split(), []], BIO) == starts

@@ -74,7 +74,7 @@ def test_numbers_with_a_point_are_regression(values):
     assert task.label_names == ()
 
 
-def test_what_is_given_overrules_the_guess():
+def test_arguments_overrule_the_guess():
     table = rows(text=["a", "b"], score=[1, 2], stars=[1.0, 2.0])
 
     assert infer(table, label="score", regression=True).regression
@@ -82,7 +82,7 @@ def test_what_is_given_overrules_the_guess():
     assert infer(table, label_names=["x", "y", "z"]).label_names == ("x", "y", "z")
 
 
-def test_a_class_label_column_brings_its_names():
+def test_a_class_label_column_has_its_names():
     features = Features({"text": Value("string"), "label": ClassLabel(names=["ham", "spam"])})
     table = Dataset.from_dict({"text": ["a"], "label": [1]}, features=features)
 
@@ -91,7 +91,7 @@ def test_a_class_label_column_brings_its_names():
     assert task.labels(table) == [1]
 
 
-def test_what_a_model_config_wants():
+def test_the_properties_of_a_model_config():
     assert SENTIMENT.num_labels == 2
     assert SENTIMENT.id2label == {0: "negative", 1: "positive"}
     assert SENTIMENT.label2id == {"negative": 0, "positive": 1}
@@ -114,7 +114,7 @@ def test_where_names_are_numbers_a_number_is_a_name():
 
     assert labels_of(stars, [1, 3, 2]) == [0, 2, 1]
     assert labels_of(stars, ["1", "3"]) == [0, 2]
-    with pytest.raises(ValueError, match=r"row 1 .*unknown label 0\. Known are '1', '2', '3'"):
+    with pytest.raises(ValueError, match=r"row 1 .*one of '1', '2', '3'; got the unknown label 0"):
         labels_of(stars, [1, 0])
 
 
@@ -127,7 +127,7 @@ def test_regression_labels_are_floats():
 
 @pytest.mark.parametrize("bad", [2, -1, 0.5])
 def test_a_label_out_of_range_names_row_value_and_known_labels(bad):
-    with pytest.raises(ValueError, match=rf"'label', row 2 .*unknown label {bad}.*'negative', 'po"):
+    with pytest.raises(ValueError, match=rf"'label', row 2 .*'negative', 'po.*unknown label {bad}"):
         labels_of(SENTIMENT, [0, 1, bad])
 
 
@@ -137,7 +137,7 @@ def test_an_unknown_label_string_suggests_the_nearest():
 
 
 def test_a_regression_label_is_a_finite_number():
-    with pytest.raises(ValueError, match=r"'label', row 1 .*wanted a finite number, got inf"):
+    with pytest.raises(ValueError, match=r"'label', row 1 .*a finite number; got inf"):
         labels_of(TextClassification(regression=True), [1.0, float("inf")])
 
 
@@ -150,7 +150,7 @@ TASKS_WITH_ODD_NAMES = [
 
 @pytest.mark.parametrize("task", TASKS_WITH_ODD_NAMES, ids=lambda task: str(task.label_names))
 @pytest.mark.parametrize("values", [[1, None], [1.0, float("nan")], [True, None]], ids=str)
-def test_a_missing_label_is_refused_with_its_row_whatever_the_names(task, values):
+def test_a_missing_label_is_refused_with_its_row_for_any_names(task, values):
     with pytest.raises(ValueError, match=r"'label', row 1 .*missing"):
         labels_of(task, values)
 
@@ -163,8 +163,8 @@ def test_a_missing_label_is_no_class_that_the_column_declares():
 
 
 @pytest.mark.parametrize("missing", ["nan", "NaN", "<NA>", "NaT", "", "  "])
-def test_what_pandas_writes_for_a_missing_label_is_no_class(missing):
-    with pytest.raises(ValueError, match=r"'label', row 2 .*wanted a label"):
+def test_missing_labels_as_pandas_writes_them_are_no_class(missing):
+    with pytest.raises(ValueError, match=r"'label', row 2 .*must be a label"):
         infer(rows(text=["x", "y", "z"], label=["a", "b", missing]))
 
 
@@ -185,20 +185,20 @@ def test_a_decimal_comma_is_no_class():
 
 @pytest.mark.parametrize("label", [["a", "b"], [0, 1, 1], []], ids=str)
 @pytest.mark.parametrize("names", [None, ("a", "b")])
-def test_several_labels_in_a_row_are_refused_with_the_way_out(label, names):
+def test_several_labels_in_a_row_are_refused_with_the_fix(label, names):
     table = rows(text=["x", "y"], label=[label, label])
     with pytest.raises(ValueError, match=r"'label', row 0 .*not supported by infer.*Dataset"):
         infer(table, label_names=names).labels(table)
 
 
 @pytest.mark.parametrize("kind", [int, str, float, bool])
-def test_several_columns_of_0_and_1_are_taken_for_several_labels(kind):
+def test_several_columns_of_0_and_1_count_as_several_labels(kind):
     table = rows(text=["x", "y"], toxic=[kind(0), kind(1)], rude=[kind(1), kind(0)], id=[3, 4])
     if kind is str:
         table = rows(text=["x", "y"], toxic=["0", "1"], rude=["1", "0"], id=["0", "4"])
     with pytest.raises(ValueError, match=r"'toxic', 'rude' hold 0 and 1: .*not supported by infer"):
         infer(table)
-    with pytest.raises(ValueError, match=r"no column looks like the label.*label='...'$"):
+    with pytest.raises(ValueError, match=r"^label must be .*label='...'$"):
         infer(table.remove_columns("rude"))
 
 
@@ -209,7 +209,7 @@ def test_a_column_that_pandas_would_name_is_not_the_text():
 
 
 def test_a_regression_label_that_is_a_word_is_an_error():
-    with pytest.raises(ValueError, match=r"row 0 .*wanted a finite number, got 'good'"):
+    with pytest.raises(ValueError, match=r"row 0 .*a finite number; got 'good'"):
         labels_of(TextClassification(regression=True), ["good"])
 
 
@@ -227,7 +227,7 @@ def test_encode_gives_ids_labels_and_lengths(tokenizer):
     }
 
 
-def test_encode_reads_pairs_and_numbers(tokenizer):
+def test_encode_handles_pairs_and_numbers(tokenizer):
     table = rows(sentence1=["hello", "world"], sentence2=["world", ""], score=[2.5, 0.0])
 
     encoded = infer(table).encode(table, tokenizer, max_length=16)
@@ -248,7 +248,7 @@ def test_encode_keeps_every_odd_row(tokenizer):
     assert encoded["length"][:] == [2, 2, 2, 3, 2, 16, 3, 2]
 
 
-def test_encode_refuses_overlong_texts_if_asked(tokenizer):
+def test_encode_refuses_overlong_texts_with_overlong_error(tokenizer):
     with pytest.raises(OverlongError, match="1 of 1 texts"):
         SENTIMENT.encode(
             rows(text=["hello " * 30], label=[0]), tokenizer, max_length=16, overlong="error"
@@ -259,7 +259,7 @@ def test_a_missing_column_suggests_the_nearest(tokenizer):
     table = rows(txt=["a", "b"], lable=[0, 1])
 
     with pytest.raises(
-        ValueError, match=r"no column 'label' \(did you mean 'lable'\?\): .*'txt', 'lable'"
+        ValueError, match=r"no column 'label' \(did you mean 'lable'\?\) among 'txt', 'lable'"
     ):
         SENTIMENT.encode(table, tokenizer, max_length=16)
     with pytest.raises(ValueError, match=r"no column 'text'.*did you mean 'txt'"):
@@ -270,27 +270,27 @@ def test_a_missing_column_suggests_the_nearest(tokenizer):
         infer(table, label="lable", text_pair="text_b")
 
 
-def test_no_likely_column_says_what_there_is():
-    with pytest.raises(ValueError, match=r"looks like the label.*'a', 'b'.*label='\.\.\.'"):
+def test_without_a_likely_column_the_error_lists_the_columns():
+    with pytest.raises(ValueError, match=r"^label must be .*'a', 'b'.*label='\.\.\.'"):
         infer(rows(a=["x"], b=["y"]))
-    with pytest.raises(ValueError, match=r"looks like the text.*'a', 'b', 'label'.*text='\.\.\.'"):
+    with pytest.raises(ValueError, match=r"^text must be .*'a', 'b', 'label'.*text='\.\.\.'"):
         infer(rows(a=["x"], b=["y"], label=[0]))
 
 
 @pytest.mark.parametrize("bad", [[None, "a"], [1, 2], [["a"], ["b"]]])
-def test_a_text_that_is_no_string_names_column_and_row(tokenizer, bad):
-    with pytest.raises(TypeError, match=r"column 'text', row 0 .*wanted a string, got"):
+def test_a_text_that_is_not_a_string_is_refused_with_column_and_row(tokenizer, bad):
+    with pytest.raises(TypeError, match=r"column 'text', row 0 .*a string; got"):
         SENTIMENT.encode(rows(text=bad, label=[0, 1]), tokenizer, max_length=16)
 
 
-def test_labels_that_make_no_task_are_refused():
+def test_unusable_labels_are_refused():
     with pytest.raises(ValueError, match="no rows"):
         infer(rows(text=[], label=[]))
     with pytest.raises(ValueError, match=r"same label 'a' in all 2 rows.*label_names"):
         infer(rows(text=["x", "y"], label=["a", "a"]))
     with pytest.raises(ValueError, match=r"row 1 .*missing; got None"):
         infer(rows(text=["x", "y"], label=["a", None]))
-    with pytest.raises(ValueError, match=r"row 2 .*wanted a label.*got ''"):
+    with pytest.raises(ValueError, match=r"row 2 .*must be a label.*got ''"):
         infer(rows(text=["x", "y", "z"], label=["a", "b", ""]))
     with pytest.raises(ValueError, match=r"row 0 .*one label; got \[0, 1\]"):
         infer(rows(text=["x"], label=[[0, 1]]))
@@ -299,9 +299,9 @@ def test_labels_that_make_no_task_are_refused():
 
 
 def test_a_task_that_contradicts_itself_is_refused():
-    with pytest.raises(ValueError, match="regression has no label names"):
+    with pytest.raises(ValueError, match="label_names must be empty"):
         TextClassification(label_names=("a", "b"), regression=True)
-    with pytest.raises(ValueError, match="at least two label names"):
+    with pytest.raises(ValueError, match="label_names must be two at least"):
         TextClassification(label_names=("a",))
-    with pytest.raises(ValueError, match="stands twice"):
+    with pytest.raises(ValueError, match="label_names must be unique"):
         TextClassification(label_names=("a", "a"))

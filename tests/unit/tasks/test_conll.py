@@ -144,23 +144,23 @@ def test_a_word_class_that_is_not_specified_is_missing(write):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "words"),
     [
         ("a.conll", "a O\n\nb", ["line 3", "2 columns as in the lines before", "got 1", "'b'"]),
         ("a.conll", "a NN O\nb NN", ["line 2", "3 columns", "got 2"]),
         ("a.conll", "a O\n#MeToo\n", ["line 2", "got 1"]),
         ("a.conll", "#MeToo\na O\n", ["line 1", "got 1"]),
-        ("a.conll", "a NN X O\n# sent_id = 3\n", ["line 2", "before the first word"]),
+        ("a.conll", "a NN X O\n# sent_id = 3\n", ["line 2", "precede the first word"]),
         ("a.bio", "word", ["line 1", "a token, a tag", "got 1"]),
         ("a.bio", "a\tO\nb\t", ["line 2", "got 1"]),
         ("a.conllu", "# text\na\tNOUN", ["line 2", "10 columns", "got 2", ".conll"]),
         ("a.conllu", _word("x", "a", "NOUN"), ["line 1", "the first a number"]),
-        ("a.conll", "\n\n-DOCSTART- O\n", ["holds no rows"]),
+        ("a.conll", "\n\n-DOCSTART- O\n", ["must hold rows"]),
     ],
 )
-def test_a_broken_file_is_refused_with_the_line(write, name, text, said):
+def test_a_broken_file_is_refused_with_the_line(write, name, text, words):
     path = write(name, text)
     with pytest.raises(ValueError) as error:  # noqa: PT011
         read_rows(path)
-    for word in (str(path), *said):
+    for word in (str(path), *words):
         assert word in str(error.value)

@@ -25,7 +25,7 @@ def read(tmp_path):
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.csv.gz"])
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
-def test_what_pandas_writes_is_read(tmp_path, name, separator):
+def test_tables_of_pandas_are_read(tmp_path, name, separator):
     FRAME.to_csv(tmp_path / name, sep=separator)
     rows = read_rows(tmp_path / name)
     assert rows.to_dict() == {"Unnamed: 0": ["0", "1"], **WANTED}
@@ -74,7 +74,7 @@ def test_rows_without_values_are_kept_and_blank_lines_are_not(read):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("text,label\na,1\nb,0,\n", "line 3.*got 3.*separated by a comma"),  # not on every line
         ("sep=;\ntext;label\na;1\nb\n", "line 4.*got 1.*separated by ';'"),
@@ -82,8 +82,8 @@ def test_rows_without_values_are_kept_and_blank_lines_are_not(read):
         ("text,label,\na\n", "line 2.*got 1"),
     ],
 )
-def test_a_line_that_does_not_fit_is_named_with_the_separator(read, text, said):
+def test_a_line_that_does_not_fit_is_named_with_the_separator(read, text, message):
     limit = csv.field_size_limit()
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         read(text)
     assert csv.field_size_limit() == limit

@@ -61,9 +61,9 @@ def test_no_file_is_in_both_splits(installed):
 
 
 def test_the_seed_decides_and_nothing_else(installed):
-    first, again, other = (data_hash(small_data(seed=seed).train) for seed in (0, 0, 1))
+    first, second, reseeded = (data_hash(small_data(seed=seed).train) for seed in (0, 0, 1))
 
-    assert first == again != other
+    assert first == second != reseeded
 
 
 def test_a_scarce_package_limits_all(installed):
@@ -95,13 +95,13 @@ def test_short_texts_tests_and_broken_files_are_left_out(installed):
     (folder / "tests").mkdir()
     (folder / "tests" / "m.py").write_text(f'"""A test. {LONG}"""\n')
 
-    found = [document.source for document in docstrings._documents("small", 0)]
+    sources = [document.source for document in docstrings._read_documents("small", 0)]
 
-    assert sorted(set(found)) == ["small/escape.py", "small/m0.py", "small/m1.py"]
+    assert sorted(set(sources)) == ["small/escape.py", "small/m0.py", "small/m1.py"]
 
 
 def test_names_are_masked_and_rules_dropped():
-    masked = docstrings._mask(
+    masked = docstrings._mask_names(
         "Like numpy.sum or np.sum of PyTorch, to_numpy, scikit-learn.\n\nNotes\n-----\n    a --- b"
     )
 
@@ -109,16 +109,16 @@ def test_names_are_masked_and_rules_dropped():
         f"Like {MASK}.sum or {MASK}.sum of {MASK}, to_{MASK}, {MASK}.\n\nNotes\n    a --- b"
     )
     assert (
-        docstrings._mask("input, enpd, datasets and numpydoc")
+        docstrings._mask_names("input, enpd, datasets and numpydoc")
         == "input, enpd, datasets and numpydoc"
     )
 
 
 def test_too_few_packages_are_an_error(installed):
-    with pytest.raises(ValueError, match="num_labels is 2 to 4, got 5"):
+    with pytest.raises(ValueError, match="num_labels must be 2 to 4; got 5"):
         small_data(num_labels=5)
     with pytest.raises(
-        ValueError, match=r"docstrings of 4 .*found only those of alpha, beta, small"
+        ValueError, match=r"^num_labels .*got 4, with docstrings of only alpha, beta, small"
     ):
         small_data(num_labels=4)
 

@@ -64,7 +64,7 @@ def test_an_answer_outside_the_supporting_facts_is_the_first_in_the_context(tmp_
     assert row["answers"]["answer_start"] == [0]
 
 
-def test_musique_answers_stand_in_supporting_paragraphs_as_whole_words():
+def test_musique_answers_are_found_in_supporting_paragraphs_as_full_words():
     (row,) = squad_rows(Dataset.from_list([MUSIQUE]))
 
     assert row["context"] == "A\nthe 10\n\nB\nsince 2010, 10"
@@ -79,12 +79,12 @@ def test_answers_that_are_no_spans_are_dropped_and_counted(tmp_path):
         table = squad_rows(read_rows(write(tmp_path / "hotpot.jsonl", *rows)))
     assert table["id"][:] == ["h1"]
     assert [str(warning.message) for warning in caught] == [
-        "3 of 4 questions were dropped, for their answers are no spans of a context: 2 are yes or "
-        "no, 1 stand in no paragraph"
+        "3 of 4 questions were dropped, as their answers are not spans of a context: 2 are yes or "
+        "no, 1 are in no paragraph"
     ]
 
 
-def test_an_alias_may_be_what_stands_in_the_context():
+def test_an_alias_may_be_the_answer_in_the_context():
     (row,) = squad_rows(Dataset.from_list([MUSIQUE | {"answer": "Ten"}]))
 
     assert row["answers"] == {"text": ["Ten", "ten", "the 10"], "answer_start": [-1, -1, 2]}

@@ -82,18 +82,22 @@ def test_all_entry_points_give_the_same_words_for_every_context(kind):
     )
     options = {"max_answer_length": 30, "progress": False}
     answers = fewer.answer(model, tokenizer, questions, contexts, **options)
-    asked = passages.ask(questions, list(CONTEXTS))
+    passage_spans = passages.ask(questions, list(CONTEXTS))
     pipe = _pipe(model, tokenizer)
-    piped = pipe(question=questions, context=contexts, max_answer_len=30, align_to_words=False)
+    pipeline_spans = pipe(
+        question=questions, context=contexts, max_answer_len=30, align_to_words=False
+    )
     aligned = pipe(question=questions, context=contexts, max_answer_len=30)
 
     places = [(span.text, span.start, span.end) for span in answers]
-    assert places == [(one.text, one.start, one.end) for one in asked]
-    assert places == [(one["answer"], one["start"], one["end"]) for one in piped]
-    for context, span, whole in zip(contexts, answers, aligned, strict=True):
-        assert whole["start"] <= span.start < span.end <= whole["end"]
-        for start, end in ((span.start, span.end), (whole["start"], whole["end"])):
+    assert places == [
+        (passage_span.text, passage_span.start, passage_span.end) for passage_span in passage_spans
+    ]
+    assert places == [(piped["answer"], piped["start"], piped["end"]) for piped in pipeline_spans]
+    for context, span, aligned_span in zip(contexts, answers, aligned, strict=True):
+        assert aligned_span["start"] <= span.start < span.end <= aligned_span["end"]
+        for start, end in ((span.start, span.end), (aligned_span["start"], aligned_span["end"])):
             text = context[start:end]
             assert text == text.strip() != ""
             assert not any(map(unicodedata.combining, text[0] + context[end : end + 1]))
-        assert whole["answer"] == context[whole["start"] : whole["end"]]
+        assert aligned_span["answer"] == context[aligned_span["start"] : aligned_span["end"]]

@@ -63,7 +63,7 @@ def test_scores_are_means_over_questions():
     assert scores == {"f1": pytest.approx((2 / 3 + 0 + 1) / 3), "exact_match": 1 / 3}
 
 
-def test_questions_without_answer_are_also_scored_apart():
+def test_questions_without_answer_are_also_scored_separately():
     rows = gold(["Denver Broncos"], [], [], ["Denver"], [])
     answers = {"q0": "Broncos", "q1": "", "q2": "May", "q3": "Denver", "q4": ""}
 
@@ -82,8 +82,8 @@ def test_without_answered_questions_there_is_no_score_of_them():
     assert scores == {"f1": 0.5, "exact_match": 0.5, "no_answer_exact_match": 0.5}
 
 
-def test_every_question_wants_a_prediction():
-    with pytest.raises(ValueError, match=r"2 of 3 questions lack a prediction, ids 'q0', 'q2'"):
+def test_every_question_needs_a_prediction():
+    with pytest.raises(ValueError, match=r"^predictions must .*2 of 3 .*ids 'q0', 'q2'"):
         score_answers({"q1": ""}, gold(["a"], ["b"], ["c"]))
     with pytest.raises(ValueError, match="no rows"):
         score_answers({}, gold(["a"]).select([]))

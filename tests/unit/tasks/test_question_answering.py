@@ -24,7 +24,7 @@ ANSWERED = QuestionAnswering()
 IMPOSSIBLE = QuestionAnswering(impossible=True)
 
 
-def asked(*rows):
+def build_rows(*rows):
     """Make rows of (context, answer, evidence); an answer stands where it first occurs."""
     return Dataset.from_list(
         [
@@ -60,7 +60,7 @@ def test_what_a_model_config_wants():
 
 
 def test_an_answer_is_its_first_and_last_token(tokenizer):
-    rows = asked(("good abc world", "abc", []), ("good", "good", []))
+    rows = build_rows(("good abc world", "abc", []), ("good", "good", []))
 
     encoded = ANSWERED.encode(rows, tokenizer, max_length=16)
     assert encoded.column_names == COLUMNS + LABELS
@@ -74,15 +74,15 @@ def test_an_answer_is_its_first_and_last_token(tokenizer):
 
 
 def test_inputs_are_those_of_the_tokenizer(tokenizer):
-    rows = asked(("good abc world", "abc", []), ("", None, []))
+    rows = build_rows(("good abc world", "abc", []), ("", None, []))
 
     encoded = IMPOSSIBLE.encode(rows, tokenizer, max_length=16)
-    wanted = tokenizer(["hello"] * 2, rows["context"][:], padding=False, truncation=False)
-    assert {name: encoded[name][:] for name in INPUTS} == dict(wanted)
+    expected = tokenizer(["hello"] * 2, rows["context"][:], padding=False, truncation=False)
+    assert {name: encoded[name][:] for name in INPUTS} == dict(expected)
 
 
-def test_a_window_without_the_whole_answer_points_at_its_first_token(tokenizer):
-    rows = asked(("a b c d e f g h", "e f", []), ("good", "good", []))
+def test_a_window_without_the_complete_answer_points_at_cls(tokenizer):
+    rows = build_rows(("a b c d e f g h", "e f", []), ("good", "good", []))
 
     encoded = ANSWERED.encode(rows, tokenizer, max_length=9, stride=2)
     assert encoded["example"][:] == [0, 0, 1]
@@ -92,7 +92,7 @@ def test_a_window_without_the_whole_answer_points_at_its_first_token(tokenizer):
 
 
 def test_evidence_is_relevant_in_every_window(tokenizer):
-    rows = asked(("a b c d e f g h", "e f", [[6, 13]]), ("a b", None, [[0, 1], [2, 3]]))
+    rows = build_rows(("a b c d e f g h", "e f", [[6, 13]]), ("a b", None, [[0, 1], [2, 3]]))
 
     encoded = IMPOSSIBLE.encode(rows, tokenizer, max_length=9, stride=2)
     assert encoded["relevant"][:] == [
@@ -102,18 +102,18 @@ def test_evidence_is_relevant_in_every_window(tokenizer):
     ]
 
 
-def test_questions_without_answer_want_a_task_that_knows_them(tokenizer):
-    rows = asked(("good", "good", []), ("world", None, []))
+def test_questions_without_answer_need_an_impossible_task(tokenizer):
+    rows = build_rows(("good", "good", []), ("world", None, []))
 
     encoded = IMPOSSIBLE.encode(rows, tokenizer, max_length=9)
     assert encoded["start_positions"][:] == [3, 0]
     assert encoded["end_positions"][:] == [3, 0]
-    with pytest.raises(ValueError, match=r"row 1 .*id 'q1', has no answer.*impossible=True"):
+    with pytest.raises(ValueError, match=r"^answers must .*row 1 .*id 'q1'.*impossible=True"):
         ANSWERED.encode(rows, tokenizer, max_length=9)
 
 
 def test_rows_without_answers_are_not_trained_on(tokenizer):
-    rows = asked(("good", "good", [])).remove_columns("answers")
+    rows = build_rows(("good", "good", [])).remove_columns("answers")
 
     with pytest.raises(ValueError, match="'answers'"):
         IMPOSSIBLE.encode(rows, tokenizer, max_length=9)
@@ -121,7 +121,7 @@ def test_rows_without_answers_are_not_trained_on(tokenizer):
 
 
 def test_without_training_there_are_no_labels(tokenizer):
-    rows = asked(("a b c d e f g h", None, []), ("", None, []))
+    rows = build_rows(("a b c d e f g h", None, []), ("", None, []))
 
     encoded = ANSWERED.encode(rows, tokenizer, max_length=9, stride=2, training=False)
     assert encoded.column_names == COLUMNS
@@ -130,7 +130,7 @@ def test_without_training_there_are_no_labels(tokenizer):
     assert trained.remove_columns(LABELS)[:] == encoded[:]
 
 
-def test_the_first_answer_that_stands_in_the_context_is_trained(tokenizer):
+def test_the_first_answer_in_the_context_is_trained_on(tokenizer):
     answers = [
         {"text": ["world", "good"], "answer_start": [-1, 0]},
         {"text": ["world"], "answer_start": [-1]},
@@ -147,15 +147,15 @@ def test_the_first_answer_that_stands_in_the_context_is_trained(tokenizer):
 
 
 def test_an_answer_without_tokens_is_left_out_and_counted(tokenizer):
-    rows = asked(("good \x00 world", "\x00", []), ("good", "good", []))
+    rows = build_rows(("good \x00 world", "\x00", []), ("good", "good", []))
 
     with pytest.warns(DataWarning, match=r"1 of 2 questions.*no token of their answers.*'q0'"):
         encoded = ANSWERED.encode(rows, tokenizer, max_length=9)
     assert encoded["example"][:] == [1]
 
 
-def test_a_question_that_is_too_long_loses_its_end_with_one_warning(tokenizer):
-    rows = asked(*[("a b c d e f", "a", [])] * 2)
+def test_a_question_that_is_too_long_is_truncated_with_one_warning(tokenizer):
+    rows = build_rows(*[("a b c d e f", "a", [])] * 2)
     long = rows.remove_columns("question").add_column("question", ["a b c d e f g h", "g " * 9])
 
     with pytest.warns(TruncationWarning) as caught:
@@ -167,8 +167,8 @@ def test_a_question_that_is_too_long_loses_its_end_with_one_warning(tokenizer):
     assert encoded["start_positions"][:] == [6, 0, 6, 0]
 
 
-def test_doubled_separators_and_bytes_of_one_character_keep_their_places():
-    rows = asked(("é日b", "日", []))
+def test_doubled_separators_and_bytes_of_one_character_keep_their_positions():
+    rows = build_rows(("é日b", "日", []))
 
     encoded = ANSWERED.encode(rows, byte_level(), max_length=32)
     assert encoded["input_ids"][0][:1] + encoded["input_ids"][0][6:8] == [0, 1, 1]
@@ -176,37 +176,37 @@ def test_doubled_separators_and_bytes_of_one_character_keep_their_places():
     assert (encoded["start_positions"][0], encoded["end_positions"][0]) == (10, 12)
 
 
-def test_many_rows_are_the_same_as_one_by_one(tokenizer):
-    rows = asked(*[("a b c d e f g h " * (row % 3), None, []) for row in range(1201)])
+def test_many_rows_are_encoded_as_one_by_one(tokenizer):
+    rows = build_rows(*[("a b c d e f g h " * (row % 3), None, []) for row in range(1201)])
 
     encoded = IMPOSSIBLE.encode(rows, tokenizer, max_length=12, stride=2)
     singles = [
         IMPOSSIBLE.encode(rows.select([row]), tokenizer, max_length=12, stride=2)
         for row in (0, 1, 2, 1200)
     ]
-    wanted = concatenate_datasets(singles).remove_columns("example")[:]
-    chosen = [number for number, row in enumerate(encoded["example"]) if row in (0, 1, 2, 1200)]
-    assert encoded.select(chosen).remove_columns("example")[:] == wanted
+    expected = concatenate_datasets(singles).remove_columns("example")[:]
+    numbers = [number for number, row in enumerate(encoded["example"]) if row in (0, 1, 2, 1200)]
+    assert encoded.select(numbers).remove_columns("example")[:] == expected
 
 
 def test_no_rows_have_no_windows(tokenizer):
-    rows = asked(("good", "good", [])).select([])
+    rows = build_rows(("good", "good", [])).select([])
 
     assert ANSWERED.encode(rows, tokenizer, max_length=9).column_names == COLUMNS + LABELS
 
 
 def test_the_task_is_inferred_from_the_answers():
-    some = asked(("good", "good", []), ("world", None, []))
+    rows = build_rows(("good", "good", []), ("world", None, []))
 
-    assert infer_question_answering(some.select([0])) == ANSWERED
-    assert infer_question_answering(some) == IMPOSSIBLE
-    assert infer_question_answering(some.remove_columns("answers")) == IMPOSSIBLE
+    assert infer_question_answering(rows.select([0])) == ANSWERED
+    assert infer_question_answering(rows) == IMPOSSIBLE
+    assert infer_question_answering(rows.remove_columns("answers")) == IMPOSSIBLE
     with pytest.raises(ValueError, match="no rows"):
-        infer_question_answering(some.select([]))
+        infer_question_answering(rows.select([]))
 
 
 @pytest.mark.parametrize(
-    ("columns", "wanted"),
+    ("columns", "expected"),
     [
         (["question", "context", "answers"], True),
         (["question", "context", "answers", "label"], True),
@@ -218,5 +218,5 @@ def test_the_task_is_inferred_from_the_answers():
         (["tokens", "tags"], False),
     ],
 )
-def test_rows_of_questions_are_told_from_others(columns, wanted):
-    assert is_question_answering(Dataset.from_dict({name: ["a"] for name in columns})) is wanted
+def test_rows_of_questions_are_recognised(columns, expected):
+    assert is_question_answering(Dataset.from_dict({name: ["a"] for name in columns})) is expected

@@ -29,10 +29,10 @@ def places(spans):
 
 
 def test_the_best_span_has_the_largest_sum_and_never_ends_before_it_begins():
-    one = window(0, [0, 0, 5, 1, 0], [6, 0, 0, 2, 1])
+    window_logits = window(0, [0, 0, 5, 1, 0], [6, 0, 0, 2, 1])
 
-    assert places(best_spans([one], CONTEXT)) == [("c d", 4, 7)]
-    assert places(best_spans([one], CONTEXT, count=4)) == [
+    assert places(best_spans([window_logits], CONTEXT)) == [("c d", 4, 7)]
+    assert places(best_spans([window_logits], CONTEXT, count=4)) == [
         ("c d", 4, 7),  # 5 + 2
         ("a", 0, 1),  # 0 + 6
         ("c d e", 4, 9),  # 5 + 1
@@ -41,32 +41,35 @@ def test_the_best_span_has_the_largest_sum_and_never_ends_before_it_begins():
 
 
 def test_the_score_is_the_softmax_of_the_sums_over_all_spans():
-    (first, *others) = best_spans([window(1, [1, 0], [0, 2])], CONTEXT, count=9)
+    (first, *rest) = best_spans([window(1, [1, 0], [0, 2])], CONTEXT, count=9)
 
     # b 1 + 0, b c 1 + 2, c 0 + 2
     total = math.exp(1) + math.exp(3) + math.exp(2)
     assert first == Span("b c", pytest.approx(math.exp(3) / total), 2, 5)
-    assert [span.text for span in others] == ["c", "b"]
-    assert sum(span.score for span in [first, *others]) == pytest.approx(1)
+    assert [span.text for span in rest] == ["c", "b"]
+    assert sum(span.score for span in [first, *rest]) == pytest.approx(1)
 
 
 def test_an_answer_has_so_many_tokens_at_most():
-    one = window(0, [5, 0, 0, 0, 0], [0, 0, 1, 2, 3])
+    window_logits = window(0, [5, 0, 0, 0, 0], [0, 0, 1, 2, 3])
 
-    lengths = [best_spans([one], CONTEXT, max_answer_length=most)[0].text for most in (1, 3, 4, 9)]
+    lengths = [
+        best_spans([window_logits], CONTEXT, max_answer_length=most)[0].text
+        for most in (1, 3, 4, 9)
+    ]
     assert lengths == ["a", "a b c", "a b c d", "a b c d e"]
 
 
 def test_no_token_outside_the_context_is_chosen():
-    one = window(2, [-50], [-50])
+    window_logits = window(2, [-50], [-50])
 
-    assert places(best_spans([one], CONTEXT, count=3)) == [("c", 4, 5)]
+    assert places(best_spans([window_logits], CONTEXT, count=3)) == [("c", 4, 5)]
 
 
 def test_no_token_that_was_removed_is_chosen():
-    one = window(0, [GONE, 0, GONE, 1], [9, GONE, 3, 2])
+    window_logits = window(0, [GONE, 0, GONE, 1], [9, GONE, 3, 2])
 
-    assert places(best_spans([one], CONTEXT, count=9)) == [
+    assert places(best_spans([window_logits], CONTEXT, count=9)) == [
         ("b c", 2, 5),
         ("d", 6, 7),
         ("b c d", 2, 7),
@@ -77,12 +80,12 @@ def test_no_token_that_was_removed_is_chosen():
 
 def test_half_precision_and_logits_that_are_no_numbers():
     gone = float(np.finfo(np.float16).min) / 4
-    one = window(0, [gone, 1, np.nan], [0, 0, 0])
+    window_logits = window(0, [gone, 1, np.nan], [0, 0, 0])
     half = WindowLogits(
-        one.start_logits.astype(np.float16),
-        one.end_logits.astype(np.float16),
-        one.starts,
-        one.ends,
+        window_logits.start_logits.astype(np.float16),
+        window_logits.end_logits.astype(np.float16),
+        window_logits.starts,
+        window_logits.ends,
     )
 
     spans = best_spans([half], CONTEXT, count=9)
@@ -113,16 +116,16 @@ def test_the_window_of_the_larger_sum_wins():
 
 
 def test_the_empty_answer_wins_beyond_the_threshold():
-    one = window(0, [2], [1], null=(3, 1))
+    window_logits = window(0, [2], [1], null=(3, 1))
 
     def first(**how):
-        return best_spans([one], CONTEXT, impossible=True, **how)[0].text
+        return best_spans([window_logits], CONTEXT, impossible=True, **how)[0].text
 
-    assert best_spans([one], CONTEXT)[0].text == "a"
+    assert best_spans([window_logits], CONTEXT)[0].text == "a"
     assert first() == ""
     assert first(threshold=0.9) == ""
     assert first(threshold=1.0) == "a"
-    spans = best_spans([one], CONTEXT, impossible=True, threshold=1.0, count=3)
+    spans = best_spans([window_logits], CONTEXT, impossible=True, threshold=1.0, count=3)
     none = math.exp(4) / (math.exp(4) + math.exp(3))
     assert spans == [
         Span("a", pytest.approx(1 - none), 0, 1),
@@ -138,46 +141,52 @@ def test_the_least_of_the_windows_speaks_for_no_answer():
 
 
 def test_of_a_context_without_tokens_only_the_empty_answer_is_left():
-    one = window(0, [], [])
+    window_logits = window(0, [], [])
 
-    assert best_spans([one], "") == []
-    assert best_spans([one], "", impossible=True) == [Span("", 1.0, 0, 0)]
+    assert best_spans([window_logits], "") == []
+    assert best_spans([window_logits], "", impossible=True) == [Span("", 1.0, 0, 0)]
 
 
 def test_white_space_at_the_ends_is_no_part_of_an_answer():
-    one = WindowLogits(
+    window_logits = WindowLogits(
         np.array([0, 1, 5, 0], np.float32),
         np.array([0, 4, 5, 0], np.float32),
         np.array([-1, 0, 1, 3]),
         np.array([-1, 1, 3, 4]),  # "a", " b", " "
     )
 
-    spans = best_spans([one], "a b ", count=9)
+    spans = best_spans([window_logits], "a b ", count=9)
     assert places(spans) == [("b", 2, 3), ("a b", 0, 3), ("a", 0, 1)]
 
 
-def test_a_wide_window_gives_what_all_pairs_give():
+def test_a_wide_window_has_the_best_of_all_pairs():
     rng = np.random.default_rng(0)
     words = np.arange(60)
     context = " ".join("x" * 60)
-    one = WindowLogits(rng.normal(size=60), rng.normal(size=60), 2 * words, 2 * words + 1)
+    window_logits = WindowLogits(rng.normal(size=60), rng.normal(size=60), 2 * words, 2 * words + 1)
 
-    wanted = max(
-        (one.start_logits[first] + one.end_logits[last], 2 * first, 2 * last + 1)
+    expected = max(
+        (
+            window_logits.start_logits[first] + window_logits.end_logits[last],
+            2 * first,
+            2 * last + 1,
+        )
         for first in words
         for last in words
         if 0 <= last - first < 7
     )
-    (span,) = best_spans([one], context, max_answer_length=7)
-    assert (span.start, span.end) == wanted[1:]
+    (span,) = best_spans([window_logits], context, max_answer_length=7)
+    assert (span.start, span.end) == expected[1:]
 
 
-def test_arguments_without_sense_are_refused():
+def test_arguments_out_of_range_are_refused():
     with pytest.raises(ValueError, match="got 0 windows"):
         best_spans([], CONTEXT)
     with pytest.raises(ValueError, match="max_answer_length=0"):
         best_spans([window(0, [1], [1])], CONTEXT, max_answer_length=0)
-    with pytest.raises(ValueError, match="reach to character 9 of a context of 4"):
+    with pytest.raises(
+        ValueError, match=r"^windows must be .*4 characters; got windows up to character 9"
+    ):
         best_spans([window(4, [1], [1])], "a b ")
     with pytest.raises(ValueError, match=r"got the shapes \(2,\), \(1,\), \(2,\), \(2,\)"):
         WindowLogits(np.zeros(2), np.zeros(1), np.zeros(2, int), np.zeros(2, int))

@@ -34,11 +34,11 @@ def test_tags_of_entities_have_one_spelling(names, tags):
 @pytest.mark.parametrize(
     "names", ["NOUN VERB", "NOUN S-X", "v3spia--- m-------- i--------", "S E", "e_g i_e x", ""]
 )
-def test_other_label_sets_have_no_scheme(names):
+def test_label_sets_without_entities_have_no_scheme(names):
     assert canonical(names.split()) == {}
 
 
-def test_other_names_may_stand_beside_the_usual_spelling_only():
+def test_only_the_usual_spelling_may_be_mixed_with_plain_names():
     assert canonical(["B-X", "[SEP]", "I"]) == {"B-X": "B-X", "I": "I-_"}
     assert canonical(["b_x", "[SEP]", "i_x"]) == {}
 

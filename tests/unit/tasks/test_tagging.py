@@ -37,7 +37,7 @@ def test_usual_columns_are_found(tokens, tags):
     assert (task.tokens, task.tags) == (tokens, tags)
 
 
-def test_of_several_columns_the_first_usual_one_of_lists_is_taken():
+def test_the_first_usual_column_of_lists_is_used():
     table = rows(
         tokens=["a b"],
         words=[["a", "b"]],
@@ -60,7 +60,7 @@ def test_label_names_are_outside_first_then_by_type():
     assert infer_tagging(table).label_names == ("ADJ", "NOUN", "VERB", "X")
 
 
-def test_a_class_label_column_brings_its_names():
+def test_a_class_label_column_has_its_names():
     tags = Sequence(ClassLabel(names=["O", "I-X", "B-X"]))
     features = Features({"tokens": Sequence(Value("string")), "ner_tags": tags})
     table = Dataset.from_dict({"tokens": [["a", "b"], []], "ner_tags": [[2, 1], []]}, features)
@@ -84,7 +84,7 @@ def test_where_names_are_numbers_a_number_is_a_name():
     assert task.labels(rows(tokens=[["a", "b"]], tags=[["0", "1"]])) == [[2, 0]]
 
 
-def test_what_a_model_config_wants():
+def test_the_properties_of_a_model_config():
     assert NER.num_labels == 4
     assert NER.id2label == {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC"}
     assert NER.label2id == {"O": 0, "B-PER": 1, "I-PER": 2, "B-LOC": 3}
@@ -188,21 +188,21 @@ def test_real_sentences_encode_and_score_as_themselves(name):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "tags", "said"),
+    ("tokens", "tags", "message"),
     [
         (
             [["a"], ["a", "b"]],
             [["O"], ["O"]],
-            r"row 1 .*'tokens' has 2 words, column 'tags' 1 tags",
+            r"row 1 .*got 2 words in the column 'tokens', 1 tags in 'tags'",
         ),
-        ([["a"], ["b", "c"]], [["O"], ["O", "B-PR"]], r"row 1, word 1 .*'c': unknown tag 'B-PR'"),
-        ([["a"]], [["b-per"]], r"unknown tag 'b-per' \(.* 'B-PER'\?\)\. Known are 'O', "),
+        ([["a"], ["b", "c"]], [["O"], ["O", "B-PR"]], r"row 1, word 1 .*'c', .*unknown tag 'B-PR'"),
+        ([["a"]], [["b-per"]], r"among 'O', .*unknown tag 'b-per' \(.* 'B-PER'\?\)\."),
         ([["a"]], [[4]], r"unknown tag 4"),
         ([["a"]], [[-1]], r"unknown tag -1"),
     ],
 )
-def test_tags_that_do_not_fit_are_refused_with_row_and_word(tokenizer, tokens, tags, said):
-    with pytest.raises(ValueError, match=said):
+def test_tags_that_do_not_fit_are_refused_with_row_and_word(tokenizer, tokens, tags, message):
+    with pytest.raises(ValueError, match=message):
         NER.encode(rows(tokens=tokens, tags=tags), tokenizer, max_length=8)
 
 
@@ -212,52 +212,52 @@ def test_an_unknown_tag_suggests_the_nearest():
 
 
 @pytest.mark.parametrize(
-    ("tokens", "tags", "said"),
+    ("tokens", "tags", "message"),
     [
         (
             ["a b"],
             [["O"]],
-            r"column 'tokens', row 0 .*a list of words, got 'a b' \(str\)\. Split",
+            r"column 'tokens', row 0 .*a list of words; got 'a b' \(str\)\. Split",
         ),
         ([None], [["O"]], r"column 'tokens', row 0 .*got None"),
-        ([[1]], [["O"]], r"column 'tokens', row 0, word 0 .*wanted a string, got 1 \(int\)"),
-        ([["a"]], ["O"], r"column 'tags', row 0 .*wanted a list of tags, got 'O'"),
+        ([[1]], [["O"]], r"column 'tokens', row 0, word 0 .*a string; got 1 \(int\)"),
+        ([["a"]], ["O"], r"column 'tags', row 0 .*a list of tags; got 'O'"),
         ([["a"]], [[None]], r"column 'tags', row 0, word 0 .*got None"),
-        ([["a"]], [[0.5]], r"wanted a tag, a string, got 0\.5 \(float\)"),
-        ([["a"]], [[True]], r"wanted a tag, a string, got True \(bool\)"),
-        ([["a"]], [[""]], r"wanted a tag, a string, got ''"),
+        ([["a"]], [[0.5]], r"must be a tag, a string; got 0\.5 \(float\)"),
+        ([["a"]], [[True]], r"must be a tag, a string; got True \(bool\)"),
+        ([["a"]], [[""]], r"must be a tag, a string; got ''"),
     ],
 )
-def test_what_is_no_list_of_words_or_tags_is_refused(tokenizer, tokens, tags, said):
-    with pytest.raises(TypeError, match=said):
+def test_values_that_are_not_lists_of_words_or_tags_are_refused(tokenizer, tokens, tags, message):
+    with pytest.raises(TypeError, match=message):
         NER.encode(rows(tokens=tokens, tags=tags), tokenizer, max_length=8)
 
 
-def test_rows_that_make_no_task_are_refused():
+def test_unusable_rows_are_refused():
     with pytest.raises(ValueError, match="no rows"):
         infer_tagging(rows(tokens=[], tags=[]))
-    with pytest.raises(ValueError, match=r"looks like the tokens.*'text', 'tags'.*tokens='\.\.\.'"):
+    with pytest.raises(ValueError, match=r"^tokens must be .*'text', 'tags'.*tokens='\.\.\.'"):
         infer_tagging(rows(text=["a"], tags=[["O"]]))
-    with pytest.raises(ValueError, match=r"looks like the tags.*'tokens', 'kind'.*tags='\.\.\.'"):
+    with pytest.raises(ValueError, match=r"^tags must be .*'tokens', 'kind'.*tags='\.\.\.'"):
         infer_tagging(rows(tokens=[["a"]], kind=[["O"]]))
     with pytest.raises(ValueError, match=r"no column 'tag'.*did you mean 'tags'"):
         infer_tagging(sentences(["a"], ["O"]), tags="tag")
-    with pytest.raises(TypeError, match=r"row 0 .*tags that are strings, got 1 .*label_names"):
+    with pytest.raises(TypeError, match=r"row 0 .*tags that are strings; got 1 .*label_names"):
         infer_tagging(rows(tokens=[["a", "b"]], tags=[[1, 0]]))
-    with pytest.raises(ValueError, match=r"holds 1 different tags \('O'\)"):
+    with pytest.raises(ValueError, match=r"got 1 different tags \('O'\)"):
         infer_tagging(sentences(["a b"], ["O O"]))
     with pytest.raises(ValueError, match=r"1001 different tags .*another column"):
         infer_tagging(rows(tokens=[["a"]] * 1001, tags=[[f"t{n}"] for n in range(1001)]))
 
 
 def test_a_task_that_contradicts_itself_is_refused():
-    with pytest.raises(ValueError, match="at least two label names"):
+    with pytest.raises(ValueError, match="label_names must be two at least"):
         Tagging(label_names=("O",))
-    with pytest.raises(ValueError, match="stands twice"):
+    with pytest.raises(ValueError, match="label_names must be unique"):
         Tagging(label_names=("O", "O"))
 
 
-def test_iob1_is_read_as_bio():
+def test_iob1_is_converted_to_bio():
     table = sentences(["a b c d", "e f"], ["I-X I-X B-X I-Y", "O I-X"])
     task = infer_tagging(table)
     assert task.label_names == ("O", "B-X", "I-X", "I-Y")

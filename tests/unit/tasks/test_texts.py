@@ -1,4 +1,4 @@
-"""Every text gets a result, and truncation is what the tokenizer itself does."""
+"""Every text has a result, and truncation equals that of the tokenizer."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ HELLO, WORLD = 5, 6
 MILLION = 1_000_000
 
 
-def ids(texts, tokenizer, max_length=64, **more):
-    return encode_texts(texts, tokenizer, max_length=max_length, **more)["input_ids"][:]
+def ids(texts, tokenizer, max_length=64, **options):
+    return encode_texts(texts, tokenizer, max_length=max_length, **options)["input_ids"][:]
 
 
 def cut_by_the_tokenizer(tokenizer, texts, pairs, max_length):
     return tokenizer(texts, pairs, truncation="longest_first", max_length=max_length, padding=False)
 
 
-def test_rows_are_not_padded_whatever_the_tokenizer_file_asks_for(tokenizer):
+def test_rows_are_not_padded_even_if_the_tokenizer_file_sets_padding(tokenizer):
     rows = encode_texts(["hello", "hello world hello"], tokenizer, max_length=64)
 
     assert rows["input_ids"][:] == [[CLS, HELLO, SEP], [CLS, HELLO, WORLD, HELLO, SEP]]
@@ -53,10 +53,10 @@ def test_a_pair_has_two_segments(tokenizer):
 
 
 def test_no_token_types_where_the_tokenizer_has_none(tokenizer):
-    without = copy.deepcopy(tokenizer)
-    without.model_input_names = ["input_ids", "attention_mask"]
+    two_inputs = copy.deepcopy(tokenizer)
+    two_inputs.model_input_names = ["input_ids", "attention_mask"]
 
-    rows = encode_texts(["hello"], without, max_length=64)
+    rows = encode_texts(["hello"], two_inputs, max_length=64)
 
     assert set(rows.column_names) == {"input_ids", "attention_mask", "length"}
 
@@ -103,7 +103,7 @@ def test_clean_replaces_lone_surrogates_and_joins_pairs():
 
 
 @given(st.text(st.characters(codec=None, exclude_categories=())))
-def test_clean_text_fits_utf8_and_is_left_alone_if_it_did(text):
+def test_clean_text_fits_utf8_and_is_unchanged_if_it_did(text):
     cleaned = clean(text)
 
     cleaned.encode("utf-8")
@@ -113,7 +113,7 @@ def test_clean_text_fits_utf8_and_is_left_alone_if_it_did(text):
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_truncation_equals_the_tokenizers_own_for_every_pair_of_lengths(tokenizer, side):
+def test_truncation_equals_that_of_the_tokenizer_for_every_pair_of_lengths(tokenizer, side):
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.truncation_side = side
     texts = ["a b c d e f g h"[: 2 * n] for n in range(8) for _ in range(8)]
@@ -121,12 +121,12 @@ def test_truncation_equals_the_tokenizers_own_for_every_pair_of_lengths(tokenize
     for max_length in (4, 5, 8, 11, 14):
         with pytest.warns(TruncationWarning):
             rows = encode_texts(texts, tokenizer, pairs=pairs, max_length=max_length)
-        own = cut_by_the_tokenizer(tokenizer, texts, pairs, max_length)
+        expected = cut_by_the_tokenizer(tokenizer, texts, pairs, max_length)
         for name in ("input_ids", "token_type_ids", "attention_mask"):
-            assert rows[name][:] == own[name]
+            assert rows[name][:] == expected[name]
 
 
-def test_truncation_warns_once_and_says_how_many(tokenizer):
+def test_truncation_warns_once_with_the_number_of_texts(tokenizer):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         rows = ids(["hello " * 20, "hello", "hello " * 9] * 700, tokenizer, max_length=8)
@@ -141,7 +141,7 @@ def test_no_warning_at_exactly_the_limit(tokenizer):
     assert len(ids(["hello " * 6], tokenizer, max_length=8)[0]) == 8
 
 
-def test_overlong_texts_are_an_error_if_asked(tokenizer):
+def test_overlong_texts_are_an_error_with_overlong_error(tokenizer):
     with pytest.raises(OverlongError, match=r"1 of 2 texts .*max_length=8.*row 1.*11.*truncate"):
         encode_texts(["hello", "hello " * 9], tokenizer, max_length=8, overlong="error")
 
@@ -170,21 +170,21 @@ def test_a_million_characters_give_the_ids_of_the_whole_text(tokenizer, text, to
 
 @pytest.mark.parametrize("max_length", [4, 16, 100])
 @pytest.mark.filterwarnings("ignore::fewer.tasks.texts.TruncationWarning")
-def test_a_cut_of_characters_does_not_show(tokenizer, max_length):
-    """Texts around the 8,192 characters that are read first, cut in words, spaces and marks."""
+def test_dropping_characters_does_not_change_the_ids(tokenizer, max_length):
+    """Texts around the 8,192 characters that are tokenised first, cut in words and spaces."""
     pieces = ["hello ", "a" * 90 + " ", "b" * 99 + ",", " " * 500, "a.b!", "\u200b" * 40, "中"]
     draw = random.Random(0)
     texts = ["".join(draw.choices(pieces, k=draw.randrange(40, 300))) for _ in range(20)]
 
-    own = cut_by_the_tokenizer(tokenizer, texts, None, max_length)["input_ids"]
+    expected = cut_by_the_tokenizer(tokenizer, texts, None, max_length)["input_ids"]
 
     assert min(map(len, texts)) < 8192 < max(map(len, texts))
-    assert ids(texts, tokenizer, max_length=max_length) == own
+    assert ids(texts, tokenizer, max_length=max_length) == expected
 
 
 @pytest.mark.filterwarnings("ignore::fewer.tasks.texts.TruncationWarning")
 def test_a_pair_of_a_million_characters_each_is_cut_in_half(tokenizer):
-    """The tokenizer's own truncation builds all combinations of remainders: no memory is enough."""
+    """The tokenizer's truncation would exhaust memory with all combinations of remainders."""
     rows = encode_texts(["." * MILLION], tokenizer, pairs=["," * MILLION], max_length=13)
 
     dot, comma = tokenizer.convert_tokens_to_ids([".", ","])
@@ -198,10 +198,10 @@ def test_few_tokens_in_many_characters_are_not_lost(tokenizer):
 
 
 @pytest.mark.parametrize("bad", [None, 3, 1.5, b"hello", ["hello"]])
-def test_a_text_that_is_no_string_is_an_error_with_its_row(tokenizer, bad):
-    with pytest.raises(TypeError, match=r"texts, row 1 .*wanted a string, got"):
+def test_a_text_that_is_not_a_string_is_an_error_with_its_row(tokenizer, bad):
+    with pytest.raises(TypeError, match=r"^texts, row 1 .*must be a string; got"):
         encode_texts(["hello", bad], tokenizer, max_length=8)
-    with pytest.raises(TypeError, match=r"pairs, row 0 .*wanted a string"):
+    with pytest.raises(TypeError, match=r"^pairs, row 0 .*must be a string"):
         encode_texts(["hello"], tokenizer, pairs=[bad], max_length=8)
 
 
@@ -210,19 +210,22 @@ def test_bad_arguments_are_errors(tokenizer):
         encode_texts("hello", tokenizer, max_length=8)
     with pytest.raises(ValueError, match="1 texts and 2 pairs"):
         encode_texts(["hello"], tokenizer, pairs=["a", "b"], max_length=8)
-    with pytest.raises(ValueError, match="max_length=2 leaves no room"):
+    with pytest.raises(ValueError, match=r"^max_length must be .*got 2"):
         encode_texts(["hello"], tokenizer, max_length=2)
-    with pytest.raises(ValueError, match=r"truncate.*got 'cut'"):
+    with pytest.raises(ValueError, match=r"^overlong must be .*got 'cut'"):
         encode_texts(["hello"], tokenizer, max_length=8, overlong="cut")
 
 
 @pytest.mark.parametrize("length", [0, -1, 2.5, True, "8", None])
-def test_a_length_that_is_none_is_refused_by_every_task(tokenizer, length):
+def test_a_max_length_out_of_range_is_refused_by_every_task(tokenizer, length):
     rows = {
         TextClassification(label_names=("a", "b")): {"text": ["a"], "label": ["a"]},
         TextClassification(regression=True): {"text": ["a"], "label": [1.0]},
         Tagging(label_names=("O", "B")): {"tokens": [["a"]], "tags": [["O"]]},
-        QuestionAnswering(impossible=True): {"question": ["a"], "context": ["b"]},
+        QuestionAnswering(impossible=True): {
+            **{"question": ["a"], "context": ["b"]},
+            "answers": [{"text": [], "answer_start": []}],
+        },
     }
     for task, columns in rows.items():
         for training in (True, False):
@@ -236,7 +239,7 @@ def test_a_tokenizer_without_special_tokens_is_refused(tokenizer):
     bare = copy.deepcopy(tokenizer)
     bare.backend_tokenizer.post_processor = None
 
-    with pytest.raises(ValueError, match="adds no special tokens"):
+    with pytest.raises(ValueError, match=r"^tokenizer must add special tokens"):
         encode_texts([""], bare, max_length=8)
 
 
@@ -262,7 +265,7 @@ FRAME = pandas.DataFrame({"text": ["a", "b"]})
     ],
     ids=lambda values: type(values).__name__,
 )
-def test_what_would_give_names_or_has_no_rows_is_refused_by_name(values):
+def test_values_without_rows_of_text_are_refused_by_name(values):
     with pytest.raises(
         TypeError, match=r"^reviews must be a list with one text per row; got .*\. "
     ):
@@ -298,6 +301,6 @@ def test_columns_arrays_and_generators_are_listed(values):
         (float("nan"), "Remove the row"),
     ],
 )
-def test_what_is_no_string_is_refused_with_the_way_out(tokenizer, text, remedy):
+def test_a_value_that_is_not_a_string_is_refused_with_the_fix(tokenizer, text, remedy):
     with pytest.raises(TypeError, match=f"texts, row 1 .*{remedy}"):
         encode_texts(["a", text], tokenizer, max_length=8)

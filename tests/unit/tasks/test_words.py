@@ -1,4 +1,4 @@
-"""Words and their pieces: none is lost, windows cover all, merging brings them back in order."""
+"""Words and their pieces: no word is lost, windows cover all, merging restores the order."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SPACED = {
 }
 
 
-def test_columns_say_where_the_words_are(tokenizer):
+def test_columns_hold_the_positions_of_words(tokenizer):
     encoded = encode_words([["hello", "cab", "world"], [], ["world"]], tokenizer, max_length=16)
 
     c, a, b = (tokenizer.convert_tokens_to_ids(piece) for piece in ("c", "##a", "##b"))
@@ -67,20 +67,20 @@ def test_columns_say_where_the_words_are(tokenizer):
 @pytest.mark.parametrize("kind", ["wordpiece", *SPACED])
 def test_every_odd_word_has_a_first_piece(tokenizer, kind, overlong):
     model = tokenizer if kind == "wordpiece" else bpe(SPACED[kind])
-    odd = [word for word in ODD if len(word) < 1000 or kind == "wordpiece"]
-    encoded = encode_words([odd, [], *([word] for word in odd)], model, max_length=600)
+    words = [word for word in ODD if len(word) < 1000 or kind == "wordpiece"]
+    encoded = encode_words([words, [], *([word] for word in words)], model, max_length=600)
 
-    assert [len(starts) for starts in encoded["word_starts"]] == [len(odd), 0, *[1] * len(odd)]
+    assert [len(starts) for starts in encoded["word_starts"]] == [len(words), 0, *[1] * len(words)]
 
 
-def test_a_word_of_no_piece_is_the_unknown_token(tokenizer):
+def test_a_word_without_pieces_is_the_unknown_token(tokenizer):
     encoded = encode_words([["hello", "\0", "", "world"], ["\u200b"]], tokenizer, max_length=16)
 
     assert encoded["input_ids"][:] == [[CLS, HELLO, UNK, UNK, WORLD, SEP], [CLS, UNK, SEP]]
 
 
 @pytest.mark.parametrize("kind", SPACED)
-def test_split_words_are_read_as_words_of_a_text(kind):
+def test_split_words_are_tokenised_as_words_of_a_text(kind):
     model = bpe(SPACED[kind])
     encoded = encode_words([["x", "hello", "world"]], model, max_length=16)
     starts, ids = encoded["word_starts"][0], encoded["input_ids"][0]
@@ -93,34 +93,35 @@ def test_split_words_are_read_as_words_of_a_text(kind):
 
 def test_truncation_keeps_the_first_words(tokenizer):
     sentences = [["hello"] * 3, ["world", "abcdef", "hello"]]
-    with pytest.warns(
-        TruncationWarning, match=r"1 of 2 sentences .*row 1, .* with 10\); they lose"
-    ):
+    with pytest.warns(TruncationWarning, match=r"1 of 2 sentences .*row 1, .* with 10\)"):
         encoded = encode_words(sentences, tokenizer, max_length=6, overlong="truncate")
 
     assert encoded["length"][:] == [5, 6]
     assert encoded["word_starts"][:] == [[1, 2, 3], [1, 2]]
     assert merge([["a", "b", "c"], ["d", "e"]], encoded, "O") == [["a", "b", "c"], ["d", "e", "O"]]
-    with pytest.raises(ValueError, match=r"sentence 1 has 3 words and answers to 2: .*'window'"):
+    with pytest.raises(
+        ValueError, match=r"^answers must .*got 2 for the 3 words.*sentence 1.*'window'"
+    ):
         merge([["a", "b", "c"], ["d", "e"]], encoded)
 
 
-def test_overlong_sentences_are_refused_if_asked(tokenizer):
+def test_overlong_sentences_are_refused_with_overlong_error(tokenizer):
     with pytest.raises(OverlongError, match=r"1 of 1 sentences .*with 12\).*overlong='window'"):
         encode_words([["hello"] * 10], tokenizer, max_length=8, overlong="error")
 
 
-def test_windows_of_whole_words_answer_where_they_see_most(tokenizer):
-    words = [["hello", "world", "cab"][place % 3] for place in range(40)]
+def test_a_word_in_two_windows_is_answered_where_it_has_most_context(tokenizer):
+    words = [["hello", "world", "cab"][position % 3] for position in range(40)]
     encoded = encode_words([["hello"], words, []], tokenizer, max_length=14)
 
     assert max(encoded["length"]) <= 14
     rows = [row for row in encoded if row["sentence"] == 1]
-    whole = encode_words([words], tokenizer, max_length=1000)[0]
+    full_row = encode_words([words], tokenizer, max_length=1000)[0]
     for row in rows:
-        first = whole["word_starts"][row["first_word"]]
+        first = full_row["word_starts"][row["first_word"]]
         assert (
-            row["input_ids"][1:-1] == whole["input_ids"][first : first + len(row["input_ids"]) - 2]
+            row["input_ids"][1:-1]
+            == full_row["input_ids"][first : first + len(row["input_ids"]) - 2]
         )
         assert (row["input_ids"][0], row["input_ids"][-1]) == (CLS, SEP)
 
@@ -129,8 +130,8 @@ def test_windows_of_whole_words_answer_where_they_see_most(tokenizer):
     assert all(row["first_word"] < end for row, end in zip(rows[1:], ends, strict=False))
     margins = [
         [
-            (row["first_word"] + place, min(place + 1, len(row["word_starts"]) - place))
-            for place in range(len(row["word_starts"]))
+            (row["first_word"] + position, min(position + 1, len(row["word_starts"]) - position))
+            for position in range(len(row["word_starts"]))
         ]
         for row in encoded
     ]
@@ -141,12 +142,12 @@ def test_windows_of_whole_words_answer_where_they_see_most(tokenizer):
         assert margin == max(m for row in margins[1:-1] for w, m in row if w == word)
 
 
-def test_a_word_longer_than_a_window_stands_alone_and_is_cut(tokenizer):
+def test_a_word_longer_than_a_window_gets_its_own_and_is_truncated(tokenizer):
     sentence = ["hello", "world", "a" * 30, "hello", "b" * 50]
     encoded = encode_words([sentence], tokenizer, max_length=10)
 
     answers = [
-        [f"{row['first_word'] + place}" for place in range(len(row["word_starts"]))]
+        [f"{row['first_word'] + position}" for position in range(len(row["word_starts"]))]
         for row in encoded
     ]
     assert merge(answers, encoded) == [["0", "1", "2", "3", "4"]]
@@ -154,15 +155,15 @@ def test_a_word_longer_than_a_window_stands_alone_and_is_cut(tokenizer):
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=60), st.integers(1, 20))
-def test_windows_cover_all_words_and_move_on(pieces, room):
-    begins = [sum(pieces[:place]) for place in range(len(pieces) + 1)]
-    found = windows(begins, room)
+def test_windows_cover_all_words_and_advance(pieces, room):
+    begins = [sum(pieces[:count]) for count in range(len(pieces) + 1)]
+    spans = windows(begins, room)
 
-    assert (found[0][0], found[-1][1]) == (0, len(pieces))
-    for first, stop in found:
+    assert (spans[0][0], spans[-1][1]) == (0, len(pieces))
+    for first, stop in spans:
         assert first < stop
         assert begins[stop] - begins[first] <= room or stop == first + 1
-    for (first, stop), (next_first, next_stop) in pairwise(found):
+    for (first, stop), (next_first, next_stop) in pairwise(spans):
         assert first < next_first <= stop < next_stop
 
 
@@ -179,21 +180,21 @@ def test_no_sentences_give_no_rows(tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("bad", "said"),
+    ("sentences", "message"),
     [
         ("a text", "sentences must be a list; got one string"),
-        ([["a"], "a text"], r"row 1 .*wanted a list of words, got 'a text' \(str\)\. Split"),
-        ([["a"], None], r"row 1 .*wanted a list of words, got None"),
-        ([["a", 3]], r"row 0, word 1 .*wanted a string, got 3 \(int\)"),
+        ([["a"], "a text"], r"row 1 .*a list of words; got 'a text' \(str\)\. Split"),
+        ([["a"], None], r"row 1 .*a list of words; got None"),
+        ([["a", 3]], r"row 0, word 1 .*a string; got 3 \(int\)"),
     ],
 )
-def test_what_is_no_sentence_is_refused(tokenizer, bad, said):
-    with pytest.raises(TypeError, match=said):
-        encode_words(bad, tokenizer, max_length=8)
+def test_a_sentence_that_is_not_a_list_of_strings_is_refused(tokenizer, sentences, message):
+    with pytest.raises(TypeError, match=message):
+        encode_words(sentences, tokenizer, max_length=8)
 
 
-def test_other_ways_and_no_room_are_refused(tokenizer):
-    with pytest.raises(ValueError, match="'truncate', 'error' or 'window', got 'cut'"):
+def test_an_unknown_overlong_and_a_small_max_length_are_refused(tokenizer):
+    with pytest.raises(ValueError, match=r"^overlong must be .*got 'cut'"):
         encode_words([["a"]], tokenizer, max_length=8, overlong="cut")
-    with pytest.raises(ValueError, match="max_length=2 leaves no room"):
+    with pytest.raises(ValueError, match=r"^max_length must be .*got 2"):
         encode_words([["a"]], tokenizer, max_length=2)

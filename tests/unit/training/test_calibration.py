@@ -126,7 +126,7 @@ def _fitted(folder, method, monkeypatch, rows=100, **options):
     data = data.add_column("input_ids", numbered).add_column("attention_mask", ones)
     data = data.add_column("length", [4] * rows)
     seen = {"trained": set(), "rehearsed": set()}
-    step, passes = Trainer.training_step, module._passes
+    step, passes = Trainer.training_step, module._run_batches
 
     def number(ids):
         return {(row[1] - 5) + 50 * (row[2] - 5) for row in ids.tolist()}
@@ -140,7 +140,7 @@ def _fitted(folder, method, monkeypatch, rows=100, **options):
         return passes(model, batches)
 
     monkeypatch.setattr(Trainer, "training_step", training)
-    monkeypatch.setattr(module, "_passes", rehearsing)
+    monkeypatch.setattr(module, "_run_batches", rehearsing)
     fitted = fit(
         small_model(),
         method,

@@ -1,6 +1,6 @@
 import pytest
 
-from fewer.training.checkpoints import newest_whole, seal
+from fewer.training.checkpoints import newest_whole, write_manifest
 
 
 def _checkpoint(folder, number=1):
@@ -13,13 +13,13 @@ def _checkpoint(folder, number=1):
 
 def test_the_newest_is_told_by_its_number_not_its_name(tmp_path):
     for number in (9, 10, 100):
-        seal(_checkpoint(tmp_path, number))
+        write_manifest(_checkpoint(tmp_path, number))
     assert newest_whole(tmp_path).name == "checkpoint-100"
 
 
 def test_the_newest_that_is_whole_wins_over_a_newer_that_is_not(tmp_path):
     for number in (1, 2, 3, 4):
-        seal(_checkpoint(tmp_path, number))
+        write_manifest(_checkpoint(tmp_path, number))
     (tmp_path / "checkpoint-4" / "optimizer.pt").unlink()
     (tmp_path / "checkpoint-3" / "model.safetensors").write_bytes(b"")
     assert newest_whole(tmp_path).name == "checkpoint-2"
@@ -35,5 +35,5 @@ def test_where_nothing_is_whole_there_is_no_newest(tmp_path):
 @pytest.mark.parametrize("name", ["checkpoint-best", "checkpoint-", "checkpoint-3-old", "model"])
 def test_other_folders_are_no_checkpoints(tmp_path, name):
     _checkpoint(tmp_path).rename(tmp_path / name)
-    seal(tmp_path / name)
+    write_manifest(tmp_path / name)
     assert newest_whole(tmp_path) is None

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification, Trainer
 
-from fewer._files.manifest import MANIFEST, seal
+from fewer._files.manifest import MANIFEST, write_manifest
 from fewer.hf.config import method_to
 from fewer.training import fit as module
 from fewer.training.fit import dense_phase
@@ -83,18 +83,18 @@ def test_a_run_killed_twice_ends_there_too(tmp_path, steps, uninterrupted):
     _assert_same(_states(folder), uninterrupted)
 
 
-def test_a_phase_killed_before_its_seal_is_not_trained_again(
+def test_a_phase_killed_before_its_manifest_is_written_is_not_trained_again(
     tmp_path, steps, uninterrupted, monkeypatch
 ):
-    folder, seal = tmp_path / "run", module.seal
+    folder, write_manifest = tmp_path / "run", module.write_manifest
 
     def killed(place):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "seal", killed)
+    monkeypatch.setattr(module, "write_manifest", killed)
     with pytest.raises(KeyboardInterrupt):
         run(folder)
-    monkeypatch.setattr(module, "seal", seal)
+    monkeypatch.setattr(module, "write_manifest", write_manifest)
     steps.clear()
     run(folder, resume=True)
     _assert_same(_states(folder), uninterrupted)
@@ -165,12 +165,12 @@ def test_a_target_survives_a_resume(tmp_path, steps):
 
 def test_a_folder_that_holds_a_run_is_refused_unless_it_is_resumed(tmp_path, steps):
     _killed(steps, tmp_path / "run", 1)
-    with pytest.raises(ValueError, match=r"already holds a run; pass resume=True .* or another"):
+    with pytest.raises(ValueError, match=r"^output_dir .*resume=True"):
         run(tmp_path / "run")
 
 
 @pytest.mark.parametrize(
-    ("options", "named"),
+    ("options", "differing"),
     [
         ({"method": dataclasses.replace(METHOD, strength=0.5)}, "method"),
         ({"schedule": dataclasses.replace(QUICK, seed=1)}, "schedule"),
@@ -181,9 +181,9 @@ def test_a_folder_that_holds_a_run_is_refused_unless_it_is_resumed(tmp_path, ste
         ({"train": texts(ROWS).select(range(ROWS - 1, -1, -1))}, "data"),
     ],
 )
-def test_another_run_is_not_gone_on_with(tmp_path, steps, options, named):
+def test_another_run_is_not_gone_on_with(tmp_path, steps, options, differing):
     _killed(steps, tmp_path / "run", 1)
-    with pytest.raises(ValueError, match=f"holds another run: {named} differ"):
+    with pytest.raises(ValueError, match=f"^output_dir .*whose {differing} differ"):
         run(tmp_path / "run", resume=True, **options)
 
 
@@ -242,6 +242,6 @@ def test_a_checkpoint_with_other_weights_is_refused_by_file_and_key(tmp_path, st
     held = load_file(checkpoint / "model.safetensors")
     change(held)
     save_file(held, checkpoint / "model.safetensors", metadata={"format": "pt"})
-    seal(checkpoint)
+    write_manifest(checkpoint)
     with pytest.raises(ValueError, match=f"checkpoint-2.model.safetensors .*{named}"):
         run(tmp_path / "run", resume=True)
