@@ -108,7 +108,7 @@ def test_a_recipe_is_read_and_options_win(
         "columns: {text: review, label: stars}\ndense: {epochs: 0.5}\nschedule: {seed: 3}\n"
     )
     output = tmp_path / "run"
-    assert run("fit", "--recipe", recipe, "--output", output, "--seed", 5, "--rows", 16) == 0
+    assert run("fit", "--recipe", recipe, "--output", output, "--seed", 5, "--limit", 16) == 0
     held = json.loads((output / "fit.json").read_text())
     assert (held["schedule"]["seed"], held["rows"], held["method"]["name"]) == (5, 16, "dense")
 
@@ -143,7 +143,7 @@ def test_a_section_that_says_something_else_is_told(
     ("words", "said"),
     [
         (["evaluate", "/nowhere/model", "--data", "x.csv"], "not a folder"),
-        (["fit", "--output", "{tmp}/r"], "model and train missing"),
+        (["fit", "--output", "{tmp}/r"], "model and train"),
         (["fit", "--output", "{tmp}/r", "--recipe", "{tmp}/none.yaml"], "none.yaml"),
         (["fit", "--output", "{tmp}/r", "--model", "m", "--train", "{tmp}/no.csv"], "no.csv"),
         (["fit", "--output", "{tmp}/r", "--model", "m", "--train", "t", "--set", "x"], "key=value"),
@@ -195,13 +195,13 @@ def test_a_baseline_takes_the_place_of_padded_and_packed(
     results = tmp_path / "rows.jsonl"
     baseline = trained / "0-dense" / "model"
     status = run(
-        *("evaluate", trained / "model", "--data", reviews, "--no-timed", "--baseline", baseline),
+        *("evaluate", trained / "model", "--data", reviews, "--no-latency", "--baseline", baseline),
         *("--column", "text=review", "--column", "label=stars", "--results", results),
     )
     alone = tmp_path / "alone.jsonl"
     assert status == 0
     run(
-        *("evaluate", baseline, "--data", reviews, "--no-timed", "--results", alone),
+        *("evaluate", baseline, "--data", reviews, "--no-latency", "--results", alone),
         *("--column", "text=review", "--column", "label=stars"),
     )
     ours, dense = (json.loads(path.read_text()) for path in (results, alone))
@@ -267,4 +267,4 @@ def test_an_unknown_role_of_a_column_is_refused(
     trained: Path, reviews: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("evaluate", trained / "model", "--data", reviews, "--column", "txt=review") == 2
-    assert "wanted one of text, text_pair, label" in capsys.readouterr().err
+    assert "among text, text_pair, label" in capsys.readouterr().err

@@ -21,7 +21,7 @@ COLUMNS = ("--column", "text=review", "--column", "label=stars")
 def trained(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, reviews: Path) -> Path:
     """Fit LTP on 32 rows; the run's folder."""
     output = tmp_path_factory.mktemp("runs") / "reviews"
-    words = ("fit", "--model", model_folder, "--train", reviews, "--output", output, "--rows", 32)
+    words = ("fit", "--model", model_folder, "--train", reviews, "--output", output, "--limit", 32)
     options = ("--dense-epochs", 1, "--method", "ltp", "--set", "target=0.7", "--max-length", 32)
     assert run(*words, *COLUMNS, *options, "--precision", "fp32") == 0
     return output
@@ -31,7 +31,7 @@ def recipe_of(model_folder: Path, reviews: Path, **changes: Any) -> Recipe:
     columns = {"text": "review", "label": "stars"}
     method = {"name": "ltp", "args": {"target": 0.7}}
     content = {"model": str(model_folder), "train": str(reviews), "columns": columns}
-    return Recipe.of({**content, "method": method, **changes}, "test")
+    return Recipe.from_dict({**content, "method": method, **changes}, "test")
 
 
 def test_the_next_command_runs_and_names_the_dense_model_and_the_columns(
@@ -39,14 +39,14 @@ def test_the_next_command_runs_and_names_the_dense_model_and_the_columns(
 ) -> None:
     report_outcome(recipe_of(model_folder, reviews), trained)
     *_, flops, score, last = capsys.readouterr().out.splitlines()
-    assert flops.startswith("FLOPs: 0.70 of the dense model's asked for, ")
-    assert " got on 64 of the training rows" in flops
+    assert flops.startswith("FLOPs: ")
+    assert " of the dense model's on 64 of the training rows, target 0.70" in flops
     assert "--dev FILE" in score
     head, *words = last.removeprefix("next: ").split()
     assert head == "fewer"
     assert words[words.index("--baseline") + 1] == str(trained / "0-dense" / "model")
     words[words.index("YOUR_TEST_FILE")] = str(reviews)
-    assert run(*words, "--no-timed") == 0
+    assert run(*words, "--no-latency") == 0
     assert not list(Path().iterdir())  # no report that nobody asked for
 
 
@@ -57,7 +57,7 @@ def test_dev_rows_are_scored_at_the_end(
     out = capsys.readouterr().out
     assert "accuracy" in out
     assert "answers changed" in out
-    assert f"got on {reviews}" in out
+    assert f"on {reviews}, target" in out
     assert "no score" not in out
 
 

@@ -52,7 +52,16 @@ def test_a_long_model_is_fitted_evaluated_and_asked(
     ]
     rows.write_text("\n".join(map(json.dumps, labelled)))
     long, fitted = tmp_path / "long", tmp_path / "run"
-    words = ("lengthen", short, "--to", 4096, "--method", "longformer", "--attention-window", 8)
+    words = (
+        "lengthen",
+        short,
+        "--max-length",
+        4096,
+        "--method",
+        "longformer",
+        "--attention-window",
+        8,
+    )
     assert run(*words, "--output", long) == 0
     said = capsys.readouterr().out
     assert "BertModel: 40 -> 4096 tokens" in said
@@ -68,7 +77,7 @@ def test_a_long_model_is_fitted_evaluated_and_asked(
     assert fewer.attachment(model).method == WINDOW
 
     results = tmp_path / "results.jsonl"
-    evaluate = ("evaluate", fitted / "model", "--data", rows, "--no-timed", "--results", results)
+    evaluate = ("evaluate", fitted / "model", "--data", rows, "--no-latency", "--results", results)
     assert run(*evaluate) == 0
     row = json.loads(results.read_text())
     assert row["max_length"] == 4096
@@ -87,7 +96,7 @@ def test_a_task_head_stays_and_a_head_of_pretraining_goes(tmp_path: Path) -> Non
     task = _saved(tmp_path / "task", "SequenceClassification")
     told = _saved(tmp_path / "told", "MaskedLM", "roberta")
     for folder in (task, told):
-        assert run("lengthen", folder, "--to", 64, "--output", f"{folder}-long") == 0
+        assert run("lengthen", folder, "--max-length", 64, "--output", f"{folder}-long") == 0
     kept, left = fewer.load(f"{task}-long"), fewer.load(f"{told}-long")
     assert (type(kept).__name__, type(left).__name__) == (
         "BertForSequenceClassification",
@@ -105,7 +114,7 @@ def test_what_a_model_was_saved_with_stays_unless_another_method_is_asked_for(
     method = fewer.LTP(final_threshold=0.3)
     fewer.save(fewer.attach(tiny(), method), tmp_path / "ltp")
     word_tokenizer(40).save_pretrained(tmp_path / "ltp")
-    words = ("lengthen", tmp_path / "ltp", "--to", 64, "--output")
+    words = ("lengthen", tmp_path / "ltp", "--max-length", 64, "--output")
     assert run(*words, tmp_path / "a") == 0
     assert "--method ltp --set final_threshold=0.3" in capsys.readouterr().out
     assert fewer.attachment(fewer.load(tmp_path / "a")).method == method
@@ -121,7 +130,7 @@ def test_what_a_method_has_learned_stays_though_the_head_goes(corpus: Path, tmp_
         torch.nn.init.constant_(tensor, 0.125)
     fewer.save(model, tmp_path / "ltp")
     word_tokenizer(40).save_pretrained(tmp_path / "ltp")
-    words = ("lengthen", tmp_path / "ltp", "--to", 64, "--output", tmp_path / "long")
+    words = ("lengthen", tmp_path / "ltp", "--max-length", 64, "--output", tmp_path / "long")
     assert run(*words, "--train", corpus, "--steps", 1, "--batch-tokens", 64) == 0
     learned = fewer.attachment(fewer.load(tmp_path / "long")).policy.state_dict()
     assert learned["threshold"].tolist() == [0.125, 0.125]
@@ -132,11 +141,20 @@ def test_training_adapts_the_encoder_and_leaves_only_it(
     task: str, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, long = _saved(tmp_path / "short", task), tmp_path / "long"
-    words = ("lengthen", folder, "--to", 64, "--method", "longformer", "--attention-window", 8)
+    words = (
+        "lengthen",
+        folder,
+        "--max-length",
+        64,
+        "--method",
+        "longformer",
+        "--attention-window",
+        8,
+    )
     train = ("--train", corpus, "--steps", 3, "--batch-tokens", 128, "--precision", "fp32")
     assert run(*words, *train, "--output", long) == 0
     said = capsys.readouterr().out
-    assert "bits a token before" in said
+    assert "bits per token before" in said
     assert ("head was new" in said) == (task == "Model")
     assert not (long / "masked").exists()
     trained = fewer.load(long)
@@ -147,33 +165,33 @@ def test_training_adapts_the_encoder_and_leaves_only_it(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "match"),
     [
-        (["--to", "40"], "reads 40 tokens now"),
-        (["--to", "64", "--attention-window", "8"], "wanted --method longformer"),
-        (["--to", "64", "--method", "longformr"], "did you mean 'longformer'"),
-        (["--to", "64", "--method", "big_bird", "--attention-window", "8"], "attention_window"),
-        (["--to", "64", "--train", "nowhere.txt"], "nowhere.txt"),
-        (["--to", "64", "--column", "body=x", "--train", "nowhere.txt"], "body"),
-        (["--to", "64", "--resume"], "--resume are of --train"),
+        (["40"], "40"),
+        (["64", "--attention-window", "8"], "--method longformer"),
+        (["64", "--method", "longformr"], "did you mean 'longformer'"),
+        (["64", "--method", "big_bird", "--attention-window", "8"], "attention_window"),
+        (["64", "--train", "nowhere.txt"], "nowhere.txt"),
+        (["64", "--column", "body=x", "--train", "nowhere.txt"], "'body'"),
+        (["64", "--resume"], "--train"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(
-    words: list[str], said: str, short: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], match: str, short: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("lengthen", short, *words, "--output", tmp_path / "long") == 2
-    assert said in capsys.readouterr().err
+    assert run("lengthen", short, "--max-length", *words, "--output", tmp_path / "long") == 2
+    assert match in capsys.readouterr().err
     assert not (tmp_path / "long").exists()
 
 
 def test_a_model_is_not_written_over(short: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("lengthen", short, "--to", 64, "--output", short) == 2
-    assert "already holds a model" in capsys.readouterr().err
+    assert run("lengthen", short, "--max-length", 64, "--output", short) == 2
+    assert "--output" in capsys.readouterr().err
 
 
 def test_a_model_without_limit_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = _saved(tmp_path / "modern", "Model", "modernbert")
-    assert run("lengthen", folder, "--to", 64, "--output", tmp_path / "long") == 2
+    assert run("lengthen", folder, "--max-length", 64, "--output", tmp_path / "long") == 2
     assert "no limit to lift" in capsys.readouterr().err

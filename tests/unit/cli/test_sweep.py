@@ -25,7 +25,7 @@ def test_the_curve_is_printed_added_to_the_row_and_drawn(
     capsys.readouterr()
     results, report = tmp_path / "exits.jsonl", tmp_path / "report.html"
     status = run(
-        *("evaluate", tmp_path / "run" / "model", "--data", reviews, *COLUMNS, "--no-timed"),
+        *("evaluate", tmp_path / "run" / "model", "--data", reviews, *COLUMNS, "--no-latency"),
         *("--baseline", tmp_path / "run" / "0-dense" / "model"),
         *("--sweep", "--results", results, "--report", report),
     )
@@ -43,7 +43,7 @@ def test_the_curve_is_printed_added_to_the_row_and_drawn(
     assert f"fewer set-threshold {model} THRESHOLD --output NEW_FOLDER" in told
     assert "answers changed" in told
     assert never["changed"] == 0.0
-    assert report.read_text().count("<figcaption>Where texts leave") == 1
+    assert report.read_text().count("<figcaption>Where texts exit") == 1
     found = operating_point(row, most_lost=100.0)
     assert found is not None
     assert found["texts"] == 32

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fewer.runtimes.adapters import REFERENCE, Inputs, Runner
-from fewer.runtimes.compare import answers, compare, equal_texts
+from fewer.runtimes.compare import compare, compute_logits, cut_fixed_length
 from fewer.runtimes.lineup import OURS, Lineup, line_up
 from tests.clock import Clock
 from tests.rounding import assert_same
@@ -34,7 +34,7 @@ def lineup(monkeypatch: pytest.MonkeyPatch) -> Lineup:
 
 
 def run(lineup: Lineup, **options: Any) -> dict[str, Any]:
-    options = {"batch_sizes": [1, 4], "pool": 2, "runs": 3, **options}
+    options = {"batch_sizes": [1, 4], "num_batches": 2, "runs": 3, **options}
     return compare(lineup, encoded(), word_tokenizer(), shape(), PEAK, **options)
 
 
@@ -114,7 +114,7 @@ def test_ratios_are_to_the_fastest_of_the_same_precision_and_of_all(clock: Clock
 
 def test_the_share_is_dense_work_over_time_over_peak(clock: Clock) -> None:
     lineup = Lineup({REFERENCE: taking(clock, 5, "fp32")})
-    found = run(lineup, batch_sizes=[1], pool=1, runs=5)
+    found = run(lineup, batch_sizes=[1], num_batches=1, runs=5)
     ((_, tokens),) = found["batches"]["1"]
     work = float(shape().dense_flops(torch.tensor([float(tokens)])).sum())
     share = found["systems"][REFERENCE]["latency_ms"]["1"]["share"]
@@ -131,7 +131,7 @@ def test_a_reference_that_does_not_run_is_an_error() -> None:
 def test_answers_come_in_the_order_of_the_rows() -> None:
     model = pruned()
     runner = faithful(model, ragged(model), 1)
-    found = answers(runner, encoded(), word_tokenizer(), title="x")
+    found = compute_logits(runner, encoded(), word_tokenizer(), title="x")
     for row, ids in enumerate(encoded()["input_ids"]):
         with torch.inference_mode():
             alone = model(input_ids=torch.tensor([ids])).logits[0]
@@ -139,7 +139,7 @@ def test_answers_come_in_the_order_of_the_rows() -> None:
 
 
 def test_equal_texts_are_the_rows_words_between_the_rows_ends() -> None:
-    found = equal_texts(encoded(), 6, 20, special=[0, 2, 3])
+    found = cut_fixed_length(encoded(), 6, 20, special=[0, 2, 3])
     assert found["length"] == [6] * 20
     assert {(ids[0], ids[-1], len(ids)) for ids in found["input_ids"]} == {(2, 3, 6)}
     words = [one for ids in encoded()["input_ids"] for one in ids[1:-1]]
@@ -147,12 +147,12 @@ def test_equal_texts_are_the_rows_words_between_the_rows_ends() -> None:
     assert inner == (words * 2)[:80]
     assert "token_type_ids" not in found.column_names
     paired = encoded().add_column("token_type_ids", [[1] * n for n in LENGTHS])
-    assert equal_texts(paired, 4, 1, special=[])["token_type_ids"] == [[0] * 4]
+    assert cut_fixed_length(paired, 4, 1, special=[])["token_type_ids"] == [[0] * 4]
 
 
 @pytest.mark.parametrize(
-    ("tokens", "special", "said"), [(2, [], "3 or more"), (5, list(range(60)), "special tokens")]
+    ("tokens", "special", "match"), [(2, [], "tokens"), (5, list(range(60)), "special tokens")]
 )
-def test_texts_that_cannot_be_cut_are_refused(tokens: int, special: list[int], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        equal_texts(encoded(), tokens, 1, special)
+def test_texts_that_cannot_be_cut_are_refused(tokens: int, special: list[int], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        cut_fixed_length(encoded(), tokens, 1, special)

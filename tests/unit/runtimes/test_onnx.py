@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fewer.measure import to_onnx as module
-from fewer.runtimes.adapters import example_of
-from fewer.runtimes.onnx import Logits, hushed, quantize, to_onnx
+from fewer.runtimes import onnx as module
+from fewer.runtimes.adapters import export_example
+from fewer.runtimes.onnx import Logits, quantize, silence_runtimes, to_onnx
 from tests.contract.table import PATTERNED
 from tests.tiny import FAMILIES, ragged, tiny
 
@@ -31,7 +31,7 @@ def test_an_export_answers_at_any_shape(family: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     model, path = tiny(family), tmp_path / "model.onnx"
-    to_onnx(model, example_of(ragged(model)), path)
+    to_onnx(model, export_example(ragged(model)), path)
     for lengths in ((1, 20, 2, 7, 5), (12,), (3, 3)):
         batch = ragged(model, lengths)
         with torch.no_grad():
@@ -45,7 +45,7 @@ def test_int8_is_near_and_not_equal(tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     model, path = tiny(width=64), tmp_path / "model.onnx"
     batch = ragged(model)
-    to_onnx(model, example_of(batch), path)
+    to_onnx(model, export_example(batch), path)
     quantize(path, tmp_path / "int8.onnx")
     with torch.no_grad():
         wanted = model(**batch).logits
@@ -77,7 +77,7 @@ def test_an_export_that_baked_in_a_shape_does_not_count(
     with pytest.raises(
         RuntimeError, match=r"BertForSequence.*fixed: .*; failing: no such operator"
     ):
-        to_onnx(model, example_of(ragged(model)), tmp_path / "model.onnx")
+        to_onnx(model, export_example(ragged(model)), tmp_path / "model.onnx")
 
 
 def test_the_model_keeps_its_attention(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +89,7 @@ def test_the_model_keeps_its_attention(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(module, "_EXPORTERS", {"one": export})
     monkeypatch.setattr(module, "_check", lambda traced, example, path: None)
     model = tiny()
-    to_onnx(model, example_of(ragged(model)), tmp_path / "model.onnx")
+    to_onnx(model, export_example(ragged(model)), tmp_path / "model.onnx")
     assert (seen, model.config._attn_implementation) == (["eager"], "sdpa")
 
 
@@ -98,7 +98,7 @@ def test_hushed_ends(before: str | None, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("CI", raising=False)
     if before is not None:
         monkeypatch.setenv("CI", before)
-    with hushed():
+    with silence_runtimes():
         assert os.environ["CI"] == "true"
         warnings.warn("noise", UserWarning, stacklevel=1)
     assert os.environ.get("CI") == before
