@@ -271,12 +271,12 @@ def test_what_cannot_be_explained_is_said() -> None:
     with pytest.raises(ValueError, match="nothing is attached"):
         explain(tiny(), wordpiece(), "good")
     slow: Any = SimpleNamespace(is_fast=False)
-    with pytest.raises(ValueError, match="wanted a fast tokenizer"):
+    with pytest.raises(ValueError, match="fast tokenizer"):
         explain(MODEL, slow, "good")
-    with pytest.raises(TypeError, match="text_pair is a int, wanted a string"):
+    with pytest.raises(TypeError, match="text_pair"):
         explain(MODEL, wordpiece(), "good", 7)  # type: ignore[arg-type]
     for length in (0, 2):
-        with pytest.raises(ValueError, match=f"max_length={length} leaves no room: 2"):
+        with pytest.raises(ValueError, match=f"2 special tokens; got max_length={length}"):
             explain(MODEL, wordpiece(), "good", max_length=length)
     with pytest.raises(ValueError, match="at most 64 tokens"):
         explain(MODEL, wordpiece(), "good", max_length=65)

@@ -23,7 +23,7 @@ def test_the_share_of_flops_asked_for_stands_beside_the_one_measured(
     share: float, explained: bool
 ) -> None:
     (line,) = notes([shared(0.5, share)])
-    start = f"FLOPs: 0.50 of the dense model's asked for, {share:.2f} got on reviews.csv"
+    start = f"FLOPs: {share:.2f} of the dense model's on reviews.csv, target 0.50"
     assert line.startswith(start)
     assert line.endswith("sample of the training rows)") == explained
 

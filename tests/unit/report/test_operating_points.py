@@ -99,16 +99,16 @@ def test_pruning_only_does_without_heads_everywhere() -> None:
     assert found["buckets"]["1-35"]["flops_per_text"] == 480.0
     assert found["metrics"] == row["sweep"][0]["metrics"]
     assert row["sweep"][0]["flops_per_text"] == 1040.0  # the row is as it was
-    with pytest.raises(ValueError, match="no point of never leaving"):
+    with pytest.raises(ValueError, match="point without exits"):
         pruning_only(swept(curve={0.1: CURVE[0.1]}))
 
 
 def test_rows_without_a_sweep_or_a_score_are_refused() -> None:
-    with pytest.raises(ValueError, match="has no sweep; wanted one that `fewer evaluate --sweep`"):
+    with pytest.raises(ValueError, match="sweep"):
         points(result())
     row = swept()
     row["systems"]["packed"]["metrics"] = {}
-    with pytest.raises(ValueError, match="no scores of its dense model"):
+    with pytest.raises(ValueError, match="metrics of its dense model"):
         exits_table([row])
 
 

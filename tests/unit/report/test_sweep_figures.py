@@ -57,7 +57,7 @@ def test_a_bar_stands_for_the_texts_that_leave_after_a_layer() -> None:
         [0, 0.25, 0.25, 0.5, 0.25, 0.25, 0.25, 0.25, 1, 0, 0, 0], abs=1e-3
     )
     assert words(drawing).count("25%") == 6
-    assert {"50%", "100%", "layer after which texts leave", "threshold"} < set(words(drawing))
+    assert {"50%", "100%", "layer after which texts exit", "threshold"} < set(words(drawing))
     assert "0.1: 0.0% 25.0% 25.0% 50.0%; 0.5: 25.0%" in alt(drawing)
 
 
@@ -76,5 +76,5 @@ def test_there_is_no_figure_of_leaving_where_nobody_may() -> None:
 def test_a_row_without_a_sweep_draws_nothing() -> None:
     assert drawings(result()) == []
     assert [one.title for one in drawings(swept())] == [
-        *("accuracy by threshold", "Where texts leave")
+        *("accuracy by threshold", "Where texts exit")
     ]
