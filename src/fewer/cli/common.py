@@ -207,9 +207,8 @@ def tokenizer_of(folder: str, model: PreTrainedModel) -> PreTrainedTokenizerBase
     from fewer.hf.pretrained import load_tokenizer
 
     tokenizer: PreTrainedTokenizerBase = load_tokenizer(folder)
-    if (
-        len(tokenizer) < model.config.vocab_size // 2
-    ):  # transformers builds an empty one for a missing file
+    # transformers builds an empty tokenizer where the file is missing
+    if len(tokenizer) < model.config.vocab_size // 2:
         raise ValueError(
             f"{folder} must hold the model's tokenizer, of {model.config.vocab_size} tokens; got "
             f"{len(tokenizer)}. Save the tokenizer into the folder."

@@ -1,4 +1,4 @@
-"""`fewer bench --peers`, as a user types it, with stand-ins for the runtimes."""
+"""End-to-end tests of `fewer bench --peers`, with fake runtimes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.unit.measure.engine import FAKES, without_engine
 
 @pytest.fixture
 def attached(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Save a model with a method; the runtimes and the fastest product are stand-ins."""
+    """Save a model with a method; the runtimes and the fastest matrix product are fakes."""
     without_engine(monkeypatch)
     monkeypatch.setattr(lineup, "PEERS", FAKES)
     monkeypatch.setattr(roofline, "gemm_peak", lambda: {"fp32": 1e10, "bf16": 1e11})
@@ -55,7 +55,7 @@ def test_a_row_holds_every_system_and_names_the_missing(
     assert "missing: absent-fp32: swiftruntime is not installed" in out
 
 
-def test_equal_lengths_make_a_row_each(attached: Path, reviews: Path, tmp_path: Path) -> None:
+def test_each_fixed_length_is_a_row(attached: Path, reviews: Path, tmp_path: Path) -> None:
     results = tmp_path / "rows.jsonl"
     lengths = ("--fixed-length", 8, "--fixed-length", 16, "--batch", 3, "--runs", 1, "--batches", 1)
     status = bench(attached, reviews, "--peers", *lengths, "--results", results)
@@ -66,7 +66,9 @@ def test_equal_lengths_make_a_row_each(attached: Path, reviews: Path, tmp_path: 
     assert "metrics" not in rows[0]["systems"][REFERENCE]
 
 
-def test_what_is_left_out_is_named_too(attached: Path, reviews: Path, tmp_path: Path) -> None:
+def test_excluded_systems_are_named_as_missing(
+    attached: Path, reviews: Path, tmp_path: Path
+) -> None:
     results = tmp_path / "rows.jsonl"
     words = (
         "--exclude",
@@ -87,7 +89,7 @@ def test_what_is_left_out_is_named_too(attached: Path, reviews: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--fixed-length", 8], "Add --peers"),
         (["--exclude", "hf-bf16"], "Add --peers"),
@@ -97,15 +99,15 @@ def test_what_is_left_out_is_named_too(attached: Path, reviews: Path, tmp_path: 
         (["--peers", "--exclude", "nobody"], "'nobody'"),
     ],
 )
-def test_what_makes_no_sense_is_refused(
+def test_options_without_effect_are_refused(
     attached: Path,
     reviews: Path,
     words: list[object],
-    said: str,
+    message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert bench(attached, reviews, *words) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_bench_takes_a_baseline_too(attached: Path, reviews: Path, tmp_path: Path) -> None:
