@@ -46,7 +46,7 @@ def _trained(
         evaluate = ["evaluate", f"{run}/model", "--data", str(DATA / test), "--threads", "1"]
         evaluate += ["--baseline", baseline, "--report", f"{run}/report.html"]
         evaluate += ["--results", str(RESULTS / f"{recipe}.jsonl")]
-        commands.append(evaluate + (["--rows", str(rows)] if rows else []))
+        commands.append(evaluate + (["--limit", str(rows)] if rows else []))
     return commands
 
 
@@ -78,14 +78,14 @@ def _peers() -> list[list[str]]:
     """
     sst2, imdb = "runs/sst2-ltp-42", "runs/imdb-ltp-42"
     review, pair = DATA / "imdb/test.jsonl.gz", ["--score-rows", "0", "--max-length", "512"]
-    sweep = [word for tokens in (16, 32, 64, 256, 512) for word in ("--equal", str(tokens))]
-    quick = ["--without", "compile-fp32", "--without", "compile-bf16"]  # minutes to build
+    sweep = [word for tokens in (16, 32, 64, 256, 512) for word in ("--fixed-length", str(tokens))]
+    quick = ["--exclude", "compile-fp32", "--exclude", "compile-bf16"]  # minutes to build
     profiles = [
-        (imdb, review, ["--max-length", "512", "--runs", "12", "--pool", "3"]),
-        (imdb, review, ["--max-length", "512", "--equal", "128"]),
+        (imdb, review, ["--max-length", "512", "--runs", "12", "--batches", "3"]),
+        (imdb, review, ["--max-length", "512", "--fixed-length", "128"]),
         (imdb, review, ["--max-length", "512", *sweep, "--batch", "1", *quick]),
         (sst2, DATA / "glue/sst2/dev.jsonl.gz", quick),
-        (imdb, SQUAD, [*pair, "--runs", "12", "--pool", "3", *quick]),
+        (imdb, SQUAD, [*pair, "--runs", "12", "--batches", "3", *quick]),
     ]
     commands = []
     for threads in THREADS:
@@ -127,11 +127,11 @@ def _precisions() -> list[list[str]]:
     commands = []
     for precision in ("fp32", "bf16"):
         run = f"runs/sst2-{precision}"
-        fit = ["fit", "--recipe", "recipes/sst2-ltp.yaml", "--method", "dense", "--rows", "6000"]
+        fit = ["fit", "--recipe", "recipes/sst2-ltp.yaml", "--method", "dense", "--limit", "6000"]
         fit += ["--train", str(DATA / "glue/sst2/train.jsonl.gz"), "--dense-epochs", "1"]
         fit += ["--batch-size", "32", "--seed", "42", "--precision", precision]
         evaluate = ["evaluate", f"{run}/model", "--data", str(DATA / "glue/sst2/dev.jsonl.gz")]
-        evaluate += ["--no-timed", "--report", f"{run}/report.html", "--threads", "1"]
+        evaluate += ["--no-latency", "--report", f"{run}/report.html", "--threads", "1"]
         evaluate += ["--results", str(RESULTS / "precision.jsonl")]
         commands += [[*fit, "--output", run, "--resume"], evaluate]
     return commands
@@ -184,7 +184,7 @@ def _exits() -> list[list[str]]:
 
 def _joint() -> list[list[str]]:
     """Train a pyramid step by step and at once, in as many epochs, on 2,000 texts."""
-    fit = ["fit", "--recipe", "recipes/ag-news-magic-pyramid.yaml", "--rows", "2000", "--resume"]
+    fit = ["fit", "--recipe", "recipes/ag-news-magic-pyramid.yaml", "--limit", "2000", "--resume"]
     steps, joint = "runs/ag-news-2k-steps-42", "runs/ag-news-2k-joint-42"
     commands = [
         [*fit, "--seed", "42", "--output", steps],
@@ -220,7 +220,7 @@ def _tagging() -> list[list[str]]:
 def _swept(run: str, dense: str, test: str, results: str) -> list[list[str]]:
     """Measure a model at every threshold on 2,000 rows of its test set, then the time it takes."""
     own = [f"{run}/model", "--baseline", dense, "--data", str(DATA / test), "--threads", "1"]
-    swept = ["--sweep", "--no-timed", "--rows", "2000", "--report", f"{run}/report.html"]
+    swept = ["--sweep", "--no-latency", "--limit", "2000", "--report", f"{run}/report.html"]
     timed = ["--batch", "1", "--batch", "32", "--runs", "30"]
     return [
         ["evaluate", *own, *swept, "--results", str(RESULTS / f"{results}.jsonl")],

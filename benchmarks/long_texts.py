@@ -59,7 +59,7 @@ def commands() -> list[list[str]]:
     """Lengthen MiniLM, train every system, measure all."""
     found = [
         ["benchmarks.long_texts", "prepare"],
-        ["lengthen", MODEL, "--to", "2048", "--method", "none", "--output", LONG],
+        ["lengthen", MODEL, "--max-length", "2048", "--method", "none", "--output", LONG],
     ]
     for model, recipe in SYSTEMS.values():
         fit = ["fit", "--recipe", f"recipes/{recipe}.yaml", "--model", model]

@@ -48,7 +48,7 @@ def squad(data: Path, results: Path) -> list[list[str]]:
         "block-skim": ("recipes/squad-block-skim.yaml", []),
         "block-skim-first": (
             "recipes/squad-block-skim.yaml",
-            [*given, "--rows", "6000", *changed],
+            [*given, "--limit", "6000", *changed],
         ),
         "ltp": ("recipes/squad-ltp.yaml", given),
         "deformer": ("recipes/squad-deformer.yaml", given),
@@ -63,7 +63,13 @@ def squad(data: Path, results: Path) -> list[list[str]]:
         own = [f"runs/squad-{name}-42/model", "--baseline", DENSE, "--data", test]
         own += ["--threads", "1"]
         swept = ["--sweep", "--predictors"] if name in HALF else []
-        measured = ["--rows", ROWS, "--no-timed", "--report", f"runs/squad-{name}-42/report.html"]
+        measured = [
+            "--limit",
+            ROWS,
+            "--no-latency",
+            "--report",
+            f"runs/squad-{name}-42/report.html",
+        ]
         commands.append(
             ["evaluate", *own, *swept, *measured, "--results", str(results / "squad.jsonl")]
         )
@@ -81,7 +87,7 @@ def _states(test: str, results: Path) -> list[list[str]]:
         for recipe, run in fits.items()
     ]
     against = ["--baseline", LONGER, "--data", test, "--threads", "1"]
-    read = ["--rows", MORE_ROWS, "--no-timed", "--sweep", "--predictors"]
+    read = ["--limit", MORE_ROWS, "--no-latency", "--sweep", "--predictors"]
     for folder in (*SIGHTED.values(), f"{TIMED}/0-two_stage"):  # the last: predictors alone
         written = ["--report", f"{folder}/report.html", "--results", str(results / "squad.jsonl")]
         commands.append(["evaluate", f"{folder}/model", *against, *read, *written])
@@ -94,11 +100,20 @@ def settings(data: Path, results: Path) -> list[list[str]]:
     """Train predictors on the dense model, a setting at a time; and both at once, with 3 seeds."""
     train, test = str(data / "squad/train-v1.1.json.gz"), str(data / "squad/dev-v1.1.json.gz")
     found = str(results / "skim-settings.jsonl")
-    judged = ["--data", test, "--threads", "1", "--rows", PREDICTED, "--no-timed", "--predictors"]
+    judged = [
+        "--data",
+        test,
+        "--threads",
+        "1",
+        "--limit",
+        PREDICTED,
+        "--no-latency",
+        "--predictors",
+    ]
     commands = []
     for name, changes in CHANGED.items():
         run = f"runs/skim-{name}"
-        fit = ["fit", *SKIM, "--model", DENSE, "--train", train, "--rows", TAUGHT]
+        fit = ["fit", *SKIM, "--model", DENSE, "--train", train, "--limit", TAUGHT]
         for change in ("training=two_stage", "epochs=1", *changes):
             fit += ["--set", change]
         commands.append([*fit, "--output", run, "--resume"])
@@ -107,9 +122,18 @@ def settings(data: Path, results: Path) -> list[list[str]]:
     for seed in SEEDS:
         for name, options in {"joint": [], "plain": ["--set", "alpha=0"]}.items():
             run = f"runs/skim-{name}-{seed}"
-            fit = ["fit", *SKIM, "--train", train, "--rows", SEEDED, "--seed", seed, *options]
+            fit = ["fit", *SKIM, "--train", train, "--limit", SEEDED, "--seed", seed, *options]
             commands.append([*fit, "--output", run, "--resume"])
-            own = [f"{run}/model", "--data", test, "--threads", "1", "--rows", ROWS, "--no-timed"]
+            own = [
+                f"{run}/model",
+                "--data",
+                test,
+                "--threads",
+                "1",
+                "--limit",
+                ROWS,
+                "--no-latency",
+            ]
             own += ["--report", f"{run}/report.html"]
             commands.append(["evaluate", *own, "--results", str(results / "skim-seeds.jsonl")])
     return commands
@@ -131,7 +155,7 @@ def hops(data: Path, results: Path) -> list[list[str]]:
         fit += ["--set", f"evidence={evidence}", "--set", "epochs=3", "--output", run, "--resume"]
         commands.append(fit)
         for test in ("hotpotqa/dev_slice.jsonl.gz", "musique/train_slice.jsonl.gz"):
-            own = [f"{run}/model", "--data", str(data / test), "--threads", "1", "--no-timed"]
+            own = [f"{run}/model", "--data", str(data / test), "--threads", "1", "--no-latency"]
             own += ["--report", f"{run}/report.html", "--predictors"]
             commands.append(["evaluate", *own, "--results", str(results / "hops.jsonl")])
     return commands

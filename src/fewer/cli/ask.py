@@ -1,4 +1,4 @@
-"""`fewer ask`: a question about passages that `fewer index` has read."""
+"""`fewer ask`: answer a question from passages that `fewer index` encoded."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ from fewer.cli.common import ThreadsOption, quiet
 
 __all__ = ["ask"]
 
-FEW = 200  # passages that are asked about if none is named
-RUNS = 5  # of which the median is told
+MAX_PASSAGES = 200  # searched where --passage is not given
+RUNS = 5  # timed; the median is printed
 
 
 def ask(
-    model: Annotated[str, typer.Argument(help="Folder of the model that the index is of.")],
+    model: Annotated[str, typer.Argument(help="Folder of the model that built the index.")],
     question: Annotated[str, typer.Argument(help="The question.")],
     index: Annotated[Path, typer.Option(help="Folder that `fewer index` wrote.")],
     passage: Annotated[
         list[str] | None,
-        typer.Option(help="Id of a passage to ask about. Repeatable; default: all, if few."),
+        typer.Option(help="Id of a passage to search. Repeatable; default: all, up to 200."),
     ] = None,
-    timed: Annotated[bool, typer.Option(help="Also time it with the passages read anew.")] = True,
+    latency: Annotated[
+        bool, typer.Option(help="Also time the answer, with the index and without it.")
+    ] = True,
     threads: ThreadsOption = None,
 ) -> None:
-    """Answer a question from passages that were read before.
+    """Answer a question from the passages of an index.
 
     Example: fewer ask runs/squad/model "Where is the Nile?" --index runs/passages
     """
@@ -43,21 +45,21 @@ def ask(
     if threads is not None:
         torch.set_num_threads(threads)
     folder = model_folder(model)
-    opened = PassageIndex.open(index, load(folder), load_tokenizer(folder))
-    if not passage and len(opened) > FEW:
+    passages = PassageIndex.open(index, load(folder), load_tokenizer(folder))
+    if not passage and len(passages) > MAX_PASSAGES:
         raise ValueError(
-            f"{index} holds {len(opened)} passages, and all are asked about only if they are "
-            f"{FEW} or fewer; name some: --passage {opened.ids[0]!r}"
+            f"--passage must be given for an index of more than {MAX_PASSAGES} passages; {index} "
+            f"holds {len(passages)}. Example: --passage {passages.ids[0]!r}."
         )
-    ids = passage or opened.ids
-    for answer in opened.find(question, ids):
+    ids = passage or passages.ids
+    for answer in passages.find(question, ids):
         typer.echo(f"{answer.text}")
         typer.echo(
             f"{answer.passage}, characters {answer.start} to {answer.end}, score {answer.score:.3f}"
         )
-    if timed:
-        device = opened.model.device
-        calls = [partial(way, [question] * len(ids), ids) for way in (opened.ask, opened.read)]
-        turns = [[once(call, device) for call in calls] for _ in range(RUNS)]
-        kept, whole = (spread([turn[way] for turn in turns])["median"] for way in (0, 1))
-        typer.echo(f"{kept:.1f} ms with what is kept, {whole:.1f} ms with all of it read")
+    if latency:
+        device, questions = passages.model.device, [question] * len(ids)
+        calls = [partial(method, questions, ids) for method in (passages.ask, passages.read)]
+        times = [[once(call, device) for call in calls] for _ in range(RUNS)]
+        cached, full = (spread(list(column))["median"] for column in zip(*times, strict=True))
+        typer.echo(f"{cached:.1f} ms with the index, {full:.1f} ms without it")

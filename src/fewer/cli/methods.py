@@ -1,4 +1,4 @@
-"""`fewer methods`: what there is to choose from."""
+"""`fewer methods`: the registered methods with their settings."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 __all__ = ["methods"]
 
 
-def _default(field: Field[Any]) -> str:
-    """Show a setting's default: a value, the name of a method inside, or that one is wanted."""
+def _format_default(field: Field[Any]) -> str:
+    """Format a setting's default: a value, the name of a nested method, or "(required)"."""
     from fewer.cli.common import printed
     from fewer.hf.config import method_to
 
     if field.default_factory is not MISSING:
         return str(method_to(field.default_factory())["name"])
-    return "(wanted)" if field.default is MISSING else printed(field.default)
+    return "(required)" if field.default is MISSING else printed(field.default)
 
 
 def methods() -> None:
@@ -35,6 +35,6 @@ def methods() -> None:
         table.add_column(heading)
     for name, kind in sorted(METHODS.items()):
         described: Any = kind
-        defaults = [f"{field.name}={_default(field)}" for field in fields(described)]
+        defaults = [f"{field.name}={_format_default(field)}" for field in fields(described)]
         table.add_row(name, (kind.__doc__ or "").partition("\n")[0], "\n".join(defaults) or "none")
     Console().print(table)

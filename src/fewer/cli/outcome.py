@@ -1,4 +1,4 @@
-"""What `fewer fit` says at its end: score, FLOPs asked and got, the command to go on with."""
+"""Final output of `fewer fit`: score, FLOPs against the target, the next command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["report_outcome"]
 
-SAMPLE_ROWS = 512  # of the training rows, to measure FLOPs on where there are no others
+SAMPLE_ROWS = 512  # training rows to measure FLOPs on, where there are no dev rows
 
 
 def report_outcome(recipe: Recipe, output: Path) -> None:
@@ -26,13 +26,13 @@ def report_outcome(recipe: Recipe, output: Path) -> None:
     else:
         _measure(recipe, output)
         typer.echo(
-            "no score was taken: fewer fit --dev FILE takes one, and so does the next command"
+            "no score was measured; fewer fit --dev FILE measures one, as does the next command"
         )
     typer.echo(f"next: {next_command(recipe, output, baseline)}")
 
 
 def next_command(recipe: Recipe, output: Path, baseline: str | None) -> str:
-    """Write the command that evaluates a finished run on the rows of the user's choice."""
+    """Return the command that evaluates a finished run on test rows."""
     words = ["fewer", "evaluate", str(output / "model"), "--data", "YOUR_TEST_FILE"]
     words += [] if baseline is None else ["--baseline", baseline]
     words += [word for pair in _columns(recipe) for word in ("--column", pair)]
@@ -40,13 +40,13 @@ def next_command(recipe: Recipe, output: Path, baseline: str | None) -> str:
 
 
 def _baseline(recipe: Recipe, output: Path) -> str | None:
-    """Name the dense model: of the run's first phase, or the plain one that the run began with."""
+    """Return the folder of the dense model: from the dense phase, or the plain initial model."""
     from fewer.cli.recipe import config_of
     from fewer.core.policy import Dense
     from fewer.hf.config import method_from, read_settings
 
     if isinstance(method_from(recipe.method), Dense):
-        return None  # it is the model itself
+        return None  # the model itself is dense
     dense = output / "0-dense" / "model"
     if (dense / "config.json").exists():
         return str(dense)
@@ -59,36 +59,36 @@ def _columns(recipe: Recipe) -> list[str]:
     return [f"{role}={name}" for role, name in recipe.columns.items() if role in ROLES]
 
 
-def _load(recipe: Recipe, output: Path, data: str, rows: int | None) -> Loaded:
+def _load(recipe: Recipe, output: Path, data: str, limit: int | None) -> Loaded:
     return load(
         str(output / "model"),
         data,
         kind="evaluate",
         columns=_columns(recipe),
         split=recipe.split if data == recipe.train else None,
-        rows=rows,
-        max_length=None,  # as it was saved with the tokenizer
+        limit=limit,
+        max_length=None,  # as saved with the tokenizer
         seed=int(recipe.schedule.get("seed", 0)),
         threads=None,
     )
 
 
 def _score(loaded: Loaded, baseline: str | None) -> None:
-    """Print the table of the dense model and the method, and what it says in words."""
+    """Print the table of the dense model and the method, and its notes."""
     from fewer.measure.evaluate import three_way
 
-    found = three_way(
+    systems = three_way(
         loaded.model,
         loaded.encoded,
         loaded.tokenizer,
         loaded.scorer,
         baseline=dense_model(baseline),
     )
-    finish({**loaded.row, "baseline": baseline, "systems": found}, None, None)
+    finish({**loaded.row, "baseline": baseline, "systems": systems}, None, None)
 
 
 def _measure(recipe: Recipe, output: Path) -> None:
-    """Compare the share of FLOPs that was asked for with that of a sample of the training rows."""
+    """Compare the target share of FLOPs with that of a sample of the training rows."""
     from fewer.hf.config import method_from, method_to
     from fewer.measure.evaluate import flops_of
     from fewer.report.notes import flops_line
@@ -97,8 +97,8 @@ def _measure(recipe: Recipe, output: Path) -> None:
     if method["args"].get("target") is None:
         return
     loaded = _load(recipe, output, recipe.train, SAMPLE_ROWS)
-    spent, dense = flops_of(loaded.model, loaded.encoded, loaded.tokenizer, loaded.scorer)
-    systems = {"method": {"flops_per_text": spent}, "packed": {"flops_per_text": dense}}
+    flops, dense_flops = flops_of(loaded.model, loaded.encoded, loaded.tokenizer, loaded.scorer)
+    systems = {"method": {"flops_per_text": flops}, "packed": {"flops_per_text": dense_flops}}
     source = f"{len(loaded.encoded)} of the training rows"
     line = flops_line({**loaded.row, "data": {"source": source}, "systems": systems})
     typer.echo(line)

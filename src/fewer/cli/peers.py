@@ -1,4 +1,4 @@
-"""`fewer bench --peers`: ours and other runtimes, a row for each profile of lengths."""
+"""`fewer bench --peers`: fewer and other runtimes, one row per profile of lengths."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ if TYPE_CHECKING:
 
     from fewer.runtimes.lineup import Lineup
 
-__all__ = ["Plan", "measure"]
+__all__ = ["BenchPlan", "compare_peers"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What to measure, as the options say."""
+class BenchPlan:
+    """Options of a benchmark."""
 
     batch_sizes: Sequence[int]
     runs: int
-    pool: int
+    num_batches: int  # drawn per batch size
     seed: int
-    equal: Sequence[int] = ()  # lengths; none: the data's own
+    fixed_lengths: Sequence[int] = ()  # in tokens; empty: the data's lengths
     score_rows: int = 0
-    without: Sequence[str] = ()
+    exclude: Sequence[str] = ()  # names of systems
 
 
-def measure(loaded: Loaded, plan: Plan, baseline: str | None, results: Path | None) -> None:
-    """Build the systems once, then measure profile by profile; each row is told as it is done."""
+def compare_peers(
+    loaded: Loaded, plan: BenchPlan, baseline: str | None, results: Path | None
+) -> None:
+    """Build the systems once, then measure each profile and print its row."""
     from rich.console import Console
 
     from fewer.hf.attach import attachment
@@ -44,80 +46,91 @@ def measure(loaded: Loaded, plan: Plan, baseline: str | None, results: Path | No
 
     if attachment(loaded.model).shape.answers != "text":
         raise ValueError(
-            f"--peers compares models of whole texts, got a {type(loaded.model).__name__}; without "
-            "it, padded, packed and the method are timed"
+            "--peers must be given with a text classifier or regressor; got a "
+            f"{type(loaded.model).__name__}. Leave it out to time padded, packed and the method."
         )
     console, dense = Console(), dense_model(baseline)
-    profiles = _profiles(loaded, plan)
+    profiles = _encode_profiles(loaded, plan)
     peak = gemm_peak()
     _, inputs = next(batches(loaded.encoded, loaded.tokenizer, [0], 1))
-    lineup = line_up(loaded.model, dense, inputs, without=plan.without)
-    shape = attachment(loaded.model).shape
+    lineup = line_up(loaded.model, dense, inputs, exclude=plan.exclude)
+    spec = attachment(loaded.model).shape
     for name, encoded in profiles.items():
         peak = {kind: max(flops, peak[kind]) for kind, flops in gemm_peak().items()}
-        found = compare(
+        comparison = compare(
             lineup,
             encoded,
             loaded.tokenizer,
-            shape,
+            spec,
             peak,
             batch_sizes=plan.batch_sizes,
-            pool=plan.pool,
+            num_batches=plan.num_batches,
             runs=plan.runs,
             seed=plan.seed,
         )
-        if not plan.equal and plan.score_rows:
-            _score(found["systems"], lineup, loaded, plan.score_rows)
-        row = _row(loaded, name, encoded, peak, {**found, "baseline": baseline})
-        for part in tables(row):
-            console.print(part)
-        told = ", ".join(f"{kind} {flops / 1e9:.0f}" for kind, flops in peak.items())
-        console.print(f"fastest matrix product, GFLOP/s: {told}")
-        for absent, reason in row["missing"].items():
-            console.print(f"missing: {absent}: {reason}", markup=False)
+        if not plan.fixed_lengths and plan.score_rows:
+            _add_metrics(comparison["systems"], lineup, loaded, plan.score_rows)
+        row = _build_row(loaded, name, encoded, peak, {**comparison, "baseline": baseline})
+        for table in tables(row):
+            console.print(table)
+        rates = ", ".join(f"{kind} {flops / 1e9:.0f}" for kind, flops in peak.items())
+        console.print(f"fastest matrix product, GFLOP/s: {rates}")
+        for system, reason in row["missing"].items():
+            console.print(f"missing: {system}: {reason}", markup=False)
         if results is not None:
             append_row(row, results)
             console.print(f"row added to {results}")
 
 
-def _profiles(loaded: Loaded, plan: Plan) -> dict[str, Dataset]:
-    """Name the encoded texts of each profile. Raises `ValueError` for too long or too few texts."""
-    from fewer.runtimes.compare import equal_texts
+def _encode_profiles(loaded: Loaded, plan: BenchPlan) -> dict[str, Dataset]:
+    """Return the encoded texts by profile. Raises `ValueError` for too long or too few texts."""
+    from fewer.runtimes.compare import cut_fixed_length
 
-    longest, most = loaded.row["max_length"], max(plan.batch_sizes)
-    if too_long := [tokens for tokens in plan.equal if tokens > longest]:
+    max_length, batch_size = loaded.row["max_length"], max(plan.batch_sizes)
+    if too_long := [tokens for tokens in plan.fixed_lengths if tokens > max_length]:
         raise ValueError(
-            f"--equal {too_long[0]}: texts are read up to {longest} tokens; see --max-length"
+            f"--fixed-length must be at most --max-length, {max_length} tokens; got {too_long[0]}."
         )
-    if not plan.equal:
-        if most > len(loaded.encoded):
-            raise ValueError(f"a batch of {most} needs as many texts; got {len(loaded.encoded)}")
+    if not plan.fixed_lengths:
+        if batch_size > len(loaded.encoded):
+            raise ValueError(
+                f"--batch must be at most the number of texts, {len(loaded.encoded)}; got "
+                f"{batch_size}. Give more texts with --limit."
+            )
         return {"natural": loaded.encoded}
     special = loaded.tokenizer.all_special_ids
     return {
-        f"equal-{tokens}": equal_texts(loaded.encoded, tokens, most * plan.pool, special)
-        for tokens in plan.equal
+        f"equal-{tokens}": cut_fixed_length(
+            loaded.encoded, tokens, batch_size * plan.num_batches, special
+        )
+        for tokens in plan.fixed_lengths
     }
 
 
-def _score(systems: dict[str, Any], lineup: Lineup, loaded: Loaded, rows: int) -> None:
-    """Add every system's metrics on the first `rows` texts (they were drawn with the seed)."""
-    from fewer.runtimes.compare import answers
+def _add_metrics(systems: dict[str, Any], lineup: Lineup, loaded: Loaded, limit: int) -> None:
+    """Add the metrics of each system on the first `limit` texts, which the seed has shuffled."""
+    from fewer.runtimes.compare import compute_logits
 
-    scored = loaded.encoded.select(range(min(rows, len(loaded.encoded))))
+    texts = loaded.encoded.select(range(min(limit, len(loaded.encoded))))
     for name, system in systems.items():
-        logits = answers(lineup.runners[name], scored, loaded.tokenizer, title=f"score {name}")
-        system["metrics"] = loaded.scorer.score(logits, range(len(scored)))
-        system["scored"] = len(scored)
+        logits = compute_logits(
+            lineup.runners[name], texts, loaded.tokenizer, title=f"score {name}"
+        )
+        system["metrics"] = loaded.scorer.score(logits, range(len(texts)))
+        system["scored"] = len(texts)
 
 
-def _row(
-    loaded: Loaded, profile: str, encoded: Dataset, peak: dict[str, float], found: dict[str, Any]
+def _build_row(
+    loaded: Loaded,
+    profile: str,
+    encoded: Dataset,
+    peak: dict[str, float],
+    comparison: dict[str, Any],
 ) -> dict[str, Any]:
     from fewer.measure.evaluate import histogram
     from fewer.runtimes.adapters import versions
 
     row = {**loaded.row, "lengths": histogram(encoded["length"])}
     row["versions"] = {**row["versions"], **versions()}
-    del row["precision"]  # each system has its own
-    return {**row, "profile": profile, "peak_flops": peak, **found}
+    del row["precision"]  # each system has one
+    return {**row, "profile": profile, "peak_flops": peak, **comparison}

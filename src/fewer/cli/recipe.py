@@ -1,4 +1,4 @@
-"""A recipe: everything `fewer fit` needs, as plain values, from a YAML file or from options."""
+"""Recipes: the settings of `fewer fit` as plain values, from a YAML file or from options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fewer.core.policy import Method, Phase
     from fewer.tasks.task import Task
 
-_LABELLING = ("SequenceClassification", "TokenClassification")  # heads that name their outputs
+_LABELLED_HEADS = ("SequenceClassification", "TokenClassification")  # with names of labels
 
 __all__ = ["Recipe", "config_of", "labels_of", "load_for", "run", "task_of"]
 
@@ -31,14 +31,14 @@ class Recipe:
     method: dict[str, Any] | str = "ltp"
     split: str | None = None
     rows: int | None = None  # train on this many rows, drawn with the schedule's seed; None: all
-    max_length: int | None = None  # in tokens; None: what the tokenizer or the model says
+    max_length: int | None = None  # in tokens; None: the lower limit of tokenizer and model
     columns: dict[str, Any] = field(
         default_factory=dict
     )  # text, text_pair, label, label_names, ...
-    dense: dict[str, float] | None = None  # epochs, learning_rate; {"epochs": 0}: never
-    learning_rate: float | None = None  # of the model's weights, in every phase that trains them
+    dense: dict[str, float] | None = None  # epochs, learning_rate; {"epochs": 0}: no dense phase
+    learning_rate: float | None = None  # of the model's weights, in each phase that trains them
     schedule: dict[str, Any] = field(default_factory=dict)
-    dev: str | None = None  # labelled rows to score the finished model on
+    dev: str | None = None  # labelled rows to score the trained model on
 
     @classmethod
     def read(cls, path: Path) -> Recipe:
@@ -48,23 +48,26 @@ class Recipe:
         """
         content = read_values(path.read_text(encoding="utf-8"), str(path))
         if not isinstance(content, dict):
-            raise ValueError(f"{path} holds no mapping; wanted keys such as model, train, method")
-        return cls.of(content, str(path))
+            raise ValueError(
+                f"{path} must be a mapping with keys such as model, train, method; got a "
+                f"{type(content).__name__}."
+            )
+        return cls.from_dict(content, str(path))
 
     @classmethod
-    def of(cls, content: dict[str, Any], origin: str) -> Recipe:
+    def from_dict(cls, content: dict[str, Any], origin: str) -> Recipe:
         """Check the keys of a mapping. Raises `ValueError` with the nearest known key."""
         known = [entry.name for entry in fields(cls)]
         for key in content:
             check_known(key, known, f"{origin}: key")
         missing = [key for key in ("model", "train") if not content.get(key)]
         if missing:
-            raise ValueError(f"{origin}: {' and '.join(missing)} missing; wanted a model and data")
+            raise ValueError(f"{origin}: {' and '.join(missing)} must be given; got none.")
         return cls(**content)
 
 
 def run(recipe: Recipe, output_dir: Path, *, resume: bool = False) -> PreTrainedModel:
-    """Train as the recipe says; returns the model, attached, saved in `output_dir/model`."""
+    """Train a recipe; returns the attached model, which is saved in `output_dir/model`."""
     from fewer.hf.attach import longest
     from fewer.hf.pretrained import load_tokenizer
     from fewer.measure.scorers import scorer_of
@@ -73,16 +76,16 @@ def run(recipe: Recipe, output_dir: Path, *, resume: bool = False) -> PreTrained
 
     check_arguments(recipe.schedule, Schedule, "schedule")
     method, schedule = method_from(recipe.method), Schedule(**recipe.schedule)
-    rate = _checked_rate(recipe.learning_rate)
+    rate = _check_rate(recipe.learning_rate)
     rows = read_rows(recipe.train, split=recipe.split)
     if recipe.rows is not None and recipe.rows < len(rows):
         rows = rows.shuffle(seed=schedule.seed).select(range(recipe.rows))
     task = task_of(rows, recipe.model, recipe.columns)
-    if recipe.dev is not None:  # what is wrong with them is told now, not after the training
+    if recipe.dev is not None:  # wrong dev rows are refused before the training
         scorer_of(task, read_rows(recipe.dev))
     tokenizer = load_tokenizer(recipe.model)
     model, new_head = load_for(task, recipe.model, seed=schedule.seed)
-    # saved with the model, so that pipelines and `fewer evaluate` cut texts where training did
+    # saved with the model, so that pipelines and `fewer evaluate` truncate as training did
     tokenizer.model_max_length = longest(model, recipe.max_length, tokenizer.model_max_length)
     return fit(
         model,
@@ -90,17 +93,17 @@ def run(recipe: Recipe, output_dir: Path, *, resume: bool = False) -> PreTrained
         task.encode(rows, tokenizer, max_length=tokenizer.model_max_length),
         tokenizer=tokenizer,
         output_dir=output_dir,
-        dense=_dense(recipe.dense, new_head, method, rate),
-        phases=None if rate is None else [_at_rate(phase, rate) for phase in method.phases()],
+        dense=_dense_phase(recipe.dense, new_head, method, rate),
+        phases=None if rate is None else [_set_rate(phase, rate) for phase in method.phases()],
         schedule=schedule,
         resume=resume,
     )
 
 
 def labels_of(name: str) -> dict[str, Any]:
-    """Return what a model's trained head already knows of its labels, as arguments of `infer`."""
+    """Return the labels of a model's trained head, as arguments of `infer`."""
     config = config_of(name)
-    if not any(_has_head(config, head) for head in _LABELLING):
+    if not any(_has_head(config, head) for head in _LABELLED_HEADS):
         return {}
     if config.problem_type == "regression" or config.num_labels == 1:
         return {"regression": True}
@@ -108,27 +111,27 @@ def labels_of(name: str) -> dict[str, Any]:
 
 
 def task_of(rows: Dataset, model: str, columns: dict[str, Any]) -> Task:
-    """Guess the task of rows: tagging, where a column holds lists of words; questions; or texts.
+    """Infer the task of rows: tagging for lists of words, question answering, or classification.
 
-    What the model's head knows of labels, and the columns that are named, is not guessed.
+    The labels of the model's head and the named columns take precedence.
     """
     from fewer.tasks.classification import infer
     from fewer.tasks.question_answering import infer_question_answering, is_question_answering
     from fewer.tasks.tagging import infer_tagging, is_tagging
 
-    given = {**labels_of(model), **columns}
+    options = {**labels_of(model), **columns}
     if {"tokens", "tags"} & set(columns) or is_tagging(rows):
-        return infer_tagging(rows, **given)
+        return infer_tagging(rows, **options)
     if not columns and is_question_answering(rows):
         return infer_question_answering(rows)
-    return infer(rows, **given)
+    return infer(rows, **options)
 
 
 def load_for(task: Task, name: str, *, seed: int) -> tuple[PreTrainedModel, bool]:
-    """Load a model with a head for the task, and tell whether the head is new.
+    """Load a model with a head for the task; returns the model and whether the head is new.
 
-    A new head is drawn with the seed. What `fewer fit` or `fewer.save` wrote comes with the method
-    it was trained for.
+    A new head is drawn with the seed. A folder that `fewer fit` or `fewer.save` wrote is loaded
+    with its method.
     """
     import transformers
 
@@ -164,31 +167,33 @@ def _has_head(config: Any, head: str) -> bool:
     return any(f"For{head}" in kind for kind in config.architectures or [])
 
 
-def _checked_rate(rate: Any) -> float | None:
+def _check_rate(rate: Any) -> float | None:
     if rate is None or (isinstance(rate, int | float) and 0 < rate < 1):
         return rate
     raise ValueError(
-        f"learning_rate must be a number between 0 and 1; got {rate!r}. Usual are 1e-5 to 1e-4."
+        f"learning_rate must be a number between 0 and 1; got {rate!r}. Typical: 1e-5 to 1e-4."
     )
 
 
-def _at_rate(phase: Phase, rate: float) -> Phase:
-    """Train the model's weights at another rate; heads and thresholds keep their method's."""
+def _set_rate(phase: Phase, rate: float) -> Phase:
+    """Change the learning rate of the model's weights; heads and thresholds keep their rate."""
     return phase if phase.trains == "policy" else replace(phase, learning_rate=rate)
 
 
-def _dense(
+def _dense_phase(
     settings: dict[str, float] | None, new_head: bool, method: Method, rate: float | None
 ) -> Any:
     from fewer.training.fit import dense_phase
 
-    usual = {} if rate is None else {"learning_rate": rate}
+    defaults = {} if rate is None else {"learning_rate": rate}
     if settings is None:
-        return dense_phase(**usual) if new_head else None
+        return dense_phase(**defaults) if new_head else None
     check_arguments(settings, dense_phase, "dense")
-    phase = dense_phase(**(usual | settings))
+    phase = dense_phase(**(defaults | settings))
     first = next(iter(method.phases()), None)
-    taught = first is not None and first.trains != "policy" and first.task
-    if phase.epochs <= 0 and new_head and not taught:
-        raise ValueError("the model's head is new, so it needs a dense fine-tune: dense.epochs > 0")
+    trains_head = first is not None and first.trains != "policy" and first.task
+    if phase.epochs <= 0 and new_head and not trains_head:
+        raise ValueError(
+            f"dense.epochs must be above 0 for a model with a new head; got {phase.epochs:g}."
+        )
     return phase if phase.epochs > 0 else None

@@ -1,4 +1,4 @@
-"""`fewer set-threshold`: save a model with another threshold."""
+"""`fewer set-threshold`: save a copy of a model with another threshold."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["set_threshold"]
 def set_threshold(
     model: Annotated[str, typer.Argument(help="Folder that `fewer fit` or `fewer.save` wrote.")],
     threshold: Annotated[float, typer.Argument(help="The new threshold.")],
-    output: Annotated[Path, typer.Option(help="Folder for the changed copy; it must be new.")],
+    output: Annotated[Path, typer.Option(help="Folder for the copy; it must be new.")],
 ) -> None:
-    """Save a copy of a model with another threshold of its exits, or of Block-Skim.
+    """Save a copy of a model with another threshold of its exits or of Block-Skim.
 
     Example: fewer set-threshold runs/reviews/model 0.3 --output runs/reviews/model-0.3
     """
@@ -31,9 +31,9 @@ def set_threshold(
     if output.exists():
         raise ValueError(f"--output must be a new folder; got {output}, which exists.")
     folder = model_folder(model)
-    changed = load(folder, precision=None)
-    before = present_threshold(changed)
-    set_threshold(changed, threshold=threshold)
-    save(changed, output)
-    tokenizer_of(folder, changed).save_pretrained(output)
+    copy = load(folder, precision=None)
+    before = present_threshold(copy)
+    set_threshold(copy, threshold=threshold)
+    save(copy, output)
+    tokenizer_of(folder, copy).save_pretrained(output)
     typer.echo(f"threshold {threshold_name(before)} changed to {threshold:g}, saved in {output}")

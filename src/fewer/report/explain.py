@@ -1,4 +1,4 @@
-"""Which words a model read how far: one text, word by word, and the page that shows it."""
+"""The number of layers that read each word of a text, and a page that shows it."""
 
 from __future__ import annotations
 
@@ -27,49 +27,49 @@ __all__ = ["Explanation", "Passage", "Prediction", "Word", "explain", "write_exp
 
 @dataclass(frozen=True)
 class Word:
-    """A word of the text as it was written."""
+    """A word of the text as written."""
 
-    before: str  # what stands between the word before and this one: white space, dropped characters
+    before: str  # text between the previous word and this one: white space, dropped characters
     text: str
-    layers_read: int | None  # the most of its pieces, 0..L; None where truncation cut it off
+    layers_read: int | None  # maximum over its pieces, 0..L; None where truncated
 
 
 @dataclass(frozen=True)
 class Passage:
-    """One text: its words in order, and what stands after the last. Together they are the text."""
+    """One text: its words in order and the text after the last one, without loss."""
 
     words: tuple[Word, ...]
     rest: str
 
     @property
     def text(self) -> str:
-        """The text as it was given, lone surrogates replaced by U+FFFD."""
+        """The input text, with lone surrogates replaced by U+FFFD."""
         return "".join(word.before + word.text for word in self.words) + self.rest
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model answers; empty for a model without a head for whole texts or answers."""
+    """The output of the model; empty for a model without a head for texts or answers."""
 
-    label: str | None = None  # the most probable; None for regression
-    probabilities: Mapping[str, float] = field(default_factory=dict)  # of each label
+    label: str | None = None  # most probable; None for regression
+    probabilities: Mapping[str, float] = field(default_factory=dict)  # by label
     value: float | None = None  # of regression
     answer: Span | None = None  # to the first text, a question, in the second
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a model made of one text, or of a pair."""
+    """The computation of a model on one text or pair."""
 
     passages: tuple[Passage, ...]  # one, or the two of a pair
     prediction: Prediction
     num_layers: int
-    tokens_per_layer: tuple[int, ...]  # of all windows, special tokens too; 0 after an exit
-    flops_share: float  # of the FLOPs that the same tokens take when each reads every layer
+    tokens_per_layer: tuple[int, ...]  # in all windows, with special tokens; 0 after an exit
+    flops_share: float  # relative to the FLOPs of all tokens in all layers
 
     @property
     def words(self) -> tuple[Word, ...]:
-        """All words in order, of both texts of a pair."""
+        """All words in order, for a pair of both texts."""
         return tuple(word for passage in self.passages for word in passage.words)
 
 
@@ -80,51 +80,53 @@ def explain(
     text_pair: str | None = None,
     max_length: int | None = None,
 ) -> Explanation:
-    """Run an attached model on one text and say of each word how many layers read it.
+    """Run an attached model on one text and count the layers that read each word.
 
-    `max_length` is in tokens, by default the longest that model and tokenizer take. A model of
-    question answering takes a question and its context, and reads a long one in windows. Raises
-    `ValueError` for a model with nothing attached, and for a tokenizer that cannot say where a
-    token stands in the text.
+    `max_length` is in tokens, by default the limit of model and tokenizer. A question answering
+    model takes a question and its context, which is read in windows if it is long. Raises
+    `ValueError` for a model with nothing attached, and for a tokenizer without offsets of tokens.
 
     >>> explain(model, tokenizer, "a fine film").words[2].layers_read  # doctest: +SKIP
     6
     """
-    own = attachment(model)
+    spec = attachment(model).shape
     texts = [text] if text_pair is None else [text, text_pair]
-    _check(tokenizer, texts, max_length)
+    _check_inputs(tokenizer, texts, max_length)
     limit = longest(model, max_length, tokenizer.model_max_length)
-    context = text_pair if own.shape.answers == "span" else None  # of a question
-    read = (_Encoded.read if context is None else _Encoded.windows)(tokenizer, texts, limit)
+    context = text_pair if spec.answers == "span" else None  # of a question
+    encode = _EncodedTexts.encode if context is None else _EncodedTexts.encode_windows
+    encoded = encode(tokenizer, texts, limit)
     with evaluating(model) as reader:
-        passes = [_run(reader, inputs) for inputs in read.inputs(tokenizer, model.device)]
+        passes = [_trace_pass(reader, inputs) for inputs in encoded.inputs(tokenizer, model.device)]
     if context is None:
-        prediction = _prediction(model.config, passes[0][0])
+        prediction = _read_prediction(model.config, passes[0][0])
     else:
-        found = answer(model, tokenizer, [text], [context], max_length=limit, progress=False)
-        prediction = Prediction(answer=found[0])
+        (span,) = answer(model, tokenizer, [text], [context], max_length=limit, progress=False)
+        prediction = Prediction(answer=span)
     traces = [trace for _, trace in passes]
     depths: dict[int, int] = {}
-    for kept, trace in zip(read.rows, traces, strict=True):
-        for token, depth in zip(kept, trace.layers_read[0].tolist(), strict=True):
+    for tokens, trace in zip(encoded.rows, traces, strict=True):
+        for token, depth in zip(tokens, trace.layers_read[0].tolist(), strict=True):
             depths[token] = max(depth, depths.get(token, 0))
-    dense = [own.shape.dense_flops_of(trace) for trace in traces]
+    dense_flops = [spec.dense_flops_of(trace) for trace in traces]
     return Explanation(
         passages=tuple(
-            _passage(one, read.words(side, depths), len(short))
-            for side, (one, short) in enumerate(zip(read.texts, read.shortened, strict=True))
+            _split_passage(cleaned, encoded.words(side, depths), len(short))
+            for side, (cleaned, short) in enumerate(
+                zip(encoded.texts, encoded.shortened, strict=True)
+            )
         ),
         prediction=prediction,
-        num_layers=own.shape.num_layers,
-        tokens_per_layer=_tokens(traces, own.shape.num_layers),
-        flops_share=float(sum(map(own.shape.flops, traces)) / sum(dense)),
+        num_layers=spec.num_layers,
+        tokens_per_layer=_count_tokens(traces, spec.num_layers),
+        flops_share=float(sum(map(spec.flops, traces)) / sum(dense_flops)),
     )
 
 
 def write_explanation(explanation: Explanation, path: str | Path) -> Path:
-    """Write a page that needs nothing but itself: each word shaded by how far it was read.
+    """Write a self-contained page with each word shaded by the number of layers that read it.
 
-    Makes the folder where it is missing; returns the path.
+    Creates a missing folder; returns the path.
     """
     from fewer.report.html import write_page
 
@@ -133,65 +135,69 @@ def write_explanation(explanation: Explanation, path: str | Path) -> Path:
         path,
         "explain.html",
         explanation=explanation,
-        passages=[list(_runs(passage, layers)) for passage in explanation.passages],
+        passages=[list(_merge_unread(passage, layers)) for passage in explanation.passages],
         depths=range(layers, -1, -1),
         opacity=[round(0.04 + 0.5 * (depth / layers) ** 1.5, 3) for depth in range(layers + 1)],
-        said={depth: _said(depth, layers) for depth in [*range(layers + 1), None]},
+        descriptions={
+            depth: _describe_depth(depth, layers) for depth in [*range(layers + 1), None]
+        },
         by_depth={
             depth: [word.text for word in words if word.layers_read == depth]
             for depth in [*range(layers, -1, -1), None]
         },
-        most=max(explanation.tokens_per_layer),
-        others=sorted(explanation.prediction.probabilities.items(), key=lambda one: -one[1])[1:6],
+        max_tokens=max(explanation.tokens_per_layer),
+        alternatives=sorted(
+            explanation.prediction.probabilities.items(), key=lambda item: -item[1]
+        )[1:6],
     )
 
 
-# Where a word stands in its text: start, end, layers read.
-Place = tuple[int, int, "int | None"]
+# Position of a word in its text: start, end, layers read.
+WordSpan = tuple[int, int, "int | None"]
 
 
 @dataclass(frozen=True)
-class _Encoded:
-    """Texts as tokens with their places, and which of the tokens the model gets in each pass."""
+class _EncodedTexts:
+    """Texts as tokens with their offsets, and the tokens of each pass of the model."""
 
     texts: Sequence[str]  # cleaned
-    shortened: Sequence[str]  # what was tokenised: a million characters take seconds
+    shortened: Sequence[str]  # tokenised prefixes: a million characters take seconds
     encoding: BatchEncoding
-    rows: Sequence[Sequence[int]]  # one, or one a window
+    rows: Sequence[Sequence[int]]  # tokens of each pass: one, or one per window
 
     @classmethod
-    def read(
+    def encode(
         cls, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
-    ) -> _Encoded:
+    ) -> _EncodedTexts:
         """Encode as `encode_texts` does: the same ids."""
-        cleaned = [clean(one) for one in texts]
-        shortened = [shorten(one, tokenizer, max_length) for one in cleaned]
-        encoding = _tokenised(tokenizer, shortened)
-        kept = list(range(len(encoding["input_ids"])))
-        if len(kept) > max_length:
-            owners = encoding.sequence_ids()
-            kept = kept_tokens(owners, max_length, tokenizer.truncation_side)
-        return cls(cleaned, shortened, encoding, [kept])
+        cleaned = [clean(text) for text in texts]
+        shortened = [shorten(text, tokenizer, max_length) for text in cleaned]
+        encoding = _tokenise(tokenizer, shortened)
+        tokens = list(range(len(encoding["input_ids"])))
+        if len(tokens) > max_length:
+            sides = encoding.sequence_ids()
+            tokens = kept_tokens(sides, max_length, tokenizer.truncation_side)
+        return cls(cleaned, shortened, encoding, [tokens])
 
     @classmethod
-    def windows(
+    def encode_windows(
         cls, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
-    ) -> _Encoded:
+    ) -> _EncodedTexts:
         """Encode a question and its context as `encode_questions` does: the same windows."""
-        cleaned = [clean(one) for one in texts]
+        cleaned = [clean(text) for text in texts]
         question, context = cleaned
         shortened = [shorten(question, tokenizer, max_length), context]
         (pair,) = tokenise_pairs(
             [question], [context], tokenizer, max_length=max_length, stride=STRIDE
         )
         rows = [window.tolist() for window in pair.windows]
-        reader = plain_text_tokenizer(tokenizer, shortened)
-        return cls(cleaned, shortened, _tokenised(reader, shortened), rows)
+        plain_tokenizer = plain_text_tokenizer(tokenizer, shortened)
+        return cls(cleaned, shortened, _tokenise(plain_tokenizer, shortened), rows)
 
     def inputs(
         self, tokenizer: PreTrainedTokenizerBase, device: torch.device
     ) -> Iterator[dict[str, Tensor]]:
-        """Build the model's inputs, a batch of one for each pass."""
+        """Build the model's inputs, one batch of one text per pass."""
         names = {*tokenizer.model_input_names, "attention_mask"}
         columns = {name: self.encoding[name] for name in names if name in self.encoding}
         for row in self.rows:
@@ -200,47 +206,47 @@ class _Encoded:
                 for name, column in columns.items()
             }
 
-    def words(self, side: int, depths: Mapping[int, int]) -> list[Place]:
-        """Gather the pieces of each word of one text; its depth is the most of theirs.
+    def words(self, side: int, depths: Mapping[int, int]) -> list[WordSpan]:
+        """Merge the pieces of each word of one text; its depth is their maximum.
 
-        Words that share a character (a sign that a normaliser spells out) are one.
+        Words that share a character, which a normaliser has expanded, are merged.
         """
         text, last = self.texts[side], None
-        spans: list[Place] = []
-        owners, numbers = self.encoding.sequence_ids(), self.encoding.word_ids()
+        spans: list[WordSpan] = []
+        sides, numbers = self.encoding.sequence_ids(), self.encoding.word_ids()
         for token, (first, end) in enumerate(self.encoding["offset_mapping"]):
             start = end - len(text[first:end].lstrip())  # a byte-level token may be " film"
-            if owners[token] != side or start >= end:
+            if sides[token] != side or start >= end:
                 continue
-            known = {depths[token]} if token in depths else set()
+            piece_depths = {depths[token]} if token in depths else set()
             if spans and (numbers[token] == last or start < spans[-1][1]):
-                start, before, deepest = spans.pop()
-                end = max(before, end)
-                known |= set() if deepest is None else {deepest}
-            spans.append((start, end, max(known) if known else None))
+                start, previous_end, depth = spans.pop()
+                end = max(previous_end, end)
+                piece_depths |= set() if depth is None else {depth}
+            spans.append((start, end, max(piece_depths) if piece_depths else None))
             last = numbers[token]
         return spans
 
 
-def _check(
+def _check_inputs(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[object], max_length: int | None
 ) -> None:
     for name, text in zip(("text", "text_pair"), texts, strict=False):
         if not isinstance(text, str):
-            raise TypeError(f"{name} is a {type(text).__name__}, wanted a string (it may be empty)")
+            raise TypeError(f"{name} must be a string; got a {type(text).__name__}.")
     if not tokenizer.is_fast:
         raise ValueError(
-            f"{type(tokenizer).__name__} cannot say where a token stands in the text; wanted a "
-            "fast tokenizer: load it with AutoTokenizer.from_pretrained(...)"
+            f"tokenizer must be a fast tokenizer, with offsets; got {type(tokenizer).__name__}. "
+            "Load it with AutoTokenizer.from_pretrained(...)."
         )
     special = tokenizer.num_special_tokens_to_add(pair=len(texts) > 1)
     if max_length is not None and max_length <= special:
         raise ValueError(
-            f"max_length={max_length} leaves no room: {special} of the tokens are special tokens"
+            f"max_length must be above the {special} special tokens; got max_length={max_length}."
         )
 
 
-def _tokenised(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> BatchEncoding:
+def _tokenise(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> BatchEncoding:
     encoding: BatchEncoding = tokenizer(
         *texts,
         padding=False,
@@ -252,8 +258,8 @@ def _tokenised(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Batc
     return encoding
 
 
-def _tokens(traces: Sequence[Trace], num_layers: int) -> tuple[int, ...]:
-    """Count the tokens of all passes that each layer read; a pass may stop early."""
+def _count_tokens(traces: Sequence[Trace], num_layers: int) -> tuple[int, ...]:
+    """Count the tokens that each layer read in all passes; a pass may stop early."""
     counts = [0] * num_layers
     for trace in traces:
         for number, layer in enumerate(trace.layers):
@@ -261,40 +267,42 @@ def _tokens(traces: Sequence[Trace], num_layers: int) -> tuple[int, ...]:
     return tuple(counts)
 
 
-def _run(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> tuple[Tensor | None, Trace]:
+def _trace_pass(
+    model: PreTrainedModel, inputs: Mapping[str, Tensor]
+) -> tuple[Tensor | None, Trace]:
     with torch.inference_mode(), record() as traces:
         output = model(**inputs, return_dict=True)
     return output.get("logits"), traces[-1]
 
 
-def _prediction(config: Any, logits: Tensor | None) -> Prediction:
-    """Read logits of classes or of regression; those of tokens say nothing of the whole text."""
+def _read_prediction(config: Any, logits: Tensor | None) -> Prediction:
+    """Convert the logits of classes or of regression; token logits give an empty prediction."""
     if logits is None or logits.ndim != 2:
         return Prediction()
     row = logits[0].float()
     if config.problem_type == "regression" or len(row) == 1:
         return Prediction(value=float(row[0])) if len(row) == 1 else Prediction()
-    several = config.problem_type == "multi_label_classification"
-    chances = (row.sigmoid() if several else row.softmax(-1)).tolist()
-    probabilities = {str(config.id2label[index]): chance for index, chance in enumerate(chances)}
+    multi_label = config.problem_type == "multi_label_classification"
+    values = (row.sigmoid() if multi_label else row.softmax(-1)).tolist()
+    probabilities = {str(config.id2label[index]): value for index, value in enumerate(values)}
     return Prediction(max(probabilities, key=probabilities.__getitem__), probabilities)
 
 
-def _passage(text: str, spans: Iterable[Place], tokenised: int) -> Passage:
-    """Cut a text into words; what was never tokenised is cut at white space, and was not read."""
-    beyond = [
-        (tokenised + found.start(), tokenised + found.end(), None)
-        for found in re.finditer(r"\S+", text[tokenised:])
+def _split_passage(text: str, spans: Iterable[WordSpan], tokenised: int) -> Passage:
+    """Split a text into words; the text after `tokenised` characters at white space, as unread."""
+    unread = [
+        (tokenised + match.start(), tokenised + match.end(), None)
+        for match in re.finditer(r"\S+", text[tokenised:])
     ]
-    words, place = [], 0
-    for start, end, depth in [*spans, *beyond]:
-        words.append(Word(text[place:start], text[start:end], depth))
-        place = end
-    return Passage(tuple(words), text[place:])
+    words, position = [], 0
+    for start, end, depth in [*spans, *unread]:
+        words.append(Word(text[position:start], text[start:end], depth))
+        position = end
+    return Passage(tuple(words), text[position:])
 
 
-def _runs(passage: Passage, layers: int) -> Iterator[tuple[str, str, int | None]]:
-    """Yield what to write: (before, text, depth); words that were not read in one piece."""
+def _merge_unread(passage: Passage, layers: int) -> Iterator[tuple[str, str, int | None]]:
+    """Yield (before, text, depth) per word, with consecutive unread words merged."""
     unread: list[str] = []
     before = ""
     for word in passage.words:
@@ -311,7 +319,7 @@ def _runs(passage: Passage, layers: int) -> Iterator[tuple[str, str, int | None]
     yield passage.rest, "", layers
 
 
-def _said(depth: int | None, layers: int) -> str:
+def _describe_depth(depth: int | None, layers: int) -> str:
     if depth is None:
         return "not read: beyond the longest text"
     if depth == layers:

@@ -1,4 +1,4 @@
-"""The figures of a report: metric against FLOPs, tokens by layer, lengths of the texts, latency."""
+"""Figures of a report: metric against FLOPs, tokens by layer, lengths of texts, latency."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ _MARKERS = {"padded": "s", "packed": "o", "method": "D", "second": "^", "third":
 Point = tuple[float, float]
 
 
-def metric_against_flops(found: Sequence[Block], metric: str) -> Drawing | None:
-    """Draw a metric against MFLOPs a text; `None` where no block has both.
+def metric_against_flops(blocks: Sequence[Block], metric: str) -> Drawing | None:
+    """Draw a metric against MFLOPs per text; `None` where no block has both.
 
-    Runs are small, their means large; the settings of a method are joined.
+    Runs are small points, their means large ones; a line joins the settings of a method.
     """
     points = {
         (block.number, name): (system.flops / 1e6, system.metrics[metric].value)
-        for block in found
+        for block in blocks
         for name, system in block.systems.items()
         if system.flops is not None and metric in system.metrics
     }
     if not points:
         return None
-    colours = _colours(found)
+    colours = _colours(blocks)
     with canvas() as (figure, axes):
-        for curve in _curves(found):
+        for curve in _curves(blocks):
             path = sorted(
                 points[key] for block in curve if (key := (block.number, "method")) in points
             )
             if len(path) > 1:
                 colour = COLOURS[colours[curve[0].number, "method"]]
                 axes.plot(*zip(*path, strict=True), color=colour, linewidth=1.2)
-        for block in found:
+        for block in blocks:
             for name in block.systems if len(block.rows) > 1 else ():
                 for flops, value in _runs(block, name, metric):
                     _point(axes, (flops, value), colours[block.number, name], size=7, alpha=0.5)
@@ -62,38 +62,41 @@ def metric_against_flops(found: Sequence[Block], metric: str) -> Drawing | None:
         axes.set_xlabel("MFLOPs per text (multiply-add = 2)")
         axes.set_ylabel(brief(visible(metric)))
         spare_room(axes, [value for _, value in points.values()])
-        named = _labels(found)
+        labels = _labels(blocks)
         label_points(
             axes,
             [
-                Label(named[key], point, COLOURS[colours[key]])
+                Label(labels[key], point, COLOURS[colours[key]])
                 for key, point in points.items()
-                if named[key]
+                if labels[key]
             ],
         )
-        _legend(axes, found, colours)
-        told = (f"{_full(found, key)} {short(x)} MFLOPs, {y:.4f}" for key, (x, y) in points.items())
+        _legend(axes, blocks, colours)
+        descriptions = (
+            f"{_describe_key(blocks, key)} {short(x)} MFLOPs, {y:.4f}"
+            for key, (x, y) in points.items()
+        )
         return drawing(
             figure,
             title=f"{metric} against FLOPs",
-            alt=f"{visible(metric)} against FLOPs per text: {'; '.join(told)}",
+            alt=f"{visible(metric)} against FLOPs per text: {'; '.join(descriptions)}",
             note="Further left costs less, higher is better.",
         )
 
 
-def tokens_per_layer(found: Sequence[Block]) -> Drawing | None:
-    """Draw how many tokens of a text each layer reads, equal lines once; `None` if not counted."""
+def tokens_per_layer(blocks: Sequence[Block]) -> Drawing | None:
+    """Draw the tokens per text that each layer reads, equal lines once; `None` if not counted."""
     from matplotlib.ticker import MaxNLocator
 
     curves = {
         (block.number, name): system.tokens
-        for block in found
+        for block in blocks
         for name, system in block.systems.items()
         if system.tokens
     }
     if not curves:
         return None
-    colours, labels, seen = _colours(found), _labels(found), set()
+    colours, labels, seen = _colours(blocks), _labels(blocks), set()
     ends: list[tuple[Point, str, str]] = []
     with canvas() as (figure, axes):
         for key, tokens in curves.items():
@@ -113,23 +116,26 @@ def tokens_per_layer(found: Sequence[Block]) -> Drawing | None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylim(0, max(map(max, curves.values())) * 1.12)
         _label_ends(axes, ends)
-        _legend(axes, found, colours)
-        told = (f"{_full(found, key)} {' '.join(map(short, line))}" for key, line in curves.items())
+        _legend(axes, blocks, colours)
+        descriptions = "; ".join(
+            f"{_describe_key(blocks, key)} {' '.join(map(short, tokens))}"
+            for key, tokens in curves.items()
+        )
         return drawing(
             figure,
             title="Tokens kept, layer by layer",
-            alt=f"Mean tokens of a text that each layer reads, first to last: {'; '.join(told)}",
+            alt=f"Mean tokens of a text that each layer reads, first to last: {descriptions}",
             note="Tokens that pass through the feed-forward network of each layer.",
         )
 
 
 def length_histogram(row: Row) -> Drawing:
-    """Draw how long the texts of a row are. Raises `ValueError` if edges and counts do not fit."""
+    """Draw the lengths of a row's texts. Raises `ValueError` if edges and counts do not fit."""
     edges, counts = row["lengths"]["edges"], row["lengths"]["counts"]
     if len(edges) != len(counts) + 1:
         raise ValueError(
-            f"the row's lengths have {len(edges)} edges and {len(counts)} counts; wanted one edge "
-            "more than counts"
+            f"lengths must hold one edge more than counts; got {len(edges)} edges and "
+            f"{len(counts)} counts."
         )
     limit = row.get("max_length")
     with canvas() as (figure, axes):
@@ -154,7 +160,7 @@ def length_histogram(row: Row) -> Drawing:
             )
         axes.set_xlabel("tokens in a text")
         axes.set_ylabel("texts")
-        told = (
+        descriptions = (
             f"{low} to {high}: {count}"
             for (low, high), count in zip(pairwise(edges), counts, strict=True)
         )
@@ -162,24 +168,24 @@ def length_histogram(row: Row) -> Drawing:
         return drawing(
             figure,
             title="How long the texts are",
-            alt=f"Texts by length in tokens. {'; '.join(told)}",
+            alt=f"Texts by length in tokens. {'; '.join(descriptions)}",
             note=f"{sum(counts):,} texts of {source}.",
         )
 
 
 def latency(block: Block) -> Drawing | None:
-    """Draw milliseconds a text by batch size, with the spread p5 to p95; `None` if not timed."""
+    """Draw milliseconds per text by batch size, with p5 and p95; `None` if not timed."""
     systems = {name: block.systems[name] for name in SYSTEMS if name in block.systems}
     timed = {name: system.latency for name, system in systems.items() if system.latency}
     if not timed:
         return None
     sizes = sorted({size for times in timed.values() for size in times})
     names, colours = _names([block]), _colours([block])
-    told = []
+    descriptions = []
     with canvas() as (figure, axes):
         width = 0.8 / len(timed)
-        for place, (name, times) in enumerate(timed.items()):
-            shift = (place - (len(timed) - 1) / 2) * width
+        for index, (name, times) in enumerate(timed.items()):
+            shift = (index - (len(timed) - 1) / 2) * width
             spans = [
                 (time.p5 / size, time.median / size, time.p95 / size)
                 for size, time in times.items()
@@ -196,7 +202,7 @@ def latency(block: Block) -> Drawing | None:
                 error_kw={"ecolor": COLOURS["ink"], "elinewidth": 1, "capsize": 2},
                 label=names[name],
             )
-            told += [
+            descriptions += [
                 f"{names[name]} at batch {size} {short(median)} ({short(low)}-{short(high)})"
                 for size, (low, median, high) in zip(times, spans, strict=True)
             ]
@@ -207,53 +213,53 @@ def latency(block: Block) -> Drawing | None:
         return drawing(
             figure,
             title="Time for a text, by batch size",
-            alt=f"Milliseconds per text, median and p5-p95: {'; '.join(told)}",
+            alt=f"Milliseconds per text, median and p5-p95: {'; '.join(descriptions)}",
             note="Bars: median; whiskers: 5th to 95th percentile. Lower is faster.",
         )
 
 
-def _names(found: Sequence[Block]) -> dict[str, str]:
-    return {name: brief(told) for name, told in column_names(found).items()}
+def _names(blocks: Sequence[Block]) -> dict[str, str]:
+    return {name: brief(heading) for name, heading in column_names(blocks).items()}
 
 
-def _colours(found: Iterable[Block]) -> dict[tuple[int, str], str]:
-    """Give padded and packed their own colour, and each method one of four."""
-    found = list(found)
-    methods = list(dict.fromkeys(block.method for block in found if "method" in block.systems))
+def _colours(blocks: Iterable[Block]) -> dict[tuple[int, str], str]:
+    """Assign a colour to padded, to packed and to each method, one of four."""
+    blocks = list(blocks)
+    methods = list(dict.fromkeys(block.method for block in blocks if "method" in block.systems))
     return {
         (block.number, name): name
         if name != "method"
         else _METHOD_COLOURS[methods.index(block.method) % len(_METHOD_COLOURS)]
-        for block in found
+        for block in blocks
         for name in block.systems
     }
 
 
-def _labels(found: Sequence[Block]) -> dict[tuple[int, str], str]:
-    """Name points and lines: of one block by system, of several by the block's number."""
-    names = _names(found)
+def _labels(blocks: Sequence[Block]) -> dict[tuple[int, str], str]:
+    """Name points and lines by system for one block, by the number of the block for several."""
+    names = _names(blocks)
     return {
         (block.number, name): names[name]
-        if len(found) == 1
+        if len(blocks) == 1
         else (str(block.number) if name == list(block.systems)[-1] else "")
-        for block in found
+        for block in blocks
         for name in block.systems
     }
 
 
-def _full(found: Sequence[Block], key: tuple[int, str]) -> str:
-    name = _names(found)[key[1]]
-    return name if len(found) == 1 else f"setting {key[0]} {name}"
+def _describe_key(blocks: Sequence[Block], key: tuple[int, str]) -> str:
+    name = _names(blocks)[key[1]]
+    return name if len(blocks) == 1 else f"setting {key[0]} {name}"
 
 
-def _curves(found: Iterable[Block]) -> list[list[Block]]:
-    """Put together the settings of one method on the same texts with the same architecture."""
+def _curves(blocks: Iterable[Block]) -> list[list[Block]]:
+    """Group the settings of one method on the same texts with the same architecture."""
     curves: dict[tuple[Any, ...], list[Block]] = {}
-    for block in found:
+    for block in blocks:
         row, packed = block.rows[0], block.systems.get("packed")
-        cost = None if packed is None or packed.flops is None else round(packed.flops)
+        flops = None if packed is None or packed.flops is None else round(packed.flops)
         data = row.get("data", {}).get("hash")
-        curves.setdefault((block.method, data, row.get("max_length"), cost), []).append(block)
+        curves.setdefault((block.method, data, row.get("max_length"), flops), []).append(block)
     return list(curves.values())
 
 
@@ -275,16 +281,16 @@ def _point(axes: Axes, point: Point, colour: str, *, size: float, alpha: float =
 
 
 def _label_ends(axes: Axes, ends: Sequence[tuple[Point, str, str]]) -> None:
-    """Write each line's name after its end, pushed apart so that none covers another."""
-    told = sorted((end for end in ends if end[1]), key=lambda end: end[0][1])
-    least = axes.get_ylim()[1] * 0.06
+    """Write the name of each line at its end, without overlap."""
+    labelled = sorted((end for end in ends if end[1]), key=lambda end: end[0][1])
+    spacing = axes.get_ylim()[1] * 0.06
     heights: list[float] = []
-    for (_, y), *_ in told:
-        heights.append(max(y, heights[-1] + least) if heights else y)
-    lifted = sum(height - y for height, ((_, y), *_) in zip(heights, told, strict=True))
-    room = min(heights, default=0.0) - least / 2
-    lowered = min(lifted / max(len(told), 1), max(room, 0.0))  # back to the middle of their lines
-    for ((x, _), label, colour), height in zip(told, heights, strict=True):
+    for (_, y), *_ in labelled:
+        heights.append(max(y, heights[-1] + spacing) if heights else y)
+    raised = sum(height - y for height, ((_, y), *_) in zip(heights, labelled, strict=True))
+    room = min(heights, default=0.0) - spacing / 2
+    lowered = min(raised / max(len(labelled), 1), max(room, 0.0))  # centre the names on the lines
+    for ((x, _), label, colour), height in zip(labelled, heights, strict=True):
         axes.annotate(
             label,
             (x, height - lowered),
@@ -297,21 +303,21 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[Point, str, str]]) -> None:
         )
 
 
-def _legend(axes: Axes, found: Sequence[Block], colours: Mapping[tuple[int, str], str]) -> None:
-    """Say above the axes what each colour is, where lines and points carry numbers only."""
-    if len(found) == 1:
+def _legend(axes: Axes, blocks: Sequence[Block], colours: Mapping[tuple[int, str], str]) -> None:
+    """Explain the colours above the axes, where lines and points show numbers only."""
+    if len(blocks) == 1:
         return
-    names = _names(found)
-    told = {
+    names = _names(blocks)
+    descriptions = {
         colours[block.number, name]: brief(block.method) if name == "method" else names[name]
-        for block in found
+        for block in blocks
         for name in block.systems
     }
     handles = [
         axes.plot([], [], _MARKERS[colour], color=COLOURS[colour], markersize=5)[0]
-        for colour in told
+        for colour in descriptions
     ]
-    _place_legend(axes, handles, list(told.values()))
+    _place_legend(axes, handles, list(descriptions.values()))
 
 
 def _place_legend(axes: Axes, handles: Sequence[Any], labels: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""One self-contained page from a template: no script, no link to anywhere, everything escaped."""
+"""Self-contained pages from templates: no scripts, no external links, everything escaped."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from pathlib import Path
 
 __all__ = ["visible", "write_page"]
 
-# A page cannot hold the control characters: HTML forbids them. Tab and line ends stay.
+# HTML forbids control characters. Tab and line ends stay.
 _PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"} | {127: 0x2421}
 
 
 def write_page(path: str | Path, template: str, **values: object) -> Path:
-    """Fill a template of this package and write it; what is not marked as safe is escaped.
+    """Render a template of this package to a file; all values but those marked safe are escaped.
 
-    Makes the folder where it is missing; returns the path.
+    Creates a missing folder; returns the path.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

@@ -1,7 +1,7 @@
-"""Sweeps in result rows: which threshold to take, what leaving early adds to pruning; tables.
+"""Sweeps in result rows: operating points, the gain of exits over pruning, and tables.
 
-A row that `fewer evaluate --sweep` wrote holds under "sweep" a point for each threshold, the first
-for never leaving (see `fewer.measure.sweep`).
+A row of `fewer evaluate --sweep` holds one point per threshold under "sweep"; the first point has
+no exits (see `fewer.measure.sweep`).
 """
 
 from __future__ import annotations
@@ -37,93 +37,93 @@ __all__ = [
 
 Point = Mapping[str, Any]
 
-MOST_LOST = 1.0  # points of the score, hundredths
-SAVED = " (saved)"  # marks the threshold of the model as it was loaded
+MOST_LOST = 1.0  # points of the score, in hundredths
+SAVED = " (saved)"  # marks the saved threshold of the model
 _ROUNDING = 1e-9  # 0.91 - 0.01 may be a little above 0.9
-_FIRST_PHASE = "0-dense"  # folder of a run's dense fine-tune, after which its method trains on
+_FIRST_PHASE = "0-dense"  # folder of a run's dense fine-tuning, which the method continues
 _SAME_FLOPS = 1e-4  # relative; rows hold means of fp32 counts
 
 
 def points(row: Row) -> Sequence[Point]:
-    """Return the points of a row's sweep. Raises `ValueError` where it has none."""
-    found: Sequence[Point] = row.get("sweep") or ()
-    if not found:
+    """Return the points of a row's sweep. Raises `ValueError` for a row without a sweep."""
+    sweep: Sequence[Point] = row.get("sweep") or ()
+    if not sweep:
         raise ValueError(
-            f"the row of {row.get('model')} has no sweep; wanted one that "
-            "`fewer evaluate --sweep` wrote"
+            f"the row of {row.get('model')} must hold a sweep. Rows with a sweep come from "
+            "`fewer evaluate --sweep`."
         )
-    return found
+    return sweep
 
 
 def score_name(row: Row) -> str:
-    """Name the score that stands for a row's task. Raises `ValueError` where none was measured."""
+    """Return the main metric of a row. Raises `ValueError` for a row without scores."""
     name = first_metric(row["systems"]["packed"].get("metrics", {}))
     if name is None:
-        raise ValueError(f"the row of {row.get('model')} has no scores of its dense model")
+        raise ValueError(f"the row of {row.get('model')} must hold metrics of its dense model.")
     return name
 
 
 def equal_point(row: Row, most_lost: float = MOST_LOST) -> Point | None:
-    """Return the point of all texts with the fewest FLOPs that loses at most `most_lost` points.
+    """Return the point with the fewest FLOPs that loses at most `most_lost` points on all texts.
 
-    Points are hundredths of `reference_score`. `None` where no threshold comes so near. The texts
-    whose score this is choose the threshold, which flatters it: `operating_point` keeps the two
-    apart.
+    Points are hundredths of `reference_score`. `None` where no threshold qualifies. The score is
+    optimistic, since the same texts select the threshold; `operating_point` uses separate halves.
     """
-    least = reference_score(row) - most_lost / 100 - _ROUNDING
-    return _cheapest([(point, point) for point in points(row)], score_name(row), least)
+    lowest = reference_score(row) - most_lost / 100 - _ROUNDING
+    return _cheapest([(point, point) for point in points(row)], score_name(row), lowest)
 
 
 def operating_point(row: Row, most_lost: float = MOST_LOST) -> dict[str, Any] | None:
-    """Choose a threshold on one half of the texts; return its point as the other half has it.
+    """Select a threshold on one half of the texts; return its point on the other half.
 
-    The one with the fewest FLOPs whose score is at most `most_lost` points (hundredths) below
-    `reference_score` on the same half. `None` where no threshold comes so near.
+    The threshold has the fewest FLOPs with a score at most `most_lost` points (hundredths) below
+    `reference_score` on the same half. `None` where no threshold qualifies.
     """
-    chosen = chosen_point(row, most_lost)
-    return None if chosen is None else {"threshold": chosen["threshold"], **chosen["halves"][1]}
+    point = chosen_point(row, most_lost)
+    return None if point is None else {"threshold": point["threshold"], **point["halves"][1]}
 
 
 def chosen_point(row: Row, most_lost: float = MOST_LOST) -> Point | None:
-    """Return the point of all texts at the threshold that one half of them chose."""
-    least = reference_score(row, 0) - most_lost / 100 - _ROUNDING
-    return _cheapest([(point["halves"][0], point) for point in points(row)], score_name(row), least)
+    """Return the point of all texts at the threshold that was selected on one half."""
+    lowest = reference_score(row, 0) - most_lost / 100 - _ROUNDING
+    pairs = [(point["halves"][0], point) for point in points(row)]
+    return _cheapest(pairs, score_name(row), lowest)
 
 
-def _cheapest(judged: Sequence[tuple[Point, Point]], metric: str, least: float) -> Point | None:
-    """Return the second of those pairs whose first scores `least` or more, with fewest FLOPs."""
-    near = [pair for pair in judged if pair[0]["metrics"][metric] >= least]
-    return min(near, key=lambda pair: float(pair[0]["flops_per_text"]))[1] if near else None
+def _cheapest(pairs: Sequence[tuple[Point, Point]], metric: str, lowest: float) -> Point | None:
+    """Return the second point of the pair whose first scores `lowest` or more at fewest FLOPs."""
+    close = [pair for pair in pairs if pair[0]["metrics"][metric] >= lowest]
+    return min(close, key=lambda pair: float(pair[0]["flops_per_text"]))[1] if close else None
 
 
 def dense_score(row: Row, half: int | None = None) -> float:
-    """Return the dense model's score on one half of the texts; on all, if a row has no halves."""
+    """Return the dense model's score on one half of the texts; on all for a row without halves."""
     packed = row["systems"]["packed"]
     part = packed if half is None or not packed.get("halves") else packed["halves"][half]
     return float(part["metrics"][score_name(row)])
 
 
 def longer_score(row: Row, half: int | None = None) -> float | None:
-    """Return the score of the method's own model where every token reads every layer.
+    """Return the score of the method's model without exits.
 
-    It has trained for longer than the dense model, unless its heads alone were trained. `None` for
-    a model that prunes, or has no point of never leaving.
+    The model was trained for longer than the dense model, unless only its heads were trained.
+    `None` for a model that prunes, and for a sweep without a point without exits.
     """
-    never = _never(row)
-    if never is None:
+    point = _no_exit_point(row)
+    if point is None:
         return None
-    dense = never["dense_flops_per_text"]
-    read = never["flops_per_text"] - never["heads_flops_per_text"]
-    if abs(read - dense) > _SAME_FLOPS * dense:
+    dense_flops = point["dense_flops_per_text"]
+    flops = point["flops_per_text"] - point["heads_flops_per_text"]
+    if abs(flops - dense_flops) > _SAME_FLOPS * dense_flops:
         return None
-    part = never if half is None else never["halves"][half]
+    part = point if half is None else point["halves"][half]
     return float(part["metrics"][score_name(row)])
 
 
 def reference_score(row: Row, half: int | None = None) -> float:
-    """Return what a method is held against: the better of the two dense models.
+    """Return the score that a method is compared with: the better of the two dense models.
 
-    One is the row's baseline, the other the method's own model read in full (`longer_score`).
+    One is the row's baseline, the second the method's model without exits (`longer_score`).
     """
     longer = longer_score(row, half)
     dense = dense_score(row, half)
@@ -131,47 +131,47 @@ def reference_score(row: Row, half: int | None = None) -> float:
 
 
 def pruning_only(row: Row) -> dict[str, Any]:
-    """Return the point of never leaving, without the FLOPs of the exits' heads.
+    """Return the point without exits, less the FLOPs of the exit heads.
 
-    Nobody asks heads at which nobody leaves. Raises `ValueError` for a sweep without that point.
+    Heads without exits need not run. Raises `ValueError` for a sweep without that point.
     """
-    never = _never(row)
-    if never is None:
-        raise ValueError(f"the sweep of {row.get('model')} has no point of never leaving")
+    point = _no_exit_point(row)
+    if point is None:
+        raise ValueError(f"the sweep of {row.get('model')} must hold a point without exits.")
     parts = {
-        "halves": [_headless(half) for half in never["halves"]],
-        "buckets": {name: _headless(bucket) for name, bucket in never["buckets"].items()},
+        "halves": [_subtract_heads(half) for half in point["halves"]],
+        "buckets": {name: _subtract_heads(bucket) for name, bucket in point["buckets"].items()},
     }
-    return {**_headless(never), **parts}
+    return {**_subtract_heads(point), **parts}
 
 
 def exits_table(rows: Iterable[Row]) -> str:
-    """Write a Markdown line a row: its operating point against its dense models.
+    """Write one Markdown line per row: its operating point against its dense models.
 
-    The threshold is chosen on one half of the texts; scores, FLOPs and layers are the other half's.
+    The threshold is selected on one half of the texts; scores, FLOPs and layers are of the second.
     """
-    return _operating(rows, {"layers read": "layers_read"})
+    return _operating_table(rows, {"layers read": "layers_read"})
 
 
 def tagging_table(rows: Iterable[Row]) -> str:
-    """Write the same of tagged words, that may leave before their text does."""
+    """Write the operating points of taggers, whose tokens may exit before their text."""
     depths = {"layers, a sentence": "layers_read", "layers, a token": "token_layers_read"}
-    return _operating(rows, depths, scored=True)
+    return _operating_table(rows, depths, show_metric=True)
 
 
 def buckets_table(rows: Iterable[Row]) -> str:
-    """Write a Markdown line a data set and length: pruning only, exits only, and both.
+    """Write one Markdown line per data set and length: pruning only, exits only, and both.
 
-    Both are Magic Pyramid's, and pruning only is the same model without exits; exits only is
-    FastBERT's of the same data and training seed. Thresholds are their operating points', chosen on
-    one half of the texts.
+    "Both" is Magic Pyramid, and "pruning only" is the same model without exits; "exits only" is
+    FastBERT on the same data with the same training seed. Thresholds are those of the operating
+    points, selected on one half of the texts.
     """
     pairs = pyramids_and_exits(rows)
-    named = [row for pyramid, exits in pairs if (row := pyramid or exits) is not None]
-    names = _names(named, [""] * len(named))
+    firsts = [row for pyramid, exits in pairs if (row := pyramid or exits) is not None]
+    names = _label_data(firsts, [""] * len(firsts))
     lines = [["data", "tokens", "texts", "pruning only", "exits only", "both"]]
     for name, (pyramid, exits) in zip(names, pairs, strict=True):
-        shown = [
+        columns = [
             (pyramid, None if pyramid is None else pruning_only(pyramid)),
             (exits, None if exits is None else chosen_point(exits)),
             (pyramid, None if pyramid is None else chosen_point(pyramid)),
@@ -183,25 +183,27 @@ def buckets_table(rows: Iterable[Row]) -> str:
             for bucket, part in points(row)[0]["buckets"].items()
         }
         for bucket, texts in sizes.items():
-            cells = [_in_bucket(row, point, bucket) for row, point in shown]
+            cells = [_format_bucket(row, point, bucket) for row, point in columns]
             lines.append([name, bucket, f"{texts:,}", *cells])
     return grid(lines, words=2)
 
 
 def pyramids_and_exits(rows: Iterable[Row]) -> list[tuple[Row | None, Row | None]]:
-    """Pair each Magic Pyramid's row with FastBERT's of the same data and training seed."""
+    """Pair each row of Magic Pyramid with that of FastBERT on the same data and training seed."""
     rows = list(rows)
     pyramids = [row for row in rows if _method(row) == "magic_pyramid"]
-    alone = {_run(row): row for row in rows if _method(row) == "fastbert"}
-    pairs: list[tuple[Row | None, Row | None]] = [(row, alone.get(_run(row))) for row in pyramids]
-    partnered = {_run(row) for row in pyramids}
-    return pairs + [(None, row) for run, row in alone.items() if run not in partnered]
+    exits = {_run_key(row): row for row in rows if _method(row) == "fastbert"}
+    pairs: list[tuple[Row | None, Row | None]] = [
+        (row, exits.get(_run_key(row))) for row in pyramids
+    ]
+    paired = {_run_key(row) for row in pyramids}
+    return pairs + [(None, row) for key, row in exits.items() if key not in paired]
 
 
 def curve_table(row: Row) -> str:
-    """Write the whole curve of a row in Markdown, a line a threshold."""
-    head, *body = curve_lines(row)
-    lines = [[*head, "layers, a token", "FLOPs of heads"]]
+    """Write the curve of a row in Markdown, one line per threshold."""
+    headings, *body = curve_lines(row)
+    lines = [[*headings, "layers, a token", "FLOPs of heads"]]
     for line, point in zip(body, points(row), strict=True):
         heads = point["heads_flops_per_text"] / point["dense_flops_per_text"]
         lines.append([*line, f"{point['token_layers_read']:.2f}", f"{heads:.1%}"])
@@ -209,30 +211,30 @@ def curve_table(row: Row) -> str:
 
 
 def curve_lines(row: Row) -> list[list[str]]:
-    """Lay out a row's curve: heads, then a line a threshold; the one that was saved is marked."""
+    """Lay out a row's curve: headings, then one line per threshold; the saved one is marked."""
     metric, saved = score_name(row), row.get("saved_threshold")
     changed = any("changed" in point for point in points(row))
-    heads = ["threshold", metric, *(["answers changed"] * changed)]
-    lines = [[*heads, "FLOPs, dense = 1", "FLOPs", "layers read"]]
+    headings = ["threshold", metric, *(["answers changed"] * changed)]
+    lines = [[*headings, "FLOPs, dense = 1", "FLOPs", "layers read"]]
     for point in points(row):
-        share = point["flops_per_text"] / point["dense_flops_per_text"]
+        ratio = point["flops_per_text"] / point["dense_flops_per_text"]
         name = threshold_name(point["threshold"])
         if "saved_threshold" in row and point["threshold"] == saved:
             name += SAVED
-        told = [name, f"{point['metrics'][metric]:.4f}"]
+        cells = [name, f"{point['metrics'][metric]:.4f}"]
         if changed:
-            told.append(f"{point['changed']:.2%}" if "changed" in point else ABSENT)
-        lines.append([*told, f"{share:.3f}", _fewer(point), f"{point['layers_read']:.2f}"])
+            cells.append(f"{point['changed']:.2%}" if "changed" in point else ABSENT)
+        lines.append([*cells, f"{ratio:.3f}", _format_factor(point), f"{point['layers_read']:.2f}"])
     return lines
 
 
 def threshold_name(threshold: float | None) -> str:
-    """Write a threshold as one would give it; `None` never lets anybody leave."""
+    """Format a threshold as an option takes it; `None`, without exits, is "never"."""
     return "never" if threshold is None else f"{threshold:g}"
 
 
 def data_set(row: Row) -> str:
-    """Name the folder of a row's texts, from below a folder `data` where there is one.
+    """Return the folder of a row's texts, relative to a folder `data` if the path has one.
 
     >>> data_set({"data": {"source": "../shared/data/glue/sst2/dev.jsonl.gz"}})
     'glue/sst2'
@@ -241,101 +243,107 @@ def data_set(row: Row) -> str:
     """
     path = Path(str(row["data"]["source"]))
     folders = path.parent.parts
-    below = folders[folders.index("data") + 1 :] if "data" in folders else folders[-1:]
-    return "/".join(below) or path.name
+    relative = folders[folders.index("data") + 1 :] if "data" in folders else folders[-1:]
+    return "/".join(relative) or path.name
 
 
-def _operating(rows: Iterable[Row], depths: Mapping[str, str], *, scored: bool = False) -> str:
-    """Write the operating point of each row; `depths` are columns of its depth, by field.
+def _operating_table(
+    rows: Iterable[Row], depths: Mapping[str, str], *, show_metric: bool = False
+) -> str:
+    """Write the operating point of each row; `depths` maps headings to fields of depth.
 
-    `scored` names each row's score, where they are not all of one kind.
+    `show_metric` adds the name of each row's metric, for rows with different metrics.
     """
     rows = list(rows)
-    score = ["score"] * scored
-    heads = ["data", "method", *score, "dense", "nobody leaves", "threshold", "with exits", "FLOPs"]
-    lines = [[*heads, *depths, "length and layers", "chosen on all texts shown"]]
-    for name, row in zip(_names(rows, list(map(_method, rows))), rows, strict=True):
-        metric, whole = score_name(row), chosen_point(row)
-        dense = [*([metric] * scored), f"{dense_score(row, 1):.4f}"]
+    score = ["score"] * show_metric
+    headings = ["data", "method", *score, "dense", "nobody leaves", "threshold", "with exits"]
+    lines = [[*headings, "FLOPs", *depths, "length and layers", "chosen on all texts shown"]]
+    for name, row in zip(_label_data(rows, list(map(_method, rows))), rows, strict=True):
+        metric, point = score_name(row), chosen_point(row)
+        dense = [*([metric] * show_metric), f"{dense_score(row, 1):.4f}"]
         if _method(row) == "magic_pyramid":
-            pruned = _cells(pruning_only(row), metric, depths)
+            pruned = _format_point(pruning_only(row), metric, depths)
             lines.append([name, "its pruning only", *dense, ABSENT, *pruned, ABSENT, ABSENT])
-        found = ["none", *[ABSENT] * (3 + len(depths))]
-        if whole is not None:
-            rho = whole["length_and_layers"]
-            found = [*_cells(whole, metric, depths), ABSENT if rho is None else f"{rho:+.2f}"]
-        told = [name, _method(row), *dense, _longer(row, rows), *found]
-        lines.append([*told, _chosen_on_all(row)])
-    return grid(lines, words=2 + scored)
+        cells = ["none", *[ABSENT] * (3 + len(depths))]
+        if point is not None:
+            rho = point["length_and_layers"]
+            correlation = ABSENT if rho is None else f"{rho:+.2f}"
+            cells = [*_format_point(point, metric, depths), correlation]
+        no_exits = _format_no_exits(row, rows)
+        lines.append([name, _method(row), *dense, no_exits, *cells, _format_equal_point(row)])
+    return grid(lines, words=2 + show_metric)
 
 
-def _cells(point: Point, metric: str, depths: Mapping[str, str]) -> list[str]:
-    """Write a point as the half of the texts has it that had no say in its threshold."""
+def _format_point(point: Point, metric: str, depths: Mapping[str, str]) -> list[str]:
+    """Write a point on the half of the texts that did not select its threshold."""
     part = point["halves"][1]
-    told = [threshold_name(point["threshold"]), f"{part['metrics'][metric]:.4f}", _fewer(part)]
-    return [*told, *(f"{part[field]:.2f}" for field in depths.values())]
+    threshold, score = threshold_name(point["threshold"]), f"{part['metrics'][metric]:.4f}"
+    return [
+        *(threshold, score, _format_factor(part)),
+        *(f"{part[field]:.2f}" for field in depths.values()),
+    ]
 
 
-def _longer(row: Row, rows: Sequence[Row]) -> str:
-    """Write the score of the method's own model read in full, and how much longer it trained."""
+def _format_no_exits(row: Row, rows: Sequence[Row]) -> str:
+    """Write the score of the method's model without exits, and its additional epochs."""
     score = longer_score(row, 1)
     if score is None:
         return ABSENT
-    more = _more_epochs(row, rows)
-    return f"{score:.4f} (+{more:g} epochs)" if more else f"{score:.4f}"
+    epochs = _additional_epochs(row, rows)
+    return f"{score:.4f} (+{epochs:g} epochs)" if epochs else f"{score:.4f}"
 
 
-def _more_epochs(row: Row, rows: Sequence[Row]) -> float:
-    """Count the epochs that a row's model trained beyond its dense model.
+def _additional_epochs(row: Row, rows: Sequence[Row]) -> float:
+    """Count the epochs of a row's model beyond its dense model.
 
-    None beyond a dense model with a run of its own, which trained for as long. SENTEE takes over
-    what TOKEE learned in its first phase, and is not trained again.
+    0 for a dense model with a separate run, which was trained for as long. SENTEE starts from the
+    first phase of TOKEE, and is not trained further.
     """
     from fewer.hf.config import method_from
 
     if _FIRST_PHASE not in Path(str(row.get("baseline"))).parts:
         return 0.0
-    shared = [one for one in rows if one.get("baseline") == row.get("baseline")]
-    token_exits = [one for one in shared if _method(one) == "tokee"]
+    same_baseline = [other for other in rows if other.get("baseline") == row.get("baseline")]
+    token_exits = [other for other in same_baseline if _method(other) == "tokee"]
     if _method(row) == "sentee" and token_exits:
         return float(token_exits[0]["method"]["args"]["epochs"][0])
     try:
         phases = method_from(dict(row["method"])).phases()
-    except ValueError:  # of another version, or of this table no more
+    except ValueError:  # unknown to this version
         return 0.0
     return float(sum(phase.epochs for phase in phases if phase.trains != "policy"))
 
 
-def _chosen_on_all(row: Row) -> str:
-    """Write the point that all texts chose for themselves."""
+def _format_equal_point(row: Row) -> str:
+    """Write the point that was selected on all texts."""
     point = equal_point(row)
     if point is None:
         return ABSENT
     score, name = point["metrics"][score_name(row)], threshold_name(point["threshold"])
-    return f"{name}: {score:.4f} of {reference_score(row):.4f}, {_fewer(point)}"
+    return f"{name}: {score:.4f} of {reference_score(row):.4f}, {_format_factor(point)}"
 
 
-def _names(rows: Sequence[Row], said: Sequence[str]) -> list[str]:
-    """Name the data sets of rows, of which the table also has `said`.
+def _label_data(rows: Sequence[Row], methods: Sequence[str]) -> list[str]:
+    """Name the data sets of rows, distinct for each of `methods`.
 
-    Of several files in a folder the file is told too; of several runs else alike, the run.
+    The name holds the file for several files of a folder, and the run for several equal lines.
     """
     sources = {(data_set(row), str(row["data"]["source"])) for row in rows}
     files = Counter(folder for folder, _ in sources)
-    names = [data_set(row) + f" {_file(row)}" * (files[data_set(row)] > 1) for row in rows]
-    told = list(zip(names, said, strict=True))
+    names = [data_set(row) + f" {_file_name(row)}" * (files[data_set(row)] > 1) for row in rows]
+    keys = list(zip(names, methods, strict=True))
     return [
-        f"{name}, {_folder(row)}" if told.count((name, also)) > 1 else name
-        for row, (name, also) in zip(rows, told, strict=True)
+        f"{key[0]}, {_run_name(row)}" if keys.count(key) > 1 else key[0]
+        for row, key in zip(rows, keys, strict=True)
     ]
 
 
-def _file(row: Row) -> str:
+def _file_name(row: Row) -> str:
     return Path(str(row["data"]["source"])).name.partition(".")[0]
 
 
-def _folder(row: Row) -> str:
-    """Name the run that a model is from: runs/imdb-42/model is imdb-42's."""
+def _run_name(row: Row) -> str:
+    """Return the run of a model: imdb-42 for runs/imdb-42/model."""
     path = Path(str(row["model"]))
     return path.parent.name or path.name
 
@@ -344,28 +352,28 @@ def _method(row: Row) -> str:
     return str(row["method"]["name"])
 
 
-def _run(row: Row) -> tuple[str, int | None]:
-    """Return what two models must share to be compared: the texts, and the seed of training."""
+def _run_key(row: Row) -> tuple[str, int | None]:
+    """Return the texts and the training seed, which compared models share."""
     return str(row["data"]["hash"]), row.get("training_seed")
 
 
-def _never(row: Row) -> Point | None:
+def _no_exit_point(row: Row) -> Point | None:
     return next((point for point in points(row) if point["threshold"] is None), None)
 
 
-def _headless(point: Point) -> dict[str, Any]:
+def _subtract_heads(point: Point) -> dict[str, Any]:
     flops = point["flops_per_text"] - point["heads_flops_per_text"]
     return {**point, "flops_per_text": flops, "heads_flops_per_text": 0.0}
 
 
-def _in_bucket(row: Row | None, point: Point | None, bucket: str) -> str:
+def _format_bucket(row: Row | None, point: Point | None, bucket: str) -> str:
     if row is None or point is None or bucket not in point["buckets"]:
         return ABSENT
     part = point["buckets"][bucket]
-    return f"{part['metrics'][score_name(row)]:.4f}, {_fewer(part)}"
+    return f"{part['metrics'][score_name(row)]:.4f}, {_format_factor(part)}"
 
 
-def _fewer(point: Point) -> str:
+def _format_factor(point: Point) -> str:
     return times(
         point["dense_flops_per_text"] / point["flops_per_text"], "fewer", "more", "as many"
     )

@@ -1,4 +1,4 @@
-"""Result rows, gathered: one block a setting, the mean of its runs (several seeds, say)."""
+"""Result rows grouped by setting: one block per setting, with the mean of its runs."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ __all__ = [
     "Mean",
     "Row",
     "System",
-    "blocks",
     "first_metric",
+    "group_rows",
     "metric_names",
 ]
 
 Row = Mapping[str, Any]
 
 SYSTEMS = ("padded", "packed", "method")
-_WHERE = ("method.threshold", "method.target")  # one of them says where a method runs
+_OPERATING = ("method.threshold", "method.target")  # one of them sets the operating point
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A number over the runs of a block, and their standard deviation; `None` for one run."""
+    """A mean over the runs of a block, and their standard deviation; `None` for one run."""
 
     value: float
     spread: float | None = None
@@ -39,7 +39,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds a batch; each the mean over the runs of a block."""
+    """Milliseconds per batch, as means over the runs of a block."""
 
     median: float
     p5: float
@@ -49,91 +49,91 @@ class Latency:
 
 @dataclass(frozen=True)
 class System:
-    """What one of the three systems did. What was not measured is empty or `None`."""
+    """Results of one of the three systems; fields without a measurement are empty or `None`."""
 
     metrics: Mapping[str, Mean]
-    flops: float | None  # a text
-    flops_ratio: float | None  # to packed
+    flops: float | None  # per text
+    flops_ratio: float | None  # relative to packed
     tokens: tuple[float, ...]  # through the feed-forward network of each layer, mean over texts
     latency: Mapping[int, Latency]  # by batch size
     changed: Mean | None = None  # share of answers that differ from the dense model's
-    remark: str = ""  # of a run whose answers are all alike
+    remark: str = ""  # on a run with constant predictions
 
 
 @dataclass(frozen=True)
 class Block:
-    """One setting: all that its runs share, its runs, and the three systems."""
+    """One setting: its runs, and the three systems."""
 
     number: int  # from 1, as figures and tables name it
     method: str  # the method's name: "LTP"
-    label: str  # tells it from the other blocks: "LTP(target=0.5), max_length 256"
+    label: str  # distinguishes the blocks: "LTP(target=0.5), max_length 256"
     rows: tuple[Row, ...]
     systems: Mapping[str, System]
 
     @property
     def model(self) -> str:
-        """Name the model; of several runs with a star for the seed."""
+        """The name of the model; for several runs with a star for the seed."""
         first = self.rows[0]
         return str(first.get("model")) if len(self.rows) == 1 else _without_seed(first, "model")
 
     @property
     def runs(self) -> str:
-        """Say what the numbers are: of one run, or the mean of several."""
+        """The number of runs, with their seeds."""
         if len(self.rows) == 1:
             return "one run"
         seeds = sorted({seed for row in self.rows if (seed := _seed(row)) is not None})
-        told = f", seeds {', '.join(map(str, seeds))}" if seeds else ""
-        return f"mean of {len(self.rows)} runs{told}"
+        suffix = f", seeds {', '.join(map(str, seeds))}" if seeds else ""
+        return f"mean of {len(self.rows)} runs{suffix}"
 
 
-def blocks(rows: Iterable[Row]) -> list[Block]:
-    """Gather rows that differ in seed, command and time only, in the order in which they came.
+def group_rows(rows: Iterable[Row]) -> list[Block]:
+    """Group rows that differ only in seed, command and time, in order of appearance.
 
-    A model's name may hold the seed ("runs/seed-1"): `training_seed` where the row has one, else
-    `seed`. Raises `ValueError` for a row without systems.
+    The name of a model may hold the seed ("runs/seed-1"): `training_seed` where the row has it,
+    else `seed`. Raises `ValueError` for a row without systems.
     """
-    grouped: dict[str, list[Row]] = {}
+    groups: dict[str, list[Row]] = {}
     for number, row in enumerate(rows, 1):
         if not row.get("systems"):
             raise ValueError(
-                f"result row {number} holds no systems, only {', '.join(row) or 'nothing'}; wanted "
-                "a row that `fewer evaluate` or `fewer bench` wrote"
+                f"result row {number} must hold systems; got {', '.join(row) or 'nothing'}. Rows "
+                "come from `fewer evaluate` and `fewer bench`."
             )
-        grouped.setdefault(json.dumps(_setting(row), sort_keys=True, default=str), []).append(row)
-    labels = _labels([group[0] for group in grouped.values()])
+        groups.setdefault(json.dumps(_setting(row), sort_keys=True, default=str), []).append(row)
+    labels = _labels([group[0] for group in groups.values()])
     return [
         Block(number, _display_name(group[0]), label, tuple(group), _systems(group))
-        for number, (group, label) in enumerate(zip(grouped.values(), labels, strict=True), 1)
+        for number, (group, label) in enumerate(zip(groups.values(), labels, strict=True), 1)
     ]
 
 
-def metric_names(found: Iterable[Block]) -> list[str]:
-    """Name every metric that was measured, in the order in which they came."""
+def metric_names(blocks: Iterable[Block]) -> list[str]:
+    """Return the name of every measured metric, in order of appearance."""
     return list(
         dict.fromkeys(
-            name for block in found for system in block.systems.values() for name in system.metrics
+            name for block in blocks for system in block.systems.values() for name in system.metrics
         )
     )
 
 
 def first_metric(names: Iterable[str]) -> str | None:
-    """Choose the score that stands for a task: f1 of entities, else accuracy, else the first.
+    """Return the main metric of a task: f1 of entities, else accuracy, else the first.
 
     >>> first_metric(["f1", "precision", "recall", "accuracy"]), first_metric(["f1", "accuracy"])
     ('f1', 'accuracy')
     """
-    told = list(names)
-    if {"f1", "precision"} <= set(told):  # only entities have a precision
+    metrics = list(names)
+    if {"f1", "precision"} <= set(metrics):  # only entities have a precision
         return "f1"
-    return "accuracy" if "accuracy" in told else next(iter(told), None)
+    return "accuracy" if "accuracy" in metrics else next(iter(metrics), None)
 
 
 def _setting(row: Row) -> dict[str, Any]:
-    """List what tells one setting from another; the method's own settings each by their name."""
+    """Return the values that distinguish settings, with each argument of the method by name."""
     data, args = row.get("data", {}), dict(row.get("method", {}).get("args", {}))
-    if row.get("threshold") is not None:  # the one it ran at, not the one it was trained for
+    if row.get("threshold") is not None:  # of the measurement, not of the training
         args |= {"threshold": row["threshold"], "target": None}
-    elif args.get("target") is not None:  # which has chosen another threshold than the method's
+    elif args.get("target") is not None:  # the target replaces the method's threshold
         args["threshold"] = None
     shared = {name: row.get(name) for name in ("max_length", "precision", "threads", "processor")}
     return {
@@ -149,68 +149,72 @@ def _setting(row: Row) -> dict[str, Any]:
 
 
 def _without_seed(row: Row, name: str) -> str:
-    """Put a star for the last number in the name of a model that is the seed."""
+    """Replace the seed in a model's name, the last such number, with a star."""
     model, seed = str(row.get(name)), _seed(row)
     number = rf"(?<!\d){seed}(?!\d)"
     return model if seed is None else re.sub(rf"{number}(?!.*{number})", "*", model)
 
 
 def _seed(row: Row) -> int | None:
-    """Return the seed of the training, where the row knows it; else that of the command."""
+    """Return the training seed if the row holds it, else the seed of the command."""
     seed: int | None = row.get("training_seed", row.get("seed"))
     return seed
 
 
 def _varying(settings: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Name what differs between settings that have it."""
+    """Return the names of the values that differ between settings."""
     values: dict[str, set[str]] = {}
     for setting in settings:
         for name, value in setting.items():
             values.setdefault(name, set()).add(str(value))
-    return {name for name, found in values.items() if len(found) > 1}
+    return {name for name, distinct in values.items() if len(distinct) > 1}
 
 
 def _labels(rows: Sequence[Row]) -> list[str]:
-    """Write each method as a call of what varies, then what else varies.
+    """Write each method as a call with its varying arguments, then the other varying values.
 
-    A model's name often says the same again, so it is left out where labels differ without it.
+    The names of model and baseline are left out where the labels differ without them.
     """
     settings = [_setting(row) for row in rows]
     varying = _varying(settings)
     if any(row.get("threshold") is not None for row in rows):
         varying.add("method.threshold")
-    for told in (varying - {"model", "baseline"}, varying):
-        labels = [_label(row, one, told) for row, one in zip(rows, settings, strict=True)]
+    for names in (varying - {"model", "baseline"}, varying):
+        labels = [_label(row, setting, names) for row, setting in zip(rows, settings, strict=True)]
         if len(set(labels)) == len(labels):
             break
     return labels
 
 
 def _label(row: Row, setting: Mapping[str, Any], varying: set[str]) -> str:
-    told = {name: value for name, value in setting.items() if name in varying}
+    values = {name: value for name, value in setting.items() if name in varying}
     args = ", ".join(
-        f"{name.removeprefix('method.')}={_short(value)}"
-        for name, value in told.items()
-        if name.startswith("method.") and not (value is None and name in _WHERE)
+        f"{name.removeprefix('method.')}={_abbreviate(value)}"
+        for name, value in values.items()
+        if name.startswith("method.") and not (value is None and name in _OPERATING)
     )
-    others = [f"{name} {value}" for name, value in told.items() if not name.startswith("method")]
-    return visible(", ".join([_display_name(row) + (f"({args})" if args else ""), *others]))
+    method = _display_name(row) + (f"({args})" if args else "")
+    rest = [f"{name} {value}" for name, value in values.items() if not name.startswith("method")]
+    return visible(", ".join([method, *rest]))
 
 
-def _short(value: Any) -> Any:
-    """Write a method inside a setting as a call of what is not its default."""
+def _abbreviate(value: Any) -> Any:
+    """Write a nested method as a call with its non-default arguments."""
     from fewer.hf.config import method_from
 
     if not isinstance(value, dict) or "name" not in value:
         return value
     try:
-        own = method_from(value)
-        usual = method_from(value["name"])
-    except ValueError:  # of another version, or of this table no more
+        method = method_from(value)
+        default = method_from(value["name"])
+    except ValueError:  # unknown to this version
         return value["name"]
-    told = vars(own).items()
-    changed = [f"{name}={one}" for name, one in told if one != getattr(usual, name)]
-    return f"{type(own).__name__}({', '.join(changed)})"
+    changed = [
+        f"{name}={argument}"
+        for name, argument in vars(method).items()
+        if argument != getattr(default, name)
+    ]
+    return f"{type(method).__name__}({', '.join(changed)})"
 
 
 def _display_name(row: Row) -> str:
@@ -227,38 +231,42 @@ def _systems(rows: Sequence[Row]) -> dict[str, System]:
 
 
 def _system(rows: Sequence[Row], name: str) -> System:
-    found = [row["systems"][name] for row in rows if name in row["systems"]]
+    results = [row["systems"][name] for row in rows if name in row["systems"]]
     packed = [row["systems"].get("packed", {}) for row in rows if name in row["systems"]]
-    metrics = dict.fromkeys(metric for one in found for metric in one.get("metrics", {}))
-    sizes = sorted({int(size) for one in found for size in one.get("latency_ms", {})})
+    metrics = dict.fromkeys(metric for result in results for metric in result.get("metrics", {}))
+    sizes = sorted({int(size) for result in results for size in result.get("latency_ms", {})})
     ratios = [
-        one["flops_per_text"] / base["flops_per_text"]
-        for one, base in zip(found, packed, strict=True)
-        if one.get("flops_per_text") is not None and base.get("flops_per_text")
+        result["flops_per_text"] / base["flops_per_text"]
+        for result, base in zip(results, packed, strict=True)
+        if result.get("flops_per_text") is not None and base.get("flops_per_text")
     ]
     return System(
         metrics={
             metric: _mean(
-                [one["metrics"][metric] for one in found if metric in one.get("metrics", {})]
+                [
+                    result["metrics"][metric]
+                    for result in results
+                    if metric in result.get("metrics", {})
+                ]
             )
             for metric in metrics
         },
-        flops=_average(one.get("flops_per_text") for one in found),
+        flops=_average(result.get("flops_per_text") for result in results),
         flops_ratio=_average(ratios),
-        tokens=_layers([one.get("tokens_per_layer", ()) for one in found]),
-        latency={size: _latency(found, packed, str(size)) for size in sizes},
-        changed=_mean_of(one.get("changed") for one in found),
-        remark=next((one["remark"] for one in found if one.get("remark")), ""),
+        tokens=_layers([result.get("tokens_per_layer", ()) for result in results]),
+        latency={size: _latency(results, packed, str(size)) for size in sizes},
+        changed=_optional_mean(result.get("changed") for result in results),
+        remark=next((result["remark"] for result in results if result.get("remark")), ""),
     )
 
 
-def _latency(found: Sequence[Row], packed: Sequence[Row], size: str) -> Latency:
-    times = [one.get("latency_ms", {}).get(size) for one in found]
-    bases = [one.get("latency_ms", {}).get(size) for one in packed]
+def _latency(results: Sequence[Row], packed: Sequence[Row], size: str) -> Latency:
+    times = [result.get("latency_ms", {}).get(size) for result in results]
+    bases = [result.get("latency_ms", {}).get(size) for result in packed]
 
     def average(name: str) -> float:
         value = _average(time[name] for time in times if time)
-        assert value is not None  # this size was found in one of them
+        assert value is not None  # some result has this size
         return value
 
     return Latency(
@@ -270,7 +278,7 @@ def _latency(found: Sequence[Row], packed: Sequence[Row], size: str) -> Latency:
 
 
 def _speedup(time: Row | None, base: Row | None) -> float | None:
-    """Take the speed-up that was measured turn by turn, or else the ratio of the medians."""
+    """Return the speed-up of interleaved runs, or else the ratio of the medians."""
     if time is None:
         return None
     if "speedup" in time:
@@ -279,11 +287,11 @@ def _speedup(time: Row | None, base: Row | None) -> float | None:
 
 
 def _layers(tokens: Sequence[Sequence[float]]) -> tuple[float, ...]:
-    """Average layer by layer; a run that stopped early has read nothing in the layers it lacks."""
-    told = [one for one in tokens if one]
-    depth = max(map(len, told), default=0)
+    """Average per layer; layers that a run did not reach count as 0 tokens."""
+    runs = [counts for counts in tokens if counts]
+    depth = max(map(len, runs), default=0)
     return tuple(
-        sum(one[layer] if layer < len(one) else 0.0 for one in told) / len(told)
+        sum(counts[layer] if layer < len(counts) else 0.0 for counts in runs) / len(runs)
         for layer in range(depth)
     )
 
@@ -295,11 +303,11 @@ def _mean(values: Sequence[float]) -> Mean:
     return Mean(mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1)))
 
 
-def _mean_of(values: Iterable[float | None]) -> Mean | None:
-    known = [float(value) for value in values if value is not None]
-    return _mean(known) if known else None
+def _optional_mean(values: Iterable[float | None]) -> Mean | None:
+    numbers = [float(value) for value in values if value is not None]
+    return _mean(numbers) if numbers else None
 
 
 def _average(values: Iterable[float | None]) -> float | None:
-    known = [float(value) for value in values if value is not None]
-    return math.fsum(known) / len(known) if known else None
+    numbers = [float(value) for value in values if value is not None]
+    return math.fsum(numbers) / len(numbers) if numbers else None

@@ -1,1 +1,1 @@
-"""Other runtimes of the same model, measured beside ours (`fewer bench --peers`)."""
+"""Comparison with other runtimes of the same model (`fewer bench --peers`)."""

@@ -1,7 +1,7 @@
-"""Other runtimes for the same model, each built as its manual tells its users to.
+"""Other runtimes for the same model, each built as its manual recommends.
 
-None is needed to use fewer: `pip install 'fewer[peers]'`. A peer that cannot be built raises;
-whoever compares them names it and goes on.
+All are optional: `pip install 'fewer[peers]'`. A peer that cannot be built raises; a comparison
+names it and continues.
 """
 
 from __future__ import annotations
@@ -19,35 +19,44 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fewer.runtimes.onnx import Logits, hushed, quantize, to_onnx
+from fewer.runtimes.onnx import Logits, quantize, silence_runtimes, to_onnx
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["PEERS", "REFERENCE", "Build", "Inputs", "Runner", "example_of", "running", "versions"]
+__all__ = [
+    "PEERS",
+    "REFERENCE",
+    "Build",
+    "Inputs",
+    "Runner",
+    "export_example",
+    "running",
+    "versions",
+]
 
 Inputs = Mapping[str, Tensor]
 REFERENCE = "hf-fp32"
 
-EXAMPLE = (2, 8)  # texts and tokens that exporters look at
-# What OpenVINO calls the precision that it chose.
+EXAMPLE = (2, 8)  # texts and tokens of the batch that exporters trace
+# OpenVINO's names of precisions.
 _PRECISIONS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 
 
 @dataclass(frozen=True)
 class Runner:
-    """A system that is ready: padded inputs in, logits out."""
+    """A system ready to run: padded inputs in, logits out."""
 
     call: Callable[[Inputs], Tensor]  # (B, C), of any floating type
-    precision: str  # that it really computes in: "fp32", "bf16", "fp16" or "int8"
+    precision: str  # of the computation: "fp32", "bf16", "fp16" or "int8"
 
 
-# From the padded model in fp32, a small batch and a number of threads.
+# Arguments: the padded model in fp32, a small batch and a number of threads.
 Build = Callable[["PreTrainedModel", Inputs, int], Runner]
 
 
 def running(model: PreTrainedModel, precision: str) -> Runner:
-    """Run a model of torch as it is."""
+    """Wrap a torch model as a runner, unchanged."""
 
     def call(inputs: Inputs) -> Tensor:
         logits: Tensor = model(**inputs).logits
@@ -56,8 +65,8 @@ def running(model: PreTrainedModel, precision: str) -> Runner:
     return Runner(call, precision)
 
 
-def example_of(inputs: Inputs) -> dict[str, Tensor]:
-    """Cut a small batch for the exporters, who want two texts: one is repeated."""
+def export_example(inputs: Inputs) -> dict[str, Tensor]:
+    """Return a small batch for exporters, which need two texts: a single one is repeated."""
     texts, tokens = EXAMPLE
     return {
         name: value[[0, min(1, len(value) - 1)] * (texts // 2), :tokens].clone()
@@ -66,41 +75,41 @@ def example_of(inputs: Inputs) -> dict[str, Tensor]:
 
 
 def versions() -> dict[str, str]:
-    """Name the versions of the optional packages that are installed."""
-    found = {}
+    """Return the versions of the installed optional packages."""
+    installed = {}
     for name in ("onnx", "onnxruntime", "openvino"):
         with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            installed[name] = metadata.version(name)
+    return installed
 
 
 def _hugging_face(precision: str, model: PreTrainedModel, example: Inputs, threads: int) -> Runner:
-    return running(_in(precision, model), precision)
+    return running(_cast(precision, model), precision)
 
 
 def _compiled(precision: str, model: PreTrainedModel, example: Inputs, threads: int) -> Runner:
     """Compile with frozen weights, once for batch 1 and once for all other shapes.
 
-    Batch 1 is a graph of its own because torch makes one of every dimension of size 1.
+    Batch 1 needs a separate graph because torch specialises every dimension of size 1.
     """
-    with hushed():
+    with silence_runtimes():
         compiled: Any = torch.compile(
-            _in(precision, model), dynamic=True, options={"freezing": True}
+            _cast(precision, model), dynamic=True, options={"freezing": True}
         )
 
     def call(inputs: Inputs) -> Tensor:
         logits: Tensor = compiled(**inputs).logits
         return logits
 
-    with hushed(), torch.inference_mode():
+    with silence_runtimes(), torch.inference_mode():
         for texts in (1, len(next(iter(example.values())))):
             call({name: value[:texts].contiguous() for name, value in example.items()})
     return Runner(call, precision)
 
 
 def _onnxruntime(precision: str, model: PreTrainedModel, example: Inputs, threads: int) -> Runner:
-    """Run an export with all of the runtime's own graph optimisations (its default)."""
-    with hushed():
+    """Run an export with all graph optimisations of the runtime (its default)."""
+    with silence_runtimes():
         import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -111,8 +120,8 @@ def _onnxruntime(precision: str, model: PreTrainedModel, example: Inputs, thread
         path = Path(folder) / "model.onnx"
         to_onnx(model, dict(example), path)
         if precision == "int8":
-            quantize(path, to := Path(folder) / "int8.onnx")
-            path = to
+            quantize(path, quantized := Path(folder) / "int8.onnx")
+            path = quantized
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
@@ -126,8 +135,8 @@ def _onnxruntime(precision: str, model: PreTrainedModel, example: Inputs, thread
 
 
 def _openvino(hint: str | None, model: PreTrainedModel, example: Inputs, threads: int) -> Runner:
-    """Compile for the CPU, for latency; without a hint the plugin chooses the precision."""
-    with hushed():
+    """Compile for latency on the CPU; without a hint the plugin selects the precision."""
+    with silence_runtimes():
         import openvino
 
         converted = openvino.convert_model(
@@ -140,13 +149,13 @@ def _openvino(hint: str | None, model: PreTrainedModel, example: Inputs, threads
         settings["INFERENCE_PRECISION_HINT"] = hint
     compiled = openvino.Core().compile_model(converted, "CPU", settings)
     request, names = compiled.create_infer_request(), list(example)
-    chosen = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+    precision = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
 
     def call(inputs: Inputs) -> Tensor:
-        found = request.infer([inputs[name].numpy() for name in names])
-        return torch.from_numpy(found[compiled.output(0)])
+        outputs = request.infer([inputs[name].numpy() for name in names])
+        return torch.from_numpy(outputs[compiled.output(0)])
 
-    return Runner(call, _PRECISIONS.get(chosen, chosen))
+    return Runner(call, _PRECISIONS.get(precision, precision))
 
 
 PEERS: dict[str, Build] = {
@@ -161,7 +170,8 @@ PEERS: dict[str, Build] = {
 }
 
 
-def _in(precision: str, model: PreTrainedModel) -> PreTrainedModel:
-    own: Any = copy.deepcopy(model)
-    moved: PreTrainedModel = own.to({"fp32": torch.float32, "bf16": torch.bfloat16}[precision])
-    return moved
+def _cast(precision: str, model: PreTrainedModel) -> PreTrainedModel:
+    duplicate: Any = copy.deepcopy(model)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    converted: PreTrainedModel = duplicate.to(dtype)
+    return converted

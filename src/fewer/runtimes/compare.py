@@ -1,4 +1,4 @@
-"""One run of all runtimes on the same texts, in turn: right first, then how fast."""
+"""Comparison of all runtimes on the same batches, interleaved: first the logits, then latency."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fewer.kernels.cpu.library import clocked
 from fewer.measure.evaluate import batches
 from fewer.measure.interleaved import draw, once, rotated, spread
 from fewer.runtimes.adapters import REFERENCE, Inputs, Runner
-from fewer.runtimes.lineup import OURS, Lineup, reason
+from fewer.runtimes.lineup import OURS, Lineup, format_reason
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -25,106 +25,107 @@ if TYPE_CHECKING:
 
     from fewer.core.cost import ModelSpec
 
-__all__ = ["TOLERANCE", "answers", "compare", "equal_texts"]
+__all__ = ["TOLERANCE", "compare", "compute_logits", "cut_fixed_length"]
 
-TOLERANCE = 1e-3  # of logits: an fp32 runtime that differs more from Hugging Face is wrong
+TOLERANCE = 1e-3  # of logits: an fp32 runtime with a larger difference from Hugging Face is wrong
 CPU = torch.device("cpu")
-SETTLE_S = 0.02  # the threads of one runtime go on spinning for some milliseconds after a call
+SETTLE_S = 0.02  # threads of a runtime spin for some milliseconds after a call
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A padded batch, and how much of it is work."""
+    """A padded batch with its real tokens and dense FLOPs."""
 
     inputs: Inputs
-    tokens: int  # real ones
-    flops: float  # of the dense model on the real tokens
+    tokens: int  # without padding
+    flops: float  # of the dense model, without padding
 
 
 def compare(
     lineup: Lineup,
     encoded: Dataset,
     tokenizer: PreTrainedTokenizerBase,
-    shape: ModelSpec,
+    spec: ModelSpec,
     peak: Mapping[str, float],
     *,
     batch_sizes: Sequence[int] = (1, 8, 32),
-    pool: int = 5,
+    num_batches: int = 5,
     runs: int = 30,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Time every system on a pool of batches of each size; what does not run leaves the line-up.
+    """Time every system on `num_batches` batches of each size; drop systems that do not run.
 
-    Each system reads each batch of the pool once before the clock starts, and these answers are
-    compared with those of Hugging Face in fp32; then the systems take turns until there are `runs`
-    times of each. Returns the part of a result row that says what they did.
+    Each system runs each batch once before the clock starts, and its logits are compared with those
+    of Hugging Face in fp32; then the systems are interleaved until each has `runs` times. Returns
+    the fields of a result row.
     """
-    drawn = {size: _pool(encoded, tokenizer, shape, size, pool, seed) for size in batch_sizes}
-    checked = _checked(lineup, [batch for one in drawn.values() for batch in one])
+    pools = {
+        size: _draw_pool(encoded, tokenizer, spec, size, num_batches, seed) for size in batch_sizes
+    }
+    agreement = _compare_logits(lineup, [batch for pool in pools.values() for batch in pool])
     names = list(lineup.runners)
-    found: dict[str, dict[str, Any]] = {
+    systems: dict[str, dict[str, Any]] = {
         name: {
             "precision": lineup.runners[name].precision,
             "build_s": lineup.build_s.get(name),
-            **checked[name],
+            **agreement[name],
             "latency_ms": {},
         }
         for name in names
     }
     best = {}
-    for size, batches_ in drawn.items():
-        times = _times(lineup.runners, batches_, runs, f"batch {size}")
+    for size, pool in pools.items():
+        times = _measure_times(lineup.runners, pool, runs, f"batch {size}")
         for name in names:
-            told = _summary(times[name], batches_, peak.get(lineup.runners[name].precision))
-            found[name]["latency_ms"][str(size)] = told
-        best[str(size)] = _best(found, times, str(size))
+            latency = _summarise(times[name], pool, peak.get(lineup.runners[name].precision))
+            systems[name]["latency_ms"][str(size)] = latency
+        best[str(size)] = _find_best(systems, times, str(size))
         for name in (name for name in names if name in OURS):
-            told = found[name]["latency_ms"][str(size)]
-            told["outside"] = _outside(lineup.runners[name], batches_)
-            told["flops_share"] = _flops_share(lineup.runners[name], batches_, shape)
-            told["gain"] = _gain(times, name)
+            latency = systems[name]["latency_ms"][str(size)]
+            latency["outside"] = _measure_overhead(lineup.runners[name], pool)
+            latency["flops_share"] = _count_flops_ratio(lineup.runners[name], pool, spec)
+            latency["gain"] = _compute_speedup(times, name)
     return {
-        "pool": pool,
+        "pool": num_batches,
         "batches": {
-            str(size): [[len(b.inputs["input_ids"]), b.tokens] for b in one]
-            for size, one in drawn.items()
+            str(size): [[len(batch.inputs["input_ids"]), batch.tokens] for batch in pool]
+            for size, pool in pools.items()
         },
         "best": best,
         "missing": dict(lineup.missing),
-        "systems": found,
+        "systems": systems,
     }
 
 
-def answers(
+def compute_logits(
     runner: Runner, encoded: Dataset, tokenizer: PreTrainedTokenizerBase, *, title: str
 ) -> Tensor:
     """Return a system's logits (texts, C) in fp32, in the order of the rows."""
     order = torch.argsort(torch.tensor(encoded["length"]), stable=True).tolist()
-    walk = list(batches(encoded, tokenizer, order, 32))
+    padded = list(batches(encoded, tokenizer, order, 32))
     with torch.inference_mode():
-        logits = [runner.call(inputs).float().clone() for _, inputs in track(walk, title)]
+        logits = [runner.call(inputs).float().clone() for _, inputs in track(padded, title)]
     return torch.cat(logits)[torch.argsort(torch.tensor(order))]
 
 
-def equal_texts(encoded: Dataset, tokens: int, texts: int, special: Sequence[int]) -> Dataset:
-    """Cut the real tokens of these rows into texts of exactly `tokens` each.
+def cut_fixed_length(encoded: Dataset, tokens: int, texts: int, special: Sequence[int]) -> Dataset:
+    """Cut the tokens of encoded rows into `texts` texts of exactly `tokens` tokens.
 
-    They begin and end as the rows do ([CLS], [SEP]); between, the rows' tokens without those in
-    `special` follow one another, from the start again where there are too few. Raises `ValueError`
-    for fewer than 3 tokens, or rows without any that are real.
+    Texts begin and end as the rows do ([CLS], [SEP]); in between are the rows' tokens in order,
+    without the ids in `special`, repeated from the start if necessary. Raises `ValueError` for
+    fewer than 3 tokens, or rows of special tokens only.
     """
     from datasets import Dataset
 
     if tokens < 3:
-        raise ValueError(
-            f"texts of {tokens} tokens: wanted 3 or more, the first and last are special"
-        )
+        raise ValueError(f"tokens must be 3 or more, with [CLS] and [SEP]; got {tokens}.")
     first = encoded[0]["input_ids"]
-    real = [one for row in encoded["input_ids"] for one in row if one not in set(special)]
-    if not real:
-        raise ValueError("the rows hold special tokens only; wanted texts with words in them")
+    excluded = set(special)
+    ids = [token for row in encoded["input_ids"] for token in row if token not in excluded]
+    if not ids:
+        raise ValueError("encoded must hold texts with words; got special tokens only.")
     inner = tokens - 2
-    stream = real * -(-inner * texts // len(real))
+    stream = ids * -(-inner * texts // len(ids))
     rows = [
         [first[0], *stream[start : start + inner], first[-1]]
         for start in range(0, inner * texts, inner)
@@ -135,76 +136,77 @@ def equal_texts(encoded: Dataset, tokens: int, texts: int, special: Sequence[int
     return Dataset.from_dict({**columns, "length": [tokens] * texts})
 
 
-def _pool(
+def _draw_pool(
     encoded: Dataset,
     tokenizer: PreTrainedTokenizerBase,
-    shape: ModelSpec,
+    spec: ModelSpec,
     size: int,
-    pool: int,
+    num_batches: int,
     seed: int,
 ) -> list[Batch]:
-    order = draw(len(encoded), size, pool, seed)
+    order = draw(len(encoded), size, num_batches, seed)
     lengths = torch.tensor(encoded["length"], dtype=torch.float64)
     return [
-        Batch(inputs, int(lengths[rows].sum()), float(shape.dense_flops(lengths[rows]).sum()))
+        Batch(inputs, int(lengths[rows].sum()), float(spec.dense_flops(lengths[rows]).sum()))
         for rows, inputs in batches(encoded, tokenizer, order, size)
     ]
 
 
-def _checked(lineup: Lineup, pool: Sequence[Batch]) -> dict[str, dict[str, Any]]:
-    """Run every batch once by every system and hold the answers against the reference."""
-    reference = _logits(lineup.runners[REFERENCE], pool)
-    found = {}
+def _compare_logits(lineup: Lineup, pool: Sequence[Batch]) -> dict[str, dict[str, Any]]:
+    """Run every batch once on every system, and compare the logits with the reference."""
+    reference = _run_batches(lineup.runners[REFERENCE], pool)
+    agreement = {}
     for name in track(list(lineup.runners), "comparing answers"):
         try:
-            logits = _logits(lineup.runners[name], pool)
+            logits = _run_batches(lineup.runners[name], pool)
         except Exception as error:  # named, not fatal
             if name == REFERENCE:
                 raise
-            lineup.drop(name, f"does not run: {reason(error)}")
+            lineup.drop(name, f"does not run: {format_reason(error)}")
             continue
-        far = float((logits - reference).abs().max())
-        same = float((logits.argmax(-1) == reference.argmax(-1)).double().mean())
+        difference = float((logits - reference).abs().max())
+        same_class = float((logits.argmax(-1) == reference.argmax(-1)).double().mean())
         dense_fp32 = lineup.runners[name].precision == "fp32" and not name.startswith("method")
-        found[name] = {
-            "difference": far,
-            "agreement": same,
-            **({"wrong": True} if dense_fp32 and not far <= TOLERANCE else {}),
+        agreement[name] = {
+            "difference": difference,
+            "agreement": same_class,
+            **({"wrong": True} if dense_fp32 and not difference <= TOLERANCE else {}),
         }
-    return found
+    return agreement
 
 
-def _logits(runner: Runner, pool: Sequence[Batch]) -> Tensor:
+def _run_batches(runner: Runner, pool: Sequence[Batch]) -> Tensor:
     with torch.inference_mode():
         return torch.cat([runner.call(batch.inputs).float().clone() for batch in pool])
 
 
-def _times(
+def _measure_times(
     runners: Mapping[str, Runner], pool: Sequence[Batch], runs: int, title: str
 ) -> dict[str, list[float]]:
-    """Take milliseconds in whole rounds of the pool: `times[name][turn]`, batch turn % pool."""
-    taken: dict[str, list[float]] = {name: [] for name in runners}
-    turns = -(-runs // len(pool)) * len(pool)
-    for turn in track(range(turns), title):
-        inputs = pool[turn % len(pool)].inputs
-        for name in rotated(list(runners), turn):
+    """Measure milliseconds in full rounds of the pool: `times[name][run]`, batch run % pool."""
+    times: dict[str, list[float]] = {name: [] for name in runners}
+    total = -(-runs // len(pool)) * len(pool)
+    for run in track(range(total), title):
+        inputs = pool[run % len(pool)].inputs
+        for name in rotated(list(runners), run):
             if torch.get_num_threads() > 1:
                 time.sleep(SETTLE_S)
-            taken[name].append(once(partial(runners[name].call, inputs), CPU))
-    return taken
+            times[name].append(once(partial(runners[name].call, inputs), CPU))
+    return times
 
 
-def _summary(times: list[float], pool: Sequence[Batch], peak: float | None) -> dict[str, float]:
-    """Say the times, and the rate at which the pool was read, each batch at its median time."""
+def _summarise(times: list[float], pool: Sequence[Batch], peak: float | None) -> dict[str, float]:
+    """Return the spread of times, and the throughput at the median time of each batch."""
     by_batch = torch.tensor(times, dtype=torch.float64).view(-1, len(pool))  # (rounds, pool)
     seconds = float(by_batch.quantile(0.5, dim=0).sum()) / 1e3
     rate = sum(batch.flops for batch in pool) / seconds
-    told = {**spread(times), "tokens_per_s": sum(batch.tokens for batch in pool) / seconds}
-    return told if peak is None else {**told, "share": rate / peak}
+    tokens = sum(batch.tokens for batch in pool)
+    summary = {**spread(times), "tokens_per_s": tokens / seconds}
+    return summary if peak is None else {**summary, "share": rate / peak}
 
 
-def _outside(runner: Runner, pool: Sequence[Batch], rounds: int = 5) -> float:
-    """Return the share of the time that is not spent in compiled kernels: the loop's own."""
+def _measure_overhead(runner: Runner, pool: Sequence[Batch], rounds: int = 5) -> float:
+    """Return the share of the time outside compiled kernels, the overhead of the loop."""
     shares = []
     for batch in list(pool) * rounds:
         with clocked() as seconds:
@@ -213,43 +215,45 @@ def _outside(runner: Runner, pool: Sequence[Batch], rounds: int = 5) -> float:
     return float(torch.tensor(shares, dtype=torch.float64).median())
 
 
-def _flops_share(runner: Runner, pool: Sequence[Batch], shape: ModelSpec) -> float:
-    """Return the FLOPs of a pass over the pool, as a share of the dense model's, packed."""
+def _count_flops_ratio(runner: Runner, pool: Sequence[Batch], spec: ModelSpec) -> float:
+    """Return the FLOPs of one pass over the pool, relative to the packed dense model."""
     with torch.inference_mode(), record() as traces:
         for batch in pool:
             runner.call(batch.inputs)
-    taken = sum(float(shape.flops(trace).sum()) for trace in traces)
-    return taken / sum(batch.flops for batch in pool)
+    flops = sum(float(spec.flops(trace).sum()) for trace in traces)
+    return flops / sum(batch.flops for batch in pool)
 
 
-def _gain(times: Mapping[str, list[float]], name: str) -> float:
-    """Return how many times faster than the packed dense model of the same precision."""
-    own, dense = times[name], times.get("packed-" + name.partition("-")[2], times[name])
-    ratio = torch.tensor(dense, dtype=torch.float64) / torch.tensor(own, dtype=torch.float64)
-    return float(ratio.median())
+def _compute_speedup(times: Mapping[str, list[float]], name: str) -> float:
+    """Return the speed-up over the packed dense model of the same precision."""
+    dense = times.get("packed-" + name.partition("-")[2], times[name])
+    ratios = torch.tensor(dense, dtype=torch.float64)
+    ratios = ratios / torch.tensor(times[name], dtype=torch.float64)
+    return float(ratios.median())
 
 
-def _best(
-    found: Mapping[str, dict[str, Any]], times: Mapping[str, list[float]], size: str
+def _find_best(
+    systems: Mapping[str, dict[str, Any]], times: Mapping[str, list[float]], size: str
 ) -> dict[str, str]:
-    """Name the fastest peer of each precision and of all; add to ours its time over our time.
+    """Name the fastest peer per precision and overall; add its time over ours to our systems.
 
-    A ratio is the median over the turns, so above 1 ours is faster. A peer that is wrong is none.
+    A ratio is the median over the runs; above 1 ours is faster. Peers with wrong logits are left
+    out.
     """
 
     def median(name: str) -> float:
-        return float(found[name]["latency_ms"][size]["median"])
+        return float(systems[name]["latency_ms"][size]["median"])
 
-    rivals = [name for name in found if name not in OURS and "wrong" not in found[name]]
-    best = {"all": min(rivals, key=median)}
-    for precision in dict.fromkeys(found[name]["precision"] for name in rivals):
-        alike = [name for name in rivals if found[name]["precision"] == precision]
-        best[precision] = min(alike, key=median)
-    for name in (name for name in found if name in OURS):
-        own = torch.tensor(times[name], dtype=torch.float64)
-        for key, against in (("same", found[name]["precision"]), ("all", "all")):
-            if against in best:
-                other = torch.tensor(times[best[against]], dtype=torch.float64)
-                ratio = float((other / own).median())
-                found[name]["latency_ms"][size][f"ratio_{key}"] = ratio
+    peers = [name for name in systems if name not in OURS and "wrong" not in systems[name]]
+    best = {"all": min(peers, key=median)}
+    for precision in dict.fromkeys(systems[name]["precision"] for name in peers):
+        same = [name for name in peers if systems[name]["precision"] == precision]
+        best[precision] = min(same, key=median)
+    for name in (name for name in systems if name in OURS):
+        milliseconds = torch.tensor(times[name], dtype=torch.float64)
+        for key, group in (("same", systems[name]["precision"]), ("all", "all")):
+            if group in best:
+                fastest = torch.tensor(times[best[group]], dtype=torch.float64)
+                ratio = float((fastest / milliseconds).median())
+                systems[name]["latency_ms"][size][f"ratio_{key}"] = ratio
     return best

@@ -1,4 +1,4 @@
-"""Milliseconds of one text by its length: ours and the fastest peer of each precision."""
+"""Latency of one text by its length: fewer and the fastest peer of each precision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["by_length", "write_svg"]
 
-# Line: colour, style, marker. Peers are dashed; fp32 and bf16 of ours share a colour.
+# Line: colour, style, marker. Peers are dashed; fp32 and bf16 of fewer share a colour.
 _STYLES = {
     "fastest fp32 peer": ("padded", "--", "s"),
     "fastest bf16 peer": ("third", "--", "^"),
@@ -29,7 +29,7 @@ _STYLES = {
 
 def by_length(rows: Iterable[Row]) -> Drawing | None:
     """Draw rows of equal lengths at batch 1; `None` for fewer than two lengths."""
-    curves = _curves(rows)
+    curves = _collect_curves(rows)
     lengths = sorted({length for curve in curves.values() for length in curve})
     if len(lengths) < 2:
         return None
@@ -54,36 +54,36 @@ def by_length(rows: Iterable[Row]) -> Drawing | None:
         axes.set_xlabel("tokens in the text")
         axes.set_ylabel("milliseconds, batch 1")
         axes.legend(frameon=False, labelcolor=COLOURS["ink"], fontsize=8)
-        told = (
+        descriptions = (
             f"{name} " + ", ".join(f"{length}: {short(curve[length])}" for length in sorted(curve))
             for name, curve in curves.items()
         )
         return drawing(
             figure,
             title="One text, by its length",
-            alt=f"Milliseconds of one text by its length in tokens. {'; '.join(told)}",
+            alt=f"Milliseconds of one text by its length in tokens. {'; '.join(descriptions)}",
             note="Median; lower is faster.",
         )
 
 
-def write_svg(drawn: Drawing, path: Path) -> None:
-    """Write a figure as a file of its own, which pages show as an image.
+def write_svg(drawing: Drawing, path: Path) -> None:
+    """Write a figure as a standalone file, which pages show as an image.
 
-    An image does not take a page's colours, so it brings its ground for dark ones.
+    An image does not inherit a page's colours, so it has a background for dark pages.
     """
-    own = 'xmlns="http://www.w3.org/2000/svg" style="background: #fff"'
-    path.write_text(drawn.svg.replace("<svg ", f"<svg {own} ", 1) + "\n", encoding="utf-8")
+    attributes = 'xmlns="http://www.w3.org/2000/svg" style="background: #fff"'
+    path.write_text(drawing.svg.replace("<svg ", f"<svg {attributes} ", 1) + "\n", encoding="utf-8")
 
 
-def _curves(rows: Iterable[Row]) -> dict[str, dict[int, float]]:
-    """Collect the milliseconds: `curves[line][length]`; lines in the order of their styles."""
+def _collect_curves(rows: Iterable[Row]) -> dict[str, dict[int, float]]:
+    """Collect milliseconds as `curves[line][length]`, in the order of the styles."""
     curves: dict[str, dict[int, float]] = {name: {} for name in _STYLES}
     for row in rows:
-        kind, _, length = row["profile"].partition("-")
-        if kind != "equal" or "1" not in row["best"]:
+        profile, _, length = row["profile"].partition("-")
+        if profile != "equal" or "1" not in row["best"]:
             continue
-        shown = {f"fastest {one} peer": name for one, name in row["best"]["1"].items()}
-        for line, name in [*shown.items(), *((name, name) for name in OURS)]:
+        peers = {f"fastest {kind} peer": name for kind, name in row["best"]["1"].items()}
+        for line, name in [*peers.items(), *((name, name) for name in OURS)]:
             if line in curves and name in row["systems"]:
                 median = row["systems"][name]["latency_ms"]["1"]["median"]
                 curves[line][int(length)] = float(median)

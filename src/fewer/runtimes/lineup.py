@@ -1,4 +1,4 @@
-"""Who is compared: other runtimes, and ours, dense and with the method, in two precisions."""
+"""The systems compared: other runtimes and fewer, dense and with the method, in two precisions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from fewer._progress import track
 from fewer.measure.evaluate import systems
-from fewer.runtimes.adapters import PEERS, REFERENCE, Build, Inputs, Runner, example_of, running
+from fewer.runtimes.adapters import PEERS, REFERENCE, Build, Inputs, Runner, export_example, running
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,14 +25,14 @@ OURS = ("packed-fp32", "packed-bf16", "method-fp32", "method-bf16")
 
 @dataclass(frozen=True)
 class Lineup:
-    """The systems that could be built, in order, and why the others could not."""
+    """The systems that were built, in order, and the reasons for the missing ones."""
 
     runners: dict[str, Runner]
     missing: dict[str, str] = field(default_factory=dict)  # name -> reason
-    build_s: dict[str, float] = field(default_factory=dict)  # seconds, export and compiling
+    build_s: dict[str, float] = field(default_factory=dict)  # seconds, with export and compilation
 
     def drop(self, name: str, reason: str) -> None:
-        """Take out a system that turned out not to work."""
+        """Move a system that does not run to the missing ones."""
         del self.runners[name]
         self.missing[name] = reason
 
@@ -42,36 +42,36 @@ def line_up(
     baseline: PreTrainedModel | None,
     inputs: Inputs,
     *,
-    without: Collection[str] = (),
+    exclude: Collection[str] = (),
     peers: Mapping[str, Build] | None = None,
 ) -> Lineup:
-    """Build every system for the threads that torch has now; `inputs` is any padded batch.
+    """Build every system for torch's current number of threads; `inputs` is any padded batch.
 
-    The peers and ours without method run `baseline`, the model that one would run otherwise, or
-    else the model's own weights. Raises `ValueError` for a name in `without` that there is not.
+    The peers and the packed systems run `baseline`, or else the model's own weights. Raises
+    `ValueError` for an unknown name in `exclude`.
     """
     builders = _builders(model, baseline, inputs, PEERS if peers is None else peers)
-    if unknown := sorted(set(without) - set(builders)):
-        raise ValueError(f"there is no system {unknown[0]!r}; known are {', '.join(builders)}")
-    if REFERENCE in without:
-        raise ValueError(f"{REFERENCE} is what all others are compared with; leave it in")
-    made = Lineup({}, dict.fromkeys(without, "left out"))
-    wanted = {name: build for name, build in builders.items() if name not in without}
-    for name in track(wanted, "building"):
+    if unknown := sorted(set(exclude) - set(builders)):
+        raise ValueError(f"exclude must be among {', '.join(builders)}; got {unknown[0]!r}.")
+    if REFERENCE in exclude:
+        raise ValueError(f"exclude must not hold the reference; got {REFERENCE!r}.")
+    lineup = Lineup({}, dict.fromkeys(exclude, "left out"))
+    included = {name: build for name, build in builders.items() if name not in exclude}
+    for name in track(included, "building"):
         start = time.perf_counter()
         try:
-            made.runners[name] = wanted[name]()
-        except Exception as error:  # a missing peer is named, whatever it raises
+            lineup.runners[name] = included[name]()
+        except Exception as error:  # peers raise errors of any type; a missing one is named
             if name == REFERENCE:
                 raise
-            made.missing[name] = reason(error)
+            lineup.missing[name] = format_reason(error)
         else:
-            made.build_s[name] = round(time.perf_counter() - start, 1)
-    return made
+            lineup.build_s[name] = round(time.perf_counter() - start, 1)
+    return lineup
 
 
-def reason(error: Exception) -> str:
-    """Say in a line why a system is missing."""
+def format_reason(error: Exception) -> str:
+    """Return the reason for a missing system, as one line."""
     if isinstance(error, ModuleNotFoundError):
         return f"{error.name} is not installed; pip install 'fewer[peers]'"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -84,19 +84,19 @@ def _builders(
     inputs: Inputs,
     peers: Mapping[str, Build],
 ) -> dict[str, Callable[[], Runner]]:
-    compared, example = systems(model, baseline), example_of(inputs)
-    padded, threads = compared["padded"], torch.get_num_threads()
+    models, example = systems(model, baseline), export_example(inputs)
+    padded, threads = models["padded"], torch.get_num_threads()
     builders: dict[str, Callable[[], Runner]] = {
         name: partial(build, padded, example, threads) for name, build in peers.items()
     }
     for name in OURS:
         kind, _, precision = name.partition("-")
-        if kind in compared:
-            builders[name] = partial(_ours, compared[kind], precision)
+        if kind in models:
+            builders[name] = partial(_build_optimized, models[kind], precision)
     return builders
 
 
-def _ours(model: PreTrainedModel, precision: str) -> Runner:
+def _build_optimized(model: PreTrainedModel, precision: str) -> Runner:
     from fewer.hf.optimize import optimize
 
     return running(optimize(copy.deepcopy(model), precision=precision), precision)

@@ -1,4 +1,4 @@
-"""A Hugging Face model as an ONNX file, in fp32 and quantised, with any batch and length."""
+"""Export of Hugging Face models to ONNX, in fp32 and int8, with dynamic batch and length."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["Logits", "hushed", "quantize", "to_onnx"]
+__all__ = ["Logits", "quantize", "silence_runtimes", "to_onnx"]
 
 TOLERANCE = 1e-3
 OPSET = 17
@@ -25,7 +25,7 @@ _SILENT = {"CI": "true", "ORT_DISABLE_TELEMETRY": "1"}
 
 
 class Logits(nn.Module):
-    """Call a model with its inputs one after another, as exporters trace it; logits come out."""
+    """Wrap a model to take positional inputs and return logits, as exporters trace it."""
 
     def __init__(self, model: PreTrainedModel, names: list[str]) -> None:
         super().__init__()
@@ -42,33 +42,33 @@ def to_onnx(model: PreTrainedModel, example: dict[str, Tensor], path: Path) -> N
     """Export a model; `example` is a small batch of at least two texts.
 
     The TorchScript exporter comes first, with plain attention: ONNX Runtime ran its graph faster
-    than that of `torch.export`, and than what its own offline fusion makes of it (MiniLM, 8 texts
-    of up to 128 tokens, in turns: 417, 460 and 456 ms). An export that answers otherwise than the
-    model at another shape does not count. Raises `RuntimeError` with what each exporter said.
+    than that of `torch.export`, and than the result of its own offline fusion (MiniLM, 8 texts
+    of up to 128 tokens, interleaved: 417, 460 and 456 ms). An export whose logits differ from the
+    model's at another shape is rejected. Raises `RuntimeError` with the error of each exporter.
     """
-    plain = copy.deepcopy(model)
-    plain.set_attn_implementation("eager")
-    traced = Logits(plain, list(example)).eval()
-    said = []
+    duplicate = copy.deepcopy(model)
+    duplicate.set_attn_implementation("eager")
+    traced = Logits(duplicate, list(example)).eval()
+    errors = []
     for name, export in _EXPORTERS.items():
         try:
-            with hushed(), torch.no_grad():
+            with silence_runtimes(), torch.no_grad():
                 export(traced, example, path)
                 _check(traced, example, path)
             return
-        except Exception as error:  # they raise what they like; the next one may do better
-            said.append(f"{name}: {_first_line(error)}")
-    raise RuntimeError(f"no ONNX exporter carries a {type(model).__name__}: {'; '.join(said)}")
+        except Exception as error:  # of any type; the next exporter may succeed
+            errors.append(f"{name}: {_first_line(error)}")
+    raise RuntimeError(f"no ONNX exporter supports {type(model).__name__}: {'; '.join(errors)}")
 
 
 def quantize(path: Path, to: Path) -> None:
-    """Quantise the weights to int8, each channel by itself; activations at run time.
+    """Quantise the weights to int8 per channel, and the activations at run time.
 
-    The recipe of ONNX Runtime's manual. Its symbolic shape inference is left out, since it stops at
-    masks of dynamic shape.
+    The recipe of ONNX Runtime's manual, without its symbolic shape inference, which fails on masks
+    of dynamic shape.
     """
     prepared = path.with_suffix(".prepared.onnx")
-    with hushed():
+    with silence_runtimes():
         from onnxruntime.quantization import QuantType, quantize_dynamic
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -77,14 +77,17 @@ def quantize(path: Path, to: Path) -> None:
 
 
 @contextmanager
-def hushed() -> Iterator[None]:
-    """Keep runtimes and exporters to themselves, from their import on.
+def silence_runtimes() -> Iterator[None]:
+    """Silence warnings and telemetry of runtimes and exporters, from their import on.
 
-    Their warnings speak to those who write exporters. ONNX Runtime (since 1.29) and OpenVINO also
-    report to their makers over the network and leave files in the user's home; in a CI job, or
-    where their own switch says so, they do neither.
+    Their warnings address authors of exporters. ONNX Runtime (since 1.29) and OpenVINO also send
+    telemetry over the network and write files into the user's home; `CI` and their own switch
+    disable both.
     """
-    log, before = logging.root.manager.disable, {name: os.environ.get(name) for name in _SILENT}
+    log_level, environment = (
+        logging.root.manager.disable,
+        {name: os.environ.get(name) for name in _SILENT},
+    )
     logging.disable(logging.WARNING)
     os.environ.update(_SILENT)
     try:
@@ -92,15 +95,15 @@ def hushed() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(log)
-        for name, value in before.items():
+        logging.disable(log_level)
+        for name, value in environment.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
 
 
-def _by_torchscript(traced: Logits, example: dict[str, Tensor], path: Path) -> None:
+def _export_torchscript(traced: Logits, example: dict[str, Tensor], path: Path) -> None:
     axes: dict[str, dict[int, str]] = {name: {0: "batch", 1: "length"} for name in traced.names}
     torch.onnx.export(
         traced,
@@ -114,9 +117,9 @@ def _by_torchscript(traced: Logits, example: dict[str, Tensor], path: Path) -> N
     )
 
 
-def _by_dynamo(traced: Logits, example: dict[str, Tensor], path: Path) -> None:
-    grid = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
-    shapes: Any = (tuple(grid for _ in traced.names),)  # of the one argument, *values
+def _export_dynamo(traced: Logits, example: dict[str, Tensor], path: Path) -> None:
+    dimensions = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
+    shapes: Any = (tuple(dimensions for _ in traced.names),)  # of the one argument, *values
     torch.onnx.export(
         traced,
         tuple(example.values()),
@@ -131,21 +134,21 @@ def _by_dynamo(traced: Logits, example: dict[str, Tensor], path: Path) -> None:
 
 
 _EXPORTERS: dict[str, Callable[[Logits, dict[str, Tensor], Path], None]] = {
-    "TorchScript": _by_torchscript,
-    "torch.export": _by_dynamo,
+    "TorchScript": _export_torchscript,
+    "torch.export": _export_dynamo,
 }
 
 
 def _check(traced: Logits, example: dict[str, Tensor], path: Path) -> None:
-    """Compare answers on one text, twice as long: what an exporter baked in would show."""
+    """Compare logits on one text of twice the length, to detect a constant shape in the export."""
     import onnxruntime
 
-    other = {name: value[:1].repeat(1, 2) for name, value in example.items()}
+    inputs = {name: value[:1].repeat(1, 2) for name, value in example.items()}
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    (found,) = session.run(["logits"], {name: value.numpy() for name, value in other.items()})
-    far = float((torch.from_numpy(found) - traced(*other.values())).abs().max())
-    if not far <= TOLERANCE:
-        raise ValueError(f"the logits of another shape differ by {far:.2g}")
+    (logits,) = session.run(["logits"], {name: value.numpy() for name, value in inputs.items()})
+    difference = float((torch.from_numpy(logits) - traced(*inputs.values())).abs().max())
+    if not difference <= TOLERANCE:
+        raise ValueError(f"the logits of another shape differ by {difference:.2g}")
 
 
 def _first_line(error: Exception) -> str:

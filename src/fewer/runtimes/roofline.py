@@ -1,4 +1,4 @@
-"""The fastest matrix product of this machine: what a time is held against."""
+"""Roofline: the fastest matrix product of this machine, as a bound on latency."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fewer._progress import track
 
 __all__ = ["gemm_peak"]
 
-# Rows, inner and outer width: those of small encoders, and one that any library runs well.
+# Rows, inner and outer width: of small encoders, and one size that every library runs well.
 SIZES = ((1024, 384, 1536), (1024, 1536, 384), (1024, 768, 3072), (1024, 1024, 1024))
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -20,9 +20,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def gemm_peak(
     *, sizes: tuple[tuple[int, int, int], ...] = SIZES, runs: int = 20
 ) -> dict[str, float]:
-    """Measure FLOP/s of the fastest matrix product, by precision, with the threads torch has now.
+    """Measure FLOP/s of the fastest matrix product by precision, with torch's number of threads.
 
-    The best of `runs` of each size, as `mm` and as `linear`: what noise takes, it never gives.
+    The best of `runs` per size, by `mm` and by `linear`: noise only makes a run slower.
     """
     best = dict.fromkeys(DTYPES, 0.0)
     with torch.inference_mode():
@@ -34,12 +34,12 @@ def gemm_peak(
                     partial(functional.linear, left, right),
                     partial(torch.mm, left, right.t().contiguous()),
                 ):
-                    seconds = min(_seconds(call) for _ in range(runs + 1))
+                    seconds = min(_time_call(call) for _ in range(runs + 1))
                     best[name] = max(best[name], 2.0 * rows * inner * outer / seconds)
     return best
 
 
-def _seconds(call: partial[torch.Tensor]) -> float:
+def _time_call(call: partial[torch.Tensor]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""A model folder and data files as a user would hold them, tiny."""
+"""Fixtures of the command line: a tiny model folder and data files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WORDS = ["good", "bad", "film", "a", "the", "of", "rare", "beauty", "dull", "plo
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a headless BERT of 3 layers and its tokenizer: what pretrained models look like."""
+    """Save a BERT of 3 layers without a head, and its tokenizer, as a pretrained model."""
     folder = tmp_path_factory.mktemp("pretrained")
     vocabulary = {
         word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])
@@ -66,5 +66,5 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work in a folder of the test's own: reports are written where the user stands."""
+    """Change to the folder of the test: reports are written to the working directory."""
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Every subcommand, as a user types it."""
+"""End-to-end tests of the subcommands."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(*words: object) -> int:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, reviews: Path) -> Path:
-    """Fit LTP on the csv through the command line; the run's folder."""
+    """Fit LTP on the CSV file through the command line; returns the folder of the run."""
     output = tmp_path_factory.mktemp("runs") / "reviews"
     status = run(
         *("fit", "--model", model_folder, "--train", reviews, "--output", output),
@@ -99,22 +99,20 @@ def test_methods_lists_every_method(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(name in out for name in fewer.METHODS)
 
 
-def test_a_recipe_is_read_and_options_win(
-    model_folder: Path, reviews: Path, tmp_path: Path
-) -> None:
+def test_options_override_the_recipe(model_folder: Path, reviews: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         f"model: {model_folder}\ntrain: {reviews}\nmax_length: 24\nmethod: dense\n"
         "columns: {text: review, label: stars}\ndense: {epochs: 0.5}\nschedule: {seed: 3}\n"
     )
     output = tmp_path / "run"
-    assert run("fit", "--recipe", recipe, "--output", output, "--seed", 5, "--rows", 16) == 0
-    held = json.loads((output / "fit.json").read_text())
-    assert (held["schedule"]["seed"], held["rows"], held["method"]["name"]) == (5, 16, "dense")
+    assert run("fit", "--recipe", recipe, "--output", output, "--seed", 5, "--limit", 16) == 0
+    saved = json.loads((output / "fit.json").read_text())
+    assert (saved["schedule"]["seed"], saved["rows"], saved["method"]["name"]) == (5, 16, "dense")
 
 
 @pytest.mark.parametrize(
-    ("section", "said"),
+    ("section", "message"),
     [
         ("schedule: {sead: 3}", "schedule: key 'sead' is unknown (did you mean 'seed'?)"),
         ("schedule: {seed: x}", "schedule: seed is 'x', wanted a whole number"),
@@ -122,9 +120,9 @@ def test_a_recipe_is_read_and_options_win(
         ("dense: {epochs: x}", "dense: epochs is 'x', wanted a number"),
     ],
 )
-def test_a_section_that_says_something_else_is_told(
+def test_wrong_keys_and_values_of_a_section_are_refused(
     section: str,
-    said: str,
+    message: str,
     model_folder: Path,
     reviews: Path,
     tmp_path: Path,
@@ -136,14 +134,14 @@ def test_a_section_that_says_something_else_is_told(
         f"columns: {{text: review, label: stars}}\n{section}\n"
     )
     assert run("fit", "--recipe", recipe, "--output", tmp_path / "run") != 0
-    assert said in " ".join(capsys.readouterr().err.split())
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["evaluate", "/nowhere/model", "--data", "x.csv"], "not a folder"),
-        (["fit", "--output", "{tmp}/r"], "model and train missing"),
+        (["fit", "--output", "{tmp}/r"], "model and train"),
         (["fit", "--output", "{tmp}/r", "--recipe", "{tmp}/none.yaml"], "none.yaml"),
         (["fit", "--output", "{tmp}/r", "--model", "m", "--train", "{tmp}/no.csv"], "no.csv"),
         (["fit", "--output", "{tmp}/r", "--model", "m", "--train", "t", "--set", "x"], "key=value"),
@@ -161,12 +159,12 @@ def test_a_section_that_says_something_else_is_told(
         ),
     ],
 )
-def test_what_the_user_can_mend_is_said_in_a_line(
-    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_user_errors_are_one_line_without_a_traceback(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(*(word.format(tmp=tmp_path) for word in words)) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert "Traceback" not in error
 
 
@@ -189,28 +187,26 @@ def test_a_length_beyond_the_model_is_refused(
     assert "at most 48" in capsys.readouterr().err
 
 
-def test_a_baseline_takes_the_place_of_padded_and_packed(
-    trained: Path, reviews: Path, tmp_path: Path
-) -> None:
+def test_padded_and_packed_run_the_baseline(trained: Path, reviews: Path, tmp_path: Path) -> None:
     results = tmp_path / "rows.jsonl"
     baseline = trained / "0-dense" / "model"
     status = run(
-        *("evaluate", trained / "model", "--data", reviews, "--no-timed", "--baseline", baseline),
+        *("evaluate", trained / "model", "--data", reviews, "--no-latency", "--baseline", baseline),
         *("--column", "text=review", "--column", "label=stars", "--results", results),
     )
     alone = tmp_path / "alone.jsonl"
     assert status == 0
     run(
-        *("evaluate", baseline, "--data", reviews, "--no-timed", "--results", alone),
+        *("evaluate", baseline, "--data", reviews, "--no-latency", "--results", alone),
         *("--column", "text=review", "--column", "label=stars"),
     )
-    ours, dense = (json.loads(path.read_text()) for path in (results, alone))
-    assert ours["systems"]["packed"] == dense["systems"]["packed"]
-    assert ours["training_seed"] == dense["training_seed"] == 7
+    pruned, dense = (json.loads(path.read_text()) for path in (results, alone))
+    assert pruned["systems"]["packed"] == dense["systems"]["packed"]
+    assert pruned["training_seed"] == dense["training_seed"] == 7
     assert list(dense["systems"]) == ["padded", "packed"]
 
 
-def test_a_trained_heads_own_labels_are_kept(
+def test_the_labels_of_a_trained_head_are_kept(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Sorted names would swap them: the head says down, up."""
@@ -252,7 +248,7 @@ def test_columns_are_checked_before_the_model_is_loaded(
 @pytest.mark.parametrize(
     "name", ["1", "yes", "null", "Unnamed: 0", "a=b", "[x]", "1e3", "a: b", "é ü", "#x", "'q'"]
 )
-def test_every_column_there_is_can_be_named(name: str, tmp_path: Path) -> None:
+def test_any_column_name_is_accepted(name: str, tmp_path: Path) -> None:
     table = Dataset.from_dict({name: ["x", "y"], "other": ["x", "y"], "label": [0, 1]})
     assert infer(table, **roles([f"text={name}", " label=label"])).text == name
 
@@ -267,4 +263,4 @@ def test_an_unknown_role_of_a_column_is_refused(
     trained: Path, reviews: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("evaluate", trained / "model", "--data", reviews, "--column", "txt=review") == 2
-    assert "wanted one of text, text_pair, label" in capsys.readouterr().err
+    assert "among text, text_pair, label" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What `fewer fit` does with its learning rate and label names, and says at its end."""
+"""Learning rate, label names and final output of `fewer fit`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ COLUMNS = ("--column", "text=review", "--column", "label=stars")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, reviews: Path) -> Path:
-    """Fit LTP on 32 rows; the run's folder."""
+    """Fit LTP on 32 rows; returns the folder of the run."""
     output = tmp_path_factory.mktemp("runs") / "reviews"
-    words = ("fit", "--model", model_folder, "--train", reviews, "--output", output, "--rows", 32)
+    words = ("fit", "--model", model_folder, "--train", reviews, "--output", output, "--limit", 32)
     options = ("--dense-epochs", 1, "--method", "ltp", "--set", "target=0.7", "--max-length", 32)
     assert run(*words, *COLUMNS, *options, "--precision", "fp32") == 0
     return output
@@ -31,7 +31,7 @@ def recipe_of(model_folder: Path, reviews: Path, **changes: Any) -> Recipe:
     columns = {"text": "review", "label": "stars"}
     method = {"name": "ltp", "args": {"target": 0.7}}
     content = {"model": str(model_folder), "train": str(reviews), "columns": columns}
-    return Recipe.of({**content, "method": method, **changes}, "test")
+    return Recipe.from_dict({**content, "method": method, **changes}, "test")
 
 
 def test_the_next_command_runs_and_names_the_dense_model_and_the_columns(
@@ -39,14 +39,14 @@ def test_the_next_command_runs_and_names_the_dense_model_and_the_columns(
 ) -> None:
     report_outcome(recipe_of(model_folder, reviews), trained)
     *_, flops, score, last = capsys.readouterr().out.splitlines()
-    assert flops.startswith("FLOPs: 0.70 of the dense model's asked for, ")
-    assert " got on 64 of the training rows" in flops
+    assert flops.startswith("FLOPs: ")
+    assert " of the dense model's on 64 of the training rows, target 0.70" in flops
     assert "--dev FILE" in score
     head, *words = last.removeprefix("next: ").split()
     assert head == "fewer"
     assert words[words.index("--baseline") + 1] == str(trained / "0-dense" / "model")
     words[words.index("YOUR_TEST_FILE")] = str(reviews)
-    assert run(*words, "--no-timed") == 0
+    assert run(*words, "--no-latency") == 0
     assert not list(Path().iterdir())  # no report that nobody asked for
 
 
@@ -57,11 +57,11 @@ def test_dev_rows_are_scored_at_the_end(
     out = capsys.readouterr().out
     assert "accuracy" in out
     assert "answers changed" in out
-    assert f"got on {reviews}" in out
+    assert f"on {reviews}, target" in out
     assert "no score" not in out
 
 
-def test_broken_dev_rows_are_told_before_the_training(
+def test_wrong_dev_rows_are_refused_before_the_training(
     model_folder: Path, reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dev = tmp_path / "dev.jsonl"
@@ -72,10 +72,10 @@ def test_broken_dev_rows_are_told_before_the_training(
     assert not (tmp_path / "run").exists()
 
 
-def test_the_baseline_is_the_model_itself_where_its_head_was_trained(
+def test_the_baseline_is_the_initial_model_where_its_head_was_trained(
     trained: Path, model_folder: Path, reviews: Path, tmp_path: Path
 ) -> None:
-    """No dense phase is trained then: what the run began with is what it is held against."""
+    """Without a dense phase the baseline is the initial model."""
     plain, pruned = trained / "0-dense" / "model", trained / "model"
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "model").symlink_to(pruned)
@@ -90,15 +90,15 @@ def test_the_baseline_is_the_model_itself_where_its_head_was_trained(
 
 @pytest.fixture
 def fitted(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Collect what `fewer.fit` is called with, and train nothing."""
-    given: dict[str, Any] = {}
+    """Collect the arguments of `fewer.fit` without training."""
+    arguments: dict[str, Any] = {}
 
     def fit(model: Any, method: Any, train: Any, **options: Any) -> None:
-        given.update(options, model=model)
+        arguments.update(options, model=model)
         raise ValueError("enough")
 
     monkeypatch.setattr(training, "fit", fit)
-    return given
+    return arguments
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         (("--learning-rate", 2e-4, "--dense-epochs", 1), 2e-4, [2e-4, 2e-4]),
     ],
 )
-def test_the_learning_rate_is_that_of_the_weights_in_every_phase(
+def test_the_learning_rate_applies_to_the_weights_in_every_phase(
     options: tuple[Any, ...],
     dense: float,
     phases: list[float] | None,
@@ -129,7 +129,7 @@ def test_the_learning_rate_is_that_of_the_weights_in_every_phase(
         assert fitted["phases"][0].policy_learning_rate == soft.policy_learning_rate
 
 
-def test_an_option_wins_over_the_recipes_dense_rate_and_heads_alone_keep_theirs(
+def test_an_option_overrides_the_dense_rate_and_heads_keep_theirs(
     fitted: dict[str, Any], model_folder: Path, reviews: Path, tmp_path: Path
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
@@ -146,7 +146,7 @@ def test_an_option_wins_over_the_recipes_dense_rate_and_heads_alone_keep_theirs(
     assert fitted["dense"].learning_rate == 2e-4
 
 
-def test_a_senseless_learning_rate_is_refused(
+def test_a_learning_rate_out_of_range_is_refused(
     model_folder: Path, reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("fit", "--model", model_folder, "--train", reviews, "--output", tmp_path / "run")
@@ -155,7 +155,7 @@ def test_a_senseless_learning_rate_is_refused(
         assert "learning_rate must be" in capsys.readouterr().err
 
 
-def test_numbers_get_the_names_that_are_given(
+def test_numeric_labels_get_the_names_of_the_option(
     fitted: dict[str, Any], model_folder: Path, tmp_path: Path
 ) -> None:
     data = tmp_path / "rows.jsonl"
@@ -165,7 +165,7 @@ def test_numbers_get_the_names_that_are_given(
     assert fitted["model"].config.id2label == {0: "negative", 1: "positive"}
 
 
-def test_rows_without_labels_are_refused_in_one_clear_sentence(
+def test_rows_without_labels_are_refused_with_the_method(
     model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "rows.jsonl"

@@ -1,4 +1,4 @@
-"""`fewer lra`, as a user types it."""
+"""End-to-end tests of `fewer lra`."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ small:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a recipe and the rows of two attentions, one of them self-pretrained too."""
-    place = tmp_path_factory.mktemp("arena")
-    (place / "listops.yaml").write_text(RECIPE, encoding="utf-8")
-    assert arena(place, "listops", "softmax,local", "--set", "options.block=2") == 2  # no softmax's
-    assert arena(place, "listops", "softmax,local", "--seed", 3) == 0
-    assert arena(place, "listops", "local", "--self-pretrain", "--seed", 3) == 0
-    return place
+    """Return a folder with a recipe and the rows of two attentions, one also self-pretrained."""
+    path = tmp_path_factory.mktemp("arena")
+    (path / "listops.yaml").write_text(RECIPE, encoding="utf-8")
+    assert arena(path, "listops", "softmax,local", "--set", "options.block=2") == 2  # no softmax's
+    assert arena(path, "listops", "softmax,local", "--seed", 3) == 0
+    assert arena(path, "listops", "local", "--self-pretrain", "--seed", 3) == 0
+    return path
 
 
-def arena(place: Path, *words: object) -> int:
-    """Run `fewer lra run` with all its folders in one place."""
-    own = ("--recipes", place, "--cache", place / "cache", "--output", place / "runs")
-    return run("lra", "run", *words, *own, "--results", place / "rows.jsonl")
+def arena(path: Path, *words: object) -> int:
+    """Run `fewer lra run` with all folders under one path."""
+    folders = ("--recipes", path, "--cache", path / "cache", "--output", path / "runs")
+    return run("lra", "run", *words, *folders, "--results", path / "rows.jsonl")
 
 
 def test_run_writes_a_row_for_each_attention(folder: Path) -> None:
     rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
-    told = [(row["attention"], row["options"], bool(row["pretraining"])) for row in rows]
-    assert told == [
+    attentions = [(row["attention"], row["options"], bool(row["pretraining"])) for row in rows]
+    assert attentions == [
         ("softmax", {}, False),
         ("local", {"block": 4}, False),
         ("local", {"block": 4}, True),
@@ -61,8 +61,8 @@ def test_table_and_figure_come_from_the_rows(
 ) -> None:
     results = folder / "rows.jsonl"
     assert run("lra", "table", "--results", results) == 0
-    told = capsys.readouterr().out
-    assert all(name in told for name in ("majority", "softmax", "local", "self-pretrained"))
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("majority", "softmax", "local", "self-pretrained"))
     assert run("lra", "table", "--results", results, "--markdown") == 0
     assert "| attention | listops | average |" in capsys.readouterr().out
     assert run("lra", "figure", "--results", results, "--output", folder / "arena.svg") == 0
@@ -70,51 +70,51 @@ def test_table_and_figure_come_from_the_rows(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("listop", "softmax"), "did you mean 'listops'"),
         (("listops", "softmacks"), "did you mean 'softmax'"),
         (("listops", "softmax", "--profile", "full"), "has no profile 'full'"),
-        (("listops", "softmax", "--set", "training.steps"), "wanted key=value"),
+        (("listops", "softmax", "--set", "training.steps"), "key=value"),
         (
             ("listops", "softmax", "--set", "training.steps={"),
             "training.steps={' is not valid YAML",
         ),
         (("listops", "softmax", "--set", "training.learning_rate=-1e-3"), "is -0.001, wanted"),
         (("listops", "softmax", "--set", "data.longer_than=40"), "wanted the first below"),
-        (("listops,text", "softmax", "--data", "."), "--data is of one task"),
+        (("listops,text", "softmax", "--data", "."), "--data"),
     ],
 )
-def test_mistakes_are_said_in_a_line(
-    folder: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], told: str
+def test_wrong_arguments_are_refused_by_name(
+    folder: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
 ) -> None:
     assert arena(folder, *words) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("tasks", "told"),
+    ("tasks", "message"),
     [("listops,listop", "did you mean 'listops'"), ("listops,text", "there is no")],
 )
-def test_a_mistake_in_a_later_task_is_said_before_the_first_has_run(
-    folder: Path, capsys: pytest.CaptureFixture[str], tasks: str, told: str
+def test_an_error_in_a_later_task_is_raised_before_the_first_run(
+    folder: Path, capsys: pytest.CaptureFixture[str], tasks: str, message: str
 ) -> None:
     before = (folder / "rows.jsonl").read_text()
     assert arena(folder, tasks, "local", "--seed", 4) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert (folder / "rows.jsonl").read_text() == before
 
 
-def test_a_profile_that_no_task_has_is_told(
+def test_a_profile_without_a_task_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for task in TASKS:
         (tmp_path / f"{task}.yaml").write_text("small: {}", encoding="utf-8")
     assert arena(tmp_path, "all", "softmax", "--profile", "smal") == 2
-    assert "has a profile 'smal'" in capsys.readouterr().err
+    assert "--profile" in capsys.readouterr().err
 
 
-def test_a_figure_of_rows_that_are_not_there_says_what_is(
+def test_a_figure_without_rows_lists_the_groups(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("lra", "figure", "--results", folder / "rows.jsonl", "--profile", "full") == 2

@@ -1,4 +1,4 @@
-"""`fewer bench --peers`, as a user types it, with stand-ins for the runtimes."""
+"""End-to-end tests of `fewer bench --peers`, with fake runtimes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 import fewer
-from fewer.measure import lineup, peak
+from fewer.runtimes import lineup, roofline
 from fewer.runtimes.adapters import REFERENCE
 from fewer.runtimes.lineup import OURS
 from tests.unit.cli.test_commands import run
@@ -18,10 +18,10 @@ from tests.unit.measure.engine import FAKES, without_engine
 
 @pytest.fixture
 def attached(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Save a model with a method; the runtimes and the fastest product are stand-ins."""
+    """Save a model with a method; the runtimes and the fastest matrix product are fakes."""
     without_engine(monkeypatch)
     monkeypatch.setattr(lineup, "PEERS", FAKES)
-    monkeypatch.setattr(peak, "gemm_peak", lambda: {"fp32": 1e10, "bf16": 1e11})
+    monkeypatch.setattr(roofline, "gemm_peak", lambda: {"fp32": 1e10, "bf16": 1e11})
     config = BertConfig.from_pretrained(model_folder, id2label={0: "down", 1: "up"})
     model = BertForSequenceClassification(config)
     fewer.save(fewer.attach(model, fewer.LTP(final_threshold=0.05)), tmp_path / "model")
@@ -38,7 +38,7 @@ def test_a_row_holds_every_system_and_names_the_missing(
     attached: Path, reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = tmp_path / "rows.jsonl"
-    sizes = ("--batch", 1, "--batch", 4, "--runs", 2, "--pool", 2, "--score-rows", 20)
+    sizes = ("--batch", 1, "--batch", 4, "--runs", 2, "--batches", 2, "--score-rows", 20)
     status = bench(attached, reviews, "--peers", *sizes, "--results", results)
     assert status == 0
     row = json.loads(results.read_text())
@@ -55,9 +55,9 @@ def test_a_row_holds_every_system_and_names_the_missing(
     assert "missing: absent-fp32: swiftruntime is not installed" in out
 
 
-def test_equal_lengths_make_a_row_each(attached: Path, reviews: Path, tmp_path: Path) -> None:
+def test_each_fixed_length_is_a_row(attached: Path, reviews: Path, tmp_path: Path) -> None:
     results = tmp_path / "rows.jsonl"
-    lengths = ("--equal", 8, "--equal", 16, "--batch", 3, "--runs", 1, "--pool", 1)
+    lengths = ("--fixed-length", 8, "--fixed-length", 16, "--batch", 3, "--runs", 1, "--batches", 1)
     status = bench(attached, reviews, "--peers", *lengths, "--results", results)
     assert status == 0
     rows = [json.loads(line) for line in results.read_text().splitlines()]
@@ -66,9 +66,22 @@ def test_equal_lengths_make_a_row_each(attached: Path, reviews: Path, tmp_path: 
     assert "metrics" not in rows[0]["systems"][REFERENCE]
 
 
-def test_what_is_left_out_is_named_too(attached: Path, reviews: Path, tmp_path: Path) -> None:
+def test_excluded_systems_are_named_as_missing(
+    attached: Path, reviews: Path, tmp_path: Path
+) -> None:
     results = tmp_path / "rows.jsonl"
-    words = ("--without", "lying-fp32", "--batch", 1, "--runs", 1, "--pool", 1, "--score-rows", 0)
+    words = (
+        "--exclude",
+        "lying-fp32",
+        "--batch",
+        1,
+        "--runs",
+        1,
+        "--batches",
+        1,
+        "--score-rows",
+        0,
+    )
     assert bench(attached, reviews, "--peers", *words, "--results", results) == 0
     row = json.loads(results.read_text())
     assert row["missing"]["lying-fp32"] == "left out"
@@ -76,25 +89,25 @@ def test_what_is_left_out_is_named_too(attached: Path, reviews: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
-        (["--equal", 8], "add --peers"),
-        (["--without", "hf-bf16"], "add --peers"),
+        (["--fixed-length", 8], "Add --peers"),
+        (["--exclude", "hf-bf16"], "Add --peers"),
         (["--peers", "--report", "page.html"], "--results"),
-        (["--peers", "--equal", 400], "up to 48 tokens"),
-        (["--peers", "--batch", 100], "batch of 100"),
-        (["--peers", "--without", "nobody"], "no system 'nobody'"),
+        (["--peers", "--fixed-length", 400], "--fixed-length"),
+        (["--peers", "--batch", 100], "--batch"),
+        (["--peers", "--exclude", "nobody"], "'nobody'"),
     ],
 )
-def test_what_makes_no_sense_is_refused(
+def test_options_without_effect_are_refused(
     attached: Path,
     reviews: Path,
     words: list[object],
-    said: str,
+    message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert bench(attached, reviews, *words) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_bench_takes_a_baseline_too(attached: Path, reviews: Path, tmp_path: Path) -> None:

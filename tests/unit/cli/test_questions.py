@@ -1,4 +1,4 @@
-"""Questions on the command line: a file of SQuAD, trained on and measured."""
+"""Question answering on the command line: training and evaluation on a SQuAD file."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def squad(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(QUESTIONS):
         words = [WORDS[(number + k) % len(WORDS)] for k in range(1 + 3 * number)]
         answer = {"text": words[-1], "answer_start": len(" ".join([*words[:-1], ""]))}
-        asked = {"id": f"q{number}", "question": f"the {words[-1]} film", "answers": [answer]}
-        paragraphs.append({"context": " ".join(words), "qas": [asked]})
+        question = {"id": f"q{number}", "question": f"the {words[-1]} film", "answers": [answer]}
+        paragraphs.append({"context": " ".join(words), "qas": [question]})
     path = tmp_path_factory.mktemp("squad") / "squad.json"
     content = {"version": "1.1", "data": [{"title": "films", "paragraphs": paragraphs}]}
     path.write_text(json.dumps(content), encoding="utf-8")
@@ -33,7 +33,7 @@ def squad(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, squad: Path) -> Path:
-    """Fit a dense model; the run's folder."""
+    """Fit a dense model; returns the folder of the run."""
     output = tmp_path_factory.mktemp("runs") / "questions"
     status = run(
         *("fit", "--model", model_folder, "--train", squad, "--output", output),
@@ -51,11 +51,11 @@ def test_fit_gives_a_model_that_answers_questions(trained: Path) -> None:
     assert model.config.id2label == {0: "start", 1: "end"}
 
 
-def test_evaluate_scores_questions_and_not_windows(
+def test_evaluate_scores_questions_instead_of_windows(
     trained: Path, squad: Path, tmp_path: Path
 ) -> None:
     results = tmp_path / "rows.jsonl"
-    words = ("--data", squad, "--no-timed", "--results", results)
+    words = ("--data", squad, "--no-latency", "--results", results)
     assert run("evaluate", trained / "model", *words) == 0
     (row,) = map(json.loads, results.read_text().splitlines())
     padded, packed = row["systems"].values()
@@ -75,10 +75,10 @@ def test_bench_times_windows_and_refuses_peers(
     (row,) = map(json.loads, results.read_text().splitlines())
     assert row["systems"]["packed"]["latency_ms"]["4"]["median"] > 0
     assert run(*words, "--peers") == 2
-    assert "--peers compares models of whole texts" in capsys.readouterr().err
+    assert "--peers" in capsys.readouterr().err
 
 
-def test_a_head_that_is_trained_is_kept(trained: Path, squad: Path, tmp_path: Path) -> None:
+def test_a_trained_head_is_kept(trained: Path, squad: Path, tmp_path: Path) -> None:
     status = run(
         *("fit", "--model", trained / "model", "--train", squad, "--output", tmp_path / "more"),
         *("--method", "dense", "--batch-size", 8, "--precision", "fp32"),
@@ -100,7 +100,7 @@ def test_exits_are_trained_on_questions_and_swept(
         *("--batch-size", 8, "--precision", "fp32"),
     )
     assert status == 0
-    words = ("--data", squad, "--no-timed", "--sweep", "--results", results)
+    words = ("--data", squad, "--no-latency", "--sweep", "--results", results)
     assert run("evaluate", tmp_path / "exits" / "model", *words) == 0
     (row,) = map(json.loads, results.read_text().splitlines())
     shut, *swept = row["sweep"]

@@ -10,16 +10,18 @@ from fewer.tasks.classification import infer
 ROWS = Dataset.from_dict({"text": ["good film", "bad film"], "label": ["up", "down"]})
 
 
-def test_the_seed_draws_the_new_head_whatever_was_drawn_before(model_folder):
+def test_the_new_head_depends_on_the_seed_alone(model_folder):
     task, states = infer(ROWS), []
     for seed, before in ((7, 1), (7, 2), (8, 1)):
         torch.manual_seed(before)
         model, is_new = load_for(task, str(model_folder), seed=seed)
         assert is_new
         states.append(model.state_dict())
-    first, same, other = states
+    first, same, second_seed = states
     assert all(torch.equal(same[name], tensor) for name, tensor in first.items())
-    different = {name for name, tensor in first.items() if not torch.equal(other[name], tensor)}
+    different = {
+        name for name, tensor in first.items() if not torch.equal(second_seed[name], tensor)
+    }
     assert different == {"classifier.weight"}
 
 
@@ -34,7 +36,7 @@ def test_a_head_for_other_labels_is_refused_with_shapes(model_folder, tmp_path):
         load_for(three, str(tmp_path), seed=0)
 
 
-def test_a_lost_side_file_is_missed_when_training_goes_on(model_folder, tmp_path):
+def test_a_lost_side_file_is_refused(model_folder, tmp_path):
     model, _ = load_for(infer(ROWS), str(model_folder), seed=0)
     fewer.save(fewer.attach(model, fewer.LTP()), tmp_path)
     assert not load_for(infer(ROWS), str(tmp_path), seed=0)[1]
@@ -61,7 +63,7 @@ def test_the_same_command_trains_the_same_model_twice(model_folder, reviews, tmp
     assert all(torch.equal(second[name], tensor) for name, tensor in first.items())
 
 
-def test_the_folder_of_a_run_is_told_from_that_of_its_model(model_folder, tmp_path):
+def test_the_folder_of_a_run_is_refused_as_a_model(model_folder, tmp_path):
     model, _ = load_for(infer(ROWS), str(model_folder), seed=0)
     fewer.save(fewer.attach(model), tmp_path / "run" / "model")
     with pytest.raises(FileNotFoundError, match=r"run.model"):
@@ -69,7 +71,7 @@ def test_the_folder_of_a_run_is_told_from_that_of_its_model(model_folder, tmp_pa
 
 
 @pytest.mark.parametrize("epochs", [-1, float("nan"), float("inf")])
-def test_epochs_that_are_no_number_of_epochs_are_refused(model_folder, reviews, tmp_path, epochs):
+def test_invalid_epochs_are_refused(model_folder, reviews, tmp_path, epochs):
     columns = {"text": "review", "label": "stars"}
     recipe = Recipe(
         model=str(model_folder), train=str(reviews), columns=columns, dense={"epochs": epochs}

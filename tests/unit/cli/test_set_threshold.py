@@ -1,4 +1,4 @@
-"""`fewer set-threshold`, as a user types it."""
+"""End-to-end tests of `fewer set-threshold`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def exits(model_folder: Path, tmp_path: Path) -> Path:
     return tmp_path / "exits"
 
 
-def test_a_copy_has_the_new_threshold_and_the_model_keeps_its_own(
+def test_the_copy_has_the_new_threshold_and_the_model_is_unchanged(
     exits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("set-threshold", exits, 0.3, "--output", tmp_path / "new") == 0
@@ -37,35 +37,35 @@ def test_a_copy_has_the_new_threshold_and_the_model_keeps_its_own(
 
 
 @pytest.mark.parametrize(
-    ("threshold", "output", "said"),
+    ("threshold", "output", "message"),
     [(0.3, "exits", "--output must be a new folder"), (7, "new", "threshold")],
 )
 def test_nothing_is_overwritten_and_the_range_is_checked(
     threshold: float,
     output: str,
-    said: str,
+    message: str,
     exits: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert run("set-threshold", exits, threshold, "--output", tmp_path / output) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert present_threshold(fewer.load(exits, precision=None)) is None
     assert not (tmp_path / "new").exists()
 
 
-def test_untrained_exits_are_told_by_evaluate_and_explain(
+def test_evaluate_and_explain_warn_about_untrained_exits(
     exits: Path,
     reviews: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from fewer import prediction
+    from fewer.inference import predict
 
-    monkeypatch.setattr(prediction, "_logged", set())
+    monkeypatch.setattr(predict, "_logged", set())
     columns = ("--column", "text=review", "--column", "label=stars")
-    measured = ("evaluate", exits, "--data", reviews, *columns, "--no-timed", "--rows", 8)
+    measured = ("evaluate", exits, "--data", reviews, *columns, "--no-latency", "--limit", 8)
     assert run(*measured) == 2  # labels up and down, which the head does not know
     capsys.readouterr()
     model = fewer.load(exits, precision=None)
@@ -76,7 +76,7 @@ def test_untrained_exits_are_told_by_evaluate_and_explain(
     assert run(*measured, "--threshold", 1.0) == 0
     assert "nothing leaves early" not in capsys.readouterr().out
     assert run("explain", exits, "good film") == 0
-    assert prediction.CLOSED in prediction._logged
+    assert predict.CLOSED in predict._logged
     Path("fewer-explain.html").write_text("mine")
     assert run("explain", exits, "good film") == 0
     assert Path("fewer-explain.html").read_text() == "mine"

@@ -1,4 +1,4 @@
-"""`fewer evaluate --sweep`, as a user types it."""
+"""End-to-end tests of `fewer evaluate --sweep`."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ def test_the_curve_is_printed_added_to_the_row_and_drawn(
     capsys.readouterr()
     results, report = tmp_path / "exits.jsonl", tmp_path / "report.html"
     status = run(
-        *("evaluate", tmp_path / "run" / "model", "--data", reviews, *COLUMNS, "--no-timed"),
+        *("evaluate", tmp_path / "run" / "model", "--data", reviews, *COLUMNS, "--no-latency"),
         *("--baseline", tmp_path / "run" / "0-dense" / "model"),
         *("--sweep", "--results", results, "--report", report),
     )
     assert status == 0
     (row,) = (json.loads(line) for line in results.read_text().splitlines())
-    never, *others = row["sweep"]
+    never, *swept = row["sweep"]
     # exits trained with the model frozen: who never leaves answers as the dense model does
     assert never["metrics"] == row["systems"]["packed"]["metrics"]
     assert never["exits"] == [0, 0, 64]
-    told = capsys.readouterr().out
-    assert "at every threshold" in told
-    assert all(f"{point['threshold']:g} " in told for point in others)
-    assert f"{row['saved_threshold']:g} (saved)" in told
+    out = capsys.readouterr().out
+    assert "at every threshold" in out
+    assert all(f"{point['threshold']:g} " in out for point in swept)
+    assert f"{row['saved_threshold']:g} (saved)" in out
     model = tmp_path / "run" / "model"
-    assert f"fewer set-threshold {model} THRESHOLD --output NEW_FOLDER" in told
-    assert "answers changed" in told
+    assert f"fewer set-threshold {model} THRESHOLD --output NEW_FOLDER" in out
+    assert "answers changed" in out
     assert never["changed"] == 0.0
-    assert report.read_text().count("<figcaption>Where texts leave") == 1
-    found = operating_point(row, most_lost=100.0)
-    assert found is not None
-    assert found["texts"] == 32
+    assert report.read_text().count("<figcaption>Where texts exit") == 1
+    selected = operating_point(row, most_lost=100.0)
+    assert selected is not None
+    assert selected["texts"] == 32

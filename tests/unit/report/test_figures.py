@@ -1,4 +1,4 @@
-"""Figures show the rows' numbers, say them in words, and leave matplotlib as it was."""
+"""Figures show and describe the numbers of rows, and leave matplotlib unchanged."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from fewer.report.figures import (
     metric_against_flops,
     tokens_per_layer,
 )
-from fewer.report.settings import blocks
+from fewer.report.settings import group_rows
 from fewer.report.svg import COLOURS
 from tests.unit.measure.results import dense, result, without
 
 
 def words(drawing: Drawing | None) -> list[str]:
-    """Return what is written in a figure; fails if it is not well-formed."""
+    """Return the texts of a figure; fails for malformed SVG."""
     assert drawing is not None
     root = ET.fromstring(drawing.svg)
     assert root.tag == "svg"
@@ -39,34 +39,34 @@ def alt(drawing: Drawing | None) -> str:
 
 
 def bars(drawing: Drawing | None, colour: str) -> list[float]:
-    """Return the heights of the bars of one colour, the highest as 1."""
+    """Return the heights of the bars of one colour, relative to the highest."""
     assert drawing is not None
-    found = [
+    outlines = [
         [float(y) for y in re.findall(r"[ML] [\d.-]+ ([\d.-]+)", path)]
         for path in re.findall(
             rf'<path d="([^"]*)"[^>]*style="fill: var\(--{colour},', drawing.svg, re.DOTALL
         )
     ]
-    heights = [max(ys) - min(ys) for ys in found]
+    heights = [max(ys) - min(ys) for ys in outlines]
     return [height / max(heights) for height in heights]
 
 
 def test_a_point_stands_for_each_system() -> None:
-    drawing = metric_against_flops(blocks([result()]), "accuracy")
-    written = words(drawing)
-    assert {"padded HF", "packed", "LTP", "accuracy"} < set(written)
-    assert "MFLOPs per text (multiply-add = 2)" in written
+    drawing = metric_against_flops(group_rows([result()]), "accuracy")
+    texts = words(drawing)
+    assert {"padded HF", "packed", "LTP", "accuracy"} < set(texts)
+    assert "MFLOPs per text (multiply-add = 2)" in texts
     assert alt(drawing) == (
         "accuracy against FLOPs per text: padded HF 4,000 MFLOPs, 0.9100; packed 2,000 MFLOPs, "
         "0.9100; LTP 1,000 MFLOPs, 0.9000"
     )
 
 
-def test_several_settings_are_numbered_and_joined() -> None:
+def test_settings_are_numbered_and_joined_by_a_line() -> None:
     targets = (0.75, 0.25, 0.5)
-    found = blocks(result(target=one, seed=seed) for one in targets for seed in (0, 1))
-    assert len(found) == 3
-    drawing = metric_against_flops(found, "accuracy")
+    blocks = group_rows(result(target=target, seed=seed) for target in targets for seed in (0, 1))
+    assert len(blocks) == 3
+    drawing = metric_against_flops(blocks, "accuracy")
     assert {"1", "2", "3", "padded HF", "packed", "LTP"} < set(words(drawing))
     assert "setting 2 LTP 500 MFLOPs, 0.9000" in alt(drawing)
     assert drawing is not None
@@ -78,41 +78,41 @@ def test_several_settings_are_numbered_and_joined() -> None:
     assert across == sorted(across)
 
 
-def test_other_texts_are_not_joined() -> None:
-    other = {"source": "other.csv", "hash": "f" * 16, "rows": 9}
-    found = blocks([result(), result(target=0.25, data=other)])
-    drawing = metric_against_flops(found, "accuracy")
+def test_settings_on_different_texts_are_not_joined() -> None:
+    data = {"source": "other.csv", "hash": "f" * 16, "rows": 9}
+    blocks = group_rows([result(), result(target=0.25, data=data)])
+    drawing = metric_against_flops(blocks, "accuracy")
     assert drawing is not None
     assert not re.findall(r"fill: none; stroke: var\(--method", drawing.svg)
 
 
-def test_methods_have_their_own_colours() -> None:
+def test_methods_have_different_colours() -> None:
     rows = [result(method={"name": name, "args": {}}) for name in ("ltp", "skim", "power", "lat")]
-    drawing = tokens_per_layer(blocks(rows))
+    drawing = tokens_per_layer(group_rows(rows))
     assert drawing is not None
     for name in ("method", "second", "third", "fourth"):
         assert f"var(--{name}, {COLOURS[name]})" in drawing.svg
 
 
 def test_tokens_are_drawn_from_zero_with_every_layer() -> None:
-    drawing = tokens_per_layer(blocks([result()]))
-    written = words(drawing)
-    assert {"0", "1", "2", "3", "layer", "tokens read per text (mean)"} < set(written)
+    drawing = tokens_per_layer(group_rows([result()]))
+    texts = words(drawing)
+    assert {"0", "1", "2", "3", "layer", "tokens read per text (mean)"} < set(texts)
     assert alt(drawing).endswith("LTP 31.5 15.2 4.00")
 
 
 def test_equal_baselines_are_drawn_once() -> None:
-    one, several = (
-        tokens_per_layer(blocks([result(target=target) for target in targets]))
+    single, several = (
+        tokens_per_layer(group_rows([result(target=target) for target in targets]))
         for targets in ((0.5,), (0.25, 0.5, 0.75))
     )
-    assert one is not None
+    assert single is not None
     assert several is not None
-    dashed = [drawing.svg.count("stroke-dasharray") for drawing in (one, several)]
+    dashed = [drawing.svg.count("stroke-dasharray") for drawing in (single, several)]
     assert dashed == [1, 1]
 
 
-def test_names_at_the_lines_ends_do_not_cover_each_other() -> None:
+def test_names_at_the_ends_of_lines_do_not_overlap() -> None:
     rows = [result(target=target) for target in (0.2, 0.3, 0.4, 0.5)]
     for row in rows:
         row["systems"]["method"]["tokens_per_layer"] = [
@@ -120,7 +120,7 @@ def test_names_at_the_lines_ends_do_not_cover_each_other() -> None:
             20.0,
             9.0 + row["method"]["args"]["target"],
         ]
-    drawing = tokens_per_layer(blocks(rows))
+    drawing = tokens_per_layer(group_rows(rows))
     assert drawing is not None
     heights = [
         float(height)
@@ -146,12 +146,12 @@ def test_a_limit_beyond_the_lengths_is_not_drawn() -> None:
 
 def test_lengths_that_do_not_fit_are_refused() -> None:
     lengths = {"edges": [0, 16, 32], "counts": [1, 2, 3]}
-    with pytest.raises(ValueError, match="3 edges and 3 counts; wanted one edge more"):
+    with pytest.raises(ValueError, match=r"lengths .* 3 edges and 3 counts"):
         length_histogram(result(lengths=lengths))
 
 
 def test_latency_is_drawn_for_a_text() -> None:
-    (block,) = blocks([result()])
+    (block,) = group_rows([result()])
     drawing = latency(block)
     assert {"1", "8", "32", "texts in a batch", "milliseconds per text"} < set(words(drawing))
     assert bars(drawing, "packed")[:3] == pytest.approx([1, 5 / 8, 150 / 32 / 8], abs=1e-3)
@@ -161,25 +161,25 @@ def test_latency_is_drawn_for_a_text() -> None:
 @pytest.mark.parametrize(
     ("draw", "missing"),
     [
-        (lambda found: metric_against_flops(found, "accuracy"), "metrics"),
-        (lambda found: metric_against_flops(found, "accuracy"), "flops_per_text"),
+        (lambda blocks: metric_against_flops(blocks, "accuracy"), "metrics"),
+        (lambda blocks: metric_against_flops(blocks, "accuracy"), "flops_per_text"),
         (tokens_per_layer, "tokens_per_layer"),
-        (lambda found: latency(found[0]), "latency_ms"),
+        (lambda blocks: latency(blocks[0]), "latency_ms"),
     ],
 )
-def test_nothing_measured_draws_nothing(draw: Any, missing: str) -> None:
-    assert draw(blocks([without(result(), missing)])) is None
-    assert draw(blocks([dense()])) is not None
+def test_missing_measurements_have_no_figure(draw: Any, missing: str) -> None:
+    assert draw(group_rows([without(result(), missing)])) is None
+    assert draw(group_rows([dense()])) is not None
 
 
-def test_a_figure_needs_nothing_from_outside() -> None:
-    for drawing in (length_histogram(result()), latency(blocks([result()])[0])):
+def test_a_figure_is_self_contained() -> None:
+    for drawing in (length_histogram(result()), latency(group_rows([result()])[0])):
         assert drawing is not None
         assert "http" not in drawing.svg
         assert "<style" not in drawing.svg
         names = re.findall(r'\bid="([^"]*)"', drawing.svg)
         used = re.findall(r'"#([^"]*)"|url\(#([^)]*)\)', drawing.svg)
-        assert {one or other for one, other in used} <= set(names)
+        assert {href or url for href, url in used} <= set(names)
 
 
 def test_the_same_row_draws_the_same_figure() -> None:

@@ -1,4 +1,4 @@
-"""What a result row says in words under its table."""
+"""Notes under the table of a result row."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from tests.unit.measure.results import dense, result, without
 
 
 def shared(target: float, share: float, **changes: Any) -> dict[str, Any]:
-    """A row that asked for one share of the FLOPs and got another."""
+    """Return a row with a target and a measured share of the FLOPs."""
     row = result(target=share, **changes)
     row["method"] = {"name": "ltp", "args": {"target": target}}
     return row
 
 
 @pytest.mark.parametrize(("share", "explained"), [(0.5, False), (0.509, False), (0.56, True)])
-def test_the_share_of_flops_asked_for_stands_beside_the_one_measured(
+def test_the_measured_share_of_flops_stands_beside_the_target(
     share: float, explained: bool
 ) -> None:
     (line,) = notes([shared(0.5, share)])
-    start = f"FLOPs: 0.50 of the dense model's asked for, {share:.2f} got on reviews.csv"
+    start = f"FLOPs: {share:.2f} of the dense model's on reviews.csv, target 0.50"
     assert line.startswith(start)
     assert line.endswith("sample of the training rows)") == explained
 
@@ -37,13 +37,13 @@ def test_the_share_of_flops_asked_for_stands_beside_the_one_measured(
         without(shared(0.5, 0.5), "flops_per_text"),
     ],
 )
-def test_nothing_is_said_where_no_share_was_asked_for_or_measured(row: dict[str, Any]) -> None:
+def test_there_is_no_note_without_a_target_or_a_measurement(row: dict[str, Any]) -> None:
     assert flops_line(row) is None
     assert notes([row]) == []
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "expected"),
     [
         ({"saved_threshold": None}, [CLOSED]),
         ({"saved_threshold": None, "threshold": 0.4}, []),
@@ -51,11 +51,13 @@ def test_nothing_is_said_where_no_share_was_asked_for_or_measured(row: dict[str,
         ({}, []),
     ],
 )
-def test_exits_that_nobody_has_opened_are_told(changes: dict[str, Any], told: list[str]) -> None:
-    assert notes([result(method={"name": "fastbert", "args": {}}, **changes)]) == told
+def test_exits_without_a_threshold_have_a_note(
+    changes: dict[str, Any], expected: list[str]
+) -> None:
+    assert notes([result(method={"name": "fastbert", "args": {}}, **changes)]) == expected
 
 
-def test_answers_that_are_all_alike_are_told_of_packed_and_of_the_method() -> None:
+def test_constant_predictions_have_a_note_for_packed_and_the_method() -> None:
     row = result(method={"name": "sentee", "args": {}})
     for name in ("padded", "packed", "method"):
         row["systems"][name]["remark"] = "no entity was predicted"

@@ -1,4 +1,4 @@
-"""Tables and the page show the rows' own numbers, whatever was measured, and let no markup in."""
+"""Tables and page show the numbers of the rows, whatever was measured, and escape markup."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Console
 
 from fewer.report.format import short, times
 from fewer.report.report import curve, markdown, table, write_html
-from fewer.report.settings import blocks
+from fewer.report.settings import group_rows
 from tests.unit.measure.pages import Page, self_contained
 from tests.unit.measure.results import dense, result, system, without
 from tests.unit.measure.swept import swept, tagged
@@ -23,13 +23,13 @@ SEEDS = [
 
 
 def printed(rows: list[dict[str, Any]]) -> list[list[str]]:
-    """Return the cells of the table, as a terminal shows them, line by line."""
+    """Return the cells of the table as a terminal shows them, per line."""
     console = Console(width=120)
-    with console.capture() as shown:
+    with console.capture() as capture:
         console.print(table(rows))
     return [
         [cell.strip() for cell in line.strip("│┃").replace("┃", "│").split("│")]
-        for line in shown.get().splitlines()
+        for line in capture.get().splitlines()
         if line.startswith(("│", "┃"))
     ]
 
@@ -76,23 +76,23 @@ def test_changed_answers_are_a_line_against_padded(tmp_path: Path) -> None:
     assert "answers changed: against padded HF" in page(tmp_path, [row]).text
 
 
-def test_a_score_of_nothing_is_no_plus_zero() -> None:
+def test_a_score_of_zero_has_a_remark_instead_of_a_change() -> None:
     row = result()
     for name in ("packed", "method"):
         metrics = {"f1": 0.0, "precision": 0.0, "recall": 0.0, "accuracy": 0.8}
         row["systems"][name] |= {"metrics": metrics, "remark": "no entity was predicted"}
-    shown = printed([row])
-    at = next(number for number, line in enumerate(shown) if line[0] == "f1")
-    assert shown[at] == ["f1", "0.9000", "0.0000", "0.0000"]
-    below = [" ".join(line[column] for line in shown[at + 1 : at + 3]) for column in (2, 3)]
+    cells = printed([row])
+    at = next(number for number, line in enumerate(cells) if line[0] == "f1")
+    assert cells[at] == ["f1", "0.9000", "0.0000", "0.0000"]
+    below = [" ".join(line[column] for line in cells[at + 1 : at + 3]) for column in (2, 3)]
     assert all(text.startswith("no entity was predicted") for text in below)
-    assert str(shown).count("no entity") == 2  # not beside precision and recall again
+    assert str(cells).count("no entity") == 2  # not beside precision and recall again
 
 
-def test_the_page_says_what_was_asked_and_what_was_got(tmp_path: Path) -> None:
+def test_the_page_compares_flops_with_their_target(tmp_path: Path) -> None:
     text = page(tmp_path, [result(target=0.5), result(target=0.25)]).text
-    assert text.count("0.50 of the dense model's asked for, 0.50 got on reviews.csv") == 1
-    assert text.count("0.25 of the dense model's asked for, 0.25 got on reviews.csv") == 1
+    assert text.count("0.50 of the dense model's on reviews.csv, target 0.50") == 1
+    assert text.count("0.25 of the dense model's on reviews.csv, target 0.25") == 1
 
 
 def test_a_slower_method_is_called_slower() -> None:
@@ -103,7 +103,7 @@ def test_a_slower_method_is_called_slower() -> None:
     assert "1.05x fewer" in cells
 
 
-def test_the_speedup_measured_turn_by_turn_counts_before_the_medians() -> None:
+def test_the_interleaved_speedup_takes_precedence_over_the_medians() -> None:
     row = result()
     row["systems"]["method"]["latency_ms"]["1"]["speedup"] = 1.7
     del row["systems"]["method"]["latency_ms"]["8"]["speedup"]
@@ -112,9 +112,9 @@ def test_the_speedup_measured_turn_by_turn_counts_before_the_medians() -> None:
 
 
 def test_a_dense_model_has_two_columns() -> None:
-    shown = printed([dense()])
-    assert shown[0] == ["one run", "padded HF", "packed"]
-    assert ["accuracy", "0.9100", "0.9100"] in shown
+    cells = printed([dense()])
+    assert cells[0] == ["one run", "padded HF", "packed"]
+    assert ["accuracy", "0.9100", "0.9100"] in cells
 
 
 @pytest.mark.parametrize(
@@ -126,35 +126,39 @@ def test_a_dense_model_has_two_columns() -> None:
         ("tokens_per_layer", ["tokens read, by layer"]),
     ],
 )
-def test_what_was_not_measured_is_left_out(tmp_path: Path, missing: str, lines: list[str]) -> None:
+def test_missing_measurements_are_left_out(tmp_path: Path, missing: str, lines: list[str]) -> None:
     row = without(result(), missing)
-    full, shown = ({line[0] for line in printed([one])} for one in (result(), row))
-    assert full - shown == set(lines)
+    full, partial_names = (
+        {line[0] for line in printed([measured])} for measured in (result(), row)
+    )
+    assert full - partial_names == set(lines)
     text = page(tmp_path, [row]).text
     assert not any(line in text for line in lines)
     assert not any(f"| {line} |" in markdown([row]) for line in lines)
 
 
 def test_rows_of_several_seeds_are_one_setting() -> None:
-    (block,) = blocks(SEEDS)
+    (block,) = group_rows(SEEDS)
     assert block.runs == "mean of 3 runs, seeds 40, 41, 42"
     assert block.model == "runs/ltp-0.5/seed-*"
     mean = block.systems["method"].metrics["accuracy"]
     assert mean.value == pytest.approx(0.89)
     assert mean.spread == pytest.approx(0.01)
-    shown = printed(SEEDS)
-    assert shown[0][0] == "mean of 3 runs, seeds 40, 41, 42"
-    assert shown[1] == ["accuracy", "0.9100 ± 0.0000", "0.9100 ± 0.0000", "0.8900 ± 0.0100"]
+    cells = printed(SEEDS)
+    assert cells[0][0] == "mean of 3 runs, seeds 40, 41, 42"
+    assert cells[1] == ["accuracy", "0.9100 ± 0.0000", "0.9100 ± 0.0000", "0.8900 ± 0.0100"]
 
 
-def test_the_training_seed_counts_before_the_seed_of_the_command() -> None:
+def test_the_training_seed_takes_precedence_over_the_seed_of_the_command() -> None:
     rows = [
         {**row, "training_seed": row["seed"], "seed": 0, "baseline": f"dense-{row['seed']}/model"}
         for row in SEEDS
     ]
-    (block,) = blocks(rows)
+    (block,) = group_rows(rows)
     assert block.runs == "mean of 3 runs, seeds 40, 41, 42"
-    assert len(blocks([{**row, "seed": 0} for row in SEEDS])) == 3  # who knows what 40 to 42 are?
+    assert (
+        len(group_rows([{**row, "seed": 0} for row in SEEDS])) == 3
+    )  # who knows what 40 to 42 are?
 
 
 @pytest.mark.parametrize(
@@ -175,13 +179,13 @@ def test_the_training_seed_counts_before_the_seed_of_the_command() -> None:
         ),
     ],
 )
-def test_other_settings_stay_apart_and_say_what_differs(
+def test_different_settings_are_separate_and_labelled_by_their_difference(
     changes: dict[str, Any], labels: list[str]
 ) -> None:
-    assert [block.label for block in blocks([result(), result(**changes)])] == labels
+    assert [block.label for block in group_rows([result(), result(**changes)])] == labels
 
 
-def test_a_sweep_is_a_section_each(tmp_path: Path) -> None:
+def test_each_target_is_a_section(tmp_path: Path) -> None:
     rows = [result(target=target) for target in (0.25, 0.5, 0.75)]
     firsts = [line[0] for line in printed(rows)]
     assert [first for first in firsts if "LTP" in first] == [
@@ -189,54 +193,56 @@ def test_a_sweep_is_a_section_each(tmp_path: Path) -> None:
         "2. LTP(target=0.5)",
         "3. LTP(target=0.75)",
     ]
-    found = page(tmp_path, rows)
-    assert "All settings" in found.text
+    html = page(tmp_path, rows)
+    assert "All settings" in html.text
     for number in (1, 2, 3):
-        assert {"href": f"#setting-{number}"} in found.named("a")
+        assert {"href": f"#setting-{number}"} in html.named("a")
     for fewer in ("4.0x fewer", "2.0x fewer", "1.3x fewer"):
-        assert found.text.count(fewer) == 2  # in the summary and in its own section
+        assert html.text.count(fewer) == 2  # in the summary and in its own section
 
 
-def test_the_curve_of_exits_is_a_table_of_its_own() -> None:
+def test_the_curve_of_exits_is_a_separate_table() -> None:
     console = Console(width=100)
-    with console.capture() as shown:
+    with console.capture() as capture:
         console.print(curve(tagged()))
-    body = [line.split() for line in shown.get().splitlines() if line.startswith("│")]
+    body = [line.split() for line in capture.get().splitlines() if line.startswith("│")]
     assert [[word for word in line if word != "│"] for line in body] == [
         ["never", "0.6900", "1.040", "1.04x", "more", "4.00"],
         ["0.1", "0.6850", "0.800", "1.2x", "fewer", "3.25"],
         ["0.5", "0.6750", "0.500", "2.0x", "fewer", "2.50"],
         ["0.9", "0.4900", "0.250", "4.0x", "fewer", "1.00"],
     ]
-    with console.capture() as shown:
+    with console.capture() as capture:
         console.print(curve(tagged(saved_threshold=0.1)))
-    assert next(line for line in shown.get().splitlines() if "(saved)" in line).split()[1] == "0.1"
-    assert shown.get().count("(saved)") == 1
-    with console.capture() as shown:
+    assert (
+        next(line for line in capture.get().splitlines() if "(saved)" in line).split()[1] == "0.1"
+    )
+    assert capture.get().count("(saved)") == 1
+    with console.capture() as capture:
         console.print(curve(tagged(saved_threshold=None)))
-    assert "never (saved)" in shown.get()
-    with pytest.raises(ValueError, match="has no sweep"):
+    assert "never (saved)" in capture.get()
+    with pytest.raises(ValueError, match="must hold a sweep"):
         curve(result())
 
 
 def test_the_page_draws_the_curve_of_every_row_that_has_one(tmp_path: Path) -> None:
-    again = swept(training_seed=43, model="runs/magic_pyramid-43/model")
+    second_seed = swept(training_seed=43, model="runs/magic_pyramid-43/model")
     title = "accuracy by threshold"
-    cases = [([swept()], 1), ([result()], 0), ([swept(), again, result()], 2)]
+    cases = [([swept()], 1), ([result()], 0), ([swept(), second_seed, result()], 2)]
     cases.append(([swept(), without(swept(threads=1), "latency_ms")], 1))  # the same numbers once
-    for rows, drawn in cases:
+    for rows, count in cases:
         text = page(tmp_path, rows).text
-        assert (text.count(title), text.count("Where texts leave")) == (drawn, drawn)
-        assert ("Of runs/magic_pyramid-43/model" in text) == (drawn == 2)
+        assert (text.count(title), text.count("Where texts exit")) == (count, count)
+        assert ("Of runs/magic_pyramid-43/model" in text) == (count == 2)
 
 
-def test_the_score_of_entities_leads_and_that_of_other_tags_is_accuracy(tmp_path: Path) -> None:
-    entities, others = tagged(), result()
-    for one, metrics in ((entities, ("f1", "precision", "accuracy")), (others, ("f1", "accuracy"))):
-        for system_ in one["systems"].values():
+def test_entities_lead_with_f1_and_tags_with_accuracy(tmp_path: Path) -> None:
+    entities, tags = tagged(), result()
+    for row, metrics in ((entities, ("f1", "precision", "accuracy")), (tags, ("f1", "accuracy"))):
+        for system_ in row["systems"].values():
             system_["metrics"] = dict.fromkeys(metrics, 0.5)
-    for one, name in ((entities, "f1"), (others, "accuracy")):
-        text = page(tmp_path, [one]).text
+    for row, name in ((entities, "f1"), (tags, "accuracy")):
+        text = page(tmp_path, [row]).text
         assert f"{name} against FLOPs" in text
         assert f"{name} 0.5000" in text
 
@@ -249,8 +255,8 @@ def test_markdown_has_a_line_for_each_system() -> None:
     assert lines[0][:3] == ["system", "accuracy", "f1"]
     assert set(lines[1]) == {"---", "---:"}
     assert [line[0] for line in lines[2:]] == ["padded HF", "packed", "LTP"]
-    told = dict(zip(lines[0], lines[4], strict=True))
-    assert told == {
+    cells = dict(zip(lines[0], lines[4], strict=True))
+    assert cells == {
         "system": "LTP",
         "accuracy": "0.9000 (-0.0100)",
         "f1": "0.8900 (-0.0100)",
@@ -271,7 +277,7 @@ def test_markdown_of_several_settings_is_a_whole_grid() -> None:
     assert "LTP, command evaluate, mean of 3 runs, seeds 40, 41, 42" in lines[2]
 
 
-def test_markup_in_a_row_stays_text(tmp_path: Path) -> None:
+def test_markup_in_a_row_is_escaped(tmp_path: Path) -> None:
     row = result(
         command=EVIL,
         model=EVIL,
@@ -279,64 +285,64 @@ def test_markup_in_a_row_stays_text(tmp_path: Path) -> None:
         method={"name": EVIL, "args": {EVIL: EVIL}},
         data={"source": EVIL, "hash": EVIL, "rows": 1},
     )
-    for one in row["systems"].values():
-        one["metrics"] = {f"{EVIL} $x$": 0.5}
-    other = copy.deepcopy(row)
-    other["method"]["name"] = f"other {EVIL}"
-    found = page(tmp_path, [row, other], title=EVIL)
-    assert found.text.count("<script>alert(1)</script>") > 10
-    assert "<script" not in found.source
-    assert "\x00" not in found.source
-    assert "\x1b" not in found.source
-    lines = markdown([row, other]).splitlines()
+    for measured in row["systems"].values():
+        measured["metrics"] = {f"{EVIL} $x$": 0.5}
+    second = copy.deepcopy(row)
+    second["method"]["name"] = f"other {EVIL}"
+    html = page(tmp_path, [row, second], title=EVIL)
+    assert html.text.count("<script>alert(1)</script>") > 10
+    assert "<script" not in html.source
+    assert "\x00" not in html.source
+    assert "\x1b" not in html.source
+    lines = markdown([row, second]).splitlines()
     assert not any("<script" in line for line in lines)
     assert {line.replace("\\|", "").count("|") for line in lines} == {lines[0].count("|") - 1}
-    assert any("<script>alert(1)</script>" in line[0] for line in printed([row, other]))
+    assert any("<script>alert(1)</script>" in line[0] for line in printed([row, second]))
 
 
-def test_the_page_says_where_each_row_is_from(tmp_path: Path) -> None:
-    found = page(tmp_path, SEEDS, title="Three seeds")
-    assert "Three seeds" in found.text
+def test_the_page_holds_the_provenance_of_each_row(tmp_path: Path) -> None:
+    html = page(tmp_path, SEEDS, title="Three seeds")
+    assert "Three seeds" in html.text
     for seed in (40, 41, 42):
-        assert f"fewer evaluate runs/ltp-0.5/seed-{seed}" in found.text
-    for told in (
+        assert f"fewer evaluate runs/ltp-0.5/seed-{seed}" in html.text
+    for value in (
         "fewer 0.1.0, torch 2.13.0, transformers 5.23.0, python 3.11.7",
         "A Processor 3000",
         "reviews.csv, 60 rows, hash 0123456789abcdef",
         "2026-01-02T03:04:05+00:00",
         '"strength": 0.1',
     ):
-        assert found.text.count(told) >= 3
+        assert html.text.count(value) >= 3
 
 
-def test_the_page_begins_with_what_matters(tmp_path: Path) -> None:
+def test_the_page_begins_with_the_main_results(tmp_path: Path) -> None:
     text = " ".join(page(tmp_path, [result()]).text.split())
     assert "2.0x fewer FLOPs than packed; 4.0x fewer than padded HF" in text
     assert "accuracy 0.9000 -0.0100 against packed" in text
     assert "2.0x faster than packed at batch 32; 4.0x faster than padded HF" in text
 
 
-def test_no_rows_make_an_empty_table_and_a_page_that_says_so(tmp_path: Path) -> None:
+def test_no_rows_make_an_empty_table_and_page(tmp_path: Path) -> None:
     assert table([]).row_count == 0
     assert "There are no result rows yet" in page(tmp_path, []).text
 
 
 def test_a_row_without_systems_is_refused() -> None:
-    with pytest.raises(ValueError, match="result row 2 holds no systems, only kind"):
+    with pytest.raises(ValueError, match=r"result row 2 .* got kind"):
         table([result(), {"kind": "evaluate"}])
 
 
 @pytest.mark.parametrize(
-    ("value", "written"),
+    ("value", "expected"),
     [(0.0, "0.00"), (9.994, "9.99"), (9.996, "10.0"), (99.96, "100"), (12345.6, "12,346")],
 )
-def test_numbers_have_three_digits(value: float, written: str) -> None:
-    assert short(value) == written
+def test_numbers_have_three_digits(value: float, expected: str) -> None:
+    assert short(value) == expected
 
 
 @pytest.mark.parametrize(
-    ("factor", "said"),
+    ("factor", "expected"),
     [(1.0, "as fast"), (1.004, "as fast"), (1.05, "1.05x faster"), (0.5, "2.0x slower")],
 )
-def test_factors_are_said_above_one(factor: float, said: str) -> None:
-    assert times(factor, "faster", "slower", "as fast") == said
+def test_factors_are_written_above_one(factor: float, expected: str) -> None:
+    assert times(factor, "faster", "slower", "as fast") == expected

@@ -1,23 +1,25 @@
 from fewer import LTP, MagicPyramid
 from fewer.hf.config import method_to
 from fewer.methods.pruning import BlockSkim
-from fewer.report.settings import blocks
+from fewer.report.settings import group_rows
 from tests.unit.measure.results import result
 
 
-def test_a_method_inside_a_setting_is_told_by_what_is_not_its_default():
+def test_a_nested_method_is_labelled_by_its_non_default_arguments():
     rows = [
         result(method=method_to(MagicPyramid(pruning=LTP(target=target)))) for target in (0.4, 0.6)
     ]
-    first, second = (block.label for block in blocks(rows))
+    first, second = (block.label for block in group_rows(rows))
     assert first.startswith("MagicPyramid(pruning=LTP(target=0.4)")
     assert second.startswith("MagicPyramid(pruning=LTP(target=0.6)")
 
 
-def test_a_row_that_ran_at_another_threshold_is_told_by_that_one():
-    method, met = (method_to(BlockSkim(threshold=0.05, target=target)) for target in (None, 0.5))
+def test_a_row_at_another_threshold_is_labelled_by_it():
+    method, targeted = (
+        method_to(BlockSkim(threshold=0.05, target=target)) for target in (None, 0.5)
+    )
     rows = [result(method=method, threshold=ran) for ran in (0.7, 0.9, None)]
-    labels = [block.label for block in blocks([*rows, result(method=met)])]
+    labels = [block.label for block in group_rows([*rows, result(method=targeted)])]
     assert labels == [
         "BlockSkim(threshold=0.7)",
         "BlockSkim(threshold=0.9)",
@@ -26,9 +28,10 @@ def test_a_row_that_ran_at_another_threshold_is_told_by_that_one():
     ]
 
 
-def test_a_method_that_is_not_known_any_more_is_told_by_its_name():
+def test_an_unknown_method_is_labelled_by_its_name():
     inside = [{"name": "gone", "args": {"a": number}} for number in (1, 2)]
     rows = [
-        result(method={"name": "stack", "args": {"x": one, "n": i}}) for i, one in enumerate(inside)
+        result(method={"name": "stack", "args": {"x": nested, "n": i}})
+        for i, nested in enumerate(inside)
     ]
-    assert "x=gone" in next(iter(blocks(rows))).label
+    assert "x=gone" in next(iter(group_rows(rows))).label

@@ -1,4 +1,4 @@
-"""Labels beside points cover neither each other nor other points."""
+"""Labels beside points do not overlap each other or other points."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ CLOSE = {
 }
 
 
-def drawn(points: list[tuple[float, float]], **options: Any) -> tuple[list[Any], Any]:
-    """Return the boxes of labels as they are drawn, in pixels, and the axes."""
+def draw_labels(points: list[tuple[float, float]], **options: Any) -> tuple[list[Any], Any]:
+    """Return the boxes of labels in pixels as drawn, and the axes."""
     with canvas() as (figure, axes):
         axes.scatter(*zip(*points, strict=True), s=36)
         spare_room(axes, [y for _, y in points])
@@ -32,21 +32,21 @@ def drawn(points: list[tuple[float, float]], **options: Any) -> tuple[list[Any],
 
 
 @pytest.mark.parametrize("points", CLOSE.values(), ids=CLOSE)
-def test_labels_do_not_cover_each_other(points: list[tuple[float, float]]) -> None:
-    boxes, _ = drawn(points)
+def test_labels_do_not_overlap(points: list[tuple[float, float]]) -> None:
+    boxes, _ = draw_labels(points)
     assert len(boxes) == 3
     assert not [pair for pair in combinations(boxes, 2) if pair[0].overlaps(pair[1])]
 
 
-def test_a_label_without_a_free_place_may_be_left_out() -> None:
+def test_a_label_without_a_free_position_may_be_left_out() -> None:
     crowd = [(20.0 + number / 100, 0.5) for number in range(20)]
-    assert len(drawn(crowd)[0]) == 20
-    boxes, _ = drawn(crowd, all_shown=False)
+    assert len(draw_labels(crowd)[0]) == 20
+    boxes, _ = draw_labels(crowd, all_shown=False)
     assert 2 <= len(boxes) < 20
     assert not [pair for pair in combinations(boxes, 2) if pair[0].overlaps(pair[1])]
 
 
-def test_markers_at_the_right_edge_are_whole() -> None:
-    _, axes = drawn([(20.0, 0.5), (20.1, 0.5)])
+def test_markers_at_the_right_edge_are_not_cut() -> None:
+    _, axes = draw_labels([(20.0, 0.5), (20.1, 0.5)])
     assert axes.get_xlim()[0] == 0
     assert axes.get_xlim()[1] >= 1.05 * 20.1

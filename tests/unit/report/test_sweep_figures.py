@@ -1,4 +1,4 @@
-"""The figures of a sweep show its thresholds and say their numbers in words."""
+"""Figures of a sweep show and describe its thresholds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLOSE: Curve = {
 }
 
 
-def test_a_dot_stands_for_each_threshold() -> None:
+def test_each_threshold_is_a_point() -> None:
     drawing = score_against_flops(swept())
     assert {"never", "0.1", "0.5", "0.9", "packed", "accuracy"} < set(words(drawing))
     assert alt(drawing) == (
@@ -36,7 +36,7 @@ def test_a_dot_stands_for_each_threshold() -> None:
     assert [step / steps[0] for step in steps] == pytest.approx([1, 0.3 / 0.24, 0.25 / 0.24], 1e-3)
 
 
-def test_names_that_would_cover_others_are_left_out_but_all_are_told() -> None:
+def test_overlapping_names_are_left_out_but_all_are_described() -> None:
     drawing = score_against_flops(swept(curve=CLOSE))
     named = [word for word in words(drawing) if re.fullmatch(r"0\.\d\d?", word)]
     assert 0 < len([word for word in named if f"{word}: " in alt(drawing)]) < 15
@@ -49,7 +49,7 @@ def test_entities_show_their_f1() -> None:
     assert "The dense model, packed: 0.6850" in alt(drawing)
 
 
-def test_a_bar_stands_for_the_texts_that_leave_after_a_layer() -> None:
+def test_each_bar_is_the_share_of_texts_that_exit_after_a_layer() -> None:
     drawing = exit_layers(swept())
     assert drawing is not None
     # strictest first; eight texts: 2 2 4 of 0.1, 2 2 2 2 of 0.5, all 8 of 0.9
@@ -57,24 +57,24 @@ def test_a_bar_stands_for_the_texts_that_leave_after_a_layer() -> None:
         [0, 0.25, 0.25, 0.5, 0.25, 0.25, 0.25, 0.25, 1, 0, 0, 0], abs=1e-3
     )
     assert words(drawing).count("25%") == 6
-    assert {"50%", "100%", "layer after which texts leave", "threshold"} < set(words(drawing))
+    assert {"50%", "100%", "layer after which texts exit", "threshold"} < set(words(drawing))
     assert "0.1: 0.0% 25.0% 25.0% 50.0%; 0.5: 25.0%" in alt(drawing)
 
 
-def test_of_many_thresholds_a_few_are_shown_from_the_strictest_to_the_most_eager() -> None:
+def test_a_few_of_many_thresholds_are_shown_from_strict_to_eager() -> None:
     drawing = exit_layers(swept(curve=CLOSE))
-    told = re.findall(r"(0\.\d+): ", alt(drawing))
+    thresholds = re.findall(r"(0\.\d+): ", alt(drawing))
     # layers read fall evenly, so thresholds are a third of the way apart: 1, 10.67, 20.33, 30
-    assert told == ["0.01", "0.11", "0.2", "0.3"]
+    assert thresholds == ["0.01", "0.11", "0.2", "0.3"]
 
 
-def test_there_is_no_figure_of_leaving_where_nobody_may() -> None:
+def test_a_sweep_without_exits_has_no_histogram() -> None:
     assert exit_layers(swept(curve={None: CURVE[None]})) is None
     assert len(drawings(swept(curve={None: CURVE[None]}))) == 1
 
 
-def test_a_row_without_a_sweep_draws_nothing() -> None:
+def test_a_row_without_a_sweep_has_no_figures() -> None:
     assert drawings(result()) == []
-    assert [one.title for one in drawings(swept())] == [
-        *("accuracy by threshold", "Where texts leave")
+    assert [figure.title for figure in drawings(swept())] == [
+        *("accuracy by threshold", "Where texts exit")
     ]

@@ -1,4 +1,4 @@
-"""Each runtime answers as Hugging Face does; those not installed are skipped."""
+"""Each installed runtime computes the logits of Hugging Face."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fewer.runtimes.adapters import PEERS, REFERENCE, example_of, versions
+from fewer.runtimes.adapters import PEERS, REFERENCE, export_example, versions
 from tests.tiny import ragged, tiny
 
 NEEDS = {"onnxruntime": ("onnxruntime", "onnx", "onnxscript"), "openvino": ("openvino",)}
@@ -32,22 +32,22 @@ def test_a_runtime_answers_as_hugging_face(
     monkeypatch.setenv("HOME", str(tmp_path))  # a runtime may leave notes there
     monkeypatch.chdir(tmp_path)
     model = tiny()
-    runner = PEERS[name](model, example_of(ragged(model)), 1)
+    runner = PEERS[name](model, export_example(ragged(model)), 1)
     assert name.endswith(("default", runner.precision, "-f32"))
     for lengths in ((1, 20, 2, 7, 5), (12,), (3, 3)):
         batch = ragged(model, lengths)
         with torch.inference_mode():
-            wanted, found = model(**batch).logits, runner.call(batch).float()
-        torch.testing.assert_close(found, wanted, atol=TOLERANCE[runner.precision], rtol=0)
+            expected, logits = model(**batch).logits, runner.call(batch).float()
+        torch.testing.assert_close(logits, expected, atol=TOLERANCE[runner.precision], rtol=0)
     assert model.dtype == torch.float32
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_batch_of_one_makes_an_example_of_two() -> None:
+def test_the_example_of_a_batch_of_one_has_two_texts() -> None:
     model = tiny()
-    example = example_of(ragged(model, [12]))
+    example = export_example(ragged(model, [12]))
     assert {tuple(value.shape) for value in example.values()} == {(2, 8)}
-    short = example_of(ragged(model, [3, 2, 3]))
+    short = export_example(ragged(model, [3, 2, 3]))
     assert {tuple(value.shape) for value in short.values()} == {(2, 3)}
 
 

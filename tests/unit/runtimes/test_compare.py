@@ -1,4 +1,4 @@
-"""Right first, then how fast: what a row says of each system."""
+"""Comparison of systems: logits first, then latency."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fewer.runtimes.adapters import REFERENCE, Inputs, Runner
-from fewer.runtimes.compare import answers, compare, equal_texts
+from fewer.runtimes.compare import compare, compute_logits, cut_fixed_length
 from fewer.runtimes.lineup import OURS, Lineup, line_up
 from tests.clock import Clock
 from tests.rounding import assert_same
@@ -34,7 +34,7 @@ def lineup(monkeypatch: pytest.MonkeyPatch) -> Lineup:
 
 
 def run(lineup: Lineup, **options: Any) -> dict[str, Any]:
-    options = {"batch_sizes": [1, 4], "pool": 2, "runs": 3, **options}
+    options = {"batch_sizes": [1, 4], "num_batches": 2, "runs": 3, **options}
     return compare(lineup, encoded(), word_tokenizer(), shape(), PEAK, **options)
 
 
@@ -45,8 +45,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def taking(clock: Clock, milliseconds: float, precision: str, per_token: float = 0.0) -> Runner:
-    """Return a system that takes exactly this long for a batch, and for each real token of it."""
+def simulate(clock: Clock, milliseconds: float, precision: str, per_token: float = 0.0) -> Runner:
+    """Return a system with a fixed latency per batch and per token without padding."""
 
     def call(inputs: Inputs) -> torch.Tensor:
         tokens = int(inputs["attention_mask"].sum())
@@ -56,69 +56,76 @@ def taking(clock: Clock, milliseconds: float, precision: str, per_token: float =
     return Runner(call, precision)
 
 
-def test_a_system_that_does_not_run_leaves_and_a_wrong_one_is_marked(lineup: Lineup) -> None:
-    found = run(lineup)
-    assert list(found["systems"]) == [REFERENCE, "lying-fp32", *OURS]
-    assert found["missing"]["breaking-int8"] == "does not run: RuntimeError: cannot read 3 texts"
-    assert [name for name, one in found["systems"].items() if one.get("wrong")] == ["lying-fp32"]
-    assert found["systems"]["lying-fp32"]["difference"] == pytest.approx(1.0, abs=1e-5)
-    assert found["systems"]["lying-fp32"]["agreement"] == 1.0
-    assert found["systems"]["packed-fp32"]["difference"] < 1e-4
-    assert {name for best in found["best"].values() for name in best.values()} == {REFERENCE}
+def test_failing_systems_are_dropped_and_wrong_ones_marked(lineup: Lineup) -> None:
+    comparison = run(lineup)
+    assert list(comparison["systems"]) == [REFERENCE, "lying-fp32", *OURS]
+    assert (
+        comparison["missing"]["breaking-int8"] == "does not run: RuntimeError: cannot read 3 texts"
+    )
+    assert [name for name, system in comparison["systems"].items() if system.get("wrong")] == [
+        "lying-fp32"
+    ]
+    assert comparison["systems"]["lying-fp32"]["difference"] == pytest.approx(1.0, abs=1e-5)
+    assert comparison["systems"]["lying-fp32"]["agreement"] == 1.0
+    assert comparison["systems"]["packed-fp32"]["difference"] < 1e-4
+    assert {name for best in comparison["best"].values() for name in best.values()} == {REFERENCE}
 
 
-def test_rounds_are_whole_and_batches_are_of_real_tokens(lineup: Lineup) -> None:
-    found = run(lineup)
-    for system in found["systems"].values():
+def test_rounds_are_complete_and_tokens_exclude_padding(lineup: Lineup) -> None:
+    comparison = run(lineup)
+    for system in comparison["systems"].values():
         for size in ("1", "4"):
-            told = system["latency_ms"][size]
-            assert told["runs"] == 4  # two rounds of the pool, for three runs
-            assert 0 < told["p5"] <= told["median"] <= told["p95"]
-    assert all(tokens <= 4 * max(LENGTHS) for _, tokens in found["batches"]["4"])
+            latency = system["latency_ms"][size]
+            assert latency["runs"] == 4  # two rounds of the pool, for three runs
+            assert 0 < latency["p5"] <= latency["median"] <= latency["p95"]
+    assert all(tokens <= 4 * max(LENGTHS) for _, tokens in comparison["batches"]["4"])
 
 
-def test_the_rate_is_of_real_tokens(clock: Clock) -> None:
-    found = run(Lineup({REFERENCE: taking(clock, 0.0, "fp32", per_token=2.0)}))
+def test_the_throughput_excludes_padding(clock: Clock) -> None:
+    comparison = run(Lineup({REFERENCE: simulate(clock, 0.0, "fp32", per_token=2.0)}))
     for size in ("1", "4"):
-        told = found["systems"][REFERENCE]["latency_ms"][size]
-        tokens = [tokens for _, tokens in found["batches"][size]]
-        assert told["tokens_per_s"] == pytest.approx(500)
-        assert told["median"] == pytest.approx(2 * sum(tokens) / len(tokens))
+        latency = comparison["systems"][REFERENCE]["latency_ms"][size]
+        tokens = [tokens for _, tokens in comparison["batches"][size]]
+        assert latency["tokens_per_s"] == pytest.approx(500)
+        assert latency["median"] == pytest.approx(2 * sum(tokens) / len(tokens))
 
 
-def test_ratios_are_to_the_fastest_of_the_same_precision_and_of_all(clock: Clock) -> None:
+def test_ratios_compare_with_the_fastest_of_the_precision_and_of_all(clock: Clock) -> None:
     lineup = Lineup(
         {
-            REFERENCE: taking(clock, 8, "fp32"),
-            "slow-bf16": taking(clock, 12, "bf16"),
-            "fast-int8": taking(clock, 2, "int8"),
-            "packed-fp32": taking(clock, 4, "fp32"),
-            "packed-bf16": taking(clock, 4, "bf16"),
+            REFERENCE: simulate(clock, 8, "fp32"),
+            "slow-bf16": simulate(clock, 12, "bf16"),
+            "fast-int8": simulate(clock, 2, "int8"),
+            "packed-fp32": simulate(clock, 4, "fp32"),
+            "packed-bf16": simulate(clock, 4, "bf16"),
         }
     )
-    found = run(lineup, batch_sizes=[2])
-    assert found["best"]["2"] == {
+    comparison = run(lineup, batch_sizes=[2])
+    assert comparison["best"]["2"] == {
         "all": "fast-int8",
         "fp32": REFERENCE,
         "bf16": "slow-bf16",
         "int8": "fast-int8",
     }
-    fp32, bf16 = (found["systems"][f"packed-{one}"]["latency_ms"]["2"] for one in ("fp32", "bf16"))
+    fp32, bf16 = (
+        comparison["systems"][f"packed-{precision}"]["latency_ms"]["2"]
+        for precision in ("fp32", "bf16")
+    )
     assert fp32["ratio_same"] == pytest.approx(2.0)
     assert bf16["ratio_same"] == pytest.approx(3.0)
     assert fp32["ratio_all"] == bf16["ratio_all"] == pytest.approx(0.5)
-    rival = found["systems"]["fast-int8"]["latency_ms"]["2"]
+    rival = comparison["systems"]["fast-int8"]["latency_ms"]["2"]
     assert "ratio_all" not in rival
     assert "share" not in rival  # there is no peak of int8
 
 
-def test_the_share_is_dense_work_over_time_over_peak(clock: Clock) -> None:
-    lineup = Lineup({REFERENCE: taking(clock, 5, "fp32")})
-    found = run(lineup, batch_sizes=[1], pool=1, runs=5)
-    ((_, tokens),) = found["batches"]["1"]
-    work = float(shape().dense_flops(torch.tensor([float(tokens)])).sum())
-    share = found["systems"][REFERENCE]["latency_ms"]["1"]["share"]
-    assert share == pytest.approx(work / 0.005 / PEAK["fp32"])
+def test_the_share_is_dense_flops_over_time_over_peak(clock: Clock) -> None:
+    lineup = Lineup({REFERENCE: simulate(clock, 5, "fp32")})
+    comparison = run(lineup, batch_sizes=[1], num_batches=1, runs=5)
+    ((_, tokens),) = comparison["batches"]["1"]
+    flops = float(shape().dense_flops(torch.tensor([float(tokens)])).sum())
+    share = comparison["systems"][REFERENCE]["latency_ms"]["1"]["share"]
+    assert share == pytest.approx(flops / 0.005 / PEAK["fp32"])
 
 
 def test_a_reference_that_does_not_run_is_an_error() -> None:
@@ -128,31 +135,33 @@ def test_a_reference_that_does_not_run_is_an_error() -> None:
         run(lineup)
 
 
-def test_answers_come_in_the_order_of_the_rows() -> None:
+def test_logits_come_in_the_order_of_the_rows() -> None:
     model = pruned()
     runner = faithful(model, ragged(model), 1)
-    found = answers(runner, encoded(), word_tokenizer(), title="x")
+    logits = compute_logits(runner, encoded(), word_tokenizer(), title="x")
     for row, ids in enumerate(encoded()["input_ids"]):
         with torch.inference_mode():
-            alone = model(input_ids=torch.tensor([ids])).logits[0]
-        assert_same(found[row], alone)
+            single = model(input_ids=torch.tensor([ids])).logits[0]
+        assert_same(logits[row], single)
 
 
-def test_equal_texts_are_the_rows_words_between_the_rows_ends() -> None:
-    found = equal_texts(encoded(), 6, 20, special=[0, 2, 3])
-    assert found["length"] == [6] * 20
-    assert {(ids[0], ids[-1], len(ids)) for ids in found["input_ids"]} == {(2, 3, 6)}
-    words = [one for ids in encoded()["input_ids"] for one in ids[1:-1]]
-    inner = [one for ids in found["input_ids"] for one in ids[1:-1]]
+def test_texts_of_fixed_length_hold_the_words_of_the_rows() -> None:
+    texts = cut_fixed_length(encoded(), 6, 20, special=[0, 2, 3])
+    assert texts["length"] == [6] * 20
+    assert {(ids[0], ids[-1], len(ids)) for ids in texts["input_ids"]} == {(2, 3, 6)}
+    words = [token for ids in encoded()["input_ids"] for token in ids[1:-1]]
+    inner = [token for ids in texts["input_ids"] for token in ids[1:-1]]
     assert inner == (words * 2)[:80]
-    assert "token_type_ids" not in found.column_names
+    assert "token_type_ids" not in texts.column_names
     paired = encoded().add_column("token_type_ids", [[1] * n for n in LENGTHS])
-    assert equal_texts(paired, 4, 1, special=[])["token_type_ids"] == [[0] * 4]
+    assert cut_fixed_length(paired, 4, 1, special=[])["token_type_ids"] == [[0] * 4]
 
 
 @pytest.mark.parametrize(
-    ("tokens", "special", "said"), [(2, [], "3 or more"), (5, list(range(60)), "special tokens")]
+    ("tokens", "special", "match"), [(2, [], "tokens"), (5, list(range(60)), "special tokens")]
 )
-def test_texts_that_cannot_be_cut_are_refused(tokens: int, special: list[int], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        equal_texts(encoded(), tokens, 1, special)
+def test_too_short_texts_and_rows_without_words_are_refused(
+    tokens: int, special: list[int], match: str
+) -> None:
+    with pytest.raises(ValueError, match=match):
+        cut_fixed_length(encoded(), tokens, 1, special)

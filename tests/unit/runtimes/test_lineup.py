@@ -1,4 +1,4 @@
-"""Who is compared, and how a system that is missing is named."""
+"""The systems compared, and the names of missing ones."""
 
 from __future__ import annotations
 
@@ -17,51 +17,55 @@ def _engine(monkeypatch: pytest.MonkeyPatch) -> None:
     without_engine(monkeypatch)
 
 
-def test_all_that_can_be_built_are_there_and_the_others_named() -> None:
+def test_built_systems_are_listed_and_missing_ones_named() -> None:
     model = pruned()
-    found = line_up(model, None, ragged(model), peers=FAKES)
-    assert list(found.runners) == [REFERENCE, "lying-fp32", "breaking-int8", *OURS]
-    assert found.missing == {
+    lineup = line_up(model, None, ragged(model), peers=FAKES)
+    assert list(lineup.runners) == [REFERENCE, "lying-fp32", "breaking-int8", *OURS]
+    assert lineup.missing == {
         "absent-fp32": "swiftruntime is not installed; pip install 'fewer[peers]'"
     }
-    assert set(found.build_s) == set(found.runners)
+    assert set(lineup.build_s) == set(lineup.runners)
 
 
-def test_peers_and_packed_run_the_baseline_and_the_model_is_left_alone() -> None:
+def test_peers_and_packed_run_the_baseline_and_the_model_is_unchanged() -> None:
     model, dense = pruned(), fewer.attach(tiny(seed=1))
     batch = ragged(model)
     with torch.inference_mode():
-        own, other = model(**batch).logits, dense(**batch).logits
-        found = line_up(model, dense, batch, peers=FAKES).runners
-        for name, wanted in ((REFERENCE, other), ("packed-fp32", other), ("method-fp32", own)):
-            torch.testing.assert_close(found[name].call(batch), wanted, atol=1e-5, rtol=0)
-        assert found["method-bf16"].call(batch).dtype == torch.bfloat16
+        method_logits, dense_logits = model(**batch).logits, dense(**batch).logits
+        runners = line_up(model, dense, batch, peers=FAKES).runners
+        for name, expected in (
+            (REFERENCE, dense_logits),
+            ("packed-fp32", dense_logits),
+            ("method-fp32", method_logits),
+        ):
+            torch.testing.assert_close(runners[name].call(batch), expected, atol=1e-5, rtol=0)
+        assert runners["method-bf16"].call(batch).dtype == torch.bfloat16
     assert model.dtype == dense.dtype == torch.float32
 
 
 def test_a_dense_model_has_no_method_to_compare() -> None:
     model = fewer.attach(tiny())
-    found = line_up(model, None, ragged(model), peers={REFERENCE: FAKES[REFERENCE]})
-    assert list(found.runners) == [REFERENCE, "packed-fp32", "packed-bf16"]
+    lineup = line_up(model, None, ragged(model), peers={REFERENCE: FAKES[REFERENCE]})
+    assert list(lineup.runners) == [REFERENCE, "packed-fp32", "packed-bf16"]
 
 
-def test_what_is_left_out_is_not_built() -> None:
+def test_excluded_systems_are_not_built() -> None:
     model = pruned()
-    found = line_up(model, None, ragged(model), peers=FAKES, without=["absent-fp32", *OURS])
-    assert list(found.runners) == [REFERENCE, "lying-fp32", "breaking-int8"]
-    assert set(found.missing.values()) == {"left out"}
+    lineup = line_up(model, None, ragged(model), peers=FAKES, exclude=["absent-fp32", *OURS])
+    assert list(lineup.runners) == [REFERENCE, "lying-fp32", "breaking-int8"]
+    assert set(lineup.missing.values()) == {"left out"}
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("nobody", "no system 'nobody'; known are hf"), (REFERENCE, "leave it in")]
+    ("name", "match"), [("nobody", "exclude.*'nobody'"), (REFERENCE, "exclude.*reference")]
 )
-def test_what_cannot_be_left_out_is_refused(name: str, said: str) -> None:
+def test_the_reference_and_unknown_names_cannot_be_excluded(name: str, match: str) -> None:
     model = pruned()
-    with pytest.raises(ValueError, match=said):
-        line_up(model, None, ragged(model), peers=FAKES, without=[name])
+    with pytest.raises(ValueError, match=match):
+        line_up(model, None, ragged(model), peers=FAKES, exclude=[name])
 
 
-def test_without_the_reference_there_is_no_comparison() -> None:
+def test_a_missing_reference_is_an_error() -> None:
     model = pruned()
     with pytest.raises(ModuleNotFoundError, match="swiftruntime"):
         line_up(model, None, ragged(model), peers={REFERENCE: absent})

@@ -1,4 +1,4 @@
-"""ONNX files answer as the model does, at any shape, and say so when they do not."""
+"""ONNX files compute the logits of the model at any shape; wrong exports are refused."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from fewer.measure import to_onnx as module
-from fewer.runtimes.adapters import example_of
-from fewer.runtimes.onnx import Logits, hushed, quantize, to_onnx
+from fewer.runtimes import onnx as module
+from fewer.runtimes.adapters import export_example
+from fewer.runtimes.onnx import Logits, quantize, silence_runtimes, to_onnx
 from tests.contract.table import PATTERNED
 from tests.tiny import FAMILIES, ragged, tiny
 
 
-def answers(path: Path, batch: dict[str, Tensor]) -> Tensor:
+def run_session(path: Path, batch: dict[str, Tensor]) -> Tensor:
     runtime = pytest.importorskip("onnxruntime")
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {name: value.numpy() for name, value in batch.items()})
-    return torch.from_numpy(found)
+    (logits,) = session.run(None, {name: value.numpy() for name, value in batch.items()})
+    return torch.from_numpy(logits)
 
 
 # transformers' Longformer has no exporter, and its BigBird reads in full or not by the length
@@ -31,29 +31,29 @@ def test_an_export_answers_at_any_shape(family: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     model, path = tiny(family), tmp_path / "model.onnx"
-    to_onnx(model, example_of(ragged(model)), path)
+    to_onnx(model, export_example(ragged(model)), path)
     for lengths in ((1, 20, 2, 7, 5), (12,), (3, 3)):
         batch = ragged(model, lengths)
         with torch.no_grad():
             torch.testing.assert_close(
-                answers(path, batch), model(**batch).logits, atol=1e-4, rtol=0
+                run_session(path, batch), model(**batch).logits, atol=1e-4, rtol=0
             )
 
 
-def test_int8_is_near_and_not_equal(tmp_path: Path) -> None:
+def test_int8_logits_are_close_but_not_equal(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
     model, path = tiny(width=64), tmp_path / "model.onnx"
     batch = ragged(model)
-    to_onnx(model, example_of(batch), path)
+    to_onnx(model, export_example(batch), path)
     quantize(path, tmp_path / "int8.onnx")
     with torch.no_grad():
-        wanted = model(**batch).logits
-    off = (answers(tmp_path / "int8.onnx", batch) - wanted).abs().max()
-    assert 1e-5 < float(off) < 0.5 * float(wanted.abs().max())
+        expected = model(**batch).logits
+    difference = (run_session(tmp_path / "int8.onnx", batch) - expected).abs().max()
+    assert 1e-5 < float(difference) < 0.5 * float(expected.abs().max())
 
 
-def test_an_export_that_baked_in_a_shape_does_not_count(
+def test_an_export_with_a_constant_shape_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("onnxruntime")
@@ -77,7 +77,7 @@ def test_an_export_that_baked_in_a_shape_does_not_count(
     with pytest.raises(
         RuntimeError, match=r"BertForSequence.*fixed: .*; failing: no such operator"
     ):
-        to_onnx(model, example_of(ragged(model)), tmp_path / "model.onnx")
+        to_onnx(model, export_example(ragged(model)), tmp_path / "model.onnx")
 
 
 def test_the_model_keeps_its_attention(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,16 +89,16 @@ def test_the_model_keeps_its_attention(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(module, "_EXPORTERS", {"one": export})
     monkeypatch.setattr(module, "_check", lambda traced, example, path: None)
     model = tiny()
-    to_onnx(model, example_of(ragged(model)), tmp_path / "model.onnx")
+    to_onnx(model, export_example(ragged(model)), tmp_path / "model.onnx")
     assert (seen, model.config._attn_implementation) == (["eager"], "sdpa")
 
 
 @pytest.mark.parametrize("before", [None, "false"])
-def test_hushed_ends(before: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silence_ends_with_its_block(before: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CI", raising=False)
     if before is not None:
         monkeypatch.setenv("CI", before)
-    with hushed():
+    with silence_runtimes():
         assert os.environ["CI"] == "true"
         warnings.warn("noise", UserWarning, stacklevel=1)
     assert os.environ.get("CI") == before

@@ -1,4 +1,4 @@
-"""What the tables of the runtimes say, from rows written by hand."""
+"""Tables of the runtimes, from handwritten rows."""
 
 from __future__ import annotations
 
@@ -45,32 +45,32 @@ def test_the_summary_names_the_fastest_and_compares_ours() -> None:
     assert second[1] == "8"
 
 
-def test_where_the_fastest_of_all_has_our_precision_it_is_told_once() -> None:
-    other = row()
-    other["best"]["1"]["all"] = "hf-bf16"
-    first = lines(summary([other]))[1]
+def test_a_peer_that_is_fastest_of_both_is_named_once() -> None:
+    changed = row()
+    changed["best"]["1"]["all"] = "hf-bf16"
+    first = lines(summary([changed]))[1]
     assert first[-3:-1] == ["8.00 ms, 1.2x faster; 2.0x slower than all", "4.80 ms, 1.2x faster"]
 
 
-def test_of_a_system_that_is_missing_a_row_there_is_a_dash() -> None:
-    other = row(profile="equal-16")
-    del other["systems"]["method-bf16"], other["best"]["1"]["bf16"]
-    last = lines(summary([row(), other]))[3]
+def test_a_missing_system_is_a_dash() -> None:
+    changed = row(profile="equal-16")
+    del changed["systems"]["method-bf16"], changed["best"]["1"]["bf16"]
+    last = lines(summary([row(), changed]))[3]
     assert (last[3], last[-2]) == ("-", "-")
 
 
 def test_times_of_a_method_stand_beside_its_score() -> None:
-    other = row()
+    changed = row()
     for name, accuracy in (("packed-fp32", 0.89), ("method-fp32", 0.87)):
-        timed = other["systems"]["packed-fp32"]
+        timed = changed["systems"]["packed-fp32"]
         scored = {"metrics": {"accuracy": accuracy, "f1": 0.5}, "scored": 200}
-        other["systems"][name] = timed | scored
-    assert lines(summary([other]))[1][-1] == "0.890, 0.870 (accuracy of 200)"
+        changed["systems"][name] = timed | scored
+    assert lines(summary([changed]))[1][-1] == "0.890, 0.870 (accuracy of 200)"
 
 
-def test_all_of_it_has_a_line_a_system_and_says_what_is_missing() -> None:
-    told = full([row()])
-    head, *body = lines("\n".join(line for line in told.splitlines() if line.startswith("|")))
+def test_the_full_table_has_a_line_per_system_and_names_the_missing() -> None:
+    page = full([row()])
+    head, *body = lines("\n".join(line for line in page.splitlines() if line.startswith("|")))
     assert [line[0] for line in body] == [
         "hf-fp32",
         "hf-bf16",
@@ -81,11 +81,11 @@ def test_all_of_it_has_a_line_a_system_and_says_what_is_missing() -> None:
     assert head[:5] == ["system", "precision", "off by", "same class", "accuracy"]
     assert body[3][5:9] == ["8.00 (7.20-8.80)", "1,000", "50%", "1.25, 0.50"]
     assert body[2][7] == body[2][8] == "-"  # a peer, and no peak of int8
-    assert "### imdb, up to 512 tokens; one thread" in told
-    assert "Not measured: openvino-f32 (openvino is not installed)." in told
+    assert "### imdb, up to 512 tokens; one thread" in page
+    assert "Not measured: openvino-f32 (openvino is not installed)." in page
 
 
-def test_a_wrong_system_is_marked_and_a_score_that_some_lack_left_out() -> None:
+def test_wrong_systems_are_marked_and_incomplete_scores_left_out() -> None:
     broken = row()
     broken["systems"]["hf-bf16"] |= {"wrong": True, "metrics": {}}
     head, _, second, *_ = lines(full([broken]).split("\n\n")[1])
@@ -94,7 +94,7 @@ def test_a_wrong_system_is_marked_and_a_score_that_some_lack_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratios", "said"),
+    ("ratios", "expected"),
     [
         ({16: 0.5, 32: 0.9, 64: 1.0, 128: 2.0}, "from 64"),
         ({16: 1.5, 32: 0.9, 64: 1.1}, "from 64"),
@@ -103,37 +103,37 @@ def test_a_wrong_system_is_marked_and_a_score_that_some_lack_left_out() -> None:
         ({}, "-"),
     ],
 )
-def test_break_even_holds_for_all_longer_texts(ratios: dict[int, float], said: str) -> None:
+def test_break_even_holds_for_all_longer_texts(ratios: dict[int, float], expected: str) -> None:
     rows = [equal(tokens, ratio, 0.1) for tokens, ratio in ratios.items()]
-    assert break_even([*reversed(rows), row()], "packed-fp32", "same") == said
+    assert break_even([*reversed(rows), row()], "packed-fp32", "same") == expected
 
 
-def test_break_evens_tell_both_comparisons_of_each_of_ours() -> None:
-    told = lines(break_evens([equal(16, 0.5, 0.2), equal(32, 1.5, 0.4)]))
-    assert told[1:] == [
+def test_break_evens_hold_both_comparisons_of_our_systems() -> None:
+    cells = lines(break_evens([equal(16, 0.5, 0.2), equal(32, 1.5, 0.4)]))
+    assert cells[1:] == [
         ["packed-fp32", "from 32", "not up to 32"],
         ["method-bf16", "from 32", "not up to 32"],
     ]
 
 
-def test_natural_lengths_are_called_by_their_data() -> None:
+def test_natural_lengths_are_named_by_their_data() -> None:
     assert profile(row()) == "imdb, up to 512 tokens"
     assert profile(row(profile="equal-128")) == "equal 128"
-    here = row()
-    here["data"]["source"] = "mine.csv"
-    assert profile(here) == "mine.csv, up to 512 tokens"
+    local = row()
+    local["data"]["source"] = "mine.csv"
+    assert profile(local) == "mine.csv, up to 512 tokens"
 
 
 def test_the_terminal_shows_what_the_page_shows() -> None:
     console = Console(width=100, record=True, file=None, quiet=False)
     with console.capture() as captured:
-        for one in tables(row()):
-            console.print(one)
-    told = captured.get()
-    assert all(f"batch {size}" in told for size in (1, 8))
-    assert all(word in told for word in ("ort-int8", "7.20-8.80", "0.9000", "1.25, 0.50"))
+        for table in tables(row()):
+            console.print(table)
+    out = captured.get()
+    assert all(f"batch {size}" in out for size in (1, 8))
+    assert all(word in out for word in ("ort-int8", "7.20-8.80", "0.9000", "1.25, 0.50"))
 
 
-def test_nothing_missing_says_nothing() -> None:
+def test_no_missing_system_is_an_empty_note() -> None:
     assert missing({"missing": {}}) == ""
     assert system(1.0, "int8")["precision"] == "int8"
