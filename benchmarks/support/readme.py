@@ -16,8 +16,8 @@ def claim(rows: list[Row]) -> str:
     flops, packed, padded = _gains(row)
     dense, method = _accuracies(row)
     return (
-        f"**LTP on {_name(row)}, batches of 32, one CPU thread: {flops} FLOPs and {packed} than the "
-        f"same model without padding ({padded} than with padding); accuracy {method}, dense "
+        f"**LTP on {_name(row)}, batches of 32, one CPU thread: {flops} FLOPs and {packed} than "
+        f"the same model without padding ({padded} than with padding); accuracy {method}, dense "
         f"{dense}.**\n"
     )
 

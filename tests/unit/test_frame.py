@@ -73,9 +73,7 @@ def test_a_name_counts_as_documented_only_as_a_whole_word(tmp_path):
 
 def test_a_dotted_name_on_a_page_must_exist(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text(
-        "`fewer.hf.attach.attach`, `fewer.adjust`, `fewer.json`, `fewer.exits`, fewer.\n"
-    )
+    page.write_text("`fewer.hf.attach.attach` `fewer.adjust` `fewer.json` `fewer.exits` fewer.")
     assert unresolved(page) == ["fewer.adjust", "fewer.exits"]
 
 
