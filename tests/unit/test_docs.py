@@ -285,6 +285,7 @@ def test_numbers_stand_between_markers_that_the_tables_fill():
     assert {name: marks for name, marks in found.items() if marks} == {
         "README.md": ["claim", "readme"],
         "results.md": [
+            "readme",
             *("imdb", "sst2", "latency", "exits_latency", "findings", "joint_predictors"),
             *("curves", "training", "precision"),
         ],
