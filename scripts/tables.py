@@ -390,7 +390,8 @@ _REPORTED = (
     "Lost is the difference to the better of two dense models: the baseline (*dense*), and the "
     "method's own model without pruning or exits (*nobody leaves*), which was trained longer by "
     "the epochs in brackets. In the last column the threshold was chosen on the texts shown, "
-    f"which biases the score upwards. {_FLOPS} Length and layers: Spearman's rank correlation over all texts."
+    f"which biases the score upwards. {_FLOPS} Length and layers: Spearman's rank correlation over "
+    "all texts."
 )
 SWEPT: dict[str, tuple[Callable[[Rows], str], list[str], str]] = {
     "exits": (exits_table, ["exits"], _REPORTED),
