@@ -3,6 +3,7 @@
 import copy
 import logging
 import pickle
+from contextlib import suppress
 
 import pytest
 import torch
@@ -366,8 +367,8 @@ def test_a_model_elsewhere_is_refused_and_one_that_goes_elsewhere_is_left_to_tor
         fewer.optimize(tiny().to("meta"))
     answers(model, ragged(model))
     model.to("meta")
-    with pytest.raises((RuntimeError, NotImplementedError)):  # torch's own, and no crash
-        answers(model, ragged(model))
+    with suppress(RuntimeError, NotImplementedError):  # torch's own, and no crash
+        assert answers(model, ragged(model)).is_meta  # torch 2.6 takes indices of the CPU
 
 
 def test_without_the_library_plain_torch_runs_and_it_is_said_once(monkeypatch, said):

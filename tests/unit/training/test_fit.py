@@ -76,7 +76,7 @@ def test_the_result_is_saved_with_its_tokenizer(fitted):
 def test_the_task_is_learned(tmp_path):
     method = dataclasses.replace(METHOD, target=0.6, epochs=(2, 2))
     rows = texts(160)
-    model = run(tmp_path / "run", method=method, train=rows, dense=dense_phase(3.0, 5e-3))
+    model = run(tmp_path / "run", method=method, train=rows, dense=dense_phase(6.0, 2e-3))
     assert accuracy(model, texts(200, seed=9)) > 0.8
     assert share(model, rows) == pytest.approx(0.6, abs=0.02)
 
