@@ -29,11 +29,13 @@ test-floors:  ## run the unit and paper suites on the oldest releases that pypro
 install-test:  ## install the built package without a GPU, with the newest and the oldest releases, and run README
 	$(PYTHON) scripts/install_test.py $(ARGS)
 
-check: $(READY)  ## lint, format, types, layers, and every public name in the docs
+check: $(READY)  ## lint, format, types, layers, spelling, names, and every public name in the docs
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/codespell
+	$(BIN)/python scripts/check_words.py
 	$(BIN)/python scripts/check_docs.py
 	$(BIN)/python scripts/tables.py --check
 

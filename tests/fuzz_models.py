@@ -237,7 +237,7 @@ def call(draw: Draw, model: Any) -> Batch:
     if draw.random() < 0.3:
         mask[draw.randrange(len(mask)), draw.choice([1, 2])] = 0
     if model.config.model_type == "longformer" and draw.random() < 0.5:
-        mask[0, -1 if mask[0, -1] else 2] = 2  # transformers takes a token marked twice for local
+        mask[0, int(mask[0].nonzero()[-1])] = 2  # one marked twice is local in transformers
     elif draw.random() < 0.3:
         batch["attention_mask"] = mask.bool() if model.config.model_type != "big_bird" else mask
     elif draw.random() < 0.3:

@@ -95,8 +95,8 @@ def patterns_claim(rows: Sequence[Row]) -> str:
             told.append(f"{name} {min(ratios):.1f} to {max(ratios):.1f} times as fast")
     lengths = sorted({point["length"] for row in rows for point in row["points"]})
     return (
-        f"{' and '.join(told)} as in transformers, with drawn weights, on texts of "
-        f"{lengths[0]:,} to {lengths[-1]:,} tokens, reading and training.\n"
+        f"{' and '.join(told)} as in transformers, with random weights, on texts of "
+        f"{lengths[0]:,} to {lengths[-1]:,} tokens, inference and training.\n"
     )
 
 

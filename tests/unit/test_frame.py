@@ -14,7 +14,7 @@ import torch
 from hypothesis import settings
 
 import fewer
-from scripts.check_docs import undocumented
+from scripts.check_docs import undocumented, unresolved
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,6 +69,12 @@ def test_import_is_silent_and_leaves_optional_packages_alone():
 def test_a_name_counts_as_documented_only_as_a_whole_word(tmp_path):
     (tmp_path / "page.md").write_text("Call `fewer.attach(model)`; `LTPlus` is another thing.")
     assert undocumented(["attach", "LTP"], tmp_path) == ["LTP"]
+
+
+def test_a_dotted_name_on_a_page_must_exist(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("`fewer.hf.attach.attach` `fewer.adjust` `fewer.json` `fewer.exits` fewer.")
+    assert unresolved(page) == ["fewer.adjust", "fewer.exits"]
 
 
 def test_make_help_lists_every_target():

@@ -60,7 +60,8 @@ def test_what_patterns_gain_is_told_over_all_modes_and_lengths():
             point["ms"]["median"] *= 2
     assert patterns_claim([_row(), training]) == (
         "Longformer 3.0 to 10.0 times as fast and BigBird 0.5 to 0.8 times as fast as in "
-        "transformers, with drawn weights, on texts of 512 to 1,024 tokens, reading and training.\n"
+        "transformers, with random weights, on texts of 512 to 1,024 tokens, inference and "
+        "training.\n"
     )
 
 
