@@ -66,7 +66,7 @@ def test_only_plain_linear_maps_are_swapped_and_all_are_swapped_back():
     modules = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4).double(), nn.Bilinear(2, 2, 2)])
     modules.append(
         nn.MultiheadAttention(4, 2)
-    )  # its model subclass, whose weight is read, not called
+    )  # a subclass, whose weight is read and which is not called
     before = [type(module) for module in modules.modules()]
     swap_in(modules)
     assert type(modules[0]) is BatchInvariantLinear
