@@ -82,24 +82,24 @@ class SparseLayout:
         return SparseLayout(self.pattern, positions, positions, self.extent, self.heads)
 
     def reads(
-        self, asking: Int[Tensor, "... q"], asked: Int[Tensor, "... k"]
+        self, query_rows: Int[Tensor, "... q"], key_rows: Int[Tensor, "... k"]
     ) -> Bool[Tensor, "... H q k"]:
         """Return which pairs of these rows attend, by the definition of the pattern."""
         queries, keys, pattern = self.asking, self.asked, self.pattern
-        block_q = queries.column[asking] // pattern.block
-        block_k = keys.column[asked] // pattern.block
+        block_q = queries.column[query_rows] // pattern.block
+        block_k = keys.column[key_rows] // pattern.block
         pairs = (block_q.unsqueeze(-1) - block_k.unsqueeze(-2)).abs() <= pattern.window
-        pairs = pairs | queries.anchors[asking].unsqueeze(-1)
-        pairs = pairs | self.visible_keys[asked].unsqueeze(-2)
+        pairs = pairs | queries.anchors[query_rows].unsqueeze(-1)
+        pairs = pairs | self.visible_keys[key_rows].unsqueeze(-2)
         pairs = pairs.unsqueeze(-3).expand(*pairs.shape[:-2], self.heads, -1, -1)
-        text = queries.sequence[asking]
+        text = queries.sequence[query_rows]
         if pattern.random:
             random = self.random_blocks(text.flatten(), block_q.flatten())
             random = random.view(*block_q.shape, *random.shape[1:])
             random = random.transpose(-3, -2)  # (..., H, q, r)
             is_random = random.unsqueeze(-1) == block_k[..., None, None, None, :]
             pairs = pairs | is_random.any(-2)
-        same_text = text.unsqueeze(-1) == keys.sequence[asked].unsqueeze(-2)
+        same_text = text.unsqueeze(-1) == keys.sequence[key_rows].unsqueeze(-2)
         return pairs & same_text.unsqueeze(-3)
 
     def random_blocks(
@@ -133,7 +133,10 @@ class Chunks:
     split: int  # number of heads if each has its own chunks, else 1
 
     def pairs(
-        self, asking: Float[Tensor, "Tq"] | None, asked: Float[Tensor, "Tk"] | None, texts: int
+        self,
+        query_weight: Float[Tensor, "Tq"] | None,
+        key_weight: Float[Tensor, "Tk"] | None,
+        texts: int,
     ) -> Float[Tensor, "B"]:
         """Count the pairs that are multiplied in each text; tokens count by their weight."""
         keys, queries = (
@@ -141,8 +144,8 @@ class Chunks:
             if weight is None
             else sum_per_chunk(weight.float(), rows // self.split, cu)
             for weight, rows, cu in (
-                (asked, self.keys, self.cu_k),
-                (asking, self.queries, self.cu_q),
+                (key_weight, self.keys, self.cu_k),
+                (query_weight, self.queries, self.cu_q),
             )
         )
         pairs = queries * keys / self.split

@@ -1,4 +1,4 @@
-"""What is peculiar to one architecture."""
+"""Properties of single architectures."""
 
 import warnings
 
@@ -16,7 +16,7 @@ ROBERTAS = ("roberta", "xlm-roberta", "camembert")
 
 
 def _both(model, **batch):
-    """Answers of the plain and of the attached model."""
+    """Return the logits of the attached and of the plain model."""
     with torch.no_grad(), warnings.catch_warnings():
         plain = fewer.detach(model)(**batch).logits
         packed = fewer.attach(model)(**batch).logits
@@ -32,14 +32,14 @@ def test_the_roberta_family_numbers_positions_after_its_padding_id(name):
 
 
 @pytest.mark.parametrize("name", ROBERTAS)
-@pytest.mark.parametrize("place", [(1, 0), (1, 3), (3, 6)])
+@pytest.mark.parametrize("index", [(1, 0), (1, 3), (3, 6)])
 @pytest.mark.parametrize("hidden", [True, False])
-def test_the_roberta_family_gives_no_number_to_a_padding_id_inside_a_text(name, place, hidden):
+def test_the_roberta_family_skips_a_padding_id_inside_a_text(name, index, hidden):
     model = tiny(name)
     batch = ragged(model)
-    batch["input_ids"][place] = model.config.pad_token_id
-    if hidden and place[1]:
-        batch["attention_mask"][place] = 0
+    batch["input_ids"][index] = model.config.pad_token_id
+    if hidden and index[1]:
+        batch["attention_mask"][index] = 0
     packed, plain = _both(model, **batch)
     torch.testing.assert_close(packed, plain, atol=1e-5, rtol=0)
 
@@ -69,7 +69,7 @@ def test_the_longest_text_fills_the_table(name):
 
 @pytest.mark.parametrize("window", [2, 4, 10])
 @pytest.mark.parametrize("lengths", [(1, 2, 30), (7, 31)])
-def test_local_layers_see_what_they_see_in_transformers(window, lengths):
+def test_local_layers_have_the_windows_of_transformers(window, lengths):
     model = tiny("modernbert", layers=4, local_attention=window)
     batch = ragged(model, lengths)
     packed, plain = _both(model, **batch)
@@ -80,21 +80,21 @@ def test_local_layers_see_what_they_see_in_transformers(window, lengths):
     }
 
 
-def test_windows_do_not_widen_when_tokens_leave():
-    """A neighbour that is 2 away stays out of a window of 1 when the token between them goes."""
-    whole = tiny("modernbert", layers=2, local_attention=2)
-    model = fewer.attach(whole, fewer.LTP(final_threshold=0.9)).base_model
+def test_windows_do_not_widen_when_tokens_are_pruned():
+    """A key at distance 2 stays outside a window of 1 when the token between is pruned."""
+    plain = tiny("modernbert", layers=2, local_attention=2)
+    model = fewer.attach(plain, fewer.LTP(final_threshold=0.9)).base_model
     batch = ragged(model, (9,))
     changed = {**batch, "input_ids": batch["input_ids"].clone()}
     changed["input_ids"][0, 2] += 1
-    own = fewer.attachment(model).policy
-    own.needs = lambda layer: Needs()
+    policy = fewer.attachment(model).policy
+    policy.needs = lambda layer: Needs()
 
-    def only_the_second_goes(view):
-        gone = (view.tokens.position == 1) & (view.layer == 0)
-        return fewer.Decision.keep(~gone)
+    def prune_the_second(view):
+        is_pruned = (view.tokens.position == 1) & (view.layer == 0)
+        return fewer.Decision.keep(~is_pruned)
 
-    own.decide = only_the_second_goes
+    policy.decide = prune_the_second
     local = bind(model).layers[1]
     assert local.pattern == Pattern(1)
     hidden = []
@@ -102,8 +102,8 @@ def test_windows_do_not_widen_when_tokens_leave():
         for module in model.layers[0].modules():  # the first layer, global, must not mix them
             if hasattr(module, "Wo"):
                 module.Wo.weight.zero_()
-        for one in (batch, changed):
-            hidden.append(model(**one).last_hidden_state[0])
+        for inputs in (batch, changed):
+            hidden.append(model(**inputs).last_hidden_state[0])
     same = (hidden[0] == hidden[1]).all(1).tolist()
     assert same == [True, True, False, False, True, True, True, True, True]
 
@@ -116,7 +116,7 @@ def test_both_poolings_of_modernbert_work(pooling, lengths):
     torch.testing.assert_close(packed, plain, atol=1e-5, rtol=0)
 
 
-def test_given_positions_turn_angles_but_do_not_move_windows():
+def test_position_ids_change_angles_but_not_windows():
     model = tiny("modernbert")
     packed, plain = _both(model, **ragged(model), position_ids=torch.arange(12)[None] * 3)
     torch.testing.assert_close(packed, plain, atol=1e-5, rtol=0)
@@ -124,15 +124,15 @@ def test_given_positions_turn_angles_but_do_not_move_windows():
 
 def _rope(variant, kind):
     plain = {"rope_type": "default", "rope_theta": 10000.0}
-    other = {"rope_type": variant, "rope_theta": 10000.0, "factor": 2.0}
-    other["original_max_position_embeddings"] = 8
-    ropes = {"full_attention": plain, "sliding_attention": plain, kind: other}
+    scaled = {"rope_type": variant, "rope_theta": 10000.0, "factor": 2.0}
+    scaled["original_max_position_embeddings"] = 8
+    ropes = {"full_attention": plain, "sliding_attention": plain, kind: scaled}
     return tiny("modernbert", rope_parameters=ropes)
 
 
 @pytest.mark.parametrize("kind", ["full_attention", "sliding_attention"])
 @pytest.mark.parametrize("variant", ["linear", "yarn"])
-def test_a_rope_variant_of_fixed_angles_turns_as_in_transformers(variant, kind):
+def test_a_rope_variant_of_fixed_angles_equals_transformers(variant, kind):
     model = _rope(variant, kind)
     packed, plain = _both(model, **ragged(model))
     torch.testing.assert_close(packed, plain, atol=1e-5, rtol=0)
@@ -157,20 +157,20 @@ def test_local_and_global_layers_have_their_own_base():
 @pytest.mark.parametrize(
     ("layers", "groups", "inner"), [(4, 1, 1), (4, 2, 2), (5, 2, 1), (6, 3, 2), (18, 14, 1)]
 )
-def test_albert_takes_its_turns_as_transformers_does(layers, groups, inner):
+def test_albert_repeats_its_groups_as_transformers_does(layers, groups, inner):
     model = tiny("albert", layers=layers, num_hidden_groups=groups, inner_group_num=inner)
     packed, plain = _both(model, **ragged(model))
     torch.testing.assert_close(packed, plain, atol=1e-5, rtol=0)
     assert fewer.attachment(model).shape.num_layers == layers * inner
 
 
-def test_thresholds_of_albert_are_many_though_its_layer_is_one():
+def test_albert_has_one_threshold_per_layer_though_layers_share_modules():
     model = tiny("albert", layers=5, num_hidden_groups=1)
     fewer.attach(model, fewer.LTP(final_threshold=0.2))
     assert fewer.attachment(model).policy.threshold.shape == (4,)
     _, trace = read(model, ragged(model))
-    kept = [float(layer.read.sum()) for layer in trace.layers]
-    assert len(set(kept)) > 2
+    counts = [float(layer.read.sum()) for layer in trace.layers]
+    assert len(set(counts)) > 2
 
 
 @pytest.mark.parametrize("width", [6, 16])

@@ -14,20 +14,20 @@ def maps():
     return nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(6, 8)
 
 
-def test_maps_together_give_what_they_give_apart(maps):
+def test_linear_together_equals_single_linear_maps(maps):
     hidden = torch.randn(5, 6, requires_grad=True)
-    parameters = [hidden, *(p for one in maps for p in one.parameters())]
-    found = linear_together(hidden, *maps)
-    wanted = tuple(one(hidden) for one in maps)
+    parameters = [hidden, *(p for module in maps for p in module.parameters())]
+    outputs = linear_together(hidden, *maps)
+    expected = tuple(module(hidden) for module in maps)
     gradients = []
-    for parts in (found, wanted):
+    for parts in (outputs, expected):
         total = sum((part * part).sum() for part in parts)
         gradients.append(torch.autograd.grad(total, parameters))
-    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(outputs, expected)
     torch.testing.assert_close(*gradients)
 
 
-def test_a_map_that_is_more_than_linear_is_called(maps):
+def test_a_module_that_is_not_plain_is_called(maps):
     called = []
     maps[1].register_forward_hook(lambda *_: called.append(1))
     linear_together(torch.randn(5, 6), *maps)
@@ -40,17 +40,17 @@ def test_a_map_that_is_more_than_linear_is_called(maps):
 
 @pytest.mark.parametrize("name", ["bert", "distilbert", "albert", "modernbert", "longformer"])
 @pytest.mark.parametrize("optimizes", [False, True])
-def test_a_hand_made_adapter_counts_and_learns_in_training(name, optimizes):
+def test_a_patched_linear_map_is_called_and_trains(name, optimizes):
     model, plain = fewer.attach(tiny(name)), tiny(name)
     if optimizes:
         fewer.optimize(model, precision="fp32")
     batch = ragged(model)
     scales = []
-    for one in (model, plain):
+    for network in (model, plain):
         scale = nn.Parameter(torch.full((1,), 0.5))
-        for module in [part for part in one.modules() if isinstance(part, nn.Linear)]:
-            module.forward = lambda x, own=module.forward, scale=scale: own(x) * (1 + scale)
-        one(**batch).logits.square().sum().backward()
+        for module in [part for part in network.modules() if isinstance(part, nn.Linear)]:
+            module.forward = lambda x, forward=module.forward, scale=scale: forward(x) * (1 + scale)
+        network(**batch).logits.square().sum().backward()
         scales.append(scale)
     torch.testing.assert_close(model(**batch).logits, plain(**batch).logits, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(scales[0].grad, scales[1].grad, atol=0, rtol=1e-3)
@@ -69,7 +69,7 @@ HOOKS = {
 
 @pytest.mark.parametrize("name", ["bert", "distilbert", "albert", "modernbert"])
 @pytest.mark.parametrize("kind", HOOKS)
-def test_hooks_of_leaves_are_called_in_training_as_in_the_plain_model(name, kind):
+def test_hooks_of_leaves_are_called_in_training_as_in_transformers(name, kind):
     calls = []
     for model in (tiny(name), fewer.attach(tiny(name))):
         names = set()
@@ -83,36 +83,36 @@ def test_hooks_of_leaves_are_called_in_training_as_in_the_plain_model(name, kind
     assert len(calls[0]) > 15
 
 
-def test_dropout_is_the_module_s_in_training_and_none_else():
+def test_dropout_follows_the_module_in_training_and_is_off_in_eval():
     hidden = torch.ones(200, 50)
     module = nn.Dropout(0.25)
     dropped = drop(module, hidden)
     assert (dropped == 0).float().mean().item() == pytest.approx(0.25, abs=0.02)
     assert dropped.mean().item() == pytest.approx(1.0, abs=0.03)
-    for same in (nn.Dropout(0.0), nn.Dropout(0.25).eval(), nn.Identity()):
-        assert torch.equal(drop(same, hidden), hidden)
+    for identity in (nn.Dropout(0.0), nn.Dropout(0.25).eval(), nn.Identity()):
+        assert torch.equal(drop(identity, hidden), hidden)
     assert drop(nn.Dropout(1.0), hidden).sum() == 0
     assert torch.equal(drop(lambda x: x + 1, hidden), hidden + 1)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 31, 32, 33, 1000, 5000])
-def test_rows_of_round_number_are_few_and_fall_away(rows):
-    seen = []
+def test_padding_rounds_rows_up_and_is_removed(rows):
+    sizes = []
 
     def apply(hidden):
-        seen.append(len(hidden))
+        sizes.append(len(hidden))
         return hidden * 2
 
     hidden = torch.randn(rows, 3)
     assert torch.equal(apply_padded(apply, hidden), hidden * 2)
     low = apply_padded(apply, hidden.bfloat16())
     assert torch.equal(low, hidden.bfloat16() * 2)
-    assert seen[0] == rows
-    assert seen[1] % 32 == 0
-    assert rows <= seen[1] <= max(32, rows * 17 / 16 + 32)
+    assert sizes[0] == rows
+    assert sizes[1] % 32 == 0
+    assert rows <= sizes[1] <= max(32, rows * 17 / 16 + 32)
 
 
-def test_hooks_see_no_row_but_those_of_tokens():
+def test_hooks_see_no_padding():
     model = fewer.attach(tiny())
     batch, rows = ragged(model), set()
     for module in (model.bert.encoder.layer[0].intermediate.dense, model.bert.encoder.layer[1]):

@@ -1,4 +1,4 @@
-"""The packed encoder obeys the live model: its modules, not what its config says by now."""
+"""The packed encoder reads the modules of a model, not a config that changed since."""
 
 import pytest
 import torch
@@ -11,22 +11,22 @@ from tests.tiny import ragged, tiny
 ROBERTAS = ("roberta", "xlm-roberta", "camembert", "longformer")
 
 
-def _answers(model, batch):
+def _logits(model, batch):
     with torch.no_grad():
         return model(**batch).logits
 
 
-def _same(model, batch):
-    wanted = _answers(model, batch)
-    torch.testing.assert_close(_answers(fewer.attach(model), batch), wanted, atol=2e-5, rtol=1e-5)
+def _assert_same(model, batch):
+    expected = _logits(model, batch)
+    torch.testing.assert_close(_logits(fewer.attach(model), batch), expected, atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("backbone", ROBERTAS)
-def test_a_padding_id_set_in_the_config_after_loading_moves_no_position(backbone):
+def test_a_padding_id_changed_in_the_config_after_loading_moves_no_position(backbone):
     model = tiny(backbone)
     batch = ragged(model)
     model.config.pad_token_id = 0
-    _same(model, batch)
+    _assert_same(model, batch)
 
 
 @every_backbone
@@ -42,7 +42,7 @@ def test_a_model_cut_to_fewer_layers_runs(backbone):
         encoder.transformer.layer = encoder.transformer.layer[:2]
     else:
         encoder.encoder.layer = encoder.encoder.layer[:2]
-    _same(model, batch)
+    _assert_same(model, batch)
     assert fewer.attachment(model).shape.num_layers == 2 if "inner" not in backbone else 4
 
 
@@ -53,7 +53,7 @@ def test_sizes_changed_in_the_config_after_loading_change_nothing(backbone):
     for name in ("num_attention_heads", "n_heads", "vocab_size", "hidden_size", "dim"):
         if name in model.config.to_dict() and (backbone, name) != ("big-bird", "hidden_size"):
             setattr(model.config, name, 1)
-    _same(model, batch)
+    _assert_same(model, batch)
 
 
 @every_backbone
@@ -68,23 +68,23 @@ def test_a_table_enlarged_by_hand_takes_the_new_ids(backbone):
         large.weight[:60] = small.weight
     setattr(embeddings, name, large)
     batch["input_ids"][1, 3] = 65
-    _same(model, batch)
+    _assert_same(model, batch)
 
 
 @every_backbone
 def test_dropouts_set_to_zero_on_modules_are_zero_in_training(backbone):
     model = tiny(backbone)
     batch = ragged(model)
-    _answers(model, batch)  # BigBird goes to full attention, whose dropouts are new
-    for part in model.modules():
-        if isinstance(part, nn.Dropout):
-            part.p = 0.0
+    _logits(model, batch)  # BigBird goes to full attention, whose dropouts are new
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
         for name in ("attention_dropout", "dropout"):  # numbers in ModernBERT and Longformer
-            if isinstance(getattr(part, name, None), float):
-                setattr(part, name, 0.0)
-    wanted = _answers(model, batch)
-    found = _answers(fewer.attach(model).train(), batch)
-    torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-5)
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    expected = _logits(model, batch)
+    logits = _logits(fewer.attach(model).train(), batch)
+    torch.testing.assert_close(logits, expected, atol=2e-5, rtol=1e-5)
 
 
 def test_windows_changed_in_the_config_after_loading_change_nothing():
@@ -97,16 +97,16 @@ def test_windows_changed_in_the_config_after_loading_change_nothing():
         setattr(model.config, name, value)
         if backbone == "modernbert":  # transformers makes its masks from the config at each pass
             model.config.sliding_window = model.base_model.layers[1].attn.sliding_window - 1
-        _same(model, batch)
+        _assert_same(model, batch)
 
 
-def test_big_bird_reads_in_full_after_set_attention_type():
+def test_big_bird_has_full_attention_after_set_attention_type():
     model = tiny("big-bird")
     batch = ragged(model, (1, 30, 12), columns=30)
-    sparse = _answers(fewer.attach(model), batch)
+    sparse = _logits(fewer.attach(model), batch)
     fewer.detach(model).bert.set_attention_type("original_full")
-    _same(model, batch)
-    assert (_answers(model, batch) - sparse).abs().max() > 1e-3
+    _assert_same(model, batch)
+    assert (_logits(model, batch) - sparse).abs().max() > 1e-3
 
 
 def test_big_bird_takes_a_mask_of_zeros_and_ones_only():
@@ -123,5 +123,5 @@ def test_label_maps_changed_after_loading_do_not_change_the_loss():
     batch = ragged(model)
     model.config.id2label = {0: "a"}
     labels = torch.tensor([0, 1, 2, 0, 1])
-    wanted = model(**batch, labels=labels).loss
-    torch.testing.assert_close(fewer.attach(model)(**batch, labels=labels).loss, wanted)
+    expected = model(**batch, labels=labels).loss
+    torch.testing.assert_close(fewer.attach(model)(**batch, labels=labels).loss, expected)

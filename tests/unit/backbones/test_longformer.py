@@ -13,7 +13,7 @@ def _long(task="TokenClassification", **settings):
     return tiny("longformer", task, max_position_embeddings=302, **settings)
 
 
-def _batch(model, anchors=1):
+def _batch(model, global_tokens=1):
     shape = (len(LENGTHS), max(LENGTHS))
     column, length = torch.arange(shape[1]), torch.tensor(LENGTHS)[:, None]
     mask = column < length
@@ -21,7 +21,7 @@ def _batch(model, anchors=1):
     return {
         "input_ids": ids.masked_fill(~mask, model.config.pad_token_id),
         "attention_mask": mask.long(),
-        "global_attention_mask": ((column < anchors) & mask).long(),
+        "global_attention_mask": ((column < global_tokens) & mask).long(),
     }
 
 
@@ -31,11 +31,11 @@ def _states(model, batch):
 
 
 @pytest.mark.parametrize("kernel", ["sdpa", "reference"])
-@pytest.mark.parametrize("anchors", [0, 1, 5])
+@pytest.mark.parametrize("global_tokens", [0, 1, 5])
 @pytest.mark.parametrize("window", [4, [4, 8, 40]])
-def test_a_long_text_is_read_as_in_transformers(window, anchors, kernel):
+def test_a_long_text_has_the_outputs_of_transformers(window, global_tokens, kernel):
     model = _long(attention_window=window)
-    batch = _batch(model, anchors)
+    batch = _batch(model, global_tokens)
     plain = _states(model, batch)
     packed = _states(fewer.attach(model, kernel=kernel), batch)
     torch.testing.assert_close(packed, plain, atol=1e-5, rtol=0)
@@ -48,7 +48,7 @@ def test_each_layer_has_its_window_and_counts_both_sides():
 
 def test_global_tokens_anywhere_read_all_of_their_text():
     model = _long(attention_window=4, layers=1)
-    batch = _batch(model, anchors=0)
+    batch = _batch(model, global_tokens=0)
     batch["global_attention_mask"][0, 150] = 1
     plain = _states(model, batch)
     packed = _states(fewer.attach(model), batch)
@@ -59,35 +59,35 @@ def test_gradients_reach_the_projections_of_global_tokens():
     model = _long(attention_window=4)
     batch = _batch(model)
     grads = []
-    for one in (model, fewer.attach(model)):
-        one.zero_grad()
-        one(**batch).logits[batch["attention_mask"].bool()].square().sum().backward()
-        grads.append([p.grad for n, p in sorted(one.named_parameters()) if "global" in n])
+    for network in (model, fewer.attach(model)):
+        network.zero_grad()
+        network(**batch).logits[batch["attention_mask"].bool()].square().sum().backward()
+        grads.append([p.grad for n, p in sorted(network.named_parameters()) if "global" in n])
     assert len(grads[0]) == 3 * 2 * 3
-    for own, wanted in zip(*grads, strict=True):
-        torch.testing.assert_close(own, wanted, atol=1e-3, rtol=1e-3)
-        assert wanted.abs().sum() > 0
+    for plain, packed in zip(*grads, strict=True):
+        torch.testing.assert_close(packed, plain, atol=1e-3, rtol=1e-3)
+        assert plain.abs().sum() > 0
 
 
-def test_projections_of_global_tokens_cost_something_only_where_there_are_any():
+def test_projections_of_global_tokens_have_a_cost_only_with_global_tokens():
     model = fewer.attach(_long(attention_window=4))
-    spent = []
-    for anchors in (0, 1):
+    costs = []
+    for global_tokens in (0, 1):
         with fewer.record() as traces, torch.no_grad():
-            model(**_batch(model, anchors))
-        spent.append(traces[0].layers[0].extra.far)
-    assert spent[0] is None
-    queries, keys = spent[1]
+            model(**_batch(model, global_tokens))
+        costs.append(traces[0].layers[0].extra.far)
+    assert costs[0] is None
+    queries, keys = costs[1]
     assert queries.tolist() == [1.0] * len(LENGTHS)
     assert keys.tolist() == list(map(float, LENGTHS))
 
 
-def test_a_pass_in_full_costs_what_a_text_in_full_does_global_tokens_and_all():
+def test_a_pass_without_pruning_has_the_dense_flops_with_global_tokens_too():
     model = fewer.attach(_long(attention_window=64, width=64))
     shape = fewer.attachment(model).shape
-    for anchors, tolerance in ((0, 1e-6), (1, 0.01)):
+    for global_tokens, tolerance in ((0, 1e-6), (1, 0.01)):
         with fewer.record() as traces, torch.no_grad():
-            model(**_batch(model, anchors))
+            model(**_batch(model, global_tokens))
         assert float(shape.share(traces[0])) == pytest.approx(1, rel=tolerance)
 
 
@@ -99,7 +99,7 @@ def test_a_mask_of_another_shape_is_refused():
 
 
 @pytest.mark.parametrize("where", ["all of the padding", "one place", "a hole in the text"])
-def test_a_mark_outside_the_text_means_nothing_as_in_transformers(where):
+def test_a_global_mark_on_padding_is_ignored_as_in_transformers(where):
     model = _long(attention_window=4)
     batch = _batch(model)
     if where == "a hole in the text":
@@ -112,19 +112,19 @@ def test_a_mark_outside_the_text_means_nothing_as_in_transformers(where):
     torch.testing.assert_close(_states(fewer.attach(model), batch), plain, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("also", [False, True])
-def test_a_2_in_the_attention_mask_means_global_as_in_transformers(also):
+@pytest.mark.parametrize("has_global_mask", [False, True])
+def test_a_2_in_the_attention_mask_means_global_as_in_transformers(has_global_mask):
     model = _long(attention_window=4)
     batch = _batch(model)
     batch["attention_mask"][[0, 2, 3], [200, 5, 7]] = 2
-    if not also:
+    if not has_global_mask:
         batch.pop("global_attention_mask")
         batch["attention_mask"][:, 0] = 2
     plain = _states(model, batch)
     torch.testing.assert_close(_states(fewer.attach(model), batch), plain, atol=1e-5, rtol=0)
 
 
-def test_a_choice_is_answered_as_in_transformers():
+def test_multiple_choice_has_the_logits_of_transformers():
     model = tiny("longformer", "MultipleChoice", max_position_embeddings=64, sep_token_id=3)
     choices = torch.randint(5, 60, (2, 2, 12), generator=torch.Generator().manual_seed(0))
     length = torch.tensor([[12, 9], [8, 10]])[..., None]
@@ -141,10 +141,10 @@ def test_a_choice_is_answered_as_in_transformers():
     torch.testing.assert_close(packed, plain, atol=1e-5, rtol=0)
 
 
-def test_an_optimized_model_answers_the_same():
+def test_an_optimized_model_has_the_same_outputs():
     model = fewer.attach(_long(attention_window=4, width=32))
     batch = _batch(model)
     plain = _states(model, batch)
     with torch.inference_mode():
-        found = fewer.optimize(model, precision="fp32")(**batch).logits
-    torch.testing.assert_close(found[batch["attention_mask"].bool()], plain, atol=1e-4, rtol=1e-4)
+        logits = fewer.optimize(model, precision="fp32")(**batch).logits
+    torch.testing.assert_close(logits[batch["attention_mask"].bool()], plain, atol=1e-4, rtol=1e-4)

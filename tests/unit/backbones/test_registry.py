@@ -9,11 +9,11 @@ from tests.tiny import FAMILIES, tiny
 KINDS = sorted({tiny(name).config.model_type for name in FAMILIES})
 
 
-def test_every_supported_architecture_is_in_the_laws():
+def test_every_supported_architecture_is_a_family_of_the_tests():
     assert list(supported()) == KINDS
 
 
-def test_an_unsupported_architecture_is_named_with_those_that_are():
+def test_an_unsupported_architecture_is_named_with_the_supported_ones():
     config = hf.MPNetConfig(
         vocab_size=60,
         hidden_size=16,
@@ -21,12 +21,12 @@ def test_an_unsupported_architecture_is_named_with_those_that_are():
         num_attention_heads=2,
         intermediate_size=32,
     )
-    wanted = rf"model_type must be one of {', '.join(KINDS)}; got 'mpnet' \(MPNetModel\)"
-    with pytest.raises(ValueError, match=wanted):
+    message = rf"model_type must be one of {', '.join(KINDS)}; got 'mpnet' \(MPNetModel\)"
+    with pytest.raises(ValueError, match=message):
         fewer.attach(hf.MPNetForSequenceClassification(config))
 
 
-def test_something_that_is_no_transformers_model_is_refused():
+def test_a_module_that_is_no_transformers_model_is_refused():
     with pytest.raises(ValueError, match=r"PreTrainedModel.*; got a Linear"):
         fewer.attach(torch.nn.Linear(2, 2))
 
@@ -48,13 +48,13 @@ def test_a_refused_model_is_left_as_it_was():
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_backbone_refers_to_the_models_own_modules(name):
+def test_a_backbone_refers_to_the_modules_of_the_model(name):
     encoder = tiny(name, "Model")
-    backbone, own = bind(encoder), set(map(id, encoder.modules()))
-    held = [part for layer in backbone.layers for part in vars(layer).values()]
-    modules = [part for part in held if isinstance(part, torch.nn.Module)]
+    backbone, ids = bind(encoder), set(map(id, encoder.modules()))
+    values = [value for layer in backbone.layers for value in vars(layer).values()]
+    modules = [value for value in values if isinstance(value, torch.nn.Module)]
     assert len(modules) >= len(backbone.layers)
-    assert set(map(id, modules)) <= own
+    assert set(map(id, modules)) <= ids
     assert backbone.shape.hidden_size == 16
     assert backbone.shape.heads == 2
     assert backbone.shape.num_layers == len(backbone.layers) == len(backbone.shape.layers)
@@ -62,10 +62,10 @@ def test_a_backbone_refers_to_the_models_own_modules(name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_attention_dropout_is_that_of_the_model_and_none_in_eval_mode(name):
+def test_attention_dropout_is_that_of_the_model_and_0_in_eval_mode(name):
     setting = "attention_dropout" if name in ("distilbert", "modernbert") else None
     encoder = tiny(name, "Model", **{setting or "attention_probs_dropout_prob": 0.25})
     assert {layer.dropout for layer in bind(encoder).layers} == {0.0}
     encoder.train()
-    blocks = name == "big-bird"  # transformers has none where it reads by blocks
-    assert {layer.dropout for layer in bind(encoder).layers} == {0.0 if blocks else 0.25}
+    is_sparse = name == "big-bird"  # transformers has none with block attention
+    assert {layer.dropout for layer in bind(encoder).layers} == {0.0 if is_sparse else 0.25}

@@ -13,9 +13,9 @@ LENGTHS = (1, 70, 33, 2, 128)
 
 
 def _tokens(heads, width, gated):
-    """Texts with holes, some keys half there, some not at all."""
+    """Texts with holes, some keys weighted by a gate, some masked."""
     columns = max(LENGTHS)
-    slots = [row * columns + place for row, n in enumerate(LENGTHS) for place in range(n)]
+    slots = [row * columns + column for row, n in enumerate(LENGTHS) for column in range(n)]
     slot = torch.tensor(slots)
     slot = slot[(torch.rand(len(slots)) < 0.8) | (slot % columns == 0)]
     sequence = slot // columns
@@ -42,10 +42,10 @@ def _predictor(maps, heads, size):
     torch.manual_seed(1)
     shape = ModelSpec(1, heads, heads, 0.0, ())
     predictor = AttentionPredictor(Sight(maps, None), size, shape).eval()
-    for part in predictor:
-        if isinstance(part, torch.nn.BatchNorm2d):
-            for values in (part.weight, part.bias, part.running_mean, part.running_var):
-                values.data.uniform_(0.5, 1.5)
+    for module in predictor:
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
+                tensor.data.uniform_(0.5, 1.5)
     return predictor
 
 
@@ -56,7 +56,7 @@ def _predictor(maps, heads, size):
 )
 @every_isa
 @torch.inference_mode()
-def test_the_compiled_predictor_says_what_the_network_says(
+def test_the_compiled_predictor_equals_the_network(
     isa, heads, width, size, sees, gated, monkeypatch
 ):
     pretend(monkeypatch, isa)
@@ -65,32 +65,32 @@ def test_the_compiled_predictor_says_what_the_network_says(
     blocks = Blocks.of(tokens, size)
     predictor = _predictor(sight.count, heads, size)
     pairs = sight.pairs(blocks, torch.arange(len(blocks.number)).flip(0))
-    seen = tokens.query, tokens.key, tokens.logsumexp, tokens.gate
-    found = judge(JudgeCall(*seen, blocks.rows, pairs, *predictor.folded()))
-    torch.testing.assert_close(found, predictor(paired(blocks, pairs)), atol=1e-4, rtol=1e-4)
+    evidence = tokens.query, tokens.key, tokens.logsumexp, tokens.gate
+    logits = judge(JudgeCall(*evidence, blocks.rows, pairs, *predictor.folded()))
+    torch.testing.assert_close(logits, predictor(paired(blocks, pairs)), atol=1e-4, rtol=1e-4)
     low = tokens.but(query=tokens.query.bfloat16(), key=tokens.key.bfloat16())
-    found = judge(JudgeCall(low.query, low.key, *seen[2:], blocks.rows, pairs, *predictor.folded()))
-    wanted = predictor(paired(Blocks.of(low, size), pairs))
-    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    call = JudgeCall(low.query, low.key, *evidence[2:], blocks.rows, pairs, *predictor.folded())
+    expected = predictor(paired(Blocks.of(low, size), pairs))
+    torch.testing.assert_close(judge(call), expected, atol=1e-4, rtol=1e-4)
 
 
 @needs_kernels
 @torch.inference_mode()
-def test_a_block_is_judged_alike_to_the_last_bit_whoever_is_judged_with_it():
+def test_the_logits_of_a_block_do_not_depend_on_its_batch_bit_by_bit():
     torch.manual_seed(0)
     tokens, predictor = _tokens(12, 32, False), _predictor(1, 12, 32)
     blocks = Blocks.of(tokens, 32)
     pairs = SIGHTS["diagonal"].pairs(blocks, torch.arange(len(blocks.number)))
-    seen = tokens.query, tokens.key, tokens.logsumexp, None
-    call = (blocks.rows, pairs, *predictor.folded())
-    together = judge(JudgeCall(*seen, *call))
+    evidence = tokens.query, tokens.key, tokens.logsumexp, None
+    arguments = (blocks.rows, pairs, *predictor.folded())
+    together = judge(JudgeCall(*evidence, *arguments))
     for row in range(len(pairs)):
-        alone = judge(JudgeCall(*seen, blocks.rows, pairs[row : row + 1], *call[2:]))
+        alone = judge(JudgeCall(*evidence, blocks.rows, pairs[row : row + 1], *arguments[2:]))
         assert torch.equal(alone[0], together[row])
 
 
 @needs_kernels
-def test_it_judges_only_where_nothing_watches():
+def test_the_compiled_predictor_runs_in_pure_inference_only():
     query = torch.zeros(3, 2, 4)
     assert not judges(query)
     with torch.no_grad():
@@ -100,15 +100,15 @@ def test_it_judges_only_where_nothing_watches():
 
 @needs_kernels
 @torch.inference_mode()
-def test_where_not_all_pairs_are_read_the_network_judges():
+def test_the_network_runs_where_a_pattern_masks_pairs():
     torch.manual_seed(0)
     tokens, predictor = _tokens(12, 32, False), _predictor(1, 12, 32)
     predictor.sight = SIGHTS["diagonal"]
     blocks = Blocks.of(tokens.but(pairs=tokens.read_by(Pattern(2), 12)), 32)
-    wanted = torch.arange(len(blocks.number))
-    maps = predictor.sight.see(blocks, wanted)
+    numbers = torch.arange(len(blocks.number))
+    maps = predictor.sight.see(blocks, numbers)
     assert (maps != 0).sum(-1).max() <= 5
-    found = predictor.judge(blocks, wanted)
-    assert torch.equal(found, predictor(maps))
-    everything = predictor.judge(Blocks.of(tokens, 32), wanted)
-    assert (found - everything).abs().max() > 1e-3
+    logits = predictor.judge(blocks, numbers)
+    assert torch.equal(logits, predictor(maps))
+    dense = predictor.judge(Blocks.of(tokens, 32), numbers)
+    assert (logits - dense).abs().max() > 1e-3

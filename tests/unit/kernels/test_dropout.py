@@ -9,7 +9,7 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 @every_dtype
 @pytest.mark.parametrize("probability", [0.05, 0.5, 0.9])
-def test_a_mask_drops_the_share_that_was_asked_for(dtype, probability):
+def test_a_mask_drops_values_with_its_probability(dtype, probability):
     mask = keep_mask(torch.empty(300, 301, dtype=dtype), probability)
     dropped = (mask == 0).float().mean().item()
     assert dropped == pytest.approx(probability, abs=0.006)
@@ -25,7 +25,7 @@ def test_a_flag_flips_signs_and_keeps_values(dtype):
     assert (flagged < 0).float().mean().item() == pytest.approx(0.3, abs=0.03)
 
 
-def test_draws_repeat_with_the_seed_and_else_differ():
+def test_masks_repeat_with_the_seed_and_differ_otherwise():
     like = torch.empty(50, 3)
     torch.manual_seed(1)
     first, second = keep_mask(like, 0.5), keep_mask(like, 0.5)
@@ -34,12 +34,12 @@ def test_draws_repeat_with_the_seed_and_else_differ():
     assert not torch.equal(first, second)
 
 
-def test_neighbours_are_drawn_apart():
+def test_neighbours_are_dropped_independently():
     dropped = (keep_mask(torch.empty(100_000, dtype=torch.bfloat16), 0.5) == 0).float()
     for distance in (1, 2, 3, 4, 8):
-        both = (dropped[distance:] * dropped[:-distance]).mean().item()
-        assert both == pytest.approx(0.25, abs=0.01)
+        share = (dropped[distance:] * dropped[:-distance]).mean().item()
+        assert share == pytest.approx(0.25, abs=0.01)
 
 
-def test_nothing_to_draw_is_nothing():
+def test_a_mask_of_no_rows_is_empty():
     assert keep_mask(torch.empty(0, 4), 0.5).shape == (0, 4)

@@ -12,8 +12,10 @@ from tests.tiny import ragged, tiny
 
 def test_auto_is_one_of_the_kernels():
     assert kernel("auto") in KERNELS.values()
-    able = {name: one for name, one in KERNELS.items() if name != "native" or missing() is None}
-    assert [kernel(name) for name in able] == list(able.values())
+    kernels = dict(KERNELS)
+    if missing() is not None:
+        del kernels["native"]
+    assert [kernel(name) for name in kernels] == list(kernels.values())
 
 
 def test_an_unknown_kernel_is_refused_with_the_known_ones():
@@ -37,7 +39,7 @@ def test_the_log_of_a_gate_is_finite_and_so_is_its_gradient():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_never_vanishes_yet_a_row_of_nothing_else_is_finite(dtype):
+def test_masked_scores_have_probability_0_yet_a_fully_masked_row_is_finite(dtype):
     scores = torch.tensor([[0.0, never(dtype)], [never(dtype), never(dtype)]], dtype=dtype)
     assert scores.softmax(-1).tolist() == [[1, 0], [0.5, 0.5]]
     assert torch.isfinite(scores + scores).all()
@@ -46,22 +48,22 @@ def test_never_vanishes_yet_a_row_of_nothing_else_is_finite(dtype):
 def _call(lengths, **extras):
     cu = torch.nn.functional.pad(torch.tensor(lengths).cumsum(0), (1, 0))
     q, k, v = torch.randn(3, sum(lengths), 2, 4)
-    place = torch.cat([torch.arange(n) for n in lengths])
-    return AttentionCall(q, k, v, cu, cu, place, place, **extras)
+    position = torch.cat([torch.arange(n) for n in lengths])
+    return AttentionCall(q, k, v, cu, cu, position, position, **extras)
 
 
 @pytest.mark.parametrize("elements", [1, 200, 1000])
-def test_groups_of_every_size_give_the_same(elements, monkeypatch):
+def test_groups_of_every_size_give_the_same_output(elements, monkeypatch):
     lengths = [3, 17, 4, 16, 1, 18, elements % 7 + 1]  # lengths that no other test has cached
     call = _call(lengths, scored=True)
     module = importlib.import_module("fewer.kernels.sdpa")  # the package's `sdpa` is its function
     monkeypatch.setattr(module, "GROUP_ELEMENTS", elements)
-    grouped, wanted = sdpa(call), KERNELS["reference"](call)
-    torch.testing.assert_close(grouped.context, wanted.context)
-    torch.testing.assert_close(grouped.received, wanted.received)
+    grouped, expected = sdpa(call), KERNELS["reference"](call)
+    torch.testing.assert_close(grouped.context, expected.context)
+    torch.testing.assert_close(grouped.received, expected.received)
 
 
-def test_a_pass_in_inference_mode_leaves_nothing_that_harms_a_later_training_step():
+def test_training_works_after_a_pass_in_inference_mode():
     model = fewer.attach(tiny())
     batch = ragged(model, (13, 4, 11, 2))
     with torch.inference_mode():
@@ -71,15 +73,15 @@ def test_a_pass_in_inference_mode_leaves_nothing_that_harms_a_later_training_ste
     assert model.classifier.weight.grad.abs().sum() > 0
 
 
-def test_a_group_wants_little_padding(monkeypatch):
+def test_groups_have_little_padding(monkeypatch):
     padded = []
     fused = torch.nn.functional.scaled_dot_product_attention
 
-    def watching(q, k, v, **options):
+    def record(q, k, v, **options):
         padded.append(q.shape[0] * q.shape[2])
         return fused(q, k, v, **options)
 
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watching)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", record)
     lengths = [int(n) for n in torch.randint(1, 300, (64,))]
     with torch.no_grad():
         sdpa(_call(lengths))
@@ -87,15 +89,15 @@ def test_a_group_wants_little_padding(monkeypatch):
     assert len(padded) < len(lengths) / 2
 
 
-def test_like_texts_are_read_in_one_go(monkeypatch):
+def test_texts_of_equal_length_are_one_group(monkeypatch):
     calls = []
     fused = torch.nn.functional.scaled_dot_product_attention
 
-    def watching(*states, **options):
+    def record(*states, **options):
         calls.append(options["attn_mask"])
         return fused(*states, **options)
 
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watching)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", record)
     with torch.no_grad():
         sdpa(_call([21, 21, 21]))
     assert calls == [None]
@@ -105,26 +107,26 @@ def _double(dropout=0.0):
     lengths = torch.tensor([5, 1, 4, 3])
     cu = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
     leaves = [
-        torch.randn(3, 13, 2, 3, dtype=torch.float64)[part].requires_grad_() for part in range(3)
+        torch.randn(3, 13, 2, 3, dtype=torch.float64)[index].requires_grad_() for index in range(3)
     ]
     vote = torch.rand(13, dtype=torch.float64, requires_grad=True)
-    place = torch.cat([torch.arange(int(n)) for n in lengths])
+    position = torch.cat([torch.arange(int(n)) for n in lengths])
 
-    def attended(q, k, v, vote):
+    def attend(q, k, v, vote):
         torch.manual_seed(3)  # the same values are dropped at every call
         call = AttentionCall(
-            q, k, v, cu, cu, place, place, 3, vote=vote, scored=True, dropout=dropout
+            q, k, v, cu, cu, position, position, 3, vote=vote, scored=True, dropout=dropout
         )
-        found = sdpa(call)
-        return found.context, found.received
+        attended = sdpa(call)
+        return attended.context, attended.received
 
-    return attended, (*leaves, vote)
+    return attend, (*leaves, vote)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_the_backward_pass_is_the_derivative(dropout):
-    attended, leaves = _double(dropout)
-    assert torch.autograd.gradcheck(attended, leaves)
+    attend, leaves = _double(dropout)
+    assert torch.autograd.gradcheck(attend, leaves)
 
 
 def test_dropped_attention_is_right_on_average():
@@ -145,13 +147,13 @@ def test_attention_under_autocast_is_in_its_precision():
     assert call.q.grad.dtype == torch.float32
 
 
-def test_of_each_group_only_its_probabilities_are_kept():
-    kept = []
+def test_the_backward_pass_keeps_only_the_probabilities_of_each_group():
+    sizes = []
     call = _call([16, 16, 16], dropout=0.1)
     call.q.requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(
-        lambda x: kept.append(x.numel()) or x, lambda x: x
+        lambda x: sizes.append(x.numel()) or x, lambda x: x
     ):
         sdpa(call)
-    assert sorted(kept)[-1] == 3 * 2 * 16 * 16
-    assert sum(n >= 2 * 16 * 16 for n in kept) == 1
+    assert sorted(sizes)[-1] == 3 * 2 * 16 * 16
+    assert sum(n >= 2 * 16 * 16 for n in sizes) == 1

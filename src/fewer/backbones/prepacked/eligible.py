@@ -55,7 +55,7 @@ def table_of(module: Any, rows: int) -> nn.Embedding:
         raise NotPrepackable(f"a {type(module).__qualname__} stands where an embedding does")
     if module.weight.shape[0] < rows:
         raise NotPrepackable(
-            f"an embedding has {module.weight.shape[0]} rows, the config says {rows}"
+            f"an embedding has {module.weight.shape[0]} rows, the model has {rows} ids"
         )
     embedding: nn.Embedding = _check_plain(module)
     return embedding
@@ -65,8 +65,8 @@ def _check_plain(module: Any) -> Any:
     _refuse_hooks(module)
     if not has_own_parameters(module):
         raise NotPrepackable(
-            f"the weight or bias of a {type(module).__qualname__} is no parameter of its own, or "
-            "of a class of its own"
+            f"the weight or bias of a {type(module).__qualname__} is computed, or of a subclass "
+            "of Tensor"
         )
     for name, parameter in module.named_parameters(recurse=False):
         if not is_plain_tensor(parameter):

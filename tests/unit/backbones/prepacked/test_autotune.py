@@ -11,9 +11,9 @@ pytestmark = needs_kernels
 
 
 def _seconds(times, monkeypatch):
-    """Let a stopwatch show these, in turn: plain torch, then each candidate."""
-    shown = iter(times)
-    monkeypatch.setattr(autotune, "_seconds", lambda run: (run(), next(shown))[1])
+    """Replace the times of plain torch, then of each candidate."""
+    remaining = iter(times)
+    monkeypatch.setattr(autotune, "_seconds", lambda run: (run(), next(remaining))[1])
 
 
 def _choose(precision):
@@ -22,24 +22,24 @@ def _choose(precision):
 
 @pytest.mark.skipif(not HALVES, reason="no bf16 here")
 @pytest.mark.parametrize(
-    ("times", "chosen"),
+    ("times", "precision"),
     [
         ((1.0, 0.5, 0.2), "bf16"),  # clearly faster
-        ((1.0, 0.5, 0.45), "fp32"),  # not worth its rounding
-        ((1.0, 1.1, 1.0), "fp32"),  # the same in every batch is worth a little
+        ((1.0, 0.5, 0.45), "fp32"),  # not enough for its rounding
+        ((1.0, 1.1, 1.0), "fp32"),  # batch invariance is preferred
         ((1.0, 1.3, 0.8), "bf16"),
         ((1.0, 1.3, 0.9), None),
     ],
 )
-def test_the_less_exact_way_must_be_clearly_faster(times, chosen, monkeypatch):
+def test_the_less_exact_choice_must_be_clearly_faster(times, precision, monkeypatch):
     _seconds(times, monkeypatch)
-    found = _choose("auto")
-    assert found.isa is {"fp32": FLOATS[-1], "bf16": HALVES[-1], None: None}[chosen]
-    assert "plain torch" in found.reason
+    choice = _choose("auto")
+    assert choice.isa is {"fp32": FLOATS[-1], "bf16": HALVES[-1], None: None}[precision]
+    assert "plain torch" in choice.reason
 
 
-def test_the_reason_is_the_same_whatever_the_stopwatch_shows(monkeypatch):
-    """It is logged once for each text of it: a ratio in it would be logged again and again."""
+def test_the_reason_does_not_depend_on_the_times(monkeypatch):
+    """Equal reasons are logged once; a ratio in it would be logged each time."""
     reasons = set()
     for faster in (0.5, 0.3):
         _seconds((1.0, faster), monkeypatch)
@@ -47,22 +47,22 @@ def test_the_reason_is_the_same_whatever_the_stopwatch_shows(monkeypatch):
     assert len(reasons) == 1
 
 
-def test_plain_torch_stays_where_it_is_faster(monkeypatch):
+def test_plain_torch_is_chosen_where_it_is_faster(monkeypatch):
     _seconds((1.0, 9.0), monkeypatch)
-    found = _choose("fp32")
-    assert found.isa is None
-    assert found.reason == "plain torch is faster than the compiled kernels here"
+    choice = _choose("fp32")
+    assert choice.isa is None
+    assert choice.reason == "plain torch is faster than the compiled kernels here"
 
 
 @pytest.mark.parametrize("wrong", [lambda x: x + 1, lambda x: x * torch.nan])
-def test_kernels_that_answer_wrongly_are_not_used_and_named(wrong, monkeypatch):
-    packed = autotune.prepack
+def test_kernels_with_wrong_outputs_are_not_used_and_named(wrong, monkeypatch):
+    prepack = autotune.prepack
 
-    def broken(layer, isa):
-        good = packed(layer, isa)
-        return type("Broken", (), {"ffn": staticmethod(lambda x: wrong(good.ffn(x)))})
+    def break_layer(layer, isa):
+        packed = prepack(layer, isa)
+        return type("Broken", (), {"ffn": staticmethod(lambda x: wrong(packed.ffn(x)))})
 
-    monkeypatch.setattr(autotune, "prepack", broken)
-    found = _choose("fp32")
-    assert found.isa is None
-    assert f"{FLOATS[-1].name} gave wrong answers here" in found.reason
+    monkeypatch.setattr(autotune, "prepack", break_layer)
+    choice = _choose("fp32")
+    assert choice.isa is None
+    assert f"{FLOATS[-1].name} gave wrong answers here" in choice.reason

@@ -1,4 +1,4 @@
-"""A process that forks after several of its threads ran a kernel: parent and child go on."""
+"""A process that forks after several threads ran a kernel: parent and child continue."""
 
 import json
 import multiprocessing
@@ -35,105 +35,105 @@ def _in_child(work, seconds=20):
         finally:
             os._exit(0)
     os.close(writing)
-    found = os.read(reading, 4096) if select.select([reading], [], [], seconds)[0] else b'"hangs"'
+    output = os.read(reading, 4096) if select.select([reading], [], [], seconds)[0] else b'"hangs"'
     os.close(reading)
-    os.killpg(child, signal.SIGKILL)  # with the children that it has left
+    os.killpg(child, signal.SIGKILL)  # with its own children
     os.waitpid(child, 0)
-    return json.loads(found or b'"failed"')
+    return json.loads(output or b'"failed"')
 
 
 class _Server:
-    """A process that reads by several threads, and whose children answer."""
+    """A process that runs a model on several threads and forks."""
 
     def __init__(self):
         self.model = optimized(tiny(width=64))
         self.batch = ragged(self.model)
         self.numbers = torch.randn(300, 300)
         torch.set_num_threads(1)
-        self.wanted = self.work()  # the same for any number of threads
+        self.expected = self.work()  # the same for any number of threads
         torch.set_num_threads(2)
 
     def work(self):
         return answers(self.model, self.batch), self.numbers @ self.numbers
 
-    def right(self):
-        found = self.work()
-        return all(torch.equal(*both) for both in zip(found, self.wanted, strict=True))
+    def is_right(self):
+        outputs = self.work()
+        return all(torch.equal(*pair) for pair in zip(outputs, self.expected, strict=True))
 
-    def child_right(self):
-        return _in_child(self.right)
+    def is_child_right(self):
+        return _in_child(self.is_right)
 
     def compare(self, queue):
-        queue.put(self.right())
+        queue.put(self.is_right())
 
 
 def _before_a_pass(server):
-    return [server.child_right()]
+    return [server.is_child_right()]
 
 
 def _after_a_pass(server):
-    return [server.right(), server.child_right()]
+    return [server.is_right(), server.is_child_right()]
 
 
-def _again_and_again(server):
-    return [ask() for _ in range(3) for ask in (server.right, server.child_right)]
+def _several_times(server):
+    return [check() for _ in range(3) for check in (server.is_right, server.is_child_right)]
 
 
 def _after_an_operation_of_torch(server):
     (torch.randn(2000, 500) + 1).sum()
-    return [server.child_right(), server.right()]
+    return [server.is_child_right(), server.is_right()]
 
 
 def _from_another_thread(server):
-    found = [server.right()]
+    results = [server.is_right()]
 
     def fork():
-        found.extend([server.right(), server.child_right(), server.right()])
+        results.extend([server.is_right(), server.is_child_right(), server.is_right()])
 
     thread = threading.Thread(target=fork)
     thread.start()
-    found.append(server.right())
+    results.append(server.is_right())
     thread.join()
-    return found
+    return results
 
 
 def _in_the_child_of_a_child(server):
-    return [server.right(), *_in_child(lambda: _after_a_pass(server))]
+    return [server.is_right(), *_in_child(lambda: _after_a_pass(server))]
 
 
 def _by_multiprocessing(server):
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
-    found = [server.right()]
+    results = [server.is_right()]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         worker = context.Process(target=server.compare, args=(queue,), daemon=True)
         worker.start()
-    return [*found, queue.get(timeout=15), server.right()]
+    return [*results, queue.get(timeout=15), server.is_right()]
 
 
 @pytest.mark.parametrize(
-    "scene",
+    "scenario",
     [
         _before_a_pass,
         _after_a_pass,
-        _again_and_again,
+        _several_times,
         _after_an_operation_of_torch,
         _from_another_thread,
         _in_the_child_of_a_child,
         _by_multiprocessing,
     ],
 )
-def test_children_answer_whenever_and_wherever_a_process_forks(scene):
-    found = _in_child(lambda: scene(_Server()), seconds=60)
-    assert found == [True] * len(found)
+def test_parent_and_child_compute_after_every_kind_of_fork(scenario):
+    results = _in_child(lambda: scenario(_Server()), seconds=60)
+    assert results == [True] * len(results)
 
 
-def test_the_threads_of_openmp_are_there_before_a_fork_and_not_after():
+def test_a_fork_ends_the_threads_of_openmp():
     def count():
         server = _Server()
         counts = [len(list(Path("/proc/self/task").iterdir()))]
-        server.right()
+        server.is_right()
         counts.append(len(list(Path("/proc/self/task").iterdir())))
         _in_child(lambda: 0)
         counts.append(len(list(Path("/proc/self/task").iterdir())))

@@ -17,15 +17,18 @@ def model(request):
 
 
 @torch.no_grad()
-def test_numbers_alone_matter_where_nothing_watches():
+def test_a_pass_is_pure_inference_unless_torch_observes_operations():
     assert is_pure_inference()
-    with torch.device("cpu"), torch.profiler.profile():  # these change or see no operation
+    with (
+        torch.device("cpu"),
+        torch.profiler.profile(),
+    ):  # these neither change nor observe an operation
         assert is_pure_inference()
     with torch.enable_grad():
         assert not is_pure_inference()
 
 
-def test_training_counts_as_gradients_do():
+def test_training_mode_must_match_a_pass_with_gradients():
     module = nn.Linear(2, 2)
     with torch.no_grad():
         assert must_match_training(torch.relu, module)
@@ -54,10 +57,10 @@ def test_forward_mode_derivatives_are_the_plain_model_s():
     direction = torch.randn(table(batch["input_ids"]).shape)
     plain, tangents = tiny(), []
     plain.set_attn_implementation("eager")  # torch has no such derivative of its fused attention
-    for one in (plain, model):
+    for network in (plain, model):
         with forward_ad.dual_level():
             embeds = forward_ad.make_dual(table(batch["input_ids"]), direction)
-            logits = one(inputs_embeds=embeds, attention_mask=batch["attention_mask"]).logits
+            logits = network(inputs_embeds=embeds, attention_mask=batch["attention_mask"]).logits
             tangents.append(forward_ad.unpack_dual(logits).tangent)
     torch.testing.assert_close(tangents[1], tangents[0], atol=1e-4, rtol=1e-4)
     assert tangents[0].abs().max() > 0.1
@@ -67,17 +70,17 @@ def test_forward_mode_derivatives_are_the_plain_model_s():
 @torch.no_grad()
 def test_heads_go_through_vmap_and_into_graphs():
     head, rows = optimized(tiny()).classifier, torch.randn(4, 3, 16)
-    wanted = nn.functional.linear(rows, head.weight, head.bias)
-    torch.testing.assert_close(torch.vmap(head)(rows), wanted)
+    expected = nn.functional.linear(rows, head.weight, head.bias)
+    torch.testing.assert_close(torch.vmap(head)(rows), expected)
     torch.testing.assert_close(make_fx(head)(rows)(rows + 1), head(rows + 1))
 
 
 @needs_kernels
-def test_a_model_runs_by_parameters_given_for_the_call(model):
-    batch, given = ragged(model), dict(tiny(seed=4).named_parameters())
-    found = torch.func.functional_call(model, given, kwargs=batch).logits
+def test_functional_call_uses_its_parameters(model):
+    batch, parameters = ragged(model), dict(tiny(seed=4).named_parameters())
+    with_gradients = torch.func.functional_call(model, parameters, kwargs=batch).logits
     with torch.no_grad():
-        alone = torch.func.functional_call(model, given, kwargs=batch).logits
-        torch.testing.assert_close(found, tiny(seed=4)(**batch).logits, atol=1e-5, rtol=0)
-        torch.testing.assert_close(alone, found, atol=1e-5, rtol=0)
+        without = torch.func.functional_call(model, parameters, kwargs=batch).logits
+        torch.testing.assert_close(with_gradients, tiny(seed=4)(**batch).logits, atol=1e-5, rtol=0)
+        torch.testing.assert_close(without, with_gradients, atol=1e-5, rtol=0)
         torch.testing.assert_close(model(**batch).logits, tiny()(**batch).logits, atol=1e-5, rtol=0)

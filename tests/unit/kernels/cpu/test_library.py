@@ -11,11 +11,11 @@ from tests.isas import every_isa, needs_kernels, pretend
 
 
 @needs_kernels
-def test_what_there_is_comes_plainest_first_and_the_best_is_the_last():
+def test_instruction_sets_are_sorted_and_the_best_is_the_last():
     assert list(available()) == sorted(available())
     for dtype in (torch.float32, torch.bfloat16):
-        able = [isa for isa in available() if isa.dtype is dtype]
-        assert best(dtype) is (able[-1] if able else None)
+        isas = [isa for isa in available() if isa.dtype is dtype]
+        assert best(dtype) is (isas[-1] if isas else None)
     assert best(torch.float64) is None
     assert unavailable() is None
 
@@ -29,7 +29,7 @@ def test_a_packed_weight_is_whole_panels_in_whole_cache_lines(isa):
 
 
 @needs_kernels
-def test_a_sample_sees_a_filled_tensor_change_and_copes_with_empty_and_tiny_ones():
+def test_a_sample_changes_with_its_tensors_and_takes_empty_and_tiny_ones():
     tensors = [torch.zeros(0), torch.zeros(1), torch.zeros(1, dtype=torch.int8), torch.zeros(50)]
     sample = make_sampler(tensors)
     hashes = [sample()]
@@ -53,7 +53,7 @@ def _fresh(monkeypatch):
 
 
 @pytest.mark.usefixtures("_fresh")
-def test_without_the_library_all_is_plain_torch_and_the_reason_is_given(monkeypatch):
+def test_without_the_library_plain_torch_runs_and_the_reason_is_named(monkeypatch):
     monkeypatch.setattr(importlib.machinery, "EXTENSION_SUFFIXES", [".none"])
     assert available() == ()
     assert best(torch.float32) is None
@@ -64,7 +64,7 @@ def test_without_the_library_all_is_plain_torch_and_the_reason_is_given(monkeypa
 
 
 @pytest.mark.usefixtures("_fresh")
-def test_a_library_that_cannot_be_loaded_is_no_library(monkeypatch, tmp_path):
+def test_a_library_that_cannot_be_loaded_is_unavailable(monkeypatch, tmp_path):
     (tmp_path / "_kernels.none").write_text("no library")
     monkeypatch.setattr(importlib.machinery, "EXTENSION_SUFFIXES", [".none"])
     monkeypatch.setattr(library, "Path", lambda _: tmp_path / "file")
@@ -73,13 +73,13 @@ def test_a_library_that_cannot_be_loaded_is_no_library(monkeypatch, tmp_path):
 
 
 @needs_kernels
-def test_a_processor_without_any_of_the_sets_is_named(monkeypatch):
+def test_a_processor_without_instruction_sets_is_named(monkeypatch):
     pretend(monkeypatch, None)
     assert "lacks AVX2" in unavailable()
 
 
-def test_the_sources_named_for_the_build_are_those_that_there_are():
+def test_the_build_names_every_source_file():
     source = Path(library.__file__).parent / "source"
-    named = (Path(__file__).parents[4] / "pyproject.toml").read_text()
+    config = (Path(__file__).parents[4] / "pyproject.toml").read_text()
     for file in source.iterdir():
-        assert f"src/fewer/kernels/cpu/source/{file.name}" in named
+        assert f"src/fewer/kernels/cpu/source/{file.name}" in config

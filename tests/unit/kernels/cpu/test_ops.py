@@ -32,14 +32,14 @@ def threads(request):
     torch.set_num_threads(1)
 
 
-def _close(found, wanted, isa):
-    """Compare with what torch says; bf16 rounds every factor to 8 bits."""
-    assert found.dtype is torch.float32
+def _assert_close(outputs, expected, isa):
+    """Compare with torch; bf16 rounds every factor to 8 bits."""
+    assert outputs.dtype is torch.float32
     tolerance = 2e-5 if isa.dtype is torch.float32 else 4e-2
-    torch.testing.assert_close(found, wanted, atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(outputs, expected, atol=tolerance, rtol=tolerance)
 
 
-def _drawn_norm(width):
+def _random_norm(width):
     norm = nn.LayerNorm(width)
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
@@ -51,34 +51,34 @@ def _drawn_norm(width):
 @pytest.mark.usefixtures("threads")
 @torch.no_grad()
 def test_a_linear_map_of_any_size_is_that_of_torch(k, n, isa):
-    own = nn.Linear(k, n)
-    weight = Weight.of([own], isa)
+    module = nn.Linear(k, n)
+    weight = Weight.of([module], isa)
     for rows in ROWS:
         x = torch.randn(rows, k)
-        _close(linear(x, weight), own(x), isa)
+        _assert_close(linear(x, weight), module(x), isa)
 
 
 @every_isa
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @torch.no_grad()
 def test_every_activation_is_that_of_torch(activation, isa):
-    own = nn.Linear(20, 33)
+    module = nn.Linear(20, 33)
     x = torch.randn(50, 20) * 10
-    found = linear(x, Weight.of([own], isa), activation=activation)
-    plain = own(x)
+    outputs = linear(x, Weight.of([module], isa), activation=activation)
+    plain = module(x)
     scale = 1 if isa.dtype is torch.float32 else plain.abs().max()
-    _close(found / scale, TORCH[activation](plain) / scale, isa)
+    _assert_close(outputs / scale, TORCH[activation](plain) / scale, isa)
 
 
 @every_isa
 @torch.no_grad()
-def test_an_activation_far_out_is_that_of_torch(isa):
+def test_an_activation_of_large_inputs_is_that_of_torch(isa):
     far = torch.tensor([[0.0], [-0.0], [9.0], [-9.0], [88.0], [-88.0], [1e4], [-1e4], [1e-30]])
-    far = far.bfloat16().float()  # the same number for all
-    one = Weight.from_matrix(torch.ones(1, 1), None, isa)
-    for name, wanted in TORCH.items():
-        away = linear(far, one, activation=name) - wanted(far)
-        assert (away.abs() / far.abs().clamp_min(1)).max() < (1e-6 if isa in FLOATS else 1e-4)
+    far = far.bfloat16().float()  # exact in bf16
+    identity = Weight.from_matrix(torch.ones(1, 1), None, isa)
+    for name, activation in TORCH.items():
+        error = linear(far, identity, activation=name) - activation(far)
+        assert (error.abs() / far.abs().clamp_min(1)).max() < (1e-6 if isa in FLOATS else 1e-4)
 
 
 @every_isa
@@ -86,39 +86,41 @@ def test_an_activation_far_out_is_that_of_torch(isa):
 @pytest.mark.usefixtures("threads")
 @torch.no_grad()
 def test_bias_residual_and_norm_are_those_of_torch(bias, residual, norm, isa):
-    own, last = nn.Linear(20, 37, bias=bias), _drawn_norm(37)
-    x, more = torch.randn(29, 20), torch.randn(29, 50)[:, 3:40]
-    found = linear(
+    module, last = nn.Linear(20, 37, bias=bias), _random_norm(37)
+    x, states = torch.randn(29, 20), torch.randn(29, 50)[:, 3:40]
+    outputs = linear(
         x,
-        Weight.of([own], isa),
-        residual=more if residual else None,
+        Weight.of([module], isa),
+        residual=states if residual else None,
         norm=Norm.of(last) if norm else None,
     )
-    wanted = own(x) + (more if residual else 0)
-    _close(found, last(wanted) if norm else wanted, isa)
+    expected = module(x) + (states if residual else 0)
+    _assert_close(outputs, last(expected) if norm else expected, isa)
 
 
 @every_isa
 @torch.no_grad()
-def test_rows_may_lie_apart_or_across_and_have_another_dtype(isa):
-    own = nn.Linear(20, 33)
-    weight, wide = Weight.of([own], isa), torch.randn(30, 41)
+def test_rows_may_be_strided_or_transposed_and_of_another_dtype(isa):
+    module = nn.Linear(20, 33)
+    weight, wide = Weight.of([module], isa), torch.randn(30, 41)
     for x in (wide[:, 7:27], wide[::3, :20], wide.t()[:20, :20], wide[:, 7:27].double()):
-        _close(linear(x, weight), own(x.float()), isa)
+        _assert_close(linear(x, weight), module(x.float()), isa)
     for half in (torch.bfloat16, torch.float16):
-        _close(linear(wide[:, :20].to(half), weight), own(wide[:, :20].to(half).float()), isa)
+        _assert_close(
+            linear(wide[:, :20].to(half), weight), module(wide[:, :20].to(half).float()), isa
+        )
 
 
 @every_isa
 @torch.no_grad()
-def test_maps_side_by_side_can_be_taken_apart_again(isa):
+def test_fused_maps_can_be_split_again(isa):
     maps = [nn.Linear(20, 2 * isa.columns) for _ in range(3)]
     fused, x = Weight.of(maps, isa), torch.randn(17, 20)
-    whole = linear(x, fused)
-    _close(whole, torch.cat([own(x) for own in maps], 1), isa)
+    outputs = linear(x, fused)
+    _assert_close(outputs, torch.cat([module(x) for module in maps], 1), isa)
     third = 2 * isa.columns
-    assert torch.equal(linear(x, fused.take_first(third)), whole[:, :third])
-    assert torch.equal(linear(x, fused.drop_first(third)), whole[:, third:])
+    assert torch.equal(linear(x, fused.take_first(third)), outputs[:, :third])
+    assert torch.equal(linear(x, fused.drop_first(third)), outputs[:, third:])
     assert fused.drop_first(third + 1) is None
 
 
@@ -127,14 +129,14 @@ def test_maps_side_by_side_can_be_taken_apart_again(isa):
 @pytest.mark.usefixtures("threads")
 @torch.no_grad()
 def test_a_feed_forward_block_is_that_of_torch(width, inner, isa):
-    up, down, norm = nn.Linear(width, inner), nn.Linear(inner, width), _drawn_norm(width)
+    up, down, norm = nn.Linear(width, inner), nn.Linear(inner, width), _random_norm(width)
     packed = Weight.of([up], isa), Weight.of([down], isa), Norm.of(norm)
     for rows in ROWS:
         x = torch.randn(rows, width)
-        found = feed_forward(x, *packed, "gelu")
+        outputs = feed_forward(x, *packed, "gelu")
         if width > 1:  # a norm over one number magnifies any rounding
-            _close(found, norm(down(F.gelu(up(x))) + x), isa)
-        assert found.shape == x.shape
+            _assert_close(outputs, norm(down(F.gelu(up(x))) + x), isa)
+        assert outputs.shape == x.shape
 
 
 @every_isa
@@ -142,13 +144,13 @@ def test_a_feed_forward_block_is_that_of_torch(width, inner, isa):
 @torch.no_grad()
 def test_embeddings_are_those_of_torch(width, isa):
     tables = [nn.Embedding(rows, width) for rows in (50, 2, 40)]
-    norm = _drawn_norm(width)
+    norm = _random_norm(width)
     for rows in ROWS:
         ids = [torch.randint(table.num_embeddings, (rows,)) for table in tables]
-        found = embed(ids, [table.weight for table in tables], Norm.of(norm), isa)
-        wanted = tables[0](ids[0]) + tables[1](ids[1]) + tables[2](ids[2])
+        outputs = embed(ids, [table.weight for table in tables], Norm.of(norm), isa)
+        expected = tables[0](ids[0]) + tables[1](ids[1]) + tables[2](ids[2])
         if width > 1:
-            _close(found, norm(wanted), isa)
+            _assert_close(outputs, norm(expected), isa)
         half = embed([ids[0].int(), None, None], [tables[0].weight, None, None], Norm.of(norm), isa)
         assert half.shape == (rows, width)
 
@@ -156,19 +158,19 @@ def test_embeddings_are_those_of_torch(width, isa):
 @every_isa
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @torch.no_grad()
-def test_a_row_of_nan_stays_one_and_stays_alone(activation, isa):
+def test_nan_fills_its_row_and_no_other(activation, isa):
     x = torch.randn(40, 20)
     x[3, 7] = torch.nan
-    found = linear(x, Weight.of([nn.Linear(20, 33)], isa), activation=activation)
-    assert found[3].isnan().all()
-    assert found.isnan().any(1).sum() == 1
+    outputs = linear(x, Weight.of([nn.Linear(20, 33)], isa), activation=activation)
+    assert outputs[3].isnan().all()
+    assert outputs.isnan().any(1).sum() == 1
 
 
 @every_isa
 @torch.no_grad()
-def test_a_row_is_the_same_to_the_last_bit_wherever_it_stands(isa, threads):
+def test_a_row_does_not_depend_on_its_batch_bit_by_bit(isa, threads):
     torch.set_num_threads(1)
-    up, down, norm = nn.Linear(20, 70), nn.Linear(70, 20), _drawn_norm(20)
+    up, down, norm = nn.Linear(20, 70), nn.Linear(70, 20), _random_norm(20)
     wide, narrow = Weight.of([up], isa), Weight.of([down], isa)
     x = torch.randn(300, 20)
 
@@ -178,13 +180,13 @@ def test_a_row_is_the_same_to_the_last_bit_wherever_it_stands(isa, threads):
     together = run(x)
     torch.set_num_threads(threads)
     for start, end in [(0, 1), (1, 2), (17, 18), (5, 40), (250, 300), (0, 299)]:
-        for found, whole in zip(run(x[start:end]), together, strict=True):
-            assert torch.equal(found, whole[start:end])
+        for outputs, expected in zip(run(x[start:end]), together, strict=True):
+            assert torch.equal(outputs, expected[start:end])
 
 
 @every_isa
 @torch.no_grad()
-def test_what_does_not_fit_is_refused_before_any_memory_is_read(isa):
+def test_wrong_widths_are_refused_before_memory_is_read(isa):
     weight, norm = Weight.of([nn.Linear(20, 33)], isa), Norm.of(nn.LayerNorm(20))
     with pytest.raises(ValueError, match=r"x must have a width of 20; got shape \(4, 19\)"):
         linear(torch.zeros(4, 19), weight)
@@ -200,19 +202,19 @@ def test_what_does_not_fit_is_refused_before_any_memory_is_read(isa):
 
 @every_isa
 @torch.no_grad()
-def test_threads_of_python_work_side_by_side(isa):
-    own = nn.Linear(64, 300)
-    weight, found = Weight.of([own], isa), {}
+def test_threads_of_python_run_in_parallel(isa):
+    module = nn.Linear(64, 300)
+    weight, outputs = Weight.of([module], isa), {}
 
     def work(number):
         x = torch.full((200, 64), float(number))
         for _ in range(5):
-            found[number] = linear(x, weight)
+            outputs[number] = linear(x, weight)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for number, rows in found.items():
-        _close(rows / 4, own(torch.full((200, 64), float(number))) / 4, isa)
+    for number, rows in outputs.items():
+        _assert_close(rows / 4, module(torch.full((200, 64), float(number))) / 4, isa)

@@ -13,7 +13,7 @@ from fewer.kernels.cpu.plain import (
 
 
 class _Doubled(Tensor):
-    """A tensor that answers to operations in its own way."""
+    """A tensor that overrides operations."""
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
@@ -58,7 +58,7 @@ COMPUTED = {
 
 
 @pytest.mark.parametrize("kind", [nn.Linear, nn.LayerNorm])
-def test_a_new_module_runs_plainly_by_its_own_tensors(kind):
+def test_a_new_module_has_a_plain_call_and_its_own_parameters(kind):
     module = kind(4, 4) if kind is nn.Linear else kind(4)
     assert has_plain_call(module)
     assert has_own_parameters(module)
@@ -70,7 +70,7 @@ def test_a_new_module_runs_plainly_by_its_own_tensors(kind):
 
 
 @pytest.mark.parametrize("name", FORWARD)
-def test_what_is_put_on_a_forward_is_seen(name):
+def test_a_changed_forward_is_detected(name):
     module = nn.Linear(4, 4)
     FORWARD[name](module)
     assert has_changed_forward(module)
@@ -78,7 +78,7 @@ def test_what_is_put_on_a_forward_is_seen(name):
 
 
 @pytest.mark.parametrize("name", BACKWARD)
-def test_backward_hooks_count_but_not_in_inference(name):
+def test_backward_hooks_count_except_in_inference(name):
     module = nn.Linear(4, 4)
     handle = BACKWARD[name](module)
     assert not has_changed_forward(module)
@@ -88,7 +88,7 @@ def test_backward_hooks_count_but_not_in_inference(name):
 
 
 @pytest.mark.parametrize("name", EVERYWHERE)
-def test_a_hook_on_all_modules_counts_while_it_is_there(name):
+def test_a_global_hook_counts_until_it_is_removed(name):
     module = nn.Linear(4, 4)
     handle = EVERYWHERE[name](_hook)
     plain = has_plain_call(module)
@@ -98,19 +98,19 @@ def test_a_hook_on_all_modules_counts_while_it_is_there(name):
 
 
 @pytest.mark.parametrize("name", COMPUTED)
-def test_a_computed_or_foreign_tensor_is_none_of_the_module_s_own(name):
+def test_a_computed_tensor_or_a_subclass_is_no_own_parameter(name):
     module = nn.Linear(4, 4)
     COMPUTED[name](module)
     assert not has_own_parameters(module)
 
 
-def test_tensors_elsewhere_or_of_64_bits_are_not_plain():
+def test_tensors_on_other_devices_or_of_64_bits_are_not_plain():
     assert is_plain_tensor(nn.Parameter(torch.zeros(2)))
     assert is_plain_tensor(nn.Parameter(torch.zeros(2).bfloat16()))
-    for other in (
+    for tensor in (
         torch.zeros(2).double(),
         torch.zeros(2, device="meta"),
         torch.zeros(2).int(),
         torch.zeros(2).as_subclass(_Doubled),
     ):
-        assert not is_plain_tensor(other)
+        assert not is_plain_tensor(tensor)

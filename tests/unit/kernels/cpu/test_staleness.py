@@ -8,8 +8,8 @@ from tests.isas import needs_kernels
 pytestmark = needs_kernels
 
 
-class _Elsewhere(Tensor):
-    """A tensor without memory of its module, as libraries for quantised models make them."""
+class _Wrapper(Tensor):
+    """A tensor without memory, as in libraries for quantised models."""
 
     @staticmethod
     def __new__(cls, shape):
@@ -29,11 +29,11 @@ class _Elsewhere(Tensor):
         torch.zeros(3).expand(1000, 3),
         torch.randn(3, 4).t(),
         torch.zeros(0, 3),
-        _Elsewhere((3, 3)),
+        _Wrapper((3, 3)),
     ],
     ids=["meta", "expanded", "transposed", "empty", "wrapped"],
 )
-def test_only_memory_that_there_is_is_read(weight):
+def test_tensors_without_memory_are_not_read(weight):
     module = nn.Linear(3, 3)
     module.weight = nn.Parameter(weight, requires_grad=False)
     fingerprint = Fingerprint(module)
@@ -42,7 +42,7 @@ def test_only_memory_that_there_is_is_read(weight):
     assert not fingerprint.matches()
 
 
-def test_a_tensor_whose_memory_was_taken_away_is_noticed_and_not_read():
+def test_a_tensor_with_released_memory_is_detected_and_not_read():
     module = nn.Linear(64, 64)
     fingerprint = Fingerprint(module)
     module.weight.data.untyped_storage().resize_(0)
@@ -50,7 +50,7 @@ def test_a_tensor_whose_memory_was_taken_away_is_noticed_and_not_read():
     assert Fingerprint(module).matches()
 
 
-def test_nothing_changes_by_being_used():
+def test_a_training_step_without_an_update_changes_nothing():
     module = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
     fingerprint = Fingerprint(*module.modules())
     module(torch.randn(2, 3)).sum().backward()
@@ -58,7 +58,7 @@ def test_nothing_changes_by_being_used():
     assert fingerprint.matches()
 
 
-def test_training_counts_where_a_part_answers_otherwise_then():
+def test_training_mode_counts_for_modules_that_depend_on_it():
     module = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.1)).eval()
     fingerprint = Fingerprint(*module.modules())
     module[0].train()
