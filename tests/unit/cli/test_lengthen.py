@@ -149,7 +149,7 @@ def test_training_adapts_the_encoder_and_leaves_only_it(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--to", "40"], "reads 40 tokens now"),
+        (["--to", "40"], "to must be above 40"),
         (["--to", "64", "--attention-window", "8"], "wanted --method longformer"),
         (["--to", "64", "--method", "longformr"], "did you mean 'longformer'"),
         (["--to", "64", "--method", "big_bird", "--attention-window", "8"], "attention_window"),
