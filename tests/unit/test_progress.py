@@ -16,9 +16,9 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize("items", [[], ["a"], ["a", "b", "c"], iter("abc")])
-def test_the_items_are_given_back_and_nothing_is_written_without_a_terminal(items, capsys):
-    wanted = items if isinstance(items, list) else list("abc")
-    assert list(_progress.track(items, "reading")) == wanted
+def test_items_are_yielded_and_nothing_is_written_without_a_terminal(items, capsys):
+    expected = items if isinstance(items, list) else list("abc")
+    assert list(_progress.track(items, "reading")) == expected
     assert capsys.readouterr() == ("", "")
 
 
@@ -34,7 +34,7 @@ def test_a_bar_shows_after_the_delay_unless_unwanted(delay, shown, written, monk
     assert capsys.readouterr().out == ""
 
 
-def test_predict_and_tag_leave_standard_output_alone(capsys):
+def test_predict_and_tag_write_nothing_to_standard_output(capsys):
     model, tagger = fewer.attach(tiny()), fewer.attach(tiny(task="TokenClassification"))
     fewer.predict(model, word_tokenizer(), ["a b", "c"] * 20, token_budget=8)
     fewer.tag(tagger, word_tokenizer(), [["a", "b"], ["c"]], token_budget=4)

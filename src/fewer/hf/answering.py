@@ -11,11 +11,11 @@ from torch import Tensor
 from fewer.core.apply import APPLIES
 from fewer.core.trace import publish, record
 from fewer.hf.task_heads import (
-    answered,
+    apply_exit_outputs,
     ignore_padding,
     labels_of,
-    left_loss,
     logits_of,
+    remaining_span_loss,
     task_loss,
 )
 
@@ -50,7 +50,7 @@ def answering_forward(original: Any) -> Any:
         padding = trace.padding if answers == "span" else None
         dropped = trace.dropped if attachment.protects_first_text else None
         hidden = _union(padding, None if self.training else dropped)
-        has_exits = answered(output, trace, answers, hidden)
+        has_exits = apply_exit_outputs(output, trace, answers, hidden)
         if output.loss is not None and (has_exits or padding is not None):
             arguments = original_signature.bind(self, *args, **kwargs).arguments
             labels, logits = labels_of(arguments, answers), logits_of(output, answers)
@@ -59,7 +59,7 @@ def answering_forward(original: Any) -> Any:
                 removes = self.training and APPLIES[attachment.apply_in_training].removes
                 hidden = _union(padding, dropped if removes else None)
                 assert hidden is not None
-                output.loss = left_loss(logits, labels, hidden)
+                output.loss = remaining_span_loss(logits, labels, hidden)
             else:
                 output.loss = task_loss(self.config, answers)(logits, labels)
         wants_dict = self.config.return_dict if wants_dict is None else wants_dict

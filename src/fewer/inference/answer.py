@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fewer.hf.attach import evaluating, longest
 from fewer.inference.batching import token_budget_batches
-from fewer.inference.predict import TOKEN_BUDGET, passes, warn_if_closed
+from fewer.inference.predict import TOKEN_BUDGET, run_batches, warn_if_closed
 from fewer.tasks.question_answering import QuestionAnswering, encode_pairs
 from fewer.tasks.spans import Span, WindowLogits, best_spans
 from fewer.tasks.texts import EncodedRows, check_strings, clean, listed
@@ -24,14 +24,14 @@ __all__ = [
     "STRIDE",
     "answer",
     "choose_answers",
-    "encode_few_questions",
+    "encode_for_inference",
     "encode_questions",
     "span_logits",
 ]
 
-FEW = 100  # up to so many questions, windows are stored in plain lists
+MAX_PLAIN_QUESTIONS = 100  # up to so many questions, windows are stored in plain lists
 STRIDE = 128  # tokens that neighbouring windows share
-NOTHING = Span("", 0.0, 0, 0)
+NO_ANSWER = Span("", 0.0, 0, 0)
 
 
 def answer(
@@ -59,7 +59,7 @@ def answer(
     [Span(text='Ada', score=0.98, start=0, end=3)]
     """
     context_list = listed(contexts, "contexts")
-    encoded = encode_few_questions(
+    encoded = encode_for_inference(
         listed(questions, "questions"),
         context_list,
         tokenizer,
@@ -97,7 +97,7 @@ def encode_questions(
     )
 
 
-def encode_few_questions(
+def encode_for_inference(
     questions: Sequence[str],
     contexts: Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
@@ -105,8 +105,8 @@ def encode_few_questions(
     max_length: int,
     stride: int,
 ) -> Dataset | EncodedRows:
-    """Encode as `encode_questions` does; up to `FEW` questions without the cost of a `Dataset`."""
-    if len(questions) > FEW:
+    """Encode as `encode_questions`; up to `MAX_PLAIN_QUESTIONS` without a `Dataset`, faster."""
+    if len(questions) > MAX_PLAIN_QUESTIONS:
         return encode_questions(
             questions, contexts, tokenizer, max_length=max_length, stride=stride
         )
@@ -146,7 +146,7 @@ def span_logits(
     lengths = list(encoded["length"])
     logits = [torch.zeros(2, 0)] * len(encoded)
     outputs = ("start_logits", "end_logits")
-    results = passes(model, encoded, tokenizer, batches, outputs, title, progress)
+    results = run_batches(model, encoded, tokenizer, batches, outputs, title, progress)
     for rows, _, (starts, ends) in results:
         for row, *window in zip(rows, starts, ends, strict=True):
             logits[row] = torch.stack(window)[:, : lengths[row]]
@@ -180,6 +180,6 @@ def choose_answers(
             max_answer_length=max_answer_length,
             impossible=impossible,
         )
-        or [NOTHING]
+        or [NO_ANSWER]
         for question_windows, context in zip(windows, contexts, strict=True)
     ]

@@ -13,7 +13,7 @@ from transformers import AutoModelForQuestionAnswering, Pipeline, pipelines
 
 from fewer._validation.names import nearest
 from fewer.hf.attach import evaluating, longest
-from fewer.inference.answer import STRIDE, choose_answers, encode_few_questions, span_logits
+from fewer.inference.answer import STRIDE, choose_answers, encode_for_inference, span_logits
 from fewer.inference.batching import token_budget_batches
 from fewer.inference.predict import TOKEN_BUDGET
 from fewer.tasks.texts import EncodedRows, check_strings, clean
@@ -151,7 +151,7 @@ class QuestionAnsweringPipeline(Pipeline):
         tokenizer = self._get_tokenizer()
         limit = longest(self.model, max_seq_len, tokenizer.model_max_length)
         max_length = max_seq_len or min(limit, MAX_LENGTH)
-        encoded = encode_few_questions(
+        encoded = encode_for_inference(
             [
                 first_tokens(clean(question), tokenizer, max_question_len)
                 for question in questions.questions

@@ -23,8 +23,8 @@ __all__ = [
     "TOKEN_BUDGET",
     "is_closed",
     "logits_of",
-    "passes",
     "predict",
+    "run_batches",
     "warn_if_closed",
 ]
 
@@ -94,7 +94,7 @@ def logits_of(
 ) -> Tensor:
     """Return the logits of encoded rows, in order; `batches` hold row numbers."""
     all_logits = torch.zeros(len(encoded), int(model.config.num_labels or 0))
-    results = passes(model, encoded, tokenizer, batches, ("logits",), title, progress)
+    results = run_batches(model, encoded, tokenizer, batches, ("logits",), title, progress)
     for rows, _, (logits,) in results:
         if logits.shape != (len(rows), all_logits.shape[1]):
             raise ValueError(
@@ -106,7 +106,7 @@ def logits_of(
     return all_logits
 
 
-def passes(
+def run_batches(
     model: PreTrainedModel,
     encoded: Dataset | EncodedRows,
     tokenizer: PreTrainedTokenizerBase,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fewer.hf.attach import evaluating, longest
 from fewer.inference.batching import token_budget_batches
-from fewer.inference.predict import TOKEN_BUDGET, passes, warn_if_closed
+from fewer.inference.predict import TOKEN_BUDGET, run_batches, warn_if_closed
 from fewer.tasks import bio
 from fewer.tasks.columns import DataWarning
 from fewer.tasks.tag_scheme import outside
@@ -80,7 +80,7 @@ def tag_logits(
     labels = int(model.config.num_labels or 0)
     starts = [torch.tensor(columns, dtype=torch.long) for columns in encoded["word_starts"]]
     word_logits = [torch.zeros(0, labels)] * len(encoded)
-    results = passes(model, encoded, tokenizer, batches, ("logits",), title, progress)
+    results = run_batches(model, encoded, tokenizer, batches, ("logits",), title, progress)
     for rows, length, (logits,) in results:
         if logits.shape != (len(rows), length, labels):
             raise ValueError(

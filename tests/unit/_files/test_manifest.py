@@ -60,12 +60,12 @@ def test_one_flipped_bit_is_noticed(sealed, name):
 @pytest.mark.parametrize(
     "content", ["", "{", "{}", "[]", "[1]", "null", '"x"', '{"a": 1}', '{"a": [1, 2, 3]}', "\x00"]
 )
-def test_a_broken_manifest_seals_nothing(sealed, content):
+def test_a_broken_manifest_is_not_valid(sealed, content):
     (sealed / MANIFEST).write_text(content)
     assert not is_whole(sealed)
 
 
-def test_a_manifest_cut_anywhere_seals_nothing(sealed):
+def test_a_truncated_manifest_is_not_valid(sealed):
     content = (sealed / MANIFEST).read_text()
     for size in range(0, len(content) - 1, 7):
         (sealed / MANIFEST).write_text(content[:size])

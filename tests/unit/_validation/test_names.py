@@ -6,7 +6,7 @@ from fewer._validation.names import check_known, nearest
 
 
 @pytest.mark.parametrize(
-    ("name", "known", "told"),
+    ("name", "names", "message"),
     [
         ("lpt", ["dense", "ltp"], " (did you mean 'ltp'?)"),
         ("LPT", ["dense", "ltp"], " (did you mean 'ltp'?)"),
@@ -17,13 +17,13 @@ from fewer._validation.names import check_known, nearest
         (["ltp"], ["ltp"], " (did you mean 'ltp'?)"),
     ],
 )
-def test_the_nearest_known_name_is_suggested_if_one_is_near(name, known, told):
-    assert nearest(name, known) == told
+def test_the_nearest_name_is_suggested(name, names, message):
+    assert nearest(name, names) == message
 
 
-def test_an_unknown_name_is_told_with_the_nearest_and_all_that_are_known():
-    told = "method 'lpt' is unknown (did you mean 'ltp'?); known: dense, ltp"
-    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+def test_an_unknown_name_is_refused_with_the_nearest_and_all_names():
+    message = "method 'lpt' is unknown (did you mean 'ltp'?); known: dense, ltp"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         check_known("lpt", iter(["dense", "ltp"]), "method")
     with pytest.raises(ValueError, match=r"^method 'dense': setting 'x' is unknown; known: none$"):
         check_known("x", [], "method 'dense': setting")

@@ -23,7 +23,7 @@ def test_all_else_is_yaml(text):
     assert read_values(text, "it") == yaml.safe_load(text)
 
 
-def test_what_is_no_yaml_and_objects_are_refused_with_their_place():
+def test_invalid_yaml_and_objects_are_refused_with_their_origin():
     with pytest.raises(ValueError, match=r"recipe\.yaml is not valid YAML: while parsing"):
         read_values("{a: ", "recipe.yaml")
     with pytest.raises(ValueError, match="could not determine a constructor"):
@@ -59,12 +59,12 @@ class Oven:
         ("another", 3),
     ],
 )
-def test_values_of_their_type_are_taken(name, value):
+def test_values_of_the_annotated_type_are_accepted(name, value):
     check_types({name: value}, get_type_hints(Oven), "oven")
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "wanted"),
+    ("name", "value", "expected"),
     [
         ("plates", 3.0, "plates is 3.0, wanted a whole number"),
         ("plates", True, "plates is True, wanted a whole number"),
@@ -85,11 +85,11 @@ def test_values_of_their_type_are_taken(name, value):
         ("shelves", [1, 2.0], "wanted a list \\(a whole number each\\) or none"),
     ],
 )
-def test_others_are_told_with_what_was_wanted(name, value, wanted):
-    with pytest.raises(ValueError, match=f"oven: .*{wanted}"):
+def test_values_of_another_type_are_refused_with_the_expected_type(name, value, expected):
+    with pytest.raises(ValueError, match=f"oven: .*{expected}"):
         check_types({name: value}, get_type_hints(Oven), "oven")
 
 
-def test_yaml_nested_too_deep_is_told_by_its_origin():
+def test_deeply_nested_yaml_is_refused_with_its_origin():
     with pytest.raises(ValueError, match="--set"):
         read_values("[" * 100_000, "--set x")

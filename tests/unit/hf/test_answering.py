@@ -36,8 +36,8 @@ def test_a_padded_batch_of_questions_is_answered_as_each_text_alone(backbone):
     alone, losses = [], []
     with torch.no_grad():
         for row in range(5):
-            own = {name: values[row : row + 1] for name, values in places.items()}
-            output = model(**text(batch, row), **own)
+            places_of_row = {name: values[row : row + 1] for name, values in places.items()}
+            output = model(**text(batch, row), **places_of_row)
             alone.append((output.start_logits.argmax().item(), output.end_logits.argmax().item()))
             losses.append(output.loss)
         output = fewer.attach(model)(**batch, **places)
@@ -57,43 +57,43 @@ def test_the_loss_of_spans_does_not_depend_on_padding(method):
     batch = ragged(model, columns=12)
     wide = ragged(model, columns=30)
     with fewer.applying(model, "soften"):
-        close, far = (model(**one, **_places(batch)).loss for one in (batch, wide))
+        close, far = (model(**item, **_places(batch)).loss for item in (batch, wide))
     torch.testing.assert_close(close, far, atol=1e-5, rtol=1e-5)
 
 
-def test_a_span_that_begins_on_padding_counts_nothing():
+def test_spans_that_begin_on_padding_are_ignored_by_the_loss():
     model = fewer.attach(_unsure())
     batch = ragged(model)
     places = _places(batch)
-    wanted = model(**text(batch, 1), **{name: value[1:2] for name, value in places.items()}).loss
+    expected = model(**text(batch, 1), **{name: value[1:2] for name, value in places.items()}).loss
     outside = {name: torch.full_like(value, 11) for name, value in places.items()}
     for name in outside:
         outside[name][1] = places[name][1]
-    torch.testing.assert_close(model(**batch, **outside).loss, wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model(**batch, **outside).loss, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("by_place", [False, True])
 @pytest.mark.parametrize("task", ["TokenClassification", "MaskedLM"])
-def test_labels_on_padding_count_nothing(task, by_place):
+def test_labels_on_padding_are_ignored_by_the_loss(task, by_place):
     model = fewer.attach(tiny(task=task))
     batch = ragged(model)
     labels = torch.randint(
         0, 3, batch["input_ids"].shape, generator=torch.Generator().manual_seed(0)
     )
     ignored = labels.masked_fill(batch["attention_mask"] == 0, -100)
-    wanted = model(**batch, labels=ignored).loss
+    expected = model(**batch, labels=ignored).loss
     if by_place and task == "TokenClassification":
-        given = (batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
-        found = model(*given, None, None, labels).loss
+        positional = (batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+        loss = model(*positional, None, None, labels).loss
     else:
-        found = model(**batch, labels=labels).loss
-    assert torch.equal(found, wanted)
+        loss = model(**batch, labels=labels).loss
+    assert torch.equal(loss, expected)
     assert labels.min() >= 0  # the caller's own are left as they were
 
 
-def test_labels_of_texts_are_left_alone_whatever_their_shape():
+def test_labels_of_texts_are_unchanged_for_every_shape():
     model = fewer.attach(tiny(num_labels=12, problem_type="multi_label_classification"))
     batch = ragged(model)
     labels = torch.ones(5, 12)
-    wanted = torch.nn.functional.binary_cross_entropy_with_logits(model(**batch).logits, labels)
-    torch.testing.assert_close(model(**batch, labels=labels).loss, wanted)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(model(**batch).logits, labels)
+    torch.testing.assert_close(model(**batch, labels=labels).loss, expected)

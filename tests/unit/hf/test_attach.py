@@ -28,11 +28,11 @@ def test_attach_works_in_place_and_returns_the_same_model(model):
 @every_backbone
 def test_the_class_keeps_its_name_its_module_and_its_ancestors(backbone):
     model, plain = fewer.attach(tiny(backbone), LTP()), tiny(backbone)
-    for mine, own in ((model, plain), (model.base_model, plain.base_model)):
-        assert isinstance(mine, type(own))
-        assert type(mine).__name__ == type(own).__name__
-        assert type(mine).__module__ == type(own).__module__
-        assert type(mine).__doc__ == type(own).__doc__
+    for packed, original in ((model, plain), (model.base_model, plain.base_model)):
+        assert isinstance(packed, type(original))
+        assert type(packed).__name__ == type(original).__name__
+        assert type(packed).__module__ == type(original).__module__
+        assert type(packed).__doc__ == type(original).__doc__
 
 
 @every_backbone
@@ -52,27 +52,27 @@ def test_detach_gives_back_the_type_the_state_and_the_answers(backbone):
     state = {name: value.clone() for name, value in model.state_dict().items()}
     batch = ragged(model)
     with torch.no_grad():
-        wanted = model(**batch).logits
+        expected = model(**batch).logits
         fewer.detach(fewer.attach(model, LTP(final_threshold=0.2)))
-        assert torch.equal(model(**batch).logits, wanted)
+        assert torch.equal(model(**batch).logits, expected)
     assert (type(model), type(model.base_model)) == kinds
     assert model.state_dict().keys() == state.keys()
     assert all(torch.equal(model.state_dict()[name], value) for name, value in state.items())
     assert not hasattr(model.base_model, "fewer")
 
 
-def test_detaching_what_is_not_attached_does_no_harm(model):
+def test_detaching_a_plain_model_does_nothing(model):
     kind = type(model)
     assert type(fewer.detach(model)) is kind
 
 
 def test_attaching_again_replaces_the_method(model):
     batch = ragged(model)
-    wanted = read(fewer.attach(tiny(), LTP(final_threshold=0.3)), batch)
+    expected = read(fewer.attach(tiny(), LTP(final_threshold=0.3)), batch)
     for method in (LTP(final_threshold=0.05), Dense(), None, LTP(final_threshold=0.3)):
         fewer.attach(model, method)
         assert fewer.attachment(model).method == (method or Dense())
-    assert torch.equal(read(model, batch)[0], wanted[0])
+    assert torch.equal(read(model, batch)[0], expected[0])
     assert type(model).__mro__.count(type(tiny())) == 1
     assert sum("fewer" in name for name, _ in model.named_modules()) == 2
 
@@ -84,7 +84,7 @@ def test_a_method_that_does_not_fit_leaves_the_old_one():
     assert fewer.attachment(model).settings.kernel == "reference"
 
 
-def test_attachment_of_a_plain_model_says_what_to_do(model):
+def test_attachment_of_a_plain_model_names_the_remedy(model):
     with pytest.raises(ValueError, match="nothing is attached to this BertForSequenceClassif"):
         fewer.attachment(model)
     with pytest.raises(ValueError, match=r"fewer\.attach\(model\)"):
@@ -92,14 +92,14 @@ def test_attachment_of_a_plain_model_says_what_to_do(model):
 
 
 def test_applying_holds_inside_its_block_only(model):
-    own = fewer.attachment(fewer.attach(model, LTP()))
-    own.apply_in_training = "soften"
+    attachment = fewer.attachment(fewer.attach(model, LTP()))
+    attachment.apply_in_training = "soften"
     with fewer.applying(model, "mask"):
-        assert (own.apply_in_training, own.apply_in_eval) == ("mask", "mask")
-    assert (own.apply_in_training, own.apply_in_eval) == ("soften", "compact")
+        assert (attachment.apply_in_training, attachment.apply_in_eval) == ("mask", "mask")
+    assert (attachment.apply_in_training, attachment.apply_in_eval) == ("soften", "compact")
     with pytest.raises(ZeroDivisionError), fewer.applying(model, "mask"):
         _ = 1 / 0
-    assert (own.apply_in_training, own.apply_in_eval) == ("soften", "compact")
+    assert (attachment.apply_in_training, attachment.apply_in_eval) == ("soften", "compact")
     with (
         pytest.raises(ValueError, match=r"apply must be one of compact, mask.* got 'melt'"),
         fewer.applying(model, "melt"),
@@ -108,8 +108,8 @@ def test_applying_holds_inside_its_block_only(model):
 
 
 def test_training_and_eval_mode_carry_decisions_out_each_in_its_way(model):
-    own = fewer.attachment(fewer.attach(model, LTP(final_threshold=0.2, temperature=1e-2)))
-    own.apply_in_training = "soften"
+    attachment = fewer.attachment(fewer.attach(model, LTP(final_threshold=0.2, temperature=1e-2)))
+    attachment.apply_in_training = "soften"
     batch, counts = ragged(model), {}
     for training in (True, False):
         model.train(training)
@@ -121,7 +121,7 @@ def test_training_and_eval_mode_carry_decisions_out_each_in_its_way(model):
 
 
 @pytest.mark.parametrize("name", ["output_attentions", "output_hidden_states"])
-def test_what_the_loop_does_not_have_is_refused_with_the_way_out(model, name):
+def test_recorded_outputs_are_refused_with_the_remedy(model, name):
     fewer.attach(model)
     batch = ragged(model)
     with pytest.raises(ValueError, match=rf"{name} must be off.* fewer\.detach\(model\)"):
@@ -147,10 +147,10 @@ def test_a_pipeline_gives_the_same_answers(backbone):
         model.config.pad_token_id = tokenizer.pad_token_id
         model.base_model.embeddings.padding_idx = tokenizer.pad_token_id
     classify = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")
-    wanted = classify(TEXTS, batch_size=3, top_k=None)
+    expected = classify(TEXTS, batch_size=3, top_k=None)
     fewer.attach(model)
-    assert _rounded(classify(TEXTS, batch_size=3, top_k=None)) == _rounded(wanted)
-    assert _rounded(classify(TEXTS, batch_size=1, top_k=None)) == _rounded(wanted)
+    assert _rounded(classify(TEXTS, batch_size=3, top_k=None)) == _rounded(expected)
+    assert _rounded(classify(TEXTS, batch_size=1, top_k=None)) == _rounded(expected)
 
 
 def _rounded(answers):
@@ -169,8 +169,8 @@ def test_a_pipeline_with_a_method_does_not_depend_on_the_batch(model):
 
 
 def test_the_signature_that_trainer_reads_is_kept(model):
-    wanted = inspect.signature(model.forward)
-    assert inspect.signature(fewer.attach(model).forward) == wanted
+    expected = inspect.signature(model.forward)
+    assert inspect.signature(fewer.attach(model).forward) == expected
 
 
 def test_trainer_trains_and_predicts_an_attached_model(model, tmp_path):
@@ -206,16 +206,16 @@ def test_thresholds_stay_in_fp32_beside_weights_in_half_precision(model):
 def test_an_attached_model_runs_under_autocast(model):
     fewer.attach(model, LTP(final_threshold=0.2))
     batch = ragged(model)
-    wanted, _ = read(model, batch)
+    expected, _ = read(model, batch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got, trace = read(model, batch)
     assert trace.layers[-1].keys.dtype == torch.float32
     assert torch.isfinite(got).all()
-    assert got.shape == wanted.shape
+    assert got.shape == expected.shape
 
 
 @pytest.mark.parametrize(
-    ("family", "wanted", "tokenizer_says", "length"),
+    ("family", "max_length", "limit", "length"),
     [
         ("bert", None, 30, 30),
         ("bert", None, 8192, 40),
@@ -226,8 +226,8 @@ def test_an_attached_model_runs_under_autocast(model):
         ("modernbert", 9000, 8192, 9000),
     ],
 )
-def test_texts_are_read_as_far_as_model_and_tokenizer_say(family, wanted, tokenizer_says, length):
-    assert longest(tiny(family), wanted, tokenizer_says) == length
+def test_the_maximum_length_is_that_of_model_and_tokenizer(family, max_length, limit, length):
+    assert longest(tiny(family), max_length, limit) == length
 
 
 def test_more_tokens_than_there_are_positions_are_refused():
@@ -236,6 +236,6 @@ def test_more_tokens_than_there_are_positions_are_refused():
 
 
 @pytest.mark.parametrize("length", [0, -1, 2.5, True, "8"])
-def test_a_length_that_is_none_is_refused(length):
+def test_an_invalid_length_is_refused(length):
     with pytest.raises((ValueError, TypeError), match=f"^max_length must be .*got {length!r}"):
         longest(tiny(), length, 30)

@@ -79,7 +79,7 @@ def test_lists_of_a_file_become_tuples():
         ({"name": "ltp", "args": {"target": 1.5}}, r"target is 1\.5, wanted the share"),
     ],
 )
-def test_a_bad_description_says_what_was_wanted(description, message):
+def test_a_bad_description_is_refused_with_the_constraint(description, message):
     with pytest.raises(ValueError, match=message):
         method_from(description)
 
@@ -102,7 +102,7 @@ def test_settings_make_the_round_trip_through_a_folder(method, tmp_path):
     assert read_settings(tmp_path) == settings
 
 
-def test_the_side_file_says_who_wrote_it(tmp_path):
+def test_the_side_file_records_the_version(tmp_path):
     write_settings(Settings(LTP()), tmp_path)
     content = json.loads((tmp_path / SIDE_FILE).read_text())
     assert content["schema"] == SCHEMA == 1
@@ -119,10 +119,10 @@ def test_a_side_file_of_this_schema_keeps_loading(tmp_path):
         "epochs": [1.0, 2.0], "learning_rates": [2e-05, 0.0001, 5e-06]}},
       "kernel": "auto", "protect": [102]}"""
     (tmp_path / SIDE_FILE).write_text(written)
-    wanted = LTP(
+    message = LTP(
         final_threshold=0.02, temperature=1e-3, strength=0.1, target=0.5, epochs=(1.0, 2.0)
     )
-    assert read_settings(tmp_path) == Settings(wanted, "auto", (102,))
+    assert read_settings(tmp_path) == Settings(message, "auto", (102,))
 
 
 def test_a_folder_without_side_file_has_no_method(tmp_path):
@@ -133,8 +133,8 @@ def test_a_setting_that_is_a_method_may_be_changed_in_part():
     method = method_from({"name": "magic_pyramid", "args": {"pruning": {"target": 0.3}}})
     assert method.pruning == LTP(target=0.3)
     assert method.exits == MagicPyramid().exits
-    other = method_from({"name": "magic_pyramid", "args": {"exits": {"name": "pabee"}}})
-    assert other.exits == PABEE()
+    changed = method_from({"name": "magic_pyramid", "args": {"exits": {"name": "pabee"}}})
+    assert changed.exits == PABEE()
 
 
 def test_a_bad_setting_of_a_method_inside_is_named():
@@ -146,12 +146,12 @@ def test_a_bad_setting_of_a_method_inside_is_named():
     "method", [Longformer(attention_window=8.0), Stack((LTP(), Longformer(attention_window=8.0)))]
 )
 def test_a_setting_of_a_wrong_type_is_refused_when_attached(method):
-    wanted = r"Longformer: attention_window is 8\.0, wanted a whole number"
-    with pytest.raises(ValueError, match=wanted):
+    message = r"Longformer: attention_window is 8\.0, wanted a whole number"
+    with pytest.raises(ValueError, match=message):
         fewer.attach(tiny(), method)
 
 
-def test_settings_of_methods_outside_the_table_are_their_own_affair():
+def test_settings_of_unregistered_methods_are_not_checked():
     @dataclass(frozen=True)
     class Mine(Dense):
         size: int = 2

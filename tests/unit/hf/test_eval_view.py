@@ -25,7 +25,7 @@ def test_a_model_in_eval_mode_is_its_own_view():
     assert eval_view(model) is model
 
 
-def test_a_view_shares_the_weights_and_leaves_every_mode_as_it_was():
+def test_a_view_shares_the_weights_and_changes_no_mode():
     model = _dropping().train()
     model.bert.encoder.layer[1].eval()
     modes = [part.training for part in model.modules()]
@@ -33,7 +33,7 @@ def test_a_view_shares_the_weights_and_leaves_every_mode_as_it_was():
     assert not any(part.training for part in view.modules())
     assert [part.training for part in model.modules()] == modes
     pairs = zip(view.named_parameters(), model.named_parameters(), strict=True)
-    assert all(mine is own for (_, mine), (_, own) in pairs)
+    assert all(shared is original for (_, shared), (_, original) in pairs)
     assert view.bert.encoder.layer[1] is model.bert.encoder.layer[1]
     with torch.no_grad():
         model.classifier.weight.add_(1)
@@ -72,7 +72,7 @@ def test_threads_predict_without_dropout_on_a_model_in_training_mode(optimized):
     model, tokenizer = fewer.attach(_dropping()), word_tokenizer()
     if optimized:
         fewer.optimize(model, precision="fp32")
-    wanted = fewer.predict(model.eval(), tokenizer, TEXTS, progress=False)
+    expected = fewer.predict(model.eval(), tokenizer, TEXTS, progress=False)
     model.train()
     answers: list[torch.Tensor] = []
 
@@ -87,11 +87,11 @@ def test_threads_predict_without_dropout_on_a_model_in_training_mode(optimized):
         thread.join()
     assert len(answers) == 16
     for logits in answers:
-        torch.testing.assert_close(logits, wanted, atol=1e-5, rtol=0)
+        torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
     assert all(part.training for part in model.modules())
 
 
-def test_packed_weights_are_never_of_a_view():
+def test_a_view_has_no_prepacked_weights():
     """A view's layers must not end up in the engine of the model, which is edited by and by."""
     model, batch = fewer.optimize(_dropping(), precision="fp32").train(), ragged(tiny())
     model.bert.encoder.eval()

@@ -29,14 +29,14 @@ def first_row(model):
 def test_trained_rows_come_again_from_the_first(family):
     model = tiny(family, max_position_embeddings=9)
     first, old = first_row(model), table(model).weight.detach().clone()
-    now, to = 9 - first, 23  # 9 or 7 rows: neither divides 23
+    limit, to = 9 - first, 23  # 9 or 7 rows: neither divides 23
     padding = table(model).padding_idx
     assert lengthen(model, to) is model
     new = table(model).weight
     assert new.shape == (to + first, old.shape[1])
     assert torch.equal(new[:first], old[:first])
     for column in range(to):
-        assert torch.equal(new[first + column], old[first + column % now])
+        assert torch.equal(new[first + column], old[first + column % limit])
     assert table(model).num_embeddings == model.config.max_position_embeddings == to + first
     assert table(model).padding_idx == padding
     assert new.requires_grad
@@ -78,27 +78,27 @@ def test_long_texts_are_read_and_plain_transformers_opens_the_folder(family, tmp
     if family == "longformer":
         batch["global_attention_mask"] = (torch.arange(100) == 0).long().expand(2, -1)
     model.save_pretrained(tmp_path)
-    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
-    assert again.config.max_position_embeddings == table(again).num_embeddings
+    reloaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert reloaded.config.max_position_embeddings == table(reloaded).num_embeddings
     with torch.no_grad():
-        wanted = model(**batch).logits
-        assert torch.equal(again(**batch).logits, wanted)
+        expected = model(**batch).logits
+        assert torch.equal(reloaded(**batch).logits, expected)
         if family != "big-bird":  # draws other blocks than transformers
             torch.testing.assert_close(
-                fewer.attach(again)(**batch).logits, wanted, atol=1e-5, rtol=1e-5
+                fewer.attach(reloaded)(**batch).logits, expected, atol=1e-5, rtol=1e-5
             )
         else:
-            assert fewer.attach(again)(**batch).logits.isfinite().all()
+            assert fewer.attach(reloaded)(**batch).logits.isfinite().all()
 
 
 @every_table
 def test_default_positions_and_segments_grow_with_the_table(family):
     model = lengthen(tiny(family), 64)
-    held = dict(model.base_model.embeddings.named_buffers(recurse=False))
-    for name, row in held.items():
+    buffers = dict(model.base_model.embeddings.named_buffers(recurse=False))
+    for name, row in buffers.items():
         rows = table(model).num_embeddings
-        wanted = torch.arange(rows) if name == "position_ids" else torch.zeros(rows).long()
-        assert torch.equal(row, wanted[None]), name
+        expected = torch.arange(rows) if name == "position_ids" else torch.zeros(rows).long()
+        assert torch.equal(row, expected[None]), name
     assert not any("position_ids" in name for name in model.state_dict())
 
 
@@ -114,17 +114,17 @@ def test_a_frozen_table_stays_frozen_and_its_dtype_stays():
 
 
 @pytest.mark.parametrize("method", [Longformer(attention_window=8), BigBird(block_size=4)])
-def test_a_method_is_attached_and_what_else_was_told_stays(method):
+def test_a_method_is_attached_with_the_earlier_settings(method):
     model = fewer.attach(tiny(), LTP(), kernel="reference", protect=(7,))
     lengthen(model, 64, method=method)
     settings = fewer.attachment(model).settings
     assert (settings.method, settings.kernel, settings.protect) == (method, "reference", (7,))
 
 
-def test_without_a_method_what_is_attached_stays():
+def test_without_a_method_the_attachment_stays():
     model = fewer.attach(tiny(), LTP(final_threshold=0.2))
-    own = fewer.attachment(model)
-    assert fewer.attachment(lengthen(model, 64)) is own
+    attached = fewer.attachment(model)
+    assert fewer.attachment(lengthen(model, 64)) is attached
     assert not hasattr(lengthen(tiny(), 64).base_model, "fewer")
 
 
@@ -137,8 +137,8 @@ def test_an_optimized_model_reads_by_the_new_table():
         lengthen(model, 100)
         assert torch.equal(model(**short).logits, before)
         long = {"input_ids": torch.arange(5, 55).repeat(2)[None]}
-        found = model(**long).logits
-        torch.testing.assert_close(found, deoptimize(model)(**long).logits, atol=1e-4, rtol=1e-4)
+        logits = model(**long).logits
+        torch.testing.assert_close(logits, deoptimize(model)(**long).logits, atol=1e-4, rtol=1e-4)
 
 
 def test_a_refused_method_changes_nothing():
@@ -149,15 +149,15 @@ def test_a_refused_method_changes_nothing():
 
 
 @pytest.mark.parametrize("to", [0, -1, True, 64.0, "64", None])
-def test_what_is_no_length_is_refused(to):
+def test_invalid_lengths_are_refused(to):
     with pytest.raises(ValueError, match="to must be a whole number of tokens, 1 or more"):
         lengthen(tiny(), to)
 
 
-@pytest.mark.parametrize(("family", "now"), [("bert", 40), ("roberta", 38)])
-def test_what_is_no_longer_is_refused(family, now):
-    with pytest.raises(ValueError, match=f"to must be above {now}.* got {now}"):
-        lengthen(tiny(family), now)
+@pytest.mark.parametrize(("family", "limit"), [("bert", 40), ("roberta", 38)])
+def test_lengths_up_to_the_current_limit_are_refused(family, limit):
+    with pytest.raises(ValueError, match=f"to must be above {limit}.* got {limit}"):
+        lengthen(tiny(family), limit)
 
 
 def test_a_model_that_computes_its_positions_needs_no_lengthening():

@@ -37,7 +37,7 @@ def model():
 
 
 @pytest.fixture
-def said(caplog):
+def messages(caplog):
     """Collect what is logged."""
     caplog.set_level(logging.INFO, "fewer")
     return lambda: [record.getMessage() for record in caplog.records]
@@ -55,8 +55,8 @@ def _as_plain(model):
     """Assert that the model answers as a plain model of the same weights does."""
     batch = ragged(model)
     plain = copy.deepcopy(model)
-    wanted = answers(fewer.detach(plain), batch)
-    torch.testing.assert_close(answers(model, batch), wanted, atol=1e-5, rtol=0)
+    expected = answers(fewer.detach(plain), batch)
+    torch.testing.assert_close(answers(model, batch), expected, atol=1e-5, rtol=0)
 
 
 def _step(model):
@@ -127,11 +127,11 @@ def test_a_bias_where_there_was_none_is_noticed():
     assert all(_packed(model))
 
 
-def test_an_edit_is_logged(model, said):
+def test_an_edit_is_logged(model, messages):
     answers(model, ragged(model))
     _layer(model).output.dense.weight.data.mul_(2)
     answers(model, ragged(model))
-    assert "was edited since it was optimized" in said()[-1]
+    assert "was edited since it was optimized" in messages()[-1]
 
 
 @pytest.mark.parametrize(
@@ -155,8 +155,8 @@ def test_hooks_are_called_and_the_other_layers_stay_packed(model, part):
 
 def test_a_patched_forward_is_called(model):
     answers(model, ragged(model))
-    own = _layer(model).output.dense
-    own.forward = lambda x: torch.zeros(*x.shape[:-1], 16)
+    linear = _layer(model).output.dense
+    linear.forward = lambda x: torch.zeros(*x.shape[:-1], 16)
     _as_plain(model)
     assert _packed(model) == [True, False, True]
 
@@ -177,36 +177,36 @@ class _Quantized(nn.Linear):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda own: setattr(own, "dense", _Quantized(32, 16)),
-        lambda own: torch.nn.utils.prune.l1_unstructured(own.dense, "weight", 0.5),
-        lambda own: torch.nn.utils.parametrizations.weight_norm(own.dense),
-        lambda own: own.dense.double(),
+        lambda linear: setattr(linear, "dense", _Quantized(32, 16)),
+        lambda linear: torch.nn.utils.prune.l1_unstructured(linear.dense, "weight", 0.5),
+        lambda linear: torch.nn.utils.parametrizations.weight_norm(linear.dense),
+        lambda linear: linear.dense.double(),
     ],
     ids=["a subclass", "pruned by torch", "a parametrization", "64 bits"],
 )
-def test_a_layer_that_is_no_plain_one_runs_as_it_is_and_is_named(change, said):
+def test_a_layer_that_is_no_plain_one_runs_as_it_is_and_is_named(change, messages):
     model = tiny()
     change(_layer(model).output)
     if _layer(model).output.dense.bias.dtype is torch.float64:  # torch itself mixes no dtypes
         optimized(model.eval())
     else:
-        wanted = answers(model.eval(), ragged(model))
-        found = answers(optimized(model), ragged(model))
-        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+        expected = answers(model.eval(), ragged(model))
+        actual = answers(optimized(model), ragged(model))
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
     assert _packed(model) == [True, False, True]
-    assert sum(line.startswith("runs as it is: layer 1: ") for line in said()) == 1
+    assert sum(line.startswith("runs as it is: layer 1: ") for line in messages()) == 1
 
 
 @pytest.mark.filterwarnings("ignore")  # torch has announced to take them out
-def test_torchs_own_quantised_layers_run_as_they_are(said):
+def test_torchs_own_quantised_layers_run_as_they_are(messages):
     if not hasattr(torch.ao, "quantization"):
         pytest.skip("this torch does not quantise")
     model = torch.ao.quantization.quantize_dynamic(tiny(), {nn.Linear}, dtype=torch.qint8)
     batch = ragged(model)
-    wanted = answers(fewer.attach(model), batch)  # its scales depend on the rows, and on padding
+    expected = answers(fewer.attach(model), batch)  # its scales depend on the rows, and on padding
     fewer.optimize(model, precision="fp32")
-    assert "not optimized: layer 0: a torch.ao" in said()[-1]
-    torch.testing.assert_close(answers(model, batch), wanted, atol=1e-3, rtol=0)
+    assert "not optimized: layer 0: a torch.ao" in messages()[-1]
+    torch.testing.assert_close(answers(model, batch), expected, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["gelu_10", "quick_gelu", "mish", "relu6", "laplace"])
@@ -220,7 +220,7 @@ def test_an_activation_without_a_kernel_is_left_alone(name):
 
 
 @pytest.mark.parametrize("name", ["gelu", "gelu_new", "gelu_python", "relu", "silu", "tanh"])
-def test_a_known_activation_is_known_by_its_values(name):
+def test_an_activation_is_recognised_by_its_values(name):
     model = optimized(tiny(hidden_act=name))
     _as_plain(model)
     assert all(_packed(model))
@@ -238,15 +238,15 @@ def test_an_embedding_smaller_than_the_config_says_has_only_its_own_ids():
 
 def test_modes_are_followed(model):
     batch = ragged(model)
-    wanted = answers(fewer.detach(tiny()), batch)
+    expected = answers(fewer.detach(tiny()), batch)
     assert all(_packed(model))
     model.bert.encoder.layer[0].output.dropout.train()  # dropout at inference, by hand
     assert not any(_packed(model))
     assert not torch.equal(answers(model, batch), answers(model, batch))
     model.eval().requires_grad_(False)
-    torch.testing.assert_close(model(**batch).logits, wanted, atol=1e-5, rtol=0)  # no `no_grad`
+    torch.testing.assert_close(model(**batch).logits, expected, atol=1e-5, rtol=0)  # no `no_grad`
     with torch.inference_mode(), torch.inference_mode(False), torch.no_grad():
-        torch.testing.assert_close(model(**batch).logits, wanted, atol=1e-5, rtol=0)
+        torch.testing.assert_close(model(**batch).logits, expected, atol=1e-5, rtol=0)
     assert all(_packed(model))
 
 
@@ -272,7 +272,7 @@ def test_deoptimize_gives_back_the_bits_and_the_classes(backbone):
     assert fewer.deoptimize(model) is model
 
 
-def test_deoptimizing_a_model_that_nothing_is_attached_to_does_no_harm():
+def test_deoptimizing_a_plain_model_does_nothing():
     assert not attach_module.is_attached(fewer.deoptimize(tiny()))
 
 
@@ -286,58 +286,58 @@ def test_taking_the_method_off_or_attaching_another_undoes_it(model, undo):
 def test_copies_answer_alike_and_are_independent(backbone):
     model = optimized(fewer.attach(tiny(backbone), LTP(final_threshold=0.2)))
     batch = ragged(model)
-    wanted = answers(model, batch)
+    expected = answers(model, batch)
     for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert torch.equal(answers(copied, batch), wanted)
+        assert torch.equal(answers(copied, batch), expected)
         assert all(_packed(copied))
         with torch.no_grad():
             for parameter in copied.parameters():
                 parameter.mul_(0.5)
-        assert not torch.allclose(answers(copied, batch), wanted)
-        assert torch.equal(answers(model, batch), wanted)
+        assert not torch.allclose(answers(copied, batch), expected)
+        assert torch.equal(answers(model, batch), expected)
         assert type(fewer.detach(copied)) is type(tiny(backbone))
 
 
-def test_a_pickle_for_another_processor_runs_in_plain_torch_and_says_so(model, said, monkeypatch):
+def test_a_pickle_for_another_processor_runs_in_plain_torch(model, messages, monkeypatch):
     batch, pickled = ragged(model), pickle.dumps(model)
-    wanted = answers(model, batch)
+    expected = answers(model, batch)
     pretend(monkeypatch, None)
     monkeypatch.setattr(attach_module, "available", library.available)
     copied = pickle.loads(pickled)
-    torch.testing.assert_close(answers(copied, batch), wanted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(answers(copied, batch), expected, atol=1e-5, rtol=0)
     answers(copied, batch)
-    assert [line for line in said() if "this processor has no" in line] == [
+    assert [line for line in messages() if "this processor has no" in line] == [
         f"this processor has no {FLOATS[-1].name}: plain torch runs the model"
     ]
 
 
 def test_a_saved_model_is_an_ordinary_one_and_is_optimized_when_loaded(model, tmp_path):
     batch = ragged(model)
-    wanted = answers(model, batch)
+    expected = answers(model, batch)
     fewer.save(model, tmp_path)
     plain = fewer.load(tmp_path, precision=None)
     assert fewer.attachment(plain).isa is None
     assert set(plain.state_dict()) == set(model.state_dict())
-    torch.testing.assert_close(answers(plain, batch), wanted, atol=1e-5, rtol=0)
-    assert torch.equal(answers(optimized(plain), batch), wanted)
+    torch.testing.assert_close(answers(plain, batch), expected, atol=1e-5, rtol=0)
+    assert torch.equal(answers(optimized(plain), batch), expected)
     loaded = fewer.load(tmp_path)
     assert fewer.attachment(loaded).isa in (None, *FLOATS)  # as the stopwatch says
-    torch.testing.assert_close(answers(loaded, batch), wanted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(answers(loaded, batch), expected, atol=1e-5, rtol=0)
 
 
-def test_adapters_are_left_as_they_are_and_packed_when_merged(said):
+def test_adapters_are_left_as_they_are_and_packed_when_merged(messages):
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(r=2, target_modules=["query", "value"], init_lora_weights=False)
     model = fewer.attach(tiny())
     batch, adapted = ragged(model), peft.get_peft_model(model, config).eval()
-    wanted = answers(adapted, batch)
+    expected = answers(adapted, batch)
     fewer.optimize(adapted, precision="fp32")
-    assert "not optimized: layer 0: a peft" in said()[-1]
-    assert "merge adapters" in said()[-1]
-    torch.testing.assert_close(answers(adapted, batch), wanted, atol=1e-5, rtol=0)
+    assert "not optimized: layer 0: a peft" in messages()[-1]
+    assert "merge adapters" in messages()[-1]
+    torch.testing.assert_close(answers(adapted, batch), expected, atol=1e-5, rtol=0)
     merged = optimized(adapted.merge_and_unload())
     assert all(_packed(merged))
-    torch.testing.assert_close(answers(merged, batch), wanted, atol=1e-4, rtol=0)
+    torch.testing.assert_close(answers(merged, batch), expected, atol=1e-4, rtol=0)
 
 
 def test_adapters_on_an_optimized_model_take_part_and_are_packed_when_merged(model):
@@ -346,12 +346,12 @@ def test_adapters_on_an_optimized_model_take_part_and_are_packed_when_merged(mod
     batch = ragged(model)
     before = answers(model, batch)
     adapted = peft.get_peft_model(model, config).eval()
-    wanted = answers(adapted, batch)
-    assert not torch.allclose(wanted, before)
+    expected = answers(adapted, batch)
+    assert not torch.allclose(expected, before)
     assert not any(_packed(adapted.get_base_model()))
     merged = adapted.merge_and_unload()
     assert all(_packed(merged))
-    torch.testing.assert_close(answers(merged, batch), wanted, atol=1e-4, rtol=0)
+    torch.testing.assert_close(answers(merged, batch), expected, atol=1e-4, rtol=0)
 
 
 def test_an_unknown_precision_is_refused_with_the_known_ones():
@@ -365,7 +365,7 @@ def test_bf16_is_refused_where_the_processor_cannot_multiply_it(monkeypatch):
         fewer.optimize(tiny(), precision="bf16")
 
 
-def test_a_model_elsewhere_is_refused_and_one_that_goes_elsewhere_is_left_to_torch(model):
+def test_a_model_on_another_device_is_refused_and_a_moved_model_runs_in_torch(model):
     with pytest.raises(ValueError, match=r"on meta\. Call model\.cpu\(\) first"):
         fewer.optimize(tiny().to("meta"))
     answers(model, ragged(model))
@@ -374,31 +374,31 @@ def test_a_model_elsewhere_is_refused_and_one_that_goes_elsewhere_is_left_to_tor
         assert answers(model, ragged(model)).is_meta  # torch 2.6 takes indices of the CPU
 
 
-def test_without_the_library_plain_torch_runs_and_it_is_said_once(monkeypatch, said):
+def test_without_the_library_plain_torch_runs_and_it_is_logged_once(monkeypatch, messages):
     monkeypatch.setattr(library, "_library", lambda: "no library here")
     pretend(monkeypatch, None)
     model = tiny()
-    wanted = answers(fewer.attach(model, kernel="sdpa"), ragged(model))
+    expected = answers(fewer.attach(model, kernel="sdpa"), ragged(model))
     for precision in ("auto", "fp32", "bf16"):
         assert fewer.optimize(model, precision=precision) is model
-        assert torch.equal(answers(model, ragged(model)), wanted)
-    assert said() == ["not optimized: no library here"]
+        assert torch.equal(answers(model, ragged(model)), expected)
+    assert messages() == ["not optimized: no library here"]
 
 
-def test_what_was_chosen_is_said_once(said):
+def test_the_selected_kernels_are_logged_once(messages):
     for _ in range(3):
         optimized(tiny())
-    assert said() == ["optimized for the test"]
+    assert messages() == ["optimized for the test"]
 
 
 def test_the_default_is_fp32_as_in_load(monkeypatch):
-    asked = []
+    precisions = []
     choice = optimize_module.Choice(None, "the test")
     monkeypatch.setattr(
-        optimize_module, "choose", lambda precision, *_: asked.append(precision) or choice
+        optimize_module, "choose", lambda precision, *_: precisions.append(precision) or choice
     )
     fewer.optimize(tiny())
-    assert asked == ["fp32"]
+    assert precisions == ["fp32"]
 
 
 def test_printing_a_model_shows_method_precision_and_kernels():
@@ -426,12 +426,12 @@ def test_every_precision_gives_a_right_answer_whatever_is_chosen(precision):
         pytest.skip("no bf16 here")
     model = tiny()
     batch = ragged(model)
-    wanted = answers(model, batch)
+    expected = answers(model, batch)
     for mode in (True, False):  # dropout does not disturb the choice
-        found = answers(fewer.optimize(model.train(mode), precision=precision).eval(), batch)
-        torch.testing.assert_close(found, wanted, atol=0.1, rtol=0)
-        chosen = fewer.attachment(model).isa
-        assert chosen is None or precision == "auto" or precision_of(model) == precision
+        actual = answers(fewer.optimize(model.train(mode), precision=precision).eval(), batch)
+        torch.testing.assert_close(actual, expected, atol=0.1, rtol=0)
+        isa = fewer.attachment(model).isa
+        assert isa is None or precision == "auto" or precision_of(model) == precision
 
 
 def test_the_attention_kernel_of_ones_choice_is_used():
@@ -439,10 +439,10 @@ def test_the_attention_kernel_of_ones_choice_is_used():
         for isa in (FLOATS[-1], *HALVES[-1:]):
             model = fewer.attach(tiny(), LTP(final_threshold=0.2), kernel=kernel)
             batch = ragged(model)
-            wanted = answers(model, batch)
+            expected = answers(model, batch)
             atol = 1e-5 if isa.dtype is torch.float32 else 0.1
             torch.testing.assert_close(
-                answers(optimized(model, isa), batch), wanted, atol=atol, rtol=0
+                answers(optimized(model, isa), batch), expected, atol=atol, rtol=0
             )
 
 
@@ -450,13 +450,13 @@ def test_isas_have_the_numbers_of_the_library():
     assert [isa.value for isa in Isa] == [1, 2, 3, 4]
 
 
-def test_a_hook_on_all_modules_is_called_for_all_maps_and_packs_nothing_anew(model, said):
+def test_a_hook_on_all_modules_is_called_for_all_maps_and_packs_nothing_anew(model, messages):
     batch, names = ragged(model), {part: name for name, part in model.named_modules()}
-    wanted, seen = answers(model, batch), set()
+    expected, seen = answers(model, batch), set()
     handle = register_module_forward_hook(lambda module, *_: seen.add(names.get(module)))
-    found = answers(model, batch)
+    actual = answers(model, batch)
     handle.remove()
-    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
     assert seen >= {names[part] for part in names if isinstance(part, nn.Linear | nn.LayerNorm)}
     assert all(_packed(model))
-    assert not any("edited" in line for line in said())
+    assert not any("edited" in line for line in messages())

@@ -66,10 +66,10 @@ def test_gradients_reach_given_embeddings_of_real_tokens_only(model):
 def test_a_mask_may_be_boolean_or_float(backbone):
     model = fewer.attach(tiny(backbone))
     batch = ragged(model)
-    wanted, _ = read(model, batch)
+    expected, _ = read(model, batch)
     for kind in (torch.bool, torch.float32, torch.int32):
         got, _ = read(model, {**batch, "attention_mask": batch["attention_mask"].to(kind)})
-        assert torch.equal(got, wanted)
+        assert torch.equal(got, expected)
 
 
 @every_backbone
@@ -81,13 +81,13 @@ def test_ids_may_be_int32(backbone):
 
 
 @every_backbone
-def test_what_stands_on_padding_is_never_looked_at(backbone):
+def test_padding_columns_are_never_read(backbone):
     model = fewer.attach(tiny(backbone))
     batch = ragged(model)
-    wanted, _ = read(model, batch)
+    expected, _ = read(model, batch)
     batch["input_ids"][batch["attention_mask"] == 0] = -100
     got, _ = read(model, batch)
-    assert torch.equal(real(got, batch), real(wanted, batch))
+    assert torch.equal(real(got, batch), real(expected, batch))
 
 
 @every_backbone
@@ -155,11 +155,11 @@ def test_segments_and_positions_of_another_shape_are_refused(model, name, shape)
         model(**batch)
 
 
-@pytest.mark.parametrize("given", [{}, {"input_ids": 1, "inputs_embeds": 1}])
-def test_ids_and_embeddings_are_given_one_at_a_time(model, given):
+@pytest.mark.parametrize("names", [{}, {"input_ids": 1, "inputs_embeds": 1}])
+def test_input_ids_and_inputs_embeds_exclude_each_other(model, names):
     inputs = {"input_ids": torch.ones(2, 3).long(), "inputs_embeds": torch.ones(2, 3, 16)}
     with pytest.raises(ValueError, match="either input_ids or inputs_embeds, and only one"):
-        model.base_model(**{name: inputs[name] for name in given})
+        model.base_model(**{name: inputs[name] for name in names})
 
 
 @pytest.mark.parametrize("shape", [(5,), (2, 3, 4), ()])
@@ -206,20 +206,20 @@ def test_an_empty_batch_is_refused(backbone, shape):
 
 
 @pytest.mark.parametrize("name", ["encoder_hidden_states", "past_key_values"])
-def test_what_belongs_to_decoders_is_refused(model, name):
+def test_arguments_of_decoders_are_refused(model, name):
     with pytest.raises(ValueError, match=name):
         model.base_model(**ragged(model), **{name: torch.ones(1)})
 
 
 @every_backbone
 def test_protected_ids_stay_and_others_need_not(backbone):
-    plain, kept = (
+    plain, protected = (
         fewer.attach(tiny(backbone), LTP(final_threshold=0.9), protect=ids) for ids in ((), (7, 9))
     )
     batch = ragged(plain)
     batch["input_ids"][1, 4] = 7
     batch["input_ids"][3, 2] = 9
-    depth = [read(model, batch)[1].layers_read for model in (plain, kept)]
+    depth = [read(model, batch)[1].layers_read for model in (plain, protected)]
     layers = int(depth[0].max())
     places = torch.isin(batch["input_ids"], torch.tensor([7, 9]))
     assert (depth[1][places] == layers).all()
@@ -251,33 +251,33 @@ PAIRS = {
 
 @every_backbone
 @pytest.mark.parametrize(
-    "what", [{"protects_first_text": True}, {"restarts_positions": True}], ids=str
+    "options", [{"protects_first_text": True}, {"restarts_positions": True}], ids=str
 )
-def test_the_second_text_begins_after_the_first_separator(backbone, what):
+def test_the_second_text_begins_after_the_first_separator(backbone, options):
     rows, seconds = zip(*PAIRS.values(), strict=True)
-    tokens = _packed(backbone, *_pairs(*rows), **what)
-    assert tokens.second.long().tolist() == [one for row in seconds for one in row]
+    tokens = _packed(backbone, *_pairs(*rows), **options)
+    assert tokens.second.long().tolist() == [item for row in seconds for item in row]
 
 
 def test_the_separator_is_whatever_the_text_ends_with():
     ids, mask = _pairs([2, 7, 50, 9, 50], [2, 7, 3, 9, 3])
-    found = _packed("bert", ids, mask, restarts_positions=True).second
-    assert found.tolist() == [False, False, False, True, True] * 2
+    actual = _packed("bert", ids, mask, restarts_positions=True).second
+    assert actual.tolist() == [False, False, False, True, True] * 2
 
 
-def test_segments_tell_a_separator_within_the_question_from_its_end():
+def test_segments_distinguish_a_separator_inside_the_question_from_its_end():
     ids, mask = _pairs([2, 7, 3, 9, 3, 10, 3], [2, 7, 3, 9, 3], [2, 7, 8, 3])
     segments = torch.tensor([[0, 0, 0, 0, 0, 1, 1], [0] * 7, [0, 0, 1, 1, 0, 0, 0]])
     encoder = tiny("bert", "QuestionAnswering").base_model
-    found = pack(bind(encoder), ids, None, mask, segments, None, protects_first_text=True).second
-    wanted = [[0, 0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1], [0] * 4]  # the second row tells nothing
-    assert found.long().tolist() == [one for row in wanted for one in row]
+    actual = pack(bind(encoder), ids, None, mask, segments, None, protects_first_text=True).second
+    expected = [[0, 0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1], [0] * 4]  # the second row tells nothing
+    assert actual.long().tolist() == [item for row in expected for item in row]
 
 
-def test_a_question_is_guarded_only_if_it_is_asked_for():
+def test_a_question_is_protected_only_on_request():
     ids, mask = _pairs(PAIRS["pair"][0], PAIRS["one text"][0])
     plain, guarded = (
-        _packed("bert", ids, mask, protects_first_text=asked) for asked in (False, True)
+        _packed("bert", ids, mask, protects_first_text=protects) for protects in (False, True)
     )
     assert plain.second is None
     assert plain.protected.long().tolist() == [1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]
@@ -295,10 +295,10 @@ def test_a_second_text_that_restarts_is_numbered_like_the_first(backbone, first)
     rows = [PAIRS[name][0] for name in ("pair", "two separators", "one text", "empty passage")]
     pad = first - 1 if first else 0
     tokens = _packed(backbone, *_pairs(*rows, pad=pad), restarts_positions=True)
-    wanted = [[0, 1, 2, 3, 0, 1, 2], [0, 1, 2, 0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3, 0]]
-    assert tokens.position.tolist() == [first + one for row in wanted for one in row]
-    kept = _packed(backbone, *_pairs(*rows, pad=pad)).position
-    assert kept.tolist() == [first + one for row in rows for one in range(len(row))]
+    expected = [[0, 1, 2, 3, 0, 1, 2], [0, 1, 2, 0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3, 0]]
+    assert tokens.position.tolist() == [first + item for row in expected for item in row]
+    position = _packed(backbone, *_pairs(*rows, pad=pad)).position
+    assert position.tolist() == [first + item for row in rows for item in range(len(row))]
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def test_models_of_questions_guard_them_where_tokens_may_go(method, guards):
 
 
 @pytest.mark.parametrize("method", [BlockSkim(), LTP(), DeFormer(lower=1)], ids=str)
-def test_embeddings_do_not_tell_where_a_question_ends(method):
+def test_inputs_embeds_are_refused_where_the_question_must_be_located(method):
     model = fewer.attach(tiny(task="QuestionAnswering"), method)
     with pytest.raises(ValueError, match="input_ids must be passed to find where"):
         model(inputs_embeds=torch.randn(2, 5, 16))

@@ -51,7 +51,7 @@ def _loaders(folder):
 
 @pytest.mark.parametrize("loader", ["load", "load_config", "load_tokenizer", "labels_of"])
 @pytest.mark.parametrize("model_type", ["bert", "mine"])
-def test_code_of_a_folder_never_runs_even_if_someone_says_yes(
+def test_code_of_a_folder_never_runs_even_if_a_user_confirms(
     folder, monkeypatch, loader, model_type
 ):
     marker = folder / "ran"
@@ -87,12 +87,12 @@ def test_a_kernel_of_the_hub_is_refused(folder, key, value):
         fewer.load(folder)
 
 
-def test_code_cannot_be_asked_for(folder):
+def test_trust_remote_code_is_refused(folder):
     with pytest.raises(ValueError, match="trust_remote_code"):
         fewer.load(folder, trust_remote_code=True)
 
 
-def test_adapters_are_no_whole_model(folder):
+def test_a_folder_of_adapters_is_refused(folder):
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "elsewhere"}')
     with pytest.raises(ValueError, match="adapter_config"):
         local_folder(folder)
@@ -164,23 +164,25 @@ def test_an_index_that_names_no_files_beside_it_is_refused(folder, weight_map):
         weight_files(folder)
 
 
-def test_new_weights_are_told_even_when_chatter_is_silenced(folder, caplog):
+def test_initialised_weights_are_logged_even_when_transformers_is_silenced(folder, caplog):
     file = folder / "model.safetensors"
-    held = load_file(file)
-    save_file({key: held[key] for key in held if "classifier" not in key}, file, {"format": "pt"})
+    tensors = load_file(file)
+    save_file(
+        {key: tensors[key] for key in tensors if "classifier" not in key}, file, {"format": "pt"}
+    )
     before = {name: logging.getLogger(name).level for name in ("transformers", "fewer")}
     quiet()
     try:
         with caplog.at_level(logging.WARNING):
             _, report = load_pretrained(AutoModelForSequenceClassification, folder, num_labels=3)
-        told = caplog.text
+        log = caplog.text
         AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3)
     finally:
         for name, level in before.items():
             logging.getLogger(name).setLevel(level)
     assert report["missing_keys"] == {"classifier.weight", "classifier.bias"}
-    assert "classifier.weight" in told
-    assert "threshold" not in told
+    assert "classifier.weight" in log
+    assert "threshold" not in log
     assert "MISSING" in caplog.text  # where transformers itself loads
 
 

@@ -118,7 +118,7 @@ def test_a_layer_of_another_class_is_named():
     _refused(model, r"encoder\.layer\.2", "_Layer")
 
 
-def test_an_encoder_with_a_forward_of_its_own_is_named():
+def test_an_encoder_with_a_custom_forward_is_named():
     model = tiny()
     model.bert = _Encoder(model.config)
     _refused(model, "_Encoder")
@@ -187,7 +187,7 @@ def test_recorded_outputs_in_the_config_are_refused(name):
     _refused(model, name)
 
 
-def test_an_attention_of_the_users_own_is_refused():
+def test_a_custom_attention_is_refused():
     AttentionInterface.register("mine", lambda *_, **__: None)
     model = tiny()
     model.config._attn_implementation = "mine"
@@ -204,9 +204,9 @@ def test_an_encoder_shared_by_two_models_is_attached_once():
     first, second = tiny(), tiny(task="TokenClassification")
     second.bert = first.bert
     fewer.attach(first)
-    for other in (second, first.bert):
+    for shared in (second, first.bert):
         with pytest.raises(ValueError, match=r"fewer\.detach"):
-            fewer.attach(other)
+            fewer.attach(shared)
     fewer.detach(first)
     fewer.attach(second)
 
@@ -221,18 +221,20 @@ def test_an_encoder_shared_by_two_models_is_attached_once():
         ("my-model", "AutoModelFor"),
     ],
 )
-def test_what_is_no_model_is_told_what_to_pass(model, advice):
+def test_objects_that_are_no_models_are_refused_with_the_remedy(model, advice):
     with pytest.raises(ValueError, match=advice):
         fewer.attach(model)
 
 
-def test_objects_of_sentence_transformers_are_told_what_to_pass():
-    made = type("CrossEncoder", (nn.Module,), {"__module__": "sentence_transformers.cross"})()
+def test_objects_of_sentence_transformers_are_refused_with_the_remedy():
+    cross_encoder = type(
+        "CrossEncoder", (nn.Module,), {"__module__": "sentence_transformers.cross"}
+    )()
     with pytest.raises(ValueError, match=r"auto_model.*model\.model of a CrossEncoder"):
-        fewer.attach(made)
+        fewer.attach(cross_encoder)
 
 
-def test_a_method_may_be_named_and_its_class_is_told_apart():
+def test_a_method_may_be_a_name_but_not_a_class():
     assert fewer.attachment(fewer.attach(tiny(), "ltp")).method == LTP()
     with pytest.raises(ValueError, match="class LTP"):
         fewer.attach(tiny(), LTP)

@@ -7,12 +7,12 @@ from fewer import Decision, Trace
 from fewer.core.decision import ExitOutput
 from fewer.hf.attach import parts
 from fewer.hf.task_heads import (
-    answered,
+    apply_exit_outputs,
     labels_of,
-    left_loss,
     logits_of,
     model_spec,
     pooler_of,
+    remaining_span_loss,
     task_loss,
 )
 from tests.contract.table import every_backbone
@@ -36,7 +36,7 @@ def _shape(model):
         ("MaskedLM", "", 0),
     ],
 )
-def test_a_shape_says_what_the_head_answers(backbone, task, answers, labels):
+def test_a_model_spec_holds_the_task_of_the_head(backbone, task, answers, labels):
     shape = _shape(tiny(backbone, task))
     assert (shape.answers, shape.labels) == (answers, labels)
 
@@ -49,7 +49,7 @@ def test_a_shape_says_what_the_head_answers(backbone, task, answers, labels):
         ({"problem_type": "multi_label_classification"}, "", 0),
     ],
 )
-def test_many_answers_at_once_are_none_that_a_method_could_give(settings, answers, labels):
+def test_vector_targets_have_no_task_for_methods(settings, answers, labels):
     shape = _shape(tiny(**settings))
     assert (shape.answers, shape.labels) == (answers, labels)
 
@@ -58,22 +58,22 @@ TANH = ("bert", "roberta", "xlm-roberta", "camembert", "albert", "albert-inner",
 
 
 @every_backbone
-def test_a_pooler_is_what_a_classifier_reads_through_tanh(backbone):
+def test_a_pooler_is_the_linear_map_before_tanh(backbone):
     model = tiny(backbone)
     pooler = pooler_of(*parts(model))
     assert (pooler is not None) == (backbone in TANH)
     if pooler is None:
         return
     batch, seen = ragged(model), []
-    with pooler.register_forward_hook(lambda _, given, made: seen.append((given[0], made))):
+    with pooler.register_forward_hook(lambda _, inputs, pooled: seen.append((inputs[0], pooled))):
         logits = model(**batch).logits
-    given, made = seen[0]
+    inputs, pooled = seen[0]
     if backbone.startswith(("bert", "albert")):  # their classifier is one map after the pooler
-        torch.testing.assert_close(model.classifier(torch.tanh(made)), logits)
+        torch.testing.assert_close(model.classifier(torch.tanh(pooled)), logits)
     else:
-        torch.testing.assert_close(model.classifier.out_proj(torch.tanh(made)), logits)
+        torch.testing.assert_close(model.classifier.out_proj(torch.tanh(pooled)), logits)
     first = model.base_model(**batch).last_hidden_state[:, 0]
-    torch.testing.assert_close(given, first)
+    torch.testing.assert_close(inputs, first)
 
 
 @pytest.mark.parametrize("task", ["TokenClassification", "QuestionAnswering", "Model"])
@@ -89,24 +89,24 @@ def test_the_loss_of_spans_is_the_models_own(backbone):
     starts, ends = places.unbind(1)
     with torch.no_grad():
         output = model(**batch, start_positions=starts, end_positions=ends)
-    found = task_loss(model.config, "span")(logits_of(output, "span"), places)
-    assert found.item() == pytest.approx(output.loss.item(), rel=1e-5)
+    actual = task_loss(model.config, "span")(logits_of(output, "span"), places)
+    assert actual.item() == pytest.approx(output.loss.item(), rel=1e-5)
 
 
 def test_the_loss_of_spans_by_hand():
     """Starts: certain of column 0 of 2, ln 2 away; ends: e^0 against 3 e^0, ln 4."""
     logits = torch.tensor([[[0.0, 0.0], [0.0, 1.0986123]]])
     loss = task_loss(None, "span")(logits, torch.tensor([[1, 0]]))
-    wanted = (torch.tensor(2.0).log() + torch.tensor(4.0).log()) / 2
-    assert loss.item() == pytest.approx(wanted.item())
+    expected = (torch.tensor(2.0).log() + torch.tensor(4.0).log()) / 2
+    assert loss.item() == pytest.approx(expected.item())
 
 
 def test_starts_and_ends_stand_side_by_side():
     starts, ends = torch.randn(2, 3), torch.randn(2, 3)
-    found = logits_of({"start_logits": starts, "end_logits": ends}, "span")
-    assert found.shape == (2, 3, 2)
-    assert torch.equal(found[..., 0], starts)
-    assert torch.equal(found[..., 1], ends)
+    actual = logits_of({"start_logits": starts, "end_logits": ends}, "span")
+    assert actual.shape == (2, 3, 2)
+    assert torch.equal(actual[..., 0], starts)
+    assert torch.equal(actual[..., 1], ends)
     assert logits_of({"logits": starts}, "text") is starts
 
 
@@ -137,42 +137,44 @@ def _dropping(slots, grid):
 def test_a_dropped_token_is_hidden_from_starts_and_ends():
     output = _Output(start_logits=torch.zeros(2, 3), end_logits=torch.ones(2, 3))
     trace = _dropping([1, 5], (2, 3))
-    exits = answered(output, trace, "span", trace.dropped)
+    exits = apply_exit_outputs(output, trace, "span", trace.dropped)
     assert not exits
     assert output.start_logits.tolist() == [[0, NEVER, 0], [0, 0, NEVER]]
     assert output.end_logits.tolist() == [[1, NEVER, 1], [1, 1, NEVER]]
 
 
-def test_unless_it_is_asked_nothing_is_hidden():
+def test_no_column_is_hidden_by_default():
     output = _Output(start_logits=torch.zeros(1, 3), end_logits=torch.ones(1, 3))
-    assert not answered(output, _dropping([1], (1, 3)), "span")
+    assert not apply_exit_outputs(output, _dropping([1], (1, 3)), "span")
     assert output.start_logits.tolist() == [[0, 0, 0]]
 
 
-def test_the_loss_of_what_is_left_is_that_of_the_model_without_what_left():
+def test_the_loss_of_remaining_tokens_is_that_of_the_model_without_the_pruned_ones():
     """Text 1 lost its column 1, where nothing is to be learned; text 0 its column 2, the end."""
     torch.manual_seed(0)
     logits, places = torch.randn(2, 4, 2), torch.tensor([[1, 2], [0, 3]])
     dropped = torch.tensor([[False, False, True, False], [False, True, False, False]])
     start = [logits[0, [0, 1, 3], 0].log_softmax(0)[1], logits[1, [0, 2, 3], 0].log_softmax(0)[0]]
     end = logits[1, [0, 2, 3], 1].log_softmax(0)[2]
-    wanted = -(sum(start) / 2 + end) / 2
-    torch.testing.assert_close(left_loss(logits, places, dropped), wanted)
+    expected = -(sum(start) / 2 + end) / 2
+    torch.testing.assert_close(remaining_span_loss(logits, places, dropped), expected)
 
 
-def test_where_every_answer_left_nothing_is_learned():
+def test_the_loss_is_zero_where_all_answers_are_pruned():
     logits = torch.randn(1, 3, 2, requires_grad=True)
-    loss = left_loss(logits, torch.tensor([[1, 1]]), torch.tensor([[False, True, False]]))
+    loss = remaining_span_loss(logits, torch.tensor([[1, 1]]), torch.tensor([[False, True, False]]))
     loss.backward()
     assert loss.item() == 0
     assert not logits.grad.any()
 
 
-def test_answers_of_exits_take_the_place_of_the_heads_and_it_is_told():
+def test_exit_outputs_replace_the_logits_of_the_head():
     output = _Output(logits=torch.zeros(2, 2))
     trace = Trace((2, 3), CPU)
-    assert not answered(output, trace, "text")
-    said = torch.tensor([[7.0, 8.0]])
-    trace.exit_outputs.append(ExitOutput(0, torch.tensor([1]), said, final=torch.tensor([True])))
-    assert answered(output, trace, "text")
+    assert not apply_exit_outputs(output, trace, "text")
+    exit_logits = torch.tensor([[7.0, 8.0]])
+    trace.exit_outputs.append(
+        ExitOutput(0, torch.tensor([1]), exit_logits, final=torch.tensor([True]))
+    )
+    assert apply_exit_outputs(output, trace, "text")
     assert output.logits.tolist() == [[0, 0], [7, 8]]

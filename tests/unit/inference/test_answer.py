@@ -5,10 +5,10 @@ from datasets import Dataset
 import fewer
 from fewer.inference import answer as answer_module
 from fewer.inference.answer import (
-    NOTHING,
+    NO_ANSWER,
     answer,
     choose_answers,
-    encode_few_questions,
+    encode_for_inference,
     encode_questions,
     span_logits,
 )
@@ -38,23 +38,23 @@ def _answer(model, questions=QUESTIONS, contexts=CONTEXTS, **options):
 @pytest.mark.parametrize("budget", [1, 40, 8192])
 def test_answers_are_those_of_each_question_alone_in_the_order_given(budget):
     model = fewer.attach(_plain())
-    found = _answer(model, iter(QUESTIONS), iter(CONTEXTS), token_budget=budget)
+    answers = _answer(model, iter(QUESTIONS), iter(CONTEXTS), token_budget=budget)
 
-    assert len(found) == len(QUESTIONS)
-    for span, question, context in zip(found, QUESTIONS, CONTEXTS, strict=True):
+    assert len(answers) == len(QUESTIONS)
+    for span, question, context in zip(answers, QUESTIONS, CONTEXTS, strict=True):
         (alone,) = _answer(model, [question], [context])
         assert (span.start, span.end, span.text) == (alone.start, alone.end, alone.text)
         assert span.score == pytest.approx(alone.score, abs=1e-4)
         assert context[span.start : span.end] == span.text != ""
-    assert len({span.start for span in found}) > 1
+    assert len({span.start for span in answers}) > 1
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_attached_or_not_the_answers_are_the_same(family):
     plain = _answer(_plain(family))
     packed = _answer(fewer.attach(_plain(family)))
-    assert [(one.start, one.end) for one in plain] == [(one.start, one.end) for one in packed]
-    scores = [torch.tensor([one.score for one in found]) for found in (plain, packed)]
+    assert [(best.start, best.end) for best in plain] == [(best.start, best.end) for best in packed]
+    scores = [torch.tensor([best.score for best in answers]) for answers in (plain, packed)]
     torch.testing.assert_close(*scores, atol=1e-4, rtol=0)
 
 
@@ -68,9 +68,9 @@ def test_a_short_context_is_answered_by_the_best_sum_of_logits():
     sums = (starts[:, None] + ends).masked_fill(torch.ones(3, 3).tril(-1).bool(), -torch.inf)
     first, last = divmod(int(sums.argmax()), 3)
 
-    (found,) = _answer(model, [question], [context])
-    assert found.text == " ".join(context.split()[first : last + 1])
-    assert found.score == pytest.approx(float(sums.flatten().softmax(0).max()), abs=1e-5)
+    (answers,) = _answer(model, [question], [context])
+    assert answers.text == " ".join(context.split()[first : last + 1])
+    assert answers.score == pytest.approx(float(sums.flatten().softmax(0).max()), abs=1e-5)
 
 
 def test_windows_cover_a_long_context_and_one_of_them_answers():
@@ -95,13 +95,13 @@ def test_a_few_questions_are_encoded_as_many_are_and_without_a_data_set(monkeypa
     tokenizer, limits = word_tokenizer(), {"max_length": 24, "stride": 6}
     questions, contexts = ["w3 w4", "w1", "lone \ud83d"], [CONTEXTS[2], "", "w9 w10"]
     many = encode_questions(questions, contexts, tokenizer, **limits)
-    monkeypatch.setattr(answer_module, "FEW", 2)
-    same = encode_few_questions(questions, contexts, tokenizer, **limits)
+    monkeypatch.setattr(answer_module, "MAX_PLAIN_QUESTIONS", 2)
+    same = encode_for_inference(questions, contexts, tokenizer, **limits)
     assert isinstance(same, Dataset)
     monkeypatch.undo()
     monkeypatch.setattr(Dataset, "from_dict", None)  # whoever calls it fails
-    few = encode_few_questions(questions, contexts, tokenizer, **limits)
-    assert {name: few[name] for name in few.column_names} == many[:]
+    plain_rows = encode_for_inference(questions, contexts, tokenizer, **limits)
+    assert {name: plain_rows[name] for name in plain_rows.column_names} == many[:]
     assert same[:] == many[:]
 
 
@@ -109,30 +109,30 @@ def test_several_answers_come_best_first():
     model, tokenizer = _plain(), word_tokenizer()
     encoded = encode_questions(["w3"], ["w9 w10 w11"], tokenizer, max_length=24, stride=6)
     logits = span_logits(model, encoded, tokenizer, [[0]], progress=False)
-    (found,) = choose_answers(logits, encoded, ["w9 w10 w11"], n_best=20)
-    assert len({(span.start, span.end) for span in found}) == len(found) == 6
-    assert sorted(found, key=lambda span: -span.score) == found
-    assert sum(span.score for span in found) == pytest.approx(1.0)
+    (answers,) = choose_answers(logits, encoded, ["w9 w10 w11"], n_best=20)
+    assert len({(span.start, span.end) for span in answers}) == len(answers) == 6
+    assert sorted(answers, key=lambda span: -span.score) == answers
+    assert sum(span.score for span in answers) == pytest.approx(1.0)
 
 
 def test_a_context_without_words_gets_the_empty_answer():
     for model in (_plain(), fewer.attach(_plain())):
-        assert _answer(model, ["w1", "w2", ""], ["", "  \n", ""]) == [NOTHING] * 3
-    assert Span("", 0.0, 0, 0) == NOTHING
+        assert _answer(model, ["w1", "w2", ""], ["", "  \n", ""]) == [NO_ANSWER] * 3
+    assert Span("", 0.0, 0, 0) == NO_ANSWER
 
 
-def test_tokens_that_are_gone_are_no_answers():
+def test_pruned_tokens_are_no_answers():
     model, tokenizer = _plain(), word_tokenizer()
     encoded = encode_questions(["w3"], ["w9 w10 w11"], tokenizer, max_length=24, stride=6)
     (values,) = span_logits(model, encoded, tokenizer, [[0]], progress=False)
     gone = torch.finfo(torch.float32).min / 4
     values[:, 3:5] = gone  # w9, w10
     assert [
-        [span.text for span in found]
-        for found in choose_answers([values], encoded, ["w9 w10 w11"], n_best=9)
+        [span.text for span in answers]
+        for answers in choose_answers([values], encoded, ["w9 w10 w11"], n_best=9)
     ] == [["w11"]]
     values[:, 5] = gone
-    assert choose_answers([values], encoded, ["w9 w10 w11"]) == [[NOTHING]]
+    assert choose_answers([values], encoded, ["w9 w10 w11"]) == [[NO_ANSWER]]
 
 
 def test_a_question_may_have_no_answer_where_that_is_allowed():

@@ -22,8 +22,8 @@ def _pipe(model=None, tokenizer=None, **settings):
 @pytest.fixture
 def fresh(monkeypatch):
     """Let transformers not know the task, and put its tables back after the test."""
-    known = {name: task for name, task in _tasks().items() if name != TASK}
-    monkeypatch.setattr(pipelines.PIPELINE_REGISTRY, "supported_tasks", known)
+    tasks = {name: task for name, task in _tasks().items() if name != TASK}
+    monkeypatch.setattr(pipelines.PIPELINE_REGISTRY, "supported_tasks", tasks)
     removed = {**vars(pipelines).get("REMOVED_TASKS", {}), TASK: "Use another."}
     monkeypatch.setattr(pipelines, "REMOVED_TASKS", removed, raising=False)
 
@@ -36,47 +36,47 @@ def _tasks():
 def test_the_best_answer_is_that_of_fewer_answer(attached):
     model = tiny("bert", "QuestionAnswering", num_labels=2)
     model = fewer.attach(model) if attached else model
-    found = _pipe(model)(question=QUESTION, context=CONTEXT, max_seq_len=24, doc_stride=6)
+    answers = _pipe(model)(question=QUESTION, context=CONTEXT, max_seq_len=24, doc_stride=6)
     options = {"max_length": 24, "stride": 6, "max_answer_length": 15, "progress": False}
-    (wanted,) = answer(model, word_tokenizer(), [QUESTION], [CONTEXT], **options)
+    (expected,) = answer(model, word_tokenizer(), [QUESTION], [CONTEXT], **options)
 
-    assert set(found) == {"score", "start", "end", "answer"}
-    assert found["answer"] == wanted.text == CONTEXT[found["start"] : found["end"]]
-    assert found["score"] == pytest.approx(wanted.score)
+    assert set(answers) == {"score", "start", "end", "answer"}
+    assert answers["answer"] == expected.text == CONTEXT[answers["start"] : answers["end"]]
+    assert answers["score"] == pytest.approx(expected.score)
 
 
 def test_all_ways_to_ask_are_the_same():
     qa = _pipe()
-    one = qa(question=QUESTION, context=CONTEXT)
-    asked = {"question": QUESTION, "context": CONTEXT}
-    assert qa(asked) == qa([asked]) == qa(QUESTION, CONTEXT) == one
-    assert qa(question=[QUESTION], context=CONTEXT) == one
+    answer = qa(question=QUESTION, context=CONTEXT)
+    row = {"question": QUESTION, "context": CONTEXT}
+    assert qa(row) == qa([row]) == qa(QUESTION, CONTEXT) == answer
+    assert qa(question=[QUESTION], context=CONTEXT) == answer
 
-    other = qa(question=OTHER[0], context=OTHER[1])
-    both = qa([asked, dict(zip(("question", "context"), OTHER, strict=True))])
-    assert both == qa(question=[QUESTION, OTHER[0]], context=[CONTEXT, OTHER[1]])
-    for found, alone in zip(both, (one, other), strict=True):
-        assert found["answer"] == alone["answer"]
-        assert found["score"] == pytest.approx(alone["score"], abs=1e-5)
+    second = qa(question=OTHER[0], context=OTHER[1])
+    pair = qa([row, dict(zip(("question", "context"), OTHER, strict=True))])
+    assert pair == qa(question=[QUESTION, OTHER[0]], context=[CONTEXT, OTHER[1]])
+    for answers, alone in zip(pair, (answer, second), strict=True):
+        assert answers["answer"] == alone["answer"]
+        assert answers["score"] == pytest.approx(alone["score"], abs=1e-5)
     same = qa(question=[QUESTION, OTHER[0]], context=OTHER[1])
-    assert [CONTEXT.find(one["answer"]) >= 0 for one in same] == [True, True]
+    assert [CONTEXT.find(answer["answer"]) >= 0 for answer in same] == [True, True]
 
 
-def test_several_answers_come_best_first_and_are_as_many_as_asked_for():
-    found = _pipe()(question=OTHER[0], context=OTHER[1], top_k=2)
+def test_top_k_answers_come_best_first():
+    answers = _pipe()(question=OTHER[0], context=OTHER[1], top_k=2)
     everything = _pipe()(question=OTHER[0], context=OTHER[1], top_k=9)
-    assert [len(found), len(everything)] == [2, 3]
-    assert found == everything[:2]
-    scores = [one["score"] for one in everything]
+    assert [len(answers), len(everything)] == [2, 3]
+    assert answers == everything[:2]
+    scores = [answer["score"] for answer in everything]
     assert scores == sorted(scores, reverse=True)
     assert sum(scores) == pytest.approx(1.0)
 
 
 def test_settings_of_the_pipeline_hold_until_a_call_has_others():
     qa = _pipe(top_k=2, max_answer_len=1)
-    found = qa(question=QUESTION, context=CONTEXT)
-    assert [len(one["answer"].split()) for one in found] == [1, 1]
-    assert set(qa(question=QUESTION, context=CONTEXT, top_k=1)) == set(found[0])
+    answers = qa(question=QUESTION, context=CONTEXT)
+    assert [len(answer["answer"].split()) for answer in answers] == [1, 1]
+    assert set(qa(question=QUESTION, context=CONTEXT, top_k=1)) == set(answers[0])
 
 
 def test_answers_end_where_words_do():
@@ -86,14 +86,16 @@ def test_answers_end_where_words_do():
     assert any(piece.startswith("##") for piece in pieces)
     torch.manual_seed(0)
     model = tiny("bert", "QuestionAnswering", num_labels=2, vocab_size=300)
-    whole = _pipe(model, tokenizer)("film", context, top_k=20)
+    aligned = _pipe(model, tokenizer)("film", context, top_k=20)
     parts = _pipe(model, tokenizer)("film", context, top_k=20, align_to_words=False)
 
     edges = {0, len(context), *(n for n, sign in enumerate(context) if sign == " ")}
     edges |= {edge + 1 for edge in edges}
-    assert all({one["start"], one["end"]} <= edges for one in whole)
-    assert not all({one["start"], one["end"]} <= edges for one in parts)
-    assert len({(one["start"], one["end"]) for one in whole}) == len(whole) < len(parts)
+    assert all({answer["start"], answer["end"]} <= edges for answer in aligned)
+    assert not all({answer["start"], answer["end"]} <= edges for answer in parts)
+    assert (
+        len({(answer["start"], answer["end"]) for answer in aligned}) == len(aligned) < len(parts)
+    )
 
 
 def test_a_long_question_keeps_its_first_tokens():
@@ -107,13 +109,13 @@ def test_there_may_be_no_answer():
     qa = _pipe()
     with torch.no_grad():
         qa.model.qa_outputs.weight.zero_()  # all spans are as likely, [CLS] no less
-    found = qa(question="w1", context="w2 w3", handle_impossible_answer=True, top_k=9)
-    assert sorted(one["answer"] for one in found) == ["", "w2", "w2 w3", "w3"]
-    assert [one["score"] for one in found] == pytest.approx([0.25] * 4)
+    answers = qa(question="w1", context="w2 w3", handle_impossible_answer=True, top_k=9)
+    assert sorted(answer["answer"] for answer in answers) == ["", "w2", "w2 w3", "w3"]
+    assert [answer["score"] for answer in answers] == pytest.approx([0.25] * 4)
     assert qa(question="w1", context="")["answer"] == ""
 
 
-def test_what_cannot_be_asked_is_refused():
+def test_invalid_inputs_are_refused():
     qa = _pipe()
     for call in (
         lambda: qa(question="w1"),
@@ -149,7 +151,7 @@ def test_settings_without_sense_are_refused_by_name(settings, error):
         _pipe(**settings)
 
 
-def test_an_unknown_setting_is_told_with_those_that_are_taken():
+def test_an_unknown_setting_is_refused_with_the_valid_ones():
     with pytest.raises(TypeError) as caught:
         _pipe()(*OTHER, max_answer_length=3)
     for name in (
@@ -179,10 +181,10 @@ def test_an_unknown_setting_is_told_with_those_that_are_taken():
 )
 def test_settings_of_transformers_4_are_taken(settings):
     qa = _pipe()
-    wanted = qa(*OTHER, top_k=2)
-    assert qa(*OTHER, **settings) == wanted
-    asked = dict(zip(("question", "context"), OTHER, strict=True))
-    assert qa(data=asked, **settings) == qa(X=[asked], **settings) == wanted
+    expected = qa(*OTHER, top_k=2)
+    assert qa(*OTHER, **settings) == expected
+    row = dict(zip(("question", "context"), OTHER, strict=True))
+    assert qa(data=row, **settings) == qa(X=[row], **settings) == expected
 
 
 @pytest.mark.parametrize("attached", [True, False])
@@ -191,11 +193,11 @@ def test_empty_and_blank_texts_are_answered_beside_others(attached, align):
     model = tiny("bert", "QuestionAnswering", num_labels=2)
     qa = _pipe(fewer.attach(model) if attached else model)
     contexts = ["", " \n\t ", OTHER[1], "\u200b", OTHER[1]]
-    found = qa(question=["w1", "", "", "w3", OTHER[0]], context=contexts, align_to_words=align)
+    answers = qa(question=["w1", "", "", "w3", OTHER[0]], context=contexts, align_to_words=align)
     nothing = {"score": 0.0, "start": 0, "end": 0, "answer": ""}
-    assert found[:2] == [nothing] * 2
-    assert found[2]["answer"] in ("w9", "w10", "w9 w10")
-    assert found[4]["answer"] == qa(*OTHER)["answer"]
+    assert answers[:2] == [nothing] * 2
+    assert answers[2]["answer"] in ("w9", "w10", "w9 w10")
+    assert answers[4]["answer"] == qa(*OTHER)["answer"]
     for texts in ({"question": None, "context": "w1"}, {"question": "w1", "context": None}):
         with pytest.raises(TypeError, match="row 0"):
             qa(texts)
@@ -214,7 +216,7 @@ def test_transformers_makes_this_pipeline_once_it_is_registered(fresh):
 
 
 def test_a_pipeline_that_transformers_has_is_kept(fresh):
-    theirs = {"impl": transformers.Pipeline, "pt": ()}
-    _tasks()[TASK] = theirs
+    existing = {"impl": transformers.Pipeline, "pt": ()}
+    _tasks()[TASK] = existing
     register()
-    assert _tasks()[TASK] is theirs
+    assert _tasks()[TASK] is existing

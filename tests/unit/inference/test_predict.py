@@ -25,11 +25,11 @@ def _alone(model, text, pair=None, **options):
 
 @pytest.mark.parametrize("budget", [1, 20, 8192])
 def test_answers_are_those_of_each_text_alone_in_the_order_given(model, budget):
-    found = fewer.predict(model, word_tokenizer(), iter(TEXTS), token_budget=budget)
-    assert found.shape == (len(TEXTS), 3)
-    for row, text in zip(found, TEXTS, strict=True):
+    batched = fewer.predict(model, word_tokenizer(), iter(TEXTS), token_budget=budget)
+    assert batched.shape == (len(TEXTS), 3)
+    for row, text in zip(batched, TEXTS, strict=True):
         torch.testing.assert_close(row, _alone(model, text), atol=1e-5, rtol=0)
-    assert len({tuple(row.tolist()) for row in found.round(decimals=4)}) > 3
+    assert len({tuple(row.tolist()) for row in batched.round(decimals=4)}) > 3
 
 
 def test_a_few_texts_are_read_without_a_data_set(model, monkeypatch):
@@ -48,13 +48,13 @@ def test_a_few_texts_are_read_without_a_data_set(model, monkeypatch):
 
 
 def test_many_texts_get_the_answers_of_a_few(model, monkeypatch):
-    wanted = fewer.predict(model, word_tokenizer(), TEXTS)
+    expected = fewer.predict(model, word_tokenizer(), TEXTS)
     monkeypatch.setattr(texts, "BATCH_TEXTS", 2)
     assert isinstance(texts.encode_rows(TEXTS, word_tokenizer(), max_length=20), datasets.Dataset)
-    assert torch.equal(fewer.predict(model, word_tokenizer(), TEXTS), wanted)
+    assert torch.equal(fewer.predict(model, word_tokenizer(), TEXTS), expected)
 
 
-def test_it_is_said_once_why_nothing_leaves_before_exits_are_trained(caplog, monkeypatch):
+def test_a_threshold_at_its_initial_value_is_logged_once(caplog, monkeypatch):
     monkeypatch.setattr(predict_module, "_logged", set())
     model, tokenizer = fewer.attach(tiny(), fewer.EarlyExit()), word_tokenizer()
     for _ in range(2):
@@ -75,10 +75,10 @@ def test_a_batch_has_no_more_tokens_than_the_budget(model):
 
 
 def test_pairs_are_read_as_pairs(model):
-    others = TEXTS[::-1]
-    found = fewer.predict(model, word_tokenizer(), TEXTS, text_pairs=iter(others))
-    alone = [_alone(model, text, other) for text, other in zip(TEXTS, others, strict=True)]
-    torch.testing.assert_close(found, torch.stack(alone), atol=1e-5, rtol=0)
+    second_texts = TEXTS[::-1]
+    batched = fewer.predict(model, word_tokenizer(), TEXTS, text_pairs=iter(second_texts))
+    alone = [_alone(model, text, second) for text, second in zip(TEXTS, second_texts, strict=True)]
+    torch.testing.assert_close(batched, torch.stack(alone), atol=1e-5, rtol=0)
 
 
 def test_no_texts_give_no_rows(model):
@@ -88,14 +88,14 @@ def test_no_texts_give_no_rows(model):
 def test_a_model_that_is_not_attached_answers_too():
     plain = tiny(num_labels=3)
     packed = fewer.attach(tiny(num_labels=3))
-    found = [fewer.predict(model, word_tokenizer(), TEXTS) for model in (plain, packed)]
-    torch.testing.assert_close(*found, atol=1e-5, rtol=0)
+    batched = [fewer.predict(model, word_tokenizer(), TEXTS) for model in (plain, packed)]
+    torch.testing.assert_close(*batched, atol=1e-5, rtol=0)
 
 
 def test_the_model_is_read_in_eval_mode_and_left_as_it_was(model):
     model.train()
-    found = [fewer.predict(model, word_tokenizer(), TEXTS) for _ in range(2)]
-    assert torch.equal(*found)
+    batched = [fewer.predict(model, word_tokenizer(), TEXTS) for _ in range(2)]
+    assert torch.equal(*batched)
     assert model.training
 
 
@@ -130,12 +130,12 @@ def test_rows_and_pairs_are_refused_with_the_option_that_takes_them(model):
 
 def test_columns_of_tables_are_texts(model):
     frame = pandas.DataFrame({"text": TEXTS[:3]})
-    wanted = fewer.predict(model, word_tokenizer(), TEXTS[:3])
+    expected = fewer.predict(model, word_tokenizer(), TEXTS[:3])
     for column in (frame["text"], Dataset.from_pandas(frame)["text"], frame["text"].to_numpy()):
-        assert torch.equal(fewer.predict(model, word_tokenizer(), column), wanted)
+        assert torch.equal(fewer.predict(model, word_tokenizer(), column), expected)
 
 
 @pytest.mark.parametrize("length", [0, -1])
-def test_a_length_below_one_is_refused_not_taken_for_the_default(model, length):
+def test_a_length_below_one_is_refused(model, length):
     with pytest.raises(ValueError, match=f"max_length must be .*got {length}"):
         fewer.predict(model, word_tokenizer(), ["a"], max_length=length)

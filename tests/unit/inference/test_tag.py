@@ -42,11 +42,11 @@ def _tag(model, sentences, **options):
 @pytest.mark.parametrize("decode", ["viterbi", "repair", "none"])
 @pytest.mark.parametrize("budget", [1, 20, 8192])
 def test_tags_are_those_of_each_sentence_alone_in_the_order_given(model, budget, decode):
-    found = _tag(model, iter(SENTENCES), token_budget=budget, decode=decode)
+    results = _tag(model, iter(SENTENCES), token_budget=budget, decode=decode)
 
-    assert [len(tags) for tags in found] == [len(words) for words in SENTENCES]
-    assert found == [_tag(model, [words], decode=decode)[0] for words in SENTENCES]
-    assert len({label for tags in found for label in tags}) > 2
+    assert [len(tags) for tags in results] == [len(words) for words in SENTENCES]
+    assert results == [_tag(model, [words], decode=decode)[0] for words in SENTENCES]
+    assert len({label for tags in results for label in tags}) > 2
 
 
 def test_first_pieces_carry_the_answers_of_the_model():
@@ -82,33 +82,33 @@ def test_viterbi_and_repair_give_no_headless_tags(model):
         labels = [NAMES.index(label) for label in tags]
         return not first[labels[0]] or not moves[labels[:-1], labels[1:]].all()
 
-    found = {
+    results = {
         decode: _tag(model, sentences, decode=decode) for decode in ("none", "repair", "viterbi")
     }
-    assert sum(map(headless, found["none"])) > 10
-    assert sum(map(headless, found["repair"])) == 0
-    assert sum(map(headless, found["viterbi"])) == 0
-    assert found["repair"] != found["viterbi"]
+    assert sum(map(headless, results["none"])) > 10
+    assert sum(map(headless, results["repair"])) == 0
+    assert sum(map(headless, results["viterbi"])) == 0
+    assert results["repair"] != results["viterbi"]
 
 
 def test_label_sets_without_bio_are_left_alone():
     model = _plain(["NOUN", "VERB", "I-"])
-    found = [_tag(model, SENTENCES, decode=decode) for decode in ("none", "repair", "viterbi")]
-    assert found[0] == found[1] == found[2]
+    results = [_tag(model, SENTENCES, decode=decode) for decode in ("none", "repair", "viterbi")]
+    assert results[0] == results[1] == results[2]
 
 
 def test_repair_gives_only_labels_of_the_model():
     model = _plain(["I-PER", "I-LOC", "O"])
-    found = _tag(model, SENTENCES, decode="repair")
-    assert {label for tags in found for label in tags} <= {"I-PER", "I-LOC", "O"}
+    results = _tag(model, SENTENCES, decode="repair")
+    assert {label for tags in results for label in tags} <= {"I-PER", "I-LOC", "O"}
 
 
 def test_overlong_sentences_are_read_in_windows(model):
     words = [f"w{n % 50}" for n in range(200)]  # the model reads 40 tokens
-    found = _tag(model, [["w1"], words, ["w2"]])
+    results = _tag(model, [["w1"], words, ["w2"]])
 
-    assert [len(tags) for tags in found] == [1, 200, 1]
-    assert found[0] == _tag(model, [["w1"]])[0]
+    assert [len(tags) for tags in results] == [1, 200, 1]
+    assert results[0] == _tag(model, [["w1"]])[0]
     assert (
         _tag(model, [words], decode="none")[0][:30]
         == _tag(model, [words[:38]], decode="none")[0][:30]
@@ -120,14 +120,14 @@ def test_logits_are_given_in_the_order_of_the_rows(model):
     encoded = encode_words(SENTENCES, tokenizer, max_length=40)
     batches = token_budget_batches(list(encoded["length"]), 20)
 
-    found = tag_logits(model, encoded, tokenizer, batches, progress=False)
+    results = tag_logits(model, encoded, tokenizer, batches, progress=False)
 
-    assert [tuple(logits.shape) for logits in found] == [(len(words), 5) for words in SENTENCES]
-    assert {logits.dtype for logits in found} == {torch.float32}
+    assert [tuple(logits.shape) for logits in results] == [(len(words), 5) for words in SENTENCES]
+    assert {logits.dtype for logits in results} == {torch.float32}
     alone = encode_words([SENTENCES[3]], tokenizer, max_length=40)
     (logits,) = tag_logits(model, alone, tokenizer, [[0]], progress=False)
-    torch.testing.assert_close(found[3], logits, atol=1e-5, rtol=0)
-    assert choose_tags(found, encoded, label_names(model)) == _tag(model, SENTENCES)
+    torch.testing.assert_close(results[3], logits, atol=1e-5, rtol=0)
+    assert choose_tags(results, encoded, label_names(model)) == _tag(model, SENTENCES)
 
 
 @pytest.mark.filterwarnings("ignore::fewer.tasks.TruncationWarning")
@@ -136,9 +136,9 @@ def test_words_that_were_cut_are_outside(model):
     encoded = encode_words([SENTENCES[0]], tokenizer, max_length=5, overlong="truncate")
     logits = tag_logits(model, encoded, tokenizer, [[0]], progress=False)
 
-    found = choose_tags(logits, encoded, NAMES)
-    assert len(found[0]) == 6
-    assert found[0][3:] == ["O"] * 3
+    results = choose_tags(logits, encoded, NAMES)
+    assert len(results[0]) == 6
+    assert results[0][3:] == ["O"] * 3
 
 
 def test_no_sentences_and_no_words_give_none(model):
@@ -194,7 +194,7 @@ def test_tags_are_legal_in_every_spelling(names):
     assert _chosen(names, best) in ([begin, outside, begin, inside], [outside, *best[1:]])
 
 
-def test_a_model_of_iob1_is_told_of_repair():
+def test_a_model_of_iob1_gets_a_warning_that_names_repair():
     best = ["I-PER", "O", "I-LOC", "B-LOC", "O"] * 10
     with pytest.warns(DataWarning, match=r"all 20 mentions .*decode='repair'"):
         _chosen(NAMES, best)

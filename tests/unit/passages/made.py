@@ -46,9 +46,9 @@ def index_of(model, folder=None, tokenizer=None, passages=PASSAGES, **options):
     return index(model, tokenizer or tokenizer_of(), passages, folder, progress=False, **options)
 
 
-def same(found, wanted, tolerance=1e-4):
-    assert [(one.passage, one.text, one.start, one.end) for one in found] == [
-        (one.passage, one.text, one.start, one.end) for one in wanted
+def same(actual, expected, tolerance=1e-4):
+    assert [(answer.passage, answer.text, answer.start, answer.end) for answer in actual] == [
+        (answer.passage, answer.text, answer.start, answer.end) for answer in expected
     ]
-    scores = [[one.score for one in answers] for answers in (found, wanted)]
+    scores = [[answer.score for answer in answers] for answers in (actual, expected)]
     assert scores[0] == pytest.approx(scores[1], abs=tolerance)

@@ -32,24 +32,24 @@ from tests.unit.passages.made import (
 def test_an_index_that_was_interrupted_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(building, "SHARD_CHARS", 30)
     model = model_of()
-    wanted = index_of(model, tmp_path / "whole")
+    expected = index_of(model, tmp_path / "whole")
     read = building.read_lower
     passes = []
 
-    def killed(*given):
-        passes.append(given)
+    def killed(*arguments):
+        passes.append(arguments)
         if len(passes) > 4:
             raise KeyboardInterrupt
-        return read(*given)
+        return read(*arguments)
 
     monkeypatch.setattr(building, "read_lower", killed)
     with pytest.raises(KeyboardInterrupt):
         index_of(model, tmp_path / "own")
     with pytest.raises(FileNotFoundError, match="its index was not finished"):
         PassageIndex.open(tmp_path / "own", model, tokenizer_of())
-    there = {file: file.stat().st_mtime_ns for file in (tmp_path / "own").glob("*.safetensors")}
-    assert 0 < len(there) < len(wanted.store.shards)
-    last = max(there)
+    times = {file: file.stat().st_mtime_ns for file in (tmp_path / "own").glob("*.safetensors")}
+    assert 0 < len(times) < len(expected.store.shards)
+    last = max(times)
     last.write_bytes(last.read_bytes()[:-5])
 
     monkeypatch.setattr(building, "read_lower", read)
@@ -57,8 +57,8 @@ def test_an_index_that_was_interrupted_goes_on(tmp_path, monkeypatch):
     files = [sorted(folder.iterdir()) for folder in (tmp_path / "own", tmp_path / "whole")]
     assert [file.name for file in files[0]] == [file.name for file in files[1]]
     assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]]
-    assert {file for file, time in there.items() if file.stat().st_mtime_ns == time} == (
-        set(there) - {last}
+    assert {file for file, time in times.items() if file.stat().st_mtime_ns == time} == (
+        set(times) - {last}
     )
 
 
@@ -68,8 +68,8 @@ def test_shards_of_other_passages_are_not_taken_for_these(tmp_path, monkeypatch)
     index_of(model, tmp_path, passages={"twelve": "w1 w2"})
     (tmp_path / "passages.json").unlink()
     index_of(model, tmp_path)
-    own = PassageIndex.open(tmp_path, model, tokenizer_of())
-    assert own.store.text("twelve") == PASSAGES["twelve"]
+    index = PassageIndex.open(tmp_path, model, tokenizer_of())
+    assert index.store.text("twelve") == PASSAGES["twelve"]
 
 
 def test_a_finished_index_is_not_overwritten(tmp_path):
@@ -79,7 +79,7 @@ def test_a_finished_index_is_not_overwritten(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "other",
+    "opening",
     [
         lambda: (model_of(seed=1), tokenizer_of()),
         lambda: (model_of(method=METHODS["three"]), tokenizer_of()),
@@ -91,34 +91,36 @@ def test_a_finished_index_is_not_overwritten(tmp_path):
     ],
     ids=["weights", "lower", "method", "family", "tokenizer", "layer", "embeddings"],
 )
-def test_an_index_of_another_model_is_refused(other, tmp_path):
+def test_an_index_of_another_model_is_refused(opening, tmp_path):
     index_of(model_of(), tmp_path)
     with pytest.raises(ValueError, match="index of another model, method or tokenizer"):
-        PassageIndex.open(tmp_path, *other())
+        PassageIndex.open(tmp_path, *opening())
 
 
 def _edited(prefix):
     model = model_of()
     with torch.no_grad():
-        next(own for name, own in model.named_parameters() if name.startswith(prefix))[0, 0] += 1
+        next(index for name, index in model.named_parameters() if name.startswith(prefix))[
+            0, 0
+        ] += 1
     return model
 
 
-def test_what_does_not_change_the_states_may_change(tmp_path):
+def test_an_index_opens_after_changes_that_do_not_change_the_states(tmp_path):
     model, tokenizer = model_of(), tokenizer_of()
-    own = index_of(model, tmp_path / "index")
+    index = index_of(model, tmp_path / "index")
     fewer.save(model, tmp_path / "model")
     tokenizer(["w1", "w2 w3"], padding=True, truncation=True, max_length=8)  # its backend notes it
 
     loaded = fewer.load(tmp_path / "model")  # optimized for this processor
     opened = PassageIndex.open(tmp_path / "index", loaded, tokenizer)
-    same(opened.ask(QUESTIONS, list(PASSAGES)), own.ask(QUESTIONS, list(PASSAGES)), 1e-3)
+    same(opened.ask(QUESTIONS, list(PASSAGES)), index.ask(QUESTIONS, list(PASSAGES)), 1e-3)
     for prefix in ("bert.encoder.layer.2.", "qa_outputs"):
         PassageIndex.open(tmp_path / "index", _edited(prefix), tokenizer)
 
 
 @pytest.mark.parametrize(
-    ("broken", "said"),
+    ("broken", "message"),
     [
         (lambda folder: (folder / "passages-00000.safetensors").unlink(), "is missing"),
         (lambda folder: _cut(folder / "passages-00000.safetensors"), "must have .* bytes"),
@@ -130,11 +132,11 @@ def test_what_does_not_change_the_states_may_change(tmp_path):
     ],
     ids=["missing", "cut", "manifest", "schema", "places", "checksum", "key"],
 )
-def test_a_broken_folder_is_refused(broken, said, tmp_path):
+def test_a_broken_folder_is_refused(broken, message, tmp_path):
     model = model_of()
     index_of(model, tmp_path)
     broken(tmp_path)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         PassageIndex.open(tmp_path, model, tokenizer_of())
 
 
@@ -157,9 +159,9 @@ def test_a_shard_that_is_not_one_is_refused_when_it_is_read(tmp_path):
     index_of(model, tmp_path)
     shard = tmp_path / "passages-00000.safetensors"
     shard.write_bytes(b"\xff" * shard.stat().st_size)
-    own = PassageIndex.open(tmp_path, model, tokenizer_of())
+    index = PassageIndex.open(tmp_path, model, tokenizer_of())
     with pytest.raises(ValueError, match="cannot be read"):
-        own.ask(["w1"], ["one"])
+        index.ask(["w1"], ["one"])
 
 
 def _flipped(path, place):
@@ -210,7 +212,7 @@ def test_a_shard_damaged_before_the_index_was_finished_is_made_anew(tmp_path, mo
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 
-def test_what_an_interrupted_run_left_of_other_passages_is_removed(tmp_path, monkeypatch):
+def test_shards_of_an_interrupted_run_on_other_passages_are_removed(tmp_path, monkeypatch):
     monkeypatch.setattr(building, "SHARD_CHARS", 30)
     model = model_of()
     index_of(model, tmp_path / "alone", passages={"one": "w7"})
@@ -222,30 +224,30 @@ def test_what_an_interrupted_run_left_of_other_passages_is_removed(tmp_path, mon
     assert names[0] == names[1]
 
 
-def test_one_of_several_writers_wins_and_the_others_are_told_the_folder(tmp_path, monkeypatch):
+def test_one_of_several_writers_wins_and_the_errors_name_the_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(building, "SHARD_CHARS", 30)
     model, folder = model_of(), tmp_path / "shared"
-    wanted = index_of(model, tmp_path / "alone").ask(QUESTIONS, list(PASSAGES))
+    expected = index_of(model, tmp_path / "alone").ask(QUESTIONS, list(PASSAGES))
     with lock_folder(folder), pytest.raises(ValueError, match="shared must have one writer"):
         index_of(model, folder)
 
-    barrier, told = threading.Barrier(6), []
+    barrier, errors = threading.Barrier(6), []
 
     def write(number):
         barrier.wait()
         try:
             index_of(model, folder)
         except ValueError as error:
-            told.append(str(error))
+            errors.append(str(error))
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(told) == 5
-    assert all(str(folder) in error for error in told)
-    same(PassageIndex.open(folder, model, tokenizer_of()).ask(QUESTIONS, list(PASSAGES)), wanted)
+    assert len(errors) == 5
+    assert all(str(folder) in error for error in errors)
+    same(PassageIndex.open(folder, model, tokenizer_of()).ask(QUESTIONS, list(PASSAGES)), expected)
     files = [
         {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
         for name in ("alone", "shared")
@@ -276,14 +278,14 @@ def test_an_index_that_is_killed_goes_on_to_the_same_bytes(tmp_path):
 
 def test_a_copied_folder_is_the_same_index(tmp_path):
     model = model_of()
-    wanted = index_of(model, tmp_path / "made").ask(QUESTIONS, list(PASSAGES))
+    expected = index_of(model, tmp_path / "made").ask(QUESTIONS, list(PASSAGES))
     shutil.copytree(tmp_path / "made", tmp_path / "copied")
-    own = PassageIndex.open(tmp_path / "copied", model, tokenizer_of())
-    assert own.ask(QUESTIONS, list(PASSAGES)) == wanted
+    index = PassageIndex.open(tmp_path / "copied", model, tokenizer_of())
+    assert index.ask(QUESTIONS, list(PASSAGES)) == expected
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "message"),
     [
         (
             lambda: model_of(method=fewer.Dense()),
@@ -314,8 +316,8 @@ def test_a_copied_folder_is_the_same_index(tmp_path):
     ],
     ids=["dense", "classifier", "blocks", "lengths", "exits", "big-bird", "own blocks"],
 )
-def test_a_model_whose_passages_depend_on_the_question_is_refused(model, said):
-    with pytest.raises(ValueError, match=said):
+def test_a_model_whose_passages_depend_on_the_question_is_refused(model, message):
+    with pytest.raises(ValueError, match=message):
         index_of(model())
 
 
@@ -341,14 +343,14 @@ def test_bad_input_is_refused():
         index_of(model, passages={5: "a"})
     with pytest.raises(ValueError, match="at most 40 tokens"):
         index_of(model, max_length=41)
-    own = index_of(model)
+    index = index_of(model)
     with pytest.raises(
         ValueError, match=r"no passage 'twelv' in the index \(did you mean 'twelve'"
     ):
-        own.ask(["w1"], ["twelv"])
+        index.ask(["w1"], ["twelv"])
     with pytest.raises(ValueError, match=r"ids must be .*got 2 questions and 1 ids"):
-        own.ask(["w1", "w2"], ["one"])
+        index.ask(["w1", "w2"], ["one"])
     with pytest.raises(TypeError, match="got one string"):
-        own.ask("w1", ["one"])
+        index.ask("w1", ["one"])
     with pytest.raises(TypeError, match=r"questions, row 1 .*got None"):
-        own.ask(["w1", None], ["one", "one"])
+        index.ask(["w1", None], ["one", "one"])
