@@ -202,7 +202,7 @@ def _find_label_column(rows: Dataset, label: str | None) -> str:
     binary = [name for name in rows.column_names if _is_binary(rows, name)]
     hint = f" {few(binary)} hold 0 and 1: {_MULTI_LABEL}" if len(binary) > 1 else ""
     raise ValueError(
-        "label must be the name of a column, as training and scores need labels even for methods "
+        "label must be the name of a column, as training and scoring need labels even for methods "
         f"that learn without them (FastBERT); got the columns {few(rows.column_names)}, none of "
         f"{few(LABEL_COLUMNS)}. Set label='...'{hint and '.'}{hint}"
     )

@@ -11,13 +11,13 @@ def _checkpoint(folder, number=1):
     return place
 
 
-def test_the_newest_is_told_by_its_number_not_its_name(tmp_path):
+def test_the_newest_has_the_highest_number_not_the_last_name(tmp_path):
     for number in (9, 10, 100):
         write_manifest(_checkpoint(tmp_path, number))
     assert newest_whole(tmp_path).name == "checkpoint-100"
 
 
-def test_the_newest_that_is_whole_wins_over_a_newer_that_is_not(tmp_path):
+def test_the_newest_complete_checkpoint_wins_over_a_newer_incomplete_one(tmp_path):
     for number in (1, 2, 3, 4):
         write_manifest(_checkpoint(tmp_path, number))
     (tmp_path / "checkpoint-4" / "optimizer.pt").unlink()
@@ -25,7 +25,7 @@ def test_the_newest_that_is_whole_wins_over_a_newer_that_is_not(tmp_path):
     assert newest_whole(tmp_path).name == "checkpoint-2"
 
 
-def test_where_nothing_is_whole_there_is_no_newest(tmp_path):
+def test_without_a_complete_checkpoint_there_is_no_newest(tmp_path):
     assert newest_whole(tmp_path) is None
     assert newest_whole(tmp_path / "nowhere") is None
     _checkpoint(tmp_path)

@@ -37,7 +37,7 @@ BUILDS = [Build(compiled, old) for compiled in (None, CUDA) for old in (False, T
 
 
 def install(monkeypatch: pytest.MonkeyPatch, build: Build, available: bool) -> None:
-    """Make torch answer as this build does, on a machine whose GPU is there or is not."""
+    """Simulate this build of torch on a machine with or without a GPU."""
 
     def current_accelerator(check_available: bool = False) -> torch.device | None:
         return build.compiled if available or not check_available else None
@@ -73,7 +73,7 @@ def test_a_gpu_that_is_there_is_used(old: bool, monkeypatch: pytest.MonkeyPatch)
     assert training_device() == CUDA
 
 
-def test_only_a_device_that_works_on_its_own_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_an_asynchronous_device_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[torch.device] = []
     monkeypatch.setattr("torch.accelerator.synchronize", waits.append)
     for device in (CPU, CUDA):

@@ -57,12 +57,12 @@ def test_phases_are_kept_whole_in_order_and_checkpoints_are_cleared(fitted):
         assert [place.name for place in (folder / name).iterdir()] == ["model"]
 
 
-def test_the_result_is_attached_in_eval_mode_and_removes_for_real(fitted):
+def test_the_result_is_attached_in_eval_mode_and_prunes_tokens(fitted):
     model, _ = fitted
-    own = fewer.attachment(model)
+    attached = fewer.attachment(model)
     assert not model.training
-    assert own.method == METHOD
-    assert (own.apply_in_training, own.apply_in_eval) == ("compact", "compact")
+    assert attached.method == METHOD
+    assert (attached.apply_in_training, attached.apply_in_eval) == ("compact", "compact")
     assert share(model, texts(40, seed=1)) < 0.95
 
 
@@ -104,16 +104,18 @@ def test_every_parameter_may_train_again_afterwards(fitted):
 
 
 def test_the_policys_loss_is_added_in_the_soft_phase_only(tmp_path, monkeypatch):
-    soft, loss = [], LTPPolicy.loss
+    soft_keys, loss = [], LTPPolicy.loss
 
-    def watching(policy, lesson):
-        soft.append(lesson.trace.layers[-1].keys.detach())
-        return loss(policy, lesson)
+    def record_keys(policy, batch):
+        soft_keys.append(batch.trace.layers[-1].keys.detach())
+        return loss(policy, batch)
 
-    monkeypatch.setattr(LTPPolicy, "loss", watching)
+    monkeypatch.setattr(LTPPolicy, "loss", record_keys)
     run(tmp_path / "run")
-    assert len(soft) == STEPS
-    assert any((keys != keys.round()).any() for keys in soft)  # sums of gates: removal was played
+    assert len(soft_keys) == STEPS
+    assert any(
+        (keys != keys.round()).any() for keys in soft_keys
+    )  # sums of gates: pruning was soft
 
 
 def test_frozen_parameters_stay_frozen_through_all_phases(tmp_path):
@@ -129,7 +131,7 @@ def test_frozen_parameters_stay_frozen_through_all_phases(tmp_path):
     assert fitted.classifier.weight.requires_grad
 
 
-def test_thresholds_frozen_by_the_user_thaw_for_the_soft_phase_and_freeze_again(tmp_path):
+def test_thresholds_frozen_by_the_user_are_trained_in_the_soft_phase_and_frozen_again(tmp_path):
     model = fewer.attach(small_model(), METHOD)
     fewer.attachment(model).policy.threshold.requires_grad_(False)
     fitted = run(tmp_path / "run", model, dense=None)
@@ -148,15 +150,15 @@ def test_a_target_is_met_on_the_training_texts(tmp_path, target):
 
 
 def test_dropout_is_set_for_training_only(tmp_path, monkeypatch):
-    model, seen, step = small_model(hidden_dropout_prob=0.3), set(), Trainer.training_step
+    model, probabilities, step = small_model(hidden_dropout_prob=0.3), set(), Trainer.training_step
 
-    def watching(self, model, *args, **kwargs):
-        seen.update(m.p for m in model.modules() if isinstance(m, torch.nn.Dropout))
+    def record_dropout(self, model, *args, **kwargs):
+        probabilities.update(m.p for m in model.modules() if isinstance(m, torch.nn.Dropout))
         return step(self, model, *args, **kwargs)
 
-    monkeypatch.setattr(Trainer, "training_step", watching)
+    monkeypatch.setattr(Trainer, "training_step", record_dropout)
     run(tmp_path / "run", model, schedule=dataclasses.replace(QUICK, dropout=0.0))
-    assert seen == {0.0}
+    assert probabilities == {0.0}
     assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.1, 0.3}
 
 
@@ -176,7 +178,7 @@ def test_without_a_method_there_is_the_dense_phase_alone(tmp_path):
     assert not (tmp_path / "run" / "1-soft").exists()
 
 
-def test_given_phases_replace_those_of_the_method(tmp_path):
+def test_phases_replace_those_of_the_method(tmp_path):
     hard = METHOD.phases()[1]
     fitted = run(tmp_path / "run", dense=None, phases=[dataclasses.replace(hard, name="only")])
     assert (tmp_path / "run" / "0-only").is_dir()
@@ -184,13 +186,13 @@ def test_given_phases_replace_those_of_the_method(tmp_path):
     assert torch.equal(fewer.attachment(fitted).policy.threshold.detach(), start)
 
 
-def test_kernel_and_protected_ids_last_through_all_phases(tmp_path):
+def test_kernel_and_protected_ids_are_kept_through_all_phases(tmp_path):
     model = fewer.attach(small_model(), kernel="reference", protect=(3,))
     settings = fewer.attachment(run(tmp_path / "run", model)).settings
     assert (settings.method, settings.kernel, settings.protect) == (METHOD, "reference", (3,))
 
 
-def test_thresholds_that_are_attached_already_are_gone_on_with(tmp_path):
+def test_training_continues_from_attached_thresholds(tmp_path):
     model = fewer.attach(small_model(), METHOD)
     with torch.no_grad():
         fewer.attachment(model).policy.threshold.fill_(0.07)
@@ -221,7 +223,7 @@ def test_an_empty_training_set_is_refused_before_anything_is_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("train", "said"),
+    ("train", "message"),
     [
         ([{"text": "a", "label": 1}], r"got a list.*Dataset\.from_list.*encode"),
         ({"train": []}, r"got a dict.*data\['train'\]"),
@@ -229,8 +231,8 @@ def test_an_empty_training_set_is_refused_before_anything_is_written(tmp_path):
         (Dataset.from_dict({"text": ["a"], "label": [1]}), "got text, label.*encode"),
     ],
 )
-def test_rows_that_are_not_encoded_are_refused_with_the_way_out(tmp_path, train, said):
-    with pytest.raises((TypeError, ValueError), match=f"^train must .*{said}"):
+def test_rows_that_are_not_encoded_are_refused_with_the_fix(tmp_path, train, message):
+    with pytest.raises((TypeError, ValueError), match=f"^train must .*{message}"):
         fewer.fit(small_model(), fewer.LTP(), train, tokenizer=None, output_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -260,9 +262,7 @@ def test_adapters_are_refused_before_anything_is_written(tmp_path):
         ("policy_learning_rate", (None, math.nan)),
     ],
 )
-def test_a_phase_that_nothing_can_train_is_refused_before_anything_is_written(
-    tmp_path, name, value
-):
+def test_a_phase_out_of_range_is_refused_before_anything_is_written(tmp_path, name, value):
     phase = dataclasses.replace(dense_phase(), **{name: value})
     with pytest.raises(ValueError, match=name.removeprefix("policy_")):
         run(tmp_path / "run", dense=phase)

@@ -18,10 +18,10 @@ QUICK = MaskedSchedule(steps=4, batch_tokens=96, precision="fp32", save_every=2,
 
 
 def texts(rows=24, seed=0):
-    """Draw texts of which a word tells the next: w0 w1 w2 ..., ragged."""
-    draw = random.Random(seed)
-    starts = [(draw.randrange(50), draw.randint(1, 40)) for _ in range(rows)]
-    return [" ".join(f"w{(start + n) % 50}" for n in range(many)) for start, many in starts]
+    """Draw ragged texts in which each word determines the next: w0 w1 w2 ..."""
+    generator = random.Random(seed)
+    starts = [(generator.randrange(50), generator.randint(1, 40)) for _ in range(rows)]
+    return [" ".join(f"w{(start + n) % 50}" for n in range(words)) for start, words in starts]
 
 
 def encoder(**settings):
@@ -134,15 +134,15 @@ def test_a_killed_run_resumes_to_the_same_weights_if_its_masks_are_the_same(tmp_
         assert torch.equal(resumed.state_dict()[name], value), name
 
 
-def test_another_encoder_does_not_go_on_with_a_run(tmp_path):
+def test_another_encoder_cannot_resume_a_run(tmp_path):
     run(encoder(), tmp_path)
-    other = encoder()
-    torch.nn.init.normal_(other.get_input_embeddings().weight)
+    second_encoder = encoder()
+    torch.nn.init.normal_(second_encoder.get_input_embeddings().weight)
     with pytest.raises(ValueError, match="weights differ"):
-        run(other, tmp_path, resume=True)
+        run(second_encoder, tmp_path, resume=True)
 
 
-def test_a_folder_with_a_run_is_not_trained_over(tmp_path):
+def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
     run(encoder(), tmp_path)
     with pytest.raises(ValueError, match=r"^output_dir .*resume=True"):
         run(encoder(), tmp_path)

@@ -1,4 +1,4 @@
-"""Faults of power: kills at any moment, a full disk, two writers. No run ends elsewhere for it."""
+"""Kills at any moment, a full disk, two writers: every run ends at the same weights."""
 
 import multiprocessing
 import random
@@ -25,12 +25,12 @@ def _weights(folder):
     return load_file(folder / "model" / "model.safetensors")
 
 
-def _assert_same(folder, whole):
-    held, wanted = _weights(folder), _weights(whole)
-    assert held.keys() == wanted.keys()
-    for name, tensor in wanted.items():
-        assert torch.equal(held[name], tensor), name
-    fewer.load(folder / "model")  # sealed, and as the manifest says
+def _assert_same(folder, reference):
+    actual, expected = _weights(folder), _weights(reference)
+    assert actual.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(actual[name], tensor), name
+    fewer.load(folder / "model")  # checked by its manifest
 
 
 @pytest.fixture(scope="module")
@@ -53,19 +53,19 @@ def unbroken(tmp_path_factory):
     return folder, time.perf_counter() - start
 
 
-def _kill_at_times(processes, folder, unbroken, draw, kills):
-    whole, seconds = unbroken
+def _kill_at_times(processes, folder, unbroken, generator, kills):
+    reference, seconds = unbroken
     for _ in range(kills):
         process = processes.Process(target=_train, args=(folder, True))
         process.start()
-        process.join(draw.uniform(0.1, 0.8) * seconds)
+        process.join(generator.uniform(0.1, 0.8) * seconds)
         process.kill()
         process.join()
     process = processes.Process(target=_train, args=(folder, True))
     process.start()
     process.join()
     assert process.exitcode == 0
-    _assert_same(folder, whole)
+    _assert_same(folder, reference)
 
 
 def test_a_run_killed_at_random_moments_ends_at_the_same_weights(processes, unbroken, tmp_path):
@@ -78,31 +78,31 @@ def test_runs_killed_many_times_end_at_the_same_weights(processes, unbroken, tmp
     _kill_at_times(processes, tmp_path / "run", unbroken, random.Random(seed), 5)
 
 
-def test_a_run_that_met_a_full_disk_goes_on_to_the_same_weights(unbroken, tmp_path):
-    whole, _ = unbroken
+def test_a_run_stopped_by_a_full_disk_resumes_to_the_same_weights(unbroken, tmp_path):
+    reference, _ = unbroken
     with files_of_at_most(20_000), pytest.raises(OSError, match="checkpoint-2"):
         run(tmp_path / "run")
     assert not list((tmp_path / "run").rglob("model"))
     run(tmp_path / "run", resume=True)
-    _assert_same(tmp_path / "run", whole)
+    _assert_same(tmp_path / "run", reference)
 
 
-def test_a_second_run_in_one_folder_is_told(tmp_path):
+def test_a_second_run_in_one_folder_is_refused(tmp_path):
     folder = tmp_path / "run"
     with lock_folder(folder), pytest.raises(ValueError, match=str(folder)):
         run(folder)
     assert not (folder / "fit.json").exists()
 
 
-def test_another_base_model_is_not_gone_on_with(tmp_path):
+def test_another_base_model_cannot_resume_a_run(tmp_path):
     with files_of_at_most(20_000), pytest.raises(OSError, match="checkpoint"):
         run(tmp_path)
-    other = small_model(seed=1)
+    second_model = small_model(seed=1)
     with pytest.raises(ValueError, match="weights differ"):
-        run(tmp_path, other, resume=True)
+        run(tmp_path, second_model, resume=True)
 
 
-def test_a_new_head_is_no_other_base_model(tmp_path):
+def test_a_new_head_does_not_change_the_base_model(tmp_path):
     with files_of_at_most(20_000), pytest.raises(OSError, match="checkpoint"):
         run(tmp_path)
     model = small_model()
@@ -111,7 +111,7 @@ def test_a_new_head_is_no_other_base_model(tmp_path):
         run(tmp_path, model, resume=True)
 
 
-def test_a_damaged_final_model_is_found(unbroken, tmp_path):
+def test_a_damaged_final_model_is_detected(unbroken, tmp_path):
     run(tmp_path)
     for name in ("model.safetensors", "config.json"):
         file = tmp_path / "model" / name

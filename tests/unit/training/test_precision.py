@@ -8,11 +8,11 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("name", ["fp32", "bf16"])
-def test_what_is_asked_for_is_taken(name):
+def test_a_named_precision_is_returned(name):
     assert choose(name, CPU) == name
 
 
-def test_fp16_on_a_cpu_is_refused_with_a_way_out():
+def test_fp16_on_a_cpu_is_refused_with_the_fix():
     with pytest.raises(ValueError, match=r"^precision .*'bf16' or 'fp32' on a CPU.*got 'fp16'"):
         choose("fp16", CPU)
 
@@ -33,5 +33,5 @@ def test_auto_takes_bf16_only_where_it_is_clearly_faster(fp32, bf16, expected, m
     assert choose("auto", CPU) == expected
 
 
-def test_auto_settles_on_this_machine():
+def test_auto_resolves_on_this_machine():
     assert choose("auto", CPU) in ("fp32", "bf16")

@@ -30,13 +30,13 @@ def test_relevance_is_padded_with_zeros_and_positions_are_stacked():
     assert batch["end_positions"].tolist() == [2, 0, 5]
 
 
-def test_padding_is_on_the_right_whatever_the_tokenizer_says():
+def test_padding_is_on_the_right_for_any_padding_side_of_the_tokenizer():
     tokenizer = word_tokenizer()
     tokenizer.padding_side = "left"
     assert SpanCollator(tokenizer)(ROWS)["input_ids"][1].tolist() == [7, 0, 0, 0, 0, 0]
 
 
-def test_what_rows_do_not_have_is_not_asked_for():
+def test_columns_that_rows_lack_are_left_out():
     plain = [{"input_ids": row["input_ids"], "attention_mask": [1]} for row in ROWS[1:2]]
     assert set(SpanCollator(word_tokenizer())(plain)) == {"input_ids", "attention_mask"}
 

@@ -1,4 +1,4 @@
-"""A run that was killed and taken up again ends where it would have ended anyway."""
+"""A run that was killed and resumed ends at the weights of an uninterrupted run."""
 
 import dataclasses
 import json
@@ -22,9 +22,9 @@ def _states(folder):
     }
 
 
-def _assert_same(states, wanted):
-    assert states.keys() == wanted.keys()
-    for phase, state in wanted.items():
+def _assert_same(states, expected):
+    assert states.keys() == expected.keys()
+    for phase, state in expected.items():
         for name, value in state.items():
             assert torch.equal(states[phase][name], value), (phase, name)
 
@@ -44,16 +44,16 @@ def steps(monkeypatch):
     class Steps(list):
         kill = None
 
-    taken, step = Steps(), Trainer.training_step
+    training_steps, step = Steps(), Trainer.training_step
 
     def counting(self, *args, **kwargs):
-        if len(taken) == taken.kill:
+        if len(training_steps) == training_steps.kill:
             raise KeyboardInterrupt
-        taken.append(self.state.global_step)
+        training_steps.append(self.state.global_step)
         return step(self, *args, **kwargs)
 
     monkeypatch.setattr(Trainer, "training_step", counting)
-    return taken
+    return training_steps
 
 
 def _killed(steps, folder, at, **options):
@@ -67,7 +67,7 @@ def _killed(steps, folder, at, **options):
 
 # before the first checkpoint, after it, at the seam of two phases, in the last
 @pytest.mark.parametrize("at", [1, 3, STEPS, 2 * STEPS + 3])
-def test_a_run_killed_anywhere_ends_where_the_other_ended(tmp_path, steps, uninterrupted, at):
+def test_a_run_killed_anywhere_resumes_to_the_same_weights(tmp_path, steps, uninterrupted, at):
     folder = tmp_path / "run"
     _killed(steps, folder, at)
     run(folder, resume=True)
@@ -75,7 +75,7 @@ def test_a_run_killed_anywhere_ends_where_the_other_ended(tmp_path, steps, unint
     assert len(steps) == 3 * STEPS - at + (at % STEPS) % QUICK.save_every
 
 
-def test_a_run_killed_twice_ends_there_too(tmp_path, steps, uninterrupted):
+def test_a_run_killed_twice_resumes_to_the_same_weights(tmp_path, steps, uninterrupted):
     folder = tmp_path / "run"
     _killed(steps, folder, 3)
     _killed(steps, folder, 6, resume=True)
@@ -110,7 +110,7 @@ def test_a_phase_killed_before_its_manifest_is_written_is_not_trained_again(
         (MANIFEST, None),
     ],
 )
-def test_a_damaged_checkpoint_is_passed_over(tmp_path, steps, uninterrupted, name, damage):
+def test_a_damaged_checkpoint_is_skipped(tmp_path, steps, uninterrupted, name, damage):
     folder = tmp_path / "run"
     _killed(steps, folder, STEPS + 4)  # checkpoints 2 and 4 of the soft phase are there
     file = folder / "1-soft" / "checkpoint-4" / name
@@ -135,22 +135,22 @@ def test_a_damaged_phase_is_trained_again(tmp_path, steps, uninterrupted):
 def test_a_finished_run_is_opened_without_training(tmp_path, steps):
     first = run(tmp_path / "run")
     steps.clear()
-    again = run(tmp_path / "run", resume=True)
+    second = run(tmp_path / "run", resume=True)
     assert steps == []
     for name, value in first.state_dict().items():
-        assert torch.equal(again.state_dict()[name], value)
+        assert torch.equal(second.state_dict()[name], value)
 
 
 def test_frozen_parameters_stay_frozen_after_a_resume(tmp_path, steps):
-    def frozen():
+    def frozen_model():
         model = small_model()
         model.bert.embeddings.requires_grad_(False)
         return model
 
-    wanted = frozen().bert.embeddings.word_embeddings.weight
-    _killed(steps, tmp_path / "run", STEPS + 1, model=frozen())
-    fitted = run(tmp_path / "run", frozen(), resume=True)
-    assert torch.equal(fitted.bert.embeddings.word_embeddings.weight, wanted)
+    expected = frozen_model().bert.embeddings.word_embeddings.weight
+    _killed(steps, tmp_path / "run", STEPS + 1, model=frozen_model())
+    fitted = run(tmp_path / "run", frozen_model(), resume=True)
+    assert torch.equal(fitted.bert.embeddings.word_embeddings.weight, expected)
     assert not fitted.bert.embeddings.word_embeddings.weight.requires_grad
 
 
@@ -181,19 +181,19 @@ def test_a_folder_that_holds_a_run_is_refused_unless_it_is_resumed(tmp_path, ste
         ({"train": texts(ROWS).select(range(ROWS - 1, -1, -1))}, "data"),
     ],
 )
-def test_another_run_is_not_gone_on_with(tmp_path, steps, options, differing):
+def test_another_run_is_not_resumed(tmp_path, steps, options, differing):
     _killed(steps, tmp_path / "run", 1)
     with pytest.raises(ValueError, match=f"^output_dir .*whose {differing} differ"):
         run(tmp_path / "run", resume=True, **options)
 
 
-def test_resuming_where_nothing_is_begins(tmp_path, steps, uninterrupted):
+def test_resuming_an_empty_folder_starts_a_run(tmp_path, steps, uninterrupted):
     run(tmp_path / "run", resume=True)
     assert len(steps) == 3 * STEPS
     _assert_same(_states(tmp_path / "run"), uninterrupted)
 
 
-def test_the_note_says_what_the_run_is(tmp_path, steps):
+def test_the_run_file_holds_the_settings_of_the_run(tmp_path, steps):
     _killed(steps, tmp_path / "run", 0)
     note = json.loads((tmp_path / "run" / "fit.json").read_text())
     assert note["method"] == method_to(METHOD) | {
@@ -206,11 +206,11 @@ def test_the_note_says_what_the_run_is(tmp_path, steps):
 def _legacy_model(folder):
     """Load a BERT whose checkpoint names its norms gamma and beta, as the first ones did."""
     small_model().save_pretrained(folder)
-    held = load_file(folder / "model.safetensors")
-    for name in list(held):
-        old = name.replace("LayerNorm.weight", "LayerNorm.gamma")
-        held[old.replace("LayerNorm.bias", "LayerNorm.beta")] = held.pop(name)
-    save_file(held, folder / "model.safetensors", metadata={"format": "pt"})
+    weights = load_file(folder / "model.safetensors")
+    for name in list(weights):
+        legacy_name = name.replace("LayerNorm.weight", "LayerNorm.gamma")
+        weights[legacy_name.replace("LayerNorm.bias", "LayerNorm.beta")] = weights.pop(name)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return BertForSequenceClassification.from_pretrained(folder).train()
 
 
@@ -226,22 +226,24 @@ def test_a_base_model_with_norms_of_old_names_resumes_to_the_same_end(
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("change", "message"),
     [
-        (lambda held: held.pop("classifier.bias"), "missing: classifier.bias"),
-        (lambda held: held.update(extra=torch.ones(1)), "unexpected: extra"),
+        (lambda weights: weights.pop("classifier.bias"), "missing: classifier.bias"),
+        (lambda weights: weights.update(extra=torch.ones(1)), "unexpected: extra"),
         (
-            lambda held: held.update({"classifier.bias": torch.ones(5)}),
+            lambda weights: weights.update({"classifier.bias": torch.ones(5)}),
             "of another shape: classifier.bias",
         ),
     ],
 )
-def test_a_checkpoint_with_other_weights_is_refused_by_file_and_key(tmp_path, steps, change, named):
+def test_a_checkpoint_with_other_weights_is_refused_by_file_and_key(
+    tmp_path, steps, change, message
+):
     _killed(steps, tmp_path / "run", 3)
     checkpoint = tmp_path / "run" / "0-dense" / "checkpoint-2"
-    held = load_file(checkpoint / "model.safetensors")
-    change(held)
-    save_file(held, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    weights = load_file(checkpoint / "model.safetensors")
+    change(weights)
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
     write_manifest(checkpoint)
-    with pytest.raises(ValueError, match=f"checkpoint-2.model.safetensors .*{named}"):
+    with pytest.raises(ValueError, match=f"checkpoint-2.model.safetensors .*{message}"):
         run(tmp_path / "run", resume=True)

@@ -43,11 +43,11 @@ def test_matrices_decay_and_nothing_else_does(model):
     assert _names(model, learned) == {"bert.fewer.policy.threshold"}
 
 
-@pytest.mark.parametrize(("own", "wanted"), [(0.1, 0.1), (None, 1e-3)])
-def test_the_policy_has_its_own_rate_or_that_of_the_model(model, own, wanted):
-    *others, learned = parameter_groups(model, _phase(policy_learning_rate=own), 0.01)
-    assert learned["lr"] == wanted
-    assert all("lr" not in group for group in others)
+@pytest.mark.parametrize(("rate", "expected"), [(0.1, 0.1), (None, 1e-3)])
+def test_the_policy_has_its_own_rate_or_that_of_the_model(model, rate, expected):
+    *model_groups, policy_group = parameter_groups(model, _phase(policy_learning_rate=rate), 0.01)
+    assert policy_group["lr"] == expected
+    assert all("lr" not in group for group in model_groups)
 
 
 def test_a_phase_of_the_model_leaves_the_policy_alone(model):
@@ -64,7 +64,7 @@ def test_a_phase_of_the_policy_leaves_the_model_alone(model):
     assert all(parameter.requires_grad for parameter in model.parameters())  # as before
 
 
-def test_what_was_frozen_before_stays_out(model):
+def test_frozen_parameters_are_in_no_group(model):
     for parameter in model.bert.embeddings.parameters():
         parameter.requires_grad_(False)
     with training_only(model, _phase()):
@@ -83,7 +83,9 @@ def _trainer(model, phase, folder, **settings):
 
 
 @pytest.mark.parametrize("regularise", [True, False])
-def test_the_loss_is_that_of_the_task_and_of_the_policy_if_asked_for(model, tmp_path, regularise):
+def test_the_loss_is_that_of_the_task_and_with_regularise_of_the_policy(
+    model, tmp_path, regularise
+):
     trainer = _trainer(model, _phase(regularise=regularise), tmp_path)
     batch = ragged(model) | {"labels": torch.tensor([0, 1, 2, 1, 0])}
     model.train()
@@ -113,11 +115,11 @@ def test_the_optimizer_has_the_groups_of_the_phase(model, tmp_path):
     assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 1e-3, 0.1]
 
 
-def _questions(method):
+def _attach_questions(method):
     return fewer.attach(tiny(task="QuestionAnswering"), method)
 
 
-def _answers(model):
+def _draw_answers(model):
     """Draw a batch of questions with their answers; each text's last token is relevant."""
     batch = ragged(model)
     last = batch["attention_mask"].sum(1) - 1
@@ -125,70 +127,75 @@ def _answers(model):
     return batch | {"start_positions": last, "end_positions": last, "relevant": relevant}
 
 
-def _told(monkeypatch, policy):
-    """Collect the lessons that a kind of policy is given."""
-    lessons, loss = [], policy.loss
-    monkeypatch.setattr(policy, "loss", lambda own, one: lessons.append(one) or loss(own, one))
-    return lessons
+def _record_batches(monkeypatch, policy):
+    """Record the training batches of a policy class."""
+    batches, loss = [], policy.loss
+    monkeypatch.setattr(
+        policy, "loss", lambda self, batch: batches.append(batch) or loss(self, batch)
+    )
+    return batches
 
 
-def _no_dropout(model):
+def _disable_dropout(model):
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     return model.train()
 
 
-def test_relevance_reaches_the_lesson_and_not_the_model(tmp_path, monkeypatch):
-    model = _no_dropout(_questions(BlockSkim(block=4)))
-    lessons = _told(monkeypatch, BlockSkimPolicy)
-    batch = _answers(model)
+def test_relevance_is_in_the_training_batch_and_not_in_the_model_inputs(tmp_path, monkeypatch):
+    model = _disable_dropout(_attach_questions(BlockSkim(block=4)))
+    batches = _record_batches(monkeypatch, BlockSkimPolicy)
+    batch = _draw_answers(model)
     trainer = _trainer(model, BlockSkim(block=4).phases()[0], tmp_path)
     loss = trainer.compute_loss(model, dict(batch))
-    (one,) = lessons
-    assert torch.equal(one.relevant, batch["relevant"])
-    assert torch.equal(one.labels, torch.stack((batch["start_positions"],) * 2, 1))
-    assert one.teacher is None
-    task = one.loss(one.logits, one.labels)
-    added = fewer.attachment(model).policy.loss(one)
-    assert added > 0.01
-    assert loss.item() == pytest.approx((task + added).item(), rel=1e-5)
+    (training_batch,) = batches
+    assert torch.equal(training_batch.relevant, batch["relevant"])
+    assert torch.equal(training_batch.labels, torch.stack((batch["start_positions"],) * 2, 1))
+    assert training_batch.teacher is None
+    task_loss = training_batch.loss(training_batch.logits, training_batch.labels)
+    policy_loss = fewer.attachment(model).policy.loss(training_batch)
+    assert policy_loss > 0.01
+    assert loss.item() == pytest.approx((task_loss + policy_loss).item(), rel=1e-5)
 
 
 def test_a_phase_of_the_predictors_alone_leaves_the_model_in_eval_mode(tmp_path, monkeypatch):
-    """Its predictors still learn, and nobody is skimmed while they do."""
+    """Its predictors still learn, and no block is skipped meanwhile."""
     method = BlockSkim(block=4, training="two_stage")
-    model = _questions(method).train()
+    model = _attach_questions(method).train()
     fewer.set_threshold(model, threshold=1.0)
-    lessons = _told(monkeypatch, BlockSkimPolicy)
-    batch = _answers(model)
+    batches = _record_batches(monkeypatch, BlockSkimPolicy)
+    batch = _draw_answers(model)
     _trainer(model, method.phases()[0], tmp_path).compute_loss(model, dict(batch)).backward()
     assert not model.bert.encoder.training
-    (one,) = lessons
-    assert [said.layer for said in one.trace.predictor_outputs] == [0, 1, 2]
-    assert not one.trace.dropped.any()
+    (training_batch,) = batches
+    assert [output.layer for output in training_batch.trace.predictor_outputs] == [0, 1, 2]
+    assert not training_batch.trace.dropped.any()
     policy = fewer.attachment(model).policy
     assert all(predictor[0].weight.grad.any() for predictor in policy.predictors)
 
 
 def test_the_teacher_is_the_model_as_it_was_before_the_phase():
-    """It reads both texts together and numbers them through, as the model did without DeFormer."""
-    model = _questions(DeFormer(lower=1))
-    teacher, plain = teacher_of(model), tiny(task="QuestionAnswering")
+    """It encodes both texts together with consecutive positions, as the model without DeFormer."""
+    model = _attach_questions(DeFormer(lower=1))
+    teacher, dense = teacher_of(model), tiny(task="QuestionAnswering")
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(2.0)
-        found, wanted = (one(**ragged(model)) for one in (teacher, plain))
+        teacher_output, dense_output = (network(**ragged(model)) for network in (teacher, dense))
     real = ragged(model)["attention_mask"].bool()
     torch.testing.assert_close(
-        logits_of(found, "span")[real], logits_of(wanted, "span")[real], atol=1e-5, rtol=0
+        logits_of(teacher_output, "span")[real],
+        logits_of(dense_output, "span")[real],
+        atol=1e-5,
+        rtol=0,
     )
     assert not teacher.training
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
 
 
-def test_the_teacher_drops_nobody_and_shows_the_layers_that_its_learner_watches():
-    model = _questions(DeFormer(lower=1)).train()
+def test_the_teacher_drops_no_token_and_records_the_layers_of_its_student():
+    model = _attach_questions(DeFormer(lower=1)).train()
     teacher = teacher_of(model)
     with fewer.record() as traces:
         teacher(**ragged(model))
@@ -199,52 +206,58 @@ def test_the_teacher_drops_nobody_and_shows_the_layers_that_its_learner_watches(
     model.eval()
     with fewer.record() as traces:
         teacher(**ragged(model))
-    assert traces[0].states == {}  # nobody learns now
+    assert traces[0].states == {}  # no training
 
-    skimming = teacher_of(fewer.set_threshold(_questions(BlockSkim(block=4)), threshold=1.0))
+    skimming = teacher_of(fewer.set_threshold(_attach_questions(BlockSkim(block=4)), threshold=1.0))
     with fewer.record() as traces:
         skimming(**ragged(model))
     assert not traces[0].dropped.any()
 
 
-def test_a_phase_with_a_teacher_asks_it_for_every_lesson(tmp_path, monkeypatch):
+def test_a_phase_with_a_teacher_runs_it_for_every_training_batch(tmp_path, monkeypatch):
     method = DeFormer(lower=1)
-    model = _no_dropout(_questions(method))
-    lessons = _told(monkeypatch, DeFormerPolicy)
+    model = _disable_dropout(_attach_questions(method))
+    batches = _record_batches(monkeypatch, DeFormerPolicy)
     trainer = _trainer(model, method.phases()[0], tmp_path)
-    teacher, batch = trainer._teacher, _answers(model)
-    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    teacher, batch = trainer._teacher, _draw_answers(model)
+    weights = {name: value.clone() for name, value in teacher.state_dict().items()}
     trainer.create_optimizer()
     for _ in range(3):
         trainer.compute_loss(model, dict(batch)).backward()
         trainer.optimizer.step()
-    assert len(lessons) == 3
-    for one in lessons:
-        assert list(one.teacher.trace.states) == list(one.trace.states) == [1, 2]
-        assert not one.teacher.logits.requires_grad
-        assert torch.equal(one.teacher.logits, lessons[0].teacher.logits)
-    assert not torch.equal(lessons[2].logits, lessons[0].logits)
-    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
-    listed = {id(one) for group in trainer.optimizer.param_groups for one in group["params"]}
-    assert not listed & {id(one) for one in teacher.parameters()}
+    assert len(batches) == 3
+    for training_batch in batches:
+        assert (
+            list(training_batch.teacher.trace.states) == list(training_batch.trace.states) == [1, 2]
+        )
+        assert not training_batch.teacher.logits.requires_grad
+        assert torch.equal(training_batch.teacher.logits, batches[0].teacher.logits)
+    assert not torch.equal(batches[2].logits, batches[0].logits)
+    assert all(torch.equal(value, weights[name]) for name, value in teacher.state_dict().items())
+    optimized = {
+        id(parameter) for group in trainer.optimizer.param_groups for parameter in group["params"]
+    }
+    assert not optimized & {id(parameter) for parameter in teacher.parameters()}
 
 
-def test_without_a_wish_for_it_there_is_no_teacher(tmp_path):
+def test_a_phase_without_distillation_has_no_teacher(tmp_path):
     method = DeFormer(lower=1, distillation=0.0, similarity=0.0)
-    model = _questions(method).train()
+    model = _attach_questions(method).train()
     trainer = _trainer(model, method.phases()[0], tmp_path)
     assert trainer._teacher is None
-    loss = trainer.compute_loss(model, _answers(model))
+    loss = trainer.compute_loss(model, _draw_answers(model))
     assert torch.isfinite(loss)
 
 
 @pytest.mark.parametrize("bf16", [True, False])
-def test_the_teacher_reads_in_the_precision_of_the_training(tmp_path, bf16):
+def test_the_teacher_computes_in_the_precision_of_training(tmp_path, bf16):
     """accelerate wraps the model's own forward in autocast, and only that."""
     method = DeFormer(lower=1)
-    model = _questions(method).train()
+    model = _attach_questions(method).train()
     trainer = _trainer(model, method.phases()[0], tmp_path, bf16=bf16)
-    teacher, seen = trainer._teacher, []
-    teacher.register_forward_pre_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
-    trainer.compute_loss(model, _answers(model))
-    assert seen == [bf16]
+    teacher, autocast_states = trainer._teacher, []
+    teacher.register_forward_pre_hook(
+        lambda *_: autocast_states.append(torch.is_autocast_enabled("cpu"))
+    )
+    trainer.compute_loss(model, _draw_answers(model))
+    assert autocast_states == [bf16]
