@@ -58,12 +58,12 @@ def bench(
     results: Annotated[Path | None, typer.Option(help="Add the row to this .jsonl file.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write one HTML file here.")] = None,
 ) -> None:
-    """Time batches of the data's own lengths, all systems interleaved on the same batches.
+    r"""Time batches of the data's own lengths, all systems interleaved on the same batches.
 
     Example: fewer bench runs/reviews/model --data test.csv --threads 1
 
-    With --peers also ONNX Runtime, OpenVINO and torch.compile, each in its precisions, beside fewer
-    dense and with the method: pip install 'fewer[peers]'.
+    With --peers also ONNX Runtime, OpenVINO and torch.compile, each in its precisions.
+    Install them first: pip install 'fewer\[peers]'.
     """
     _check_options(peers, report, fixed_length, exclude)
     loaded = load(

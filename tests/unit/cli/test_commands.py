@@ -93,6 +93,11 @@ def test_explain_escapes_the_users_text(trained: Path, tmp_path: Path) -> None:
     assert "good" in page.read_text()
 
 
+def test_the_help_of_bench_names_the_extra(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("bench", "--help") == 0
+    assert "pip install 'fewer[peers]'" in capsys.readouterr().out
+
+
 def test_methods_lists_every_method(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("methods") == 0
     out = capsys.readouterr().out
