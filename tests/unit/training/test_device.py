@@ -19,7 +19,7 @@ from fewer.training.fit import dense_phase
 from fewer.training.masked import MaskedSchedule, adapt
 from fewer_lra import run as arena
 from tests.tiny import tiny, word_tokenizer
-from tests.unit.lra import toy
+from tests.unit.fewer_lra import toy
 from tests.unit.training import synthetic
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
