@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fewer.measure import memory
+from benchmarks.support import memory
 
 MEGABYTE = 1 << 20
 

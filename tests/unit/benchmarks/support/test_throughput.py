@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import fewer
+from benchmarks.support import throughput as module
 from benchmarks.support.throughput import throughput
-from fewer.measure import throughput as module
 from tests.tiny import word_tokenizer
 from tests.unit.training.synthetic import METHOD, small_model, texts
 
