@@ -1,4 +1,4 @@
-"""What summing attention received adds to the time of attention, by the compiled kernel.
+"""Time that summing received attention adds to attention, in the compiled kernel.
 
 Random queries, keys and values of MiniLM's shape; with and without the score in turn.
 """
@@ -23,21 +23,21 @@ BATCHES = {"1 x 128": [128], "1 x 512": [512], "32 x 128": [128] * 32, "8 x 256"
 
 def measure(runs: int = 60) -> dict[str, Any]:
     """Time each batch in each precision; `score` is the median share it adds."""
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for dtype in (torch.float32, torch.bfloat16):
         if best(dtype) is None:
             continue
         for name, lengths in BATCHES.items():
-            call = _call(lengths, dtype)
+            call = _draw_call(lengths, dtype)
             times: dict[bool, list[float]] = {False: [], True: []}
-            for turn in range(2 * runs):
-                times[turn % 2 == 1].append(_once(replace(call, scored=turn % 2 == 1)))
+            for step in range(2 * runs):
+                times[step % 2 == 1].append(_time_call(replace(call, scored=step % 2 == 1)))
             ratios = [b / a for a, b in zip(times[False], times[True], strict=True)]
-            found[f"{str(dtype).partition('.')[2]}, {name}"] = {
+            results[f"{str(dtype).partition('.')[2]}, {name}"] = {
                 "attention_ms": statistics.median(times[False]),
                 "score": statistics.median(ratios) - 1,
             }
-    return found
+    return results
 
 
 def main(results: Path) -> None:
@@ -45,11 +45,11 @@ def main(results: Path) -> None:
     torch.set_num_threads(1)
     row = {"kind": "score", **provenance(), "seed": 0, "found": measure()}
     append_row(row, results)
-    for name, told in row["found"].items():
-        print(f"{name}: attention {told['attention_ms']:.3f} ms, the score {told['score']:+.1%}")
+    for name, times in row["found"].items():
+        print(f"{name}: attention {times['attention_ms']:.3f} ms, the score {times['score']:+.1%}")
 
 
-def _call(lengths: list[int], dtype: torch.dtype) -> AttentionCall:
+def _draw_call(lengths: list[int], dtype: torch.dtype) -> AttentionCall:
     cu = torch.tensor([0, *lengths]).cumsum(0)
     position = torch.cat([torch.arange(n) for n in lengths])
     torch.manual_seed(0)
@@ -58,7 +58,7 @@ def _call(lengths: list[int], dtype: torch.dtype) -> AttentionCall:
     return AttentionCall(q=q, k=k, v=v, cu_q=cu, cu_k=cu, position_q=position, position_k=position)
 
 
-def _once(call: AttentionCall) -> float:
+def _time_call(call: AttentionCall) -> float:
     with torch.inference_mode():
         start = time.perf_counter()
         kernel("native")(call)

@@ -1,4 +1,4 @@
-"""Tokens a second: `python -m benchmarks.training DATA MAX_LENGTH DROPOUT BATCH STEPS`."""
+"""Tokens per second: `python -m benchmarks.training DATA MAX_LENGTH DROPOUT BATCH STEPS`."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def main(data: str, max_length: int, dropout: float, batch_size: int, steps: int
         model, encoded, tokenizer, method, batch_size=batch_size, rounds=2, steps=steps
     )
     append_row(row, RESULTS)
-    for name, found in row["systems"].items():
-        wall, cpu = found["speedup"], found["cpu_speedup"]
-        print(f"{name:14s} {found['tokens_per_s']:7.0f} tokens/s {wall:.2f}x, cpu {cpu:.2f}x")
+    for name, system in row["systems"].items():
+        wall, cpu = system["speedup"], system["cpu_speedup"]
+        print(f"{name:14s} {system['tokens_per_s']:7.0f} tokens/s {wall:.2f}x, cpu {cpu:.2f}x")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Processes of their own that take turns, each with so much memory and no more."""
+"""Worker processes that take turns, each with a memory limit."""
 
 from __future__ import annotations
 
@@ -17,32 +17,34 @@ _REFUSED = ("can't allocate memory", "std::bad_alloc")
 
 
 class Worker:
-    """A process that makes something once and then answers questions about it, one at a time.
+    """A process that builds something once and then answers questions about it, one at a time.
 
     `lost` is empty while it answers. After that it says why not: `over_mb`, the megabytes beyond
-    what was made that did not suffice, or `died`, the exit code (minus the signal).
+    the setup that did not suffice, or `died`, the exit code (minus the signal).
     """
 
-    def __init__(self, make: Callable[..., Answer], told: tuple[Any, ...], limit_mb: int) -> None:
+    def __init__(
+        self, make: Callable[..., Answer], arguments: tuple[Any, ...], limit_mb: int
+    ) -> None:
         self.lost: dict[str, int] = {}
         self._limit_mb = limit_mb
         context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
+        self._connection, child = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(theirs, make, told, limit_mb), daemon=True
+            target=_serve, args=(child, make, arguments, limit_mb), daemon=True
         )
         self._process.start()
-        theirs.close()  # else its end would not be noticed here
-        if self._heard() is None:
+        child.close()  # else the end of the process would go unnoticed
+        if self._receive() is None:
             raise RuntimeError(f"a worker ended before it was ready ({self.lost}): see above")
 
     def ask(self, question: int) -> float | None:
         """Wait for the answer; `None` if there is none, now or from an earlier question on."""
         if self.lost:
             return None
-        with suppress(OSError):  # it has died; so hears who listens
+        with suppress(OSError):  # it has died; receiving reports that
             self._connection.send(question)
-        return self._heard()
+        return self._receive()
 
     def stop(self) -> None:
         """End the process."""
@@ -50,7 +52,7 @@ class Worker:
         self._process.join()
         self._connection.close()
 
-    def _heard(self) -> float | None:
+    def _receive(self) -> float | None:
         try:
             answer: float | None = self._connection.recv()
         except (EOFError, OSError):
@@ -63,25 +65,25 @@ class Worker:
 
 
 def _serve(
-    asked: Connection, make: Callable[..., Answer], told: tuple[Any, ...], limit_mb: int
+    connection: Connection, make: Callable[..., Answer], arguments: tuple[Any, ...], limit_mb: int
 ) -> None:
-    """Answer until nobody asks any more, or memory is refused: then with `None`, the last time."""
-    answer = make(*told)
+    """Answer until the connection closes, or memory is refused: then a last time, with `None`."""
+    answer = make(*arguments)
     limit_growth(limit_mb)
-    asked.send(0.0)
+    connection.send(0.0)
     while True:
         try:
-            question = asked.recv()
+            question = connection.recv()
         except EOFError:
             return
         try:
-            asked.send(answer(question))
+            connection.send(answer(question))
         except (MemoryError, RuntimeError) as error:
             if not _is_refusal(error):
                 raise
-            asked.send(None)
+            connection.send(None)
             return
 
 
 def _is_refusal(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or any(said in str(error) for said in _REFUSED)
+    return isinstance(error, MemoryError) or any(message in str(error) for message in _REFUSED)

@@ -1,7 +1,7 @@
 """Write tables and figures of README and docs from the result rows; `--check` only compares.
 
-A block begins with `<!-- results:NAME -->` and ends with `<!-- end results -->`; NAME says which
-rows of benchmarks/results/ it shows.
+A block begins with `<!-- results:NAME -->` and ends with `<!-- end results -->`; NAME names
+the rows of benchmarks/results/ that it shows.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _block(name: str) -> str:
 
 
 def _swept(name: str) -> str:
-    """Write a table of rows with a sweep; of each data, method and model the newest counts."""
+    """Write a table of rows with a sweep; the newest row per data, method and model counts."""
     written, stems, note = SWEPT[name]
     files = [RESULTS / f"{stem}.jsonl" for stem in stems]
     newest = {}
@@ -123,7 +123,7 @@ def _arena() -> str:
 
 
 def _asked(name: str) -> str:
-    """Write a table of questions; of each run and data the newest row counts."""
+    """Write a table of questions; the newest row per run and data counts."""
     written, stems, note = ASKED[name]
     files = [RESULTS / f"{stem}.jsonl" for stem in stems]
     newest = {}
@@ -141,7 +141,7 @@ def _three_axes(rows: Rows) -> str:
 
 
 def _joint_predictors(rows: Rows) -> str:
-    """Write what predictors know that were trained with the model."""
+    """Write the quality of predictors trained with the model."""
     return predictors_table([row for row in rows if row.get("predictors")])
 
 
@@ -210,23 +210,25 @@ def _glance(rows: Rows) -> str:
 
 
 def _score() -> str:
-    """Write what summing the score adds to attention, from the newest row."""
+    """Write the time that summing scores adds to attention, from the newest row."""
     path = RESULTS / "score.jsonl"
     if not path.exists():
         return f"\n{NOTHING}\n"
     row = read_results(path)[-1]
     lines = ["| attention | without the score | the score adds |", "| --- | ---: | ---: |"]
-    for name, told in row["found"].items():
-        lines.append(f"| {name} | {told['attention_ms']:.3f} ms | {told['score']:.1%} |")
+    for name, timing in row["found"].items():
+        lines.append(f"| {name} | {timing['attention_ms']:.3f} ms | {timing['score']:.1%} |")
     table = "\n".join(lines)
     where = f"one thread of {row['processor']}; row in `{path}`"
     return f"\n{table}\n\nMedians of ratios, in turn, {where}.\n\n"
 
 
 def _measured(rows: Rows) -> str:
-    """Say on what, with which versions, and how fast the fastest matrix product was."""
+    """Write processors, versions and the speed of the fastest matrix product."""
     processors = sorted({str(row["processor"]) for row in rows})
-    used = sorted({f"{name} {one}" for row in rows for name, one in row["versions"].items()})
+    used = sorted(
+        {f"{name} {version}" for row in rows for name, version in row["versions"].items()}
+    )
     peaks = []
     for precision in ("fp32", "bf16"):
         found = sorted(row["peak_flops"][precision] / 1e9 for row in rows)
@@ -238,7 +240,7 @@ def _measured(rows: Rows) -> str:
 
 
 def _figure(rows: Rows) -> str:
-    """Show the figure, with all its numbers for those who cannot see it."""
+    """Show the figure, with all its numbers as alternative text."""
     path = Path(f"which-runtime-{rows[0]['threads']}.svg")
     drawn = figures().get(Path("docs") / path)
     if drawn is None:
@@ -247,9 +249,9 @@ def _figure(rows: Rows) -> str:
 
 
 def _alt(drawn: Drawing) -> str:
-    told = re.search(r'aria-label="([^"]*)"', drawn.svg)
-    assert told is not None  # every drawing has one
-    return html.unescape(told[1])
+    label = re.search(r'aria-label="([^"]*)"', drawn.svg)
+    assert label is not None  # every drawing has one
+    return html.unescape(label[1])
 
 
 def _stale_figures(check: bool) -> list[str]:
@@ -299,7 +301,7 @@ def _listed(counts: list[int]) -> str:
 
 
 def _training(rows: list[dict[str, Any]]) -> str:
-    """Write a line a data set, dropout and precision: real tokens a second of the processor."""
+    """Write one line per data set, dropout and precision: real tokens per processor second."""
     names = ("trainer", "packed", "soft", "hard")
     heads = (
         "data",
@@ -327,7 +329,7 @@ def _training(rows: list[dict[str, Any]]) -> str:
 
 
 def _precision(rows: list[dict[str, Any]]) -> str:
-    """Write a line a run: the score of a dense model by the precision it was trained in."""
+    """Write one line per run: the score of a dense model by its training precision."""
     lines = ["| run | accuracy | f1 | matthews |", "| --- | ---: | ---: | ---: |"]
     for row in rows:
         metrics = row["systems"]["packed"]["metrics"]

@@ -23,7 +23,7 @@ _PLACES = [(0, 0), (0, 16), (0, -16), (0, 26), (0, -26), (0, 36), (0, -36), (0, 
 
 @dataclass(frozen=True)
 class Bubble:
-    """What is measured of a system: accuracy in percent, 10^6 bytes."""
+    """Measurements of a system: accuracy in percent, memory in 10^6 bytes."""
 
     name: str
     per_s: float
@@ -31,49 +31,50 @@ class Bubble:
     memory_mb: float
 
 
-def draw_bubbles(figure: Figure, axes: Axes, found: Sequence[Bubble]) -> None:
-    """Draw a bubble a system, its area its memory, and the names, each where there is room."""
-    most = max(one.memory_mb for one in found)
+def draw_bubbles(figure: Figure, axes: Axes, bubbles: Sequence[Bubble]) -> None:
+    """Draw one bubble per system, its area its memory, and the names where there is room."""
+    largest = max(bubble.memory_mb for bubble in bubbles)
     figure.set_size_inches(6.4, 4.4)
-    for number, one in enumerate(found):
+    for number, bubble in enumerate(bubbles):
         axes.scatter(
-            one.per_s,
-            one.score,
-            _LARGEST * one.memory_mb / most,
+            bubble.per_s,
+            bubble.score,
+            _LARGEST * bubble.memory_mb / largest,
             color=COLOURS[_COLOURS[number % len(_COLOURS)]],
             alpha=0.45,
             zorder=3,
         )
     axes.margins(x=0.15, y=0.2)
     axes.set_xlim(left=0)
-    axes.set_title(f"area: memory, at most {most:,.0f} MB", fontsize=8, color=COLOURS["quiet"])
-    _name(figure, axes, found)
+    axes.set_title(f"area: memory, at most {largest:,.0f} MB", fontsize=8, color=COLOURS["quiet"])
+    _write_names(figure, axes, bubbles)
 
 
-def _name(figure: Figure, axes: Axes, found: Sequence[Bubble]) -> None:
+def _write_names(figure: Figure, axes: Axes, bubbles: Sequence[Bubble]) -> None:
     """Write the names, each where it covers none of those before."""
     figure.draw_without_rendering()  # settles what a point of data is on paper
     points = 72 / figure.dpi
-    taken: list[tuple[float, float, float]] = []  # middle x, y and width, in points
-    for one in found:
-        at = axes.transData.transform((one.per_s, one.score)) * points
-        width = _LETTER * len(one.name)
-        place = next(
+    labels: list[tuple[float, float, float]] = []  # middle x, y and width, in points
+    for bubble in bubbles:
+        center = axes.transData.transform((bubble.per_s, bubble.score)) * points
+        width = _LETTER * len(bubble.name)
+        offset = next(
             (
                 (right, up)
                 for right, up in _PLACES
                 if all(
-                    abs(at[0] + right - x) > (width + wide) / 2 or abs(at[1] + up - y) > _LINE
-                    for x, y, wide in taken
+                    abs(center[0] + right - x) > (width + label_width) / 2
+                    or abs(center[1] + up - y) > _LINE
+                    for x, y, label_width in labels
                 )
             ),
             _PLACES[0],
         )
-        taken.append((at[0] + place[0], at[1] + place[1], width))
+        labels.append((center[0] + offset[0], center[1] + offset[1], width))
         axes.annotate(
-            one.name,
-            (one.per_s, one.score),
-            place,
+            bubble.name,
+            (bubble.per_s, bubble.score),
+            offset,
             textcoords="offset points",
             ha="center",
             va="center",

@@ -1,4 +1,4 @@
-"""What the rows of sweeps say beside their tables, in sentences whose numbers are the rows'."""
+"""Findings from the rows of sweeps: sentences whose numbers come from the rows."""
 
 from __future__ import annotations
 
@@ -32,74 +32,80 @@ def findings(rows: Sequence[Row]) -> str:
         if pyramid is not None and exits is not None
     ]
     alone = [row for row in rows if row["method"]["name"] == "fastbert"]
-    told = [_depth(alone), _exits_against_pruning(pairs), _both(pairs)]
-    return "".join(f"- {one}\n" for one in told if one)
+    sentences = [
+        _compare_depth(alone),
+        _compare_exits_to_pruning(pairs),
+        _compare_pyramid_to_exits(pairs),
+    ]
+    return "".join(f"- {sentence}\n" for sentence in sentences if sentence)
 
 
-def _depth(rows: Sequence[Row]) -> str:
-    """Compare how deep texts are read with how long they are."""
-    found = [(data_set(row), equal_point(row)) for row in rows]
-    told = [
+def _compare_depth(rows: Sequence[Row]) -> str:
+    """Correlate the layers read with the length of texts."""
+    entries = [(data_set(row), equal_point(row)) for row in rows]
+    parts = [
         f"{point['length_and_layers']:+.2f} on {name}"
-        for name, point in found
+        for name, point in entries
         if point is not None and point["length_and_layers"] is not None
     ]
-    if not told:
+    if not parts:
         return ""
     return (
         "**Depth hardly follows length.** Spearman's rank correlation of a text's length and the "
-        f"layers it reads, with exits alone: {', '.join(told)}. This agrees with the paper of "
+        f"layers it reads, with exits alone: {', '.join(parts)}. This agrees with the paper of "
         "Right Tool: length is no good measure of how hard a text is."
     )
 
 
-def _exits_against_pruning(pairs: Sequence[Pair]) -> str:
+def _compare_exits_to_pruning(pairs: Sequence[Pair]) -> str:
     """Count the lengths at which exits alone save more FLOPs than pruning alone."""
-    ratios, lost = [], []
+    ratios, differences = [], []
     for pyramid, exits in pairs:
         pruned, point, metric = pruning_only(pyramid), chosen_point(exits), score_name(exits)
         if point is None:
             continue
         for bucket, part in point["buckets"].items():
-            other = pruned["buckets"].get(bucket)
-            if other is not None:
-                ratios.append(_fewer(part) / _fewer(other))
-                lost.append(100 * (part["metrics"][metric] - other["metrics"][metric]))
+            bucket_pruned = pruned["buckets"].get(bucket)
+            if bucket_pruned is not None:
+                ratios.append(_flops_ratio(part) / _flops_ratio(bucket_pruned))
+                differences.append(
+                    100 * (part["metrics"][metric] - bucket_pruned["metrics"][metric])
+                )
     if not ratios:
         return ""
     more = sum(ratio > 1 for ratio in ratios)
     return (
         f"**Exits alone save more than pruning alone** in {more} of {len(ratios)} pairs of a data "
         f"set and a range of lengths: {min(ratios):.1f} to {max(ratios):.1f} times as much, at "
-        f"{min(lost):+.1f} to {max(lost):+.1f} points of the score. The paper of Magic Pyramid "
-        "expects pruning to win on long texts."
+        f"{min(differences):+.1f} to {max(differences):+.1f} points of the score. The paper "
+        "of Magic Pyramid expects pruning to win on long texts."
     )
 
 
-def _both(pairs: Sequence[Pair]) -> str:
-    """Compare Magic Pyramid with its exits alone, each at the point that all texts chose."""
-    told = []
+def _compare_pyramid_to_exits(pairs: Sequence[Pair]) -> str:
+    """Compare Magic Pyramid with its exits alone, each at the point chosen on all texts."""
+    parts = []
     for pyramid, exits in pairs:
         both, alone = equal_point(pyramid), equal_point(exits)
         if both is not None and alone is not None:
-            gain = times(_fewer(both) / _fewer(alone), "fewer", "more", "as many")
-            told.append(f"{gain} on {data_set(pyramid)} ({_scores(pyramid, both, alone)})")
-    if not told:
+            gain = times(_flops_ratio(both) / _flops_ratio(alone), "fewer", "more", "as many")
+            parts.append(f"{gain} on {data_set(pyramid)} ({_format_scores(pyramid, both, alone)})")
+    if not parts:
         return ""
     return (
         f"**What pruning adds to exits** (FLOPs of Magic Pyramid against FastBERT's, each with the "
         f"fewest that lose at most {MOST_LOST:g} point, chosen on the texts shown): "
-        f"{'; '.join(told)}. Where nearly all texts leave after the first layer, there is nothing "
+        f"{'; '.join(parts)}. Where nearly all texts leave after the first layer, there is nothing "
         "left to prune."
     )
 
 
-def _scores(row: Row, both: Any, alone: Any) -> str:
+def _format_scores(row: Row, both: Any, alone: Any) -> str:
     metric = score_name(row)
-    found = [f"{point['metrics'][metric]:.4f}" for point in (both, alone)]
+    scores = [f"{point['metrics'][metric]:.4f}" for point in (both, alone)]
     layers = f"{both['layers_read']:.1f} of {len(points(row)[0]['exits'])} layers read"
-    return f"{found[0]} against {found[1]}, dense {dense_score(row):.4f}, {layers}"
+    return f"{scores[0]} against {scores[1]}, dense {dense_score(row):.4f}, {layers}"
 
 
-def _fewer(point: Any) -> float:
+def _flops_ratio(point: Any) -> float:
     return float(point["dense_flops_per_text"] / point["flops_per_text"])

@@ -1,8 +1,8 @@
-"""How many tokens a second training reads: Hugging Face's Trainer and ours, in turn.
+"""Tokens per second in training: Hugging Face's Trainer and ours, in turn.
 
 Every system runs the real loop of `transformers.Trainer` with the same arguments, on the same
 batches in the same order: texts grouped by length, as both do by default here. Only real tokens
-count, whatever is padded. Short runs alternate, so that noise of the machine hits all alike.
+count, not padding. Short runs alternate, so that noise of the machine affects all alike.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ def throughput(
     precisions: Sequence[str] = PRECISIONS,
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
-    """Train copies of `model` for `rounds` x `steps` timed steps each, after one untimed a round.
+    """Train copies of `model` for `rounds` x `steps` timed steps each, after one untimed per round.
 
     The systems are `trainer` (padded), `packed`, and the phases of `method`, in each precision.
     Dropout is the model's own for all. Returns, by `name precision`, `tokens_per_s` (median, p5,
-    p95 over the steps), `seconds` a step, and `speedup`: the median of ratios, step by step, to the
-    Trainer in the same precision; and `tokens_per_cpu_s` and `cpu_speedup` by the processor's time,
-    which what else runs on the machine disturbs less (of use with one thread, no GPU). Raises
+    p95 over the steps), `seconds` per step, and `speedup`: the median of ratios, step by step, to
+    the Trainer in the same precision; and `tokens_per_cpu_s` and `cpu_speedup` by processor time,
+    which other work on the machine disturbs less (use it with one thread and no GPU). Raises
     `ValueError` for fewer than one round or step.
     """
     if rounds < 1 or steps < 1:
@@ -77,25 +77,25 @@ def throughput(
     systems = {
         f"{name} {precision}": system
         for precision in precisions
-        for name, system in _systems(model, method, precision == "bf16").items()
+        for name, system in _build_systems(model, method, precision == "bf16").items()
     }
-    for turn in range(rounds):
+    for repetition in range(rounds):
         for system in systems.values():
-            _train(system, encoded, tokenizer, batch_size, steps + 1, seed + turn)
+            _train(system, encoded, tokenizer, batch_size, steps + 1, seed + repetition)
     return {
-        name: _summary(system, systems[f"trainer {name.rpartition(' ')[2]}"])
+        name: _summarize(system, systems[f"trainer {name.rpartition(' ')[2]}"])
         for name, system in systems.items()
     }
 
 
-def _systems(model: PreTrainedModel, method: Method, bf16: bool) -> dict[str, _System]:
+def _build_systems(model: PreTrainedModel, method: Method, bf16: bool) -> dict[str, _System]:
     plain = detach(copy.deepcopy(model))
     packed = attach(copy.deepcopy(plain), Dense())
     dense = Phase("packed", "compact", "all", 1.0, 1e-5)
-    found = {"trainer": _System(plain, None, bf16), "packed": _System(packed, dense, bf16)}
+    systems = {"trainer": _System(plain, None, bf16), "packed": _System(packed, dense, bf16)}
     for phase in method.phases():
-        found[phase.name] = _System(attach(copy.deepcopy(packed), method), phase, bf16)
-    return found
+        systems[phase.name] = _System(attach(copy.deepcopy(packed), method), phase, bf16)
+    return systems
 
 
 def _train(
@@ -106,7 +106,7 @@ def _train(
     steps: int,
     seed: int,
 ) -> None:
-    """Run a few steps; all but the first are noted."""
+    """Run a few steps and record all but the first."""
     clock, counter = _Clock(), _Counter(DataCollatorWithPadding(tokenizer))
     with tempfile.TemporaryDirectory() as folder:
         options: dict[str, Any] = {
@@ -148,7 +148,7 @@ def _arguments(
 
 
 class _Clock(TrainerCallback):
-    """Note when each step ends; from end to end, a step with all that belongs to it."""
+    """Record when each step ends; the time from end to end is a complete step."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -173,12 +173,12 @@ class _Counter:
         return batch
 
 
-def _summary(system: _System, padded: _System) -> dict[str, float]:
+def _summarize(system: _System, padded: _System) -> dict[str, float]:
     tokens = torch.tensor(system.tokens, dtype=torch.float64)
     wall, cpu, padded_wall, padded_cpu = (
         torch.tensor(seconds, dtype=torch.float64)
-        for one in (system, padded)
-        for seconds in (one.seconds, one.cpu_seconds)
+        for timed in (system, padded)
+        for seconds in (timed.seconds, timed.cpu_seconds)
     )
     low, median, high = (float((tokens / wall).quantile(q)) for q in (0.05, 0.5, 0.95))
     return {

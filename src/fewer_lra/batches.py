@@ -1,4 +1,4 @@
-"""Batches of rows, trimmed to their longest, to learn labels or hidden tokens from."""
+"""Batches of rows, trimmed to their longest, for training on labels or on masked tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewer_lra.tasks.arena import Ids, Rows
+from fewer_lra.tasks.task import Ids, Rows
 
 __all__ = ["Labelled", "Masked", "batch", "texts"]
 
@@ -27,36 +27,36 @@ class Labelled:
 
 
 class Masked:
-    """A collator of row numbers: ids with a share of them hidden, and those as labels."""
+    """A collator of row numbers: ids with a share of them masked, and the masked ids as labels."""
 
     def __init__(self, rows: Rows, mask_id: int, share: float) -> None:
         self.rows, self.mask_id, self.share = rows, mask_id, share
 
     def __call__(self, numbers: Sequence[int]) -> dict[str, Tensor]:
-        """Make a batch; which tokens are hidden is drawn by torch's global generator."""
-        found = batch(self.rows, np.asarray(numbers))
-        ids, lengths = found["input_ids"], found["lengths"]
+        """Make a batch; the masked tokens are drawn by torch's global generator."""
+        inputs = batch(self.rows, np.asarray(numbers))
+        ids, lengths = inputs["input_ids"], inputs["lengths"]
         real = torch.arange(ids.shape[1]) < lengths[:, None]
-        hidden = (torch.rand(ids.shape) < self.share) & real
+        masked = (torch.rand(ids.shape) < self.share) & real
         return {
-            "input_ids": ids.masked_fill(hidden, self.mask_id),
+            "input_ids": ids.masked_fill(masked, self.mask_id),
             "lengths": lengths,
-            "labels": ids.masked_fill(~hidden, _IGNORED),
+            "labels": ids.masked_fill(~masked, _IGNORED),
         }
 
 
-def batch(rows: Rows, chosen: Ids) -> dict[str, Tensor]:
+def batch(rows: Rows, numbers: Ids) -> dict[str, Tensor]:
     """Take rows by number, as arguments of `LRAModel.forward`."""
-    found = {
-        "input_ids": _trimmed(rows.tokens, rows.lengths, chosen),
-        "lengths": torch.from_numpy(rows.lengths[chosen].astype(np.int64)),
-        "labels": torch.from_numpy(rows.labels[chosen].astype(np.int64)),
+    inputs = {
+        "input_ids": _trim(rows.tokens, rows.lengths, numbers),
+        "lengths": torch.from_numpy(rows.lengths[numbers].astype(np.int64)),
+        "labels": torch.from_numpy(rows.labels[numbers].astype(np.int64)),
     }
     if rows.second is not None and rows.second_lengths is not None:
-        found["second_ids"] = _trimmed(rows.second, rows.second_lengths, chosen)
-        lengths = rows.second_lengths[chosen].astype(np.int64)
-        found["second_lengths"] = torch.from_numpy(lengths)
-    return found
+        inputs["second_ids"] = _trim(rows.second, rows.second_lengths, numbers)
+        lengths = rows.second_lengths[numbers].astype(np.int64)
+        inputs["second_lengths"] = torch.from_numpy(lengths)
+    return inputs
 
 
 def texts(rows: Rows) -> Rows:
@@ -74,5 +74,5 @@ def texts(rows: Rows) -> Rows:
     )
 
 
-def _trimmed(tokens: Ids, lengths: Ids, chosen: Ids) -> Tensor:
-    return torch.from_numpy(tokens[chosen, : lengths[chosen].max()].astype(np.int64))
+def _trim(tokens: Ids, lengths: Ids, numbers: Ids) -> Tensor:
+    return torch.from_numpy(tokens[numbers, : lengths[numbers].max()].astype(np.int64))

@@ -15,41 +15,42 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["bubbles", "figure_of", "write_figure"]
+__all__ = ["collect_bubbles", "figure_of", "write_figure"]
 
 
-def bubbles(group: Group, timed: str) -> list[Bubble]:
+def collect_bubbles(group: Group, timed: str) -> list[Bubble]:
     """Collect the attentions that ran on all tasks; speed and memory are of training on `timed`.
 
     Raises `ValueError` for a task that did not run, or where no attention ran on all.
     """
     if timed not in group.tasks:
         raise ValueError(f"no rows of {timed!r}; there are {', '.join(group.tasks)}")
-    clock, found = group.clock[0], []
+    clock, bubbles = group.clock[0], []
     for attention in group.attentions:
         if (score := group.average(attention)) is None:
             continue
         rows = group.of(attention, timed)
         speed = mean(row["speed"]["train"][clock] for row in rows)
         memory = mean(row["peak_memory_mb"] for row in rows)
-        found.append(Bubble(attention, speed, score, memory))
-    if not found:
+        bubbles.append(Bubble(attention, speed, score, memory))
+    if not bubbles:
         raise ValueError(f"no attention ran on all of {', '.join(group.tasks)}")
-    return found
+    return bubbles
 
 
 def figure_of(group: Group, timed: str) -> Drawing:
     """Draw the bubbles for a page."""
     with canvas() as (figure, axes):
-        found = _draw(figure, axes, group, timed)
-        told = (
-            f"{one.name} {one.score:.1f} %, {one.per_s:.0f} a second, {one.memory_mb:.0f} MB"
-            for one in found
+        bubbles = _draw(figure, axes, group, timed)
+        values = (
+            f"{bubble.name} {bubble.score:.1f} %, {bubble.per_s:.0f} a second, "
+            f"{bubble.memory_mb:.0f} MB"
+            for bubble in bubbles
         )
         return drawing(
             figure,
             title=group.title,
-            alt=f"{group.title}: accuracy, examples in training, memory. {'; '.join(told)}",
+            alt=f"{group.title}: accuracy, examples in training, memory. {'; '.join(values)}",
             note="Further right is faster, higher is better, smaller takes less memory.",
         )
 
@@ -68,8 +69,8 @@ def write_figure(group: Group, timed: str, path: Path) -> None:
 
 
 def _draw(figure: Figure, axes: Axes, group: Group, timed: str) -> list[Bubble]:
-    found = bubbles(group, timed)
-    draw_bubbles(figure, axes, found)
+    bubbles = collect_bubbles(group, timed)
+    draw_bubbles(figure, axes, bubbles)
     majority = mean(map(group.majority, group.tasks))
     axes.axhline(majority, color=COLOURS["quiet"], linestyle="--", linewidth=1)
     axes.annotate(
@@ -81,7 +82,7 @@ def _draw(figure: Figure, axes: Axes, group: Group, timed: str) -> list[Bubble]:
         ha="right",
         color=COLOURS["quiet"],
     )
-    length = group.of(found[0].name, timed)[0]["speed"]["length"]
+    length = group.of(bubbles[0].name, timed)[0]["speed"]["length"]
     axes.set_xlabel(f"examples per {group.clock[1]}, training on {timed} of length {length}")
     axes.set_ylabel(f"accuracy, mean of {', '.join(group.tasks)} (%)")
-    return found
+    return bubbles

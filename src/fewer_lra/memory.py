@@ -1,4 +1,4 @@
-"""`python -m fewer_lra.memory`: train two steps and print by how much this process grew at most.
+"""`python -m fewer_lra.memory`: train two steps and print the peak growth of this process.
 
 The model and the batch come as JSON on standard input. A process of its own, because one that has
 run before keeps memory that it does not use.
@@ -26,7 +26,7 @@ def training_mb(content: dict[str, Any]) -> float:
     shape = LRAShape(**content["shape"])
     tiny = replace(shape, layers=1, heads=1, hidden=2, qkv=2, ffn=2, max_length=2)
     _train(tiny, "softmax", {}, [2], content["precision"])  # loads what is loaded at first use
-    grown = growth_mb(
+    growth = growth_mb(
         lambda: _train(
             shape,
             content["attention"],
@@ -35,20 +35,20 @@ def training_mb(content: dict[str, Any]) -> float:
             content["precision"],
         )
     )
-    return grown * (1 << 20) / 1e6
+    return growth * (1 << 20) / 1e6
 
 
 def _train(
     shape: LRAShape, attention: str, options: dict[str, Any], lengths: list[int], precision: str
 ) -> None:
-    found = {
+    inputs = {
         "input_ids": torch.ones((len(lengths), max(lengths)), dtype=torch.int64),
         "lengths": torch.tensor(lengths),
         "labels": torch.zeros(len(lengths), dtype=torch.int64),
     }
     if shape.pair:
-        found |= {"second_ids": found["input_ids"], "second_lengths": found["lengths"]}
-    step = training_step(LRAModel(shape, attention, options), found, precision)
+        inputs |= {"second_ids": inputs["input_ids"], "second_lengths": inputs["lengths"]}
+    step = training_step(LRAModel(shape, attention, options), inputs, precision)
     for _ in range(2):  # the optimizer's state comes with the first
         step()
 

@@ -16,7 +16,7 @@ from fewer._validation.names import check_known
 from fewer._validation.types import check_types, read_values
 from fewer_lra.attentions import ATTENTIONS
 from fewer_lra.tasks import TASKS
-from fewer_lra.tasks.arena import Setting
+from fewer_lra.tasks.task import Setting
 
 __all__ = ["Plan", "Recipe", "Schedule", "profiles"]
 

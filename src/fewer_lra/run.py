@@ -17,11 +17,11 @@ from transformers import set_seed
 from fewer._validation.types import check_arguments
 from fewer.measure.rows import append_row, provenance, read_results
 from fewer.training.device import training_device
-from fewer_lra.learn import accuracy, learn, pretrain
 from fewer_lra.model import LRAModel, LRAShape
 from fewer_lra.recipes import Plan
 from fewer_lra.speed import peak_memory_mb, speed
-from fewer_lra.tasks.arena import LRATask
+from fewer_lra.tasks.task import LRATask
+from fewer_lra.train import accuracy, pretrain, train
 
 __all__ = ["model_spec", "run"]
 
@@ -31,33 +31,33 @@ _LOG = logging.getLogger("fewer")
 def run(plan: Plan, task: LRATask, *, seed: int, output: Path, results: Path) -> dict[str, Any]:
     """Train, measure, add a row to `results` and return it.
 
-    A run whose row is there, or in its folder under `output`, is not run again. One that was killed
-    goes on from its last whole checkpoint. The score is that of the first step of highest accuracy
-    on dev; `last` is that of the last step.
+    A run with a row in `results`, or in its folder under `output`, is not repeated. A killed run
+    resumes from its last complete checkpoint. The score is that of the first step of highest
+    accuracy on dev; `last` is that of the last step.
     """
     shape = model_spec(plan, task)
-    described = {**asdict(plan), "model": asdict(shape), "seed": seed}
+    settings = {**asdict(plan), "model": asdict(shape), "seed": seed}
     data = {"hash": task.data_hash()}
-    mark = _mark({**described, "data": data})
-    place = output / task.name / f"{plan.attention}-{mark}"
-    if row := _finished(results, mark):
+    run_id = _hash_settings({**settings, "data": data})
+    folder = output / task.name / f"{plan.attention}-{run_id}"
+    if row := _find_row(results, run_id):
         return row
-    note = place / "row.json"
-    if not note.exists():
-        found = _measured(plan, task, shape, seed, place)
+    path = folder / "row.json"
+    if not path.exists():
+        outcome = _train_and_measure(plan, task, shape, seed, folder)
         data["source"] = task.source
-        _write(note, {**found, **described, "data": data, "run": mark})
-        for folder in place.glob("*/checkpoint-*"):
-            shutil.rmtree(folder)
-    row = json.loads(note.read_text(encoding="utf-8"))
+        _write(path, {**outcome, **settings, "data": data, "run": run_id})
+        for checkpoint in folder.glob("*/checkpoint-*"):
+            shutil.rmtree(checkpoint)
+    row = json.loads(path.read_text(encoding="utf-8"))
     append_row(row, results)
     return dict(row)
 
 
 def model_spec(plan: Plan, task: LRATask) -> LRAShape:
-    """Say of which size the plan's model is on these rows.
+    """Return the size of the plan's model on these rows.
 
-    Raises `ValueError` for settings that a shape does not have, or that the rows decide.
+    Raises `ValueError` for settings that `LRAShape` lacks or that the rows determine.
     """
     origin = f"{plan.task}, {plan.profile}, model"
     check_arguments(plan.model, LRAShape, origin, besides=_OF_ROWS)
@@ -73,25 +73,27 @@ def model_spec(plan: Plan, task: LRATask) -> LRAShape:
 _OF_ROWS = ("vocabulary", "classes", "max_length", "pair")
 
 
-def _measured(plan: Plan, task: LRATask, shape: LRAShape, seed: int, place: Path) -> dict[str, Any]:
-    """Run a plan, and tell what came out of it."""
-    place.mkdir(parents=True, exist_ok=True)
+def _train_and_measure(
+    plan: Plan, task: LRATask, shape: LRAShape, seed: int, folder: Path
+) -> dict[str, Any]:
+    """Run a plan and return its results."""
+    folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     set_seed(seed)
     device = training_device()
     model = LRAModel(shape, plan.attention, plan.options).to(device)
     if plan.pretraining is not None:
-        before = place / "pretrained.pt"
-        if not before.exists():
-            pretrain(model, task, plan.pretraining, place / "pretraining", seed)
-            torch.save(model.state_dict(), before.with_suffix(".tmp"))
-            before.with_suffix(".tmp").replace(before)
-        model.load_state_dict(torch.load(before, map_location=device))
-    history = learn(model, task, plan.training, place / "training", seed)
+        pretrained = folder / "pretrained.pt"
+        if not pretrained.exists():
+            pretrain(model, task, plan.pretraining, folder / "pretraining", seed)
+            torch.save(model.state_dict(), pretrained.with_suffix(".tmp"))
+            pretrained.with_suffix(".tmp").replace(pretrained)
+        model.load_state_dict(torch.load(pretrained, map_location=device))
+    history = train(model, task, plan.training, folder / "training", seed)
     size = 2 * plan.training.batch_size
-    best, dev = max(history, key=lambda one: (one[1], -one[0]))
+    best, dev = max(history, key=lambda entry: (entry[1], -entry[0]))
     last = {"dev": history[-1][1], "test": accuracy(model, task.test, size)}
-    model.load_state_dict(torch.load(place / "training" / "best.pt", map_location=device))
+    model.load_state_dict(torch.load(folder / "training" / "best.pt", map_location=device))
     score = {"dev": dev, "test": accuracy(model, task.test, size), "step": best}
     seconds = time.perf_counter() - start
     splits = {"train": task.train, "dev": task.dev, "test": task.test}
@@ -105,19 +107,21 @@ def _measured(plan: Plan, task: LRATask, shape: LRAShape, seed: int, place: Path
         "last": last,
         "history": history,
         "seconds": seconds,
-        "parameters": sum(one.numel() for one in model.parameters() if one.requires_grad),
+        "parameters": sum(
+            parameter.numel() for parameter in model.parameters() if parameter.requires_grad
+        ),
         "speed": speed(model, task, plan),
         "peak_memory_mb": peak_memory_mb(task, shape, plan),
     }
 
 
-def _finished(results: Path, mark: str) -> dict[str, Any] | None:
+def _find_row(results: Path, run_id: str) -> dict[str, Any] | None:
     rows = read_results(results) if results.exists() else []
-    return next((row for row in rows if row.get("run") == mark), None)
+    return next((row for row in rows if row.get("run") == run_id), None)
 
 
-def _mark(described: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
+def _hash_settings(settings: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _write(path: Path, row: dict[str, Any]) -> None:

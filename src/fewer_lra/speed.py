@@ -1,6 +1,6 @@
-"""How many examples a second a model reads, in training and in inference, and the memory it takes.
+"""Examples per second in training and in inference, and peak memory.
 
-All attentions get the same rows: the longest of the training rows, a batch of them.
+All attentions get the same batch: the longest of the training rows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fewer.training.device import synchronize, training_device
 from fewer_lra.batches import batch
 from fewer_lra.model import LRAModel, LRAShape
 from fewer_lra.recipes import Plan
-from fewer_lra.tasks.arena import LRATask
+from fewer_lra.tasks.task import LRATask
 
 __all__ = ["peak_memory_mb", "speed", "training_step"]
 
@@ -30,37 +30,43 @@ _WARM_UP = 2  # steps that are not timed
 
 
 def speed(model: LRAModel, task: LRATask, plan: Plan, *, runs: int = 12) -> dict[str, Any]:
-    """Time `runs` steps of training, weights and all, and as many of inference.
+    """Time `runs` steps of training, optimizer included, and as many of inference.
 
     Returns `batch_size`, `length`, and by `train` and `inference` the `examples_per_s` (median) and
-    `examples_per_cpu_s`: by the processor's time, which other work on the machine disturbs less (of
-    use with one thread, no GPU). The model's weights are other ones afterwards.
+    `examples_per_cpu_s`: by processor time, which other work on the machine disturbs less (use it
+    with one thread and no GPU). The model's weights change.
     """
-    found = _longest(task, plan.training.batch_size)
-    size, length = found["input_ids"].shape
+    inputs = _build_longest_batch(task, plan.training.batch_size)
+    size, length = inputs["input_ids"].shape
     device = next(model.parameters()).device
-    found = {name: values.to(device) for name, values in found.items()}
-    step = training_step(model, found, plan.training.precision)
+    inputs = {name: values.to(device) for name, values in inputs.items()}
+    step = training_step(model, inputs, plan.training.precision)
     model.train()
-    told = {"batch_size": size, "length": length, "train": _timed(step, size, runs, device)}
+    report = {
+        "batch_size": size,
+        "length": length,
+        "train": _measure_speed(step, size, runs, device),
+    }
     model.eval()
 
-    def read() -> None:
+    def infer() -> None:
         with torch.inference_mode():
-            model(**found)
+            model(**inputs)
 
-    return {**told, "inference": _timed(read, size, runs, device)}
+    return {**report, "inference": _measure_speed(infer, size, runs, device)}
 
 
-def training_step(model: LRAModel, found: dict[str, Tensor], precision: str) -> Callable[[], None]:
-    """Return one whole step on a batch: forward, backward, and the optimizer's."""
+def training_step(model: LRAModel, inputs: dict[str, Tensor], precision: str) -> Callable[[], None]:
+    """Return a training step on a batch: forward, backward, optimizer."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-    device = found["input_ids"].device.type
+    device = inputs["input_ids"].device.type
 
     def step() -> None:
-        lower = torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext()
-        with lower:
-            loss = model(**found)["loss"]
+        precision_context = (
+            torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext()
+        )
+        with precision_context:
+            loss = model(**inputs)["loss"]
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -69,10 +75,10 @@ def training_step(model: LRAModel, found: dict[str, Tensor], precision: str) -> 
 
 
 def peak_memory_mb(task: LRATask, shape: LRAShape, plan: Plan) -> float:
-    """Measure the most memory that training takes, in 10^6 bytes: weights, gradients, all.
+    """Measure the peak memory of training in 10^6 bytes, weights and optimizer included.
 
-    On a GPU what its allocator gave out at most. On a CPU the growth of a process of its own, which
-    holds no data but one batch.
+    On a GPU the peak of its allocator. On a CPU the growth of a separate process that holds one
+    batch.
     """
     batch_size = plan.training.batch_size
     if training_device().type == "cuda":
@@ -80,8 +86,11 @@ def peak_memory_mb(task: LRATask, shape: LRAShape, plan: Plan) -> float:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         model = LRAModel(shape, plan.attention, plan.options).to("cuda")
-        found = {name: one.to("cuda") for name, one in _longest(task, batch_size).items()}
-        step = training_step(model, found, plan.training.precision)
+        inputs = {
+            name: values.to("cuda")
+            for name, values in _build_longest_batch(task, batch_size).items()
+        }
+        step = training_step(model, inputs, plan.training.precision)
         for _ in range(_WARM_UP):
             step()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
@@ -90,35 +99,35 @@ def peak_memory_mb(task: LRATask, shape: LRAShape, plan: Plan) -> float:
         "attention": plan.attention,
         "options": plan.options,
         "precision": plan.training.precision,
-        "lengths": _longest(task, batch_size)["lengths"].tolist(),
+        "lengths": _build_longest_batch(task, batch_size)["lengths"].tolist(),
         "threads": torch.get_num_threads(),
     }
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "fewer_lra.memory"],
         input=json.dumps(content),
         capture_output=True,
         text=True,
         check=False,
     )
-    if done.returncode:
-        raise RuntimeError(f"measuring memory failed: {done.stderr.strip()[-2000:]}")
-    return float(done.stdout)
+    if process.returncode:
+        raise RuntimeError(f"measuring memory failed: {process.stderr.strip()[-2000:]}")
+    return float(process.stdout)
 
 
-def _longest(task: LRATask, size: int) -> dict[str, Tensor]:
+def _build_longest_batch(task: LRATask, size: int) -> dict[str, Tensor]:
     lengths = task.train.lengths
     return batch(task.train, np.argsort(-lengths.astype(np.int64), kind="stable")[:size])
 
 
-def _timed(
+def _measure_speed(
     call: Callable[[], None], size: int, runs: int, device: torch.device
 ) -> dict[str, float]:
-    walls, own = [], []
+    wall_times, cpu_times = [], []
     for _ in range(_WARM_UP + runs):
         start, cpu = time.perf_counter(), time.process_time()
         call()
         synchronize(device)
-        walls.append(time.perf_counter() - start)
-        own.append(time.process_time() - cpu)
-    wall, processor = (float(np.median(times[_WARM_UP:])) for times in (walls, own))
+        wall_times.append(time.perf_counter() - start)
+        cpu_times.append(time.process_time() - cpu)
+    wall, processor = (float(np.median(times[_WARM_UP:])) for times in (wall_times, cpu_times))
     return {"examples_per_s": size / wall, "examples_per_cpu_s": size / processor, "steps": runs}

@@ -1,4 +1,4 @@
-"""Rows of the arena as tables: a line an attention, a column a task, as in the paper."""
+"""Rows of the arena as tables: one line per attention, one column per task, as in the paper."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Group:
 
     @property
     def title(self) -> str:
-        """Say what the rows share."""
+        """Return what the rows share, as a title."""
         before = ", self-pretrained" if self.pretrained else ""
         return f"Long Range Arena, {self.profile}{before}, on {self.device}"
 
@@ -46,38 +46,38 @@ class Group:
         return [name for name in ATTENTIONS if any(row["attention"] == name for row in self.rows)]
 
     def of(self, attention: str, task: str) -> list[Row]:
-        """Return the runs of one cell, one a seed."""
+        """Return the runs of one cell, one per seed."""
         return [row for row in self.rows if (row["attention"], row["task"]) == (attention, task)]
 
     def score(self, attention: str, task: str) -> float | None:
         """Return the mean test accuracy in percent; `None` without a run."""
-        found: list[float] = [100 * row["score"]["test"] for row in self.of(attention, task)]
-        return mean(found) if found else None
+        scores: list[float] = [100 * row["score"]["test"] for row in self.of(attention, task)]
+        return mean(scores) if scores else None
 
     def average(self, attention: str) -> float | None:
         """Return the mean over the tasks; `None` unless it ran on all."""
-        found = [self.score(attention, task) for task in self.tasks]
-        return mean(one for one in found if one is not None) if None not in found else None
+        scores = [self.score(attention, task) for task in self.tasks]
+        return mean(score for score in scores if score is not None) if None not in scores else None
 
     @property
     def clock(self) -> tuple[str, str]:
-        """Say by which number of a row, and by which second, to compare speeds.
+        """Return the key of a row by which speeds compare, and its unit of time.
 
-        With one thread and no GPU the processor's own time is all that counts; what else runs on
-        the machine does not disturb that.
+        With one thread and no GPU it is processor time, which other work on the machine does not
+        disturb.
         """
         if all(row["threads"] == 1 and row["device"] == "cpu" for row in self.rows):
             return "examples_per_cpu_s", "second of the processor"
         return "examples_per_s", "second"
 
     def majority(self, task: str) -> float:
-        """Return what always answering the most frequent label scores, in percent."""
+        """Return the accuracy of the most frequent label in percent."""
         rows = (row for row in self.rows if row["task"] == task)
         return mean(100 * float(row["majority"]["test"]) for row in rows)
 
 
 def grouped(rows: Iterable[Row]) -> list[Group]:
-    """Part rows into tables; of a run that was measured again the newest row counts.
+    """Group rows into tables; the newest row of a repeated run counts.
 
     Raises `ValueError` where there are none of the arena.
     """
@@ -86,7 +86,7 @@ def grouped(rows: Iterable[Row]) -> list[Group]:
         if row.get("kind") == "lra":
             newest[(*_group(row), row["task"], row["attention"], str(row["seed"]))] = row
     if not newest:
-        raise ValueError("no rows of the arena there: run `fewer lra run` first")
+        raise ValueError("no rows of the arena: run `fewer lra run` first")
     keys = dict.fromkeys(key[:3] for key in newest)
     return [
         Group(
@@ -103,7 +103,7 @@ def tables(rows: Iterable[Row]) -> list[Table]:
     """Make tables for a terminal."""
     from rich.table import Table
 
-    made = []
+    output = []
     for group in grouped(rows):
         head, *lines = _lines(group)
         table = Table(title=group.title, caption=_NOTE)
@@ -111,40 +111,40 @@ def tables(rows: Iterable[Row]) -> list[Table]:
             table.add_column(name, justify="right" if number else "left")
         for line in lines:
             table.add_row(*line)
-        made.append(table)
-    return made
+        output.append(table)
+    return output
 
 
 def markdown(rows: Iterable[Row]) -> str:
     """Write the tables in Markdown."""
-    written = []
+    blocks = []
     for group in grouped(rows):
         head, *lines = _lines(group)
         rule = ["---", *("---:" for _ in head[1:])]
-        told = "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines))
-        written.append(f"**{group.title}**\n\n{told}\n\n{_NOTE}\n")
-    return "\n".join(written)
+        table = "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines))
+        blocks.append(f"**{group.title}**\n\n{table}\n\n{_NOTE}\n")
+    return "\n".join(blocks)
 
 
 def costs(rows: Iterable[Row]) -> str:
-    """Write in Markdown how fast each attention trains on each task, and the memory it takes."""
-    written = []
+    """Write in Markdown the training speed and memory of each attention on each task."""
+    blocks = []
     for group in grouped(rows):
         clock, second = group.clock
         lines = [["attention", *group.tasks], ["---", *("---:" for _ in group.tasks)]]
         for attention in group.attentions:
             cells = [_cost(group.of(attention, task), clock) for task in group.tasks]
             lines.append([attention, *cells])
-        told = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         lengths = ", ".join(
             f"{row['task']} {row['speed']['length']}"
             for row in {row["task"]: row for row in group.rows}.values()
         )
-        written.append(
-            f"{told}\n\nExamples in training per {second}, and the most memory (MB). Lengths: "
+        blocks.append(
+            f"{table}\n\nExamples in training per {second}, and the most memory (MB). Lengths: "
             f"{lengths}.\n"
         )
-    return "\n".join(written)
+    return "\n".join(blocks)
 
 
 def _cost(rows: Sequence[Row], clock: str) -> str:
@@ -164,7 +164,7 @@ def _lines(group: Group) -> list[Sequence[str]]:
     majorities = [group.majority(task) for task in group.tasks]
     lines: list[Sequence[str]] = [
         ("attention", *group.tasks, "average"),
-        (MAJORITY, *(f"{one:.2f}" for one in majorities), f"{mean(majorities):.2f}"),
+        (MAJORITY, *(f"{majority:.2f}" for majority in majorities), f"{mean(majorities):.2f}"),
     ]
     for attention in group.attentions:
         average = group.average(attention)

@@ -1,10 +1,10 @@
 """The tasks of Long Range Arena (Tay et al. 2021, arXiv 2011.04006), one file each."""
 
-from fewer_lra.tasks.arena import LRATask, Rows, Setting
 from fewer_lra.tasks.image import Image
 from fewer_lra.tasks.listops import ListOps
 from fewer_lra.tasks.pathfinder import Pathfinder
 from fewer_lra.tasks.retrieval import Retrieval
+from fewer_lra.tasks.task import LRATask, Rows, Setting
 from fewer_lra.tasks.text import Text
 
 __all__ = ["TASKS", "LRATask", "Rows"]

@@ -1,7 +1,7 @@
-"""Generated rows on disk: made once, whole or not at all.
+"""Cache of generated rows on disk; files are written atomically.
 
 The manifest, written last, holds the rule that made the arrays and their SHA-256. A file without
-one, with another rule's or with another hash is made again, so a killed run leaves no harm.
+a manifest, or with another rule or hash, is generated again, so a killed run does no harm.
 """
 
 from __future__ import annotations
@@ -16,61 +16,61 @@ from typing import Any
 
 import numpy as np
 
-from fewer_lra.tasks.arena import Rows
+from fewer_lra.tasks.task import Rows
 
-__all__ = ["SPLITS", "kept"]
+__all__ = ["SPLITS", "load_or_generate"]
 
 SPLITS = ("train", "dev", "test")
 _COLUMNS = ("tokens", "lengths", "labels")
 _LOG = logging.getLogger("fewer")
 
 
-def kept(
-    folder: Path, name: str, rule: dict[str, Any], make: Callable[[], list[Rows]]
+def load_or_generate(
+    folder: Path, name: str, rule: dict[str, Any], generate: Callable[[], list[Rows]]
 ) -> list[Rows]:
-    """Return the rows of the three splits that `rule` describes: from `folder`, or made and kept.
+    """Load the three splits that `rule` describes from `folder`, or generate and write them.
 
-    `rule` is all that decides the rows, as JSON; `make` makes them.
+    `rule` holds everything that determines the rows, as JSON; `generate` returns the splits.
     """
-    mark = hashlib.sha256(json.dumps(rule, sort_keys=True).encode()).hexdigest()[:12]
-    arrays, manifest = folder / f"{name}-{mark}.npz", folder / f"{name}-{mark}.json"
-    if not _whole(arrays, manifest, rule):
-        splits = make()
+    key = hashlib.sha256(json.dumps(rule, sort_keys=True).encode()).hexdigest()[:12]
+    arrays, manifest = folder / f"{name}-{key}.npz", folder / f"{name}-{key}.json"
+    if not _is_valid(arrays, manifest, rule):
+        splits = generate()
         folder.mkdir(parents=True, exist_ok=True)
         _write(arrays, splits)
         counts = {split: len(rows) for split, rows in zip(SPLITS, splits, strict=True)}
-        note = {"rule": rule, "rows": counts, "sha256": _digest(arrays)}
-        own = manifest.with_suffix(f".{os.getpid()}.tmp")
-        own.write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
-        own.replace(manifest)
+        content = {"rule": rule, "rows": counts, "sha256": _digest(arrays)}
+        temporary = manifest.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(manifest)
         _LOG.info("kept %s", arrays)
-    with np.load(arrays) as held:
-        return [Rows(*(held[f"{split}_{column}"] for column in _COLUMNS)) for split in SPLITS]
+    with np.load(arrays) as loaded:
+        return [Rows(*(loaded[f"{split}_{column}"] for column in _COLUMNS)) for split in SPLITS]
 
 
 def _write(path: Path, splits: list[Rows]) -> None:
     arrays: dict[str, Any] = {}
     for split, rows in zip(SPLITS, splits, strict=True):
         arrays |= {f"{split}_{name}": getattr(rows, name) for name in _COLUMNS}
-    own = path.with_suffix(f".{os.getpid()}.tmp")  # others may make the same meanwhile
-    with own.open("wb") as stream:
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # another process may write the same
+    with temporary.open("wb") as stream:
         np.savez_compressed(stream, **arrays)
         stream.flush()
         os.fsync(stream.fileno())
-    own.replace(path)
+    temporary.replace(path)
 
 
-def _whole(arrays: Path, manifest: Path, rule: dict[str, Any]) -> bool:
+def _is_valid(arrays: Path, manifest: Path, rule: dict[str, Any]) -> bool:
     try:
-        note = json.loads(manifest.read_text(encoding="utf-8"))
-        return bool(note["rule"] == rule and note["sha256"] == _digest(arrays))
-    except (OSError, ValueError, TypeError, KeyError):  # none, or broken
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        return bool(content["rule"] == rule and content["sha256"] == _digest(arrays))
+    except (OSError, ValueError, TypeError, KeyError):  # missing or broken
         return False
 
 
 def _digest(path: Path) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while piece := stream.read(1 << 20):
-            found.update(piece)
-    return found.hexdigest()
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fewer_lra.tasks.arena import LRATask, Rows, check_counts, numbered, parted
+from fewer_lra.tasks.task import LRATask, Rows, check_counts, encode_labels, split_rows
 
 __all__ = ["Image"]
 
 _PICTURES = ("jpeg", "png", "image")
-_WANTED = "train.parquet, train.npz or train/LABEL/*.png, and the same of test"
-Found = tuple[NDArray[np.uint8], list[Any]]  # pixels (n, side * side), labels (n)
+_EXPECTED = "train.parquet, train.npz or train/LABEL/*.png, and the same of test"
+Images = tuple[NDArray[np.uint8], list[Any]]  # pixels (n, side * side), labels (n)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,17 +43,19 @@ class Image:
         """Refuse sizes below 1."""
         check_counts(train=self.train, dev=self.dev, test=self.test)
         if self.side < 1:
-            raise ValueError(f"side is {self.side}, wanted 1 pixel or more")
+            raise ValueError(f"side must be 1 or more (pixels); got {self.side}.")
 
     def load(self, data: Path | None, cache: Path) -> LRATask:
         """Read the images; `cache` is not used."""
         if data is None or not data.is_dir():
             got = "no folder" if data is None else f"{data}, which is no folder"
-            raise ValueError(f"got {got}; image reads one with {_WANTED}")
-        taught, asked = (_read(data, split, self.side) for split in ("train", "test"))
-        names = sorted(set(map(str, taught[1])))
-        dev, train = parted(_rows(taught, names, data), self.seed, self.dev, self.train)
-        (test,) = parted(_rows(asked, names, data), self.seed, self.test)
+            raise ValueError(f"got {got}; image reads one with {_EXPECTED}")
+        train_images, test_images = (_read(data, split, self.side) for split in ("train", "test"))
+        names = sorted(set(map(str, train_images[1])))
+        dev, train = split_rows(
+            _build_rows(train_images, names, data), self.seed, self.dev, self.train
+        )
+        (test,) = split_rows(_build_rows(test_images, names, data), self.seed, self.test)
         return LRATask(
             name="image",
             vocabulary=257,
@@ -66,34 +68,35 @@ class Image:
         )
 
 
-def _read(folder: Path, split: str, side: int) -> Found:
-    """Read a split from the first of its places that is there."""
+def _read(folder: Path, split: str, side: int) -> Images:
+    """Read a split from the first file or folder that exists."""
     for ending, reader in _READERS.items():
-        if (place := folder / f"{split}{ending}").exists():
-            return reader(place, side)
-    raise ValueError(f"{folder} has no {split}; wanted {_WANTED}")
+        if (path := folder / f"{split}{ending}").exists():
+            return reader(path, side)
+    raise ValueError(f"{folder} has no {split}; wanted {_EXPECTED}")
 
 
-def _from_parquet(path: Path, side: int) -> Found:
+def _from_parquet(path: Path, side: int) -> Images:
     from fewer.tasks.rows import read_rows
 
     table = read_rows(path)
-    has = table.column_names
-    column = next((name for name in _PICTURES if name in has), None)
-    if column is None or "label" not in has:
+    columns = table.column_names
+    column = next((name for name in _PICTURES if name in columns), None)
+    if column is None or "label" not in columns:
         raise ValueError(
-            f"{path} has columns {', '.join(has)}; wanted label and one of {', '.join(_PICTURES)}"
+            f"{path} has columns {', '.join(columns)}; wanted label and one of "
+            f"{', '.join(_PICTURES)}"
         )
     cells: Iterable[Any] = table[column][:]
-    opened = (io.BytesIO(cell["bytes"] if isinstance(cell, dict) else cell) for cell in cells)
-    return _grey(opened, side, path), list(table["label"][:])
+    pictures = (io.BytesIO(cell["bytes"] if isinstance(cell, dict) else cell) for cell in cells)
+    return _load_grey(pictures, side, path), list(table["label"][:])
 
 
-def _from_arrays(path: Path, side: int) -> Found:
-    with np.load(path) as held:
-        if missing := [name for name in ("images", "labels") if name not in held]:
-            raise ValueError(f"{path} has no array {missing[0]!r}; it has {', '.join(held)}")
-        images, labels = held["images"], held["labels"]
+def _from_arrays(path: Path, side: int) -> Images:
+    with np.load(path) as arrays:
+        if missing := [name for name in ("images", "labels") if name not in arrays]:
+            raise ValueError(f"{path} has no array {missing[0]!r}; it has {', '.join(arrays)}")
+        images, labels = arrays["images"], arrays["labels"]
     if not len(images) or len(images) != len(labels):
         raise ValueError(
             f"{path} has {len(images)} images and {len(labels)} labels, wanted a label for each"
@@ -110,21 +113,21 @@ def _from_arrays(path: Path, side: int) -> Found:
     return images.reshape(len(images), -1).astype(np.uint8), labels.tolist()
 
 
-def _from_folders(folder: Path, side: int) -> Found:
+def _from_folders(folder: Path, side: int) -> Images:
     files = sorted(file for file in folder.glob("*/*") if file.is_file())
     if not files:
         raise ValueError(f"{folder} holds no pictures; wanted {folder}/LABEL/*.png")
-    return _grey(files, side, folder), [file.parent.name for file in files]
+    return _load_grey(files, side, folder), [file.parent.name for file in files]
 
 
-def _grey(pictures: Iterable[Any], side: int, origin: Path) -> NDArray[np.uint8]:
+def _load_grey(pictures: Iterable[Any], side: int, origin: Path) -> NDArray[np.uint8]:
     from PIL import Image as Picture
 
     rows = []
     for picture in pictures:
-        with Picture.open(picture) as opened:
-            _check_size((opened.height, opened.width), side, origin)
-            rows.append(np.asarray(opened.convert("L"), dtype=np.uint8).reshape(-1))
+        with Picture.open(picture) as image:
+            _check_size((image.height, image.width), side, origin)
+            rows.append(np.asarray(image.convert("L"), dtype=np.uint8).reshape(-1))
     return np.stack(rows)
 
 
@@ -136,13 +139,13 @@ def _check_size(got: tuple[int, ...], side: int, origin: Path) -> None:
         )
 
 
-def _rows(found: Found, names: list[str], origin: Path) -> Rows:
-    pixels, labels = found
+def _build_rows(images: Images, names: list[str], origin: Path) -> Rows:
+    pixels, labels = images
     lengths = np.full(len(pixels), pixels.shape[1], dtype=np.int32)
-    return Rows(pixels, lengths, numbered(labels, names, origin))
+    return Rows(pixels, lengths, encode_labels(labels, names, origin))
 
 
-_READERS: dict[str, Callable[[Path, int], Found]] = {
+_READERS: dict[str, Callable[[Path, int], Images]] = {
     ".parquet": _from_parquet,
     ".npz": _from_arrays,
     "": _from_folders,

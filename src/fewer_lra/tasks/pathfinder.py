@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fewer_lra.tasks.arena import LRATask, Rows, check_counts
-from fewer_lra.tasks.cache import kept
+from fewer_lra.tasks.cache import load_or_generate
 from fewer_lra.tasks.snakes import PUBLISHED, draw
+from fewer_lra.tasks.task import LRATask, Rows, check_counts
 
 __all__ = ["Pathfinder"]
 
-_CHUNK = 200  # images that a process draws in one go
+_CHUNK = 200  # images per call of a process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Pathfinder:
             raise ValueError(f"got {data}, but Pathfinder's images are generated: give no data")
         rule = {"task": "pathfinder", "rule": 1, "snakes": asdict(PUBLISHED[self.side])}
         rule |= {"counts": [self.train, self.dev, self.test], "seed": self.seed}
-        train, dev, test = kept(cache, f"pathfinder{self.side}", rule, self._generate)
+        train, dev, test = load_or_generate(cache, f"pathfinder{self.side}", rule, self._generate)
         return LRATask(
             name="pathfinder",
             vocabulary=257,
@@ -65,34 +65,34 @@ class Pathfinder:
     def _generate(self) -> list[Rows]:
         from tqdm.auto import tqdm
 
-        wanted = self.train + self.dev + self.test
-        starts = range(0, wanted, _CHUNK)
-        draw_from = partial(_images, self.side, self.seed, wanted)
+        total = self.train + self.dev + self.test
+        starts = range(0, total, _CHUNK)
+        draw_from = partial(_images, self.side, self.seed, total)
         parts = []
         # not forked: a child of a process with threads may never end
         context = multiprocessing.get_context("spawn")
         with (
             ProcessPoolExecutor(self.workers, mp_context=context) as pool,
-            tqdm(total=wanted, desc="Pathfinder", leave=False, disable=None) as bar,
+            tqdm(total=total, desc="Pathfinder", leave=False, disable=None) as bar,
         ):
             run = pool.map if self.workers > 1 else map
             for part in run(draw_from, starts):
                 parts.append(part)
                 bar.update(len(part[1]))
         tokens, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
-        lengths = np.full(wanted, self.side * self.side, dtype=np.int32)
-        whole = Rows(tokens, lengths, labels)
+        lengths = np.full(total, self.side * self.side, dtype=np.int32)
+        rows = Rows(tokens, lengths, labels)
         stops = np.cumsum([self.train, self.dev, self.test])
-        return [whole.take(numbers) for numbers in np.split(np.arange(wanted), stops[:-1])]
+        return [rows.take(numbers) for numbers in np.split(np.arange(total), stops[:-1])]
 
 
 def _images(
-    side: int, seed: int, wanted: int, start: int
+    side: int, seed: int, total: int, start: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Draw a chunk of images: pixels (n, side * side) and labels (n)."""
     pictures = [
         draw(np.random.default_rng([seed, number]), PUBLISHED[side])
-        for number in range(start, min(start + _CHUNK, wanted))
+        for number in range(start, min(start + _CHUNK, total))
     ]
     return (
         np.stack([picture.pixels.reshape(-1) for picture in pictures]),

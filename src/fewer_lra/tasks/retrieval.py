@@ -9,18 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fewer_lra.tasks.letters import Letters
+from fewer_lra.tasks.byte_text import ByteText
 
 __all__ = ["Retrieval"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Retrieval(Letters):
+class Retrieval(ByteText):
     """Any labelled pairs; `max_length` is that of each text."""
 
     name: ClassVar[str] = "retrieval"
     columns: ClassVar[tuple[str, ...]] = ("text", "text_b")
-    wanted: ClassVar[str] = (
+    expected_files: ClassVar[str] = (
         "train.jsonl and test.jsonl (.gz, .csv ...) of columns text, text_b, label"
     )
 

@@ -48,7 +48,7 @@ class SnakeRule:
 
 
 # By the side of the image: those of Long Range Arena ("hard", contours of 14), fractions cut off.
-# 16 is none of theirs but ours, with shorter and fewer snakes, for machines without a GPU.
+# 16 is our own, with shorter and fewer snakes, for machines without a GPU.
 PUBLISHED = {
     16: SnakeRule(
         side=16,
@@ -135,50 +135,52 @@ def draw(rng: np.random.Generator, rule: SnakeRule) -> Picture:
     label, margin = int(rng.integers(2)), int(rng.choice(rule.margins))
     snakes = None
     while snakes is None:
-        snakes = _placed(rng, rule, margin)
+        snakes = _place(rng, rule, margin)
     first = int(rng.integers(2))
     last = first if label else 1 - first
     markers = np.stack([snakes[first][0, 0], snakes[last][-1, 1]])
-    return Picture(_rendered(snakes, markers, rule), label, margin, snakes, markers)
+    return Picture(_render(snakes, markers, rule), label, margin, snakes, markers)
 
 
-def _placed(rng: np.random.Generator, rule: SnakeRule, margin: int) -> tuple[Floats, ...] | None:
+def _place(rng: np.random.Generator, rule: SnakeRule, margin: int) -> tuple[Floats, ...] | None:
     """Place the targets, then the distractors; `None` where there is no room."""
-    targets = _grown(rng, rule, margin, np.empty((0, 2, 2)), 2, rule.contour_length)
+    targets = _grow(rng, rule, margin, np.empty((0, 2, 2)), 2, rule.contour_length)
     if targets is None:
         return None
     snakes = [*targets]
     for _ in range(rule.distractors):
-        found = _grown(rng, rule, margin, np.concatenate(snakes), 1, rule.distractor_length)
-        if found is None:
+        distractor = _grow(rng, rule, margin, np.concatenate(snakes), 1, rule.distractor_length)
+        if distractor is None:
             return None
-        snakes += [*found]
+        snakes += [*distractor]
     return tuple(snakes)
 
 
-def _grown(
+def _grow(
     rng: np.random.Generator,
     rule: SnakeRule,
     margin: int,
-    there: Floats,
+    existing: Floats,
     snakes: int,
     length: int,
 ) -> Floats | None:
-    """Grow snakes in turn, beside the dashes that are there; (snakes, length, 2, 2).
+    """Grow snakes in turn, beside the existing dashes; (snakes, length, 2, 2).
 
-    Many attempts are made side by side, and one that is whole is drawn. At each dash those without
-    room are replaced by copies of others: to begin anew until all dashes fit has the same law, but
-    takes thousands of attempts. `None` where no attempt goes on.
+    Many attempts are made side by side, and one complete attempt is drawn. At each dash those
+    without room are replaced by copies of others: beginning anew until all dashes fit has the same
+    law, but takes thousands of attempts. `None` where no attempt goes on.
     """
     begin = rng.uniform(rule.padding, rule.side - rule.padding, (_ATTEMPTS, 2))
     dashes = np.empty((_ATTEMPTS, 0, 2, 2))  # dash i belongs to snake i % snakes
     angles = np.empty((_ATTEMPTS, 0))
     for number in range(snakes * length):
         last = number - snakes
-        others = np.concatenate([np.broadcast_to(there, (_ATTEMPTS, *there.shape)), dashes], 1)
+        others = np.concatenate(
+            [np.broadcast_to(existing, (_ATTEMPTS, *existing.shape)), dashes], 1
+        )
         if last >= 0:
             begin = dashes[:, last, 1] + 2 * margin * _unit(angles[:, last])
-            others = np.delete(others, len(there) + last, axis=1)  # near by rule
+            others = np.delete(others, len(existing) + last, axis=1)  # near by rule
         elif number:
             around = rng.uniform(0, 2 * math.pi, _ATTEMPTS)
             begin = dashes[:, 0, 0] + rule.seed_distance * _unit(around)
@@ -211,27 +213,27 @@ def _directions(
     along[-1] = rule.paddle_length + margin
     angle, fits = np.zeros(len(begin)), np.zeros(len(begin), dtype=bool)
     for _ in range(_TRIALS):
-        left = np.flatnonzero(~fits)
-        drawn = rng.random(len(left))
+        pending = np.flatnonzero(~fits)
+        drawn = rng.random(len(pending))
         if heading is None:
-            angle[left] = 2 * math.pi * drawn
+            angle[pending] = 2 * math.pi * drawn
         else:
-            angle[left] = heading[left] + _turns(drawn, rule.continuity)
-        points = begin[left, None] + along[:, None] * _unit(angle[left])[:, None]
+            angle[pending] = heading[pending] + _draw_turns(drawn, rule.continuity)
+        points = begin[pending, None] + along[:, None] * _unit(angle[pending])[:, None]
         inside = ((points >= near) & (points <= far)).all(axis=(1, 2))
-        left, points = left[inside], points[inside]
-        apart = _distances(points[:, :, None], others[left, None])
-        fits[left] = (apart >= margin + rule.thickness).all(axis=(1, 2))
+        pending, points = pending[inside], points[inside]
+        distances = _distances(points[:, :, None], others[pending, None])
+        fits[pending] = (distances >= margin + rule.thickness).all(axis=(1, 2))
     return angle, fits
 
 
-def _turns(drawn: Floats, continuity: float) -> Floats:
+def _draw_turns(drawn: Floats, continuity: float) -> Floats:
     """Turn uniform numbers into angles of density in proportion to cos(continuity * angle)^2."""
     widest = min(math.pi / (2 * continuity), math.pi)
     grid = np.linspace(-widest, widest, 513)
     share = grid / 2 + np.sin(2 * continuity * grid) / (4 * continuity)
-    turned: Floats = np.interp(drawn, (share - share[0]) / (share[-1] - share[0]), grid)
-    return turned
+    turns: Floats = np.interp(drawn, (share - share[0]) / (share[-1] - share[0]), grid)
+    return turns
 
 
 def _unit(angle: Floats) -> Floats:
@@ -248,13 +250,13 @@ def _distances(points: Floats, dashes: Floats) -> Floats:
     return distance
 
 
-def _rendered(snakes: tuple[Floats, ...], markers: Floats, rule: SnakeRule) -> NDArray[np.uint8]:
+def _render(snakes: tuple[Floats, ...], markers: Floats, rule: SnakeRule) -> NDArray[np.uint8]:
     """Draw dashes and discs, `antialias` points a pixel and side; where they meet, the brighter."""
     lines = np.concatenate(snakes)
     shapes = np.concatenate([lines, np.repeat(markers[:, None], 2, axis=1)])
     kinds = [len(lines), len(markers)]
     half = np.repeat([rule.thickness / 2, rule.marker_radius], kinds)
-    bright = np.repeat([rule.snake_contrast * rule.paddle_contrast, 1.0], kinds)
+    brightness = np.repeat([rule.snake_contrast * rule.paddle_contrast, 1.0], kinds)
     fine, wide = rule.antialias, rule.side * rule.antialias
     reach = math.ceil((max(rule.paddle_length / 2 + half[0], rule.marker_radius) + 1) * fine)
     steps = np.arange(-reach, reach + 1)
@@ -263,8 +265,10 @@ def _rendered(snakes: tuple[Floats, ...], markers: Floats, rule: SnakeRule) -> N
     y = middle[:, 1, None, None] + steps[None, :, None]  # (k, w, 1)
     x, y = np.broadcast_arrays(x, y)
     points = (np.stack([x, y], axis=-1) + 0.5) / fine  # (k, w, w, 2)
-    apart = _distances(points.transpose(1, 2, 0, 3), shapes).transpose(2, 0, 1)
-    cover = np.clip((half[:, None, None] - apart) * fine + 0.5, 0, 1) * bright[:, None, None]
+    distances = _distances(points.transpose(1, 2, 0, 3), shapes).transpose(2, 0, 1)
+    cover = (
+        np.clip((half[:, None, None] - distances) * fine + 0.5, 0, 1) * brightness[:, None, None]
+    )
     inside = (x >= 0) & (x < wide) & (y >= 0) & (y < wide)
     field = np.zeros((wide, wide))
     np.maximum.at(field, (y[inside], x[inside]), cover[inside])

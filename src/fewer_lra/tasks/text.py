@@ -8,18 +8,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fewer_lra.tasks.letters import Letters
+from fewer_lra.tasks.byte_text import ByteText
 
 __all__ = ["Text"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Text(Letters):
+class Text(ByteText):
     """Any labelled texts; the defaults are those of IMDB."""
 
     name: ClassVar[str] = "text"
     columns: ClassVar[tuple[str, ...]] = ("text",)
-    wanted: ClassVar[str] = "train.jsonl and test.jsonl (.gz, .csv ...) of columns text, label"
+    expected_files: ClassVar[str] = (
+        "train.jsonl and test.jsonl (.gz, .csv ...) of columns text, label"
+    )
 
     max_length: int = 1000
     dev: int = 2_500

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from fewer_lra.batches import Labelled, Masked, batch, texts
-from tests.unit.lra import toy
+from tests.unit.fewer_lra import toy
 
 
 def test_a_batch_is_as_wide_as_its_longest_row() -> None:

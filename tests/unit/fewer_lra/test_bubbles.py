@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks.support.bubbles import Bubble
-from fewer_lra.bubbles import bubbles, figure_of, write_figure
+from fewer_lra.bubbles import collect_bubbles, figure_of, write_figure
 from fewer_lra.tables import grouped
 from tests.unit.fewer_lra.results import row, two_tasks
 
 
 def test_bubbles_are_of_the_attentions_that_ran_on_all_tasks() -> None:
     (group,) = grouped(two_tasks())
-    assert bubbles(group, "text") == [
+    assert collect_bubbles(group, "text") == [
         Bubble("softmax", 100.0, pytest.approx(50.0), 200.0),  # type: ignore[arg-type]
         Bubble("linear", 100.0, pytest.approx(41.25), 50.0),  # type: ignore[arg-type]
     ]
@@ -23,7 +23,7 @@ def test_bubbles_are_of_the_attentions_that_ran_on_all_tasks() -> None:
 @pytest.mark.parametrize("changes", [{"threads": 2}, {"device": "NVIDIA H200"}])
 def test_the_processors_time_counts_only_where_it_is_all(changes: dict[str, object]) -> None:
     (group,) = grouped([row("text", "softmax", 0.6, **changes)])
-    assert bubbles(group, "text")[0].per_s == 80.0
+    assert collect_bubbles(group, "text")[0].per_s == 80.0
 
 
 def test_the_figure_names_every_attention_and_the_majority() -> None:
@@ -47,7 +47,7 @@ def test_figures_are_svg_or_png(tmp_path: Path) -> None:
 def test_a_task_without_rows_and_a_task_that_none_finished_are_told() -> None:
     (group,) = grouped(two_tasks())
     with pytest.raises(ValueError, match="no rows of 'image'"):
-        bubbles(group, "image")
+        collect_bubbles(group, "image")
     (group,) = grouped([row("text", "softmax", 0.6), row("listops", "local", 0.2)])
     with pytest.raises(ValueError, match="no attention ran on all"):
-        bubbles(group, "text")
+        collect_bubbles(group, "text")

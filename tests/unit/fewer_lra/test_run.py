@@ -12,7 +12,7 @@ import pytest
 from fewer_lra import run as runs
 from fewer_lra.run import model_spec, run
 from fewer_lra.speed import peak_memory_mb
-from tests.unit.lra import toy
+from tests.unit.fewer_lra import toy
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def test_a_row_holds_scores_speed_and_all_that_decided_them(tmp_path: Path) -> N
 
 def test_a_finished_run_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row = train(tmp_path)
-    monkeypatch.setattr(runs, "learn", None)
+    monkeypatch.setattr(runs, "train", None)
     assert train(tmp_path) == row
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 1
     (tmp_path / "rows.jsonl").unlink()  # the run's own folder has it too

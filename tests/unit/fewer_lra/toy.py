@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fewer_lra.recipes import Plan, Schedule
-from fewer_lra.tasks.arena import LRATask, Rows
+from fewer_lra.tasks.task import LRATask, Rows
 
 MODEL = {
     "layers": 1,

@@ -106,7 +106,7 @@ def test_no_row_is_twice_in_all_splits(tmp_path: Path) -> None:
         ({"max_args": 1}, "wanted 2 or more"),
         ({"depth": 2, "longer_than": 12}, "no tree of depth 2"),  # 2 + 10 at most
         ({"max_args": 2, "longer_than": 4, "shorter_than": 7}, "no tree"),  # 4, 7, 10, ...
-        ({"train": 0}, "train is 0"),
+        ({"train": 0}, "train"),
     ],
 )
 def test_impossible_limits_are_refused_at_once(limits: dict[str, int], told: str) -> None:

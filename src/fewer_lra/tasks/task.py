@@ -1,7 +1,7 @@
-"""What every task gives: rows of token ids for training, dev and test, and what there is to know.
+"""Data of a task: rows of token ids for training, dev and test, vocabulary, classes and source.
 
-Ids are 0 to `vocabulary` - 1. The last id stands for what self-pretraining hides. Behind the length
-of a row all ids are 0; of images, which are all equally long, 0 is black as well.
+Ids are 0 to `vocabulary` - 1. The last id is the mask token of self-pretraining. Padding has id 0;
+images have no padding, and there 0 is black.
 """
 
 from __future__ import annotations
@@ -15,7 +15,16 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LRATask", "Rows", "Setting", "Split", "check_counts", "numbered", "padded", "parted"]
+__all__ = [
+    "LRATask",
+    "Rows",
+    "Setting",
+    "Split",
+    "check_counts",
+    "encode_labels",
+    "pad_rows",
+    "split_rows",
+]
 
 Split = Literal["train", "dev", "test"]
 Ids = NDArray[np.integer[Any]]
@@ -34,25 +43,25 @@ class Rows:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, chosen: Ids) -> Rows:
+    def take(self, numbers: Ids) -> Rows:
         """Return the rows of these numbers, in this order."""
         second, lengths = self.second, self.second_lengths
         return Rows(
-            self.tokens[chosen],
-            self.lengths[chosen],
-            self.labels[chosen],
-            None if second is None else second[chosen],
-            None if lengths is None else lengths[chosen],
+            self.tokens[numbers],
+            self.lengths[numbers],
+            self.labels[numbers],
+            None if second is None else second[numbers],
+            None if lengths is None else lengths[numbers],
         )
 
     def digest(self) -> str:
         """Fingerprint the rows: SHA-256 of their arrays, whatever the type of their integers."""
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         for values in (self.tokens, self.lengths, self.labels, self.second, self.second_lengths):
             if values is not None:
-                found.update(str(values.shape).encode())
-                found.update(np.ascontiguousarray(values, dtype=np.int16).tobytes())
-        return found.hexdigest()
+                digest.update(str(values.shape).encode())
+                digest.update(np.ascontiguousarray(values, dtype=np.int16).tobytes())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -70,12 +79,12 @@ class LRATask:
 
     @property
     def pair(self) -> bool:
-        """Tell whether a row is two texts."""
+        """Whether a row is two texts."""
         return self.train.second is not None
 
     @property
     def mask_id(self) -> int:
-        """Return the id that stands for a hidden token."""
+        """Return the id of the mask token."""
         return self.vocabulary - 1
 
     def rows(self, split: Split) -> Rows:
@@ -83,16 +92,16 @@ class LRATask:
         return {"train": self.train, "dev": self.dev, "test": self.test}[split]
 
     def majority(self, split: Split) -> float:
-        """Return the share (0..1) of the most frequent label: what knowing nothing scores."""
+        """Return the share (0..1) of the most frequent label: the score of a constant answer."""
         labels = self.rows(split).labels
         return float(np.bincount(labels).max() / len(labels))
 
     def data_hash(self) -> str:
         """Fingerprint all splits: 16 hex digits."""
-        whole = "".join(rows.digest() for rows in (self.train, self.dev, self.test))
-        return hashlib.sha256(whole.encode()).hexdigest()[:16]
+        digests = "".join(rows.digest() for rows in (self.train, self.dev, self.test))
+        return hashlib.sha256(digests.encode()).hexdigest()[:16]
 
-    def named(self, name: str) -> LRATask:
+    def rename(self, name: str) -> LRATask:
         """Return the task under another name: Path-X is Pathfinder on a larger image."""
         return replace(self, name=name)
 
@@ -103,12 +112,12 @@ class Setting(Protocol):
     def load(self, data: Path | None, cache: Path) -> LRATask:
         """Read or generate the rows.
 
-        `data` is a file or folder of one's own, `cache` the folder where generated rows are kept.
+        `data` is a file or folder of the user, `cache` the folder of generated rows.
         """
 
 
-def padded(rows: Sequence[Ids], dtype: type[np.integer[Any]]) -> tuple[Ids, Ids]:
-    """Lay rows side by side; returns ids (n, longest) and lengths (n)."""
+def pad_rows(rows: Sequence[Ids], dtype: type[np.integer[Any]]) -> tuple[Ids, Ids]:
+    """Pad rows to the longest; returns ids (n, longest) and lengths (n)."""
     lengths = np.array([len(row) for row in rows], dtype=np.int32)
     tokens = np.zeros((len(rows), int(lengths.max(initial=1))), dtype=dtype)
     for number, row in enumerate(rows):
@@ -116,8 +125,8 @@ def padded(rows: Sequence[Ids], dtype: type[np.integer[Any]]) -> tuple[Ids, Ids]
     return tokens, lengths
 
 
-def parted(rows: Rows, seed: int, *sizes: int | None) -> list[Rows]:
-    """Draw parts of these sizes, no row in two of them; `None`: all that are left.
+def split_rows(rows: Rows, seed: int, *sizes: int | None) -> list[Rows]:
+    """Draw disjoint parts of these sizes; `None`: the remaining rows.
 
     Raises `ValueError` where there are too few rows.
     """
@@ -126,29 +135,29 @@ def parted(rows: Rows, seed: int, *sizes: int | None) -> list[Rows]:
     for size in sizes:
         stop = len(rows) if size is None else start + size
         if stop > len(rows) or stop == start:
-            told = " + ".join("the rest" if size is None else str(size) for size in sizes)
-            raise ValueError(f"there are {len(rows)} rows, wanted {told}: ask for fewer")
+            counts = " + ".join("the rest" if size is None else str(size) for size in sizes)
+            raise ValueError(f"there are {len(rows)} rows, wanted {counts}: ask for fewer")
         parts.append(rows.take(order[start:stop]))
         start = stop
     return parts
 
 
-def numbered(labels: Sequence[Any], names: Sequence[str], origin: object) -> NDArray[np.int64]:
-    """Give each label its place among those of train.
+def encode_labels(labels: Sequence[Any], names: Sequence[str], origin: object) -> NDArray[np.int64]:
+    """Encode each label as its index among those of train.
 
     Raises `ValueError` for a row without a label, and for one that is not among the names.
     """
-    numbers = {name: number for number, name in enumerate(names)}
+    indices = {name: number for number, name in enumerate(names)}
     for row, label in enumerate(labels):
         if label is None:
             raise ValueError(f"{origin}, row {row} (the first is 0): there is no label")
-        if str(label) not in numbers:
+        if str(label) not in indices:
             raise ValueError(f"{origin}: label {str(label)!r} is not among those of train: {names}")
-    return np.array([numbers[str(label)] for label in labels], dtype=np.int64)
+    return np.array([indices[str(label)] for label in labels], dtype=np.int64)
 
 
 def check_counts(**counts: int | None) -> None:
     """Raise `ValueError` for a number of rows below 1."""
     for name, count in counts.items():
         if count is not None and count < 1:
-            raise ValueError(f"{name} is {count}, wanted 1 row or more")
+            raise ValueError(f"{name} must be 1 or more (rows); got {count}.")

@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import set_seed
 
-from fewer_lra.learn import accuracy, learn, pretrain, rate
 from fewer_lra.model import LRAModel
 from fewer_lra.run import model_spec
-from tests.unit.lra import toy
+from fewer_lra.train import accuracy, learning_rate_factor, pretrain, train
+from tests.unit.fewer_lra import toy
 
 
 def model() -> LRAModel:
@@ -25,8 +25,8 @@ def model() -> LRAModel:
 def test_rsqrt_is_the_published_formula_and_never_0(step: int) -> None:
     schedule = toy.schedule(shape="rsqrt", warmup=100, steps=400)
     wanted = min(1, step / 100) / math.sqrt(max(step, 100))
-    assert rate(schedule, step) == pytest.approx(wanted)
-    assert rate(schedule, step) > 0
+    assert learning_rate_factor(schedule, step) == pytest.approx(wanted)
+    assert learning_rate_factor(schedule, step) > 0
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_rsqrt_is_the_published_formula_and_never_0(step: int) -> None:
 def test_other_schedules_warm_up_and_go_their_way(shape: str, wanted: dict[int, float]) -> None:
     schedule = toy.schedule(shape=shape, warmup=10, steps=100)
     for step, share in wanted.items():
-        assert rate(schedule, step) == pytest.approx(share, abs=1e-4)
+        assert learning_rate_factor(schedule, step) == pytest.approx(share, abs=1e-4)
 
 
 def test_accuracy_counts_rows_whatever_the_batch_and_keeps_the_mode() -> None:
@@ -52,7 +52,7 @@ def test_accuracy_counts_rows_whatever_the_batch_and_keeps_the_mode() -> None:
 
 def test_training_learns_and_keeps_the_best_step(tmp_path: Path) -> None:
     task, reader = toy.task(), model()
-    history = learn(reader, task, toy.schedule(), tmp_path, 0)
+    history = train(reader, task, toy.schedule(), tmp_path, 0)
     assert [step for step, _ in history] == [20, 40, 60]
     best = max(score for _, score in history)
     assert best > 0.9 > task.majority("dev")
@@ -63,7 +63,7 @@ def test_training_learns_and_keeps_the_best_step(tmp_path: Path) -> None:
 
 def test_a_killed_run_goes_on_where_it_stood(tmp_path: Path) -> None:
     task = toy.task()
-    whole = learn(model(), task, toy.schedule(steps=40), tmp_path / "whole", 0)
+    whole = train(model(), task, toy.schedule(steps=40), tmp_path / "whole", 0)
     cut = toy.schedule(steps=40)
     with pytest.MonkeyPatch.context() as patch:
         # the second evaluation never comes: what a kill between two checkpoints leaves
@@ -75,12 +75,12 @@ def test_a_killed_run_goes_on_where_it_stood(tmp_path: Path) -> None:
             calls.append(accuracy(*args))  # type: ignore[arg-type]
             return calls[0]
 
-        patch.setattr("fewer_lra.learn.accuracy", killed)
+        patch.setattr("fewer_lra.train.accuracy", killed)
         with pytest.raises(KeyboardInterrupt):
-            learn(model(), task, cut, tmp_path / "cut", 0)
+            train(model(), task, cut, tmp_path / "cut", 0)
     assert [path.name for path in (tmp_path / "cut").glob("checkpoint-*")] == ["checkpoint-20"]
     resumed = model()
-    assert learn(resumed, task, cut, tmp_path / "cut", 0) == whole
+    assert train(resumed, task, cut, tmp_path / "cut", 0) == whole
 
 
 def test_pretraining_guesses_hidden_tokens_better_than_before(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Training in the arena: Hugging Face's Trainer with its schedules, and an eye on dev."""
+"""Training on Long Range Arena: Hugging Face's Trainer with its schedules, scored on dev."""
 
 from __future__ import annotations
 
@@ -19,68 +19,68 @@ from fewer.training.trainer import StrictTrainer
 from fewer_lra.batches import Labelled, Masked, batch, texts
 from fewer_lra.model import LRAModel
 from fewer_lra.recipes import Schedule
-from fewer_lra.tasks.arena import LRATask, Rows
+from fewer_lra.tasks.task import LRATask, Rows
 
-__all__ = ["accuracy", "learn", "pretrain", "rate"]
+__all__ = ["accuracy", "learning_rate_factor", "pretrain", "train"]
 
-_SCORED = 2  # so many times the batch of training is scored at once
+_SCORED = 2  # batches of training per batch of scoring
 History = list[tuple[int, float]]
 
 
-def learn(model: LRAModel, task: LRATask, schedule: Schedule, place: Path, seed: int) -> History:
+def train(model: LRAModel, task: LRATask, schedule: Schedule, folder: Path, seed: int) -> History:
     """Train on the labels; returns the accuracy on dev by step.
 
-    Goes on from the newest whole checkpoint in `place`, and leaves there `best.pt`: the weights of
-    the first step of highest accuracy on dev.
+    Resumes from the newest complete checkpoint in `folder` and writes `best.pt` there: the
+    weights of the first step of highest accuracy on dev.
     """
-    watch = _Watch(task.dev, schedule, place)
-    _train(model, task.train, Labelled(task.train), schedule, place, seed, [watch])
-    return watch.history
+    scorer = _DevScorer(task.dev, schedule, folder)
+    _train(model, task.train, Labelled(task.train), schedule, folder, seed, [scorer])
+    return scorer.history
 
 
-def pretrain(model: LRAModel, task: LRATask, schedule: Schedule, place: Path, seed: int) -> None:
-    """Train on the task's own inputs, without labels, to guess what is hidden."""
+def pretrain(model: LRAModel, task: LRATask, schedule: Schedule, folder: Path, seed: int) -> None:
+    """Train on the task's own inputs, without labels, to predict masked tokens."""
     rows = texts(task.train)
     collate = Masked(rows, task.mask_id, schedule.masked)
-    _train(_Guessing(model), rows, collate, schedule, place, seed, [])
+    _train(_MaskedModel(model), rows, collate, schedule, folder, seed, [])
 
 
 def accuracy(model: nn.Module, rows: Rows, batch_size: int) -> float:
-    """Return the share (0..1) of rows whose label has the highest logit; rows of like length meet.
+    """Return the share (0..1) of rows whose label has the highest logit.
 
-    The model is left in the mode it was in.
+    Batches hold rows of similar length. The mode of the model does not change.
     """
     before, device = model.training, next(model.parameters()).device
     model.eval()
-    order, right = rows.lengths.argsort(kind="stable"), 0
+    order, correct = rows.lengths.argsort(kind="stable"), 0
     with torch.inference_mode():
         for start in range(0, len(rows), batch_size):
-            found = batch(rows, order[start : start + batch_size])
-            found = {name: values.to(device) for name, values in found.items()}
-            labels = found.pop("labels")
-            right += int((model(**found)["logits"].argmax(-1) == labels).sum())
+            inputs = batch(rows, order[start : start + batch_size])
+            inputs = {name: values.to(device) for name, values in inputs.items()}
+            labels = inputs.pop("labels")
+            correct += int((model(**inputs)["logits"].argmax(-1) == labels).sum())
     model.train(before)
-    return right / len(rows)
+    return correct / len(rows)
 
 
-def rate(schedule: Schedule, step: int) -> float:
-    """Return the learning rate of a step, counted from 1, over that of the schedule.
+def learning_rate_factor(schedule: Schedule, step: int) -> float:
+    """Return the learning rate of a step over that of the schedule.
 
-    So the first step does not go by a rate of 0.
+    Steps count from 1, so that the first has no learning rate of 0.
     """
-    warm = min(1.0, step / schedule.warmup) if schedule.warmup else 1.0
-    left = max(schedule.steps - step, 0) / max(schedule.steps - schedule.warmup, 1)
+    warmup = min(1.0, step / schedule.warmup) if schedule.warmup else 1.0
+    decay = max(schedule.steps - step, 0) / max(schedule.steps - schedule.warmup, 1)
     shapes = {
         "rsqrt": 1 / math.sqrt(max(step, schedule.warmup)),
         "cosine": (1 + math.cos(math.pi * min(step / schedule.steps, 1))) / 2,
-        "linear": min(left, 1.0),
+        "linear": min(decay, 1.0),
         "constant": 1.0,
     }
-    return warm * shapes[schedule.shape]
+    return warmup * shapes[schedule.shape]
 
 
-class _Guessing(nn.Module):
-    """A model whose forward is the guess of hidden tokens."""
+class _MaskedModel(nn.Module):
+    """A model whose forward predicts masked tokens."""
 
     def __init__(self, model: LRAModel) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class _Guessing(nn.Module):
 
 
 class _ArenaTrainer(StrictTrainer):
-    """AdamW by one of the arena's schedules."""
+    """AdamW with one of the arena's schedules."""
 
     def __init__(self, *args: Any, schedule: Schedule, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -104,44 +104,46 @@ class _ArenaTrainer(StrictTrainer):
         if self.lr_scheduler is None:
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
                 optimizer or cast("torch.optim.Optimizer", self.optimizer),
-                lambda step: rate(self.schedule, step + 1),
+                lambda step: learning_rate_factor(self.schedule, step + 1),
             )
         return self.lr_scheduler
 
 
-class _Watch(TrainerCallback):
-    """Score dev now and then, and keep the best weights; notes are files, so a kill loses none."""
+class _DevScorer(TrainerCallback):
+    """Score dev at intervals and keep the best weights; the history is written to a file."""
 
-    def __init__(self, dev: Rows, schedule: Schedule, place: Path) -> None:
-        self.dev, self.schedule, self.place = dev, schedule, place
+    def __init__(self, dev: Rows, schedule: Schedule, folder: Path) -> None:
+        self.dev, self.schedule, self.folder = dev, schedule, folder
         self.history: History = []
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Read what was noted up to the step where training goes on."""
-        note = self.place / "dev.json"
-        if note.exists() and state.global_step:
-            held = json.loads(note.read_text(encoding="utf-8"))
-            self.history = [(step, score) for step, score in held if step <= state.global_step]
+        """Read the history up to the step at which training resumes."""
+        path = self.folder / "dev.json"
+        if path.exists() and state.global_step:
+            history = json.loads(path.read_text(encoding="utf-8"))
+            self.history = [(step, score) for step, score in history if step <= state.global_step]
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Score the model where its turn is."""
+        """Score the model every `evaluate_every` steps."""
         step, model = state.global_step, kwargs["model"]
         if step % self.schedule.evaluate_every and step < self.schedule.steps:
             return
         score = accuracy(model, self.dev, _SCORED * self.schedule.batch_size)
         if score > max((before for _, before in self.history), default=-1.0):
-            _whole(self.place / "best.pt", partial(torch.save, model.state_dict()))
+            _write_atomically(self.folder / "best.pt", partial(torch.save, model.state_dict()))
         self.history.append((step, score))
         content = json.dumps(self.history)
-        _whole(self.place / "dev.json", lambda path: path.write_text(content, encoding="utf-8"))
+        _write_atomically(
+            self.folder / "dev.json", lambda path: path.write_text(content, encoding="utf-8")
+        )
 
 
-def _whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file at once or not at all."""
+def _write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file atomically."""
     temporary = path.with_suffix(".tmp")
     write(temporary)
     temporary.replace(path)
@@ -152,14 +154,14 @@ def _train(
     rows: Rows,
     collate: Labelled | Masked,
     schedule: Schedule,
-    place: Path,
+    folder: Path,
     seed: int,
     callbacks: list[TrainerCallback],
 ) -> None:
-    unfinished = newest_whole(place)
+    unfinished = newest_whole(folder)
     trainer = _ArenaTrainer(
         model=model,
-        args=_arguments(schedule, place, seed),
+        args=_arguments(schedule, folder, seed),
         train_dataset=range(len(rows)),
         data_collator=collate,
         callbacks=callbacks,
@@ -168,9 +170,9 @@ def _train(
     trainer.train(resume_from_checkpoint=str(unfinished) if unfinished else None)
 
 
-def _arguments(schedule: Schedule, place: Path, seed: int) -> TrainingArguments:
+def _arguments(schedule: Schedule, folder: Path, seed: int) -> TrainingArguments:
     return TrainingArguments(
-        output_dir=str(place),
+        output_dir=str(folder),
         max_steps=schedule.steps,
         per_device_train_batch_size=schedule.batch_size,
         learning_rate=schedule.learning_rate,

@@ -93,5 +93,5 @@ def test_what_cannot_be_read_is_told(
 def test_without_data_it_says_what_is_wanted(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="text, text_b, label"):
         Retrieval().load(None, tmp_path)
-    with pytest.raises(ValueError, match="max_length is 0"):
+    with pytest.raises(ValueError, match="max_length"):
         Text(max_length=0)

@@ -1,4 +1,4 @@
-"""Texts as bytes: id = byte + 1, with 0 behind the end, and the files they come from."""
+"""Texts as bytes (id = byte + 1, padded with 0), read from files."""
 
 from __future__ import annotations
 
@@ -9,26 +9,34 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from fewer_lra.tasks.arena import Ids, LRATask, Rows, check_counts, numbered, padded, parted
+from fewer_lra.tasks.task import (
+    Ids,
+    LRATask,
+    Rows,
+    check_counts,
+    encode_labels,
+    pad_rows,
+    split_rows,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Letters"]
+__all__ = ["ByteText"]
 
 _VOCABULARY = 258  # bytes, 0, and the hidden one
 
 
 @dataclass(frozen=True, kw_only=True)
-class Letters:
-    """How much of each text is read, and how many; `None`: all that there are.
+class ByteText:
+    """Number of texts and bytes per text; `None`: all rows.
 
     Rows come from a folder with train.* and test.*; dev is dev.*, or held out of train.
     """
 
     name: ClassVar[str]
     columns: ClassVar[tuple[str, ...]]
-    wanted: ClassVar[str]
+    expected_files: ClassVar[str]
 
     max_length: int
     train: int | None = None
@@ -40,24 +48,26 @@ class Letters:
         """Refuse sizes below 1."""
         check_counts(train=self.train, dev=self.dev, test=self.test)
         if self.max_length < 1:
-            raise ValueError(f"max_length is {self.max_length}, wanted 1 byte or more")
+            raise ValueError(f"max_length must be 1 or more (bytes); got {self.max_length}.")
 
     def load(self, data: Path | None, cache: Path) -> LRATask:
         """Read the rows; `cache` is not used."""
         if data is None:
-            raise ValueError(f"{self.name} is not generated: give a folder with {self.wanted}")
-        tables = self._tables(data)
+            raise ValueError(
+                f"{self.name} is not generated: give a folder with {self.expected_files}"
+            )
+        tables = self._read_tables(data)
         labels = sorted(set(map(str, tables["train"]["label"][:])))
-        spelt = {
-            split: self._spelled(table, labels, f"{data}, {split}")
+        rows = {
+            split: self._encode(table, labels, f"{data}, {split}")
             for split, table in tables.items()
         }
-        if "dev" in spelt:
-            (train,) = parted(spelt["train"], self.seed, self.train)
-            (dev,) = parted(spelt["dev"], self.seed, self.dev)
+        if "dev" in rows:
+            (train,) = split_rows(rows["train"], self.seed, self.train)
+            (dev,) = split_rows(rows["dev"], self.seed, self.dev)
         else:
-            dev, train = parted(spelt["train"], self.seed, self.dev, self.train)
-        (test,) = parted(spelt["test"], self.seed, self.test)
+            dev, train = split_rows(rows["train"], self.seed, self.dev, self.train)
+        (test,) = split_rows(rows["test"], self.seed, self.test)
         return LRATask(
             name=self.name,
             vocabulary=_VOCABULARY,
@@ -69,12 +79,12 @@ class Letters:
             source=str(data),
         )
 
-    def _tables(self, folder: Path) -> dict[str, Dataset]:
+    def _read_tables(self, folder: Path) -> dict[str, Dataset]:
         """Read the files by the names of their splits, and check their columns."""
         from fewer.tasks.rows import read_rows
 
         if not folder.is_dir():
-            raise ValueError(f"{folder} is no folder; wanted one with {self.wanted}")
+            raise ValueError(f"{folder} is no folder; wanted one with {self.expected_files}")
         tables = {}
         for split in ("train", "dev", "test"):
             files = sorted(file for file in folder.iterdir() if file.name.split(".")[0] == split)
@@ -82,28 +92,32 @@ class Letters:
                 names = ", ".join(file.name for file in files)
                 raise ValueError(f"{folder} has several files for {split}: {names}; keep one")
             if not files and split != "dev":
-                raise ValueError(f"{folder} has no file {split}.*; wanted {self.wanted}")
+                raise ValueError(f"{folder} has no file {split}.*; wanted {self.expected_files}")
             for file in files:
                 tables[split] = read_rows(file)
-                has = tables[split].column_names
-                if missing := [name for name in (*self.columns, "label") if name not in has]:
-                    raise ValueError(f"{file}: no column {missing[0]!r}; it has {', '.join(has)}")
+                column_names = tables[split].column_names
+                if missing := [
+                    name for name in (*self.columns, "label") if name not in column_names
+                ]:
+                    raise ValueError(
+                        f"{file}: no column {missing[0]!r}; it has {', '.join(column_names)}"
+                    )
         return tables
 
-    def _spelled(self, table: Dataset, labels: Sequence[str], origin: str) -> Rows:
-        """Spell the texts and number the labels by their place among those of train."""
+    def _encode(self, table: Dataset, labels: Sequence[str], origin: str) -> Rows:
+        """Encode texts as bytes, and labels by their index among those of train."""
         from fewer.tasks.texts import check_strings
 
         sides: list[tuple[Ids, Ids]] = []
         for name in self.columns:
             texts = table[name][:]
             check_strings(texts, name)
-            sides.append(padded([_ids(text, self.max_length) for text in texts], np.int16))
+            sides.append(pad_rows([_ids(text, self.max_length) for text in texts], np.int16))
         first, *second = sides
-        rows = numbered(table["label"][:], labels, origin)
+        rows = encode_labels(table["label"][:], labels, origin)
         return Rows(*first, rows, *(second[0] if second else (None, None)))
 
 
 def _ids(text: str, width: int) -> Ids:
-    """Spell a text, cut at `width` bytes; an empty one is a space, for a row holds something."""
+    """Encode a text, cut at `width` bytes; an empty text becomes a space, so no row is empty."""
     return np.frombuffer((text or " ").encode()[:width], dtype=np.uint8).astype(np.int16) + 1
