@@ -45,7 +45,7 @@ def lengths_table(rows: Sequence[Row]) -> str:
         said = _said(ms, lengths) + (_missing(row) if len(ms) < len(found) else "")
         parts.append(f"**{_MODES[mode]}**\n\n{grid(lines, words=1)}\n{said}")
     row = rows[-1]
-    settings = f"Window {row['window']}, blocks of {row['block']}, {row['random']} drawn."
+    settings = f"Window {row['window']}, blocks of {row['block']}, {row['random']} random."
     return "\n".join([*parts, f"{settings} {row['processor']}, one thread.\n"])
 
 
@@ -106,7 +106,7 @@ def _timed(ms: _Times, lengths: Sequence[int], *systems: str) -> list[int]:
 
 def _missing(row: Row) -> str:
     return (
-        f"A system that asked for more than {_gigas(row['limit_mb'])} beyond what it held before, "
+        f"A system that requested more than {_gigas(row['limit_mb'])} beyond what it held before, "
         "or died, has no time there and was given no longer text; only lengths at which both have "
         "a time are compared.\n"
     )
@@ -128,7 +128,7 @@ def long_texts_table(rows: Sequence[Row]) -> str:
     """Write a line a system: score, FLOPs, time and memory; ratios are to full attention."""
     systems: Mapping[str, Row] = rows[-1]["systems"]
     first = next(own for own in systems.values() if own["max_length"] > 512)
-    heads = ("reads", "tokens", "accuracy", "GFLOPs a text", "", "ms a text", "", "MB")
+    heads = ("reads", "tokens", "accuracy", "GFLOPs per text", "", "ms per text", "", "MB")
     lines = [list(heads)]
     for folder, own in systems.items():
         ms = own["ms_per_text"]["median"]

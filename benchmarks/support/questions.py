@@ -22,7 +22,7 @@ def questions_table(rows: Iterable[Row]) -> str:
     A method with a threshold has two lines: nothing skipped, and its operating point. That is
     chosen on one half of the questions and told of the other, beside the dense model's F1 there.
     """
-    counts = ("MFLOPs a question", "FLOPs", "F1, dense")
+    counts = ("MFLOPs per question", "FLOPs", "F1, dense")
     heads = ("questions", "run", "system", "F1", "exact match", *counts)
     lines: list[list[str]] = [list(heads)]
     told: set[str] = set()
@@ -51,7 +51,7 @@ def questions_table(rows: Iterable[Row]) -> str:
 def kept_table(rows: Iterable[Row]) -> str:
     """Write a Markdown line a way to read kept passages, against the dense model's."""
     sizes = ("1", "16")
-    heads = ("system", "F1", "exact match", "MFLOPs a question", "FLOPs", "KB a passage")
+    heads = ("system", "F1", "exact match", "MFLOPs per question", "FLOPs", "KB per passage")
     lines: list[list[str]] = [[*heads, *(f"batch {size}" for size in sizes)]]
     for row in rows:
         dense = row["systems"]["dense"]

@@ -50,7 +50,7 @@ def test_a_table_of_lengths_tells_times_memory_and_where_patterns_pay():
     assert "Longformer is faster than full attention from 1,024 tokens on" in table
     assert "its time grows 0.5x; transformers' own takes 3.0 to 5.0 times as long" in table
     assert "BigBird is faster than full attention at no measured length" in table
-    assert "Window 64, blocks of 16, 1 drawn. P, one thread." in table
+    assert "Window 64, blocks of 16, 1 random. P, one thread." in table
 
 
 def test_what_patterns_gain_is_told_over_all_modes_and_lengths():
@@ -90,7 +90,7 @@ def test_a_system_that_lacked_memory_has_no_time_and_is_not_compared():
     assert "faster than full attention at no measured length; from 1,024 to 2,048" in longformer
     assert "from 512 to 1,024 tokens its time grows 1.0x" in bigbird
     assert "takes 0.5 to 0.5 times as long" in bigbird
-    assert missing.startswith("A system that asked for more than 14 GB beyond what it held before")
+    assert missing.startswith("A system that requested more than 14 GB beyond what it held before")
     assert "more than" not in lengths_table([_row()])
 
 
