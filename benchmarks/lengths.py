@@ -20,12 +20,12 @@ import transformers as hf
 from torch import Tensor
 
 import fewer
-from benchmarks.support.memory import give_back, growth_mb
 from benchmarks.workers import Worker
 from fewer.cli.common import quiet
 from fewer.hf.attach import is_attached
 from fewer.hf.pretrained import load_config, load_tokenizer
 from fewer.measure.interleaved import once, rotated, spread
+from fewer.measure.memory import give_back, growth_mb
 from fewer.measure.rows import append_row, provenance
 from fewer.tasks import read_rows
 from fewer.tasks.rows import data_hash

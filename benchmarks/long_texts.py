@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import fewer
-from benchmarks.support.memory import growth_mb
 from fewer.cli.common import quiet
 from fewer.hf.config import method_to
 from fewer.hf.pretrained import load_tokenizer
 from fewer.measure.interleaved import draw, once, rotated, spread
+from fewer.measure.memory import growth_mb
 from fewer.measure.rows import append_row, provenance
 from fewer.tasks import read_rows
 from fewer.tasks.rows import data_hash

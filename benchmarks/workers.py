@@ -8,7 +8,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from benchmarks.support.memory import limit_growth
+from fewer.measure.memory import limit_growth
 
 __all__ = ["Worker"]
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.support.bubbles import Bubble, draw_bubbles
 from fewer.report.format import ABSENT, grid, times
+from fewer.report.scatter import Bubble, draw_bubbles
 from fewer.report.svg import Drawing, canvas, drawing
 
 __all__ = ["break_even", "lengths_table", "long_texts_figure", "long_texts_table", "patterns_claim"]

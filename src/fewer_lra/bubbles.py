@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
-from benchmarks.support.bubbles import Bubble, draw_bubbles
+from fewer.report.scatter import Bubble, draw_bubbles
 from fewer.report.svg import COLOURS, Drawing, canvas, drawing
 from fewer.runtimes.figure import write_svg
 from fewer_lra.tables import Group

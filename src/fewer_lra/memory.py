@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.support.memory import growth_mb
+from fewer.measure.memory import growth_mb
 from fewer_lra.model import LRAModel, LRAShape
 from fewer_lra.speed import training_step
 

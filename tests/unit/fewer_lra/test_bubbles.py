@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.support.bubbles import Bubble
+from fewer.report.scatter import Bubble
 from fewer_lra.bubbles import collect_bubbles, figure_of, write_figure
 from fewer_lra.tables import grouped
 from tests.unit.fewer_lra.results import row, two_tasks

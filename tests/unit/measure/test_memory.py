@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks.support import memory
+from fewer.measure import memory
 
 MEGABYTE = 1 << 20
 
