@@ -72,9 +72,9 @@ def test_untrained_exits_are_told_by_evaluate_and_explain(
     model.config.id2label, model.config.label2id = {0: "down", 1: "up"}, {"down": 0, "up": 1}
     model.save_pretrained(exits)
     assert run(*measured) == 0
-    assert "nothing leaves early" in capsys.readouterr().out
+    assert "no text or token exits early" in capsys.readouterr().out
     assert run(*measured, "--threshold", 1.0) == 0
-    assert "nothing leaves early" not in capsys.readouterr().out
+    assert "no text or token exits early" not in capsys.readouterr().out
     assert run("explain", exits, "good film") == 0
     assert prediction.CLOSED in prediction._logged
     Path("fewer-explain.html").write_text("mine")
