@@ -61,9 +61,9 @@ def test_untrained_exits_are_told_by_evaluate_and_explain(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from fewer import prediction
+    from fewer.inference import predict as predict_module
 
-    monkeypatch.setattr(prediction, "_logged", set())
+    monkeypatch.setattr(predict_module, "_logged", set())
     columns = ("--column", "text=review", "--column", "label=stars")
     measured = ("evaluate", exits, "--data", reviews, *columns, "--no-timed", "--rows", 8)
     assert run(*measured) == 2  # labels up and down, which the head does not know
@@ -76,7 +76,7 @@ def test_untrained_exits_are_told_by_evaluate_and_explain(
     assert run(*measured, "--threshold", 1.0) == 0
     assert "no text or token exits early" not in capsys.readouterr().out
     assert run("explain", exits, "good film") == 0
-    assert prediction.CLOSED in prediction._logged
+    assert predict_module.CLOSED in predict_module._logged
     Path("fewer-explain.html").write_text("mine")
     assert run("explain", exits, "good film") == 0
     assert Path("fewer-explain.html").read_text() == "mine"
