@@ -164,8 +164,8 @@ def test_the_threshold_is_turned_in_place():
         (FastBERT(), 1.5, "threshold is 1.5, wanted 0 to 1"),
         (DeeBERT(), -0.5, "threshold is -0.5, wanted 0 to inf for the criterion 'entropy'"),
         (PABEE(), 0, "threshold is 0, wanted 1 to inf for the criterion 'patience'"),
-        (LTP(), 0.5, "has no threshold to adjust; early exits have one, LTP learns its own"),
-        (Dense(), 0.5, "has no threshold to adjust"),
+        (LTP(), 0.5, "method must have a threshold to set; got LTP"),
+        (Dense(), 0.5, "method must have a threshold to set; got Dense"),
     ],
 )
 def test_what_cannot_be_turned_is_refused_and_left(method, threshold, message):

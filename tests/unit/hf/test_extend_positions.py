@@ -169,5 +169,5 @@ def test_an_unknown_architecture_is_refused_by_name():
     from transformers import GPT2Config, GPT2Model
 
     model = GPT2Model(GPT2Config(n_layer=1, n_head=1, n_embd=8, vocab_size=9, n_positions=16))
-    with pytest.raises(ValueError, match=r"'gpt2'.* not supported"):
+    with pytest.raises(ValueError, match=r"model_type must be .*'gpt2'"):
         lengthen(model, 32)

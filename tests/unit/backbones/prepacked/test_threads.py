@@ -59,7 +59,7 @@ def test_deoptimizing_during_passes_of_other_threads_changes_no_output(model):
     def toggle():
         for _ in range(100):
             fewer.deoptimize(model)
-            attachment.packed_for(isa)
+            attachment.set_isa(isa)
             swap_in(model)
         fewer.deoptimize(model)
         return []
