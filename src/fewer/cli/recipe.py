@@ -57,9 +57,9 @@ class Recipe:
     @classmethod
     def from_dict(cls, content: dict[str, Any], origin: str) -> Recipe:
         """Check the keys of a mapping. Raises `ValueError` with the nearest known key."""
-        known = [entry.name for entry in fields(cls)]
+        names = [entry.name for entry in fields(cls)]
         for key in content:
-            check_known(key, known, f"{origin}: key")
+            check_known(key, names, f"{origin}: key")
         missing = [key for key in ("model", "train") if not content.get(key)]
         if missing:
             raise ValueError(f"{origin}: {' and '.join(missing)} must be given; got none.")

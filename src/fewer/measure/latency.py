@@ -53,11 +53,11 @@ def latency(
         order = draw(len(encoded), size, runs + WARM_UP, seed)
         times_ms: dict[str, list[float]] = {name: [] for name in models}
         size_batches = batches(encoded, tokenizer, order, size)
-        for turn in track(range(runs + WARM_UP), f"batch {size}"):
+        for round_number in track(range(runs + WARM_UP), f"batch {size}"):
             inputs = {name: value.to(model.device) for name, value in next(size_batches)[1].items()}
-            for name in rotated(list(models), turn):
+            for name in rotated(list(models), round_number):
                 milliseconds = once(partial(models[name], **inputs), model.device)
-                if turn >= WARM_UP:
+                if round_number >= WARM_UP:
                     times_ms[name].append(milliseconds)
         for name, times in times_ms.items():
             rows[name]["latency_ms"][str(size)] = _summarise(times, times_ms["packed"])

@@ -45,8 +45,8 @@ def limit_growth(megabytes: int) -> None:
         raise RuntimeError("memory is limited on Linux only: there is no /proc/self/status")
     import resource  # not on Windows
 
-    most = (_kilobytes("VmSize") << 10) + (megabytes << 20)
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    limit_bytes = (_kilobytes("VmSize") << 10) + (megabytes << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
 
 
 def _most() -> float:
@@ -59,6 +59,6 @@ def _most() -> float:
 
 
 def _kilobytes(name: str) -> int:
-    found = re.search(rf"{name}:\s+(\d+) kB", (_OWN / "status").read_text())
-    assert found is not None
-    return int(found[1])
+    match = re.search(rf"{name}:\s+(\d+) kB", (_OWN / "status").read_text())
+    assert match is not None
+    return int(match[1])

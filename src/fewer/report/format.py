@@ -85,9 +85,11 @@ def lines(block: Block, columns: Iterable[str] = SYSTEMS) -> list[Line]:
 
 def headline(block: Block) -> list[Cell]:
     """Return the main results: FLOPs, a metric, the time at the largest batch size."""
-    ours = "method" if "method" in block.systems else "packed"
-    system = block.systems.get(ours, _EMPTY)
-    baselines = [name for name in ("packed", "padded") if name != ours and name in block.systems]
+    system_name = "method" if "method" in block.systems else "packed"
+    system = block.systems.get(system_name, _EMPTY)
+    baselines = [
+        name for name in ("packed", "padded") if name != system_name and name in block.systems
+    ]
     names = column_names([block])
     factors = {
         names[name]: times(flops / system.flops, "fewer", "more", "as many")
@@ -96,11 +98,11 @@ def headline(block: Block) -> list[Cell]:
     }
     cells = [_compare_cell(" FLOPs", "", factors)]
     if metric := first_metric(system.metrics):
-        cell = _format_metric(ours, system, block.systems.get("packed", _EMPTY), metric)
+        cell = _format_metric(system_name, system, block.systems.get("packed", _EMPTY), metric)
         note = f"{cell.note} against packed" if cell.note else ""
         cells.append(Cell(f"{metric} {cell.number}", note, cell.spread))
     for size in sorted(system.latency)[-1:]:
-        speedups = {names[name]: _speedup(block, ours, name, size) for name in baselines}
+        speedups = {names[name]: _speedup(block, system_name, name, size) for name in baselines}
         factors = {
             name: times(speedup, "faster", "slower", "as fast")
             for name, speedup in speedups.items()

@@ -303,8 +303,8 @@ def _additional_epochs(row: Row, rows: Sequence[Row]) -> float:
 
     if _FIRST_PHASE not in Path(str(row.get("baseline"))).parts:
         return 0.0
-    same_baseline = [other for other in rows if other.get("baseline") == row.get("baseline")]
-    token_exits = [other for other in same_baseline if _method(other) == "tokee"]
+    same_baseline = [entry for entry in rows if entry.get("baseline") == row.get("baseline")]
+    token_exits = [entry for entry in same_baseline if _method(entry) == "tokee"]
     if _method(row) == "sentee" and token_exits:
         return float(token_exits[0]["method"]["args"]["epochs"][0])
     try:

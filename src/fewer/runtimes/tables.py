@@ -63,13 +63,13 @@ def summary(rows: Sequence[Row]) -> str:
 
     The last column holds the scores of the dense model and of the method, where both are known.
     """
-    ours = [name for name in OURS if any(name in row["systems"] for row in rows)]
+    system_names = [name for name in OURS if any(name in row["systems"] for row in rows)]
     headings = ["texts", "batch", "fastest fp32 peer", "fastest bf16 peer", "fastest peer of all"]
-    lines = [[*headings, *ours, "score: packed, method"]]
+    lines = [[*headings, *system_names, "score: packed, method"]]
     for row in rows:
         for size, best in row["best"].items():
             peers = [_format_peer(row, best.get(kind), size) for kind in ("fp32", "bf16", "all")]
-            compared = [_format_comparison(row, name, size) for name in ours]
+            compared = [_format_comparison(row, name, size) for name in system_names]
             lines.append([profile(row), size, *peers, *compared, _format_scores(row)])
     return grid(lines, words=2)
 

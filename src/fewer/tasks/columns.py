@@ -39,11 +39,11 @@ def is_null_name(name: str) -> bool:
     return name.strip().lower() in ("", "nan", "<na>", "nat")
 
 
-def few(names: Iterable[str], most: int = 12) -> str:
-    """List names for a message, at most `most` of them."""
+def few(names: Iterable[str], limit: int = 12) -> str:
+    """List names for a message, at limit `limit` of them."""
     quoted = [repr(name if len(name) <= 40 else name[:39] + "…") for name in names]
-    more = f", ... ({len(quoted)} in all)" if len(quoted) > most else ""
-    return ", ".join(quoted[:most]) + more
+    more = f", ... ({len(quoted)} in all)" if len(quoted) > limit else ""
+    return ", ".join(quoted[:limit]) + more
 
 
 def excerpt(text: str, position: int = 0) -> str:
