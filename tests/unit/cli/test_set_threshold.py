@@ -61,15 +61,9 @@ def test_evaluate_and_explain_warn_about_untrained_exits(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-<<<<<<< HEAD
-    from fewer.inference import predict
-
-    monkeypatch.setattr(predict, "_logged", set())
-=======
     from fewer.inference import predict as predict_module
 
     monkeypatch.setattr(predict_module, "_logged", set())
->>>>>>> names-h
     columns = ("--column", "text=review", "--column", "label=stars")
     measured = ("evaluate", exits, "--data", reviews, *columns, "--no-latency", "--limit", 8)
     assert run(*measured) == 2  # labels up and down, which the head does not know
@@ -82,11 +76,7 @@ def test_evaluate_and_explain_warn_about_untrained_exits(
     assert run(*measured, "--threshold", 1.0) == 0
     assert "no text or token exits early" not in capsys.readouterr().out
     assert run("explain", exits, "good film") == 0
-<<<<<<< HEAD
-    assert predict.CLOSED in predict._logged
-=======
     assert predict_module.CLOSED in predict_module._logged
->>>>>>> names-h
     Path("fewer-explain.html").write_text("mine")
     assert run("explain", exits, "good film") == 0
     assert Path("fewer-explain.html").read_text() == "mine"
