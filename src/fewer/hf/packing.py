@@ -35,20 +35,7 @@ def pack(
     Raises `ValueError` for invalid batches: no or two inputs, a wrong shape, left padding, a text
     without tokens, ids out of range, a text beyond the model's maximum length.
     """
-    inputs = input_ids if input_ids is not None else inputs_embeds
-    if inputs is None or (input_ids is not None and inputs_embeds is not None):
-        raise ValueError("pass either input_ids or inputs_embeds, and only one of them")
-    name, ndim = ("input_ids", 2) if input_ids is not None else ("inputs_embeds", 3)
-    if inputs.ndim != ndim:
-        raise ValueError(
-            f"{name} must have {ndim} dimensions: (batch, length{', width' * (ndim == 3)}); "
-            f"got the shape {tuple(inputs.shape)}. Pass a batch of texts."
-        )
-    if input_ids is not None and input_ids.is_floating_point():
-        raise ValueError(
-            f"input_ids must be whole numbers (torch.long); got {input_ids.dtype}. Pass "
-            "input_ids.long()."
-        )
+    inputs = _check_inputs(input_ids, inputs_embeds)
     layout = plan(attention_mask, (inputs.shape[0], inputs.shape[1]), inputs.device)
     if backbone.strict_mask and attention_mask is not None:
         _check_binary(attention_mask)
@@ -102,6 +89,25 @@ def pack(
     return Packed.start(
         layout, hidden, position, protected, second, _global_tokens(anchors, marks, layout)
     )
+
+
+def _check_inputs(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+    """Return the one of the two that is given. Raises `ValueError` for none, both, a bad shape."""
+    inputs = input_ids if input_ids is not None else inputs_embeds
+    if inputs is None or (input_ids is not None and inputs_embeds is not None):
+        raise ValueError("pass either input_ids or inputs_embeds, and only one of them")
+    name, ndim = ("input_ids", 2) if input_ids is not None else ("inputs_embeds", 3)
+    if inputs.ndim != ndim:
+        raise ValueError(
+            f"{name} must have {ndim} dimensions: (batch, length{', width' * (ndim == 3)}); "
+            f"got the shape {tuple(inputs.shape)}. Pass a batch of texts."
+        )
+    if input_ids is not None and input_ids.is_floating_point():
+        raise ValueError(
+            f"input_ids must be whole numbers (torch.long); got {input_ids.dtype}. Pass "
+            "input_ids.long()."
+        )
+    return inputs
 
 
 def _global_tokens(mask: Tensor | None, marks: Tensor | None, layout: Plan) -> Tensor | None:
