@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from fewer.kernels import AttentionCall, kernel
-from fewer.kernels.cpu.library import best
+from fewer.kernels.cpu.library import best_isa
 from fewer.measure.rows import append_row, provenance
 
 HEADS, WIDTH = 12, 32
@@ -25,13 +25,13 @@ def measure(runs: int = 60) -> dict[str, Any]:
     """Time each batch in each precision; `score` is the median share it adds."""
     results: dict[str, Any] = {}
     for dtype in (torch.float32, torch.bfloat16):
-        if best(dtype) is None:
+        if best_isa(dtype) is None:
             continue
         for name, lengths in BATCHES.items():
             call = _draw_call(lengths, dtype)
             times: dict[bool, list[float]] = {False: [], True: []}
             for step in range(2 * runs):
-                times[step % 2 == 1].append(_time_call(replace(call, scored=step % 2 == 1)))
+                times[step % 2 == 1].append(_time_call(replace(call, needs_received=step % 2 == 1)))
             ratios = [b / a for a, b in zip(times[False], times[True], strict=True)]
             results[f"{str(dtype).partition('.')[2]}, {name}"] = {
                 "attention_ms": statistics.median(times[False]),

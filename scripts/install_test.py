@@ -112,7 +112,7 @@ def install(kind: str, wheel: Path, folder: Path, *, suite: bool) -> Path:
     call(
         python,
         "-c",
-        "from fewer.kernels.cpu.library import available; print(available())",
+        "from fewer.kernels.cpu.library import available_isas; print(available_isas())",
         cwd=folder,
     )
     tools = [f"{wheel}[dev]"] if suite else ["pytest", "hypothesis"]

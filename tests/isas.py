@@ -13,7 +13,7 @@ from fewer.hf import optimize as optimize_module
 from fewer.kernels.cpu import library
 from fewer.kernels.cpu.library import Isa
 
-ISAS = library.available()
+ISAS = library.available_isas()
 FLOATS = tuple(isa for isa in ISAS if isa.dtype is torch.float32)
 HALVES = tuple(isa for isa in ISAS if isa.dtype is torch.bfloat16)
 
@@ -32,7 +32,7 @@ needs_kernels = pytest.mark.skipif(not ISAS, reason="no compiled kernels for thi
 def pretend(monkeypatch: pytest.MonkeyPatch, isa: Isa | None) -> None:
     """Let this be a processor on which `isa` is the last that there is; `None`: there is none."""
     able = () if isa is None else tuple(one for one in ISAS if one <= isa)
-    monkeypatch.setattr(library, "available", lambda: able)
+    monkeypatch.setattr(library, "available_isas", lambda: able)
 
 
 def optimized(model: Any, isa: Isa | None = None) -> Any:

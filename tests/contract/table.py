@@ -20,7 +20,7 @@ from fewer import LTP, Decision, Dense, Method, Policy, Site, Trace, View
 from fewer.core.stack import StackPolicy
 from fewer.hf.task_heads import logits_of
 from fewer.kernels import KERNELS as _KERNELS
-from fewer.kernels import missing
+from fewer.kernels.cpu.library import unavailable_reason
 from fewer.methods.attention import BigBird, DeFormer, Longformer
 from fewer.methods.combined import MagicPyramid, Stack
 from fewer.methods.exits import (
@@ -139,7 +139,7 @@ SPREAD = 0.7  # of the heads' random weights: their doubts are far apart
 DEEPEST = 8  # layers, no fewer than any model in these tests has
 BACKBONES = tuple(FAMILIES)
 PATTERNED = ("longformer", "big-bird")  # families with a pattern in every layer
-KERNELS = tuple(name for name in _KERNELS if name != "native" or missing() is None)
+KERNELS = tuple(name for name in _KERNELS if name != "native" or unavailable_reason() is None)
 
 # The families that all methods run over by default, and the methods that all families run over.
 CORE_FAMILIES = ("bert", "albert", "modernbert", "longformer")

@@ -7,7 +7,7 @@ import torch
 
 import fewer
 from fewer import Fate
-from fewer.kernels.call import never
+from fewer.kernels.call import masked_score
 from tests.contract.table import (
     METHODS,
     SPANS,
@@ -136,7 +136,7 @@ def test_no_answer_begins_or_ends_at_a_dropped_token(method, backbone):
         logits, trace = read(model, batch, apply)
         dropped, padding = trace.dropped, batch["attention_mask"] == 0
         silent = dropped | padding
-        hidden = logits == never(logits.dtype)
+        hidden = logits == masked_score(logits.dtype)
         assert torch.equal(hidden, silent[..., None].expand_as(hidden)), apply
         assert not silent.gather(1, logits.argmax(1)).any(), apply
         assert not (dropped & padding).any(), apply

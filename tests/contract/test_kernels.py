@@ -35,19 +35,21 @@ class Extras:
 
     window: int | None = None
     gate: bool = False
-    vote: bool = False
-    scored: bool = False
-    measured: bool = False
+    query_weight: bool = False
+    needs_received: bool = False
+    needs_logsumexp: bool = False
 
 
 EXTRAS = {
     "plain": Extras(),
     "window": Extras(window=2),
     "gate": Extras(gate=True),
-    "scored": Extras(scored=True),
-    "measured": Extras(measured=True),
-    "votes": Extras(vote=True, scored=True),
-    "everything": Extras(window=3, gate=True, vote=True, scored=True, measured=True),
+    "scored": Extras(needs_received=True),
+    "measured": Extras(needs_logsumexp=True),
+    "votes": Extras(query_weight=True, needs_received=True),
+    "everything": Extras(
+        window=3, gate=True, query_weight=True, needs_received=True, needs_logsumexp=True
+    ),
 }
 every_extra = pytest.mark.parametrize("extras", EXTRAS)
 
@@ -76,9 +78,9 @@ def _call(sizes, extras, heads=2, width=4, dtype=torch.float32, scale=1.0):
         position_k=torch.cat(columns),
         window=extras.window,
         gate=gate.requires_grad_() if extras.gate else None,
-        vote=torch.rand(tokens_q).requires_grad_() if extras.vote else None,
-        scored=extras.scored,
-        measured=extras.measured,
+        query_weight=torch.rand(tokens_q).requires_grad_() if extras.query_weight else None,
+        needs_received=extras.needs_received,
+        needs_logsumexp=extras.needs_logsumexp,
     )
 
 
@@ -120,7 +122,7 @@ def test_a_kernel_equals_the_reference(kernel, sizes, extras, dtype):
 @every_other_kernel
 def test_its_gradients_equal_those_of_the_reference(kernel, sizes, extras):
     call = _call(sizes, EXTRAS[extras])
-    leaves = [x for x in (call.q, call.k, call.v, call.gate, call.vote) if x is not None]
+    leaves = [x for x in (call.q, call.k, call.v, call.gate, call.query_weight) if x is not None]
     weights = torch.randn(call.q.shape[0], call.v.shape[1] * call.v.shape[2])
     of_keys, of_rows = torch.randn(call.k.shape[0]), torch.randn(call.q.shape[:2])
     gradients = []
@@ -165,7 +167,9 @@ def test_a_text_is_the_same_to_the_last_bit_in_every_batch(isa, monkeypatch):
     place = torch.cat([torch.arange(int(n)) for n in lengths])
     q, k, v = torch.randn(3, int(lengths.sum()), 2, 20).to(isa.dtype)
     for window in (None, 30):
-        call = AttentionCall(q, k, v, starts, starts, place, place, window=window, scored=True)
+        call = AttentionCall(
+            q, k, v, starts, starts, place, place, window=window, needs_received=True
+        )
         together = KERNELS["native"](call)
         for text, length in enumerate(lengths.tolist()):
             rows, own = slice(*starts[text : text + 2].tolist()), torch.tensor([0, length])
@@ -200,7 +204,7 @@ def test_long_texts_that_fill_a_group_alone_agree(kernel):
     q, k, v = torch.randn(3, int(lengths.sum()), 3, 4)
     cu = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
     place = torch.cat([torch.arange(int(n)) for n in lengths])
-    call = AttentionCall(q, k, v, cu, cu, place, place, window=50, scored=True)
+    call = AttentionCall(q, k, v, cu, cu, place, place, window=50, needs_received=True)
     _assert_same(KERNELS[kernel](call), KERNELS["reference"](call), 1e-5)
 
 
@@ -255,10 +259,10 @@ def test_a_vote_of_zero_is_no_vote(name):
         q=call.q[asking],
         position_q=call.position_q[asking],
         cu_q=torch.nn.functional.pad(torch.bincount(text, minlength=5).cumsum(0), (1, 0)),
-        vote=None,
+        query_weight=None,
     )
     attend = KERNELS[name]
-    voted = attend(replace(call, vote=asking.float())).received
+    voted = attend(replace(call, query_weight=asking.float())).received
     assert_same(voted, attend(fewer_queries).received)
 
 

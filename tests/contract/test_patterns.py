@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fewer.kernels import KERNELS, AttentionCall, Pattern
-from fewer.kernels.sparse import SparseLayout, TokenPositions, anchors_of
+from fewer.kernels.sparse import SparseLayout, TokenPositions, find_global_tokens
 from tests.isas import every_isa, pretend
 from tests.rounding import assert_same
 
@@ -16,53 +16,55 @@ PATTERNS = {
     "window": Pattern(3),
     "window of nothing": Pattern(0),
     "window beyond the text": Pattern(500),
-    "longformer": Pattern(70, anchors="first"),
-    "question": Pattern(5, anchors="question"),
+    "longformer": Pattern(70, global_tokens="first"),
+    "question": Pattern(5, global_tokens="question"),
     "blocks": Pattern(0, block=16),
-    "sparse transformer": Pattern(0, block=16, summary=3, anchors="first"),
-    "bigbird": Pattern(1, block=8, random=3, seed=1, anchors="ends"),
-    "bigbird, short texts in full": Pattern(1, block=8, random=2, anchors="ends", full_up_to=64),
-    "blocks of one token": Pattern(1, random=2, anchors="ends"),
-    "more blocks than there are": Pattern(0, block=64, random=9, anchors="ends"),
+    "sparse transformer": Pattern(0, block=16, summary=3, global_tokens="first"),
+    "bigbird": Pattern(1, block=8, random=3, seed=1, global_tokens="ends"),
+    "bigbird, short texts in full": Pattern(
+        1, block=8, random=2, global_tokens="ends", full_up_to=64
+    ),
+    "blocks of one token": Pattern(1, random=2, global_tokens="ends"),
+    "more blocks than there are": Pattern(0, block=64, random=9, global_tokens="ends"),
 }
 OTHERS = [name for name in KERNELS if name != "reference"]
 every_pattern = pytest.mark.parametrize("pattern", PATTERNS)
 every_other_kernel = pytest.mark.parametrize("kernel", OTHERS)
 
 
-def call_of(pattern, *, lengths=LENGTHS, leave=0.2, rest=0.3, far=False, extras=True, seed=0):
+def call_of(pattern, *, lengths=LENGTHS, leave=0.2, rest=0.3, global_kv=False, extras=True, seed=0):
     """Draw a call of texts that some tokens have left, and in which some rest."""
     torch.manual_seed(seed)
     sequence = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     column = torch.cat([torch.arange(n) for n in lengths])
     stays = (torch.rand(len(column)) >= leave) | (column == 0)
     sequence, column = sequence[stays], column[stays]
-    extent = torch.tensor(lengths)
+    original_lengths = torch.tensor(lengths)
     question = column <= 3
-    asked = TokenPositions(
-        sequence, column, anchors_of(pattern, sequence, column, extent, question)
+    keys = TokenPositions(
+        sequence, column, find_global_tokens(pattern, sequence, column, original_lengths, question)
     )
     rows = (torch.rand(len(column)) >= rest).nonzero().squeeze(1)
-    total, asking = len(column), len(rows)
+    total, queries = len(column), len(rows)
 
     def draw(n):
         return torch.randn(n, HEADS, WIDTH, requires_grad=True)
 
-    far_maps = (draw(total), draw(total)) if far else None
-    sparse = SparseLayout(pattern, asked.take(rows), asked, extent, HEADS, far_maps)
+    kv = (draw(total), draw(total)) if global_kv else None
+    sparse = SparseLayout(pattern, keys.select(rows), keys, original_lengths, HEADS, kv)
     gate = (0.1 + 0.9 * torch.rand(total)).masked_fill(torch.rand(total) < 0.2, 0.0)
     gate[rows] = gate[rows].clamp_min(0.05)  # a query always has its own key
     return AttentionCall(
-        q=draw(asking),
+        q=draw(queries),
         k=draw(total),
         v=draw(total),
         cu_q=_offsets(sequence[rows], len(lengths)),
         cu_k=_offsets(sequence, len(lengths)),
         sparse=sparse,
         gate=gate.requires_grad_() if extras else None,
-        vote=torch.rand(asking).requires_grad_() if extras else None,
-        scored=extras,
-        measured=extras,
+        query_weight=torch.rand(queries).requires_grad_() if extras else None,
+        needs_received=extras,
+        needs_logsumexp=extras,
     )
 
 
@@ -72,8 +74,9 @@ def _offsets(sequence, texts):
 
 
 def _inputs(call):
-    far = () if call.sparse.far is None else call.sparse.far
-    return [one for one in (call.q, call.k, call.v, call.gate, call.vote, *far) if one is not None]
+    global_kv = call.sparse.global_kv or ()
+    inputs = (call.q, call.k, call.v, call.gate, call.query_weight, *global_kv)
+    return [values for values in inputs if values is not None]
 
 
 def _assert_same(one, other, tolerance=1e-5):
@@ -85,12 +88,12 @@ def _assert_same(one, other, tolerance=1e-5):
             assert_same(mine, wanted, tolerance)
 
 
-@pytest.mark.parametrize("far", [False, True], ids=["", "far"])
+@pytest.mark.parametrize("global_kv", [False, True], ids=["", "global_kv"])
 @pytest.mark.parametrize("extras", [False, True], ids=["plain", "extras"])
 @every_pattern
 @every_other_kernel
-def test_blocked_equals_the_dense_mask(kernel, pattern, extras, far):
-    call = call_of(PATTERNS[pattern], extras=extras, far=far)
+def test_blocked_equals_the_dense_mask(kernel, pattern, extras, global_kv):
+    call = call_of(PATTERNS[pattern], extras=extras, global_kv=global_kv)
     with torch.no_grad():
         _assert_same(KERNELS[kernel](call), KERNELS["reference"](call))
 
@@ -111,11 +114,11 @@ def test_every_instruction_set_equals_the_dense_mask(monkeypatch, isa, pattern):
         )
 
 
-@pytest.mark.parametrize("far", [False, True], ids=["", "far"])
+@pytest.mark.parametrize("global_kv", [False, True], ids=["", "global_kv"])
 @every_pattern
 @every_other_kernel
-def test_gradients_equal_those_of_the_dense_mask(kernel, pattern, far):
-    call = call_of(PATTERNS[pattern], far=far)
+def test_gradients_equal_those_of_the_dense_mask(kernel, pattern, global_kv):
+    call = call_of(PATTERNS[pattern], global_kv=global_kv)
     found = []
     for name in (kernel, "reference"):
         attended = KERNELS[name](call)
@@ -138,8 +141,8 @@ def test_a_text_is_read_alone_as_in_company(kernel, pattern):
         rows = slice(int(whole.cu_k[text]), int(whole.cu_k[text + 1]))
         places = TokenPositions(
             torch.zeros(n, dtype=torch.long),
-            whole.sparse.asked.column[rows],
-            whole.sparse.asked.anchors[rows],
+            whole.sparse.keys.column[rows],
+            whole.sparse.keys.is_global[rows],
         )
         sparse = SparseLayout(whole.sparse.pattern, places, places, torch.tensor([n]), HEADS)
         cu = torch.tensor([0, n])
@@ -149,32 +152,32 @@ def test_a_text_is_read_alone_as_in_company(kernel, pattern):
         assert_same(alone, together[rows])
 
 
-@pytest.mark.parametrize("pattern", [Pattern(40, anchors="first"), PATTERNS["bigbird"]])
+@pytest.mark.parametrize("pattern", [Pattern(40, global_tokens="first"), PATTERNS["bigbird"]])
 def test_cost_grows_with_the_length_not_its_square(pattern):
     pairs = []
     for n in (1000, 2000, 4000):
         call = call_of(pattern, lengths=(n,), leave=0.0, rest=0.0, extras=False)
-        pairs.append(float(call.sparse.chunks.pairs(None, None, 1)))
+        pairs.append(float(call.sparse.chunks.count_pairs(None, None, 1)))
     assert pairs[2] - pairs[1] == pytest.approx(2 * (pairs[1] - pairs[0]), rel=0.02)
     assert pairs[2] < 4000**2 / 10
 
 
 @every_pattern
 def test_pairs_are_those_that_the_chunks_multiply(pattern):
-    sparse = call_of(PATTERNS[pattern], far=True).sparse
+    sparse = call_of(PATTERNS[pattern], global_kv=True).sparse
     chunks = sparse.chunks
     multiplied = torch.zeros(len(LENGTHS))
     for number, text in enumerate(chunks.text.tolist()):
         queries, keys = (int(cu[number + 1] - cu[number]) for cu in (chunks.cu_q, chunks.cu_k))
-        multiplied[text] += queries * keys / chunks.split
-    pairs = chunks.pairs(None, None, len(LENGTHS))
+        multiplied[text] += queries * keys / chunks.rows_per_token
+    pairs = chunks.count_pairs(None, None, len(LENGTHS))
     torch.testing.assert_close(pairs, multiplied)
     assert chunks.queries.sort().values.tolist() == list(
-        range(len(sparse.asking.sequence) * chunks.split)
+        range(len(sparse.queries.sequence) * chunks.rows_per_token)
     )
-    half = chunks.pairs(
-        torch.full((len(sparse.asking.sequence),), 0.5),
-        torch.full((len(sparse.asked.sequence),), 0.5),
+    half = chunks.count_pairs(
+        torch.full((len(sparse.queries.sequence),), 0.5),
+        torch.full((len(sparse.keys.sequence),), 0.5),
         len(LENGTHS),
     )
     torch.testing.assert_close(half, pairs / 4)

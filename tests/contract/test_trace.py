@@ -79,8 +79,12 @@ def test_the_kernel_is_given_as_many_queries_and_keys_as_were_counted(
         queries, keys = call.cu_q.diff().view(texts, -1), call.cu_k.diff().view(texts, -1)
         pairs = (queries * keys).sum(1)
         if call.sparse is not None:  # each key is then one of several chunks
-            pairs = call.sparse.chunks.pairs(None, None, queries.numel()).view(texts, -1).sum(1)
-        calls.append((queries.sum(1).tolist(), keys.sum(1).tolist(), pairs.tolist(), call.scored))
+            pairs = (
+                call.sparse.chunks.count_pairs(None, None, queries.numel()).view(texts, -1).sum(1)
+            )
+        calls.append(
+            (queries.sum(1).tolist(), keys.sum(1).tolist(), pairs.tolist(), call.needs_received)
+        )
         return KERNELS["reference"](call)
 
     monkeypatch.setitem(KERNELS, "counting", counting)
@@ -104,7 +108,7 @@ def _chunked(call):
 @law_of_families()
 def test_flops_of_the_trace_are_those_that_torch_counts(method, backbone, monkeypatch):
     # torch's counter does not see what the compiled predictor and kernel do
-    monkeypatch.setattr("fewer.methods.pruning.block_attention.judges", lambda query: False)
+    monkeypatch.setattr("fewer.methods.pruning.block_attention.supports", lambda query: False)
     monkeypatch.setattr(
         "fewer.methods.pruning.block_states.kernel", lambda name: KERNELS["reference"]
     )

@@ -73,4 +73,4 @@ def test_nothing_is_packed_in_training(monkeypatch):
         optimizer.step()
     maps = [module for module in model.modules() if isinstance(module, BatchInvariantLinear)]
     assert len(maps) == 20
-    assert not any("_rowwise" in module.__dict__ for module in maps)
+    assert not any("_prepacked" in module.__dict__ for module in maps)

@@ -102,7 +102,7 @@ def _seen(rows, *, kernel="reference", gate=None, alive=None):
     q, k = ATTENTION.log()[where.column, None] * 2.0, torch.eye(4)[where.column, None]
     cu = torch.tensor([0, len(where.column)])
     call = fewer.kernels.AttentionCall(
-        q, k, k, cu, cu, where.column, where.column, gate=gate, measured=True
+        q, k, k, cu, cu, where.column, where.column, gate=gate, needs_logsumexp=True
     )
     found = KERNELS[kernel](call)
     tokens = Packed.start(where, torch.zeros(len(q), 1), where.column, where.column == 0)

@@ -87,7 +87,7 @@ def _read(policy, apply, kernel="reference"):
 def _call(rows=3):
     q, k, v = PencilLayer().qkv(None, torch.arange(3), torch.arange(rows))
     cu = [torch.tensor([0, n]) for n in (rows, 3)]
-    return AttentionCall(q, k, v, *cu, torch.arange(rows), torch.arange(3), scored=True)
+    return AttentionCall(q, k, v, *cu, torch.arange(rows), torch.arange(3), needs_received=True)
 
 
 @every_kernel
@@ -107,7 +107,7 @@ def test_the_n_of_the_mean_is_the_number_of_living_queries(kernel):
         call.cu_q,
         call.position_q,
         call.position_q,
-        scored=True,
+        needs_received=True,
     )
     wanted = [(5 / 8 + 3 / 4 + 8 / 9 + 2 / 9) / 4, (3 / 8 + 1 / 4 + 1 / 9 + 7 / 9) / 4]
     assert wanted == pytest.approx([179 / 288, 109 / 288])
@@ -127,8 +127,8 @@ def test_the_gone_neither_vote_nor_receive_while_removal_is_played(kernel):
         call.position_q,
         call.position_k,
         gate=here,
-        vote=here,
-        scored=True,
+        query_weight=here,
+        needs_received=True,
     )
     received = KERNELS[kernel](played).received.tolist()
     assert received == pytest.approx([179 / 288, 109 / 288, 0.0])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fewer.kernels import KERNELS, AttentionCall, Pattern
-from fewer.kernels.sparse import SparseLayout, TokenPositions, anchors_of
+from fewer.kernels.sparse import SparseLayout, TokenPositions, find_global_tokens
 
 every_kernel = pytest.mark.parametrize("kernel", KERNELS)
 
@@ -17,7 +17,7 @@ def _means(pattern, column, extent, kernel, question=None):
     column = torch.tensor(column)
     sequence, length = torch.zeros_like(column), torch.tensor([extent])
     places = TokenPositions(
-        sequence, column, anchors_of(pattern, sequence, column, length, question)
+        sequence, column, find_global_tokens(pattern, sequence, column, length, question)
     )
     zeros = torch.zeros(len(column), 1, 16)
     values = column.float()[:, None, None].expand(-1, 1, 16).contiguous()
@@ -31,7 +31,7 @@ def _means(pattern, column, extent, kernel, question=None):
 @every_kernel
 def test_longformer_section_3_1(kernel):
     """A window of 2 (one a side) over 6 tokens, token 0 global: 0 reads all, all read it."""
-    means = _means(Pattern(1, anchors="first"), range(6), 6, kernel)
+    means = _means(Pattern(1, global_tokens="first"), range(6), 6, kernel)
     assert means == [15 / 6, (0 + 1 + 2) / 3, 6 / 4, 9 / 4, 12 / 4, (0 + 4 + 5) / 3]
 
 
@@ -44,7 +44,7 @@ def test_a_window_does_not_widen_over_those_who_left(kernel):
 @every_kernel
 def test_bigbird_without_drawn_blocks(kernel):
     """Blocks of 2 over 12 tokens: block 2 (4, 5) reads blocks 1, 2, 3 and the ends 0 and 5."""
-    means = _means(Pattern(1, block=2, anchors="ends"), range(12), 12, kernel)
+    means = _means(Pattern(1, block=2, global_tokens="ends"), range(12), 12, kernel)
     every = 66 / 12
     blocks = [1, 5, 9, 13, 17, 21]  # sums of the blocks
     first, second, third, fourth = (
@@ -72,17 +72,19 @@ def test_sparse_transformer_fixed(kernel):
 def test_the_question_is_global(kernel):
     """Tokens 0 and 1 ask: they read all 6, and the others read them and one on either side."""
     question = torch.arange(6) < 2
-    means = _means(Pattern(1, anchors="question"), range(6), 6, kernel, question)
+    means = _means(Pattern(1, global_tokens="question"), range(6), 6, kernel, question)
     assert means == [2.5, 2.5, (0 + 1 + 2 + 3) / 4, 10 / 5, 13 / 5, 10 / 4]
 
 
 def test_cost_of_longformer_by_hand():
     """1,000 tokens in chunks of 100, w = 200: 8 chunks of 300 keys, 2 of 200, and [CLS]."""
-    pattern = Pattern(100, anchors="first")
+    pattern = Pattern(100, global_tokens="first")
     column = torch.arange(1000)
     sequence, extent = torch.zeros_like(column), torch.tensor([1000])
-    places = TokenPositions(sequence, column, anchors_of(pattern, sequence, column, extent, None))
-    pairs = SparseLayout(pattern, places, places, extent, 1).chunks.pairs(None, None, 1)
+    places = TokenPositions(
+        sequence, column, find_global_tokens(pattern, sequence, column, extent, None)
+    )
+    pairs = SparseLayout(pattern, places, places, extent, 1).chunks.count_pairs(None, None, 1)
     first = 99 * 200  # [CLS] and the 199 others of chunks 0 and 1
     inner = 100 * (1 + 299) + 7 * 100 * (1 + 300)  # chunk 1 does not count [CLS] twice
     assert float(pairs) == first + inner + 100 * 201 + 1000

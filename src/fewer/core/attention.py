@@ -40,10 +40,10 @@ def attention(
         cu_q=texts.cu if rows is None else texts.offsets(rows),
         cu_k=texts.cu,
         gate=heard.gate,
-        vote=None if rows is not None or heard.presence is None else heard.presence,
+        query_weight=None if rows is not None or heard.presence is None else heard.presence,
         sparse=sparse,
-        scored=needs.received,
-        measured=needs.pairs,
+        needs_received=needs.received,
+        needs_logsumexp=needs.pairs,
         dropout=layer.dropout,
         training=policy.training,
     )
@@ -61,7 +61,7 @@ def attention(
 
 def _sparse(pattern: Pattern, texts: Packed, rows: Tensor | None, heads: int) -> SparseLayout:
     whole = texts.read_by(pattern, heads)
-    return whole if rows is None else replace(whole, asking=whole.asked.take(rows))
+    return whole if rows is None else replace(whole, queries=whole.keys.select(rows))
 
 
 def _anchored(
@@ -70,14 +70,14 @@ def _anchored(
     """Let anchors ask and read by maps of their own, if there are anchors and the layer has any."""
     if sparse is None:
         return q, None
-    asking = sparse.asking.anchors.nonzero().squeeze(1)
+    asking = sparse.queries.is_global.nonzero().squeeze(1)
     if not len(asking):
         return q, sparse
     far = layer.far(tokens.hidden, asking if rows is None else rows[asking])
     if far is None:
         return q, sparse
     own, k, v = far
-    return q.index_copy(0, asking, own), replace(sparse, far=(k, v))
+    return q.index_copy(0, asking, own), replace(sparse, global_kv=(k, v))
 
 
 def _extra(
@@ -87,15 +87,15 @@ def _extra(
     presence, gate = texts.presence, texts.gate
     if sparse is not None:
         asking = None if presence is None else gather_rows(presence, rows)
-        pairs = sparse.chunks.pairs(asking, gate, texts.grid[0])
+        pairs = sparse.chunks.count_pairs(asking, gate, texts.grid[0])
     elif apart:
         pairs = texts.count(presence) * texts.count(gate)
     else:
         return SparseCounts()
     pairs = pairs.view(tokens.grid[0], -1).sum(1)
-    if sparse is None or sparse.far is None:
+    if sparse is None or sparse.global_kv is None:
         return SparseCounts(pairs)
-    asking = sparse.asked.anchors.float()
+    asking = sparse.keys.is_global.float()
     asking = asking if tokens.presence is None else asking * tokens.presence
     return SparseCounts(pairs, (tokens.count(asking), tokens.count(gate)))
 
@@ -105,7 +105,7 @@ def _pairs(
 ) -> SparseLayout | None:
     """Say which pairs there are if all tokens ask: `None` for all of a text, apart all of each."""
     if sparse is not None:
-        return replace(sparse, asking=sparse.asked)
+        return replace(sparse, queries=sparse.keys)
     return texts.read_by(Pattern(texts.grid[1]), heads) if apart else None
 
 
@@ -123,7 +123,7 @@ def _seen(
     their own, whose attention is not that of these queries and keys.
     """
     assert logsumexp is not None  # the call asked for it
-    silent = None if pairs is None or pairs.far is None else pairs.asked.anchors
+    silent = None if pairs is None or pairs.global_kv is None else pairs.keys.is_global
     if rows is not None:
         q = torch.zeros_like(k).index_copy(0, rows, q)
         nothing = logsumexp.new_full(k.shape[:2], torch.inf)

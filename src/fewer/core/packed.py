@@ -16,7 +16,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fewer.kernels.pattern import Pattern
-from fewer.kernels.sparse import SparseLayout, TokenPositions, anchors_of, offsets, question_of
+from fewer.kernels.sparse import (
+    SparseLayout,
+    TokenPositions,
+    find_global_tokens,
+    find_question_tokens,
+    offsets,
+)
 
 __all__ = ["Packed", "Plan", "plan"]
 
@@ -133,7 +139,7 @@ class Packed:
         cu = offsets(counts)
         question = None
         if second is not None:
-            question = question_of(plan.sequence, plan.column, second, plan.grid[0])
+            question = find_question_tokens(plan.sequence, plan.column, second, plan.grid[0])
         return cls(
             hidden=hidden,
             sequence=plan.sequence,
@@ -183,7 +189,7 @@ class Packed:
         found: SparseLayout | None = self.__dict__.get("_read_by")
         if found is None or found.pattern != pattern:
             column = self.column
-            anchors = anchors_of(pattern, self.sequence, column, self.extent, self.question)
+            anchors = find_global_tokens(pattern, self.sequence, column, self.extent, self.question)
             anchors = anchors if self.anchors is None else anchors | self.anchors
             places = TokenPositions(self.sequence, column, anchors)
             found = SparseLayout(pattern, places, places, self.extent, heads)
@@ -232,7 +238,7 @@ class Packed:
             and isinstance(value := getattr(self, field.name), Tensor)
         }
         if self.pairs is not None:
-            picked["pairs"] = self.pairs.take(rows)
+            picked["pairs"] = self.pairs.select(rows)
         cu = torch.searchsorted(rows, self.cu)  # how many of the kept stand before each text
         return self.but(cu=cu, **picked)
 

@@ -52,7 +52,7 @@ from fewer.hf.refusals import (
 from fewer.hf.task_heads import model_spec, pooler_of
 from fewer.kernels import kernel as find_kernel
 from fewer.kernels.cpu.batch_invariant import swap_back
-from fewer.kernels.cpu.library import Isa, available
+from fewer.kernels.cpu.library import Isa, available_isas
 
 if TYPE_CHECKING:
     from fewer.backbones import Backbone
@@ -104,7 +104,9 @@ class Attachment(nn.Module):
 
     def backbone(self, encoder: nn.Module) -> Backbone:
         """View the encoder: prepacked where it is optimized and eligible, else plain."""
-        if self.isa is not None and self.isa not in available():  # unpickled on another processor
+        if (
+            self.isa is not None and self.isa not in available_isas()
+        ):  # unpickled on another processor
             log.warning("this processor has no %s: plain torch runs the model", self.isa.name)
             self.isa = None
         isa = self.isa  # read once: another thread may remove the engine

@@ -13,7 +13,7 @@ from fewer.backbones.prepacked.autotune import Choice, choose
 from fewer.backbones.prepacked.eligible import NotPrepackable
 from fewer.hf.attach import PRECISION_OF, attach, attachment, evaluating, is_attached, parts
 from fewer.kernels.cpu.batch_invariant import swap_back, swap_in
-from fewer.kernels.cpu.library import unavailable
+from fewer.kernels.cpu.library import unavailable_reason
 
 __all__ = ["PRECISIONS", "deoptimize", "kernels_of", "optimize", "precision_of"]
 
@@ -93,7 +93,7 @@ def deoptimize(model: Model) -> Model:
 
 
 def _choose_isa(encoder: Any, precision: str) -> Choice:
-    reason = unavailable()
+    reason = unavailable_reason()
     if reason is not None:
         return Choice(None, reason)
     try:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fewer.backbones import bind
 from fewer.core.trace import Trace
-from fewer.kernels.call import never
+from fewer.kernels.call import masked_score
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -140,7 +140,7 @@ def apply_exit_outputs(
         output.logits = logits
         return has_exits
     if hidden is not None:
-        logits = logits.masked_fill(hidden[..., None], never(logits.dtype))
+        logits = logits.masked_fill(hidden[..., None], masked_score(logits.dtype))
     output.start_logits, output.end_logits = logits.unbind(-1)
     return has_exits
 
@@ -153,7 +153,7 @@ def remaining_span_loss(logits: Tensor, columns: Tensor, hidden: Tensor) -> Tens
     """
     columns = columns.clamp(0, logits.shape[1])
     is_hidden = nn.functional.pad(hidden, (0, 1)).gather(1, columns)
-    logits = logits.masked_fill(hidden[..., None], never(logits.dtype))
+    logits = logits.masked_fill(hidden[..., None], masked_score(logits.dtype))
     return _span_loss(logits, columns.masked_fill(is_hidden, logits.shape[1]))
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from fewer.kernels.call import Attended, AttentionCall, Kernel
+from fewer.kernels.call import AttentionCall, AttentionOutput, Kernel
+from fewer.kernels.cpu.library import unavailable_reason
 from fewer.kernels.native import attend as native
-from fewer.kernels.native import missing
 from fewer.kernels.pattern import Pattern
 from fewer.kernels.reference import attend as reference
 from fewer.kernels.sdpa import attend as sdpa
 
-__all__ = ["KERNELS", "Attended", "AttentionCall", "Kernel", "Pattern", "kernel"]
+__all__ = ["KERNELS", "AttentionCall", "AttentionOutput", "Kernel", "Pattern", "kernel"]
 
 KERNELS: dict[str, Kernel] = {"native": native, "reference": reference, "sdpa": sdpa}
 
@@ -20,9 +20,9 @@ def kernel(name: str) -> Kernel:
     Raises `ValueError` for an unknown name, and for `native` where it was not built or cannot run.
     """
     if name == "auto":
-        return sdpa if missing() else native
+        return sdpa if unavailable_reason() else native
     if name not in KERNELS:
         raise ValueError(f"kernel must be one of auto, {', '.join(sorted(KERNELS))}; got {name!r}.")
-    if name == "native" and (reason := missing()):
+    if name == "native" and (reason := unavailable_reason()):
         raise ValueError(f"kernel must be one that runs here; got 'native': {reason}. Use 'auto'.")
     return KERNELS[name]

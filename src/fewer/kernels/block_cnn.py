@@ -14,11 +14,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fewer.kernels.cpu.guard import is_pure_inference
-from fewer.kernels.cpu.library import BlockCnnStruct, best
-from fewer.kernels.cpu.library import call as run
+from fewer.kernels.cpu.library import BlockCnnStruct, best_isa, run_kernel
 from fewer.kernels.native import join_heads
 
-__all__ = ["Convolution", "JudgeCall", "judge", "judges"]
+__all__ = ["BlockCnnCall", "Convolution", "block_cnn_logits", "supports"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Convolution:
 
 
 @dataclass(frozen=True)
-class JudgeCall:
+class BlockCnnCall:
     """Attention between pairs of blocks, and the network that classifies it."""
 
     query: Float[Tensor, "T H d"]
@@ -45,15 +44,15 @@ class JudgeCall:
     last_bias: Float[Tensor, "2"]
 
 
-def judges(query: Tensor) -> bool:
+def supports(query: Tensor) -> bool:
     """Return whether the compiled kernel can compute the logits for these queries."""
     on_cpu = query.device.type == "cpu"
-    return is_pure_inference() and on_cpu and best(torch.float32) is not None
+    return is_pure_inference() and on_cpu and best_isa(torch.float32) is not None
 
 
-def judge(call: JudgeCall) -> Float[Tensor, "P 2"]:
+def block_cnn_logits(call: BlockCnnCall) -> Float[Tensor, "P 2"]:
     """Return the two logits of each pair of blocks, in fp32."""
-    isa = best(torch.float32)
+    isa = best_isa(torch.float32)
     assert isa is not None
     is_bf16 = call.query.dtype is call.key.dtype is torch.bfloat16
     dtype = torch.bfloat16 if is_bf16 else torch.float32
@@ -76,7 +75,7 @@ def judge(call: JudgeCall) -> Float[Tensor, "P 2"]:
     ]
     logsumexp, participation, rows, pairs, *network = (tensor.data_ptr() for tensor in tensors)
     _, heads, width = query.shape
-    run(
+    run_kernel(
         BlockCnnStruct(
             query.data_ptr(),
             key.data_ptr(),

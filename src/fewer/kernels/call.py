@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fewer.kernels.sparse import SparseLayout
 
-__all__ = ["Attended", "AttentionCall", "Kernel", "log_gate", "never"]
+__all__ = ["AttentionCall", "AttentionOutput", "Kernel", "log_gate", "masked_score"]
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,11 @@ class AttentionCall:
     window_exempt: Bool[Tensor, "Tk"] | None = None
     sparse: SparseLayout | None = None  # pairs that attend; None: all pairs of a text
     gate: Float[Tensor, "Tk"] | None = None  # weight of each key, 0..1; None: all 1
-    vote: Float[Tensor, "Tq"] | None = None  # weight of each query in `received`, 0..1; None: all 1
-    scored: bool = False  # whether to return the attention that each key receives
-    measured: bool = False  # whether to return the logsumexp of each query's scores
+    query_weight: Float[Tensor, "Tq"] | None = (
+        None  # weight of each query in `received`, 0..1; None: all 1
+    )
+    needs_received: bool = False  # whether to return the attention that each key receives
+    needs_logsumexp: bool = False  # whether to return the logsumexp of each query's scores
     dropout: float = 0.0  # of the attention probabilities; `received` is computed before it
     training: bool = False  # whether to compute bit for bit as with gradients, also without them
 
@@ -51,15 +53,15 @@ class AttentionCall:
         assert sparse is not None
         return replace(
             self,
-            position_q=sparse.asking.column,
-            position_k=sparse.asked.column,
+            position_q=sparse.queries.column,
+            position_k=sparse.keys.column,
             window=sparse.pattern.window,
             sparse=None,
         )
 
 
 @dataclass(frozen=True)
-class Attended:
+class AttentionOutput:
     """The output of attention, heads concatenated, and the requested evidence."""
 
     context: Float[Tensor, "Tq H*d"]
@@ -74,22 +76,22 @@ class Kernel(Protocol):
     `tests/contract` compares each kernel with the reference.
     """
 
-    def __call__(self, call: AttentionCall) -> Attended:
+    def __call__(self, call: AttentionCall) -> AttentionOutput:
         """Compute attention."""
         ...
 
 
 def log_gate(gate: Tensor) -> Tensor:
-    """Return log g in fp32, at least -87, and `never` where g is 0.
+    """Return log g in fp32, at least -87, and `masked_score` where g is 0.
 
     A gate of 0 masks its key, whatever its score, yet no row and no gradient is NaN.
     """
     gate = gate.float()
     floored = gate.clamp_min(torch.finfo(torch.float32).tiny).log()
-    return floored.masked_fill(gate == 0, never(torch.float32))
+    return floored.masked_fill(gate == 0, masked_score(torch.float32))
 
 
-def never(dtype: torch.dtype) -> float:
+def masked_score(dtype: torch.dtype) -> float:
     """Return the score of a masked pair.
 
     Its probability is 0 in a softmax beside other scores, yet a row of masked pairs is finite.

@@ -5,21 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fewer.kernels.call import Attended, AttentionCall, Kernel
-from fewer.kernels.sparse import Chunks, SparseLayout, chunk_of, sum_per_chunk
+from fewer.kernels.call import AttentionCall, AttentionOutput, Kernel
+from fewer.kernels.sparse import Chunks, SparseLayout, chunk_index, sum_per_chunk
 
 __all__ = ["attend"]
 
 
-def attend(call: AttentionCall, kernel: Kernel) -> Attended:
+def attend(call: AttentionCall, kernel: Kernel) -> AttentionOutput:
     """Attend chunk by chunk, each a short text with its own keys; scatter the results back."""
     sparse = call.sparse
     assert sparse is not None  # kernels check it
     chunks = sparse.chunks
-    rows_q, rows_k = chunks.queries // chunks.split, chunks.keys // chunks.split % len(call.k)
+    rows_q, rows_k = (
+        chunks.queries // chunks.rows_per_token,
+        chunks.keys // chunks.rows_per_token % len(call.k),
+    )
     k, v = call.k, call.v
-    if sparse.far is not None:
-        k, v = (torch.cat(states) for states in zip((k, v), sparse.far, strict=True))
+    if sparse.global_kv is not None:
+        k, v = (torch.cat(states) for states in zip((k, v), sparse.global_kv, strict=True))
     attended = kernel(
         AttentionCall(
             q=_gather(call.q, chunks.queries, chunks),
@@ -27,14 +30,14 @@ def attend(call: AttentionCall, kernel: Kernel) -> Attended:
             v=_gather(v, chunks.keys, chunks),
             cu_q=chunks.cu_q,
             cu_k=chunks.cu_k,
-            position_q=sparse.asking.column[rows_q],
-            position_k=sparse.asked.column[rows_k],
-            window=sparse.pattern.window if sparse.pattern.slides else None,
+            position_q=sparse.queries.column[rows_q],
+            position_k=sparse.keys.column[rows_k],
+            window=sparse.pattern.window if sparse.pattern.has_sliding_window else None,
             window_exempt=chunks.window_exempt,
             gate=None if call.gate is None else call.gate[rows_k],
-            vote=None if call.vote is None else call.vote[rows_q],
-            scored=call.scored,
-            measured=call.measured,
+            query_weight=None if call.query_weight is None else call.query_weight[rows_q],
+            needs_received=call.needs_received,
+            needs_logsumexp=call.needs_logsumexp,
             dropout=call.dropout,
             training=call.training,
         )
@@ -43,7 +46,7 @@ def attend(call: AttentionCall, kernel: Kernel) -> Attended:
     inverse = torch.empty_like(chunks.queries)
     inverse[chunks.queries] = torch.arange(len(inverse), device=inverse.device)
     context, logsumexp = attended.context.index_select(0, inverse), attended.logsumexp
-    return Attended(
+    return AttentionOutput(
         context.view(tokens, -1),
         None
         if attended.received is None
@@ -54,7 +57,7 @@ def attend(call: AttentionCall, kernel: Kernel) -> Attended:
 
 def _gather(states: Tensor, rows: Tensor, chunks: Chunks) -> Tensor:
     """Select rows of `(T, H, d)`, or of `(T * H, 1, d)` where each head has its own chunks."""
-    if chunks.split > 1:
+    if chunks.rows_per_token > 1:
         states = states.flatten(0, 1)[:, None]
     return states.index_select(0, rows)
 
@@ -64,11 +67,15 @@ def _merge_received(
 ) -> Tensor:
     """Merge the means over the queries of each chunk into means over the queries of each text."""
     chunks, heads = sparse.chunks, call.q.shape[1]
-    weight = received.new_ones(len(call.q)) if call.vote is None else call.vote.to(received.dtype)
-    chunk_weight = sum_per_chunk(weight, chunks.queries // chunks.split, chunks.cu_q)
-    chunk_weight = chunk_weight * (heads // chunks.split)
-    summed = received * chunk_weight[chunk_of(chunks.cu_k, len(received))]
-    total = weight.new_zeros(len(sparse.extent)).index_add(0, sparse.asking.sequence, weight)
+    weight = (
+        received.new_ones(len(call.q))
+        if call.query_weight is None
+        else call.query_weight.to(received.dtype)
+    )
+    chunk_weight = sum_per_chunk(weight, chunks.queries // chunks.rows_per_token, chunks.cu_q)
+    chunk_weight = chunk_weight * (heads // chunks.rows_per_token)
+    summed = received * chunk_weight[chunk_index(chunks.cu_k, len(received))]
+    total = weight.new_zeros(len(sparse.lengths)).index_add(0, sparse.queries.sequence, weight)
     received = received.new_zeros(len(call.k)).index_add(0, rows_k, summed)
     tiny = torch.finfo(total.dtype).tiny
-    return received / (heads * total.clamp_min(tiny))[sparse.asked.sequence]
+    return received / (heads * total.clamp_min(tiny))[sparse.keys.sequence]

@@ -11,21 +11,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fewer.kernels.call import Attended, AttentionCall, log_gate
+from fewer.kernels.call import AttentionCall, AttentionOutput, log_gate
 from fewer.kernels.chunked import attend as attend_chunked
 from fewer.kernels.cpu.buffers import empty
 from fewer.kernels.cpu.guard import is_pure_inference
-from fewer.kernels.cpu.library import AttentionStruct, best, unavailable
-from fewer.kernels.cpu.library import call as run
+from fewer.kernels.cpu.library import AttentionStruct, best_isa, run_kernel
 from fewer.kernels.sdpa import attend as attend_sdpa
 from fewer.kernels.sparse import offsets
 
-__all__ = ["attend", "join_heads", "missing", "supports"]
-
-
-def missing() -> str | None:
-    """Return why this kernel cannot run here, or `None` if it can."""
-    return unavailable()
+__all__ = ["attend", "join_heads", "supports"]
 
 
 def supports(call: AttentionCall) -> bool:
@@ -36,11 +30,11 @@ def supports(call: AttentionCall) -> bool:
         and not call.dropout
         and call.q.device.type == "cpu"
         and call.q.dtype is call.k.dtype is call.v.dtype
-        and best(call.q.dtype) is not None
+        and best_isa(call.q.dtype) is not None
     )
 
 
-def attend(call: AttentionCall) -> Attended:
+def attend(call: AttentionCall) -> AttentionOutput:
     """Attend text by text; equal to the reference kernel within rounding."""
     if not supports(call):
         return attend_sdpa(call)
@@ -50,18 +44,18 @@ def attend(call: AttentionCall) -> Attended:
         call = call.with_window()  # the kernel reads a window without copying keys
     q, k, v = join_heads(call.q), join_heads(call.k), join_heads(call.v)
     rows, heads, width = q.shape
-    isa = best(q.dtype)
+    isa = best_isa(q.dtype)
     assert isa is not None
     context = empty(rows, heads * width, q.dtype)
-    received = torch.zeros(k.shape[0]) if call.scored else None
-    logsumexp = empty(rows, heads, torch.float32) if call.measured else None
+    received = torch.zeros(k.shape[0]) if call.needs_received else None
+    logsumexp = empty(rows, heads, torch.float32) if call.needs_logsumexp else None
     bias = None if call.gate is None else log_gate(call.gate)
-    weight = None if call.vote is None else call.vote.float().contiguous()
+    weight = None if call.query_weight is None else call.query_weight.float().contiguous()
     window = -1 if call.window is None else call.window
     exempt = None
     if call.window_exempt is not None and call.window is not None:
         exempt = _count_per_text(call.window_exempt, call.cu_k)
-    run(
+    run_kernel(
         AttentionStruct(
             q.data_ptr(),
             k.data_ptr(),
@@ -88,7 +82,7 @@ def attend(call: AttentionCall) -> Attended:
             torch.get_num_threads(),
         )
     )
-    return Attended(context, received, logsumexp)
+    return AttentionOutput(context, received, logsumexp)
 
 
 def join_heads(states: Tensor) -> Tensor:

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-__all__ = ["Anchors", "Pattern"]
+__all__ = ["GlobalTokenRule", "Pattern"]
 
 # Global tokens: they read all of their text and all of it reads them.
-Anchors = Literal["none", "first", "question", "ends"]
+GlobalTokenRule = Literal["none", "first", "question", "ends"]
 
 
 @dataclass(frozen=True)
@@ -21,19 +21,19 @@ class Pattern:
     """A sparse attention pattern, applied to each text.
 
     Columns are cut into blocks of `block`. A query reads the keys whose block is at most `window`
-    blocks away from its own, `random` more blocks drawn per block and head, the last `summary`
-    columns of every block, and the global tokens (`anchors`), which read all keys and which all
-    queries read: the first token, the first text of a pair (the question; the first token of a
-    single text), or the first and the last block. Texts of up to `full_up_to` columns have full
-    attention. Raises `ValueError` for a negative number, a block of 0 and a summary longer than a
-    block.
+    blocks away from the query's, `random` more blocks drawn per block and head, the last `summary`
+    columns of every block, and the `global_tokens`, which read all keys and which all queries read:
+    the first token, the first text of a pair (the question; the first token of a single text), or
+    the first and the last block. Texts of up to `full_up_to` columns have full attention.
+
+    Raises `ValueError` for a negative number, a block of 0 and a summary longer than a block.
     """
 
     window: int
     block: int = 1
     random: int = 0
     seed: int = 0  # of the random blocks; usually the layer index
-    anchors: Anchors = "none"
+    global_tokens: GlobalTokenRule = "none"
     summary: int = 0
     full_up_to: int = 0
 
@@ -47,28 +47,30 @@ class Pattern:
             raise ValueError(f"summary must be at most block ({self.block}); got {self.summary}.")
 
     @classmethod
-    def bigbird(cls, block: int, random: int, layer: int, anchors: Anchors = "ends") -> Pattern:
-        """BigBird's pattern of a layer: its own, neighbouring and random blocks, global tokens.
+    def bigbird(
+        cls, block: int, random: int, layer: int, global_tokens: GlobalTokenRule = "ends"
+    ) -> Pattern:
+        """BigBird's pattern of a layer: the query's block, its neighbours, random and global ones.
 
         A text of too few blocks has full attention, as in transformers.
         """
         full_up_to = (5 + 2 * random) * block
-        return cls(1, block, random, seed=layer, anchors=anchors, full_up_to=full_up_to)
+        return cls(1, block, random, seed=layer, global_tokens=global_tokens, full_up_to=full_up_to)
 
     @property
-    def slides(self) -> bool:
+    def has_sliding_window(self) -> bool:
         """Whether the window slides with each column, rather than with each block."""
         return self.block == 1 and not self.random
 
     @property
-    def unit(self) -> int:
-        """Neighbouring columns that share their keys when a call is cut into chunks."""
-        return max(self.window, SMALLEST_UNIT) if self.slides else self.block
+    def chunk_size(self) -> int:
+        """Number of neighbouring columns that share their keys in one chunk."""
+        return max(self.window, MIN_CHUNK_SIZE) if self.has_sliding_window else self.block
 
-    def reach(self, unit: Int[Tensor, "..."]) -> tuple[Tensor, Tensor]:
-        """Return the first column in the window of a unit's queries, and the end column."""
-        side = self.window * self.block
-        return unit * self.unit - side, (unit + 1) * self.unit + side
+    def window_bounds(self, chunk: Int[Tensor, "..."]) -> tuple[Tensor, Tensor]:
+        """Return the first column in the window of a chunk's queries, and the end column."""
+        margin = self.window * self.block
+        return chunk * self.chunk_size - margin, (chunk + 1) * self.chunk_size + margin
 
     def draw_blocks(self, blocks: int, heads: int) -> Int[Tensor, "H blocks r"]:
         """Draw the random blocks that each block of a text of `blocks` blocks reads.
@@ -79,7 +81,7 @@ class Pattern:
         return _draw_blocks(self, blocks, heads)
 
 
-SMALLEST_UNIT = 64  # columns; gathering shorter chunks costs more than it saves
+MIN_CHUNK_SIZE = 64  # columns; gathering shorter chunks costs more than it saves
 
 
 @lru_cache(maxsize=512)
@@ -87,11 +89,11 @@ SMALLEST_UNIT = 64  # columns; gathering shorter chunks costs more than it saves
 def _draw_blocks(pattern: Pattern, blocks: int, heads: int) -> Tensor:
     index = torch.arange(blocks)
     excluded = (index[:, None] - index).abs() <= pattern.window  # (blocks, blocks)
-    if pattern.anchors == "ends":
+    if pattern.global_tokens == "ends":
         excluded[:, [0, -1]] = True
     generator = torch.Generator().manual_seed(pattern.seed * 1_000_003 + blocks)
-    lots = torch.rand(heads, blocks, blocks, generator=generator).masked_fill_(excluded, -1.0)
+    draws = torch.rand(heads, blocks, blocks, generator=generator).masked_fill_(excluded, -1.0)
     count = min(pattern.random, blocks)
-    values, indices = lots.topk(count, dim=-1)
+    values, indices = draws.topk(count, dim=-1)
     indices = indices.masked_fill(values < 0, -1)
     return torch.nn.functional.pad(indices, (0, pattern.random - count), value=-1)

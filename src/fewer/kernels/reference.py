@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewer.kernels.call import Attended, AttentionCall, log_gate, never
+from fewer.kernels.call import AttentionCall, AttentionOutput, log_gate, masked_score
 
 __all__ = ["attend"]
 
 
-def attend(call: AttentionCall) -> Attended:
+def attend(call: AttentionCall) -> AttentionOutput:
     """Attend text by text with explicit probabilities.
 
     Attention received is LTP eq. 4: the mean over heads and queries of the probability of a key,
@@ -30,31 +30,35 @@ def attend(call: AttentionCall) -> Attended:
         logsumexps.append(scores.logsumexp(-1).T)
         dropped = F.dropout(probabilities, call.dropout).to(call.v.dtype)
         context = (dropped @ call.v[keys].transpose(0, 1)).transpose(0, 1)  # (nq, H, d)
-        if call.sparse is not None and call.sparse.far is not None:
-            values = call.sparse.far[1][keys].transpose(0, 1)
-            of_globals = (dropped @ values).transpose(0, 1)
-            is_global = call.sparse.asking.anchors[rows, None, None]
-            context = torch.where(is_global, of_globals, context)
+        if call.sparse is not None and call.sparse.global_kv is not None:
+            values = call.sparse.global_kv[1][keys].transpose(0, 1)
+            global_context = (dropped @ values).transpose(0, 1)
+            is_global = call.sparse.queries.is_global[rows, None, None]
+            context = torch.where(is_global, global_context, context)
         contexts.append(context.flatten(1))
-        weight = torch.ones(rows.stop - rows.start) if call.vote is None else call.vote[rows]
+        weight = (
+            torch.ones(rows.stop - rows.start)
+            if call.query_weight is None
+            else call.query_weight[rows]
+        )
         weight = weight.to(probabilities)
         heads = probabilities.shape[0]
         total = weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
         received.append((probabilities * weight[:, None]).sum((0, 1)) / (heads * total))
-    return Attended(
+    return AttentionOutput(
         torch.cat(contexts),
-        torch.cat(received) if call.scored else None,
-        torch.cat(logsumexps) if call.measured else None,
+        torch.cat(received) if call.needs_received else None,
+        torch.cat(logsumexps) if call.needs_logsumexp else None,
     )
 
 
 def _scores(call: AttentionCall, rows: slice, keys: slice) -> Tensor:
     q, k = call.q[rows].transpose(0, 1), call.k[keys].transpose(0, 1)  # (H, n, d)
     scores: Tensor = (q @ k.transpose(1, 2)).float() * q.shape[-1] ** -0.5
-    if call.sparse is not None and call.sparse.far is not None:
-        global_keys = call.sparse.far[0][keys].permute(1, 2, 0)
-        of_globals = (q @ global_keys).float() * q.shape[-1] ** -0.5
-        scores = torch.where(call.sparse.asking.anchors[rows, None], of_globals, scores)
+    if call.sparse is not None and call.sparse.global_kv is not None:
+        global_keys = call.sparse.global_kv[0][keys].permute(1, 2, 0)
+        global_scores = (q @ global_keys).float() * q.shape[-1] ** -0.5
+        scores = torch.where(call.sparse.queries.is_global[rows, None], global_scores, scores)
     if call.gate is not None:
         scores = scores + log_gate(call.gate[keys])
     if call.window is not None:
@@ -64,9 +68,9 @@ def _scores(call: AttentionCall, rows: slice, keys: slice) -> Tensor:
         visible = distance <= call.window
         if call.window_exempt is not None:
             visible = visible | call.window_exempt[keys]
-        scores = scores.masked_fill(~visible, never(scores.dtype))
+        scores = scores.masked_fill(~visible, masked_score(scores.dtype))
     if call.sparse is not None:
         query_rows, key_rows = (torch.arange(part.start, part.stop) for part in (rows, keys))
-        pairs = call.sparse.reads(query_rows, key_rows)
-        scores = scores.masked_fill(~pairs, never(scores.dtype))
+        pairs = call.sparse.create_mask(query_rows, key_rows)
+        scores = scores.masked_fill(~pairs, masked_score(scores.dtype))
     return scores

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fewer.kernels.call import Attended, AttentionCall, log_gate, never
+from fewer.kernels.call import AttentionCall, AttentionOutput, log_gate, masked_score
 from fewer.kernels.chunked import attend as attend_chunked
 from fewer.kernels.dropout import flag_dropped_
 
@@ -63,22 +63,22 @@ class _GroupedRows:
         return rows if self.inverse is None else rows.index_select(0, self.inverse)
 
 
-def attend(call: AttentionCall) -> Attended:
+def attend(call: AttentionCall) -> AttentionOutput:
     """Attend group by group; equal to the reference kernel within rounding."""
     if call.sparse is not None:
         return attend_chunked(call, attend)
     if not call.q.shape[0]:
         received = torch.zeros(call.k.shape[0], device=call.k.device)
         logsumexp = torch.zeros(0, call.q.shape[1], device=call.k.device)
-        return Attended(
+        return AttentionOutput(
             call.q.flatten(1),
-            received if call.scored else None,
-            logsumexp if call.measured else None,
+            received if call.needs_received else None,
+            logsumexp if call.needs_logsumexp else None,
         )
     starts_q = tuple(call.cu_q.tolist())
     starts_k = starts_q if call.cu_k is call.cu_q else tuple(call.cu_k.tolist())
     queries, keys = _group_rows(starts_q, starts_k, call.q.shape[1], call.q.device)
-    needs_probabilities = call.scored or call.measured or call.dropout
+    needs_probabilities = call.needs_received or call.needs_logsumexp or call.dropout
     is_training = torch.is_grad_enabled() or call.training
     if needs_probabilities or (is_training and not _is_fused_training_faster(call)):
         return _attend_explicitly(call, queries, keys)
@@ -87,7 +87,7 @@ def attend(call: AttentionCall) -> Attended:
         _form_biases(call, queries, keys),
         strict=True,
     )
-    return Attended(queries.join([_attend_fused(q, k, v, bias) for q, k, v, bias in groups]))
+    return AttentionOutput(queries.join([_attend_fused(q, k, v, bias) for q, k, v, bias in groups]))
 
 
 def _is_fused_training_faster(call: AttentionCall) -> bool:
@@ -100,32 +100,40 @@ def _is_fused_training_faster(call: AttentionCall) -> bool:
 
 
 def _attend_fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    # fp16 rounds `never` of fp32 to -inf, and a row of masked pairs would be NaN
-    mask = None if bias is None else bias.to(q.dtype).clamp_min(never(q.dtype))
+    # fp16 rounds `masked_score` of fp32 to -inf, and a row of masked pairs would be NaN
+    mask = None if bias is None else bias.to(q.dtype).clamp_min(masked_score(q.dtype))
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return context.transpose(1, 2).flatten(2)
 
 
-def _attend_explicitly(call: AttentionCall, queries: _GroupedRows, keys: _GroupedRows) -> Attended:
+def _attend_explicitly(
+    call: AttentionCall, queries: _GroupedRows, keys: _GroupedRows
+) -> AttentionOutput:
     device = call.v.device.type
     is_autocast = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if is_autocast else call.v.dtype
     q, k, v = (states.to(dtype) for states in (call.q, call.k, call.v))
     log = None if call.gate is None else log_gate(call.gate)
-    weight = _query_weights(call) if call.scored else None
+    weight = _query_weights(call) if call.needs_received else None
     biases = _form_biases(replace(call, gate=None), queries, keys)
-    groups = _Groups(queries, keys, biases, call.dropout, call.measured, torch.is_grad_enabled())
+    groups = _Groups(
+        queries, keys, biases, call.dropout, call.needs_logsumexp, torch.is_grad_enabled()
+    )
     apply: Any = _Attention.apply
     context, received, logsumexp = apply(q, k, v, log, weight, groups)
-    return Attended(context.flatten(1), received, logsumexp)
+    return AttentionOutput(context.flatten(1), received, logsumexp)
 
 
 def _query_weights(call: AttentionCall) -> Tensor:
     """Return the weight of each query in `received`, over H times the sum of its text, in fp32."""
     rows, heads, _ = call.q.shape
     dtype = torch.promote_types(call.q.dtype, torch.float32)
-    weight = call.q.new_ones(rows, dtype=dtype) if call.vote is None else call.vote.to(dtype)
+    weight = (
+        call.q.new_ones(rows, dtype=dtype)
+        if call.query_weight is None
+        else call.query_weight.to(dtype)
+    )
     text = torch.repeat_interleave(call.cu_q.diff(), output_size=rows)
     total = weight.new_zeros(len(call.cu_q) - 1).index_add(0, text, weight)
     return weight / (heads * total.clamp_min(torch.finfo(dtype).tiny)).index_select(0, text)
@@ -238,9 +246,9 @@ class _Attention(torch.autograd.Function):
 def _scores(q: Tensor, k: Tensor, log: Tensor | None, bias: Tensor | None) -> Tensor:
     scores = q.transpose(1, 2) @ k.permute(0, 2, 3, 1)  # (b, H, nq, nk)
     if bias is not None:
-        scores += bias.to(q.dtype).clamp_min(never(q.dtype))  # -inf in fp16 otherwise
+        scores += bias.to(q.dtype).clamp_min(masked_score(q.dtype))  # -inf in fp16 otherwise
     if log is not None:
-        scores += log[:, None, None].to(q.dtype).clamp_min(never(q.dtype))
+        scores += log[:, None, None].to(q.dtype).clamp_min(masked_score(q.dtype))
     return scores
 
 
@@ -331,7 +339,9 @@ def _is_outside(q: Tensor, k: Tensor, window: int, exempt: Tensor | None) -> Ten
 
 
 def _mask_scores(mask: Tensor) -> Tensor:
-    return torch.zeros(mask.shape, device=mask.device).masked_fill_(mask, never(torch.float32))
+    return torch.zeros(mask.shape, device=mask.device).masked_fill_(
+        mask, masked_score(torch.float32)
+    )
 
 
 @lru_cache(maxsize=32)  # the layers of a pass without pruning share their groups

@@ -20,11 +20,11 @@ __all__ = [
     "Chunks",
     "SparseLayout",
     "TokenPositions",
-    "anchors_of",
-    "chunk_of",
+    "chunk_index",
     "dense_pairs",
+    "find_global_tokens",
+    "find_question_tokens",
     "offsets",
-    "question_of",
     "sum_per_chunk",
 ]
 
@@ -35,13 +35,13 @@ class TokenPositions:
 
     sequence: Int[Tensor, "T"]
     column: Int[Tensor, "T"]  # in the original text
-    anchors: Bool[Tensor, "T"]  # global tokens: read, and are read by, all of their text
+    is_global: Bool[Tensor, "T"]  # global tokens: read, and are read by, all of their text
 
-    def take(self, rows: Int[Tensor, "Tq"] | None) -> TokenPositions:
+    def select(self, rows: Int[Tensor, "Tq"] | None) -> TokenPositions:
         """Select these rows; `None` selects all."""
         if rows is None:
             return self
-        return TokenPositions(self.sequence[rows], self.column[rows], self.anchors[rows])
+        return TokenPositions(self.sequence[rows], self.column[rows], self.is_global[rows])
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class SparseLayout:
     """The sparse attention of a call: the pattern and the positions of queries and keys."""
 
     pattern: Pattern
-    asking: TokenPositions
-    asked: TokenPositions
-    extent: Int[Tensor, "B"]  # columns of each original text
+    queries: TokenPositions
+    keys: TokenPositions
+    lengths: Int[Tensor, "B"]  # columns of each original text
     heads: int
     # keys and values that global tokens read, where the model has separate projections for them
-    far: tuple[Float[Tensor, "Tk H d"], Float[Tensor, "Tk H d"]] | None = None
+    global_kv: tuple[Float[Tensor, "Tk H d"], Float[Tensor, "Tk H d"]] | None = None
 
     @cached_property
     def chunks(self) -> Chunks:
@@ -66,30 +66,34 @@ class SparseLayout:
     def is_band(self) -> bool:
         """Whether the pattern is a sliding window and nothing else."""
         pattern = self.pattern
-        return pattern.slides and not pattern.summary and not bool(self.asked.anchors.any())
+        return (
+            pattern.has_sliding_window
+            and not pattern.summary
+            and not bool(self.keys.is_global.any())
+        )
 
     @cached_property
     def visible_keys(self) -> Bool[Tensor, "Tk"]:
         """Keys that all queries of their text read."""
-        keys, pattern = self.asked, self.pattern
+        keys, pattern = self.keys, self.pattern
         if not pattern.summary:
-            return keys.anchors
-        return keys.anchors | (keys.column % pattern.block >= pattern.block - pattern.summary)
+            return keys.is_global
+        return keys.is_global | (keys.column % pattern.block >= pattern.block - pattern.summary)
 
-    def take(self, rows: Int[Tensor, "T"]) -> SparseLayout:
-        """Select these rows as queries and keys, where both are the same; without `far`."""
-        positions = self.asked.take(rows)
-        return SparseLayout(self.pattern, positions, positions, self.extent, self.heads)
+    def select(self, rows: Int[Tensor, "T"]) -> SparseLayout:
+        """Select these rows as queries and keys, where both are the same; without `global_kv`."""
+        positions = self.keys.select(rows)
+        return SparseLayout(self.pattern, positions, positions, self.lengths, self.heads)
 
-    def reads(
+    def create_mask(
         self, query_rows: Int[Tensor, "... q"], key_rows: Int[Tensor, "... k"]
     ) -> Bool[Tensor, "... H q k"]:
         """Return which pairs of these rows attend, by the definition of the pattern."""
-        queries, keys, pattern = self.asking, self.asked, self.pattern
+        queries, keys, pattern = self.queries, self.keys, self.pattern
         block_q = queries.column[query_rows] // pattern.block
         block_k = keys.column[key_rows] // pattern.block
         pairs = (block_q.unsqueeze(-1) - block_k.unsqueeze(-2)).abs() <= pattern.window
-        pairs = pairs | queries.anchors[query_rows].unsqueeze(-1)
+        pairs = pairs | queries.is_global[query_rows].unsqueeze(-1)
         pairs = pairs | self.visible_keys[key_rows].unsqueeze(-2)
         pairs = pairs.unsqueeze(-3).expand(*pairs.shape[:-2], self.heads, -1, -1)
         text = queries.sequence[query_rows]
@@ -106,7 +110,7 @@ class SparseLayout:
         self, text: Int[Tensor, "C"], block: Int[Tensor, "C"]
     ) -> Int[Tensor, "C H r"]:
         """Return the random blocks that each head reads from these blocks of these texts."""
-        counts = -(-self.extent // self.pattern.block)
+        counts = -(-self.lengths // self.pattern.block)
         shape = (len(text), self.heads, self.pattern.random)
         blocks = torch.empty(shape, dtype=torch.long, device=text.device)
         for count in counts.unique().tolist():
@@ -121,7 +125,7 @@ class Chunks:
     """Rows of queries and keys, chunk after chunk.
 
     Where each head draws its own blocks, a chunk belongs to one head, and the row of token i and
-    head h is i * split + h. Row numbers beyond the number of keys index the keys of `far`.
+    head h is i * rows_per_token + h. Row numbers beyond the number of keys index `global_kv`.
     """
 
     queries: Int[Tensor, "Q"]
@@ -130,9 +134,9 @@ class Chunks:
     cu_k: Int[Tensor, "C+1"]
     text: Int[Tensor, "C"]  # of each chunk
     window_exempt: Bool[Tensor, "K"]  # keys visible from any distance, first in their chunk
-    split: int  # number of heads if each has its own chunks, else 1
+    rows_per_token: int  # number of heads if each has its own chunks, else 1
 
-    def pairs(
+    def count_pairs(
         self,
         query_weight: Float[Tensor, "Tq"] | None,
         key_weight: Float[Tensor, "Tk"] | None,
@@ -142,26 +146,26 @@ class Chunks:
         keys, queries = (
             cu.diff().float()
             if weight is None
-            else sum_per_chunk(weight.float(), rows // self.split, cu)
+            else sum_per_chunk(weight.float(), rows // self.rows_per_token, cu)
             for weight, rows, cu in (
                 (key_weight, self.keys, self.cu_k),
                 (query_weight, self.queries, self.cu_q),
             )
         )
-        pairs = queries * keys / self.split
+        pairs = queries * keys / self.rows_per_token
         return pairs.new_zeros(texts).index_add(0, self.text, pairs)
 
 
 def sum_per_chunk(
     weight: Float[Tensor, "T"], rows: Int[Tensor, "R"], cu: Int[Tensor, "C+1"]
 ) -> Float[Tensor, "C"]:
-    """Sum the weights of the tokens of each chunk; rows of `far` have the weight of their token."""
+    """Sum the weights of the tokens of each chunk; `global_kv` rows have their token's weight."""
     row_weight = weight[rows % len(weight)]
     sums = row_weight.new_zeros(len(cu) - 1)
-    return sums.index_add(0, chunk_of(cu, len(rows)), row_weight)
+    return sums.index_add(0, chunk_index(cu, len(rows)), row_weight)
 
 
-def chunk_of(cu: Int[Tensor, "C+1"], rows: int) -> Int[Tensor, "R"]:
+def chunk_index(cu: Int[Tensor, "C+1"], rows: int) -> Int[Tensor, "R"]:
     """Return the chunk index of each row."""
     return torch.repeat_interleave(cu.diff(), output_size=rows)
 
@@ -180,16 +184,16 @@ class _Part:
 
 
 def _cut_local(sparse: SparseLayout) -> _Part | None:
-    """Cut the local queries; they read visible keys, their window and random blocks."""
-    queries, keys, pattern = sparse.asking, sparse.asked, sparse.pattern
-    rows = (~queries.anchors).nonzero().squeeze(1)
+    """Cut the local queries; they read visible keys, the window and random blocks."""
+    queries, keys, pattern = sparse.queries, sparse.keys, sparse.pattern
+    rows = (~queries.is_global).nonzero().squeeze(1)
     if not len(rows):
         return None
-    width = int(sparse.extent.max()) + 1
-    units = width // pattern.unit + 1
-    index = queries.sequence[rows] * units + queries.column[rows] // pattern.unit
+    width = int(sparse.lengths.max()) + 1
+    chunks_per_text = width // pattern.chunk_size + 1
+    index = queries.sequence[rows] * chunks_per_text + queries.column[rows] // pattern.chunk_size
     chunks, counts = index.unique_consecutive(return_counts=True)
-    text, unit = chunks // units, chunks % units
+    text, chunk = chunks // chunks_per_text, chunks % chunks_per_text
     visible, local = (
         mask.nonzero().squeeze(1) for mask in (sparse.visible_keys, ~sparse.visible_keys)
     )
@@ -202,10 +206,10 @@ def _cut_local(sparse: SparseLayout) -> _Part | None:
 
     texts = torch.stack((text, text + 1))
     ranges = [tuple(torch.searchsorted(keys.sequence[visible].contiguous(), texts).unbind())]
-    ranges.append(find_ranges(text, *pattern.reach(unit)))
+    ranges.append(find_ranges(text, *pattern.window_bounds(chunk)))
     begin, end = (torch.stack(bounds, -1)[:, None] for bounds in zip(*ranges, strict=True))
     if pattern.random:
-        blocks = sparse.random_blocks(text, unit)  # (C, H, r); -1: none
+        blocks = sparse.random_blocks(text, chunk)  # (C, H, r); -1: none
         first = blocks.clamp_min(0) * pattern.block
         last = torch.where(blocks < 0, first, first + pattern.block)
         random = find_ranges(text[:, None, None], first, last)
@@ -214,20 +218,22 @@ def _cut_local(sparse: SparseLayout) -> _Part | None:
             for bounds, random_bounds in zip((begin, end), random, strict=True)
         )
     exempt = torch.ones(begin.shape[-1], dtype=torch.bool, device=begin.device)
-    exempt[1] = not pattern.slides  # blocks are read whole, a band only within the window
+    exempt[
+        1
+    ] = not pattern.has_sliding_window  # blocks are read whole, a band only within the window
     return _Part(rows, counts, text, torch.cat((visible, local)), begin, end, exempt)
 
 
 def _cut_global(sparse: SparseLayout) -> _Part | None:
     """Put the global tokens of each text into one chunk, which reads all keys of the text."""
-    rows = sparse.asking.anchors.nonzero().squeeze(1)
+    rows = sparse.queries.is_global.nonzero().squeeze(1)
     if not len(rows):
         return None
-    sequence = sparse.asked.sequence
-    text, counts = sparse.asking.sequence[rows].unique_consecutive(return_counts=True)
+    sequence = sparse.keys.sequence
+    text, counts = sparse.queries.sequence[rows].unique_consecutive(return_counts=True)
     begin, end = torch.searchsorted(sequence, torch.stack((text, text + 1)))
     source = torch.arange(len(sequence), device=sequence.device)
-    if sparse.far is not None:
+    if sparse.global_kv is not None:
         source = source + len(sequence)
     heads = sparse.heads if sparse.pattern.random else 1
     begin, end = (bounds[:, None, None].expand(-1, heads, 1) for bounds in (begin, end))
@@ -236,18 +242,18 @@ def _cut_global(sparse: SparseLayout) -> _Part | None:
 
 
 def _join(parts: list[_Part], sparse: SparseLayout) -> Chunks:
-    split = sparse.heads if sparse.pattern.random else 1
+    rows_per_token = sparse.heads if sparse.pattern.random else 1
     queries, keys, exempt, counts_q, counts_k, text = [], [], [], [], [], []
     for part in parts:
-        queries.append(_repeat_per_head(part.queries, part.counts, split))
-        counts_q.append(part.counts.repeat_interleave(split))
+        queries.append(_repeat_per_head(part.queries, part.counts, rows_per_token))
+        counts_q.append(part.counts.repeat_interleave(rows_per_token))
         sizes = part.end - part.begin  # (C, h, S)
         flat = sizes.flatten()
         counts_k.append(sizes.sum(-1).flatten())
         rows = part.source[_list_ranges(part.begin.flatten(), flat)]
-        keys.append(_add_heads(rows, counts_k[-1], split))
+        keys.append(_add_heads(rows, counts_k[-1], rows_per_token))
         exempt.append(part.window_exempt.repeat(sizes[..., 0].numel()).repeat_interleave(flat))
-        text.append(part.text.repeat_interleave(split))
+        text.append(part.text.repeat_interleave(rows_per_token))
     return Chunks(
         torch.cat(queries),
         torch.cat(keys),
@@ -255,17 +261,17 @@ def _join(parts: list[_Part], sparse: SparseLayout) -> Chunks:
         offsets(torch.cat(counts_k)),
         torch.cat(text),
         torch.cat(exempt),
-        split,
+        rows_per_token,
     )
 
 
-def _repeat_per_head(rows: Tensor, counts: Tensor, split: int) -> Tensor:
+def _repeat_per_head(rows: Tensor, counts: Tensor, heads: int) -> Tensor:
     """Repeat the rows of each chunk for every head, head after head."""
-    if split == 1:
+    if heads == 1:
         return rows
-    starts = (counts.cumsum(0) - counts).repeat_interleave(split)
-    sizes = counts.repeat_interleave(split)
-    return _add_heads(rows[_list_ranges(starts, sizes)], sizes, split)
+    starts = (counts.cumsum(0) - counts).repeat_interleave(heads)
+    sizes = counts.repeat_interleave(heads)
+    return _add_heads(rows[_list_ranges(starts, sizes)], sizes, heads)
 
 
 def _list_ranges(begin: Tensor, sizes: Tensor) -> Tensor:
@@ -275,12 +281,12 @@ def _list_ranges(begin: Tensor, sizes: Tensor) -> Tensor:
     return index + (begin - starts).repeat_interleave(sizes)
 
 
-def _add_heads(rows: Tensor, sizes: Tensor, split: int) -> Tensor:
+def _add_heads(rows: Tensor, sizes: Tensor, heads: int) -> Tensor:
     """Turn token rows into rows of tokens and heads; chunks cycle through the heads."""
-    if split == 1:
+    if heads == 1:
         return rows
-    head = torch.arange(split, device=rows.device).repeat(len(sizes) // split)
-    return rows * split + head.repeat_interleave(sizes)
+    head = torch.arange(heads, device=rows.device).repeat(len(sizes) // heads)
+    return rows * heads + head.repeat_interleave(sizes)
 
 
 def offsets(counts: Int[Tensor, "B"]) -> Int[Tensor, "B+1"]:
@@ -288,21 +294,21 @@ def offsets(counts: Int[Tensor, "B"]) -> Int[Tensor, "B+1"]:
     return torch.nn.functional.pad(counts.cumsum(0), (1, 0))
 
 
-def anchors_of(
+def find_global_tokens(
     pattern: Pattern,
     sequence: Int[Tensor, "T"],
     column: Int[Tensor, "T"],
-    extent: Int[Tensor, "B"],
+    lengths: Int[Tensor, "B"],
     question: Bool[Tensor, "T"] | None,
 ) -> Bool[Tensor, "T"]:
-    """Return which tokens are global; `question` as from `question_of`."""
-    length = extent[sequence]
-    if pattern.anchors == "first":
+    """Return which tokens are global; `question` as from `find_question_tokens`."""
+    length = lengths[sequence]
+    if pattern.global_tokens == "first":
         is_global = column == 0
-    elif pattern.anchors == "ends":
+    elif pattern.global_tokens == "ends":
         block = column // pattern.block
         is_global = (block == 0) | (block == (length - 1) // pattern.block)
-    elif pattern.anchors == "question":
+    elif pattern.global_tokens == "question":
         assert question is not None  # packing finds it for patterns that need it
         is_global = question
     else:
@@ -310,7 +316,7 @@ def anchors_of(
     return is_global | (length <= pattern.full_up_to) if pattern.full_up_to else is_global
 
 
-def question_of(
+def find_question_tokens(
     sequence: Int[Tensor, "T"],
     column: Int[Tensor, "T"],
     second: Bool[Tensor, "T"],
@@ -327,7 +333,9 @@ def dense_pairs(pattern: Pattern, lengths: Float[Tensor, "B"], heads: int) -> Fl
     total = int(counts.sum())
     sequence = torch.repeat_interleave(counts, output_size=total)
     column = torch.arange(total, device=counts.device) - offsets(counts)[sequence]
-    anchors = anchors_of(pattern, sequence, column, counts, torch.zeros_like(column).bool())
-    positions = TokenPositions(sequence, column, anchors)
+    is_global = find_global_tokens(
+        pattern, sequence, column, counts, torch.zeros_like(column).bool()
+    )
+    positions = TokenPositions(sequence, column, is_global)
     layout = SparseLayout(pattern, positions, positions, counts, heads)
-    return layout.chunks.pairs(None, None, len(counts))
+    return layout.chunks.count_pairs(None, None, len(counts))

@@ -45,7 +45,7 @@ def lower_layers(model: PreTrainedModel) -> int:
         )
     for layer in range(lower):
         pattern = shape.layers[layer].pattern or policy.layout(layer).pattern
-        if pattern is not None and not pattern.slides:
+        if pattern is not None and not pattern.has_sliding_window:
             raise ValueError(
                 f"layer {layer} must attend by a window or to all tokens; got blocks of "
                 f"{pattern.block} columns, which another question shifts. Use "

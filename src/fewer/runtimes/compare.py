@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fewer._progress import track
 from fewer.core.trace import record
-from fewer.kernels.cpu.library import clocked
+from fewer.kernels.cpu.library import record_seconds
 from fewer.measure.evaluate import batches
 from fewer.measure.interleaved import draw, once, rotated, spread
 from fewer.runtimes.adapters import REFERENCE, Inputs, Runner
@@ -209,7 +209,7 @@ def _measure_overhead(runner: Runner, pool: Sequence[Batch], rounds: int = 5) ->
     """Return the share of the time outside compiled kernels, the overhead of the loop."""
     shares = []
     for batch in list(pool) * rounds:
-        with clocked() as seconds:
+        with record_seconds() as seconds:
             total = once(partial(runner.call, batch.inputs), CPU) / 1e3
         shares.append(1 - sum(seconds) / total)
     return float(torch.tensor(shares, dtype=torch.float64).median())

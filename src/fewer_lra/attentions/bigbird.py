@@ -34,7 +34,7 @@ class BigBird(Attention):
             block=positive("block", block),
             random=random,
             seed=shape.layer,
-            anchors="ends",
+            global_tokens="ends",
         )
 
     def forward(self, q: Heads, k: Heads, v: Heads, hidden: States, mask: Mask) -> Heads:

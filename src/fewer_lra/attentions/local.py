@@ -24,7 +24,7 @@ class Local(Attention):
 
     def __init__(self, shape: AttentionShape, *, block: int = 50) -> None:
         super().__init__(shape)
-        self.pattern = Pattern(window=0, block=positive("block", block), anchors="first")
+        self.pattern = Pattern(window=0, block=positive("block", block), global_tokens="first")
 
     def forward(self, q: Heads, k: Heads, v: Heads, hidden: States, mask: Mask) -> Heads:
         """Attend."""

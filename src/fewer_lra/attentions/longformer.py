@@ -29,7 +29,7 @@ class Longformer(Attention):
         super().__init__(shape)
         if window < 2 or window % 2:
             raise ValueError(f"window is {window}, wanted an even number of tokens: w / 2 a side")
-        self.pattern = Pattern(window=window // 2, anchors="first")
+        self.pattern = Pattern(window=window // 2, global_tokens="first")
         across = shape.heads * shape.width
         self.query, self.key, self.value = (
             nn.Linear(shape.hidden, across, bias=False) for _ in range(3)

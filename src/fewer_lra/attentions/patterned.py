@@ -6,7 +6,7 @@ import torch
 
 from fewer.kernels import AttentionCall, Pattern
 from fewer.kernels.sdpa import attend as attend_packed
-from fewer.kernels.sparse import SparseLayout, TokenPositions, anchors_of, offsets
+from fewer.kernels.sparse import SparseLayout, TokenPositions, find_global_tokens, offsets
 from fewer_lra.attentions.base import Heads, Mask
 
 __all__ = ["Pattern", "attend"]
@@ -29,7 +29,9 @@ def attend(
     texts, heads, columns, width = q.shape
     rows = mask.flatten().nonzero().squeeze(1)
     sequence, column, extent = rows // columns, rows % columns, mask.sum(1)
-    places = TokenPositions(sequence, column, anchors_of(pattern, sequence, column, extent, None))
+    places = TokenPositions(
+        sequence, column, find_global_tokens(pattern, sequence, column, extent, None)
+    )
 
     def packed(states: Heads) -> torch.Tensor:
         return states.transpose(1, 2).flatten(0, 1).index_select(0, rows)  # (T, H, d)

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fewer.kernels.call import never
+from fewer.kernels.call import masked_score
 from fewer_lra.attentions.base import Attention, AttentionShape, Heads, Mask, States, positive
 from fewer_lra.attentions.linear import kernel_attention
 
@@ -48,7 +48,7 @@ class Performer(Attention):
         """Attend."""
         with torch.autocast(q.device.type, enabled=False):
             of_q, of_k = self._exponents(q), self._exponents(k)  # (B, H, n, m)
-            of_k = of_k.masked_fill(~mask[:, None, :, None], never(of_k.dtype))
+            of_k = of_k.masked_fill(~mask[:, None, :, None], masked_score(of_k.dtype))
             of_q = of_q - of_q.detach().amax(-1, keepdim=True)
             of_k = of_k - of_k.detach().amax((-2, -1), keepdim=True)
             of_q, of_k = ((side.exp() + self.epsilon) for side in (of_q, of_k))

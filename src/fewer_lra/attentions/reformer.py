@@ -27,12 +27,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fewer.kernels.call import never
+from fewer.kernels.call import masked_score
 from fewer_lra.attentions.base import Attention, AttentionShape, Heads, Mask, States, positive
 
 __all__ = ["Reformer"]
 
-ITSELF = -1e5  # score of a token with itself: below all others, above `never`
+ITSELF = -1e5  # score of a token with itself: below all others, above `masked_score`
 
 
 class Reformer(Attention):
@@ -67,7 +67,7 @@ class Reformer(Attention):
         scores = self._rows(q, order) @ _with_former(self._rows(keys, order)).transpose(-1, -2)
         scores = scores - seen.clamp_min(1).log()
         scores = scores.masked_fill(own[..., None] == _with_former(own)[..., None, :], ITSELF)
-        scores = scores.masked_fill(seen == 0, never(scores.dtype))
+        scores = scores.masked_fill(seen == 0, masked_score(scores.dtype))
         weights = F.dropout(scores.softmax(-1), self.dropout).to(v.dtype)
         context = weights @ _with_former(self._rows(v, order))  # (B, H, r, c, m, d)
         sums = scores.logsumexp(-1, keepdim=True)

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from fewer.kernels.call import log_gate, never
+from fewer.kernels.call import log_gate, masked_score
 from fewer_lra.attentions.base import Attention, AttentionShape, Heads, Mask, States, positive
 
 __all__ = ["Sinkhorn", "doubly_normalised"]
@@ -94,9 +94,9 @@ def doubly_normalised(
     What is not real gets 0.
     """
     unreal = ~(real[..., :, None] & real[..., None, :])
-    scores = scores.masked_fill(unreal, never(scores.dtype))
+    scores = scores.masked_fill(unreal, masked_score(scores.dtype))
     for _ in range(iterations):
         for axis in (-2, -1):
             scores = scores - scores.logsumexp(axis, keepdim=True)
-            scores = scores.masked_fill(unreal, never(scores.dtype))
+            scores = scores.masked_fill(unreal, masked_score(scores.dtype))
     return scores.exp()

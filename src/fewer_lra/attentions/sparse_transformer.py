@@ -26,7 +26,7 @@ class SparseTransformer(Attention):
         super().__init__(shape)
         if positive("summary", summary) > positive("block", block):
             raise ValueError(f"summary is {summary} columns, wanted at most the block's {block}")
-        self.pattern = Pattern(window=0, block=block, summary=summary, anchors="first")
+        self.pattern = Pattern(window=0, block=block, summary=summary, global_tokens="first")
 
     def forward(self, q: Heads, k: Heads, v: Heads, hidden: States, mask: Mask) -> Heads:
         """Attend."""

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fewer.kernels.call import never
+from fewer.kernels.call import masked_score
 from fewer_lra.attentions.base import Attention, AttentionShape, Heads, Mask, States, positive
 
 __all__ = ["Synthesizer"]
@@ -47,7 +47,7 @@ class Synthesizer(Attention):
         if self.dot:
             scores = scores + q @ k.transpose(2, 3) * q.shape[-1] ** -0.5  # (B, H, n, n)
         padding = ~mask[:, None, None]
-        weights = scores.masked_fill(padding, never(scores.dtype)).softmax(-1)
+        weights = scores.masked_fill(padding, masked_score(scores.dtype)).softmax(-1)
         context: Tensor = F.dropout(weights, self.dropout).to(v.dtype) @ v
         return context
 

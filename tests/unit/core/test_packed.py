@@ -144,4 +144,4 @@ def test_layers_that_change_no_row_share_how_a_pattern_is_read():
     assert tokens.with_hidden(torch.ones(5, 2)).read_by(Pattern(1), 2) is first
     assert tokens.read_by(Pattern(2), 2).pattern == Pattern(2)
     fewer = tokens.take(torch.tensor([0, 2, 3]))
-    assert fewer.read_by(Pattern(2), 2).asked.column.tolist() == [0, 2, 0]
+    assert fewer.read_by(Pattern(2), 2).keys.column.tolist() == [0, 2, 0]

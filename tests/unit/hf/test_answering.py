@@ -5,7 +5,7 @@ import torch
 
 import fewer
 from fewer import LTP
-from fewer.kernels.call import never
+from fewer.kernels.call import masked_score
 from fewer.methods.exits import EarlyExit
 from tests.contract.table import every_backbone
 from tests.tiny import logits, ragged, text, tiny
@@ -44,7 +44,7 @@ def test_a_padded_batch_of_questions_is_answered_as_each_text_alone(backbone):
     starts, ends = output.start_logits.argmax(1), output.end_logits.argmax(1)
     assert list(zip(starts.tolist(), ends.tolist(), strict=True)) == alone
     padding = batch["attention_mask"] == 0
-    assert (logits(output)[padding] == never(torch.float32)).all()
+    assert (logits(output)[padding] == masked_score(torch.float32)).all()
     torch.testing.assert_close(output.loss, torch.stack(losses).mean(), atol=1e-4, rtol=1e-5)
 
 

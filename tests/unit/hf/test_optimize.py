@@ -267,7 +267,7 @@ def test_deoptimize_gives_back_the_bits_and_the_classes(backbone):
     fewer.deoptimize(model)
     assert torch.equal(answers(model, batch), before)
     assert [type(part) for part in model.modules()] == kinds
-    assert not any("_rowwise" in part.__dict__ for part in model.modules())
+    assert not any("_prepacked" in part.__dict__ for part in model.modules())
     assert fewer.deoptimize(model) is model
 
 
@@ -301,7 +301,7 @@ def test_a_pickle_for_another_processor_runs_in_plain_torch(model, messages, mon
     batch, pickled = ragged(model), pickle.dumps(model)
     expected = answers(model, batch)
     pretend(monkeypatch, None)
-    monkeypatch.setattr(attach_module, "available", library.available)
+    monkeypatch.setattr(attach_module, "available_isas", library.available_isas)
     copied = pickle.loads(pickled)
     torch.testing.assert_close(answers(copied, batch), expected, atol=1e-5, rtol=0)
     answers(copied, batch)

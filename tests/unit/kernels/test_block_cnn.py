@@ -4,7 +4,7 @@ import torch
 from fewer.core.cost import ModelSpec
 from fewer.core.packed import Packed
 from fewer.kernels import Pattern
-from fewer.kernels.block_cnn import JudgeCall, judge, judges
+from fewer.kernels.block_cnn import BlockCnnCall, block_cnn_logits, supports
 from fewer.methods.pruning.block_attention import AttentionPredictor
 from fewer.methods.pruning.blocks import SIGHTS, Blocks, Sight, paired
 from tests.isas import every_isa, needs_kernels, pretend
@@ -66,12 +66,12 @@ def test_the_compiled_predictor_equals_the_network(
     predictor = _predictor(sight.count, heads, size)
     pairs = sight.pairs(blocks, torch.arange(len(blocks.number)).flip(0))
     evidence = tokens.query, tokens.key, tokens.logsumexp, tokens.gate
-    logits = judge(JudgeCall(*evidence, blocks.rows, pairs, *predictor.folded()))
+    logits = block_cnn_logits(BlockCnnCall(*evidence, blocks.rows, pairs, *predictor.folded()))
     torch.testing.assert_close(logits, predictor(paired(blocks, pairs)), atol=1e-4, rtol=1e-4)
     low = tokens.but(query=tokens.query.bfloat16(), key=tokens.key.bfloat16())
-    call = JudgeCall(low.query, low.key, *evidence[2:], blocks.rows, pairs, *predictor.folded())
+    call = BlockCnnCall(low.query, low.key, *evidence[2:], blocks.rows, pairs, *predictor.folded())
     expected = predictor(paired(Blocks.of(low, size), pairs))
-    torch.testing.assert_close(judge(call), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(block_cnn_logits(call), expected, atol=1e-4, rtol=1e-4)
 
 
 @needs_kernels
@@ -83,19 +83,21 @@ def test_the_logits_of_a_block_do_not_depend_on_its_batch_bit_by_bit():
     pairs = SIGHTS["diagonal"].pairs(blocks, torch.arange(len(blocks.number)))
     evidence = tokens.query, tokens.key, tokens.logsumexp, None
     arguments = (blocks.rows, pairs, *predictor.folded())
-    together = judge(JudgeCall(*evidence, *arguments))
+    together = block_cnn_logits(BlockCnnCall(*evidence, *arguments))
     for row in range(len(pairs)):
-        alone = judge(JudgeCall(*evidence, blocks.rows, pairs[row : row + 1], *arguments[2:]))
+        alone = block_cnn_logits(
+            BlockCnnCall(*evidence, blocks.rows, pairs[row : row + 1], *arguments[2:])
+        )
         assert torch.equal(alone[0], together[row])
 
 
 @needs_kernels
 def test_the_compiled_predictor_runs_in_pure_inference_only():
     query = torch.zeros(3, 2, 4)
-    assert not judges(query)
+    assert not supports(query)
     with torch.no_grad():
-        assert judges(query)
-        assert not judges(query.to("meta"))
+        assert supports(query)
+        assert not supports(query.to("meta"))
 
 
 @needs_kernels

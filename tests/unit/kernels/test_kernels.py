@@ -5,15 +5,16 @@ import pytest
 import torch
 
 import fewer
-from fewer.kernels import KERNELS, AttentionCall, kernel, missing, sdpa
-from fewer.kernels.call import log_gate, never
+from fewer.kernels import KERNELS, AttentionCall, kernel, sdpa
+from fewer.kernels.call import log_gate, masked_score
+from fewer.kernels.cpu.library import unavailable_reason
 from tests.tiny import ragged, tiny
 
 
 def test_auto_is_one_of_the_kernels():
     assert kernel("auto") in KERNELS.values()
     kernels = dict(KERNELS)
-    if missing() is not None:
+    if unavailable_reason() is not None:
         del kernels["native"]
     assert [kernel(name) for name in kernels] == list(kernels.values())
 
@@ -33,14 +34,16 @@ def test_the_log_of_a_gate_is_finite_and_so_is_its_gradient():
     logs.sum().backward()
     assert torch.isfinite(logs).all()
     assert torch.isfinite(gate.grad).all()
-    assert logs[0] == never(torch.float32)
+    assert logs[0] == masked_score(torch.float32)
     assert logs[3:].tolist() == pytest.approx([-0.693147, 0.0], abs=1e-6)
     assert logs.dtype == log_gate(gate.half()).dtype == torch.float32
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_masked_scores_have_probability_0_yet_a_fully_masked_row_is_finite(dtype):
-    scores = torch.tensor([[0.0, never(dtype)], [never(dtype), never(dtype)]], dtype=dtype)
+    scores = torch.tensor(
+        [[0.0, masked_score(dtype)], [masked_score(dtype), masked_score(dtype)]], dtype=dtype
+    )
     assert scores.softmax(-1).tolist() == [[1, 0], [0.5, 0.5]]
     assert torch.isfinite(scores + scores).all()
 
@@ -55,7 +58,7 @@ def _call(lengths, **extras):
 @pytest.mark.parametrize("elements", [1, 200, 1000])
 def test_groups_of_every_size_give_the_same_output(elements, monkeypatch):
     lengths = [3, 17, 4, 16, 1, 18, elements % 7 + 1]  # lengths that no other test has cached
-    call = _call(lengths, scored=True)
+    call = _call(lengths, needs_received=True)
     module = importlib.import_module("fewer.kernels.sdpa")  # the package's `sdpa` is its function
     monkeypatch.setattr(module, "GROUP_ELEMENTS", elements)
     grouped, expected = sdpa(call), KERNELS["reference"](call)
@@ -109,18 +112,28 @@ def _double(dropout=0.0):
     leaves = [
         torch.randn(3, 13, 2, 3, dtype=torch.float64)[index].requires_grad_() for index in range(3)
     ]
-    vote = torch.rand(13, dtype=torch.float64, requires_grad=True)
+    query_weight = torch.rand(13, dtype=torch.float64, requires_grad=True)
     position = torch.cat([torch.arange(int(n)) for n in lengths])
 
-    def attend(q, k, v, vote):
+    def attend(q, k, v, query_weight):
         torch.manual_seed(3)  # the same values are dropped at every call
         call = AttentionCall(
-            q, k, v, cu, cu, position, position, 3, vote=vote, scored=True, dropout=dropout
+            q,
+            k,
+            v,
+            cu,
+            cu,
+            position,
+            position,
+            3,
+            query_weight=query_weight,
+            needs_received=True,
+            dropout=dropout,
         )
         attended = sdpa(call)
         return attended.context, attended.received
 
-    return attend, (*leaves, vote)
+    return attend, (*leaves, query_weight)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
@@ -136,7 +149,7 @@ def test_dropped_attention_is_right_on_average():
 
 
 def test_attention_under_autocast_is_in_its_precision():
-    call = _call([7, 3, 7], scored=True, gate=torch.rand(17))
+    call = _call([7, 3, 7], needs_received=True, gate=torch.rand(17))
     call.q.requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         low = sdpa(call)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fewer.backbones.base import BackboneLayer
 from fewer.backbones.prepacked.engine import prepack
-from fewer.kernels.cpu.library import Isa, best
+from fewer.kernels.cpu.library import Isa, best_isa
 
 __all__ = ["Choice", "choose"]
 
@@ -39,7 +39,7 @@ def choose(precision: str, layer: BackboneLayer, width: int, dtype: torch.dtype)
     dtypes = {"fp32": [torch.float32], "bf16": [torch.bfloat16]}.get(
         precision, [torch.float32, torch.bfloat16]
     )
-    isas = [isa for isa in map(best, dtypes) if isa is not None]
+    isas = [isa for isa in map(best_isa, dtypes) if isa is not None]
     if not isas:
         raise ValueError(
             "precision='bf16', but this processor has no instructions that multiply bf16 (AMX or "

@@ -57,12 +57,12 @@ class PrepackedModernBert(PrepackedLayer):
             plain=layer,
             isa=isa,
             frequencies=tuple(layer.frequencies.float().tolist()),
-            projections=Weight.of([plain_linear(attention.Wqkv)], isa),
-            output=Weight.of([plain_linear(attention.Wo)], isa),
+            projections=Weight.from_modules([plain_linear(attention.Wqkv)], isa),
+            output=Weight.from_modules([plain_linear(attention.Wo)], isa),
             value=value,
             activation=activation_name(mlp.act),
             gate=gate,
-            narrow=Weight.of([plain_linear(mlp.Wo)], isa),
+            narrow=Weight.from_modules([plain_linear(mlp.Wo)], isa),
         )
 
     def qkv(

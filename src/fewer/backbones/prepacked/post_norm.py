@@ -47,13 +47,13 @@ class PrepackedPostNorm(PrepackedLayer):
         return cls(
             plain=layer,
             isa=isa,
-            projections=Weight.of(projections, isa),
-            output=Weight.of([plain_linear(layer.output)], isa),
-            output_norm=Norm.of(norm_of(layer.output_norm)),
-            wide=Weight.of([plain_linear(layer.wide)], isa),
+            projections=Weight.from_modules(projections, isa),
+            output=Weight.from_modules([plain_linear(layer.output)], isa),
+            output_norm=Norm.from_module(norm_of(layer.output_norm)),
+            wide=Weight.from_modules([plain_linear(layer.wide)], isa),
             activation=activation_name(layer.activation),
-            narrow=Weight.of([plain_linear(layer.narrow)], isa),
-            narrow_norm=Norm.of(norm_of(layer.narrow_norm)),
+            narrow=Weight.from_modules([plain_linear(layer.narrow)], isa),
+            narrow_norm=Norm.from_module(norm_of(layer.narrow_norm)),
         )
 
     def qkv(
@@ -113,7 +113,7 @@ class PrepackedEmbedding:
             _read_table(module.token_type_embeddings, max(1, segments)) if plain.segments else None,
             _read_table(module.position_embeddings, 0),  # any size: positions are checked before
         )
-        return cls(plain, isa, tables, Norm.of(norm_of(module.LayerNorm)))
+        return cls(plain, isa, tables, Norm.from_module(norm_of(module.LayerNorm)))
 
     def __call__(self, tokens: Tokens) -> Tensor:
         """Embed packed tokens."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fewer.kernels.cpu.guard import is_pure_inference
-from fewer.kernels.cpu.library import Isa, best
+from fewer.kernels.cpu.library import Isa, best_isa
 from fewer.kernels.cpu.ops import Weight, linear
 from fewer.kernels.cpu.plain import has_own_parameters, is_plain_tensor
 from fewer.kernels.cpu.staleness import Fingerprint
@@ -26,16 +26,16 @@ class BatchInvariantLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Multiply; with gradients, in training, or in another dtype, as `nn.Linear` does."""
-        isa = best(torch.float32)
+        isa = best_isa(torch.float32)
         if isa is None or not _supports(self, input):
             return nn.Linear.forward(self, input)  # no `super`: see `swap_back`
         rows = input.reshape(-1, self.in_features)
-        return linear(rows, _pack_weight(self, isa)).view(*input.shape[:-1], self.out_features)
+        return linear(rows, _prepack_weight(self, isa)).view(*input.shape[:-1], self.out_features)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Drop the packed weight: it points into the memory of this process."""
+        """Drop the prepacked weight: it points into the memory of this process."""
         state = dict(self.__dict__)
-        state.pop("_rowwise", None)
+        state.pop("_prepacked", None)
         return state
 
 
@@ -51,13 +51,16 @@ def _supports(module: nn.Linear, input: Tensor) -> bool:
     )
 
 
-def _pack_weight(module: nn.Linear, isa: Isa) -> Weight:
-    """Return the cached packed weight, packed again if the module was edited."""
-    cached: tuple[Fingerprint, Weight] | None = module.__dict__.get("_rowwise")
+def _prepack_weight(module: nn.Linear, isa: Isa) -> Weight:
+    """Return the cached prepacked weight, prepacked again if the module was edited."""
+    cached: tuple[Fingerprint, Weight] | None = module.__dict__.get("_prepacked")
     if cached is None or not cached[0].matches():
-        cached = module.__dict__["_rowwise"] = Fingerprint(module), Weight.of([module], isa)
+        cached = module.__dict__["_prepacked"] = (
+            Fingerprint(module),
+            Weight.from_modules([module], isa),
+        )
         if not isinstance(module, BatchInvariantLinear):  # another thread swapped it back
-            module.__dict__.pop("_rowwise", None)
+            module.__dict__.pop("_prepacked", None)
     return cached[1]
 
 
@@ -76,4 +79,4 @@ def swap_back(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is BatchInvariantLinear:
             module.__class__ = nn.Linear  # type: ignore[assignment]  # undoes swap_in
-            module.__dict__.pop("_rowwise", None)
+            module.__dict__.pop("_prepacked", None)

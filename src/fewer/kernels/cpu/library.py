@@ -34,13 +34,13 @@ __all__ = [
     "LinearStruct",
     "NormStruct",
     "WeightStruct",
-    "available",
-    "best",
-    "call",
-    "clocked",
+    "available_isas",
+    "best_isa",
     "make_sampler",
-    "pack",
-    "unavailable",
+    "prepack",
+    "record_seconds",
+    "run_kernel",
+    "unavailable_reason",
 ]
 
 
@@ -59,7 +59,7 @@ class Isa(IntEnum):
 
     @property
     def columns(self) -> int:
-        """Output columns per packed panel."""
+        """Output columns per prepacked panel."""
         return 16 if self is Isa.AVX2 else 32
 
 
@@ -237,7 +237,7 @@ def _declare_types(library: ctypes.CDLL) -> ctypes.CDLL:
 
 
 @cache
-def available() -> tuple[Isa, ...]:
+def available_isas() -> tuple[Isa, ...]:
     """Return the instruction sets of this processor that have kernels, the oldest first."""
     library = _library()
     if isinstance(library, str):
@@ -246,22 +246,22 @@ def available() -> tuple[Isa, ...]:
     return tuple(isa for isa in Isa if bits >> isa & 1)
 
 
-def best(dtype: torch.dtype) -> Isa | None:
+def best_isa(dtype: torch.dtype) -> Isa | None:
     """Return the best instruction set that multiplies `dtype` here, or `None`."""
-    return next((isa for isa in reversed(available()) if isa.dtype is dtype), None)
+    return next((isa for isa in reversed(available_isas()) if isa.dtype is dtype), None)
 
 
-def unavailable() -> str | None:
+def unavailable_reason() -> str | None:
     """Return why the compiled kernels cannot run here, or `None` if they can."""
     library = _library()
     if isinstance(library, str):
         return library
-    if not available():
+    if not available_isas():
         return f"this processor ({platform.machine()}) lacks AVX2, which all kernels need"
     return None
 
 
-def call(arguments: Structure) -> None:
+def run_kernel(arguments: Structure) -> None:
     """Run the kernel of a struct. The caller must keep its tensors alive."""
     function, seconds = _functions()[type(arguments)], _SECONDS.get()
     if seconds is None:
@@ -276,7 +276,7 @@ _SECONDS: ContextVar[list[float] | None] = ContextVar("fewer_seconds", default=N
 
 
 @contextmanager
-def clocked() -> Iterator[list[float]]:
+def record_seconds() -> Iterator[list[float]]:
     """Collect the seconds of every kernel call inside the block."""
     seconds: list[float] = []
     token = _SECONDS.set(seconds)
@@ -293,18 +293,18 @@ def _functions() -> dict[type[Structure], Any]:
     return {struct: getattr(library, name) for struct, name in _FUNCTIONS.items()}
 
 
-def pack(weight: Tensor, isa: Isa) -> Tensor:
-    """Pack a weight `(n, k)` for the kernels of `isa`; the result owns its memory."""
+def prepack(weight: Tensor, isa: Isa) -> Tensor:
+    """Prepack a weight `(n, k)` for the kernels of `isa`; the result owns its memory."""
     library = _library()
     assert not isinstance(library, str)
     rows = weight.detach().float().contiguous()
     n, k = rows.shape
     size = library.fewer_packed_bytes(n, k, isa)
-    packed = torch.empty(size + 64, dtype=torch.uint8)
-    start = -packed.data_ptr() % 64  # whole cache lines
-    packed = packed[start : start + size]
-    library.fewer_pack(rows.data_ptr(), n, k, isa, packed.data_ptr())
-    return packed
+    prepacked = torch.empty(size + 64, dtype=torch.uint8)
+    start = -prepacked.data_ptr() % 64  # whole cache lines
+    prepacked = prepacked[start : start + size]
+    library.fewer_pack(rows.data_ptr(), n, k, isa, prepacked.data_ptr())
+    return prepacked
 
 
 def make_sampler(tensors: Sequence[Tensor]) -> Callable[[], int]:

@@ -1,7 +1,7 @@
 """Linear maps, feed-forward blocks and embeddings on the compiled kernels.
 
-Weights are packed once. Operations are batch-invariant: a row of the output depends neither on its
-place nor on the number of rows. Rows are fp32, or bf16 between two maps.
+Weights are prepacked once. Operations are batch-invariant: a row of the output depends neither on
+its place nor on the number of rows. Rows are fp32, or bf16 between two maps.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from fewer.kernels.cpu.library import (
     LinearStruct,
     NormStruct,
     WeightStruct,
-    call,
-    pack,
+    prepack,
+    run_kernel,
 )
 
 __all__ = ["Norm", "Weight", "embed", "feed_forward", "linear"]
@@ -38,7 +38,7 @@ class Norm:
     struct: NormStruct
 
     @classmethod
-    def of(cls, norm: nn.LayerNorm) -> Norm:
+    def from_module(cls, norm: nn.LayerNorm) -> Norm:
         """Convert a norm over the last dimension; its weights are not copied if they are fp32."""
         gamma = norm.weight.detach().float().contiguous()
         beta = None if norm.bias is None else norm.bias.detach().float().contiguous()
@@ -48,16 +48,16 @@ class Norm:
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight `(n, k)` packed for one instruction set, with its bias."""
+    """A weight `(n, k)` prepacked for one instruction set, with its bias."""
 
     isa: Isa
-    packed: Tensor
+    prepacked: Tensor
     bias: Tensor | None
     struct: WeightStruct
 
     @classmethod
-    def of(cls, modules: Sequence[nn.Linear], isa: Isa) -> Weight:
-        """Pack linear maps of the same input as one; weights are copied, modules do not change.
+    def from_modules(cls, modules: Sequence[nn.Linear], isa: Isa) -> Weight:
+        """Prepack linear maps of the same input as one; weights are copied, modules do not change.
 
         Either all or none must have a bias.
         """
@@ -67,27 +67,27 @@ class Weight:
 
     @classmethod
     def from_matrix(cls, weight: Tensor, bias: Tensor | None, isa: Isa) -> Weight:
-        """Pack a matrix."""
-        packed = pack(weight, isa)
+        """Prepack a matrix."""
+        prepacked = prepack(weight, isa)
         pointer = None if bias is None else bias.data_ptr()
-        return cls(isa, packed, bias, WeightStruct(packed.data_ptr(), pointer, *weight.shape))
+        return cls(isa, prepacked, bias, WeightStruct(prepacked.data_ptr(), pointer, *weight.shape))
 
     def take_first(self, n: int) -> Weight:
         """Return a view of the first `n` outputs."""
         struct = WeightStruct(self.struct.packed, self.struct.bias, n, self.struct.k)
-        return Weight(self.isa, self.packed, self.bias, struct)
+        return Weight(self.isa, self.prepacked, self.bias, struct)
 
     def drop_first(self, n: int) -> Weight | None:
         """Return a view of the outputs from `n` on; `None` if `n` is not the start of a panel."""
         outputs = self.struct.n
         panels = -(-outputs // self.isa.columns)
-        if n % self.isa.columns or self.packed.numel() % panels:
+        if n % self.isa.columns or self.prepacked.numel() % panels:
             return None
-        start = self.struct.packed + self.packed.numel() // panels * (n // self.isa.columns)
+        start = self.struct.packed + self.prepacked.numel() // panels * (n // self.isa.columns)
         bias = None if self.bias is None else self.bias[n:]
         pointer = None if bias is None else bias.data_ptr()
         struct = WeightStruct(start, pointer, outputs - n, self.struct.k)
-        return Weight(self.isa, self.packed, bias, struct)
+        return Weight(self.isa, self.prepacked, bias, struct)
 
 
 _NO_NORM = NormStruct()
@@ -112,7 +112,7 @@ def linear(
     if norm is not None:
         _check_width(norm.gamma, weight.struct.n, "norm")
     out = empty(x.shape[0], weight.struct.n, dtype)
-    call(
+    run_kernel(
         LinearStruct(
             x.data_ptr(),
             x.stride(0),
@@ -146,7 +146,7 @@ def feed_forward(
         )
     x = x.float().contiguous()
     out = empty(x.shape[0], x.shape[1], torch.float32)
-    call(
+    run_kernel(
         FeedForwardStruct(
             x.data_ptr(),
             x.shape[0],
@@ -181,7 +181,7 @@ def embed(
             _check_width(tensor, width, "tables and norm")
     indices = [None if tensor is None else tensor.long().contiguous() for tensor in ids]
     out = empty(rows, width, torch.float32)
-    call(
+    run_kernel(
         EmbedStruct(
             *(None if table is None else table.data_ptr() for table in tables),
             *(None if tensor is None else tensor.data_ptr() for tensor in indices),

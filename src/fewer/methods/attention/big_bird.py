@@ -26,7 +26,7 @@ from fewer._validation.names import check_known
 from fewer.core.cost import ModelSpec
 from fewer.core.policy import Phase
 from fewer.kernels import Pattern
-from fewer.kernels.pattern import Anchors
+from fewer.kernels.pattern import GlobalTokenRule
 from fewer.methods.attention.patterned import GlobalTokens, PatternPolicy, anchors_for, sparse_phase
 
 __all__ = ["BigBird"]
@@ -55,7 +55,7 @@ class BigBird:
     def build(self, shape: ModelSpec) -> PatternPolicy:
         """Make the policy, which learns nothing."""
         wanted = self.global_tokens
-        anchors: Anchors = "ends" if wanted == "ends" else anchors_for(wanted, shape)
+        anchors: GlobalTokenRule = "ends" if wanted == "ends" else anchors_for(wanted, shape)
         return PatternPolicy(
             [
                 Pattern.bigbird(self.block_size, self.num_random_blocks, layer, anchors)

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from fewer.core.cost import ModelSpec
 from fewer.core.needs import InputNeeds, Layout, Needs
 from fewer.core.policy import Phase, Policy, TrainingBatch
-from fewer.kernels.call import never
+from fewer.kernels.call import masked_score
 
 __all__ = ["DeFormer", "DeFormerPolicy"]
 
@@ -123,7 +123,7 @@ class DeFormerPolicy(Policy):
 def _distance(student: Tensor, teacher: Tensor, real: Tensor, temperature: float) -> Tensor:
     """Return tau^2 KL(teacher || student) a text; spans compete over the real tokens of theirs."""
     if student.ndim == 3:
-        unreal, floor = ~real[..., None], never(torch.float32)
+        unreal, floor = ~real[..., None], masked_score(torch.float32)
         student, teacher = (
             logits.float().masked_fill(unreal, floor).transpose(1, 2).flatten(0, 1)
             for logits in (student, teacher)

@@ -52,7 +52,7 @@ class Longformer:
     def build(self, shape: ModelSpec) -> PatternPolicy:
         """Make the policy, which learns nothing."""
         anchors = anchors_for(self.global_tokens, shape)
-        pattern = Pattern(self.attention_window // 2, anchors=anchors)
+        pattern = Pattern(self.attention_window // 2, global_tokens=anchors)
         return PatternPolicy((pattern,) * shape.num_layers, shape)
 
     def phases(self) -> tuple[Phase, ...]:

@@ -9,21 +9,21 @@ from fewer.core.cost import ModelSpec
 from fewer.core.needs import InputNeeds, Layout
 from fewer.core.policy import Phase, Policy
 from fewer.kernels import Pattern
-from fewer.kernels.pattern import Anchors
+from fewer.kernels.pattern import GlobalTokenRule
 
 __all__ = ["GlobalTokens", "PatternPolicy", "anchors_for", "sparse_phase"]
 
 GlobalTokens = Literal["auto", "none", "first", "question"]
 
 
-def anchors_for(wanted: GlobalTokens, shape: ModelSpec) -> Anchors:
+def anchors_for(wanted: GlobalTokens, shape: ModelSpec) -> GlobalTokenRule:
     """Choose by what the model answers: a text by its first token, a span by the question.
 
     Taggers get none.
     """
     if wanted != "auto":
         return wanted
-    chosen: dict[str, Anchors] = {"span": "question", "token": "none"}
+    chosen: dict[str, GlobalTokenRule] = {"span": "question", "token": "none"}
     return chosen.get(shape.answers, "first")
 
 
@@ -48,7 +48,7 @@ class PatternPolicy(Policy):
                 "global_attention_mask names are global"
             )
         self._patterns = tuple(patterns)
-        question = any(pattern.anchors == "question" for pattern in patterns)
+        question = any(pattern.global_tokens == "question" for pattern in patterns)
         self.inputs = InputNeeds(second_text=question)
 
     def layout(self, layer: int) -> Layout:

@@ -30,7 +30,7 @@ from fewer.backbones.fast_linear import in_rows
 from fewer.core.cost import ModelSpec, linear_flops
 from fewer.core.decision import Decision, ExitOutput, View
 from fewer.core.policy import Dial, TrainingBatch
-from fewer.kernels.call import never
+from fewer.kernels.call import masked_score
 from fewer.methods.exits.calibrated import CalibratedExits
 from fewer.methods.exits.criteria import in_a_row
 from fewer.methods.exits.losses import distillation, in_turns, weighed
@@ -187,7 +187,7 @@ class SpanExitPolicy(CalibratedExits):
             there = _there(places, said, grid).flatten()
             sides = _sides(_laid(said.logits, said.rows, grid))[there]
             padding = (0, width - grid[1])
-            logits.append(nn.functional.pad(sides, padding, value=never(sides.dtype)))
+            logits.append(nn.functional.pad(sides, padding, value=masked_score(sides.dtype)))
             labels.append(places.flatten()[there])
         return torch.cat(logits), torch.cat(labels)
 
@@ -207,7 +207,7 @@ def _laid(
     logits: Float[Tensor, "R 2"], rows: Int[Tensor, "R"], grid: tuple[int, int]
 ) -> Float[Tensor, "B N 2"]:
     """Put logits in the caller's grid; what is not there has no chance."""
-    empty = logits.new_full((grid[0] * grid[1], 2), never(logits.dtype))
+    empty = logits.new_full((grid[0] * grid[1], 2), masked_score(logits.dtype))
     return empty.index_copy(0, rows, logits).view(*grid, 2)
 
 

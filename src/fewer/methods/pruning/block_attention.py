@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fewer.core.cost import ModelSpec
-from fewer.kernels.block_cnn import Convolution, JudgeCall, judge, judges
+from fewer.kernels.block_cnn import BlockCnnCall, Convolution, block_cnn_logits, supports
 from fewer.methods.pruning.blocks import Blocks, Sight
 from fewer.methods.pruning.predictor import Predictor
 
@@ -52,10 +52,12 @@ class AttentionPredictor(Predictor, nn.Sequential):
         It knows no patterns.
         """
         tokens, sight = blocks.tokens, self.sight
-        compiled = not self.training and tokens.pairs is None and judges(tokens.asking[0])
+        compiled = not self.training and tokens.pairs is None and supports(tokens.asking[0])
         if compiled and sight.pairs is not None:
             seen = *tokens.asking, tokens.gate
-            return judge(JudgeCall(*seen, blocks.rows, sight.pairs(blocks, wanted), *self.folded()))
+            return block_cnn_logits(
+                BlockCnnCall(*seen, blocks.rows, sight.pairs(blocks, wanted), *self.folded())
+            )
         with torch.autocast(tokens.hidden.device.type, enabled=False):
             maps = sight.see(blocks, wanted)
         found: Tensor = self(maps).float()

@@ -77,7 +77,7 @@ class StatePredictor(Predictor):
         key, value = self.question(self.norm(hidden[question])).split(width, -1)
         query, key, value = (one.unflatten(-1, (_HEADS, _SIZE)) for one in (query, key, value))
         cu = tokens.offsets(passage), tokens.offsets(question)
-        call = AttentionCall(query, key, value, *cu, measured=True, training=self.training)
+        call = AttentionCall(query, key, value, *cu, needs_logsumexp=True, training=self.training)
         attended = kernel("auto")(call)
         assert attended.logsumexp is not None
         marks = mark + self.context(attended.context)

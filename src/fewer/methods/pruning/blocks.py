@@ -75,7 +75,7 @@ class Blocks:
         scores = scores - logsumexp[asking].transpose(1, 2).unsqueeze(-1)
         absent = (presence[asked] == 0)[:, None, None]
         if self.tokens.pairs is not None:  # places of nobody count as anyone: they are 0 anyway
-            absent = absent | ~self.tokens.pairs.reads(self.rows[asking], self.rows[asked])
+            absent = absent | ~self.tokens.pairs.create_mask(self.rows[asking], self.rows[asked])
         exponentials = scores.masked_fill(absent, -torch.inf).exp()
         found: Tensor = exponentials * presence[asked][:, None, None]
         return found

@@ -68,7 +68,7 @@ def test_deoptimizing_during_passes_of_other_threads_changes_no_output(model):
     for part in _in_threads(*reads, toggle):
         for logits in part:
             torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
-    assert not any("_rowwise" in module.__dict__ for module in model.modules())
+    assert not any("_prepacked" in module.__dict__ for module in model.modules())
 
 
 def test_threads_get_the_output_before_or_after_an_edit_of_another_thread():

@@ -6,23 +6,30 @@ import torch
 
 import fewer.kernels
 from fewer.kernels.cpu import library
-from fewer.kernels.cpu.library import Isa, available, best, make_sampler, pack, unavailable
+from fewer.kernels.cpu.library import (
+    Isa,
+    available_isas,
+    best_isa,
+    make_sampler,
+    prepack,
+    unavailable_reason,
+)
 from tests.isas import every_isa, needs_kernels, pretend
 
 
 @needs_kernels
 def test_instruction_sets_are_sorted_and_the_best_is_the_last():
-    assert list(available()) == sorted(available())
+    assert list(available_isas()) == sorted(available_isas())
     for dtype in (torch.float32, torch.bfloat16):
-        isas = [isa for isa in available() if isa.dtype is dtype]
-        assert best(dtype) is (isas[-1] if isas else None)
-    assert best(torch.float64) is None
-    assert unavailable() is None
+        isas = [isa for isa in available_isas() if isa.dtype is dtype]
+        assert best_isa(dtype) is (isas[-1] if isas else None)
+    assert best_isa(torch.float64) is None
+    assert unavailable_reason() is None
 
 
 @every_isa
 def test_a_packed_weight_is_whole_panels_in_whole_cache_lines(isa):
-    packed = pack(torch.randn(33, 7), isa)
+    packed = prepack(torch.randn(33, 7), isa)
     depth = 7 if isa.dtype is torch.float32 else 32
     assert packed.numel() == 3 * 16 * 7 * 4 if isa is Isa.AVX2 else 64 * depth * isa.dtype.itemsize
     assert packed.data_ptr() % 64 == 0
@@ -43,7 +50,7 @@ def test_a_sample_changes_with_its_tensors_and_takes_empty_and_tiny_ones():
 @pytest.fixture
 def _fresh(monkeypatch):
     """Clear the caches, before and after."""
-    caches = library._library, library.available, library._functions
+    caches = library._library, library.available_isas, library._functions
     for cache in caches:
         cache.cache_clear()
     yield
@@ -55,9 +62,9 @@ def _fresh(monkeypatch):
 @pytest.mark.usefixtures("_fresh")
 def test_without_the_library_plain_torch_runs_and_the_reason_is_named(monkeypatch):
     monkeypatch.setattr(importlib.machinery, "EXTENSION_SUFFIXES", [".none"])
-    assert available() == ()
-    assert best(torch.float32) is None
-    assert "installed without its compiled kernels" in unavailable()
+    assert available_isas() == ()
+    assert best_isa(torch.float32) is None
+    assert "installed without its compiled kernels" in unavailable_reason()
     assert fewer.kernels.kernel("auto") is fewer.kernels.KERNELS["sdpa"]
     with pytest.raises(ValueError, match=r"kernel must be .* got 'native': .* Use 'auto'"):
         fewer.kernels.kernel("native")
@@ -68,14 +75,14 @@ def test_a_library_that_cannot_be_loaded_is_unavailable(monkeypatch, tmp_path):
     (tmp_path / "_kernels.none").write_text("no library")
     monkeypatch.setattr(importlib.machinery, "EXTENSION_SUFFIXES", [".none"])
     monkeypatch.setattr(library, "Path", lambda _: tmp_path / "file")
-    assert "cannot be loaded" in unavailable()
-    assert available() == ()
+    assert "cannot be loaded" in unavailable_reason()
+    assert available_isas() == ()
 
 
 @needs_kernels
 def test_a_processor_without_instruction_sets_is_named(monkeypatch):
     pretend(monkeypatch, None)
-    assert "lacks AVX2" in unavailable()
+    assert "lacks AVX2" in unavailable_reason()
 
 
 def test_the_build_names_every_source_file():

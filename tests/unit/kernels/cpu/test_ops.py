@@ -52,7 +52,7 @@ def _random_norm(width):
 @torch.no_grad()
 def test_a_linear_map_of_any_size_is_that_of_torch(k, n, isa):
     module = nn.Linear(k, n)
-    weight = Weight.of([module], isa)
+    weight = Weight.from_modules([module], isa)
     for rows in ROWS:
         x = torch.randn(rows, k)
         _assert_close(linear(x, weight), module(x), isa)
@@ -64,7 +64,7 @@ def test_a_linear_map_of_any_size_is_that_of_torch(k, n, isa):
 def test_every_activation_is_that_of_torch(activation, isa):
     module = nn.Linear(20, 33)
     x = torch.randn(50, 20) * 10
-    outputs = linear(x, Weight.of([module], isa), activation=activation)
+    outputs = linear(x, Weight.from_modules([module], isa), activation=activation)
     plain = module(x)
     scale = 1 if isa.dtype is torch.float32 else plain.abs().max()
     _assert_close(outputs / scale, TORCH[activation](plain) / scale, isa)
@@ -90,9 +90,9 @@ def test_bias_residual_and_norm_are_those_of_torch(bias, residual, norm, isa):
     x, states = torch.randn(29, 20), torch.randn(29, 50)[:, 3:40]
     outputs = linear(
         x,
-        Weight.of([module], isa),
+        Weight.from_modules([module], isa),
         residual=states if residual else None,
-        norm=Norm.of(last) if norm else None,
+        norm=Norm.from_module(last) if norm else None,
     )
     expected = module(x) + (states if residual else 0)
     _assert_close(outputs, last(expected) if norm else expected, isa)
@@ -102,7 +102,7 @@ def test_bias_residual_and_norm_are_those_of_torch(bias, residual, norm, isa):
 @torch.no_grad()
 def test_rows_may_be_strided_or_transposed_and_of_another_dtype(isa):
     module = nn.Linear(20, 33)
-    weight, wide = Weight.of([module], isa), torch.randn(30, 41)
+    weight, wide = Weight.from_modules([module], isa), torch.randn(30, 41)
     for x in (wide[:, 7:27], wide[::3, :20], wide.t()[:20, :20], wide[:, 7:27].double()):
         _assert_close(linear(x, weight), module(x.float()), isa)
     for half in (torch.bfloat16, torch.float16):
@@ -115,7 +115,7 @@ def test_rows_may_be_strided_or_transposed_and_of_another_dtype(isa):
 @torch.no_grad()
 def test_fused_maps_can_be_split_again(isa):
     maps = [nn.Linear(20, 2 * isa.columns) for _ in range(3)]
-    fused, x = Weight.of(maps, isa), torch.randn(17, 20)
+    fused, x = Weight.from_modules(maps, isa), torch.randn(17, 20)
     outputs = linear(x, fused)
     _assert_close(outputs, torch.cat([module(x) for module in maps], 1), isa)
     third = 2 * isa.columns
@@ -130,7 +130,11 @@ def test_fused_maps_can_be_split_again(isa):
 @torch.no_grad()
 def test_a_feed_forward_block_is_that_of_torch(width, inner, isa):
     up, down, norm = nn.Linear(width, inner), nn.Linear(inner, width), _random_norm(width)
-    packed = Weight.of([up], isa), Weight.of([down], isa), Norm.of(norm)
+    packed = (
+        Weight.from_modules([up], isa),
+        Weight.from_modules([down], isa),
+        Norm.from_module(norm),
+    )
     for rows in ROWS:
         x = torch.randn(rows, width)
         outputs = feed_forward(x, *packed, "gelu")
@@ -147,11 +151,13 @@ def test_embeddings_are_those_of_torch(width, isa):
     norm = _random_norm(width)
     for rows in ROWS:
         ids = [torch.randint(table.num_embeddings, (rows,)) for table in tables]
-        outputs = embed(ids, [table.weight for table in tables], Norm.of(norm), isa)
+        outputs = embed(ids, [table.weight for table in tables], Norm.from_module(norm), isa)
         expected = tables[0](ids[0]) + tables[1](ids[1]) + tables[2](ids[2])
         if width > 1:
             _assert_close(outputs, norm(expected), isa)
-        half = embed([ids[0].int(), None, None], [tables[0].weight, None, None], Norm.of(norm), isa)
+        half = embed(
+            [ids[0].int(), None, None], [tables[0].weight, None, None], Norm.from_module(norm), isa
+        )
         assert half.shape == (rows, width)
 
 
@@ -161,7 +167,7 @@ def test_embeddings_are_those_of_torch(width, isa):
 def test_nan_fills_its_row_and_no_other(activation, isa):
     x = torch.randn(40, 20)
     x[3, 7] = torch.nan
-    outputs = linear(x, Weight.of([nn.Linear(20, 33)], isa), activation=activation)
+    outputs = linear(x, Weight.from_modules([nn.Linear(20, 33)], isa), activation=activation)
     assert outputs[3].isnan().all()
     assert outputs.isnan().any(1).sum() == 1
 
@@ -171,11 +177,11 @@ def test_nan_fills_its_row_and_no_other(activation, isa):
 def test_a_row_does_not_depend_on_its_batch_bit_by_bit(isa, threads):
     torch.set_num_threads(1)
     up, down, norm = nn.Linear(20, 70), nn.Linear(70, 20), _random_norm(20)
-    wide, narrow = Weight.of([up], isa), Weight.of([down], isa)
+    wide, narrow = Weight.from_modules([up], isa), Weight.from_modules([down], isa)
     x = torch.randn(300, 20)
 
     def run(rows):
-        return feed_forward(rows, wide, narrow, Norm.of(norm), "gelu"), linear(rows, wide)
+        return feed_forward(rows, wide, narrow, Norm.from_module(norm), "gelu"), linear(rows, wide)
 
     together = run(x)
     torch.set_num_threads(threads)
@@ -187,7 +193,7 @@ def test_a_row_does_not_depend_on_its_batch_bit_by_bit(isa, threads):
 @every_isa
 @torch.no_grad()
 def test_wrong_widths_are_refused_before_memory_is_read(isa):
-    weight, norm = Weight.of([nn.Linear(20, 33)], isa), Norm.of(nn.LayerNorm(20))
+    weight, norm = Weight.from_modules([nn.Linear(20, 33)], isa), Norm.from_module(nn.LayerNorm(20))
     with pytest.raises(ValueError, match=r"x must have a width of 20; got shape \(4, 19\)"):
         linear(torch.zeros(4, 19), weight)
     with pytest.raises(ValueError, match="residual must"):
@@ -204,7 +210,7 @@ def test_wrong_widths_are_refused_before_memory_is_read(isa):
 @torch.no_grad()
 def test_threads_of_python_run_in_parallel(isa):
     module = nn.Linear(64, 300)
-    weight, outputs = Weight.of([module], isa), {}
+    weight, outputs = Weight.from_modules([module], isa), {}
 
     def work(number):
         x = torch.full((200, 64), float(number))

@@ -11,7 +11,7 @@ from fewer.methods.attention import BigBird, DeFormer, Longformer
 from fewer.methods.combined import Stack
 from tests.tiny import SEPARATOR, ragged, tiny
 
-QUESTION = Pattern(1, anchors="question")
+QUESTION = Pattern(1, global_tokens="question")
 
 
 def _pattern(method, task="SequenceClassification", layer=0, backbone="bert"):
@@ -40,7 +40,7 @@ def test_an_unknown_kind_of_global_token_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("task", "anchors"),
+    ("task", "global_tokens"),
     [
         ("SequenceClassification", "first"),
         ("TokenClassification", "none"),
@@ -48,15 +48,15 @@ def test_an_unknown_kind_of_global_token_is_refused():
         ("MaskedLM", "first"),
     ],
 )
-def test_global_tokens_are_those_of_the_task(task, anchors):
-    assert _pattern(Longformer(attention_window=8), task) == Pattern(4, anchors=anchors)
+def test_global_tokens_are_those_of_the_task(task, global_tokens):
+    assert _pattern(Longformer(attention_window=8), task) == Pattern(4, global_tokens=global_tokens)
     etc = _pattern(BigBird(block_size=4, global_tokens="auto"), task)
-    assert etc.anchors == anchors
+    assert etc.global_tokens == global_tokens
 
 
 def test_bigbird_draws_other_blocks_in_each_layer():
     patterns = [_pattern(BigBird(), layer=layer) for layer in range(2)]
-    assert [(own.block, own.random, own.anchors, own.seed) for own in patterns] == [
+    assert [(own.block, own.random, own.global_tokens, own.seed) for own in patterns] == [
         (64, 3, "ends", 0),
         (64, 3, "ends", 1),
     ]
@@ -151,15 +151,15 @@ def test_of_a_text_alone_only_the_first_token_is_global():
     second = torch.zeros(2, 300, dtype=torch.bool)
     second[0, 5:] = True
     sparse = _questions(second).read_by(QUESTION, 2)
-    assert sparse.asked.anchors.nonzero().squeeze(1).tolist() == [0, 1, 2, 3, 4, 300]
-    pair, text = sparse.chunks.pairs(None, None, 2)
-    alone = dense_pairs(Pattern(1, anchors="first"), torch.tensor([300.0]), 2)
+    assert sparse.keys.is_global.nonzero().squeeze(1).tolist() == [0, 1, 2, 3, 4, 300]
+    pair, text = sparse.chunks.count_pairs(None, None, 2)
+    alone = dense_pairs(Pattern(1, global_tokens="first"), torch.tensor([300.0]), 2)
     assert text == alone < pair < 300**2
 
 
 def test_a_question_stays_global_when_its_passage_has_left():
     tokens = _questions(torch.arange(6)[None] > 2).take(torch.arange(3))
-    assert tokens.read_by(QUESTION, 2).asked.anchors.all()
+    assert tokens.read_by(QUESTION, 2).keys.is_global.all()
 
 
 def test_a_model_reads_a_text_alone_by_its_window():

@@ -9,7 +9,7 @@ import fewer
 from fewer.core.decision import ExitOutput
 from fewer.core.policy import CalibrationData, Phase, TrainingBatch
 from fewer.hf.task_heads import logits_of, task_loss
-from fewer.kernels.call import never
+from fewer.kernels.call import masked_score
 from fewer.methods.exits import PABEE, BERxiT, DeeBERT, FastBERT, RightTool
 from tests.tiny import LENGTHS, ragged
 from tests.unit.methods.exits.parts import shape, span_model
@@ -106,7 +106,7 @@ def test_a_text_whose_answer_was_dropped_teaches_nothing(places, wanted):
 def test_a_teacher_that_hides_the_dropped_gives_a_finite_loss():
     policy = FastBERT().build(shape(labels=2, answers="span", layers=2)).train()
     logits = torch.zeros(5, 2, requires_grad=True)
-    last = torch.zeros(2, 3, 2).index_fill(1, torch.tensor([1]), never(torch.float32))
+    last = torch.zeros(2, 3, 2).index_fill(1, torch.tensor([1]), masked_score(torch.float32))
     loss = policy.loss(_lesson(last, None, ExitOutput(0, ROWS, logits)))
     assert loss.item() == pytest.approx((math.log(3 / 2) + math.log(2)) / 2)
     loss.backward()

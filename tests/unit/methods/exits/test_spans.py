@@ -12,7 +12,7 @@ import fewer
 from fewer.core.decision import ExitOutput
 from fewer.core.policy import CalibrationData, Phase
 from fewer.hf.task_heads import task_loss
-from fewer.kernels.call import never
+from fewer.kernels.call import masked_score
 from fewer.measure.scorers import scorer_of
 from fewer.measure.sweep import sweep
 from fewer.methods.combined import MagicPyramid, Stack
@@ -206,7 +206,7 @@ def test_no_answer_begins_or_ends_at_a_token_that_was_dropped(name, backbone):
     model = _pruned(name, backbone)
     batch = ragged(model)
     logits, trace = read(model, batch)
-    hidden = logits == never(logits.dtype)
+    hidden = logits == masked_score(logits.dtype)
     assert torch.equal(hidden.any(2), trace.dropped | trace.padding)
     assert trace.dropped.any()
     ended = torch.zeros_like(trace.dropped).flatten()

@@ -32,7 +32,7 @@ def _tokens(gate=None):
     q, k = (torch.randn(len(where.slot), HEADS, WIDTH) for _ in range(2))
     tokens = Packed.start(where, torch.zeros(len(q), 1), where.column, where.column == 0)
     call = AttentionCall(
-        q, k, k, tokens.cu, tokens.cu, where.column, where.column, gate=gate, measured=True
+        q, k, k, tokens.cu, tokens.cu, where.column, where.column, gate=gate, needs_logsumexp=True
     )
     found = KERNELS["reference"](call).logsumexp
     return tokens.but(query=q, key=k, logsumexp=found, gate=gate)
@@ -150,10 +150,10 @@ def test_half_precision_is_laid_out_in_fp32():
 
 PATTERNS = {
     "window": Pattern(1),
-    "anchors": Pattern(1, anchors="first"),
-    "question": Pattern(0, anchors="question"),
+    "anchors": Pattern(1, global_tokens="first"),
+    "question": Pattern(0, global_tokens="question"),
     "summary": Pattern(0, block=3, summary=1),
-    "drawn blocks": Pattern(0, block=2, random=1, anchors="first"),
+    "drawn blocks": Pattern(0, block=2, random=1, global_tokens="first"),
 }
 LATER = (MASK.cumsum(1) > 3)[MASK != 0]  # tokens of the second text of each, where there is one
 
@@ -202,8 +202,8 @@ def _read(pattern, *, own=False, resting=None):
 
     def attend(call):
         values = torch.eye(len(call.k))[:, None].expand(-1, HEADS, -1)  # the context is A itself
-        far = (call.sparse.far[0], values) if own else None
-        sparse = None if call.sparse is None else replace(call.sparse, far=far)
+        global_kv = (call.sparse.global_kv[0], values) if own else None
+        sparse = None if call.sparse is None else replace(call.sparse, global_kv=global_kv)
         found = KERNELS["reference"](replace(call, v=values, sparse=sparse))
         dense.append(found.context.view(-1, HEADS, len(call.k)).transpose(0, 1))
         return replace(found, context=found.context[:, :1])
