@@ -11,9 +11,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fewer.kernels.cpu.plain import backward_hooks, forward_hooks, has_replaced_forward
+
 __all__ = ["dropout_probability", "embedding_rows", "refuse_extras"]
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _LIBRARY = "transformers."  # its hooks, which record outputs on request, and its classes are known
 
 
@@ -34,12 +35,11 @@ def refuse_extras(encoder: nn.Module, *modules: nn.Module) -> None:
 
 
 def _describe_extra(module: nn.Module) -> str | None:
-    state = module.__dict__
-    for name in _HOOKS:
-        for hook in state[name].values():
+    for hooks in (*forward_hooks(module), *backward_hooks(module)):
+        for hook in hooks.values():
             if not _is_known(hook):
                 return f"a hook ({getattr(hook, '__qualname__', type(hook).__name__)})"
-    if "forward" in state:
+    if has_replaced_forward(module):
         return "a patched forward"
     kind = type(module)
     if not kind.forward.__module__.startswith((_LIBRARY, "torch.")):

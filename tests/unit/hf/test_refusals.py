@@ -64,11 +64,12 @@ def test_a_hook_on_a_module_that_is_passed_over_is_named(place, register):
     _refused(model, place, "_hook")
 
 
+@pytest.mark.parametrize("method", ["forward", "_call_impl"])
 @pytest.mark.parametrize("place", PLACES)
-def test_a_patched_forward_of_such_a_module_is_named(place):
+def test_a_patched_forward_of_such_a_module_is_named(place, method):
     model = tiny()
     module = model.bert.get_submodule(place)
-    module.forward = module.forward
+    setattr(module, method, getattr(module, method))
     _refused(model, place, "patched forward")
 
 

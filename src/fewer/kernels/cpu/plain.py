@@ -6,17 +6,25 @@ tensors that are computed or of a subclass. Every such check is in this file.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import torch
 import torch.nn.modules.module as torch_module
 from torch import Tensor, nn
 
 __all__ = [
+    "backward_hooks",
+    "forward_hooks",
     "has_changed_forward",
     "has_global_hooks",
     "has_own_parameters",
     "has_plain_call",
+    "has_replaced_forward",
     "is_plain_tensor",
 ]
+
+Hooks = Mapping[int, Callable[..., Any]]  # by the id of their handle
 
 _TENSORS = ("weight", "bias")  # of linear maps, LayerNorms and embeddings
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -29,10 +37,7 @@ def has_plain_call(module: object) -> bool:
     `forward`. Class, tensors and children are not checked.
     """
     return isinstance(module, nn.Module) and not (
-        has_changed_forward(module)
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or has_global_hooks()
+        has_changed_forward(module) or any(backward_hooks(module)) or has_global_hooks()
     )
 
 
@@ -41,12 +46,23 @@ def has_changed_forward(module: nn.Module) -> bool:
 
     Inference never calls backward hooks, so they do not count.
     """
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or "forward" in module.__dict__
-        or "_call_impl" in module.__dict__
-    )
+    before, after = forward_hooks(module)  # no `any`: this runs for each module of each pass
+    return bool(before or after) or has_replaced_forward(module)
+
+
+def forward_hooks(module: nn.Module) -> tuple[Hooks, Hooks]:
+    """Return the pre-hooks and the hooks that each call of the module runs."""
+    return module._forward_pre_hooks, module._forward_hooks
+
+
+def backward_hooks(module: nn.Module) -> tuple[Hooks, Hooks]:
+    """Return the pre-hooks and the hooks that the backward pass of the module runs."""
+    return module._backward_pre_hooks, module._backward_hooks
+
+
+def has_replaced_forward(module: nn.Module) -> bool:
+    """Return whether a method that a call runs is replaced on the module itself."""
+    return "forward" in module.__dict__ or "_call_impl" in module.__dict__
 
 
 def has_global_hooks() -> bool:

@@ -32,6 +32,7 @@ FORWARD = {
     "forward hook": lambda module: module.register_forward_hook(_hook),
     "forward pre-hook": lambda module: module.register_forward_pre_hook(_hook),
     "replaced forward": _patch,
+    "replaced call": lambda module: setattr(module, "_call_impl", module._call_impl),
 }
 BACKWARD = {
     "backward hook": lambda module: module.register_full_backward_hook(_hook),
