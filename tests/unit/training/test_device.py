@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from accelerate.utils import parse_flag_from_env
 
 from fewer import Dense
 from fewer.training.device import synchronize, training_device
@@ -51,6 +52,7 @@ def install(monkeypatch: pytest.MonkeyPatch, build: Build, available: bool) -> N
     monkeypatch.setattr("torch.accelerator.current_accelerator", current)
     monkeypatch.setattr("torch.accelerator.is_available", lambda: available)
     monkeypatch.setattr("torch.cuda.is_available", lambda: available)
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
 
 
 @pytest.mark.parametrize("build", BUILDS, ids=str)
@@ -71,6 +73,26 @@ def _cuda_build(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_gpu_that_is_there_is_used(old: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, Build(CUDA, old), available=True)
     assert training_device() == CUDA
+
+
+@pytest.mark.parametrize("flag", ["1", "true", "YES", "0", "false", "no"])
+def test_accelerate_use_cpu_is_read_as_accelerate_reads_it(
+    flag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, Build(CUDA, old=False), available=True)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", flag)
+    uses_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
+    assert uses_cpu == (flag in ("1", "true", "YES"))
+    assert training_device() == (CPU if uses_cpu else CUDA)
+
+
+@pytest.mark.parametrize("flag", ["", "cpu"])
+def test_accelerate_use_cpu_must_be_a_truth_value(
+    flag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", flag)
+    with pytest.raises(ValueError, match="ACCELERATE_USE_CPU"):
+        training_device()
 
 
 def test_only_an_asynchronous_device_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
