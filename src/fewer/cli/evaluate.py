@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fewer.cli.common import (
     Columns,
     LimitOption,
+    Loaded,
     ThreadsOption,
     ThresholdOption,
     dense_model,
     finish,
     load,
 )
+
+if TYPE_CHECKING:
+    from fewer.measure.evaluate import Outcome
 
 __all__ = ["evaluate"]
 
@@ -55,9 +59,7 @@ def evaluate(
     --baseline runs/reviews/0-dense/model
     """
     from fewer.measure.evaluate import read_systems, scored
-    from fewer.measure.latency import latency as measure_latency
     from fewer.measure.predictors import judge
-    from fewer.measure.sweep import sweep as sweep_thresholds
 
     loaded = load(
         model,
@@ -82,22 +84,40 @@ def evaluate(
     texts = len(set(loaded.scorer.texts(loaded.encoded)))
     systems = scored(outcomes, loaded.scorer, texts)
     if latency:
-        sizes = [size for size in (1, 8, 32) if size <= len(loaded.encoded)]
-        times = measure_latency(
-            loaded.model, loaded.encoded, loaded.tokenizer, batch_sizes=sizes, runs=runs, seed=seed
-        )
-        systems = {name: {**system, **times[name]} for name, system in systems.items()}
+        systems = _time_systems(systems, loaded, runs, seed)
     row = {**loaded.row, "baseline": baseline, "systems": systems}
     if sweep:
-        thresholds = (row.get("saved_threshold"), threshold)
-        row["sweep"] = sweep_thresholds(
-            loaded.model,
-            loaded.encoded,
-            loaded.tokenizer,
-            loaded.scorer,
-            besides=[value for value in thresholds if value is not None],
-            dense=outcomes["padded"].answers,
-        )
+        row["sweep"] = _sweep_thresholds(loaded, threshold, outcomes["padded"])
     if predictors:
         row["predictors"] = judge(loaded.model, loaded.encode_training(), loaded.tokenizer)
     finish(row, results, report)
+
+
+def _time_systems(
+    systems: dict[str, dict[str, Any]], loaded: Loaded, runs: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Add the latency of batches of 1, 8 and 32 texts to each system."""
+    from fewer.measure.latency import latency
+
+    sizes = [size for size in (1, 8, 32) if size <= len(loaded.encoded)]
+    times = latency(
+        loaded.model, loaded.encoded, loaded.tokenizer, batch_sizes=sizes, runs=runs, seed=seed
+    )
+    return {name: {**system, **times[name]} for name, system in systems.items()}
+
+
+def _sweep_thresholds(
+    loaded: Loaded, threshold: float | None, padded: Outcome
+) -> list[dict[str, Any]]:
+    """Evaluate a range of thresholds, the saved one and `threshold` included."""
+    from fewer.measure.sweep import sweep
+
+    thresholds = (loaded.row.get("saved_threshold"), threshold)
+    return sweep(
+        loaded.model,
+        loaded.encoded,
+        loaded.tokenizer,
+        loaded.scorer,
+        besides=[value for value in thresholds if value is not None],
+        dense=padded.answers,
+    )

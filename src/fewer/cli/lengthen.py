@@ -21,6 +21,7 @@ from fewer.cli.common import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from fewer.core.policy import Method
     from fewer.training.masked import MaskedSchedule
 
 __all__ = ["lengthen"]
@@ -72,11 +73,9 @@ def lengthen(
     import torch
 
     from fewer._pypi_models import model_folder
-    from fewer.backbones import bind
-    from fewer.hf.attach import attachment, parts
+    from fewer.hf.attach import attachment
     from fewer.hf.checkpoint import local_folder, save
     from fewer.hf.config import method_from, method_to
-    from fewer.hf.extend_positions import lengthen as extend_positions
     from fewer.training.masked import MaskedSchedule
 
     quiet()
@@ -92,9 +91,7 @@ def lengthen(
     folder = local_folder(model_folder(model))
     extended = _load_source(folder, seed, keep_head=texts is None)
     tokenizer = tokenizer_of(str(folder), extended)
-    old_length = bind(parts(extended)[1]).max_tokens
-    extend_positions(extended, max_length, method=resolved)
-    tokenizer.model_max_length = max_length
+    old_length = _extend(extended, tokenizer, max_length, resolved)
     if texts is not None:
         schedule = MaskedSchedule(
             steps=steps,
@@ -111,6 +108,23 @@ def lengthen(
     typer.echo(f"{name}: {old_length} -> {max_length} tokens, {described}")
     command = _next_command(spec or method_to(attachment(extended).method), output, max_length)
     typer.echo(f"next: {command}")
+
+
+def _extend(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    method: Method | None,
+) -> int | None:
+    """Extend a model in place and attach the method, if any; return the old length."""
+    from fewer.backbones import bind
+    from fewer.hf.attach import parts
+    from fewer.hf.extend_positions import lengthen as extend_positions
+
+    old_length = bind(parts(model)[1]).max_tokens
+    extend_positions(model, max_length, method=method)
+    tokenizer.model_max_length = max_length
+    return old_length
 
 
 def _adapt(
