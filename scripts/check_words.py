@@ -21,7 +21,6 @@ NOT_YET = (
     "fewer/passages",
     "fewer/tasks",
     "fewer/training",
-    "fewer_lra",
 )
 
 # Home-made names of classes and functions that the field has its own words for.

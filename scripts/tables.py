@@ -42,9 +42,9 @@ from fewer.report.report import markdown
 from fewer.report.svg import Drawing
 from fewer.runtimes.figure import by_length, write_svg
 from fewer.runtimes.tables import break_evens, full, own_time, summary
-from fewer_lra.bubbles import figure_of
+from fewer_lra.bubbles import draw_figure
 from fewer_lra.tables import costs as arena_costs
-from fewer_lra.tables import grouped
+from fewer_lra.tables import group_rows
 from fewer_lra.tables import markdown as arena_scores
 
 RESULTS = Path("benchmarks/results")
@@ -168,10 +168,10 @@ def figures() -> dict[Path, Drawing]:
 def _arena_figure() -> Drawing | None:
     """Draw the small profile, trained from scratch, once an attention has run on all tasks."""
     path = RESULTS / "lra.jsonl"
-    for group in grouped(read_results(path)) if path.exists() else []:
+    for group in group_rows(read_results(path)) if path.exists() else []:
         whole = any(group.average(attention) is not None for attention in group.attentions)
         if group.profile == "small" and not group.pretrained and whole:
-            return figure_of(group, "text" if "text" in group.tasks else group.tasks[0])
+            return draw_figure(group, "text" if "text" in group.tasks else group.tasks[0])
     return None
 
 

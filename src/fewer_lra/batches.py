@@ -10,13 +10,13 @@ from torch import Tensor
 
 from fewer_lra.tasks.task import Ids, Rows
 
-__all__ = ["Labelled", "Masked", "batch", "texts"]
+__all__ = ["LabelCollator", "MaskingCollator", "batch", "texts"]
 
 _IGNORED = -100
 
 
-class Labelled:
-    """A collator of row numbers: ids, lengths and labels."""
+class LabelCollator:
+    """A collator of row numbers that returns ids, lengths and labels."""
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
@@ -26,27 +26,27 @@ class Labelled:
         return batch(self.rows, np.asarray(numbers))
 
 
-class Masked:
-    """A collator of row numbers: ids with a share of them masked, and the masked ids as labels."""
+class MaskingCollator:
+    """A collator of row numbers that masks ids and returns the masked ids as labels."""
 
-    def __init__(self, rows: Rows, mask_id: int, share: float) -> None:
-        self.rows, self.mask_id, self.share = rows, mask_id, share
+    def __init__(self, rows: Rows, mask_id: int, probability: float) -> None:
+        self.rows, self.mask_id, self.probability = rows, mask_id, probability
 
     def __call__(self, numbers: Sequence[int]) -> dict[str, Tensor]:
         """Make a batch; the masked tokens are drawn by torch's global generator."""
         inputs = batch(self.rows, np.asarray(numbers))
         ids, lengths = inputs["input_ids"], inputs["lengths"]
-        real = torch.arange(ids.shape[1]) < lengths[:, None]
-        masked = (torch.rand(ids.shape) < self.share) & real
+        is_token = torch.arange(ids.shape[1]) < lengths[:, None]
+        is_masked = (torch.rand(ids.shape) < self.probability) & is_token
         return {
-            "input_ids": ids.masked_fill(masked, self.mask_id),
+            "input_ids": ids.masked_fill(is_masked, self.mask_id),
             "lengths": lengths,
-            "labels": ids.masked_fill(~masked, _IGNORED),
+            "labels": ids.masked_fill(~is_masked, _IGNORED),
         }
 
 
 def batch(rows: Rows, numbers: Ids) -> dict[str, Tensor]:
-    """Take rows by number, as arguments of `LRAModel.forward`."""
+    """Collate rows by number, as arguments of `LRAModel.forward`."""
     inputs = {
         "input_ids": _trim(rows.tokens, rows.lengths, numbers),
         "lengths": torch.from_numpy(rows.lengths[numbers].astype(np.int64)),
@@ -60,15 +60,15 @@ def batch(rows: Rows, numbers: Ids) -> dict[str, Tensor]:
 
 
 def texts(rows: Rows) -> Rows:
-    """Return single texts to pretrain on: of pairs, the first ones and then the second."""
+    """Return single texts to pretrain on; for pairs all first texts, then all second texts."""
     if rows.second is None or rows.second_lengths is None:
         return rows
     width = max(rows.tokens.shape[1], rows.second.shape[1])
-    sides = [
-        np.pad(side, ((0, 0), (0, width - side.shape[1]))) for side in (rows.tokens, rows.second)
+    tokens = [
+        np.pad(ids, ((0, 0), (0, width - ids.shape[1]))) for ids in (rows.tokens, rows.second)
     ]
     return Rows(
-        np.concatenate(sides),
+        np.concatenate(tokens),
         np.concatenate([rows.lengths, rows.second_lengths]),
         np.concatenate([rows.labels, rows.labels]),
     )

@@ -1,4 +1,4 @@
-"""The arena at a glance, as in Figure 3 of its paper: speed, score and memory of each attention."""
+"""Figure 3 of the paper: speed, score and memory of each attention."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["collect_bubbles", "figure_of", "write_figure"]
+__all__ = ["collect_bubbles", "draw_figure", "write_figure"]
 
 
 def collect_bubbles(group: Group, timed: str) -> list[Bubble]:
     """Collect the attentions that ran on all tasks; speed and memory are of training on `timed`.
 
-    Raises `ValueError` for a task that did not run, or where no attention ran on all.
+    Raises `ValueError` for a task without rows, and if no attention ran on all tasks.
     """
     if timed not in group.tasks:
-        raise ValueError(f"no rows of {timed!r}; there are {', '.join(group.tasks)}")
+        raise ValueError(f"timed must be one of {', '.join(group.tasks)}; got {timed!r}.")
     clock, bubbles = group.clock[0], []
     for attention in group.attentions:
         if (score := group.average(attention)) is None:
@@ -34,16 +34,19 @@ def collect_bubbles(group: Group, timed: str) -> list[Bubble]:
         memory = mean(row["peak_memory_mb"] for row in rows)
         bubbles.append(Bubble(attention, speed, score, memory))
     if not bubbles:
-        raise ValueError(f"no attention ran on all of {', '.join(group.tasks)}")
+        raise ValueError(
+            f"rows must have an attention that ran on all of {', '.join(group.tasks)}; got none. "
+            "Run the missing tasks."
+        )
     return bubbles
 
 
-def figure_of(group: Group, timed: str) -> Drawing:
+def draw_figure(group: Group, timed: str) -> Drawing:
     """Draw the bubbles for a page."""
     with canvas() as (figure, axes):
         bubbles = _draw(figure, axes, group, timed)
         values = (
-            f"{bubble.name} {bubble.score:.1f} %, {bubble.per_s:.0f} a second, "
+            f"{bubble.name} {bubble.score:.1f} %, {bubble.per_s:.0f} per second, "
             f"{bubble.memory_mb:.0f} MB"
             for bubble in bubbles
         )
@@ -59,13 +62,13 @@ def write_figure(group: Group, timed: str, path: Path) -> None:
     """Draw the bubbles into a file, .svg or .png. Raises `ValueError` for any other."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".svg":
-        write_svg(figure_of(group, timed), path)
+        write_svg(draw_figure(group, timed), path)
     elif path.suffix == ".png":
         with canvas() as (figure, axes):
             _draw(figure, axes, group, timed)
             figure.savefig(path, dpi=200)
     else:
-        raise ValueError(f"{path}: figures are .svg or .png")
+        raise ValueError(f"output must end in .svg or .png; got {path}.")
 
 
 def _draw(figure: Figure, axes: Axes, group: Group, timed: str) -> list[Bubble]:

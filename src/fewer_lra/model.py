@@ -1,9 +1,9 @@
-"""The arena's model: an encoder trained from scratch, whose attention is a choice of eleven.
+"""The arena's model: an encoder trained from scratch, with one of eleven attentions.
 
 As in the paper's section 3.2 and its configuration files: pre-norm, embeddings N(0, 1), no bias in
-query, key, value and output, GELU, a last norm, one hidden map before the classes. Of the bugs of
-the original these are not repeated: an average over padding, padding told from real pixels by their
-value, and, in pairs, a [CLS] that was the first byte.
+query, key, value and output, GELU, a final norm, one hidden layer before the classes. Three bugs of
+the original are not repeated: an average over padding, padding recognised by the value of pixels,
+and, for pairs, a [CLS] that was the first byte.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fewer_lra.attentions import Attention, AttentionShape, build
-from fewer_lra.attentions.base import Mask, States, apart
+from fewer_lra.attentions import Attention, AttentionSpec, build
+from fewer_lra.attentions.base import Mask, States, split_heads
 
-__all__ = ["LRAModel", "LRAShape"]
+__all__ = ["LRAModel", "LRAModelSpec"]
 
 _CHOICES = {
     "pooling": ("cls", "mean"),
@@ -30,56 +30,54 @@ _CHOICES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class LRAShape:
-    """Of which size a model is, and what it answers.
+class LRAModelSpec:
+    """The size and the task of a model.
 
-    Raises `ValueError` for sizes that do not fit each other and for unknown choices.
+    Raises `ValueError` for incompatible sizes and unknown choices.
     """
 
     vocabulary: int  # ids are below it
     classes: int
-    max_length: int  # tokens of a text; a [CLS] comes on top
+    max_length: int  # tokens of a text, without [CLS]
     layers: int = 4
     heads: int = 4
     hidden: int = 256
     qkv: int = 256  # of all heads together
-    ffn: int = 1024  # also of the head's hidden map
+    ffn: int = 1024  # also of the head's hidden layer
     dropout: float = 0.1
     attention_dropout: float = 0.1
     pooling: Literal["cls", "mean"] = "cls"
     positions: Literal["sinusoidal", "learned"] = "sinusoidal"
-    pair: bool = False  # two texts, read apart, and answered together
+    pair: bool = False  # two texts, encoded separately, with one label
     interaction: Literal["none", "nli"] = "none"  # of a pair: [x, y] or [x, y, x * y, x - y]
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
+        """Check the values."""
         counts = ("vocabulary", "classes", "max_length", "layers", "heads", "hidden", "qkv", "ffn")
         for name in counts:
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, wanted 1 or more")
+                raise ValueError(f"{name} must be 1 or more; got {getattr(self, name)}.")
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, wanted a share in [0, 1)")
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be in [0, 1); got {getattr(self, name)}.")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
                 raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; choose one of: {', '.join(known)}"
+                    f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}."
                 )
         if self.qkv % self.heads:
-            raise ValueError(
-                f"{self.heads} heads do not divide qkv = {self.qkv}; every head has the same width"
-            )
+            raise ValueError(f"qkv must be a multiple of heads ({self.heads}); got {self.qkv}.")
         if self.positions == "sinusoidal" and self.hidden % 2:
-            raise ValueError(f"hidden is {self.hidden}; sines and cosines want an even number")
+            raise ValueError(f"hidden must be even for sinusoidal positions; got {self.hidden}.")
 
     @property
     def columns(self) -> int:
-        """Most columns that a layer sees."""
+        """Largest number of columns of a layer, with [CLS]."""
         return self.max_length + (self.pooling == "cls")
 
-    def attention(self, layer: int) -> AttentionShape:
+    def attention(self, layer: int) -> AttentionSpec:
         """Return the size of one layer's attention."""
-        return AttentionShape(
+        return AttentionSpec(
             heads=self.heads,
             width=self.qkv // self.heads,
             hidden=self.hidden,
@@ -90,32 +88,33 @@ class LRAShape:
 
 
 class LRAModel(nn.Module):
-    """Reads texts, or pairs of them, and answers with logits of classes.
+    """An encoder that classifies texts or pairs of texts.
 
-    `options` are settings of the attention. Raises `ValueError` for an attention that is unknown
-    and for settings that it does not have.
+    `options` are settings of the attention. Raises `ValueError` for an unknown attention or
+    setting.
     """
 
-    places: Tensor
+    position_embeddings: Tensor
 
-    def __init__(self, shape: LRAShape, attention: str, options: Mapping[str, Any]) -> None:
+    def __init__(self, spec: LRAModelSpec, attention: str, options: Mapping[str, Any]) -> None:
         super().__init__()
-        self.shape = shape
-        self.embedding = nn.Embedding(shape.vocabulary, shape.hidden)  # N(0, 1)
-        if shape.pooling == "cls":
-            self.cls = nn.Parameter(torch.zeros(shape.hidden))
-        if shape.positions == "learned":
-            learned = torch.randn(shape.columns, shape.hidden) * 0.02
-            self.places = nn.Parameter(learned)
+        self.spec = spec
+        self.embedding = nn.Embedding(spec.vocabulary, spec.hidden)  # N(0, 1)
+        if spec.pooling == "cls":
+            self.cls = nn.Parameter(torch.zeros(spec.hidden))
+        if spec.positions == "learned":
+            embeddings = torch.randn(spec.columns, spec.hidden) * 0.02
+            self.position_embeddings = nn.Parameter(embeddings)
         else:
-            self.register_buffer("places", _sinusoids(shape.columns, shape.hidden), False)
-        self.dropout = nn.Dropout(shape.dropout)
+            embeddings = _sinusoids(spec.columns, spec.hidden)
+            self.register_buffer("position_embeddings", embeddings, persistent=False)
+        self.dropout = nn.Dropout(spec.dropout)
         self.layers = nn.ModuleList(
-            _Layer(shape, build(attention, shape.attention(number), options))
-            for number in range(shape.layers)
+            _Layer(spec, build(attention, spec.attention(layer), options))
+            for layer in range(spec.layers)
         )
-        self.norm = _norm(shape.hidden)
-        self.head = _head(shape)
+        self.norm = _norm(spec.hidden)
+        self.head = _head(spec)
 
     def forward(
         self,
@@ -127,19 +126,19 @@ class LRAModel(nn.Module):
     ) -> dict[str, Tensor]:
         """Return `logits (B, C)`, and with labels the `loss`, a mean over the batch.
 
-        What stands in a row after its length is padding, whatever its value; a 0 before it is not.
-        Raises `ValueError` for rows that are longer than `max_length`, and where the second texts
-        are missing or not wanted.
+        Columns at or beyond the length of a row are padding, whatever their value. Raises
+        `ValueError` for rows longer than `max_length`, and for second texts without `pair` or the
+        reverse.
         """
-        second = [side is not None for side in (second_ids, second_lengths)]
-        if second != 2 * [self.shape.pair]:
+        has_second = [values is not None for values in (second_ids, second_lengths)]
+        if has_second != 2 * [self.spec.pair]:
             raise ValueError(
-                "a model of pairs wants second_ids and second_lengths, any other none of them; "
-                f"this one has pair={self.shape.pair}"
+                "second_ids and second_lengths must be given if, and only if, the model has "
+                f"pair=True; got pair={self.spec.pair}."
             )
-        pooled = self._pooled(input_ids, lengths)
+        pooled = self._pool(input_ids, lengths)
         if second_ids is not None and second_lengths is not None:
-            pooled = self._joined(pooled, self._pooled(second_ids, second_lengths))
+            pooled = self._combine(pooled, self._pool(second_ids, second_lengths))
         logits = self.head(pooled)
         if labels is None:
             return {"logits": logits}
@@ -148,98 +147,101 @@ class LRAModel(nn.Module):
     def forward_masked(
         self, input_ids: Int[Tensor, "B n"], lengths: Int[Tensor, "B"], labels: Int[Tensor, "B n"]
     ) -> dict[str, Tensor]:
-        """Guess hidden tokens: `loss`, a mean over the M labels that are not -100, and `logits`.
+        """Predict masked tokens: `loss`, a mean over the M labels that are not -100, and `logits`.
 
         The logits are `(M, V)`, in the order of rows and columns: products with the embeddings,
-        over sqrt(D), since these are N(0, 1) to begin with.
+        divided by sqrt(D), since these are initialised as N(0, 1).
         """
-        hidden = self._encoded(input_ids, lengths)[0][:, -input_ids.shape[1] :]
-        asked = labels != -100
-        logits = F.linear(hidden[asked], self.embedding.weight) * self.shape.hidden**-0.5
-        losses = F.cross_entropy(logits.float(), labels[asked], reduction="sum")
-        return {"loss": losses / asked.sum().clamp_min(1), "logits": logits}
+        hidden = self._encode(input_ids, lengths)[0][:, -input_ids.shape[1] :]
+        is_masked = labels != -100
+        logits = F.linear(hidden[is_masked], self.embedding.weight) * self.spec.hidden**-0.5
+        losses = F.cross_entropy(logits.float(), labels[is_masked], reduction="sum")
+        return {"loss": losses / is_masked.sum().clamp_min(1), "logits": logits}
 
-    def _pooled(self, ids: Int[Tensor, "B n"], lengths: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
-        hidden, mask = self._encoded(ids, lengths)
-        if self.shape.pooling == "cls":
+    def _pool(self, ids: Int[Tensor, "B n"], lengths: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
+        hidden, mask = self._encode(ids, lengths)
+        if self.spec.pooling == "cls":
             return hidden[:, 0]
-        real = mask[..., None]
-        return hidden.masked_fill(~real, 0).sum(1) / real.sum(1)
+        is_token = mask[..., None]
+        return hidden.masked_fill(~is_token, 0).sum(1) / is_token.sum(1)
 
-    def _joined(
+    def _combine(
         self, first: Float[Tensor, "B D"], second: Float[Tensor, "B D"]
     ) -> Float[Tensor, "B E"]:
-        parts = [first, second]
-        if self.shape.interaction == "nli":
-            parts += [first * second, first - second]
-        return torch.cat(parts, -1)
+        features = [first, second]
+        if self.spec.interaction == "nli":
+            features += [first * second, first - second]
+        return torch.cat(features, -1)
 
-    def _encoded(self, ids: Int[Tensor, "B n"], lengths: Int[Tensor, "B"]) -> tuple[States, Mask]:
-        """Return the last states, [CLS] first where there is one, and which of them are real."""
-        if ids.shape[1] > self.shape.max_length:
+    def _encode(self, ids: Int[Tensor, "B n"], lengths: Int[Tensor, "B"]) -> tuple[States, Mask]:
+        """Return the final states, [CLS] first where there is one, and the mask of tokens."""
+        if ids.shape[1] > self.spec.max_length:
             raise ValueError(
-                f"got rows of {ids.shape[1]} tokens, wanted at most max_length = "
-                f"{self.shape.max_length}: cut them, or make the model for longer texts"
+                f"rows must have at most max_length ({self.spec.max_length}) tokens; got "
+                f"{ids.shape[1]}. Truncate them, or build the model with a larger max_length."
             )
-        # an empty text is read as one token of padding: no softmax is over nothing
+        # an empty text is encoded as one token of padding: a softmax needs a key
         mask = torch.arange(ids.shape[1], device=ids.device) < lengths.clamp_min(1)[:, None]
         hidden = self.embedding(ids)
-        if self.shape.pooling == "cls":
+        if self.spec.pooling == "cls":
             hidden = torch.cat((self.cls.expand(len(ids), 1, -1), hidden), 1)
             mask = F.pad(mask, (1, 0), value=True)
-        hidden = self.dropout(hidden + self.places[: hidden.shape[1]])
+        hidden = self.dropout(hidden + self.position_embeddings[: hidden.shape[1]])
         for layer in self.layers:
             hidden = layer(hidden, mask)
         return self.norm(hidden), mask
 
 
 class _Layer(nn.Module):
-    """Attention and FFN, each behind a norm and beside a residual."""
+    """Attention and FFN, each with a norm before it and a residual connection."""
 
-    def __init__(self, shape: LRAShape, attention: Attention) -> None:
+    def __init__(self, spec: LRAModelSpec, attention: Attention) -> None:
         super().__init__()
-        self.heads = shape.heads
-        self.attention_norm, self.ffn_norm = _norm(shape.hidden), _norm(shape.hidden)
+        self.heads = spec.heads
+        self.attention_norm, self.ffn_norm = _norm(spec.hidden), _norm(spec.hidden)
         self.projections = nn.ModuleDict(
-            {name: _linear(shape.hidden, shape.qkv, bias=False) for name in attention.reads}
+            {name: _linear(spec.hidden, spec.qkv, bias=False) for name in attention.inputs}
         )
         self.attention = attention
-        self.output = _linear(shape.qkv, shape.hidden, bias=False)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.output = _linear(spec.qkv, spec.hidden, bias=False)
+        self.dropout = nn.Dropout(spec.dropout)
         self.ffn = nn.Sequential(
-            _linear(shape.hidden, shape.ffn),
+            _linear(spec.hidden, spec.ffn),
             nn.GELU(),
-            nn.Dropout(shape.dropout),
-            _linear(shape.ffn, shape.hidden),
+            nn.Dropout(spec.dropout),
+            _linear(spec.ffn, spec.hidden),
         )
 
     def forward(self, hidden: States, mask: Mask) -> States:
-        read = self.attention_norm(hidden)
-        parts = {name: apart(linear(read), self.heads) for name, linear in self.projections.items()}
-        v = parts["v"]
-        context = self.attention(parts.get("q", v), parts.get("k", v), v, read, mask)
+        normed = self.attention_norm(hidden)
+        qkv = {
+            name: split_heads(linear(normed), self.heads)
+            for name, linear in self.projections.items()
+        }
+        v = qkv["v"]
+        context = self.attention(qkv.get("q", v), qkv.get("k", v), v, normed, mask)
         context = self.output(context.transpose(1, 2).flatten(2))  # (B, n, D)
         hidden = hidden + self.dropout(context)
         hidden = hidden + self.dropout(self.ffn(self.ffn_norm(hidden)))
         return hidden
 
 
-def _head(shape: LRAShape) -> nn.Sequential:
-    """Map pooled states to classes; of a pair there is one hidden map more, of half the width."""
-    if not shape.pair:
+def _head(spec: LRAModelSpec) -> nn.Sequential:
+    """Build the classifier; for pairs it has a second hidden layer, of half the width."""
+    if not spec.pair:
         return nn.Sequential(
-            _linear(shape.hidden, shape.ffn), nn.ReLU(), _linear(shape.ffn, shape.classes)
+            _linear(spec.hidden, spec.ffn), nn.ReLU(), _linear(spec.ffn, spec.classes)
         )
-    parts, half = (4 if shape.interaction == "nli" else 2), -(-shape.ffn // 2)
+    parts, half = (4 if spec.interaction == "nli" else 2), -(-spec.ffn // 2)
     return nn.Sequential(
-        *(_linear(parts * shape.hidden, shape.ffn), nn.ReLU()),
-        *(_linear(shape.ffn, half), nn.ReLU()),
-        _linear(half, shape.classes),
+        *(_linear(parts * spec.hidden, spec.ffn), nn.ReLU()),
+        *(_linear(spec.ffn, half), nn.ReLU()),
+        _linear(half, spec.classes),
     )
 
 
-def _linear(width: int, wanted: int, *, bias: bool = True) -> nn.Linear:
-    linear = nn.Linear(width, wanted, bias=bias)
+def _linear(width: int, outputs: int, *, bias: bool = True) -> nn.Linear:
+    linear = nn.Linear(width, outputs, bias=bias)
     nn.init.xavier_uniform_(linear.weight)
     if bias:
         nn.init.zeros_(linear.bias)
@@ -251,7 +253,7 @@ def _norm(width: int) -> nn.LayerNorm:
 
 
 def _sinusoids(columns: int, width: int) -> Float[Tensor, "n D"]:
-    """Sines in the first half, cosines in the second, of periods from 2 pi to 20000 pi."""
+    """Return sines, then cosines, of periods from 2 pi to 20000 pi."""
     half = width // 2
     rates = 10_000.0 ** -(torch.arange(half) / max(half - 1, 1))
     angles = torch.arange(columns)[:, None] * rates

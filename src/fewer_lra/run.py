@@ -17,8 +17,8 @@ from transformers import set_seed
 from fewer._validation.types import check_arguments
 from fewer.measure.rows import append_row, provenance, read_results
 from fewer.training.device import training_device
-from fewer_lra.model import LRAModel, LRAShape
-from fewer_lra.recipes import Plan
+from fewer_lra.model import LRAModel, LRAModelSpec
+from fewer_lra.recipes import LRAPlan
 from fewer_lra.speed import peak_memory_mb, speed
 from fewer_lra.tasks.task import LRATask
 from fewer_lra.train import accuracy, pretrain, train
@@ -28,15 +28,15 @@ __all__ = ["model_spec", "run"]
 _LOG = logging.getLogger("fewer")
 
 
-def run(plan: Plan, task: LRATask, *, seed: int, output: Path, results: Path) -> dict[str, Any]:
+def run(plan: LRAPlan, task: LRATask, *, seed: int, output: Path, results: Path) -> dict[str, Any]:
     """Train, measure, add a row to `results` and return it.
 
     A run with a row in `results`, or in its folder under `output`, is not repeated. A killed run
     resumes from its last complete checkpoint. The score is that of the first step of highest
     accuracy on dev; `last` is that of the last step.
     """
-    shape = model_spec(plan, task)
-    settings = {**asdict(plan), "model": asdict(shape), "seed": seed}
+    spec = model_spec(plan, task)
+    settings = {**asdict(plan), "model": asdict(spec), "seed": seed}
     data = {"hash": task.data_hash()}
     run_id = _hash_settings({**settings, "data": data})
     folder = output / task.name / f"{plan.attention}-{run_id}"
@@ -44,9 +44,9 @@ def run(plan: Plan, task: LRATask, *, seed: int, output: Path, results: Path) ->
         return row
     path = folder / "row.json"
     if not path.exists():
-        outcome = _train_and_measure(plan, task, shape, seed, folder)
+        outcome = _train_and_measure(plan, task, spec, seed, folder)
         data["source"] = task.source
-        _write(path, {**outcome, **settings, "data": data, "run": run_id})
+        _write_row(path, {**outcome, **settings, "data": data, "run": run_id})
         for checkpoint in folder.glob("*/checkpoint-*"):
             shutil.rmtree(checkpoint)
     row = json.loads(path.read_text(encoding="utf-8"))
@@ -54,14 +54,14 @@ def run(plan: Plan, task: LRATask, *, seed: int, output: Path, results: Path) ->
     return dict(row)
 
 
-def model_spec(plan: Plan, task: LRATask) -> LRAShape:
+def model_spec(plan: LRAPlan, task: LRATask) -> LRAModelSpec:
     """Return the size of the plan's model on these rows.
 
-    Raises `ValueError` for settings that `LRAShape` lacks or that the rows determine.
+    Raises `ValueError` for settings that `LRAModelSpec` lacks or that the rows determine.
     """
     origin = f"{plan.task}, {plan.profile}, model"
-    check_arguments(plan.model, LRAShape, origin, besides=_OF_ROWS)
-    return LRAShape(
+    check_arguments(plan.model, LRAModelSpec, origin, besides=_FROM_ROWS)
+    return LRAModelSpec(
         vocabulary=task.vocabulary,
         classes=task.classes,
         max_length=task.max_length,
@@ -70,18 +70,18 @@ def model_spec(plan: Plan, task: LRATask) -> LRAShape:
     )
 
 
-_OF_ROWS = ("vocabulary", "classes", "max_length", "pair")
+_FROM_ROWS = ("vocabulary", "classes", "max_length", "pair")
 
 
 def _train_and_measure(
-    plan: Plan, task: LRATask, shape: LRAShape, seed: int, folder: Path
+    plan: LRAPlan, task: LRATask, spec: LRAModelSpec, seed: int, folder: Path
 ) -> dict[str, Any]:
     """Run a plan and return its results."""
     folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     set_seed(seed)
     device = training_device()
-    model = LRAModel(shape, plan.attention, plan.options).to(device)
+    model = LRAModel(spec, plan.attention, plan.options).to(device)
     if plan.pretraining is not None:
         pretrained = folder / "pretrained.pt"
         if not pretrained.exists():
@@ -91,10 +91,10 @@ def _train_and_measure(
         model.load_state_dict(torch.load(pretrained, map_location=device))
     history = train(model, task, plan.training, folder / "training", seed)
     size = 2 * plan.training.batch_size
-    best, dev = max(history, key=lambda entry: (entry[1], -entry[0]))
+    best_step, dev = max(history, key=lambda entry: (entry[1], -entry[0]))
     last = {"dev": history[-1][1], "test": accuracy(model, task.test, size)}
     model.load_state_dict(torch.load(folder / "training" / "best.pt", map_location=device))
-    score = {"dev": dev, "test": accuracy(model, task.test, size), "step": best}
+    score = {"dev": dev, "test": accuracy(model, task.test, size), "step": best_step}
     seconds = time.perf_counter() - start
     splits = {"train": task.train, "dev": task.dev, "test": task.test}
     return {
@@ -111,7 +111,7 @@ def _train_and_measure(
             parameter.numel() for parameter in model.parameters() if parameter.requires_grad
         ),
         "speed": speed(model, task, plan),
-        "peak_memory_mb": peak_memory_mb(task, shape, plan),
+        "peak_memory_mb": peak_memory_mb(task, spec, plan),
     }
 
 
@@ -124,7 +124,7 @@ def _hash_settings(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _write(path: Path, row: dict[str, Any]) -> None:
+def _write_row(path: Path, row: dict[str, Any]) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(row) + "\n", encoding="utf-8")
     temporary.replace(path)

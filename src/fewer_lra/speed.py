@@ -20,8 +20,8 @@ from torch import Tensor
 
 from fewer.training.device import synchronize, training_device
 from fewer_lra.batches import batch
-from fewer_lra.model import LRAModel, LRAShape
-from fewer_lra.recipes import Plan
+from fewer_lra.model import LRAModel, LRAModelSpec
+from fewer_lra.recipes import LRAPlan
 from fewer_lra.tasks.task import LRATask
 
 __all__ = ["peak_memory_mb", "speed", "training_step"]
@@ -29,7 +29,7 @@ __all__ = ["peak_memory_mb", "speed", "training_step"]
 _WARM_UP = 2  # steps that are not timed
 
 
-def speed(model: LRAModel, task: LRATask, plan: Plan, *, runs: int = 12) -> dict[str, Any]:
+def speed(model: LRAModel, task: LRATask, plan: LRAPlan, *, runs: int = 12) -> dict[str, Any]:
     """Time `runs` steps of training, optimizer included, and as many of inference.
 
     Returns `batch_size`, `length`, and by `train` and `inference` the `examples_per_s` (median) and
@@ -74,7 +74,7 @@ def training_step(model: LRAModel, inputs: dict[str, Tensor], precision: str) ->
     return step
 
 
-def peak_memory_mb(task: LRATask, shape: LRAShape, plan: Plan) -> float:
+def peak_memory_mb(task: LRATask, spec: LRAModelSpec, plan: LRAPlan) -> float:
     """Measure the peak memory of training in 10^6 bytes, weights and optimizer included.
 
     On a GPU the peak of its allocator. On a CPU the growth of a separate process that holds one
@@ -85,7 +85,7 @@ def peak_memory_mb(task: LRATask, shape: LRAShape, plan: Plan) -> float:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        model = LRAModel(shape, plan.attention, plan.options).to("cuda")
+        model = LRAModel(spec, plan.attention, plan.options).to("cuda")
         inputs = {
             name: values.to("cuda")
             for name, values in _build_longest_batch(task, batch_size).items()
@@ -95,7 +95,7 @@ def peak_memory_mb(task: LRATask, shape: LRAShape, plan: Plan) -> float:
             step()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
     content = {
-        "shape": asdict(shape),
+        "shape": asdict(spec),
         "attention": plan.attention,
         "options": plan.options,
         "precision": plan.training.precision,

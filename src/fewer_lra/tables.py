@@ -13,7 +13,7 @@ from fewer_lra.tasks import TASKS
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Group", "costs", "grouped", "markdown", "tables"]
+__all__ = ["Group", "costs", "group_rows", "markdown", "tables"]
 
 Row = dict[str, Any]
 MAJORITY = "majority"
@@ -76,7 +76,7 @@ class Group:
         return mean(100 * float(row["majority"]["test"]) for row in rows)
 
 
-def grouped(rows: Iterable[Row]) -> list[Group]:
+def group_rows(rows: Iterable[Row]) -> list[Group]:
     """Group rows into tables; the newest row of a repeated run counts.
 
     Raises `ValueError` where there are none of the arena.
@@ -104,7 +104,7 @@ def tables(rows: Iterable[Row]) -> list[Table]:
     from rich.table import Table
 
     output = []
-    for group in grouped(rows):
+    for group in group_rows(rows):
         head, *lines = _lines(group)
         table = Table(title=group.title, caption=_NOTE)
         for number, name in enumerate(head):
@@ -118,7 +118,7 @@ def tables(rows: Iterable[Row]) -> list[Table]:
 def markdown(rows: Iterable[Row]) -> str:
     """Write the tables in Markdown."""
     blocks = []
-    for group in grouped(rows):
+    for group in group_rows(rows):
         head, *lines = _lines(group)
         rule = ["---", *("---:" for _ in head[1:])]
         table = "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines))
@@ -129,7 +129,7 @@ def markdown(rows: Iterable[Row]) -> str:
 def costs(rows: Iterable[Row]) -> str:
     """Write in Markdown the training speed and memory of each attention on each task."""
     blocks = []
-    for group in grouped(rows):
+    for group in group_rows(rows):
         clock, second = group.clock
         lines = [["attention", *group.tasks], ["---", *("---:" for _ in group.tasks)]]
         for attention in group.attentions:

@@ -16,32 +16,36 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from fewer.training.checkpoints import newest_whole
 from fewer.training.device import training_device
 from fewer.training.trainer import StrictTrainer
-from fewer_lra.batches import Labelled, Masked, batch, texts
+from fewer_lra.batches import LabelCollator, MaskingCollator, batch, texts
 from fewer_lra.model import LRAModel
-from fewer_lra.recipes import Schedule
+from fewer_lra.recipes import LRASchedule
 from fewer_lra.tasks.task import LRATask, Rows
 
 __all__ = ["accuracy", "learning_rate_factor", "pretrain", "train"]
 
-_SCORED = 2  # batches of training per batch of scoring
+_EVALUATION_BATCH = 2  # batch size of evaluation, in batches of training
 History = list[tuple[int, float]]
 
 
-def train(model: LRAModel, task: LRATask, schedule: Schedule, folder: Path, seed: int) -> History:
+def train(
+    model: LRAModel, task: LRATask, schedule: LRASchedule, folder: Path, seed: int
+) -> History:
     """Train on the labels; returns the accuracy on dev by step.
 
     Resumes from the newest complete checkpoint in `folder` and writes `best.pt` there: the
     weights of the first step of highest accuracy on dev.
     """
-    scorer = _DevScorer(task.dev, schedule, folder)
-    _train(model, task.train, Labelled(task.train), schedule, folder, seed, [scorer])
-    return scorer.history
+    callback = _DevCallback(task.dev, schedule, folder)
+    _train(model, task.train, LabelCollator(task.train), schedule, folder, seed, [callback])
+    return callback.history
 
 
-def pretrain(model: LRAModel, task: LRATask, schedule: Schedule, folder: Path, seed: int) -> None:
+def pretrain(
+    model: LRAModel, task: LRATask, schedule: LRASchedule, folder: Path, seed: int
+) -> None:
     """Train on the task's own inputs, without labels, to predict masked tokens."""
     rows = texts(task.train)
-    collate = Masked(rows, task.mask_id, schedule.masked)
+    collate = MaskingCollator(rows, task.mask_id, schedule.masked)
     _train(_MaskedModel(model), rows, collate, schedule, folder, seed, [])
 
 
@@ -50,7 +54,7 @@ def accuracy(model: nn.Module, rows: Rows, batch_size: int) -> float:
 
     Batches hold rows of similar length. The mode of the model does not change.
     """
-    before, device = model.training, next(model.parameters()).device
+    was_training, device = model.training, next(model.parameters()).device
     model.eval()
     order, correct = rows.lengths.argsort(kind="stable"), 0
     with torch.inference_mode():
@@ -59,24 +63,24 @@ def accuracy(model: nn.Module, rows: Rows, batch_size: int) -> float:
             inputs = {name: values.to(device) for name, values in inputs.items()}
             labels = inputs.pop("labels")
             correct += int((model(**inputs)["logits"].argmax(-1) == labels).sum())
-    model.train(before)
+    model.train(was_training)
     return correct / len(rows)
 
 
-def learning_rate_factor(schedule: Schedule, step: int) -> float:
+def learning_rate_factor(schedule: LRASchedule, step: int) -> float:
     """Return the learning rate of a step over that of the schedule.
 
     Steps count from 1, so that the first has no learning rate of 0.
     """
     warmup = min(1.0, step / schedule.warmup) if schedule.warmup else 1.0
-    decay = max(schedule.steps - step, 0) / max(schedule.steps - schedule.warmup, 1)
-    shapes = {
+    remaining = max(schedule.steps - step, 0) / max(schedule.steps - schedule.warmup, 1)
+    decays = {
         "rsqrt": 1 / math.sqrt(max(step, schedule.warmup)),
         "cosine": (1 + math.cos(math.pi * min(step / schedule.steps, 1))) / 2,
-        "linear": min(decay, 1.0),
+        "linear": min(remaining, 1.0),
         "constant": 1.0,
     }
-    return warmup * shapes[schedule.shape]
+    return warmup * decays[schedule.shape]
 
 
 class _MaskedModel(nn.Module):
@@ -93,7 +97,7 @@ class _MaskedModel(nn.Module):
 class _ArenaTrainer(StrictTrainer):
     """AdamW with one of the arena's schedules."""
 
-    def __init__(self, *args: Any, schedule: Schedule, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, schedule: LRASchedule, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.schedule = schedule
 
@@ -109,10 +113,10 @@ class _ArenaTrainer(StrictTrainer):
         return self.lr_scheduler
 
 
-class _DevScorer(TrainerCallback):
+class _DevCallback(TrainerCallback):
     """Score dev at intervals and keep the best weights; the history is written to a file."""
 
-    def __init__(self, dev: Rows, schedule: Schedule, folder: Path) -> None:
+    def __init__(self, dev: Rows, schedule: LRASchedule, folder: Path) -> None:
         self.dev, self.schedule, self.folder = dev, schedule, folder
         self.history: History = []
 
@@ -132,8 +136,8 @@ class _DevScorer(TrainerCallback):
         step, model = state.global_step, kwargs["model"]
         if step % self.schedule.evaluate_every and step < self.schedule.steps:
             return
-        score = accuracy(model, self.dev, _SCORED * self.schedule.batch_size)
-        if score > max((before for _, before in self.history), default=-1.0):
+        score = accuracy(model, self.dev, _EVALUATION_BATCH * self.schedule.batch_size)
+        if score > max((previous for _, previous in self.history), default=-1.0):
             _write_atomically(self.folder / "best.pt", partial(torch.save, model.state_dict()))
         self.history.append((step, score))
         content = json.dumps(self.history)
@@ -152,13 +156,13 @@ def _write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 def _train(
     model: nn.Module,
     rows: Rows,
-    collate: Labelled | Masked,
-    schedule: Schedule,
+    collate: LabelCollator | MaskingCollator,
+    schedule: LRASchedule,
     folder: Path,
     seed: int,
     callbacks: list[TrainerCallback],
 ) -> None:
-    unfinished = newest_whole(folder)
+    checkpoint = newest_whole(folder)
     trainer = _ArenaTrainer(
         model=model,
         args=_arguments(schedule, folder, seed),
@@ -167,10 +171,10 @@ def _train(
         callbacks=callbacks,
         schedule=schedule,
     )
-    trainer.train(resume_from_checkpoint=str(unfinished) if unfinished else None)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
-def _arguments(schedule: Schedule, folder: Path, seed: int) -> TrainingArguments:
+def _arguments(schedule: LRASchedule, folder: Path, seed: int) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=schedule.steps,

@@ -61,7 +61,7 @@ def run(
 
     from fewer_lra.attentions import ATTENTIONS
     from fewer_lra.model import LRAModel
-    from fewer_lra.recipes import Recipe, profiles
+    from fewer_lra.recipes import LRARecipe, profiles
     from fewer_lra.run import model_spec
     from fewer_lra.run import run as run_plan
     from fewer_lra.tasks import TASKS
@@ -83,11 +83,11 @@ def run(
     # every task and attention is checked before the first run of an hour starts
     planned = []
     for name in names:
-        recipe = Recipe.read(recipes, name, profile)
+        recipe = LRARecipe.read(recipes, name, profile)
         plans = [recipe.plan(kind, changes, pretrain=self_pretrain) for kind in attentions]
-        planned.append((recipe.source, recipe.setting(changes), plans))
-    for source, setting, plans in planned:
-        rows = setting.load(data or (None if source is None else Path(source)), cache)
+        planned.append((recipe.source, recipe.data_spec(changes), plans))
+    for source, spec, plans in planned:
+        rows = spec.load(data or (None if source is None else Path(source)), cache)
         for plan in plans:
             LRAModel(model_spec(plan, rows), plan.attention, plan.options)
         for plan in plans:
@@ -136,9 +136,9 @@ def figure(
     """
     from fewer.measure.rows import read_results
     from fewer_lra.bubbles import write_figure
-    from fewer_lra.tables import grouped
+    from fewer_lra.tables import group_rows
 
-    groups = grouped(read_results(results))
+    groups = group_rows(read_results(results))
     key = (profile, self_pretrained)
     matches = [group for group in groups if (group.profile, group.pretrained) == key]
     if len(matches) != 1:

@@ -1,4 +1,4 @@
-"""What every attention of the arena is given, and what it gives back."""
+"""The interface of the attentions: size, inputs and output."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-__all__ = ["Attention", "AttentionShape", "Heads", "Mask", "States", "apart", "positive"]
+__all__ = ["Attention", "AttentionSpec", "Heads", "Mask", "States", "check_positive", "split_heads"]
 
 Heads = Float[Tensor, "B H n d"]
 States = Float[Tensor, "B n D"]
@@ -15,8 +15,8 @@ Mask = Bool[Tensor, "B n"]
 
 
 @dataclass(frozen=True)
-class AttentionShape:
-    """Of which size one layer's attention is made.
+class AttentionSpec:
+    """The size of one layer's attention.
 
     Raises `ValueError` for sizes below 1 and a dropout outside [0, 1).
     """
@@ -29,55 +29,55 @@ class AttentionShape:
     layer: int = 0  # its number: layers draw different random numbers
 
     def __post_init__(self) -> None:
-        """Refuse what has no size."""
+        """Check the sizes."""
         sizes = (self.heads, self.width, self.hidden, self.max_length)
         if min(sizes) < 1 or not 0 <= self.dropout < 1 or self.layer < 0:
             raise ValueError(
-                f"got {self}, wanted sizes of 1 or more, a dropout in [0, 1) and a layer from 0 on"
+                f"sizes must be 1 or more, dropout in [0, 1) and layer 0 or more; got {self}."
             )
 
 
 class Attention(nn.Module):
-    """Reads texts side by side, each from column 0 on, padded to the longest.
+    """Attention over texts that start at column 0 and are padded to the longest.
 
-    A text's context depends on its own tokens only, not on the number of columns nor on what stands
-    at padding; what comes out at padding is finite, and means nothing.
+    The output of a text depends on its tokens only, neither on the number of columns nor on the
+    states of padding. At padding the output is finite and otherwise undefined.
     """
 
-    # Projections of the layer's input that it reads. A model makes no others, and may give anything
-    # of the same shape in their place.
-    reads: tuple[str, ...] = ("q", "k", "v")
+    # Projections that `forward` uses. A model has no others, and may pass any tensor of the same
+    # shape in place of an unused one.
+    inputs: tuple[str, ...] = ("q", "k", "v")
 
-    def __init__(self, shape: AttentionShape) -> None:
+    def __init__(self, spec: AttentionSpec) -> None:
         super().__init__()
-        self.shape = shape
+        self.spec = spec
 
     def forward(self, q: Heads, k: Heads, v: Heads, hidden: States, mask: Mask) -> Heads:
-        """Attend; `mask` is true at real tokens, of which every text has one at least."""
+        """Attend; `mask` is true at tokens, of which each text has at least one."""
         raise NotImplementedError
 
     @property
     def dropout(self) -> float:
-        """Share of the attention probabilities that is dropped now."""
-        return self.shape.dropout if self.training else 0.0
+        """Dropout probability in the current mode."""
+        return self.spec.dropout if self.training else 0.0
 
-    def refuse_longer(self, columns: int) -> None:
-        """Raise `ValueError` for texts that the parameters are too few for."""
-        if columns > self.shape.max_length:
+    def check_length(self, columns: int) -> None:
+        """Raise `ValueError` for texts longer than `max_length`."""
+        if columns > self.spec.max_length:
             raise ValueError(
-                f"{type(self).__name__} got {columns} columns, wanted at most the "
-                f"{self.shape.max_length} that it was made for: cut the texts, or raise max_length"
+                f"max_length of {type(self).__name__} must be at least the number of columns, "
+                f"{columns}; got {self.spec.max_length}. Truncate the texts or raise it."
             )
 
 
-def apart(states: Float[Tensor, "B n H*d"], heads: int) -> Heads:
-    """Tell the heads of projected states apart."""
-    by_head: Tensor = states.unflatten(-1, (heads, -1)).transpose(1, 2)
-    return by_head
+def split_heads(states: Float[Tensor, "B n H*d"], heads: int) -> Heads:
+    """Split projected states into heads."""
+    heads_first: Tensor = states.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return heads_first
 
 
-def positive(name: str, value: int) -> int:
+def check_positive(name: str, value: int) -> int:
     """Return a setting. Raises `ValueError` if it is below 1."""
     if value < 1:
-        raise ValueError(f"{name} is {value}, wanted 1 or more")
+        raise ValueError(f"{name} must be 1 or more; got {value}.")
     return value

@@ -1,39 +1,39 @@
 """BigBird, internal anchors (Zaheer et al., NeurIPS 2020, https://arxiv.org/abs/2007.14062).
 
     o_i = softmax over {j: |B(i) - B(j)| <= 1  or  B(j) in {0, last}  or  B(j) in R(h, B(i))}
-    B(i) = floor(i / b)        R: r blocks drawn for each block, head and layer
+    B(i) = floor(i / b)        R: r random blocks per block, head and layer
 
 The first and the last block of a text read all and are read by all. O(n b (5 + r) d).
 
 What differs from the arena's code, and why:
 
 - Random blocks come from the whole text; theirs from the first 1024 tokens.
-- They are drawn among blocks that are not read anyway, by the layer's number and the text's number
-  of blocks: the same while training and after, whatever a text is batched with.
-- Padding is masked and probabilities are dropped as everywhere; theirs multiplied by masks of -1e9,
-  and dropped nothing.
+- They are drawn among the blocks that are not read otherwise, from the layer index and the number
+  of blocks of the text: the same in training and inference and in every batch.
+- Padding is masked and dropout applied as in all attentions; theirs multiplied by masks of -1e9 and
+  had no dropout.
 """
 
 from __future__ import annotations
 
-from fewer_lra.attentions.base import Attention, AttentionShape, Heads, Mask, States, positive
+from fewer_lra.attentions.base import Attention, AttentionSpec, Heads, Mask, States, check_positive
 from fewer_lra.attentions.patterned import Pattern, attend
 
-__all__ = ["BigBird"]
+__all__ = ["BigBirdAttention"]
 
 
-class BigBird(Attention):
-    """Blocks read their neighbours, both ends and a few drawn blocks."""
+class BigBirdAttention(Attention):
+    """Blocks read their neighbours, the first and last block, and random blocks."""
 
-    def __init__(self, shape: AttentionShape, *, block: int = 64, random: int = 3) -> None:
-        super().__init__(shape)
+    def __init__(self, spec: AttentionSpec, *, block: int = 64, random: int = 3) -> None:
+        super().__init__(spec)
         if random < 0:
-            raise ValueError(f"random is {random}, wanted 0 drawn blocks or more")
+            raise ValueError(f"random must be 0 or more (blocks); got {random}.")
         self.pattern = Pattern(
             window=1,
-            block=positive("block", block),
+            block=check_positive("block", block),
             random=random,
-            seed=shape.layer,
+            seed=spec.layer,
             global_tokens="ends",
         )
 

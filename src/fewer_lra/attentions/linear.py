@@ -3,8 +3,8 @@
     o_i = phi(q_i)^T (sum_j phi(k_j) v_j^T) / (phi(q_i)^T sum_j phi(k_j) + 1e-6)
     phi(x) = elu(x) + 1
 
-O(n d^2). Scores are not divided by sqrt(d). No probability of a pair is ever formed, so there is
-none to drop: the attention's dropout does nothing here.
+O(n d^2). Scores are not divided by sqrt(d). No probabilities are formed, so attention dropout has
+no effect.
 
 What differs from the arena's code, and why: phi(k_j) is 0 at padding. Theirs read it.
 """
@@ -18,11 +18,11 @@ from torch import Tensor
 
 from fewer_lra.attentions.base import Attention, Heads, Mask, States
 
-__all__ = ["Linear", "kernel_attention"]
+__all__ = ["LinearAttention", "kernel_attention"]
 
 
-class Linear(Attention):
-    """Scores are products of features, which sum up before a query comes."""
+class LinearAttention(Attention):
+    """Scores are products of features, summed over keys before queries are applied."""
 
     def forward(self, q: Heads, k: Heads, v: Heads, hidden: States, mask: Mask) -> Heads:
         """Attend."""
@@ -34,7 +34,7 @@ def kernel_attention(
 ) -> Heads:
     """Average values by the products of non-negative features; `floor` is added to the divisor.
 
-    At least in fp32, whatever autocast says: the sums are as long as a text.
+    In fp32 or above, also under autocast: the sums run over a text.
     """
     high = torch.promote_types(v.dtype, torch.float32)
     with torch.autocast(v.device.type, enabled=False):

@@ -13,18 +13,20 @@ What differs from the arena's code, and why:
 
 from __future__ import annotations
 
-from fewer_lra.attentions.base import Attention, AttentionShape, Heads, Mask, States, positive
+from fewer_lra.attentions.base import Attention, AttentionSpec, Heads, Mask, States, check_positive
 from fewer_lra.attentions.patterned import Pattern, attend
 
-__all__ = ["Local"]
+__all__ = ["LocalAttention"]
 
 
-class Local(Attention):
+class LocalAttention(Attention):
     """Tokens read their block and the first token."""
 
-    def __init__(self, shape: AttentionShape, *, block: int = 50) -> None:
-        super().__init__(shape)
-        self.pattern = Pattern(window=0, block=positive("block", block), global_tokens="first")
+    def __init__(self, spec: AttentionSpec, *, block: int = 50) -> None:
+        super().__init__(spec)
+        self.pattern = Pattern(
+            window=0, block=check_positive("block", block), global_tokens="first"
+        )
 
     def forward(self, q: Heads, k: Heads, v: Heads, hidden: States, mask: Mask) -> Heads:
         """Attend."""

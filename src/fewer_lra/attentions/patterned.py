@@ -1,4 +1,4 @@
-"""The one door of the attentions that read by a fixed pattern of pairs."""
+"""Attention with a sparse pattern, on the kernels of `fewer`."""
 
 from __future__ import annotations
 
@@ -18,28 +18,27 @@ def attend(
     v: Heads,
     mask: Mask,
     pattern: Pattern,
-    far: tuple[Heads, Heads] | None = None,
+    global_kv: tuple[Heads, Heads] | None = None,
     dropout: float = 0.0,
 ) -> Heads:
     """Attend to the pairs of a pattern, packed; zeros on padding.
 
-    `far` are keys and values as anchors read them, where a method has other projections for these;
-    the queries of anchors are in `q`.
+    `global_kv` are the keys and values that global tokens read, where a method has separate
+    projections for them; the queries of global tokens are in `q`.
     """
     texts, heads, columns, width = q.shape
     rows = mask.flatten().nonzero().squeeze(1)
-    sequence, column, extent = rows // columns, rows % columns, mask.sum(1)
-    places = TokenPositions(
-        sequence, column, find_global_tokens(pattern, sequence, column, extent, None)
-    )
+    sequence, column, lengths = rows // columns, rows % columns, mask.sum(1)
+    is_global = find_global_tokens(pattern, sequence, column, lengths, None)
+    positions = TokenPositions(sequence, column, is_global)
 
-    def packed(states: Heads) -> torch.Tensor:
+    def pack(states: Heads) -> torch.Tensor:
         return states.transpose(1, 2).flatten(0, 1).index_select(0, rows)  # (T, H, d)
 
-    apart = None if far is None else (packed(far[0]), packed(far[1]))
-    cu = offsets(extent)
-    sparse = SparseLayout(pattern, places, places, extent, heads, apart)
-    own = packed(q), packed(k), packed(v)
-    context = attend_packed(AttentionCall(*own, cu, cu, sparse=sparse, dropout=dropout)).context
+    packed_kv = None if global_kv is None else (pack(global_kv[0]), pack(global_kv[1]))
+    cu = offsets(lengths)
+    sparse = SparseLayout(pattern, positions, positions, lengths, heads, packed_kv)
+    call = AttentionCall(pack(q), pack(k), pack(v), cu, cu, sparse=sparse, dropout=dropout)
+    context = attend_packed(call).context
     padded = context.new_zeros(texts * columns, heads * width).index_copy(0, rows, context)
     return padded.view(texts, columns, heads, width).transpose(1, 2)

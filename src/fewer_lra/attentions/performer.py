@@ -4,15 +4,15 @@
     phi(x) = m^(-1/2) (exp(W x' - ||x'||^2 / 2 - c) + epsilon)        x' = x / d^(1/4)
 
 W: m x d, blocks of orthogonal rows with the lengths of Gaussian ones; c: the largest exponent, of
-each query, and of all keys of a head. The products of features are estimates of the softmax's
-exponentials, without bias as epsilon goes to 0, with an error of m^(-1/2). O(n m d).
+each query, and of all keys of a head. The products of features estimate the exponentials of the
+softmax, without bias as epsilon goes to 0, with an error of m^(-1/2). O(n m d).
 
 What differs from the arena's code, and why:
 
-- It has random features at all; theirs ran on relu(x) + 1e-3 unless told otherwise.
-- phi(k_j) is 0 at padding, and c looks at real keys only. Theirs read padding.
+- The features are random; theirs were relu(x) + 1e-3 by default.
+- phi(k_j) is 0 at padding, and c is over tokens only. Theirs read padding.
 - c bounds the whole exponent, where the authors' bounds W x' and large queries sink into epsilon.
-- W is drawn once, by the layer's number, and not redrawn while training.
+- W is drawn once, from the layer index, and not redrawn in training.
 """
 
 from __future__ import annotations
@@ -22,53 +22,53 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fewer.kernels.call import masked_score
-from fewer_lra.attentions.base import Attention, AttentionShape, Heads, Mask, States, positive
+from fewer_lra.attentions.base import Attention, AttentionSpec, Heads, Mask, States, check_positive
 from fewer_lra.attentions.linear import kernel_attention
 
-__all__ = ["Performer", "orthogonal"]
+__all__ = ["PerformerAttention", "draw_orthogonal"]
 
 
-class Performer(Attention):
+class PerformerAttention(Attention):
     """Scores are products of positive random features."""
 
-    directions: Tensor
+    projection: Tensor
 
-    def __init__(
-        self, shape: AttentionShape, *, features: int = 256, epsilon: float = 1e-6
-    ) -> None:
-        super().__init__(shape)
+    def __init__(self, spec: AttentionSpec, *, features: int = 256, epsilon: float = 1e-6) -> None:
+        super().__init__(spec)
         if epsilon <= 0:
-            raise ValueError(f"epsilon is {epsilon}, wanted a positive number: sums divide by it")
+            raise ValueError(
+                f"epsilon must be above 0, since sums are divided by it; got {epsilon}."
+            )
         self.epsilon = epsilon
-        generator = torch.Generator().manual_seed(shape.layer)
-        drawn = orthogonal(positive("features", features), shape.width, generator)
-        self.register_buffer("directions", drawn)  # W
+        generator = torch.Generator().manual_seed(spec.layer)
+        projection = draw_orthogonal(check_positive("features", features), spec.width, generator)
+        self.register_buffer("projection", projection)  # W
 
     def forward(self, q: Heads, k: Heads, v: Heads, hidden: States, mask: Mask) -> Heads:
         """Attend."""
         with torch.autocast(q.device.type, enabled=False):
-            of_q, of_k = self._exponents(q), self._exponents(k)  # (B, H, n, m)
-            of_k = of_k.masked_fill(~mask[:, None, :, None], masked_score(of_k.dtype))
-            of_q = of_q - of_q.detach().amax(-1, keepdim=True)
-            of_k = of_k - of_k.detach().amax((-2, -1), keepdim=True)
-            of_q, of_k = ((side.exp() + self.epsilon) for side in (of_q, of_k))
-        few = self.directions.shape[0] ** -0.5
-        return kernel_attention(of_q * few, of_k * few, v, mask, 0.0)
+            log_q, log_k = self._exponents(q), self._exponents(k)  # (B, H, n, m)
+            log_k = log_k.masked_fill(~mask[:, None, :, None], masked_score(log_k.dtype))
+            log_q = log_q - log_q.detach().amax(-1, keepdim=True)
+            log_k = log_k - log_k.detach().amax((-2, -1), keepdim=True)
+            phi_q, phi_k = log_q.exp() + self.epsilon, log_k.exp() + self.epsilon
+        scale = self.projection.shape[0] ** -0.5
+        return kernel_attention(phi_q * scale, phi_k * scale, v, mask, 0.0)
 
     def _exponents(self, x: Heads) -> Float[Tensor, "B H n m"]:
         high = torch.promote_types(x.dtype, torch.float32)
         x = x.to(high) * x.shape[-1] ** -0.25
-        exponents: Tensor = x @ self.directions.T.to(high) - x.square().sum(-1, keepdim=True) / 2
+        exponents: Tensor = x @ self.projection.T.to(high) - x.square().sum(-1, keepdim=True) / 2
         return exponents
 
 
-def orthogonal(count: int, width: int, generator: torch.Generator) -> Float[Tensor, "m d"]:
-    """Draw directions that are uniform, with Gaussian lengths, and orthogonal `width` at a time."""
+def draw_orthogonal(count: int, width: int, generator: torch.Generator) -> Float[Tensor, "m d"]:
+    """Draw Gaussian vectors, orthogonal within each block of `width`."""
     blocks = []
     for _ in range(-(-count // width)):
         basis, triangle = torch.linalg.qr(torch.randn(width, width, generator=generator))
-        # a QR is unique, hence the basis uniform, only with signs settled
+        # with these signs the QR is unique, so the basis is uniform
         blocks.append((basis * triangle.diagonal().sign()).T)
     lengths = torch.randn(count, width, generator=generator).norm(dim=1, keepdim=True)
-    directions: Tensor = torch.cat(blocks)[:count] * lengths
-    return directions
+    vectors: Tensor = torch.cat(blocks)[:count] * lengths
+    return vectors

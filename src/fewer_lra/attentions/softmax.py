@@ -1,6 +1,6 @@
-"""Softmax attention (Vaswani et al., 2017, https://arxiv.org/abs/1706.03762): the arena's measure.
+"""Softmax attention (Vaswani et al., 2017, https://arxiv.org/abs/1706.03762): the baseline.
 
-    o = softmax(Q K^T / sqrt(d) + M) V        M = 0 at real tokens, -inf at padding
+    o = softmax(Q K^T / sqrt(d) + M) V        M = 0 at tokens, -inf at padding
 
 O(n^2 d). No difference from the arena's own code.
 """
@@ -11,10 +11,10 @@ import torch.nn.functional as F
 
 from fewer_lra.attentions.base import Attention, Heads, Mask, States
 
-__all__ = ["Softmax"]
+__all__ = ["SoftmaxAttention"]
 
 
-class Softmax(Attention):
+class SoftmaxAttention(Attention):
     """Every token reads every token."""
 
     def forward(self, q: Heads, k: Heads, v: Heads, hidden: States, mask: Mask) -> Heads:

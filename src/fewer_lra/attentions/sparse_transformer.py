@@ -2,30 +2,30 @@
 
     o_i = softmax over {j: floor(i / b) = floor(j / b)  or  j mod b >= b - c}, and the first token
 
-The last c columns of each block are read by all: they sum their block up. Both patterns run merged,
-in each head. The first token, which is [CLS] where a model has one, reads all and is read by all.
-O(n (b + n c / b) d), which is O(n^1.5 d) where b grows with sqrt(n).
+The last c columns of each block are read by all tokens: they summarise the block. Each head has
+both patterns, merged. The first token, which is [CLS] where a model has one, reads all and is read
+by all. O(n (b + n c / b) d), which is O(n^1.5 d) where b grows with sqrt(n).
 
-What differs from the arena's code, and why: tokens read to the right too, since its tasks are read
-as a whole; theirs kept the causal mask of a language model. Only the pairs of the pattern are
+What differs from the arena's code, and why: attention is bidirectional, since the tasks classify
+whole texts; theirs kept the causal mask of a language model. Only the pairs of the pattern are
 multiplied; theirs multiplied all under a mask.
 """
 
 from __future__ import annotations
 
-from fewer_lra.attentions.base import Attention, AttentionShape, Heads, Mask, States, positive
+from fewer_lra.attentions.base import Attention, AttentionSpec, Heads, Mask, States, check_positive
 from fewer_lra.attentions.patterned import Pattern, attend
 
-__all__ = ["SparseTransformer"]
+__all__ = ["SparseTransformerAttention"]
 
 
-class SparseTransformer(Attention):
+class SparseTransformerAttention(Attention):
     """Tokens read their block, the last columns of every block and the first token."""
 
-    def __init__(self, shape: AttentionShape, *, block: int = 50, summary: int = 10) -> None:
-        super().__init__(shape)
-        if positive("summary", summary) > positive("block", block):
-            raise ValueError(f"summary is {summary} columns, wanted at most the block's {block}")
+    def __init__(self, spec: AttentionSpec, *, block: int = 50, summary: int = 10) -> None:
+        super().__init__(spec)
+        if check_positive("summary", summary) > check_positive("block", block):
+            raise ValueError(f"summary must be at most block ({block}); got {summary}.")
         self.pattern = Pattern(window=0, block=block, summary=summary, global_tokens="first")
 
     def forward(self, q: Heads, k: Heads, v: Heads, hidden: States, mask: Mask) -> Heads:

@@ -6,9 +6,9 @@
 O(n^2 d) in time; the parameters are H n^2, or 2 H n k.
 
 What differs from the arena's code, and why: there k never reached the model, and Q K^T was always
-added, so their Synthesizer was a softmax attention with a learned bias, of 64 million numbers a
-layer at n = 4000. Here both are settings: `rank=32` is what their files asked for, `dot=True` what
-ran.
+added, so their Synthesizer was softmax attention with a learned bias of 64 million numbers per
+layer at n = 4000. Here both are settings: `rank=32` is the value in their files, `dot=True` what
+was computed.
 """
 
 from __future__ import annotations
@@ -19,31 +19,29 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fewer.kernels.call import masked_score
-from fewer_lra.attentions.base import Attention, AttentionShape, Heads, Mask, States, positive
+from fewer_lra.attentions.base import Attention, AttentionSpec, Heads, Mask, States, check_positive
 
-__all__ = ["Synthesizer"]
+__all__ = ["SynthesizerAttention"]
 
 
-class Synthesizer(Attention):
-    """How much a column reads another is learned, and the same for every text."""
+class SynthesizerAttention(Attention):
+    """Attention between columns is learned, and equal for all texts."""
 
-    def __init__(
-        self, shape: AttentionShape, *, rank: int | None = None, dot: bool = False
-    ) -> None:
-        super().__init__(shape)
+    def __init__(self, spec: AttentionSpec, *, rank: int | None = None, dot: bool = False) -> None:
+        super().__init__(spec)
         self.dot = dot
-        self.reads = ("q", "k", "v") if dot else ("v",)
-        heads, length = shape.heads, shape.max_length
+        self.inputs = ("q", "k", "v") if dot else ("v",)
+        heads, length = spec.heads, spec.max_length
         sizes = [(heads, length, length)]
         if rank is not None:
-            sizes = [(heads, length, positive("rank", rank)), (heads, rank, length)]
+            sizes = [(heads, length, check_positive("rank", rank)), (heads, rank, length)]
         scale = 1.0 if rank is None else rank**-0.25  # scores are N(0, 1) either way
         self.factors = nn.ParameterList(scale * torch.randn(size) for size in sizes)
 
     def forward(self, q: Heads, k: Heads, v: Heads, hidden: States, mask: Mask) -> Heads:
         """Attend."""
-        self.refuse_longer(v.shape[2])
-        scores = self._learned(v.shape[2])
+        self.check_length(v.shape[2])
+        scores = self._learned_scores(v.shape[2])
         if self.dot:
             scores = scores + q @ k.transpose(2, 3) * q.shape[-1] ** -0.5  # (B, H, n, n)
         padding = ~mask[:, None, None]
@@ -51,10 +49,10 @@ class Synthesizer(Attention):
         context: Tensor = F.dropout(weights, self.dropout).to(v.dtype) @ v
         return context
 
-    def _learned(self, length: int) -> Float[Tensor, "H n n"]:
+    def _learned_scores(self, length: int) -> Float[Tensor, "H n n"]:
         if len(self.factors) == 1:
-            whole: Tensor = self.factors[0][:, :length, :length]
-            return whole
-        first, last = self.factors
-        product: Tensor = first[:, :length] @ last[:, :, :length]
-        return product
+            scores: Tensor = self.factors[0][:, :length, :length]
+        else:
+            left, right = self.factors
+            scores = left[:, :length] @ right[:, :, :length]
+        return scores

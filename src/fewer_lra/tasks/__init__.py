@@ -4,12 +4,12 @@ from fewer_lra.tasks.image import Image
 from fewer_lra.tasks.listops import ListOps
 from fewer_lra.tasks.pathfinder import Pathfinder
 from fewer_lra.tasks.retrieval import Retrieval
-from fewer_lra.tasks.task import LRATask, Rows, Setting
+from fewer_lra.tasks.task import DataSpec, LRATask, Rows
 from fewer_lra.tasks.text import Text
 
 __all__ = ["TASKS", "LRATask", "Rows"]
 
-TASKS: dict[str, type[Setting]] = {
+TASKS: dict[str, type[DataSpec]] = {
     "listops": ListOps,
     "text": Text,
     "retrieval": Retrieval,

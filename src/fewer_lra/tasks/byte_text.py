@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ByteText"]
 
-_VOCABULARY = 258  # bytes, 0, and the hidden one
+_VOCABULARY = 258  # bytes, padding and the mask token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class ByteText:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse sizes below 1."""
+        """Check the sizes."""
         check_counts(train=self.train, dev=self.dev, test=self.test)
         if self.max_length < 1:
             raise ValueError(f"max_length must be 1 or more (bytes); got {self.max_length}.")
@@ -54,7 +54,7 @@ class ByteText:
         """Read the rows; `cache` is not used."""
         if data is None:
             raise ValueError(
-                f"{self.name} is not generated: give a folder with {self.expected_files}"
+                f"--data must be given for {self.name}: a folder with {self.expected_files}."
             )
         tables = self._read_tables(data)
         labels = sorted(set(map(str, tables["train"]["label"][:])))
@@ -84,15 +84,15 @@ class ByteText:
         from fewer.tasks.rows import read_rows
 
         if not folder.is_dir():
-            raise ValueError(f"{folder} is no folder; wanted one with {self.expected_files}")
+            raise ValueError(f"--data must be a folder with {self.expected_files}; got {folder}.")
         tables = {}
         for split in ("train", "dev", "test"):
             files = sorted(file for file in folder.iterdir() if file.name.split(".")[0] == split)
             if len(files) > 1:
                 names = ", ".join(file.name for file in files)
-                raise ValueError(f"{folder} has several files for {split}: {names}; keep one")
+                raise ValueError(f"{folder} must have one file {split}.*; got {names}.")
             if not files and split != "dev":
-                raise ValueError(f"{folder} has no file {split}.*; wanted {self.expected_files}")
+                raise ValueError(f"{folder} must have {self.expected_files}; got no {split}.*.")
             for file in files:
                 tables[split] = read_rows(file)
                 column_names = tables[split].column_names
@@ -100,24 +100,26 @@ class ByteText:
                     name for name in (*self.columns, "label") if name not in column_names
                 ]:
                     raise ValueError(
-                        f"{file}: no column {missing[0]!r}; it has {', '.join(column_names)}"
+                        f"{file} must have a column {missing[0]!r}; got {', '.join(column_names)}."
                     )
         return tables
 
     def _encode(self, table: Dataset, labels: Sequence[str], origin: str) -> Rows:
-        """Encode texts as bytes, and labels by their index among those of train."""
+        """Encode texts as bytes, and labels as indices among those of train."""
         from fewer.tasks.texts import check_strings
 
-        sides: list[tuple[Ids, Ids]] = []
+        encoded: list[tuple[Ids, Ids]] = []
         for name in self.columns:
             texts = table[name][:]
             check_strings(texts, name)
-            sides.append(pad_rows([_ids(text, self.max_length) for text in texts], np.int16))
-        first, *second = sides
-        rows = encode_labels(table["label"][:], labels, origin)
-        return Rows(*first, rows, *(second[0] if second else (None, None)))
+            encoded.append(
+                pad_rows([_encode_bytes(text, self.max_length) for text in texts], np.int16)
+            )
+        first, *second = encoded
+        label_ids = encode_labels(table["label"][:], labels, origin)
+        return Rows(*first, label_ids, *(second[0] if second else (None, None)))
 
 
-def _ids(text: str, width: int) -> Ids:
+def _encode_bytes(text: str, width: int) -> Ids:
     """Encode a text, cut at `width` bytes; an empty text becomes a space, so no row is empty."""
     return np.frombuffer((text or " ").encode()[:width], dtype=np.uint8).astype(np.int16) + 1

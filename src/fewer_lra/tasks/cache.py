@@ -43,7 +43,7 @@ def load_or_generate(
         temporary = manifest.with_suffix(f".{os.getpid()}.tmp")
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         temporary.replace(manifest)
-        _LOG.info("kept %s", arrays)
+        _LOG.info("cached %s", arrays)
     with np.load(arrays) as loaded:
         return [Rows(*(loaded[f"{split}_{column}"] for column in _COLUMNS)) for split in SPLITS]
 

@@ -1,4 +1,4 @@
-"""Image: ten kinds of things on 32 x 32 pixels, grey, in raster order (CIFAR-10).
+"""Image: ten classes of grey images, 32 x 32 pixels in raster order (CIFAR-10).
 
 Train and test are read from a folder, each from one of
 
@@ -31,7 +31,7 @@ Images = tuple[NDArray[np.uint8], list[Any]]  # pixels (n, side * side), labels 
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """How large the images are and how many; dev is held out of train. `None`: all."""
+    """The size and number of images; dev is held out of train. `None`: all."""
 
     side: int = 32
     train: int | None = 45_000
@@ -40,7 +40,7 @@ class Image:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse sizes below 1."""
+        """Check the sizes."""
         check_counts(train=self.train, dev=self.dev, test=self.test)
         if self.side < 1:
             raise ValueError(f"side must be 1 or more (pixels); got {self.side}.")
@@ -48,8 +48,7 @@ class Image:
     def load(self, data: Path | None, cache: Path) -> LRATask:
         """Read the images; `cache` is not used."""
         if data is None or not data.is_dir():
-            got = "no folder" if data is None else f"{data}, which is no folder"
-            raise ValueError(f"got {got}; image reads one with {_EXPECTED}")
+            raise ValueError(f"--data must be a folder with {_EXPECTED}; got {data}.")
         train_images, test_images = (_read(data, split, self.side) for split in ("train", "test"))
         names = sorted(set(map(str, train_images[1])))
         dev, train = split_rows(
@@ -73,10 +72,10 @@ def _read(folder: Path, split: str, side: int) -> Images:
     for ending, reader in _READERS.items():
         if (path := folder / f"{split}{ending}").exists():
             return reader(path, side)
-    raise ValueError(f"{folder} has no {split}; wanted {_EXPECTED}")
+    raise ValueError(f"{folder} must have {_EXPECTED}; got no {split}.")
 
 
-def _from_parquet(path: Path, side: int) -> Images:
+def _read_parquet(path: Path, side: int) -> Images:
     from fewer.tasks.rows import read_rows
 
     table = read_rows(path)
@@ -84,39 +83,40 @@ def _from_parquet(path: Path, side: int) -> Images:
     column = next((name for name in _PICTURES if name in columns), None)
     if column is None or "label" not in columns:
         raise ValueError(
-            f"{path} has columns {', '.join(columns)}; wanted label and one of "
-            f"{', '.join(_PICTURES)}"
+            f"{path} must have the columns label and one of {', '.join(_PICTURES)}; got "
+            f"{', '.join(columns)}."
         )
     cells: Iterable[Any] = table[column][:]
     pictures = (io.BytesIO(cell["bytes"] if isinstance(cell, dict) else cell) for cell in cells)
     return _load_grey(pictures, side, path), list(table["label"][:])
 
 
-def _from_arrays(path: Path, side: int) -> Images:
+def _read_arrays(path: Path, side: int) -> Images:
     with np.load(path) as arrays:
         if missing := [name for name in ("images", "labels") if name not in arrays]:
-            raise ValueError(f"{path} has no array {missing[0]!r}; it has {', '.join(arrays)}")
+            raise ValueError(f"{path} must have an array {missing[0]!r}; got {', '.join(arrays)}.")
         images, labels = arrays["images"], arrays["labels"]
     if not len(images) or len(images) != len(labels):
         raise ValueError(
-            f"{path} has {len(images)} images and {len(labels)} labels, wanted a label for each"
+            f"{path} must have one label per image; got {len(images)} images and {len(labels)} "
+            "labels."
         )
-    coloured = images.ndim == 4 and images.shape[-1] == 3
-    _check_size(images.shape[1:3] if coloured else images.shape[1:], side, path)
+    is_colour = images.ndim == 4 and images.shape[-1] == 3
+    _check_size(images.shape[1:3] if is_colour else images.shape[1:], side, path)
     if images.dtype.kind not in "iu" or images.min() < 0 or images.max() > 255:
         raise ValueError(
-            f"{path}: images hold {images.min()} to {images.max()} as {images.dtype}, wanted whole "
-            "numbers from 0 to 255"
+            f"{path}: images must be integers from 0 to 255; got {images.min()} to {images.max()} "
+            f"as {images.dtype}."
         )
-    if coloured:
+    if is_colour:
         images = np.round(images @ np.array([0.299, 0.587, 0.114]))
     return images.reshape(len(images), -1).astype(np.uint8), labels.tolist()
 
 
-def _from_folders(folder: Path, side: int) -> Images:
+def _read_folders(folder: Path, side: int) -> Images:
     files = sorted(file for file in folder.glob("*/*") if file.is_file())
     if not files:
-        raise ValueError(f"{folder} holds no pictures; wanted {folder}/LABEL/*.png")
+        raise ValueError(f"{folder} must have pictures {folder}/LABEL/*.png; got none.")
     return _load_grey(files, side, folder), [file.parent.name for file in files]
 
 
@@ -131,11 +131,11 @@ def _load_grey(pictures: Iterable[Any], side: int, origin: Path) -> NDArray[np.u
     return np.stack(rows)
 
 
-def _check_size(got: tuple[int, ...], side: int, origin: Path) -> None:
-    if got not in ((side, side), (side * side,)):
+def _check_size(size: tuple[int, ...], side: int, origin: Path) -> None:
+    if size not in ((side, side), (side * side,)):
         raise ValueError(
-            f"{origin}: an image of {' x '.join(map(str, got))} pixels, wanted {side} x {side}; "
-            "scale the images, or set data.side"
+            f"{origin}: images must have {side} x {side} pixels; got {' x '.join(map(str, size))}. "
+            "Scale the images, or set data.side."
         )
 
 
@@ -146,7 +146,7 @@ def _build_rows(images: Images, names: list[str], origin: Path) -> Rows:
 
 
 _READERS: dict[str, Callable[[Path, int], Images]] = {
-    ".parquet": _from_parquet,
-    ".npz": _from_arrays,
-    "": _from_folders,
+    ".parquet": _read_parquet,
+    ".npz": _read_arrays,
+    "": _read_folders,
 }

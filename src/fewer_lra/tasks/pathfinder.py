@@ -1,7 +1,7 @@
-"""Pathfinder and Path-X: do the two discs lie on one dashed line? Pixels in raster order, by grey.
+"""Pathfinder and Path-X: whether two discs lie on one dashed line; grey pixels in raster order.
 
-Images are generated, each with a seed of its own, so rows do not depend on how many processes draw
-them. Sides 32, 64, 128 (Path-X) and 256 have the published parameters ("hard"); 16 is ours.
+Images are generated, each with its own seed, so rows do not depend on the number of processes.
+Sides 32, 64, 128 (Path-X) and 256 have the published parameters ("hard"); 16 is ours.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CHUNK = 200  # images per call of a process
 
 @dataclass(frozen=True, kw_only=True)
 class Pathfinder:
-    """How large the images are and how many; the defaults are the published ones."""
+    """The size and number of images; the defaults are the published ones."""
 
     side: int = 32
     train: int = 160_000
@@ -36,18 +36,20 @@ class Pathfinder:
     workers: int = field(default=1, compare=False)  # processes that draw
 
     def __post_init__(self) -> None:
-        """Refuse sides without parameters."""
+        """Check the values."""
         check_counts(train=self.train, dev=self.dev, test=self.test)
         if self.side not in PUBLISHED:
-            known = ", ".join(map(str, PUBLISHED))
-            raise ValueError(f"side is {self.side}, wanted one of {known}")
+            sides = ", ".join(map(str, PUBLISHED))
+            raise ValueError(f"side must be one of {sides}; got {self.side}.")
         if self.workers < 1:
-            raise ValueError(f"workers is {self.workers}, wanted 1 process or more")
+            raise ValueError(f"workers must be 1 or more (processes); got {self.workers}.")
 
     def load(self, data: Path | None, cache: Path) -> LRATask:
         """Generate the rows."""
         if data is not None:
-            raise ValueError(f"got {data}, but Pathfinder's images are generated: give no data")
+            raise ValueError(
+                f"--data must not be given for Pathfinder, whose images are generated; got {data}."
+            )
         rule = {"task": "pathfinder", "rule": 1, "snakes": asdict(PUBLISHED[self.side])}
         rule |= {"counts": [self.train, self.dev, self.test], "seed": self.seed}
         train, dev, test = load_or_generate(cache, f"pathfinder{self.side}", rule, self._generate)
@@ -67,26 +69,26 @@ class Pathfinder:
 
         total = self.train + self.dev + self.test
         starts = range(0, total, _CHUNK)
-        draw_from = partial(_images, self.side, self.seed, total)
+        draw_chunk = partial(_draw_images, self.side, self.seed, total)
         parts = []
-        # not forked: a child of a process with threads may never end
+        # spawned: the fork of a process with threads may hang
         context = multiprocessing.get_context("spawn")
         with (
             ProcessPoolExecutor(self.workers, mp_context=context) as pool,
             tqdm(total=total, desc="Pathfinder", leave=False, disable=None) as bar,
         ):
             run = pool.map if self.workers > 1 else map
-            for part in run(draw_from, starts):
+            for part in run(draw_chunk, starts):
                 parts.append(part)
                 bar.update(len(part[1]))
         tokens, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
         lengths = np.full(total, self.side * self.side, dtype=np.int32)
         rows = Rows(tokens, lengths, labels)
         stops = np.cumsum([self.train, self.dev, self.test])
-        return [rows.take(numbers) for numbers in np.split(np.arange(total), stops[:-1])]
+        return [rows.select(numbers) for numbers in np.split(np.arange(total), stops[:-1])]
 
 
-def _images(
+def _draw_images(
     side: int, seed: int, total: int, start: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Draw a chunk of images: pixels (n, side * side) and labels (n)."""

@@ -1,7 +1,7 @@
-"""Retrieval: do two texts belong together? Each is read byte by byte, apart from the other.
+"""Retrieval: whether two texts belong together; each is encoded separately, byte by byte.
 
-The published pairs, papers of the ACL Anthology Network that cite each other or not, are not to be
-had any more (their site is gone). Any labelled pairs of texts will do; a result row says which.
+The published pairs, papers of the ACL Anthology Network that cite each other or not, are no longer
+available. Any labelled pairs of texts can be used; a result row names their source.
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "DataSpec",
     "LRATask",
     "Rows",
-    "Setting",
     "Split",
     "check_counts",
     "encode_labels",
@@ -43,8 +43,8 @@ class Rows:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, numbers: Ids) -> Rows:
-        """Return the rows of these numbers, in this order."""
+    def select(self, numbers: Ids) -> Rows:
+        """Select rows by number, in this order."""
         second, lengths = self.second, self.second_lengths
         return Rows(
             self.tokens[numbers],
@@ -106,7 +106,7 @@ class LRATask:
         return replace(self, name=name)
 
 
-class Setting(Protocol):
+class DataSpec(Protocol):
     """Describes a task's data, as values; a frozen dataclass."""
 
     def load(self, data: Path | None, cache: Path) -> LRATask:
@@ -136,23 +136,29 @@ def split_rows(rows: Rows, seed: int, *sizes: int | None) -> list[Rows]:
         stop = len(rows) if size is None else start + size
         if stop > len(rows) or stop == start:
             counts = " + ".join("the rest" if size is None else str(size) for size in sizes)
-            raise ValueError(f"there are {len(rows)} rows, wanted {counts}: ask for fewer")
-        parts.append(rows.take(order[start:stop]))
+            raise ValueError(
+                f"train + dev + test must be at most the {len(rows)} rows; got {counts}. Use fewer."
+            )
+        parts.append(rows.select(order[start:stop]))
         start = stop
     return parts
 
 
 def encode_labels(labels: Sequence[Any], names: Sequence[str], origin: object) -> NDArray[np.int64]:
-    """Encode each label as its index among those of train.
+    """Encode each label as its index among the labels of train.
 
-    Raises `ValueError` for a row without a label, and for one that is not among the names.
+    Raises `ValueError` for a missing label and one that is not in `names`.
     """
     indices = {name: number for number, name in enumerate(names)}
     for row, label in enumerate(labels):
         if label is None:
-            raise ValueError(f"{origin}, row {row} (the first is 0): there is no label")
+            raise ValueError(
+                f"{origin}, row {row} (the first is 0): label must not be missing; got None."
+            )
         if str(label) not in indices:
-            raise ValueError(f"{origin}: label {str(label)!r} is not among those of train: {names}")
+            raise ValueError(
+                f"{origin}: label must be one of those in train, {names}; got {str(label)!r}."
+            )
     return np.array([indices[str(label)] for label in labels], dtype=np.int64)
 
 

@@ -1,6 +1,6 @@
-"""Text: the sentiment of a film review, read byte by byte (IMDB).
+"""Text: the sentiment of a film review, byte by byte (IMDB).
 
-Long Range Arena has no dev rows, its dev is its test; here dev is held out of train.
+Long Range Arena evaluates dev on its test rows; here dev is held out of train.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fewer_lra.batches import Labelled, Masked, batch, texts
+from fewer_lra.batches import LabelCollator, MaskingCollator, batch, texts
 from tests.unit.fewer_lra import toy
 
 
@@ -20,14 +20,14 @@ def test_a_batch_is_as_wide_as_its_longest_row() -> None:
 
 def test_pairs_bring_their_second_texts() -> None:
     rows = toy.rows(10, 0, pair=True)
-    found = Labelled(rows)([1, 0])
+    found = LabelCollator(rows)([1, 0])
     assert found["second_ids"].shape == (2, 4)
     assert found["second_lengths"].tolist() == [4, 4]
 
 
 def test_hidden_tokens_are_labels_and_the_others_are_not() -> None:
     rows = toy.rows(200, 0)
-    found = Masked(rows, 3, 0.3)(range(200))
+    found = MaskingCollator(rows, 3, 0.3)(range(200))
     whole = batch(rows, np.arange(200))["input_ids"]
     hidden = found["input_ids"] == 3
     real = torch.arange(9) < found["lengths"][:, None]

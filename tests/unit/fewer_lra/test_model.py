@@ -12,21 +12,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewer_lra.attentions import ATTENTIONS
-from fewer_lra.model import LRAModel, LRAShape
+from fewer_lra.model import LRAModel, LRAModelSpec
 from tests.unit.fewer_lra.attentions.cases import SMALL
 
 LENGTHS = torch.tensor([12, 1, 7, 2])
 
 
-def shape(**changes: Any) -> LRAShape:
+def spec(**changes: Any) -> LRAModelSpec:
     sizes: dict[str, Any] = {"vocabulary": 11, "classes": 3, "max_length": 12, "layers": 2}
     widths: dict[str, Any] = {"heads": 2, "hidden": 12, "qkv": 8, "ffn": 10}
-    return LRAShape(**{**sizes, **widths, **changes})
+    return LRAModelSpec(**{**sizes, **widths, **changes})
 
 
 def model(attention: str = "softmax", **changes: Any) -> LRAModel:
     options = SMALL.get(attention, {})
-    return LRAModel(shape(**changes), attention, options).eval()
+    return LRAModel(spec(**changes), attention, options).eval()
 
 
 def ids(lengths: Tensor = LENGTHS, columns: int = 12) -> Tensor:
@@ -75,7 +75,7 @@ def test_a_zero_within_the_length_is_no_padding() -> None:
 
 def test_the_mean_is_over_real_tokens() -> None:
     reader, tokens = model(pooling="mean"), ids()
-    hidden, _ = reader._encoded(tokens, LENGTHS)
+    hidden, _ = reader._encode(tokens, LENGTHS)
     pooled = torch.stack([hidden[text, :n].mean(0) for text, n in enumerate(LENGTHS)])
     torch.testing.assert_close(reader(tokens, LENGTHS)["logits"], reader.head(pooled))
 
@@ -90,7 +90,10 @@ def test_an_empty_text_is_read_as_one_token_of_padding() -> None:
 def test_one_layer_is_the_formula_of_the_paper() -> None:
     reader, tokens = model(layers=1), ids(torch.tensor([12]))
     (layer,) = reader.layers
-    x = torch.cat((torch.zeros(1, 12), reader.embedding.weight[tokens[0]])) + reader.places
+    x = (
+        torch.cat((torch.zeros(1, 12), reader.embedding.weight[tokens[0]]))
+        + reader.position_embeddings
+    )
     read = F.layer_norm(x, (12,), eps=1e-6)
     q, k, v = (
         (read @ layer.projections[name].weight.T).view(13, 2, 4).transpose(0, 1) for name in "qkv"
@@ -105,9 +108,9 @@ def test_one_layer_is_the_formula_of_the_paper() -> None:
 
 
 def test_it_begins_as_the_arena_says() -> None:
-    reader = LRAModel(shape(vocabulary=500, hidden=64, positions="learned"), "softmax", {})
+    reader = LRAModel(spec(vocabulary=500, hidden=64, positions="learned"), "softmax", {})
     assert reader.embedding.weight.std().item() == pytest.approx(1, rel=0.05)
-    assert reader.places.std().item() == pytest.approx(0.02, rel=0.1)
+    assert reader.position_embeddings.std().item() == pytest.approx(0.02, rel=0.1)
     assert reader.cls.abs().max() == 0
     layer = reader.layers[0]
     for name in "qkv":
@@ -120,14 +123,14 @@ def test_it_begins_as_the_arena_says() -> None:
 
 
 def test_sinusoids_turn_once_in_two_pi_to_twenty_thousand_pi() -> None:
-    places = model(hidden=6, max_length=40).places
+    embeddings = model(hidden=6, max_length=40).position_embeddings
     columns = torch.arange(41.0)
     rates = [1.0, 0.01, 0.0001]
     wanted = torch.stack(
         [*((columns * r).sin() for r in rates), *((columns * r).cos() for r in rates)], 1
     )
-    torch.testing.assert_close(places, wanted)
-    assert "places" not in model().state_dict()
+    torch.testing.assert_close(embeddings, wanted)
+    assert "position_embeddings" not in model().state_dict()
 
 
 @pytest.mark.parametrize(("interaction", "parts"), [("none", 2), ("nli", 4)])
@@ -138,7 +141,7 @@ def test_pairs_are_read_apart_and_answered_together(
     reader = model(pair=True, pooling=pooling, interaction=interaction)
     tokens, second_lengths = ids(), torch.tensor([3, 5, 1, 4])
     second = ids(second_lengths, columns=5)
-    x, y = reader._pooled(tokens, LENGTHS), reader._pooled(second, second_lengths)
+    x, y = reader._pool(tokens, LENGTHS), reader._pool(second, second_lengths)
     wanted = reader.head(torch.cat((x, y, x * y, x - y)[:parts], -1))
     got = reader(tokens, LENGTHS, second_ids=second, second_lengths=second_lengths)["logits"]
     torch.testing.assert_close(got, wanted)
@@ -151,7 +154,7 @@ def test_hidden_tokens_are_guessed_where_labels_say() -> None:
     labels = torch.full_like(tokens, -100)
     labels[0, 3], labels[0, 11], labels[2, 0] = 4, 9, 1
     answer = reader.forward_masked(tokens, LENGTHS, labels)
-    hidden, _ = reader._encoded(tokens, LENGTHS)
+    hidden, _ = reader._encode(tokens, LENGTHS)
     asked = torch.stack([hidden[0, 4], hidden[0, 12], hidden[2, 1]])  # behind [CLS]
     logits = asked @ reader.embedding.weight.T / math.sqrt(12)
     torch.testing.assert_close(answer["logits"], logits)
@@ -181,38 +184,38 @@ def test_it_learns_to_guess_hidden_tokens(attention: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"heads": 3}, "3 heads do not divide qkv = 8"),
-        ({"layers": 0}, "layers is 0, wanted 1 or more"),
-        ({"classes": 0}, "classes is 0, wanted 1 or more"),
-        ({"dropout": 1.0}, "dropout is 1.0, wanted a share in"),
-        ({"attention_dropout": -0.1}, "attention_dropout is -0.1, wanted a share in"),
-        ({"pooling": "max"}, "pooling is 'max'; choose one of: cls, mean"),
-        ({"positions": "rotary"}, "positions is 'rotary'; choose one of: sinusoidal, learned"),
-        ({"interaction": "NLI"}, "interaction is 'NLI'; choose one of: none, nli"),
-        ({"hidden": 7}, "hidden is 7; sines and cosines want an even number"),
+        ({"heads": 3}, "qkv must be a multiple of heads .3.; got 8"),
+        ({"layers": 0}, "layers must be 1 or more; got 0"),
+        ({"classes": 0}, "classes must be 1 or more; got 0"),
+        ({"dropout": 1.0}, "^dropout must be in"),
+        ({"attention_dropout": -0.1}, "attention_dropout must be in"),
+        ({"pooling": "max"}, "pooling must be one of cls, mean; got 'max'"),
+        ({"positions": "rotary"}, "positions must be one of sinusoidal, learned; got 'rotary'"),
+        ({"interaction": "NLI"}, "interaction must be one of none, nli; got 'NLI'"),
+        ({"hidden": 7}, "hidden must be even .*; got 7"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        shape(**changes)
+        spec(**changes)
 
 
 def test_an_unknown_attention_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="attention 'flash' is unknown; known: softmax, local, s"):
-        LRAModel(shape(), "flash", {})
+        LRAModel(spec(), "flash", {})
 
 
 def test_texts_that_are_too_long_are_refused() -> None:
-    with pytest.raises(ValueError, match="got rows of 13 tokens, wanted at most max_length = 12"):
+    with pytest.raises(ValueError, match=r"max_length .12. tokens; got 13"):
         model()(ids(torch.tensor([13]), 13), torch.tensor([13]))
 
 
 def test_second_texts_belong_to_models_of_pairs() -> None:
-    with pytest.raises(ValueError, match="this one has pair=True"):
+    with pytest.raises(ValueError, match="got pair=True"):
         model(pair=True)(ids(), LENGTHS)
-    with pytest.raises(ValueError, match="this one has pair=False"):
+    with pytest.raises(ValueError, match="got pair=False"):
         model()(ids(), LENGTHS, second_ids=ids(), second_lengths=LENGTHS)
-    with pytest.raises(ValueError, match="this one has pair=False"):
+    with pytest.raises(ValueError, match="got pair=False"):
         model()(ids(), LENGTHS, second_ids=ids())
 
 

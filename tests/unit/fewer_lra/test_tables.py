@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fewer_lra.tables import costs, grouped, markdown, tables
+from fewer_lra.tables import costs, group_rows, markdown, tables
 from tests.unit.fewer_lra.results import row, two_tasks
 
 
@@ -39,7 +39,7 @@ def test_profiles_pretraining_and_devices_have_tables_of_their_own() -> None:
         row("text", "linear", 0.7, profile="full", device="NVIDIA H200"),
         {"kind": "evaluate"},
     ]
-    titles = [group.title for group in grouped(rows)]
+    titles = [group.title for group in group_rows(rows)]
     assert titles == [
         "Long Range Arena, small, on cpu",
         "Long Range Arena, small, self-pretrained, on cpu",
@@ -51,7 +51,7 @@ def test_profiles_pretraining_and_devices_have_tables_of_their_own() -> None:
 
 def test_no_rows_of_the_arena_is_an_error() -> None:
     with pytest.raises(ValueError, match="no rows of the arena"):
-        grouped([{"kind": "evaluate"}])
+        group_rows([{"kind": "evaluate"}])
 
 
 def test_costs_are_told_by_attention_and_task() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fewer_lra.recipes import Plan, Schedule
+from fewer_lra.recipes import LRAPlan, LRASchedule
 from fewer_lra.tasks.task import LRATask, Rows
 
 MODEL = {
@@ -47,12 +47,12 @@ def task(*, pair: bool = False) -> LRATask:
     )
 
 
-def schedule(**changes: object) -> Schedule:
+def schedule(**changes: object) -> LRASchedule:
     values = {"steps": 60, "batch_size": 16, "learning_rate": 0.01, "evaluate_every": 20}
-    return Schedule(**{**values, **changes})  # type: ignore[arg-type]
+    return LRASchedule(**{**values, **changes})  # type: ignore[arg-type]
 
 
-def plan(attention: str = "softmax", **changes: object) -> Plan:
+def plan(attention: str = "softmax", **changes: object) -> LRAPlan:
     values = {
         "task": "listops",
         "profile": "small",
@@ -62,4 +62,4 @@ def plan(attention: str = "softmax", **changes: object) -> Plan:
         "training": schedule(),
         "pretraining": None,
     }
-    return Plan(**{**values, **changes})  # type: ignore[arg-type]
+    return LRAPlan(**{**values, **changes})  # type: ignore[arg-type]

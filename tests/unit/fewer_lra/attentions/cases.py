@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fewer_lra.attentions import Attention, AttentionShape, build
+from fewer_lra.attentions import Attention, AttentionSpec, build
 
 HEADS, WIDTH, HIDDEN, LONGEST = 2, 4, 12, 24
 LENGTHS = (24, 1, 17, 2, 9)
@@ -54,13 +54,13 @@ def batch(lengths: Sequence[int] = LENGTHS, columns: int | None = None) -> Batch
     return Batch(q, k, v, hidden, torch.arange(columns) < torch.tensor(lengths)[:, None])
 
 
-def shape(**changes: Any) -> AttentionShape:
+def spec(**changes: Any) -> AttentionSpec:
     sizes = {"heads": HEADS, "width": WIDTH, "hidden": HIDDEN, "max_length": LONGEST}
-    return AttentionShape(**{**sizes, **changes})
+    return AttentionSpec(**{**sizes, **changes})
 
 
 def small(name: str, **options: Any) -> Attention:
-    return build(name, shape(), {**SMALL.get(name, {}), **options}).eval()
+    return build(name, spec(), {**SMALL.get(name, {}), **options}).eval()
 
 
 def softmax_of(scores: Tensor, v: Tensor, seen: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fewer_lra.attentions import ATTENTIONS, AttentionShape, build
-from tests.unit.fewer_lra.attentions.cases import LENGTHS, LONGEST, Batch, batch, shape, small
+from fewer_lra.attentions import ATTENTIONS, AttentionSpec, build
+from tests.unit.fewer_lra.attentions.cases import LENGTHS, LONGEST, Batch, batch, small, spec
 
 NAMES = [*ATTENTIONS]
 QUADRATIC = {"softmax", "synthesizer"}
@@ -74,7 +74,7 @@ def test_texts_of_one_token_give_back_their_value_and_finite_gradients(name: str
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_reach_every_parameter_and_all_that_is_read(name: str, training: bool) -> None:
     attention, given = small(name).train(training), batch()
-    read = [given[:3]["qkv".index(side)].requires_grad_() for side in attention.reads]
+    read = [given[:3]["qkv".index(side)].requires_grad_() for side in attention.inputs]
     attention(*given)[given.real].square().sum().backward()
     for tensor in (*read, *attention.parameters()):
         assert tensor.grad is not None
@@ -85,7 +85,7 @@ def test_gradients_reach_every_parameter_and_all_that_is_read(name: str, trainin
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_but_padding_gets_no_gradient(name: str) -> None:
     attention, given = small(name), batch()
-    read = [given[:3]["qkv".index(side)].requires_grad_() for side in attention.reads]
+    read = [given[:3]["qkv".index(side)].requires_grad_() for side in attention.inputs]
     attention(*given)[given.real].square().sum().backward()
     for side in read:
         assert side.grad[~given.real].abs().max() == 0
@@ -94,7 +94,7 @@ def test_nothing_but_padding_gets_no_gradient(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_not_said_to_be_read_is_not(name: str) -> None:
     attention, given = small(name), batch()
-    sides = [given[at] if side in attention.reads else -given[at] for at, side in enumerate("qkv")]
+    sides = [given[at] if side in attention.inputs else -given[at] for at, side in enumerate("qkv")]
     other = Batch(*sides, given.hidden, given.mask)
     assert torch.equal(attention(*other)[given.real], attention(*given)[given.real])
 
@@ -109,7 +109,7 @@ def test_two_layers_made_alike_read_alike_after_a_load(name: str) -> None:
 @pytest.mark.parametrize("name", ["bigbird", "performer", "reformer"])
 def test_layers_draw_different_random_numbers(name: str) -> None:
     options = {"bigbird": {"block": 1}, "performer": {"features": 4}}.get(name, {"chunk": 2})
-    first, second = (build(name, shape(layer=layer), options).eval() for layer in (0, 1))
+    first, second = (build(name, spec(layer=layer), options).eval() for layer in (0, 1))
     given = batch()
     assert (first(*given) - second(*given))[given.real].abs().max() > 1e-3
 
@@ -117,7 +117,7 @@ def test_layers_draw_different_random_numbers(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in {"linear", "performer"}])
 def test_probabilities_are_dropped_while_training_only(name: str) -> None:
     options = {"noise": 0.0} if name == "sinkhorn" else {}
-    attention = build(name, shape(dropout=0.5), options)
+    attention = build(name, spec(dropout=0.5), options)
     given = batch([24, 20])
     assert not torch.equal(attention(*given), attention(*given))
     attention.eval()
@@ -140,7 +140,7 @@ class Largest(TorchDispatchMode):
 
 
 def largest(name: str, length: int) -> int:
-    sizes = AttentionShape(heads=1, width=4, hidden=4, max_length=length)
+    sizes = AttentionSpec(heads=1, width=4, hidden=4, max_length=length)
     own = {"reformer": {"buckets": 8}, "performer": {"features": 16}}
     own["sparse"] = {"block": int(length**0.5), "summary": 1}  # its cost is n * (b + n c / b)
     options = own.get(name, {})

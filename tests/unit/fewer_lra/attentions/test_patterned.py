@@ -14,8 +14,8 @@ from tests.unit.fewer_lra.attentions.cases import (
     LONGEST,
     batch,
     plain,
-    shape,
     small,
+    spec,
 )
 
 
@@ -80,7 +80,7 @@ def test_bigbird_is_a_softmax_over_what_it_sees() -> None:
 
 
 def test_bigbird_draws_for_each_head_anew() -> None:
-    seen = seen_by(build("bigbird", shape(), {"block": 1, "random": 3}).eval(), LONGEST)
+    seen = seen_by(build("bigbird", spec(), {"block": 1, "random": 3}).eval(), LONGEST)
     assert len({tuple(head.flatten().tolist()) for head in seen}) == HEADS
 
 

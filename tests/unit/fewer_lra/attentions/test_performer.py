@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fewer_lra.attentions.performer import Performer, orthogonal
-from tests.unit.fewer_lra.attentions.cases import WIDTH, batch, plain, shape, small
+from fewer_lra.attentions.performer import PerformerAttention, draw_orthogonal
+from tests.unit.fewer_lra.attentions.cases import WIDTH, batch, plain, small, spec
 
 
 def test_it_equals_its_form_of_all_pairs() -> None:
@@ -15,7 +15,7 @@ def test_it_equals_its_form_of_all_pairs() -> None:
 
     def features(x: Tensor) -> Tensor:
         x = x / WIDTH**0.25
-        return (x @ attention.directions.T - x.square().sum(-1, keepdim=True) / 2).exp()
+        return (x @ attention.projection.T - x.square().sum(-1, keepdim=True) / 2).exp()
 
     scores = (features(given.q) @ features(given.k).transpose(2, 3)) * given.mask[:, None, None]
     wanted = scores @ given.v / scores.sum(-1, keepdim=True)
@@ -28,7 +28,7 @@ def test_the_error_against_softmax_falls_with_the_root_of_the_features() -> None
     wanted = plain(given)[given.real]
 
     def error(features: int) -> float:
-        layers = (Performer(shape(layer=layer), features=features) for layer in range(40))
+        layers = (PerformerAttention(spec(layer=layer), features=features) for layer in range(40))
         errors = [(layer(*given)[given.real] - wanted).square().mean() for layer in layers]
         return math.sqrt(torch.stack(errors).mean())
 
@@ -39,13 +39,13 @@ def test_the_error_against_softmax_falls_with_the_root_of_the_features() -> None
 
 
 def test_directions_are_orthogonal_a_head_width_at_a_time_with_gaussian_lengths() -> None:
-    drawn = orthogonal(4000, 8, torch.Generator().manual_seed(0))
+    drawn = draw_orthogonal(4000, 8, torch.Generator().manual_seed(0))
     products = drawn[:8] @ drawn[:8].T
     assert (products - products.diag().diag()).abs().max() < 1e-4
     assert drawn.square().sum(1).mean().item() == pytest.approx(8, rel=0.03)
     assert drawn.square().sum(1).var().item() == pytest.approx(16, rel=0.15)  # chi squared, 8
     assert drawn.mean(0).abs().max() < 0.07
-    assert orthogonal(5, 8, torch.Generator().manual_seed(0)).shape == (5, 8)
+    assert draw_orthogonal(5, 8, torch.Generator().manual_seed(0)).shape == (5, 8)
 
 
 @pytest.mark.parametrize("size", [30.0, 300.0])
@@ -61,7 +61,7 @@ def test_large_states_neither_overflow_nor_vanish(size: float) -> None:
     assert (context.abs() <= largest + 1e-4)[given.real].all()
 
 
-def test_the_directions_are_saved_and_not_learned() -> None:
+def test_the_projection_is_saved_and_not_learned() -> None:
     attention = small("performer")
-    assert attention.state_dict()["directions"].shape == (16, WIDTH)
+    assert attention.state_dict()["projection"].shape == (16, WIDTH)
     assert not [*attention.parameters()]

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewer_lra.attentions.reformer import Reformer
-from tests.unit.fewer_lra.attentions.cases import LENGTHS, LONGEST, WIDTH, batch, shape, softmax_of
+from fewer_lra.attentions.reformer import ReformerAttention
+from tests.unit.fewer_lra.attentions.cases import LENGTHS, LONGEST, WIDTH, batch, softmax_of, spec
 
 
 def shared(q: Tensor, v: Tensor, pairs: Tensor) -> Tensor:
@@ -19,7 +19,7 @@ def shared(q: Tensor, v: Tensor, pairs: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("hashes", [1, 3])
 def test_one_bucket_in_one_chunk_is_softmax_attention_with_shared_queries(hashes: int) -> None:
-    attention = Reformer(shape(), chunk=LONGEST, hashes=hashes).eval()
+    attention = ReformerAttention(spec(), chunk=LONGEST, hashes=hashes).eval()
     attention.rotations.zero_()  # everything hashes to bucket 0
     given = batch()
     wanted = shared(given.q, given.v, given.mask[:, None, None].expand(-1, 2, LONGEST, -1))
@@ -28,7 +28,7 @@ def test_one_bucket_in_one_chunk_is_softmax_attention_with_shared_queries(hashes
 
 @pytest.mark.parametrize("hashes", [1, 2, 5])
 def test_it_is_a_softmax_over_those_met_in_any_round(hashes: int) -> None:
-    attention = Reformer(shape(), chunk=3, hashes=hashes, buckets=4).eval()
+    attention = ReformerAttention(spec(), chunk=3, hashes=hashes, buckets=4).eval()
     given = batch()
     got, bucket = attention(*given), attention.bucket(given.q, given.mask)
     for text, n in enumerate(LENGTHS):
@@ -44,7 +44,7 @@ def test_it_is_a_softmax_over_those_met_in_any_round(hashes: int) -> None:
 
 
 def test_like_tokens_hash_alike_and_opposite_ones_never() -> None:
-    attention = Reformer(shape(), buckets=8, hashes=4).eval()
+    attention = ReformerAttention(spec(), buckets=8, hashes=4).eval()
     given = batch([LONGEST])
     bucket = attention.bucket(given.q, given.mask)
     assert torch.equal(attention.bucket(3 * given.q, given.mask), bucket)
@@ -53,7 +53,7 @@ def test_like_tokens_hash_alike_and_opposite_ones_never() -> None:
 
 
 def test_padding_hashes_behind_all_buckets() -> None:
-    attention, given = Reformer(shape(), buckets=4), batch()
+    attention, given = ReformerAttention(spec(), buckets=4), batch()
     bucket = attention.bucket(given.q, given.mask)
     padding = ~given.mask[:, None, None].expand_as(bucket)
     assert (bucket[padding] == 4).all()
@@ -61,5 +61,5 @@ def test_padding_hashes_behind_all_buckets() -> None:
 
 
 def test_there_are_as_many_buckets_as_chunks_unless_told_otherwise() -> None:
-    assert Reformer(shape(max_length=1001)).rotations.shape[-1] * 2 == 22
-    assert Reformer(shape(max_length=7)).rotations.shape[-1] * 2 == 2
+    assert ReformerAttention(spec(max_length=1001)).rotations.shape[-1] * 2 == 22
+    assert ReformerAttention(spec(max_length=7)).rotations.shape[-1] * 2 == 2

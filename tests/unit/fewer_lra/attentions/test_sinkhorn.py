@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from fewer_lra.attentions.sinkhorn import Sinkhorn, doubly_normalised
-from tests.unit.fewer_lra.attentions.cases import HEADS, LENGTHS, LONGEST, batch, plain, shape
+from fewer_lra.attentions.sinkhorn import SinkhornAttention, sinkhorn_normalize
+from tests.unit.fewer_lra.attentions.cases import HEADS, LENGTHS, LONGEST, batch, plain, spec
 
 BLOCK = 5
 
 
-class Sorted(Sinkhorn):
+class Sorted(SinkhornAttention):
     """Sinkhorn attention whose blocks come in a given order."""
 
     wanted: Tensor
@@ -21,7 +21,7 @@ class Sorted(Sinkhorn):
 
 
 def sorted_by(order: Tensor) -> Sorted:
-    attention = Sorted(shape(), block=BLOCK).eval()
+    attention = Sorted(spec(), block=BLOCK).eval()
     attention.wanted = order
     return attention
 
@@ -56,7 +56,7 @@ def test_a_mixed_block_is_a_mixture_of_keys_and_of_values() -> None:
 
 
 def test_rows_and_columns_of_the_order_sum_to_one_over_real_blocks() -> None:
-    attention = Sinkhorn(shape(), block=BLOCK, iterations=50).eval()
+    attention = SinkhornAttention(spec(), block=BLOCK, iterations=50).eval()
     given = batch()
     keys = torch.nn.functional.pad(given.k, (0, 0, 0, 1)).unflatten(2, (-1, BLOCK))
     for text, length in enumerate(LENGTHS):
@@ -73,14 +73,14 @@ def test_two_by_two_by_hand() -> None:
     # rows (1, 3) and (1, 1): the product of odds 1/3 is kept, so p / (1 - p) is its root
     scores = torch.tensor([[1.0, 3.0], [1.0, 1.0]]).log()
     p = 3**-0.5 / (1 + 3**-0.5)
-    got = doubly_normalised(scores, torch.ones(2, dtype=torch.bool), 30)
+    got = sinkhorn_normalize(scores, torch.ones(2, dtype=torch.bool), 30)
     torch.testing.assert_close(got, torch.tensor([[p, 1 - p], [1 - p, p]]))
 
 
 def test_noise_turns_the_order_while_training_only() -> None:
-    attention, given = Sinkhorn(shape(), block=BLOCK), batch()
+    attention, given = SinkhornAttention(spec(), block=BLOCK), batch()
     assert not torch.equal(attention(*given), attention(*given))
     attention.eval()
     assert torch.equal(attention(*given), attention(*given))
-    quiet = Sinkhorn(shape(), block=BLOCK, noise=0.0)
+    quiet = SinkhornAttention(spec(), block=BLOCK, noise=0.0)
     assert torch.equal(quiet(*given), quiet(*given))

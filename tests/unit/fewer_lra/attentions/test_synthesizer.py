@@ -11,7 +11,7 @@ def test_random_reads_by_the_learned_scores_alone() -> None:
     seen = given.mask[:, None, None]
     wanted = softmax_of(scores.expand(len(given.q), -1, -1, -1), given.v, seen)
     torch.testing.assert_close(attention(*given)[given.real], wanted[given.real])
-    assert attention.reads == ("v",)
+    assert attention.inputs == ("v",)
 
 
 def test_the_dot_product_is_added() -> None:
@@ -35,5 +35,7 @@ def test_factorised_scores_are_products_of_two_small_ones() -> None:
 
 def test_scores_begin_with_unit_variance_of_any_rank() -> None:
     for rank in (None, 4, 32):
-        scores = torch.stack([small("synthesizer", rank=rank)._learned(24) for _ in range(20)])
+        scores = torch.stack(
+            [small("synthesizer", rank=rank)._learned_scores(24) for _ in range(20)]
+        )
         assert 0.85 < scores.std().item() < 1.15

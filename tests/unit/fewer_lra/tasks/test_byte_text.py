@@ -73,13 +73,19 @@ def test_pairs_have_two_sides(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("splits", "told"),
     [
-        ({"train": reviews(9)}, "no file test"),
-        ({"train": [{"body": "x", "label": 0}], "test": reviews(2)}, "no column 'text'"),
-        ({"train": reviews(3), "test": reviews(2)}, "there are 3 rows, wanted 4"),
-        ({"train": reviews(9), "test": [{"text": "x", "label": 7}]}, "test: label '7'"),
+        ({"train": reviews(9)}, r"no test\.\*"),
+        (
+            {"train": [{"body": "x", "label": 0}], "test": reviews(2)},
+            "column 'text'; got body, label",
+        ),
+        ({"train": reviews(3), "test": reviews(2)}, "at most the 3 rows; got 4"),
+        (
+            {"train": reviews(9), "test": [{"text": "x", "label": 7}]},
+            "test: label must be .*; got '7'",
+        ),
         (
             {"train": reviews(9), "test": [{"text": "x"}, {"text": "y", "label": 1}]},
-            "row 0 .* no la",
+            "row 0 .* label must not be missing",
         ),
     ],
 )

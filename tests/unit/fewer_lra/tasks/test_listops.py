@@ -37,7 +37,7 @@ def test_an_expression_has_the_value_worked_out_by_hand(text: str, value: int) -
 
 @pytest.mark.parametrize("text", ["", "[MIN ]", "[MIN 1", "1 2", "]", "[MAX 1 ] ]"])
 def test_what_is_no_expression_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="wanted one"):
+    with pytest.raises(ValueError, match="tokens must be one expression"):
         evaluate(ids(text))
 
 
@@ -101,11 +101,17 @@ def test_no_row_is_twice_in_all_splits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("limits", "told"),
     [
-        ({"longer_than": 9, "shorter_than": 9}, "wanted the first below"),
-        ({"depth": 1}, "wanted 2 or more"),
-        ({"max_args": 1}, "wanted 2 or more"),
-        ({"depth": 2, "longer_than": 12}, "no tree of depth 2"),  # 2 + 10 at most
-        ({"max_args": 2, "longer_than": 4, "shorter_than": 7}, "no tree"),  # 4, 7, 10, ...
+        (
+            {"longer_than": 9, "shorter_than": 9},
+            "longer_than must be below shorter_than .9.; got 9",
+        ),
+        ({"depth": 1}, "depth=1"),
+        ({"max_args": 1}, "max_args=1"),
+        ({"depth": 2, "longer_than": 12}, "longer_than .* depth 2"),  # 2 + 10 at most
+        (
+            {"max_args": 2, "longer_than": 4, "shorter_than": 7},
+            "longer_than .* got 4 and 7",
+        ),  # 4, 7, 10, ...
         ({"train": 0}, "train"),
     ],
 )
@@ -117,7 +123,7 @@ def test_impossible_limits_are_refused_at_once(limits: dict[str, int], told: str
 def test_more_rows_than_there_are_trees_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fewer_lra.tasks.listops._BARREN", 50_000)
+    monkeypatch.setattr("fewer_lra.tasks.listops._MAX_MISSES", 50_000)
     few = ListOps(depth=2, longer_than=3, shorter_than=5, train=500)  # 4 x 100 trees
     with pytest.raises(ValueError, match="after 400 of 4,500 rows"):
         few.load(None, tmp_path)
@@ -130,7 +136,7 @@ def test_the_authors_files_are_read_without_their_round_brackets(tmp_path: Path)
     assert rows.lengths.tolist() == [4, 1]
     assert rows.tokens[0].tolist() == ids("[MAX 2 9 ]")
     path.write_text("Source\tTarget\n( ( [MAX 2 ) ] )\t3\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="Target 3, but the value 2"):
+    with pytest.raises(ValueError, match="Target must be the value, 2; got 3"):
         read(path)
 
 
@@ -138,8 +144,8 @@ def test_the_authors_files_are_read_without_their_round_brackets(tmp_path: Path)
     ("text", "told"),
     [
         ("source\tTarget\n5\t5\n", r"no column 'Source' \(did you mean 'source'"),
-        ("Source\tTarget\n5\t5\n[MAX 2\t2\n", "row 1: wanted one whole expression"),
-        ("Source\tTarget\n5\tfive\n", "row 0: Target five, but the value 5"),
+        ("Source\tTarget\n5\t5\n[MAX 2\t2\n", "row 1: tokens must be one expression"),
+        ("Source\tTarget\n5\tfive\n", "row 0: Target must be the value, 5; got five"),
     ],
 )
 def test_a_file_that_is_none_of_the_authors_is_told(tmp_path: Path, text: str, told: str) -> None:

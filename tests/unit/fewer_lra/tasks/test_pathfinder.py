@@ -32,9 +32,9 @@ def test_an_image_does_not_depend_on_who_draws_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ({"side": 20}, "side is 20, wanted one of 16, 32, 64, 128, 256"),
+        ({"side": 20}, "side must be one of 16, 32, 64, 128, 256; got 20"),
         ({"dev": 0}, "dev"),
-        ({"workers": 0}, "workers is 0"),
+        ({"workers": 0}, "workers must be 1 or more"),
     ],
 )
 def test_settings_out_of_range_are_refused(setting: dict[str, int], told: str) -> None:
@@ -43,5 +43,5 @@ def test_settings_out_of_range_are_refused(setting: dict[str, int], told: str) -
 
 
 def test_data_is_refused_since_images_are_generated(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="give no data"):
+    with pytest.raises(ValueError, match="--data"):
         Pathfinder(**SMALL).load(tmp_path, tmp_path)

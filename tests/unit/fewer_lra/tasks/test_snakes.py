@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from fewer_lra.tasks.snakes import PUBLISHED, Picture, SnakeRule, draw
+from fewer_lra.tasks.snakes import PUBLISHED, Picture, SnakeSpec, draw
 
 SIDES = [16, 32, 64]
 
@@ -98,11 +98,11 @@ def test_discs_are_the_brightest_and_nothing_else_is_drawn() -> None:
         assert not picture.pixels[far].any()
 
 
-def lengths(rule: SnakeRule) -> list[int]:
+def lengths(rule: SnakeSpec) -> list[int]:
     return 2 * [rule.contour_length] + rule.distractors * [rule.distractor_length]
 
 
-def along(snake: np.ndarray, rule: SnakeRule) -> np.ndarray:
+def along(snake: np.ndarray, rule: SnakeSpec) -> np.ndarray:
     """Return points a quarter of a pixel apart on all dashes of a snake."""
     parts = np.linspace(0, 1, int(4 * rule.paddle_length) + 1)[:, None, None]
     return (snake[:, 0] + parts * (snake[:, 1] - snake[:, 0])).reshape(-1, 2)
