@@ -24,8 +24,8 @@ from benchmarks.workers import Worker
 from fewer.cli.common import quiet
 from fewer.hf.attach import is_attached
 from fewer.hf.pretrained import load_config, load_tokenizer
-from fewer.measure.interleaved import once, rotated, spread
-from fewer.measure.memory import give_back, growth_mb
+from fewer.measure.interleaved import rotate, summarize_times, time_call
+from fewer.measure.memory import peak_growth_mb, trim_memory
 from fewer.measure.rows import append_row, provenance
 from fewer.tasks import read_rows
 from fewer.tasks.rows import data_hash
@@ -109,12 +109,12 @@ def tokens(longest: int) -> tuple[list[int], str]:
 
 def milliseconds(call: Callable[[], object]) -> float:
     """Time a call."""
-    return once(call, CPU)
+    return time_call(call, CPU)
 
 
 def megabytes(call: Callable[[], object]) -> float:
     """Return what a call takes at most beyond what is held before it."""
-    return growth_mb(lambda: once(call, CPU))
+    return peak_growth_mb(lambda: time_call(call, CPU))
 
 
 def answering(
@@ -129,7 +129,7 @@ def answering(
     def answer(length: int) -> float:
         found = measured(work(model, mode, text[:, :length]))
         if length > OFTEN:
-            give_back()  # those who wait would together hold gigabytes
+            trim_memory()  # those who wait would together hold gigabytes
         return found
 
     return answer
@@ -156,7 +156,7 @@ def measure(mode: str, runs: int, longest: int, limit_mb: int) -> dict[str, Any]
                 workers.pop(name).stop()
                 point |= {"ms": None, "memory_mb": None, **lost}
             else:
-                point |= {"ms": spread(taken[name]), "memory_mb": memory[name]}
+                point |= {"ms": summarize_times(taken[name]), "memory_mb": memory[name]}
             points.append(point)
             print(mode, point, flush=True)
     for worker in workers.values():
@@ -174,7 +174,7 @@ def timed(workers: dict[str, Worker], length: int, runs: int) -> dict[str, list[
     taken: dict[str, list[float]] = {name: [] for name in workers}
     warm_up = int(length <= OFTEN)
     for turn in range(warm_up + max(1, runs * OFTEN // max(length, OFTEN))):
-        for name in rotated(list(workers), turn):
+        for name in rotate(list(workers), turn):
             answer = workers[name].ask(length)
             taken[name] += [answer] if answer is not None and turn >= warm_up else []
     return taken

@@ -22,8 +22,8 @@ import fewer
 from fewer.cli.common import quiet
 from fewer.hf.config import method_to
 from fewer.hf.pretrained import load_tokenizer
-from fewer.measure.interleaved import draw, once, rotated, spread
-from fewer.measure.memory import growth_mb
+from fewer.measure.interleaved import draw_batches, rotate, summarize_times, time_call
+from fewer.measure.memory import peak_growth_mb
 from fewer.measure.rows import append_row, provenance
 from fewer.tasks import read_rows
 from fewer.tasks.rows import data_hash
@@ -90,15 +90,15 @@ def measure(folders: list[str]) -> dict[str, Any]:
     rows = read_rows(str(PLACE / "test.jsonl.gz"))
     systems = {folder: _System(folder) for folder in folders}
     found = {folder: own.scored(rows) for folder, own in systems.items()}
-    drawn = draw(len(rows), BATCH, TURNS + 1, SEED)
+    drawn = draw_batches(len(rows), BATCH, TURNS + 1, SEED)
     taken: dict[str, list[float]] = {folder: [] for folder in folders}
     for turn in range(TURNS + 1):
         texts = [rows[row]["text"] for row in drawn[turn * BATCH : (turn + 1) * BATCH]]
-        for folder in rotated(folders, turn):
-            milliseconds = once(partial(systems[folder].read, texts), torch.device("cpu"))
+        for folder in rotate(folders, turn):
+            milliseconds = time_call(partial(systems[folder].read, texts), torch.device("cpu"))
             taken[folder] += [milliseconds / BATCH] if turn else []
     for folder, times in taken.items():
-        found[folder] |= {"ms_per_text": spread(times), "memory_mb": memory_mb(folder)}
+        found[folder] |= {"ms_per_text": summarize_times(times), "memory_mb": memory_mb(folder)}
     return {
         "kind": "long-texts",
         **provenance(),
@@ -119,7 +119,7 @@ def memory_mb(folder: str) -> float:
 def _memory(folder: str) -> float:
     own, texts = _System(folder), read_rows(str(PLACE / "test.jsonl.gz"))["text"]
     own.read(["A short one first."])
-    return growth_mb(partial(own.read, sorted(texts, key=len)[-BATCH:]))
+    return peak_growth_mb(partial(own.read, sorted(texts, key=len)[-BATCH:]))
 
 
 class _System:

@@ -21,7 +21,7 @@ import torch
 import fewer
 from fewer.cli.common import quiet
 from fewer.hf.pretrained import load_tokenizer
-from fewer.measure.interleaved import draw, once, rotated, spread
+from fewer.measure.interleaved import draw_batches, rotate, summarize_times, time_call
 from fewer.measure.rows import append_row, describe
 from fewer.passages import Answer, PassageIndex, Precision, index
 from fewer.tasks import QuestionAnswering, read_rows, squad_rows
@@ -117,18 +117,18 @@ def _times(
     """Time batches of questions; `speedup` is the median ratio to the dense model's time."""
     found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in ways}
     for size in BATCH_SIZES:
-        drawn = draw(len(questions), size, runs + WARM_UP, SEED)
+        drawn = draw_batches(len(questions), size, runs + WARM_UP, SEED)
         taken: dict[str, list[float]] = {name: [] for name in ways}
         for turn in range(runs + WARM_UP):
             own = drawn[turn * size : (turn + 1) * size]
             batch = [questions[row] for row in own], [ids[row] for row in own]
-            for name in rotated(list(ways), turn):
-                milliseconds = once(partial(ways[name], *batch), torch.device("cpu"))
+            for name in rotate(list(ways), turn):
+                milliseconds = time_call(partial(ways[name], *batch), torch.device("cpu"))
                 if turn >= WARM_UP:
                     taken[name].append(milliseconds)
         for name, times in taken.items():
             ratios = torch.tensor(taken["dense"]) / torch.tensor(times)
-            found[name][str(size)] = {**spread(times), "speedup": float(ratios.median())}
+            found[name][str(size)] = {**summarize_times(times), "speedup": float(ratios.median())}
     return found
 
 

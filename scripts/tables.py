@@ -40,8 +40,8 @@ from fewer.report.operating_points import (
 )
 from fewer.report.report import markdown
 from fewer.report.svg import Drawing
-from fewer.runtimes.figure import by_length, write_svg
-from fewer.runtimes.tables import break_evens, full, own_time, summary
+from fewer.runtimes.figure import draw_latency_by_length, write_svg
+from fewer.runtimes.tables import break_even_table, full_table, overhead_table, summary_table
 from fewer_lra.bubbles import draw_figure
 from fewer_lra.tables import costs as arena_costs
 from fewer_lra.tables import group_rows
@@ -156,7 +156,7 @@ def _curves(rows: Rows) -> str:
 def figures() -> dict[Path, Drawing]:
     """Draw the figures of the pages, by the file that each belongs in."""
     drawn = {
-        Path(f"docs/which-runtime-{threads}.svg"): by_length(rows)
+        Path(f"docs/which-runtime-{threads}.svg"): draw_latency_by_length(rows)
         for threads, rows in _by_threads().items()
     }
     drawn[ARENA] = _arena_figure()
@@ -206,7 +206,7 @@ def _glance(rows: Rows) -> str:
         best = {size: row["best"][size] for size in sizes if size in row["best"]}
         if best and "squad" not in row["data"]["source"]:
             shown.append({**row, "best": best})
-    return f"\n{summary(shown)}\n{_measured(shown)}\n" if shown else f"\n{NOTHING}\n"
+    return f"\n{summary_table(shown)}\n{_measured(shown)}\n" if shown else f"\n{NOTHING}\n"
 
 
 def _score() -> str:
@@ -360,11 +360,11 @@ WRITTEN: dict[str, Callable[[Rows], str]] = {
 }
 
 PEERS: dict[str, Callable[[Rows], str]] = {
-    "peers": summary,
-    "peers_break_even": break_evens,
-    "peers_own_time": own_time,
+    "peers": summary_table,
+    "peers_break_even": break_even_table,
+    "peers_own_time": overhead_table,
     "peers_figure": _figure,
-    "peers_full": full,
+    "peers_full": full_table,
 }
 
 _LOSES = (

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fewer.measure.memory import growth_mb
+from fewer.measure.memory import peak_growth_mb
 from fewer_lra.model import LRAModel, LRAModelSpec
 from fewer_lra.speed import training_step
 
@@ -26,7 +26,7 @@ def training_mb(content: dict[str, Any]) -> float:
     spec = LRAModelSpec(**content["shape"])
     tiny = replace(spec, layers=1, heads=1, hidden=2, qkv=2, ffn=2, max_length=2)
     _train(tiny, "softmax", {}, [2], content["precision"])  # loads lazily imported modules
-    growth = growth_mb(
+    growth = peak_growth_mb(
         lambda: _train(
             spec,
             content["attention"],

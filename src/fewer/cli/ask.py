@@ -38,7 +38,7 @@ def ask(
     from fewer._pypi_models import model_folder
     from fewer.hf.checkpoint import load
     from fewer.hf.pretrained import load_tokenizer
-    from fewer.measure.interleaved import once, spread
+    from fewer.measure.interleaved import summarize_times, time_call
     from fewer.passages import PassageIndex
 
     quiet()
@@ -60,6 +60,8 @@ def ask(
     if latency:
         device, questions = passages.model.device, [question] * len(ids)
         calls = [partial(method, questions, ids) for method in (passages.ask, passages.read)]
-        times = [[once(call, device) for call in calls] for _ in range(RUNS)]
-        cached, full = (spread(list(column))["median"] for column in zip(*times, strict=True))
+        times = [[time_call(call, device) for call in calls] for _ in range(RUNS)]
+        cached, full = (
+            summarize_times(list(column))["median"] for column in zip(*times, strict=True)
+        )
         typer.echo(f"{cached:.1f} ms with the index, {full:.1f} ms without it")

@@ -96,7 +96,7 @@ def bench(
 def _time_systems(
     loaded: Loaded, plan: BenchPlan, baseline: str | None, results: Path | None, report: Path | None
 ) -> None:
-    from fewer.measure.evaluate import costs, read_systems
+    from fewer.measure.evaluate import cost_metrics, run_systems
     from fewer.measure.latency import latency
 
     dense = dense_model(baseline)
@@ -109,11 +109,11 @@ def _time_systems(
         seed=plan.seed,
         baseline=dense,
     )
-    outcomes = read_systems(
+    outcomes = run_systems(
         loaded.model, loaded.encoded, loaded.tokenizer, loaded.scorer, baseline=dense
     )
     systems = {
-        name: {**times[name], **costs(outcome, outcomes["padded"], loaded.scorer)}
+        name: {**times[name], **cost_metrics(outcome, outcomes["padded"], loaded.scorer)}
         for name, outcome in outcomes.items()
     }
     row: dict[str, Any] = {**loaded.row, "systems": systems}

@@ -161,7 +161,7 @@ def load(
     from fewer.hf.checkpoint import local_folder
     from fewer.hf.optimize import kernels_of, precision_of
     from fewer.measure.rows import describe
-    from fewer.measure.scorers import scorer_of
+    from fewer.measure.scorers import make_scorer
     from fewer.measure.sweep import present_threshold
     from fewer.tasks.rows import read_rows
 
@@ -174,7 +174,7 @@ def load(
     if limit is not None and limit < len(table):
         table = table.shuffle(seed=seed).select(range(limit))
     task = task_of(table, model_name, roles(columns))
-    scorer = scorer_of(task, table)
+    scorer = make_scorer(task, table)
     model = load_model(folder)
     tokenizer = tokenizer_of(folder, model)
     saved = {}

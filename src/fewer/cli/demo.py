@@ -32,7 +32,7 @@ def demo(
     from fewer.measure.evaluate import three_way
     from fewer.measure.latency import latency
     from fewer.measure.rows import describe
-    from fewer.measure.scorers import scorer_of
+    from fewer.measure.scorers import make_scorer
     from fewer.methods.pruning.ltp import LTP
     from fewer.tasks.classification import infer
     from fewer.tasks.docstrings import docstring_data
@@ -64,7 +64,7 @@ def demo(
         model,
         validation,
         tokenizer,
-        scorer_of(task, data.validation),
+        make_scorer(task, data.validation),
         baseline=load(output / "0-dense" / "model"),
     )
     times = latency(model, validation, tokenizer, runs=10)

@@ -58,7 +58,7 @@ def evaluate(
     method. Example: fewer evaluate runs/reviews/model --data test.csv
     --baseline runs/reviews/0-dense/model
     """
-    from fewer.measure.evaluate import read_systems, scored
+    from fewer.measure.evaluate import run_systems, score_systems
     from fewer.measure.predictors import judge
 
     loaded = load(
@@ -73,7 +73,7 @@ def evaluate(
         threads=threads,
         threshold=threshold,
     )
-    outcomes = read_systems(
+    outcomes = run_systems(
         loaded.model,
         loaded.encoded,
         loaded.tokenizer,
@@ -82,7 +82,7 @@ def evaluate(
         baseline=dense_model(baseline),
     )
     texts = len(set(loaded.scorer.texts(loaded.encoded)))
-    systems = scored(outcomes, loaded.scorer, texts)
+    systems = score_systems(outcomes, loaded.scorer, texts)
     if latency:
         systems = _time_systems(systems, loaded, runs, seed)
     row = {**loaded.row, "baseline": baseline, "systems": systems}

@@ -152,7 +152,8 @@ def _adapt(
     head = "; the head was new before training" if outcome.new_head else ""
     typer.echo(
         f"masked-language modelling: {outcome.before:.3f} bits per token before, "
-        f"{outcome.after:.3f} after, on {outcome.told} masked tokens of held-out texts{head}"
+        f"{outcome.after:.3f} after, on {outcome.masked_tokens} masked tokens of held-out texts"
+        f"{head}"
     )
 
 

@@ -90,14 +90,16 @@ def _score(loaded: Loaded, baseline: str | None) -> None:
 def _measure(recipe: Recipe, output: Path) -> None:
     """Compare the target share of FLOPs with that of a sample of the training rows."""
     from fewer.hf.config import method_from, method_to
-    from fewer.measure.evaluate import flops_of
+    from fewer.measure.evaluate import measure_flops
     from fewer.report.notes import flops_line
 
     method: dict[str, Any] = method_to(method_from(recipe.method))
     if method["args"].get("target") is None:
         return
     loaded = _load(recipe, output, recipe.train, SAMPLE_ROWS)
-    flops, dense_flops = flops_of(loaded.model, loaded.encoded, loaded.tokenizer, loaded.scorer)
+    flops, dense_flops = measure_flops(
+        loaded.model, loaded.encoded, loaded.tokenizer, loaded.scorer
+    )
     systems = {"method": {"flops_per_text": flops}, "packed": {"flops_per_text": dense_flops}}
     source = f"{len(loaded.encoded)} of the training rows"
     line = flops_line({**loaded.row, "data": {"source": source}, "systems": systems})

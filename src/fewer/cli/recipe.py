@@ -70,7 +70,7 @@ def run(recipe: Recipe, output_dir: Path, *, resume: bool = False) -> PreTrained
     """Train a recipe; returns the attached model, which is saved in `output_dir/model`."""
     from fewer.hf.attach import longest
     from fewer.hf.pretrained import load_tokenizer
-    from fewer.measure.scorers import scorer_of
+    from fewer.measure.scorers import make_scorer
     from fewer.tasks.rows import read_rows
     from fewer.training.fit import Schedule, fit
 
@@ -82,7 +82,7 @@ def run(recipe: Recipe, output_dir: Path, *, resume: bool = False) -> PreTrained
         rows = rows.shuffle(seed=schedule.seed).select(range(recipe.rows))
     task = task_of(rows, recipe.model, recipe.columns)
     if recipe.dev is not None:  # wrong dev rows are refused before the training
-        scorer_of(task, read_rows(recipe.dev))
+        make_scorer(task, read_rows(recipe.dev))
     tokenizer = load_tokenizer(recipe.model)
     model, new_head = load_for(task, recipe.model, seed=schedule.seed)
     # saved with the model, so that pipelines and `fewer evaluate` truncate as training did

@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Outcome",
     "batches",
-    "costs",
-    "flops_of",
+    "build_systems",
+    "cost_metrics",
     "histogram",
+    "measure_flops",
     "predict",
-    "read_all",
-    "read_systems",
-    "scored",
-    "systems",
+    "run_all",
+    "run_systems",
+    "score_systems",
     "three_way",
 ]
 
@@ -46,7 +46,7 @@ class Outcome:
     tokens_per_layer: list[float]  # mean over texts
 
 
-def systems(
+def build_systems(
     model: PreTrainedModel, baseline: PreTrainedModel | None = None
 ) -> dict[str, PreTrainedModel]:
     """Return the systems to compare: padded, packed, and the method if the model has one.
@@ -92,7 +92,7 @@ def predict(
     """
     texts = len(set(scorer.texts(encoded)))
     if is_attached(model):
-        answers, traces, _ = read_all(model, encoded, tokenizer, scorer, title)
+        answers, traces, _ = run_all(model, encoded, tokenizer, scorer, title)
         return Outcome(answers, *_sum_traces(model, traces, texts))
     lengths = torch.tensor(encoded["length"])
     order = [rows.tolist() for rows in lengths.argsort(stable=True).split(batch_size)]
@@ -100,7 +100,7 @@ def predict(
     return Outcome(answers, *_sum_padded(attach(copy.deepcopy(model)), lengths, batch_size, texts))
 
 
-def read_all(
+def run_all(
     model: PreTrainedModel,
     encoded: Dataset,
     tokenizer: PreTrainedTokenizerBase,
@@ -114,11 +114,11 @@ def read_all(
     return answers, traces, [row for batch in order for row in batch]
 
 
-def flops_of(
+def measure_flops(
     model: PreTrainedModel, encoded: Dataset, tokenizer: PreTrainedTokenizerBase, scorer: Scorer
 ) -> tuple[float, float]:
     """Return the FLOPs of an attached model for these rows, and those of a dense model."""
-    _, traces, _ = read_all(model, encoded, tokenizer, scorer, "FLOPs")
+    _, traces, _ = run_all(model, encoded, tokenizer, scorer, "FLOPs")
     shape = attachment(model).shape
     flops = sum(float(shape.flops(trace).sum()) for trace in traces)
     return flops, sum(float(shape.dense_flops_of(trace).sum()) for trace in traces)
@@ -133,14 +133,14 @@ def three_way(
     batch_size: int = 32,
     baseline: PreTrainedModel | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Score all `systems` on the same rows: metrics, FLOPs per text, tokens per layer."""
-    outcomes = read_systems(
+    """Score all systems on the same rows: metrics, FLOPs per text, tokens per layer."""
+    outcomes = run_systems(
         model, encoded, tokenizer, scorer, batch_size=batch_size, baseline=baseline
     )
-    return scored(outcomes, scorer, len(set(scorer.texts(encoded))))
+    return score_systems(outcomes, scorer, len(set(scorer.texts(encoded))))
 
 
-def read_systems(
+def run_systems(
     model: PreTrainedModel,
     encoded: Dataset,
     tokenizer: PreTrainedTokenizerBase,
@@ -149,14 +149,14 @@ def read_systems(
     batch_size: int = 32,
     baseline: PreTrainedModel | None = None,
 ) -> dict[str, Outcome]:
-    """Run all `systems` over the same rows."""
+    """Run all systems over the same rows."""
     return {
         name: predict(system, encoded, tokenizer, scorer, batch_size=batch_size, title=name)
-        for name, system in systems(model, baseline).items()
+        for name, system in build_systems(model, baseline).items()
     }
 
 
-def scored(
+def score_systems(
     outcomes: Mapping[str, Outcome], scorer: Scorer, texts: int
 ) -> dict[str, dict[str, Any]]:
     """Score outcomes, and compare them with the padded dense model of Hugging Face."""
@@ -164,14 +164,14 @@ def scored(
         name: {
             "metrics": scorer.score(outcome.answers),
             "halves": _score_halves(scorer, outcome.answers, texts),
-            **costs(outcome, outcomes["padded"], scorer),
+            **cost_metrics(outcome, outcomes["padded"], scorer),
         }
         for name, outcome in outcomes.items()
     }
 
 
-def costs(outcome: Outcome, dense: Outcome, scorer: Scorer) -> dict[str, Any]:
-    """Return what needs no labels: share of changed answers, FLOPs, tokens per layer."""
+def cost_metrics(outcome: Outcome, dense: Outcome, scorer: Scorer) -> dict[str, Any]:
+    """Return the values that need no labels: share of changed answers, FLOPs, tokens per layer."""
     remark = scorer.remark(outcome.answers)
     return {
         "changed": scorer.changed(outcome.answers, dense.answers),

@@ -9,10 +9,10 @@ import torch
 
 from fewer.training.device import synchronize
 
-__all__ = ["draw", "once", "rotated", "spread"]
+__all__ = ["draw_batches", "rotate", "summarize_times", "time_call"]
 
 
-def draw(texts: int, size: int, count: int, seed: int) -> list[int]:
+def draw_batches(texts: int, size: int, count: int, seed: int) -> list[int]:
     """Draw the rows of `count` batches, one batch after another; no row twice in a batch.
 
     Raises `ValueError` for a size or count below 1, or a size above the number of texts.
@@ -26,12 +26,12 @@ def draw(texts: int, size: int, count: int, seed: int) -> list[int]:
     return [int(row) for row in torch.cat(batches)]
 
 
-def rotated(names: list[str], turn: int) -> list[str]:
-    """Rotate the names, so that another system begins each turn."""
-    return names[turn % len(names) :] + names[: turn % len(names)]
+def rotate(names: list[str], count: int) -> list[str]:
+    """Move the first `count` names to the end, so that each round begins with another system."""
+    return names[count % len(names) :] + names[: count % len(names)]
 
 
-def once(call: Callable[[], object], device: torch.device) -> float:
+def time_call(call: Callable[[], object], device: torch.device) -> float:
     """Time one call in milliseconds, with the device synchronised before and after."""
     with torch.inference_mode():
         synchronize(device)
@@ -41,7 +41,7 @@ def once(call: Callable[[], object], device: torch.device) -> float:
         return (time.perf_counter() - start) * 1e3
 
 
-def spread(times: list[float]) -> dict[str, float]:
+def summarize_times(times: list[float]) -> dict[str, float]:
     """Return the median, the 5th and 95th percentile and the number of these times."""
     values = torch.tensor(times, dtype=torch.float64)
     low, median, high = (float(values.quantile(q)) for q in (0.05, 0.5, 0.95))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fewer._progress import track
-from fewer.measure.evaluate import batches, systems
-from fewer.measure.interleaved import draw, once, rotated, spread
+from fewer.measure.evaluate import batches, build_systems
+from fewer.measure.interleaved import draw_batches, rotate, summarize_times, time_call
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -47,16 +47,16 @@ def latency(
             f"batch_sizes must be at most the number of texts, {len(encoded)}; got "
             f"{max(batch_sizes)}."
         )
-    models = systems(model, baseline)
+    models = build_systems(model, baseline)
     rows: dict[str, Any] = {name: {"latency_ms": {}} for name in models}
     for size in batch_sizes:
-        order = draw(len(encoded), size, runs + WARM_UP, seed)
+        order = draw_batches(len(encoded), size, runs + WARM_UP, seed)
         times_ms: dict[str, list[float]] = {name: [] for name in models}
         size_batches = batches(encoded, tokenizer, order, size)
         for round_number in track(range(runs + WARM_UP), f"batch {size}"):
             inputs = {name: value.to(model.device) for name, value in next(size_batches)[1].items()}
-            for name in rotated(list(models), round_number):
-                milliseconds = once(partial(models[name], **inputs), model.device)
+            for name in rotate(list(models), round_number):
+                milliseconds = time_call(partial(models[name], **inputs), model.device)
                 if round_number >= WARM_UP:
                     times_ms[name].append(milliseconds)
         for name, times in times_ms.items():
@@ -66,4 +66,4 @@ def latency(
 
 def _summarise(times: list[float], packed: list[float]) -> dict[str, float]:
     ratios = torch.tensor(packed, dtype=torch.float64) / torch.tensor(times, dtype=torch.float64)
-    return {**spread(times), "speedup": float(ratios.median())}
+    return {**summarize_times(times), "speedup": float(ratios.median())}

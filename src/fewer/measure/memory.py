@@ -1,4 +1,4 @@
-"""How much memory a call takes, and a limit to it."""
+"""The memory of a call, and a limit to the memory of a process."""
 
 from __future__ import annotations
 
@@ -7,51 +7,51 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["give_back", "growth_mb", "limit_growth"]
+__all__ = ["limit_growth", "peak_growth_mb", "trim_memory"]
 
-_OWN = Path("/proc/self")
+_PROCESS = Path("/proc/self")
 
 
-def growth_mb(call: Callable[[], object]) -> float:
-    """Run a call and return the megabytes that this process held at most beyond those before it.
+def peak_growth_mb(call: Callable[[], object]) -> float:
+    """Run a call and return the growth of this process's memory at its peak, in megabytes.
 
-    Where the most that was ever held cannot be forgotten (elsewhere than on Linux), those beyond
-    that most: nothing, if an earlier call held more.
+    The peak is reset before the call on Linux only. Elsewhere the growth is over the earlier peak,
+    and 0 if an earlier call used more memory.
     """
-    forget = _OWN / "clear_refs"
-    if forget.exists():
-        give_back()  # else the call is given memory that was freed before
+    reset = _PROCESS / "clear_refs"
+    if reset.exists():
+        trim_memory()  # else the call reuses memory that was freed before
         before: float = _kilobytes("VmRSS")
-        forget.write_text("5")
+        reset.write_text("5")
     else:
-        before = _most()
+        before = _peak_kilobytes()
     call()
-    return (_most() - before) / 1024
+    return (_peak_kilobytes() - before) / 1024
 
 
-def give_back() -> None:
-    """Return memory that was freed to the system; on Linux (glibc) only."""
+def trim_memory() -> None:
+    """Return freed memory to the system; on Linux (glibc) only."""
     ctypes.CDLL(None).malloc_trim(0)
 
 
 def limit_growth(megabytes: int) -> None:
-    """Refuse this process memory beyond what it holds now and so many megabytes, for good.
+    """Limit the further growth of this process's address space, permanently.
 
-    What is asked for counts, used or not; memory that was freed and kept before may be used again
-    besides. When refused, torch raises `RuntimeError` ("can't allocate memory") and Python
+    Allocated memory counts, used or not; memory that was freed before can be reused. Beyond the
+    limit torch raises `RuntimeError` ("can't allocate memory") and Python
     `MemoryError`. On Linux only: raises `RuntimeError` elsewhere.
     """
-    if not (_OWN / "status").exists():
-        raise RuntimeError("memory is limited on Linux only: there is no /proc/self/status")
+    if not (_PROCESS / "status").exists():
+        raise RuntimeError("the system must be Linux to limit memory; got no /proc/self/status.")
     import resource  # not on Windows
 
     limit_bytes = (_kilobytes("VmSize") << 10) + (megabytes << 20)
     resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
 
 
-def _most() -> float:
-    """Return the most kilobytes that this process has held."""
-    if (_OWN / "status").exists():  # Linux; there ru_maxrss begins with what the parent held
+def _peak_kilobytes() -> float:
+    """Return the peak memory of this process in kilobytes."""
+    if (_PROCESS / "status").exists():  # Linux, where ru_maxrss starts at the memory of the parent
         return _kilobytes("VmHWM")
     import resource  # not on Windows
 
@@ -59,6 +59,6 @@ def _most() -> float:
 
 
 def _kilobytes(name: str) -> int:
-    match = re.search(rf"{name}:\s+(\d+) kB", (_OWN / "status").read_text())
+    match = re.search(rf"{name}:\s+(\d+) kB", (_PROCESS / "status").read_text())
     assert match is not None
     return int(match[1])

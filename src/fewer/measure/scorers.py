@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from fewer.tasks.task import Task
 
-__all__ = ["Scorer", "SpanScorer", "TagScorer", "TextScorer", "scorer_of"]
+__all__ = ["Scorer", "SpanScorer", "TagScorer", "TextScorer", "make_scorer"]
 
 Batches = Sequence[Sequence[int]]
 SAME_NUMBER = 0.1  # numbers within this share of their deviation are equal
@@ -197,10 +197,12 @@ class SpanScorer:
 
     def changed(self, answers: Sequence[str], reference: Sequence[str]) -> float:
         """Return the share of answers with other words, compared as in SQuAD."""
-        from fewer.tasks.qa_metrics import words_of
+        from fewer.tasks.qa_metrics import normalize_answer
 
         pairs = list(zip(answers, reference, strict=True))
-        changed = sum(words_of(text) != words_of(expected) for text, expected in pairs)
+        changed = sum(
+            normalize_answer(text) != normalize_answer(expected) for text, expected in pairs
+        )
         return changed / max(len(pairs), 1)
 
     def remark(self, answers: Sequence[str]) -> str:
@@ -209,26 +211,26 @@ class SpanScorer:
 
 
 @singledispatch
-def scorer_of(task: Task, table: Dataset) -> Scorer:
+def make_scorer(task: Task, table: Dataset) -> Scorer:
     """Return the scorer of a task, with the labels of these rows."""
     raise TypeError(
         f"task must have a scorer; got a {type(task).__name__}. Register one for its class."
     )
 
 
-@scorer_of.register(TextClassification)
+@make_scorer.register(TextClassification)
 def _(task: TextClassification, table: Dataset) -> Scorer:
     return TextScorer(task.labels(table), task.regression, task.label_names)
 
 
-@scorer_of.register(Tagging)
+@make_scorer.register(Tagging)
 def _(task: Tagging, table: Dataset) -> Scorer:
     names = task.label_names
     tags = [[names[label] for label in labels] for labels in task.labels(table)]
     return TagScorer(tags, names)
 
 
-@scorer_of.register(QuestionAnswering)
+@make_scorer.register(QuestionAnswering)
 def _(task: QuestionAnswering, table: Dataset) -> Scorer:
     check_answers(table)
     return SpanScorer(squad_rows(table), task.impossible)

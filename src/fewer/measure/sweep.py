@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fewer.core.trace import Trace
 from fewer.hf.attach import attachment, set_threshold
-from fewer.measure.evaluate import read_all
+from fewer.measure.evaluate import run_all
 from fewer.measure.scorers import Scorer
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def sweep(
             dial.value.fill_(threshold)
         else:
             set_threshold(system, threshold=threshold)
-        answers, traces, order = read_all(system, encoded, tokenizer, scorer, f"at {threshold:g}")
+        answers, traces, order = run_all(system, encoded, tokenizer, scorer, f"at {threshold:g}")
         depths = Depths.of(system, traces, [texts[row] for row in order])
         all_rows = range(len(depths.tokens))
         point = {

@@ -50,8 +50,8 @@ class Answer:
 class Flops:
     """Mean FLOPs per question (multiply-add = 2), over all windows of its passage."""
 
-    kept: float  # with the indexed states of the passage
-    whole: float  # with the passage encoded again
+    indexed: float  # with the indexed states of the passage
+    full: float  # with the passage encoded again
 
 
 @dataclass(frozen=True)

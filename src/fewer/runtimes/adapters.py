@@ -31,8 +31,8 @@ __all__ = [
     "Inputs",
     "Runner",
     "export_example",
-    "running",
     "versions",
+    "wrap_model",
 ]
 
 Inputs = Mapping[str, Tensor]
@@ -55,7 +55,7 @@ class Runner:
 Build = Callable[["PreTrainedModel", Inputs, int], Runner]
 
 
-def running(model: PreTrainedModel, precision: str) -> Runner:
+def wrap_model(model: PreTrainedModel, precision: str) -> Runner:
     """Wrap a torch model as a runner, unchanged."""
 
     def call(inputs: Inputs) -> Tensor:
@@ -84,7 +84,7 @@ def versions() -> dict[str, str]:
 
 
 def _hugging_face(precision: str, model: PreTrainedModel, example: Inputs, threads: int) -> Runner:
-    return running(_cast(precision, model), precision)
+    return wrap_model(_cast(precision, model), precision)
 
 
 def _compiled(precision: str, model: PreTrainedModel, example: Inputs, threads: int) -> Runner:

@@ -15,7 +15,7 @@ from fewer._progress import track
 from fewer.core.trace import record
 from fewer.kernels.cpu.library import record_seconds
 from fewer.measure.evaluate import batches
-from fewer.measure.interleaved import draw, once, rotated, spread
+from fewer.measure.interleaved import draw_batches, rotate, summarize_times, time_call
 from fewer.runtimes.adapters import REFERENCE, Inputs, Runner
 from fewer.runtimes.lineup import OURS, Lineup, format_reason
 
@@ -144,7 +144,7 @@ def _draw_pool(
     num_batches: int,
     seed: int,
 ) -> list[Batch]:
-    order = draw(len(encoded), size, num_batches, seed)
+    order = draw_batches(len(encoded), size, num_batches, seed)
     lengths = torch.tensor(encoded["length"], dtype=torch.float64)
     return [
         Batch(inputs, int(lengths[rows].sum()), float(spec.dense_flops(lengths[rows]).sum()))
@@ -188,10 +188,10 @@ def _measure_times(
     total = -(-runs // len(pool)) * len(pool)
     for run in track(range(total), title):
         inputs = pool[run % len(pool)].inputs
-        for name in rotated(list(runners), run):
+        for name in rotate(list(runners), run):
             if torch.get_num_threads() > 1:
                 time.sleep(SETTLE_S)
-            times[name].append(once(partial(runners[name].call, inputs), CPU))
+            times[name].append(time_call(partial(runners[name].call, inputs), CPU))
     return times
 
 
@@ -201,7 +201,7 @@ def _summarise(times: list[float], pool: Sequence[Batch], peak: float | None) ->
     seconds = float(by_batch.quantile(0.5, dim=0).sum()) / 1e3
     rate = sum(batch.flops for batch in pool) / seconds
     tokens = sum(batch.tokens for batch in pool)
-    summary = {**spread(times), "tokens_per_s": tokens / seconds}
+    summary = {**summarize_times(times), "tokens_per_s": tokens / seconds}
     return summary if peak is None else {**summary, "share": rate / peak}
 
 
@@ -210,7 +210,7 @@ def _measure_overhead(runner: Runner, pool: Sequence[Batch], rounds: int = 5) ->
     shares = []
     for batch in list(pool) * rounds:
         with record_seconds() as seconds:
-            total = once(partial(runner.call, batch.inputs), CPU) / 1e3
+            total = time_call(partial(runner.call, batch.inputs), CPU) / 1e3
         shares.append(1 - sum(seconds) / total)
     return float(torch.tensor(shares, dtype=torch.float64).median())
 

@@ -13,7 +13,7 @@ from fewer.runtimes.lineup import OURS
 if TYPE_CHECKING:
     from fewer.report.settings import Row
 
-__all__ = ["by_length", "write_svg"]
+__all__ = ["draw_latency_by_length", "write_svg"]
 
 # Line: colour, style, marker. Peers are dashed; fp32 and bf16 of fewer share a colour.
 _STYLES = {
@@ -27,7 +27,7 @@ _STYLES = {
 }
 
 
-def by_length(rows: Iterable[Row]) -> Drawing | None:
+def draw_latency_by_length(rows: Iterable[Row]) -> Drawing | None:
     """Draw rows of equal lengths at batch 1; `None` for fewer than two lengths."""
     curves = _collect_curves(rows)
     lengths = sorted({length for curve in curves.values() for length in curve})

@@ -12,8 +12,16 @@ from typing import TYPE_CHECKING
 import torch
 
 from fewer._progress import track
-from fewer.measure.evaluate import systems
-from fewer.runtimes.adapters import PEERS, REFERENCE, Build, Inputs, Runner, export_example, running
+from fewer.measure.evaluate import build_systems
+from fewer.runtimes.adapters import (
+    PEERS,
+    REFERENCE,
+    Build,
+    Inputs,
+    Runner,
+    export_example,
+    wrap_model,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -84,7 +92,7 @@ def _builders(
     inputs: Inputs,
     peers: Mapping[str, Build],
 ) -> dict[str, Callable[[], Runner]]:
-    models, example = systems(model, baseline), export_example(inputs)
+    models, example = build_systems(model, baseline), export_example(inputs)
     padded, threads = models["padded"], torch.get_num_threads()
     builders: dict[str, Callable[[], Runner]] = {
         name: partial(build, padded, example, threads) for name, build in peers.items()
@@ -99,4 +107,4 @@ def _builders(
 def _build_optimized(model: PreTrainedModel, precision: str) -> Runner:
     from fewer.hf.optimize import optimize
 
-    return running(optimize(copy.deepcopy(model), precision=precision), precision)
+    return wrap_model(optimize(copy.deepcopy(model), precision=precision), precision)

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "break_even",
-    "break_evens",
-    "full",
-    "missing",
-    "own_time",
-    "profile",
-    "summary",
+    "break_even_table",
+    "describe_missing",
+    "describe_texts",
+    "full_table",
+    "overhead_table",
+    "summary_table",
     "tables",
 ]
 
@@ -38,7 +38,7 @@ SCORES = ("accuracy", "pearson")  # the metric shown, of classification and of r
 def tables(row: Row) -> list[Table]:
     """Lay out a row for a terminal: agreement and score, then one table of times per batch size."""
     agreement, *times_by_size = _build_grids(row)
-    title = f"{profile(row)}; {_format_threads(row)}"
+    title = f"{describe_texts(row)}; {_format_threads(row)}"
     caption = "off by: of the logits, from Hugging Face in fp32"
     laid_out = [_render_table(agreement, title, caption)]
     for size, cells in zip(row["best"], times_by_size, strict=True):
@@ -46,19 +46,20 @@ def tables(row: Row) -> list[Table]:
     return laid_out
 
 
-def full(rows: Sequence[Row]) -> str:
+def full_table(rows: Sequence[Row]) -> str:
     """Write one Markdown table per row: every system, every batch size."""
     sections = []
     for row in rows:
-        note = missing(row)
+        note = describe_missing(row)
+        heading = f"### {describe_texts(row)}; {_format_threads(row)}"
         sections.append(
-            f"### {profile(row)}; {_format_threads(row)}\n\n{grid(_join_grids(row), words=2)}\n"
+            f"{heading}\n\n{grid(_join_grids(row), words=2)}\n"
             + (f"Not measured: {note}.\n\n" if note else "")
         )
     return "".join(sections)
 
 
-def summary(rows: Sequence[Row]) -> str:
+def summary_table(rows: Sequence[Row]) -> str:
     """Write one Markdown table of the fastest peers and ours, one line per row and batch size.
 
     The last column holds the scores of the dense model and of the method, where both are known.
@@ -70,7 +71,7 @@ def summary(rows: Sequence[Row]) -> str:
         for size, best in row["best"].items():
             peers = [_format_peer(row, best.get(kind), size) for kind in ("fp32", "bf16", "all")]
             compared = [_format_comparison(row, name, size) for name in system_names]
-            lines.append([profile(row), size, *peers, *compared, _format_scores(row)])
+            lines.append([describe_texts(row), size, *peers, *compared, _format_scores(row)])
     return grid(lines, words=2)
 
 
@@ -108,7 +109,7 @@ def break_even(rows: Iterable[Row], name: str, against: str) -> str:
     return f"from {min(faster)}" if slower else f"from {min(faster)}, the shortest measured"
 
 
-def break_evens(rows: Sequence[Row]) -> str:
+def break_even_table(rows: Sequence[Row]) -> str:
     """Write the break-even lengths of all our systems as a Markdown table."""
     lines = [["ours", "against the fastest peer of its precision", "of all"]]
     lines += [
@@ -119,14 +120,14 @@ def break_evens(rows: Sequence[Row]) -> str:
     return grid(lines, words=2)
 
 
-def own_time(rows: Sequence[Row]) -> str:
+def overhead_table(rows: Sequence[Row]) -> str:
     """Write the time of our systems outside kernels, and the speed-up per reduction of FLOPs."""
     lines = [["texts", "batch", "ours", "outside kernels", "fewer FLOPs", "faster", "of it"]]
     for row in rows:
         for size in row["best"]:
             for name in (name for name in OURS if name in row["systems"]):
                 time = row["systems"][name]["latency_ms"][size]
-                cells = [profile(row), size, name, f"{time['outside']:.1%}"]
+                cells = [describe_texts(row), size, name, f"{time['outside']:.1%}"]
                 if name.startswith("method"):
                     ratio, speedup = 1 / time["flops_share"], time["gain"]
                     gain = [f"{ratio:.2f}x", f"{speedup:.2f}x", f"{speedup / ratio:.2f}"]
@@ -136,10 +137,10 @@ def own_time(rows: Sequence[Row]) -> str:
     return grid(lines, words=2)
 
 
-def profile(row: Row) -> str:
+def describe_texts(row: Row) -> str:
     """Name the texts of a row.
 
-    >>> profile({"profile": "equal-128", "data": {"source": "imdb/test.jsonl.gz"}})
+    >>> describe_texts({"profile": "equal-128", "data": {"source": "imdb/test.jsonl.gz"}})
     'equal 128'
     """
     if row["profile"] != "natural":
@@ -149,7 +150,7 @@ def profile(row: Row) -> str:
     return visible(f"{name}, up to {row['max_length']} tokens")
 
 
-def missing(row: Row) -> str:
+def describe_missing(row: Row) -> str:
     """Name the missing systems with their reasons."""
     return "; ".join(f"{name} ({visible(reason)})" for name, reason in row["missing"].items())
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeGuard
 
 from fewer._validation.names import nearest
-from fewer.tasks.columns import column_values, few, is_null_name, known_column
+from fewer.tasks.columns import column_values, is_null_name, known_column, list_names
 from fewer.tasks.texts import Overlong, check_strings, encode_texts
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class TextClassification:
     def __post_init__(self) -> None:
         if self.regression and self.label_names:
             raise ValueError(
-                f"label_names must be empty for regression; got {few(self.label_names)}."
+                f"label_names must be empty for regression; got {list_names(self.label_names)}."
             )
         if not self.regression and len(self.label_names) < 2:
             raise ValueError(
@@ -86,7 +86,7 @@ class TextClassification:
                 "scale set regression=True."
             )
         if len(set(self.label_names)) < len(self.label_names):
-            raise ValueError(f"label_names must be unique; got {few(self.label_names)}.")
+            raise ValueError(f"label_names must be unique; got {list_names(self.label_names)}.")
 
     @property
     def num_labels(self) -> int:
@@ -148,7 +148,7 @@ class TextClassification:
             )
         raise ValueError(
             f"column {self.label!r}, row {row} (the first is 0), must be one of "
-            f"{few(self.label_names)}; got the unknown label {values[row]!r}"
+            f"{list_names(self.label_names)}; got the unknown label {values[row]!r}"
             f"{nearest(values[row], self.label_names)}. Correct or remove the row, or choose "
             "another column or other label names."
         )
@@ -200,11 +200,11 @@ def _find_label_column(rows: Dataset, label: str | None) -> str:
         if name in columns:
             return columns[name]
     binary = [name for name in rows.column_names if _is_binary(rows, name)]
-    hint = f" {few(binary)} hold 0 and 1: {_MULTI_LABEL}" if len(binary) > 1 else ""
+    hint = f" {list_names(binary)} hold 0 and 1: {_MULTI_LABEL}" if len(binary) > 1 else ""
     raise ValueError(
         "label must be the name of a column, as training and scoring need labels even for methods "
-        f"that learn without them (FastBERT); got the columns {few(rows.column_names)}, none of "
-        f"{few(LABEL_COLUMNS)}. Set label='...'{hint and '.'}{hint}"
+        f"that learn without them (FastBERT); got the columns {list_names(rows.column_names)}, "
+        f"none of {list_names(LABEL_COLUMNS)}. Set label='...'{hint and '.'}{hint}"
     )
 
 
@@ -243,8 +243,8 @@ def _find_text_columns(
     if len(strings) == 1:
         return strings[0], text_pair
     raise ValueError(
-        f"text must be the name of a column; got the columns {few(rows.column_names)}, none of "
-        f"{few(TEXT_COLUMNS)}. Set text='...'"
+        f"text must be the name of a column; got the columns "
+        f"{list_names(rows.column_names)}, none of {list_names(TEXT_COLUMNS)}. Set text='...'"
     )
 
 
@@ -290,8 +290,8 @@ def _infer_label_names(rows: Dataset, label: str) -> tuple[str, ...]:
     if len(names) > _MAX_CLASSES:
         raise ValueError(
             f"column {label!r} must hold at most {_MAX_CLASSES} classes; got {len(names)} "
-            f"different values ({few(names, 3)}). Choose another column, or set regression=True "
-            "for numbers on a scale."
+            f"different values ({list_names(names, 3)}). Choose another column, or set "
+            "regression=True for numbers on a scale."
         )
     _check_spelling(names, label)
     return tuple(names)

@@ -21,7 +21,7 @@ def known_column(column: str, rows: Dataset) -> str:
         return column
     raise ValueError(
         f"the rows must have every named column; got no column {column!r}"
-        f"{nearest(column, rows.column_names)} among {few(rows.column_names)}."
+        f"{nearest(column, rows.column_names)} among {list_names(rows.column_names)}."
     )
 
 
@@ -39,8 +39,8 @@ def is_null_name(name: str) -> bool:
     return name.strip().lower() in ("", "nan", "<na>", "nat")
 
 
-def few(names: Iterable[str], limit: int = 12) -> str:
-    """List names for a message, at limit `limit` of them."""
+def list_names(names: Iterable[str], limit: int = 12) -> str:
+    """List names for a message, at most `limit` of them."""
     quoted = [repr(name if len(name) <= 40 else name[:39] + "…") for name in names]
     more = f", ... ({len(quoted)} in all)" if len(quoted) > limit else ""
     return ", ".join(quoted[:limit]) + more

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fewer.tasks.columns import few
+from fewer.tasks.columns import list_names
 from fewer.tasks.squad import squad_rows
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def score_answers(predictions: Mapping[str, str], rows: Dataset) -> dict[str, fl
     if missing_ids:
         raise ValueError(
             f"predictions must hold every question; {len(missing_ids)} of {len(ids)} lack a "
-            f'prediction, ids {few(missing_ids, 3)}. Give "" for a question without an answer.'
+            f'prediction, ids {list_names(missing_ids, 3)}. Give "" for a question without an '
+            "answer."
         )
     pairs = [
         _score(predictions[name], gold["text"]) for name, gold in zip(ids, answers, strict=True)
@@ -64,8 +65,8 @@ def score_answers(predictions: Mapping[str, str], rows: Dataset) -> dict[str, fl
 
 def _score(prediction: str, gold: list[str]) -> tuple[float, float]:
     """Return the best F1 and exact match over the gold answers."""
-    predicted_words = words_of(prediction)
-    gold_words = [words for words in map(words_of, gold) if words] or [[]]
+    predicted_words = normalize_answer(prediction)
+    gold_words = [words for words in map(normalize_answer, gold) if words] or [[]]
     return max(_compute_f1(predicted_words, words) for words in gold_words), float(
         predicted_words in gold_words
     )
@@ -79,6 +80,6 @@ def _compute_f1(predicted_words: list[str], gold_words: list[str]) -> float:
     return 2 * common / (len(predicted_words) + len(gold_words))
 
 
-def words_of(text: str) -> list[str]:
+def normalize_answer(text: str) -> list[str]:
     """Split an answer into words, without case, punctuation and articles."""
     return _ARTICLE.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split()

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewer.tasks import conll
-from fewer.tasks.columns import excerpt, few
+from fewer.tasks.columns import excerpt, list_names
 from fewer.tasks.delimited import read_delimited
 from fewer.tasks.squad import is_squad, squad_objects, storable
 from fewer.tasks.texts import clean
@@ -178,7 +178,8 @@ def _check_names(path: Path, names: list[str]) -> None:
     wrong = [name for name in names if "\0" in name or names.count(name) > 1]
     if wrong:
         raise ValueError(
-            f"{path}: column names must be different and without NUL; got {few(wrong)}. Rename it."
+            f"{path}: column names must be different and without NUL; got {list_names(wrong)}. "
+            "Rename it."
         )
 
 

@@ -26,7 +26,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 Floats = npt.NDArray[np.floating]
 Integers = npt.NDArray[np.integer]
 
-NEVER = -1e4  # logits below are of removed tokens (a quarter of the minimum of their dtype)
+REMOVED_LOGIT = -1e4  # logits below are of removed tokens (a quarter of the minimum of their dtype)
 
 _CLS = 0
 _CHARACTER = regex.compile(r"\X")  # a grapheme: a letter with its combining marks
@@ -117,7 +117,9 @@ def best_spans(
 def _list_spans(window: WindowLogits, longest: int) -> tuple[Integers, Integers, Floats]:
     """List the spans of a window: first and last characters, and sums of logits."""
     first, last = (
-        np.where((window.starts >= 0) & (logits > NEVER), logits.astype(np.float64), -np.inf)
+        np.where(
+            (window.starts >= 0) & (logits > REMOVED_LOGIT), logits.astype(np.float64), -np.inf
+        )
         for logits in (window.start_logits, window.end_logits)
     )
     longest = min(longest, len(first))

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewer.tasks.columns import DataWarning, column_values, few
+from fewer.tasks.columns import DataWarning, column_values, list_names
 from fewer.tasks.multihop import (
     HOTPOT,
     MUSIQUE,
@@ -66,8 +66,8 @@ def squad_rows(rows: Dataset) -> Dataset:
         table = _convert_plain(rows)
     else:
         raise ValueError(
-            f"rows must have the columns {few(sorted(PLAIN))} (or those of HotpotQA or MuSiQue); "
-            f"got {few(rows.column_names)}."
+            f"rows must have the columns {list_names(sorted(PLAIN))} (or those of HotpotQA or "
+            f"MuSiQue); got {list_names(rows.column_names)}."
         )
     duplicates = [name for name, count in Counter(table["id"]).items() if count > 1]
     if duplicates:

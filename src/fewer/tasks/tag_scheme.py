@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
-from fewer.tasks.columns import few
+from fewer.tasks.columns import list_names
 
 OUTSIDE = "O"
 UNTYPED = "_"  # seqeval's type of a prefix alone
@@ -52,7 +52,7 @@ def check_spelling(label_names: Iterable[str], where: str) -> None:
         if name not in spelled and types & _guess_types(name):
             raise ValueError(
                 f"{where}: tags must all be written alike, with one of the prefixes "
-                f"{', '.join(_PREFIXES)}; got {name!r} among {few(names)}. Rename it."
+                f"{', '.join(_PREFIXES)}; got {name!r} among {list_names(names)}. Rename it."
             )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fewer._validation.names import nearest
 from fewer.tasks import bio
-from fewer.tasks.columns import DataWarning, column_values, few, is_null_name, known_column
+from fewer.tasks.columns import DataWarning, column_values, is_null_name, known_column, list_names
 from fewer.tasks.tag_scheme import OUTSIDE, canonical, check_spelling, outside
 from fewer.tasks.words import NO_WORD, Overlong, check_words, encode_words
 
@@ -56,7 +56,7 @@ class Tagging:
         if len(self.label_names) < 2:
             raise ValueError(f"label_names must be two at least; got {list(self.label_names)}.")
         if len(set(self.label_names)) < len(self.label_names):
-            raise ValueError(f"label_names must be unique; got {few(self.label_names)}.")
+            raise ValueError(f"label_names must be unique; got {list_names(self.label_names)}.")
 
     @property
     def num_labels(self) -> int:
@@ -168,9 +168,9 @@ class Tagging:
         """Describe an unknown tag."""
         return (
             f"column {self.tags!r}, row {row}, word {position} (the first is 0), "
-            f"{words[position]!r}, must have a tag among {few(self.label_names)}; got the unknown "
-            f"tag {tags[position]!r}{nearest(tags[position], self.label_names)}. Correct or "
-            "remove the row, or choose another column or other label names."
+            f"{words[position]!r}, must have a tag among {list_names(self.label_names)}; got the "
+            f"unknown tag {tags[position]!r}{nearest(tags[position], self.label_names)}. Correct "
+            "or remove the row, or choose another column or other label names."
         )
 
     def _map_continuations(self) -> list[int]:
@@ -225,7 +225,8 @@ def _find_column(
             return columns[name]
     raise ValueError(
         f"{option} must be the name of a column of lists; got the columns "
-        f"{few(rows.column_names)}, with no lists in {few(candidates)}. Set {option}='...'"
+        f"{list_names(rows.column_names)}, with no lists in {list_names(candidates)}. Set "
+        f"{option}='...'"
     )
 
 
@@ -265,12 +266,12 @@ def _infer_label_names(rows: Dataset, column: str) -> tuple[str, ...]:
     if len(names) < 2:
         raise ValueError(
             f"column {column!r} must hold two tags at least; got {len(names)} different tags "
-            f"({few(names)}). If the model has label names, set label_names=(...)."
+            f"({list_names(names)}). If the model has label names, set label_names=(...)."
         )
     if len(names) > _MAX_LABELS:
         raise ValueError(
             f"column {column!r} must hold at most {_MAX_LABELS} tags; got {len(names)} different "
-            f"tags ({few(sorted(names), 3)}). Choose another column: tags='...'"
+            f"tags ({list_names(sorted(names), 3)}). Choose another column: tags='...'"
         )
     spelled = {name: name for name in names} | canonical(names)
     return tuple(sorted(names, key=lambda name: _sort_key(name, spelled[name])))

@@ -37,7 +37,7 @@ from fewer.training.trainer import StrictTrainer
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Adapted", "MaskedSchedule", "adapt"]
+__all__ = ["AdaptationResult", "MaskedSchedule", "adapt"]
 
 MASKED = 0.15  # fraction of the tokens
 PASS_TOKENS = 8192  # of one forward pass; a larger step accumulates gradients
@@ -67,12 +67,12 @@ class MaskedSchedule:
 
 
 @dataclass(frozen=True)
-class Adapted:
+class AdaptationResult:
     """Bits per masked token of held-out texts, before and after; lower is better."""
 
     before: float
     after: float
-    told: int  # held-out tokens that were masked, the same before and after
+    masked_tokens: int  # of the held-out texts, the same before and after
     pieces: int  # of the training texts
     new_head: bool  # whether the head was new, which makes `before` high
 
@@ -86,7 +86,7 @@ def adapt(
     schedule: MaskedSchedule | None = None,
     head_of: str | Path | None = None,
     resume: bool = False,
-) -> Adapted:
+) -> AdaptationResult:
     """Train the encoder of `model` on masked tokens of texts, in place, with its policy.
 
     The head of a masked-language model is trained too. Any other model gets one for the training:
@@ -130,7 +130,7 @@ def adapt(
     if is_attached(model):
         attachment(model).has_head = parts(model)[0] is not parts(model)[1]
     model.eval()
-    return Adapted(before, after, masked_tokens, len(train), new_head)
+    return AdaptationResult(before, after, masked_tokens, len(train), new_head)
 
 
 def _add_head(

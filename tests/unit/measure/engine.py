@@ -10,7 +10,7 @@ from datasets import Dataset
 
 import fewer
 from fewer.core.cost import ModelSpec
-from fewer.runtimes.adapters import REFERENCE, Build, Inputs, Runner, running
+from fewer.runtimes.adapters import REFERENCE, Build, Inputs, Runner, wrap_model
 from tests.tiny import tiny
 
 LENGTHS = (3, 9, 2, 14, 5, 5, 12, 11)
@@ -25,7 +25,7 @@ def without_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def faithful(model: Any, example: Inputs, threads: int) -> Runner:
-    return running(model, "fp32")
+    return wrap_model(model, "fp32")
 
 
 def lying(model: Any, example: Inputs, threads: int) -> Runner:

@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import BertConfig, BertForSequenceClassification
 
 import fewer
-from fewer.measure.evaluate import histogram, predict, systems, three_way
+from fewer.measure.evaluate import build_systems, histogram, predict, three_way
 from fewer.measure.latency import latency
 from fewer.measure.rows import append_row, provenance, read_results
 from fewer.measure.scorers import TextScorer
@@ -75,13 +75,13 @@ def test_flops_of_each_system_count_its_tokens(
 def test_the_systems_are_copies_and_dense_has_no_third(
     model: BertForSequenceClassification,
 ) -> None:
-    models = systems(model)
+    models = build_systems(model)
     assert list(models) == ["padded", "packed", "method"]
     assert models["method"] is model
     with torch.no_grad():
         models["packed"].classifier.weight.zero_()
     assert bool(model.classifier.weight.any())
-    assert list(systems(fewer.attach(model))) == ["padded", "packed"]
+    assert list(build_systems(fewer.attach(model))) == ["padded", "packed"]
 
 
 def test_latency_times_every_system_on_every_size(

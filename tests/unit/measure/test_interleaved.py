@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fewer.measure.interleaved import draw, once, rotated, spread
+from fewer.measure.interleaved import draw_batches, rotate, summarize_times, time_call
 
 
 def test_each_batch_holds_a_text_once_and_the_seed_decides() -> None:
-    rows = draw(6, 4, 3, seed=1)
+    rows = draw_batches(6, 4, 3, seed=1)
     assert len(rows) == 12
     assert all(len(set(rows[start : start + 4])) == 4 for start in (0, 4, 8))
-    assert rows == draw(6, 4, 3, seed=1) != draw(6, 4, 3, seed=2)
+    assert rows == draw_batches(6, 4, 3, seed=1) != draw_batches(6, 4, 3, seed=2)
 
 
 @pytest.mark.parametrize(
@@ -21,20 +21,20 @@ def test_each_batch_holds_a_text_once_and_the_seed_decides() -> None:
 )
 def test_sizes_and_counts_out_of_range_are_refused(size: int, count: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        draw(6, size, count, seed=0)
+        draw_batches(6, size, count, seed=0)
 
 
 def test_every_system_begins_a_turn() -> None:
-    assert [rotated(["a", "b", "c"], turn)[0] for turn in range(4)] == ["a", "b", "c", "a"]
+    assert [rotate(["a", "b", "c"], turn)[0] for turn in range(4)] == ["a", "b", "c", "a"]
 
 
 def test_a_call_is_made_once_and_without_gradients() -> None:
     calls = []
-    milliseconds = once(lambda: calls.append(torch.is_grad_enabled()), torch.device("cpu"))
+    milliseconds = time_call(lambda: calls.append(torch.is_grad_enabled()), torch.device("cpu"))
     assert calls == [False]
     assert milliseconds > 0
 
 
 def test_the_spread_holds_median_percentiles_and_count() -> None:
-    summary = spread([float(n) for n in range(1, 102)])
+    summary = summarize_times([float(n) for n in range(1, 102)])
     assert summary == {"median": 51.0, "p5": 6.0, "p95": 96.0, "runs": 101}

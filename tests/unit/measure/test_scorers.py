@@ -12,7 +12,7 @@ import fewer
 from fewer.core.policy import Dense
 from fewer.inference.answer import answer
 from fewer.measure.evaluate import predict, three_way
-from fewer.measure.scorers import SpanScorer, TagScorer, TextScorer, scorer_of
+from fewer.measure.scorers import SpanScorer, TagScorer, TextScorer, make_scorer
 from fewer.measure.sweep import Depths
 from fewer.tasks import QuestionAnswering, Tagging, TextClassification
 from fewer.tasks.qa_metrics import score_answers
@@ -42,15 +42,15 @@ def test_each_task_has_its_scorer() -> None:
     texts = Dataset.from_dict({"text": ["a", "b"], "label": ["x", "y"]})
     words = Dataset.from_dict({"tokens": [["a"], ["b"]], "tags": [["x"], ["y"]]})
     names = ("x", "y")
-    assert isinstance(scorer_of(TextClassification(label_names=names), texts), TextScorer)
-    assert isinstance(scorer_of(Tagging(label_names=names), words), TagScorer)
-    assert isinstance(scorer_of(TASK, ROWS), SpanScorer)
+    assert isinstance(make_scorer(TextClassification(label_names=names), texts), TextScorer)
+    assert isinstance(make_scorer(Tagging(label_names=names), words), TagScorer)
+    assert isinstance(make_scorer(TASK, ROWS), SpanScorer)
     with pytest.raises(TypeError, match=r"^task must .*got a str"):
-        scorer_of("a task", ROWS)  # type: ignore[arg-type]
+        make_scorer("a task", ROWS)  # type: ignore[arg-type]
 
 
 def test_answers_are_those_of_fewer_answer_one_per_question() -> None:
-    model, encoded, scorer = _model(), _encoded(), scorer_of(TASK, ROWS)
+    model, encoded, scorer = _model(), _encoded(), make_scorer(TASK, ROWS)
     answers = predict(model, encoded, word_tokenizer(), scorer).answers
     spans = answer(model, word_tokenizer(), ROWS["question"], CONTEXTS, max_length=24, stride=6)
     assert answers == [span.text for span in spans]
@@ -61,7 +61,7 @@ def test_answers_are_those_of_fewer_answer_one_per_question() -> None:
 
 
 def test_costs_are_per_question_and_halves_are_of_questions() -> None:
-    encoded, scorer = _encoded(), scorer_of(TASK, ROWS)
+    encoded, scorer = _encoded(), make_scorer(TASK, ROWS)
     lengths = torch.tensor(encoded["length"])
     assert scorer.texts(encoded) == [0, 1, 1, 1, 1, 2, 3]
     model = _model()
@@ -122,7 +122,7 @@ CHANGES = {
         1 / 4,
     ),
     "answers": (
-        scorer_of(TASK, ROWS),
+        make_scorer(TASK, ROWS),
         ["the army", "a", "b", ""],
         ["An army!", "a", "c", ""],
         1 / 4,
@@ -160,5 +160,5 @@ def test_answers_that_are_all_the_same_get_a_remark(scorer: Any, answers: Any, r
 
 
 def test_three_systems_are_compared_with_the_dense_model() -> None:
-    results = three_way(_model(), _encoded(), word_tokenizer(), scorer_of(TASK, ROWS))
+    results = three_way(_model(), _encoded(), word_tokenizer(), make_scorer(TASK, ROWS))
     assert [results[name]["changed"] for name in ("padded", "packed")] == [0.0, 0.0]

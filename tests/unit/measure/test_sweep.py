@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 
 import fewer
-from fewer.measure.evaluate import read_systems
+from fewer.measure.evaluate import run_systems
 from fewer.measure.scorers import TextScorer
 from fewer.measure.sweep import present_threshold, sweep
 from tests.tiny import tiny, word_tokenizer
@@ -44,7 +44,7 @@ def test_a_saved_threshold_is_measured_in_order_and_answers_are_compared_with_th
     model: Any, encoded: Dataset
 ) -> None:
     scorer, tokenizer = TextScorer([0, 1, 2, 0]), word_tokenizer()
-    dense = read_systems(model, encoded, tokenizer, scorer)["padded"].answers
+    dense = run_systems(model, encoded, tokenizer, scorer)["padded"].answers
     points = sweep(
         model,
         encoded,

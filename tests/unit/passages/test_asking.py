@@ -200,8 +200,8 @@ def test_flops_count_the_question_only_in_the_lower_layers(method):
         linear = cost.query + cost.key_value + cost.output + cost.ffn
         saved = lower * (linear * 13 + cost.pair * 13**2)
         saved += lower * (linear * 6 + cost.pair * 6**2)
-        assert flops.whole - flops.kept == pytest.approx(saved / 2)
-    assert flops.kept < 0.7 * flops.whole
+        assert flops.full - flops.indexed == pytest.approx(saved / 2)
+    assert flops.indexed < 0.7 * flops.full
 
 
 def test_a_question_beyond_its_room_loses_its_end():

@@ -9,11 +9,11 @@ from rich.console import Console
 
 from fewer.runtimes.tables import (
     break_even,
-    break_evens,
-    full,
-    missing,
-    profile,
-    summary,
+    break_even_table,
+    describe_missing,
+    describe_texts,
+    full_table,
+    summary_table,
     tables,
 )
 from tests.unit.measure.runtimes import row, system
@@ -29,7 +29,7 @@ def equal(tokens: int, same: float, of_all: float) -> dict[str, Any]:
 
 
 def test_the_summary_names_the_fastest_and_compares_ours() -> None:
-    head, first, second = lines(summary([row()]))
+    head, first, second = lines(summary_table([row()]))
     assert head == [
         *("texts", "batch", "fastest fp32 peer", "fastest bf16 peer", "fastest peer of all"),
         *("packed-fp32", "method-bf16", "score: packed, method"),
@@ -48,14 +48,14 @@ def test_the_summary_names_the_fastest_and_compares_ours() -> None:
 def test_a_peer_that_is_fastest_of_both_is_named_once() -> None:
     changed = row()
     changed["best"]["1"]["all"] = "hf-bf16"
-    first = lines(summary([changed]))[1]
+    first = lines(summary_table([changed]))[1]
     assert first[-3:-1] == ["8.00 ms, 1.2x faster; 2.0x slower than all", "4.80 ms, 1.2x faster"]
 
 
 def test_a_missing_system_is_a_dash() -> None:
     changed = row(profile="equal-16")
     del changed["systems"]["method-bf16"], changed["best"]["1"]["bf16"]
-    last = lines(summary([row(), changed]))[3]
+    last = lines(summary_table([row(), changed]))[3]
     assert (last[3], last[-2]) == ("-", "-")
 
 
@@ -65,11 +65,11 @@ def test_times_of_a_method_stand_beside_its_score() -> None:
         timed = changed["systems"]["packed-fp32"]
         scored = {"metrics": {"accuracy": accuracy, "f1": 0.5}, "scored": 200}
         changed["systems"][name] = timed | scored
-    assert lines(summary([changed]))[1][-1] == "0.890, 0.870 (accuracy of 200)"
+    assert lines(summary_table([changed]))[1][-1] == "0.890, 0.870 (accuracy of 200)"
 
 
 def test_the_full_table_has_a_line_per_system_and_names_the_missing() -> None:
-    page = full([row()])
+    page = full_table([row()])
     head, *body = lines("\n".join(line for line in page.splitlines() if line.startswith("|")))
     assert [line[0] for line in body] == [
         "hf-fp32",
@@ -88,7 +88,7 @@ def test_the_full_table_has_a_line_per_system_and_names_the_missing() -> None:
 def test_wrong_systems_are_marked_and_incomplete_scores_left_out() -> None:
     broken = row()
     broken["systems"]["hf-bf16"] |= {"wrong": True, "metrics": {}}
-    head, _, second, *_ = lines(full([broken]).split("\n\n")[1])
+    head, _, second, *_ = lines(full_table([broken]).split("\n\n")[1])
     assert "accuracy" not in head
     assert second[2] == "0.002, wrong"
 
@@ -109,7 +109,7 @@ def test_break_even_holds_for_all_longer_texts(ratios: dict[int, float], expecte
 
 
 def test_break_evens_hold_both_comparisons_of_our_systems() -> None:
-    cells = lines(break_evens([equal(16, 0.5, 0.2), equal(32, 1.5, 0.4)]))
+    cells = lines(break_even_table([equal(16, 0.5, 0.2), equal(32, 1.5, 0.4)]))
     assert cells[1:] == [
         ["packed-fp32", "from 32", "not up to 32"],
         ["method-bf16", "from 32", "not up to 32"],
@@ -117,11 +117,11 @@ def test_break_evens_hold_both_comparisons_of_our_systems() -> None:
 
 
 def test_natural_lengths_are_named_by_their_data() -> None:
-    assert profile(row()) == "imdb, up to 512 tokens"
-    assert profile(row(profile="equal-128")) == "equal 128"
+    assert describe_texts(row()) == "imdb, up to 512 tokens"
+    assert describe_texts(row(profile="equal-128")) == "equal 128"
     local = row()
     local["data"]["source"] = "mine.csv"
-    assert profile(local) == "mine.csv, up to 512 tokens"
+    assert describe_texts(local) == "mine.csv, up to 512 tokens"
 
 
 def test_the_terminal_shows_what_the_page_shows() -> None:
@@ -135,5 +135,5 @@ def test_the_terminal_shows_what_the_page_shows() -> None:
 
 
 def test_no_missing_system_is_an_empty_note() -> None:
-    assert missing({"missing": {}}) == ""
+    assert describe_missing({"missing": {}}) == ""
     assert system(1.0, "int8")["precision"] == "int8"

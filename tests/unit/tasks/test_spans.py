@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from fewer.tasks.spans import NEVER, Span, WindowLogits, best_spans
+from fewer.tasks.spans import REMOVED_LOGIT, Span, WindowLogits, best_spans
 
 CONTEXT = "a b c d e"
 GONE = float(np.finfo(np.float32).min) / 4
@@ -75,7 +75,7 @@ def test_no_token_that_was_removed_is_chosen():
         ("b c d", 2, 7),
     ]
     assert best_spans([window(0, [GONE, 1], [1, GONE])], CONTEXT) == []
-    assert best_spans([window(0, [NEVER], [0])], CONTEXT) == []
+    assert best_spans([window(0, [REMOVED_LOGIT], [0])], CONTEXT) == []
 
 
 def test_half_precision_and_logits_that_are_no_numbers():

@@ -81,13 +81,13 @@ def test_other_tags_have_accuracy_and_macro_f1():
 
 
 def test_sentences_of_different_lengths_are_refused():
-    with pytest.raises(ValueError, match="1 predicted and 2 wanted"):
+    with pytest.raises(ValueError, match="1 predicted and 2 gold"):
         score_tags([["O"]], [["O"], ["O"]])
-    with pytest.raises(ValueError, match=r"^sentence 1 .*got 2 predicted and 1 wanted"):
+    with pytest.raises(ValueError, match=r"^sentence 1 .*got 2 predicted and 1 gold"):
         score_tags([["O"], ["O", "O"]], [["O"], ["O"]])
     with pytest.raises(TypeError, match=r"sentence 0 .*got a string"):
         score_tags(["O"], [["O"]])
-    with pytest.raises(ValueError, match=r"^wanted must have words"):
+    with pytest.raises(ValueError, match=r"^gold must have words"):
         score_tags([[]], [[]])
 
 

@@ -13,7 +13,7 @@ from fewer.core.decision import ExitOutput
 from fewer.core.policy import CalibrationData, Phase
 from fewer.hf.task_heads import task_loss
 from fewer.kernels.call import masked_score
-from fewer.measure.scorers import scorer_of
+from fewer.measure.scorers import make_scorer
 from fewer.measure.sweep import sweep
 from fewer.methods.combined import MagicPyramid, Stack
 from fewer.methods.exits import PABEE, BERxiT, DeeBERT, EarlyExit, FastBERT, RightTool
@@ -339,7 +339,7 @@ def test_a_sweep_scores_questions_at_every_threshold():
         span_model(EarlyExit()),
         encoded,
         tokenizer,
-        scorer_of(task, rows),
+        make_scorer(task, rows),
         thresholds=(0.3, 0.8, 1.0),
     )
     flops = [point["flops_per_text"] for point in points]
