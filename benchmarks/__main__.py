@@ -20,7 +20,7 @@ import yaml
 
 from benchmarks.long_texts import commands as long_texts
 from benchmarks.questions import hops, settings, squad
-from fewer.hf.config import method_from
+from fewer.hf.side_file import method_from
 
 DATA = Path(os.environ.get("FEWER_DATA", "../shared/data"))
 RESULTS = Path("benchmarks/results")

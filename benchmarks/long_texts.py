@@ -20,8 +20,8 @@ import torch
 
 import fewer
 from fewer.cli.common import quiet
-from fewer.hf.config import method_to
 from fewer.hf.pretrained import load_tokenizer
+from fewer.hf.side_file import method_to
 from fewer.measure.interleaved import draw_batches, rotate, summarize_times, time_call
 from fewer.measure.memory import peak_growth_mb
 from fewer.measure.rows import append_row, provenance
@@ -138,7 +138,7 @@ class _System:
 
     def scored(self, rows: Dataset) -> dict[str, Any]:
         """Count right answers and FLOPs."""
-        shape, right, flops = fewer.attachment(self.model).shape, 0, 0.0
+        shape, right, flops = fewer.attachment(self.model).spec, 0, 0.0
         for first in range(0, len(rows), BATCH):
             batch = rows[first : first + BATCH]
             with fewer.record() as traces:

@@ -103,7 +103,7 @@ def _answered(
     way: Way, model: Any, rows: Dataset, questions: Sequence[str], ids: Sequence[str]
 ) -> dict[str, Any]:
     """Score the answers to all questions, and count what they take."""
-    shape = fewer.attachment(model).shape
+    shape = fewer.attachment(model).spec
     with fewer.record() as traces:
         found = way(questions, ids)
     told = {name: one.text for name, one in zip(rows["id"][:], found, strict=True)}

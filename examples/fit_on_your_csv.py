@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import fewer
 from fewer._pypi_models import model_folder
-from fewer.hf.config import method_to
+from fewer.hf.side_file import method_to
 from fewer.measure.evaluate import three_way
 from fewer.measure.scorers import make_scorer
 from fewer.report.report import table

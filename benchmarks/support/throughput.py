@@ -25,8 +25,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from fewer.core.policy import Dense, Method, Phase
-from fewer.hf.attach import attach, attachment, detach
+from fewer.core.phase import Phase
+from fewer.core.policy import Dense, Method
+from fewer.hf.attach import attach, detach
 from fewer.training.device import synchronize, training_device
 from fewer.training.trainer import PhaseTrainer
 
@@ -119,7 +120,6 @@ def _train(
         if system.phase is None:
             trainer = Trainer(**options)
         else:
-            attachment(system.model).apply_in_training = system.phase.apply
             trainer = PhaseTrainer(**options, phase=system.phase)
         trainer.train()
     system.seconds += [after - before for before, after in pairwise(clock.ends)]

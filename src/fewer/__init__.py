@@ -9,7 +9,8 @@ from fewer.version import __version__
 if TYPE_CHECKING:
     from fewer.core.decision import Decision, Fate, Site, View
     from fewer.core.needs import Needs
-    from fewer.core.policy import Dense, Method, Phase, Policy
+    from fewer.core.phase import Phase
+    from fewer.core.policy import Dense, Method, Policy
     from fewer.core.trace import Trace, record
     from fewer.hf.attach import applying, attach, attachment, detach, set_threshold
     from fewer.hf.checkpoint import load, save
@@ -33,7 +34,7 @@ _HOMES = {
     "Fate": "fewer.core.decision",
     "MagicPyramid": "fewer.methods.combined",
     "Method": "fewer.core.policy",
-    "Phase": "fewer.core.policy",
+    "Phase": "fewer.core.phase",
     "Policy": "fewer.core.policy",
     "Schedule": "fewer.training.fit",
     "Site": "fewer.core.decision",

@@ -9,7 +9,6 @@ and, for pairs, a [CLS] that was the first byte.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -17,54 +16,38 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from fewer._validation.settings import settings
+from fewer._validation.types import Count, Probability
 from fewer_lra.attentions import Attention, AttentionSpec, build
 from fewer_lra.attentions.base import Mask, States, split_heads
 
 __all__ = ["LRAModel", "LRAModelSpec"]
 
-_CHOICES = {
-    "pooling": ("cls", "mean"),
-    "positions": ("sinusoidal", "learned"),
-    "interaction": ("none", "nli"),
-}
 
-
-@dataclass(frozen=True, kw_only=True)
+@settings
 class LRAModelSpec:
     """The size and the task of a model.
 
     Raises `ValueError` for incompatible sizes and unknown choices.
     """
 
-    vocabulary: int  # ids are below it
-    classes: int
-    max_length: int  # tokens of a text, without [CLS]
-    layers: int = 4
-    heads: int = 4
-    hidden: int = 256
-    qkv: int = 256  # of all heads together
-    ffn: int = 1024  # also of the head's hidden layer
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
+    vocabulary: Count  # ids are below it
+    classes: Count
+    max_length: Count  # tokens of a text, without [CLS]
+    layers: Count = 4
+    heads: Count = 4
+    hidden: Count = 256
+    qkv: Count = 256  # of all heads together
+    ffn: Count = 1024  # also of the head's hidden layer
+    dropout: Probability = 0.1
+    attention_dropout: Probability = 0.1
     pooling: Literal["cls", "mean"] = "cls"
     positions: Literal["sinusoidal", "learned"] = "sinusoidal"
     pair: bool = False  # two texts, encoded separately, with one label
     interaction: Literal["none", "nli"] = "none"  # of a pair: [x, y] or [x, y, x * y, x - y]
 
     def __post_init__(self) -> None:
-        """Check the values."""
-        counts = ("vocabulary", "classes", "max_length", "layers", "heads", "hidden", "qkv", "ffn")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more; got {getattr(self, name)}.")
-        for name in ("dropout", "attention_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1); got {getattr(self, name)}.")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}."
-                )
+        """Refuse sizes that do not fit each other."""
         if self.qkv % self.heads:
             raise ValueError(f"qkv must be a multiple of heads ({self.heads}); got {self.qkv}.")
         if self.positions == "sinusoidal" and self.hidden % 2:

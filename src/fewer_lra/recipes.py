@@ -7,59 +7,41 @@ each attention by name, and its changes to `model`, `training` and `pretraining`
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal, cast
 
 from fewer._validation.names import check_known
-from fewer._validation.types import check_types, read_values
+from fewer._validation.settings import build, settings, validate
+from fewer._validation.types import Count, Fraction, Natural, NonNegative, Positive
+from fewer._validation.yaml_values import read_values
 from fewer_lra.attentions import ATTENTIONS
 from fewer_lra.tasks import TASKS
 from fewer_lra.tasks.task import DataSpec
 
 __all__ = ["LRAPlan", "LRARecipe", "LRASchedule", "profiles"]
 
-_SHAPES = ("rsqrt", "cosine", "linear", "constant")
-_PRECISIONS = ("fp32", "bf16")
 _CHANGES = ("options", "model", "training", "pretraining")
 Values = dict[str, Any]
-Spec = TypeVar("Spec")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class LRASchedule:
     """How to train; `shape` is the decay of the learning rate after its warm-up.
 
     rsqrt: lr(t) = learning_rate * min(1, t / warmup) / sqrt(max(t, warmup)), t = 1, 2, ...
     """
 
-    steps: int
-    batch_size: int
-    learning_rate: float
+    steps: Count
+    batch_size: Count
+    learning_rate: Positive
     shape: Literal["rsqrt", "cosine", "linear", "constant"] = "linear"
-    warmup: int = 0  # steps
-    weight_decay: float = 0.0
-    clip: float = 0.0  # largest norm of the gradient; 0: no clipping
-    evaluate_every: int = 500  # steps between evaluations, each with a checkpoint
+    warmup: Natural = 0  # steps
+    weight_decay: NonNegative = 0.0
+    clip: NonNegative = 0.0  # largest norm of the gradient; 0: no clipping
+    evaluate_every: Count = 500  # steps between evaluations, each with a checkpoint
     precision: Literal["fp32", "bf16"] = "fp32"
-    masked: float = 0.15  # share of the tokens that self-pretraining masks
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        for name in ("steps", "batch_size", "evaluate_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more; got {getattr(self, name)}.")
-        for name in ("warmup", "weight_decay", "clip"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be 0 or more; got {getattr(self, name)}.")
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate must be above 0; got {self.learning_rate}.")
-        if not 0 < self.masked < 1:
-            raise ValueError(f"masked must be between 0 and 1; got {self.masked}.")
-        for name, choices in (("shape", _SHAPES), ("precision", _PRECISIONS)):
-            if (value := getattr(self, name)) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")
+    masked: Fraction = 0.15  # share of the tokens that self-pretraining masks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +57,7 @@ class LRAPlan:
     pretraining: LRASchedule | None  # on masked tokens, before training
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class LRARecipe:
     """One profile of a task, as in the file."""
 
@@ -92,24 +74,20 @@ class LRARecipe:
     def read(cls, folder: Path, task: str, profile: str) -> LRARecipe:
         """Read `folder/TASK.yaml`. Raises `ValueError` for unknown tasks, profiles and keys."""
         contents = profiles(folder, task)
-        if profile not in contents:
-            raise ValueError(
-                f"profile of {task} must be one of {', '.join(contents)}; got {profile!r}."
-            )
+        check_known(profile, contents, "profile")
         origin = f"{folder / task}.yaml, {profile}"
-        sections = [entry.name for entry in fields(cls)][2:]
-        content = _check_keys(contents[profile], sections, origin)
-        for section in content.keys() - {"source"}:
-            _check_mapping(content[section], f"{origin}, {section}")
-        attentions = _check_keys(content.get("attentions", {}), ATTENTIONS, f"{origin}, attentions")
-        for name, changes in attentions.items():
-            _check_keys(changes, _CHANGES, f"{origin}, {name}")
-        return cls(task=task, profile=profile, **content)
+        content = validate(dict[str, Any], contents[profile], origin)
+        recipe = build(lambda **values: cls(task=task, profile=profile, **values), content, origin)
+        for name, changes in recipe.attentions.items():
+            check_known(name, ATTENTIONS, f"{origin}, attentions: attention")
+            for section in changes:
+                check_known(section, _CHANGES, f"{origin}, {name}: section")
+        return recipe
 
     def data_spec(self, changes: Values) -> DataSpec:
         """Return the spec of the task's rows; keys of `changes` are `data.KEY`."""
         values = {**self.data, **_select_section(changes, "data")}
-        return _build(TASKS[self.task], values, f"{self.task}, {self.profile}, data")
+        return build(TASKS[self.task], values, f"{self.task}, {self.profile}, data")
 
     def plan(self, attention: str, changes: Values, *, pretrain: bool) -> LRAPlan:
         """Return the plan of one attention; keys of `changes` are `SECTION.KEY`, applied last.
@@ -139,8 +117,8 @@ class LRARecipe:
             attention=attention,
             options=options,
             model=model,
-            training=_build(LRASchedule, training, f"{origin}, training"),
-            pretraining=_build(LRASchedule, pretraining, f"{origin}, pretraining")
+            training=build(LRASchedule, training, f"{origin}, training"),
+            pretraining=build(LRASchedule, pretraining, f"{origin}, pretraining")
             if pretrain
             else None,
         )
@@ -156,38 +134,9 @@ def profiles(folder: Path, task: str) -> dict[str, Any]:
             "folder, or pass its recipes/lra."
         )
     content = read_values(path.read_text(encoding="utf-8"), str(path))
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a mapping of profiles; got {content!r:.80}.")
-    return content
+    return cast("Values", validate(Values, content, str(path)))
 
 
 def _select_section(changes: Values, section: str) -> Values:
     start = f"{section}."
     return {key[len(start) :]: value for key, value in changes.items() if key.startswith(start)}
-
-
-def _build(kind: type[Spec], values: Values, origin: str) -> Spec:
-    """Build a dataclass from values.
-
-    Raises `ValueError` for unknown and missing keys and for values of a wrong type.
-    """
-    check_types(values, get_type_hints(kind), origin)
-    try:
-        return kind(**values)
-    except TypeError as error:  # it names the key
-        message = str(error).partition("__init__() ")[2] or str(error)
-        raise ValueError(f"{origin}: {message}") from error
-
-
-def _check_mapping(content: Any, origin: str) -> Values:
-    if not isinstance(content, dict):
-        raise ValueError(f"{origin} must be a mapping; got {content!r}.")
-    return content
-
-
-def _check_keys(content: Any, names: Iterable[str], origin: str) -> Values:
-    """Return a mapping of known keys. Raises `ValueError` for any other."""
-    mapping = _check_mapping(content, origin)
-    for key in mapping:
-        check_known(key, names, f"{origin}: key")
-    return mapping

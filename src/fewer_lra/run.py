@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from fewer._validation.types import check_arguments
+from fewer._validation.settings import build
 from fewer.measure.rows import append_row, provenance, read_results
 from fewer.training.device import training_device
 from fewer_lra.model import LRAModel, LRAModelSpec
@@ -60,17 +60,15 @@ def model_spec(plan: LRAPlan, task: LRATask) -> LRAModelSpec:
     Raises `ValueError` for settings that `LRAModelSpec` lacks or that the rows determine.
     """
     origin = f"{plan.task}, {plan.profile}, model"
-    check_arguments(plan.model, LRAModelSpec, origin, besides=_FROM_ROWS)
-    return LRAModelSpec(
-        vocabulary=task.vocabulary,
-        classes=task.classes,
-        max_length=task.max_length,
-        pair=task.pair,
-        **plan.model,
-    )
-
-
-_FROM_ROWS = ("vocabulary", "classes", "max_length", "pair")
+    rows = {
+        "vocabulary": task.vocabulary,
+        "classes": task.classes,
+        "max_length": task.max_length,
+        "pair": task.pair,
+    }
+    for name in rows.keys() & plan.model:
+        raise ValueError(f"{origin}: {name} must be that of the rows, {rows[name]}. Leave it out.")
+    return build(LRAModelSpec, rows | plan.model, origin)
 
 
 def _train_and_measure(

@@ -73,7 +73,7 @@ class _FreezePolicy(Policy):
         self.sites = frozenset({method.site})
 
     def decide(self, view: View) -> Decision:
-        return Decision.rest(chance(view, self.method.salt) < self.method.share)
+        return Decision.freeze(chance(view, self.method.salt) < self.method.share)
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ class _TogetherPolicy(Policy):
         self.drop = Drop(share=0.1).build(shape)
         self.freeze = Freeze(share=0.2).build(shape)
 
-    def needs(self, layer: int) -> Needs:
-        return self.learned.needs(layer)
+    def needs(self, layer: int, phase: Phase) -> Needs:
+        return self.learned.needs(layer, phase)
 
     def decide(self, view: View) -> Decision:
         drawn = self.drop.decide(view) & self.freeze.decide(view)

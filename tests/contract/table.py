@@ -18,7 +18,6 @@ from torch import Tensor
 import fewer
 from fewer import LTP, Decision, Dense, Method, Policy, Site, Trace, View
 from fewer.core.stack import StackPolicy
-from fewer.hf.task_heads import logits_of
 from fewer.kernels import KERNELS as _KERNELS
 from fewer.kernels.cpu.library import unavailable_reason
 from fewer.methods.attention import BigBird, DeFormer, Longformer
@@ -194,7 +193,7 @@ def _row(default: bool, *names: str) -> Any:
 def read(model: Any, batch: dict[str, Tensor], apply: str = "compact") -> tuple[Tensor, Trace]:
     """Read a batch without gradients: the logits and the trace."""
     with torch.no_grad(), fewer.applying(model, apply), fewer.record() as traces:
-        logits = logits_of(model(**batch), fewer.attachment(model).shape.answers)
+        logits = fewer.attachment(model).head.get_logits(model(**batch))
     (trace,) = traces
     return logits, trace
 
@@ -215,7 +214,7 @@ def build(
 def open_exits(model: Any) -> Any:
     """Draw what a model's policy learned, so that texts differ and some of them exit."""
     policy = fewer.attachment(model).policy
-    if policy.dial() is not None:
+    if policy.operating_points() is not None:
         torch.manual_seed(5)
         with torch.no_grad():
             for name, parameter in policy.named_parameters():
@@ -235,14 +234,14 @@ def _has_threshold(module: Any) -> bool:
     return (
         isinstance(module, Policy)
         and not isinstance(module, StackPolicy)
-        and module.dial() is not None
+        and module.operating_points() is not None
     )
 
 
 def counts(trace: Trace) -> Tensor:
     """Stack the counts of all layers, zeros for layers that no token entered, and `head_flops`."""
     rows = [torch.stack([layer.keys, layer.queries, layer.read]) for layer in trace.layers]
-    rows += [torch.zeros_like(rows[0])] * (DEEPEST - len(rows))
+    rows += [torch.zeros(3, trace.grid[0])] * (DEEPEST - len(rows))
     flops = torch.zeros_like(rows[0][0]) if trace.head_flops is None else trace.head_flops
     return torch.cat([torch.stack(rows), flops.expand(1, 3, -1)])
 

@@ -5,6 +5,7 @@ import torch
 
 import fewer
 from fewer import LTP
+from tests.batches import training_batch
 from tests.contract.table import (
     build,
     counts,
@@ -14,7 +15,6 @@ from tests.contract.table import (
     read,
     watched,
 )
-from tests.lessons import lesson
 from tests.rounding import assert_same
 from tests.tiny import LENGTHS, ragged, real, text, tiny
 
@@ -63,9 +63,9 @@ def test_padding_changes_neither_scores_nor_regulariser(method, backbone, apply)
     for columns in (max(LENGTHS), max(LENGTHS) + 9):
         with watched(model) as views:
             _, trace = read(model, ragged(model, columns=columns), apply)
-        seen.append([view.tokens.received for view, _ in views if view.layer])
+        seen.append([view.evidence.received for view, _ in views if view.layer])
         if apply != "compact":  # where the gone leave at once, no gate is worked out
-            losses.append(fewer.attachment(model).policy.loss(lesson(trace)))
+            losses.append(fewer.attachment(model).policy.loss(training_batch(trace)))
     for tight, loose in zip(*seen, strict=True):
         assert torch.equal(tight, loose)
     assert apply == "compact" or losses[0] == losses[1] > 0
@@ -82,8 +82,8 @@ def test_batch_mates_do_not_change_scores(backbone):
             read(model, text(batch, row))
         for (view, _), (own, _) in zip(together, alone, strict=True):
             if view.layer:
-                mine = view.tokens.received[view.tokens.sequence == row]
-                assert_same(mine, own.tokens.received)
+                mine = view.evidence.received[view.tokens.sequence == row]
+                assert_same(mine, own.evidence.received)
 
 
 @every_backbone
@@ -93,4 +93,4 @@ def test_the_share_of_flops_does_not_depend_on_padding(backbone):
     with fewer.applying(model, "soften"), fewer.record() as traces:
         for columns in (max(LENGTHS), max(LENGTHS) + 9):
             model(**ragged(model, columns=columns))
-    assert policy.loss(lesson(traces[0])) == policy.loss(lesson(traces[1])) > 0
+    assert policy.loss(training_batch(traces[0])) == policy.loss(training_batch(traces[1])) > 0

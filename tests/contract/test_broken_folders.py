@@ -11,7 +11,7 @@ import fewer
 import fewer.methods.attention
 from fewer import LTP
 from fewer._files.manifest import MANIFEST
-from fewer.hf.config import MARK, SCHEMA, SIDE_FILE
+from fewer.hf.side_file import MARK, SCHEMA, SIDE_FILE
 from tests.faults import files_of_at_most
 from tests.rounding import assert_same
 from tests.tiny import ragged, tiny
@@ -42,23 +42,23 @@ def _reweigh(folder, change):
     [
         ({"schema": SCHEMA + 1}, rf"schema {SCHEMA + 1}, .*Install the version that wrote it"),
         ({"schema": None}, "schema None"),
-        ({"method": "lpt"}, r"method 'lpt' is unknown \(did you mean 'ltp'\?\); known: berxit"),
-        ({"method": {"name": "ltp", "args": {"treshold": 1}}}, "setting 'treshold' is unknown"),
+        ({"method": "lpt"}, r"method .*berxit.*'lpt' \(did you mean 'ltp'\?\)"),
+        ({"method": {"name": "ltp", "args": {"treshold": 1}}}, "setting .*'treshold'"),
         ({"method": {"name": "ltp", "target": 0.5}}, "method must be a name or"),
         ({"method": {"name": "ltp", "args": [1]}}, "args of method"),
-        ({"method": {"name": ["ltp"]}}, r"method \['ltp'\] is unknown"),
+        ({"method": {"name": ["ltp"]}}, r"method .*\['ltp'\]"),
         ({"method": {"args": {}}}, "method must be a name or"),
         ({"method": 5}, "method must be a name or .* got 5"),
         (
             {"method": {"name": "ltp", "args": {"temperature": "cold"}}},
-            "temperature is 'cold', wanted a number",
+            "temperature .*'cold'",
         ),
-        ({"method": {"name": "ltp", "args": {"temperature": -1}}}, "temperature is -1, wanted"),
+        ({"method": {"name": "ltp", "args": {"temperature": -1}}}, "temperature .*-1"),
         (
             {"kernel": "magic"},
             "kernel must be one of auto, native, reference, sdpa; got 'magic'",
         ),
-        ({"protect": 5}, "protect must be a list of token ids; got 5"),
+        ({"protect": 5}, "protect .*5"),
         ({"protect": ["[SEP]"]}, "protect"),
         ({"protect": [-1]}, "protect"),
         ({"protect": [True]}, "protect"),
@@ -66,7 +66,7 @@ def _reweigh(folder, change):
         ({"kernel": ["sdpa"]}, "kernel"),
         ({"version": None}, "version"),
         ({"method": {"name": "ltp", "args": {"reference_length": 10**30}}}, "reference_length"),
-        ({"colour": "red"}, r"unknown keys \['colour'\]"),
+        ({"colour": "red"}, "fewer.json: setting .*'colour'"),
     ],
 )
 def test_a_side_file_that_is_not_understood_says_what_was_wanted(folder, changes, message):
@@ -85,10 +85,12 @@ def test_a_broken_side_file_is_named(folder, content):
         fewer.load(folder)
 
 
-@pytest.mark.parametrize("content", ["{}", '{"schema": 1}'])
-def test_a_side_file_without_a_method_is_refused(folder, content):
+@pytest.mark.parametrize(
+    ("content", "key"), [("{}", "schema"), ('{"schema": 1}', "method and version")]
+)
+def test_a_side_file_without_a_method_is_refused(folder, content, key):
     (folder / SIDE_FILE).write_text(content)
-    with pytest.raises(ValueError, match=r"fewer\.json must hold the keys .*got no method"):
+    with pytest.raises(ValueError, match=rf"fewer\.json.* {key}"):
         fewer.load(folder)
 
 

@@ -32,7 +32,7 @@ QUESTIONS = [  # methods for question answering that drop or freeze tokens, and 
 def _list_slots(view):
     """List the slots of the tokens that are alive, and of those that are active."""
     tokens = view.tokens
-    alive = torch.ones_like(tokens.protected) if tokens.alive is None else tokens.alive
+    alive = torch.ones_like(tokens.roles.protected) if tokens.alive is None else tokens.alive
     active = alive if tokens.active is None else alive & tokens.active
     return set(tokens.slot[alive].tolist()), set(tokens.slot[active].tolist())
 
@@ -100,10 +100,8 @@ def test_exits_let_texts_leave_at_different_layers(backbone):
 def test_only_the_protected_remain_where_everybody_is_sent_away(backbone, apply):
     model = fewer.attach(tiny(backbone), METHODS["nobody"].method)
     _, trace = read(model, ragged(model), apply)
-    first, *rest = trace.layers
-    assert first.keys.tolist() == list(LENGTHS)
-    assert first.read.tolist() == [1.0] * len(LENGTHS)
-    assert all(layer.keys.tolist() == [1.0] * len(LENGTHS) for layer in rest)
+    assert trace.lengths.tolist() == list(LENGTHS)
+    assert all(layer.keys.tolist() == [1.0] * len(LENGTHS) for layer in trace.layers)
     assert trace.layers_read.sum(1).tolist() == [len(trace.layers)] * len(LENGTHS)
 
 

@@ -9,8 +9,8 @@ import torch
 import fewer
 from fewer import LTP
 from fewer._files.manifest import MANIFEST, write_manifest
-from fewer.hf.config import SIDE_FILE
 from fewer.hf.pretrained import load_tokenizer
+from fewer.hf.side_file import SIDE_FILE
 from tests.tiny import ragged, tiny, word_tokenizer
 
 DEEP = "a list in a list in a list ..."

@@ -11,7 +11,7 @@ import transformers
 import fewer
 from fewer import LTP, Dense
 from fewer._files.manifest import MANIFEST
-from fewer.hf.config import MARK, SIDE_FILE
+from fewer.hf.side_file import MARK, SIDE_FILE
 from tests.contract.policies import Drop
 from tests.contract.table import TASKS, every_backbone, read
 from tests.rounding import assert_same

@@ -115,7 +115,7 @@ def test_flops_of_the_trace_are_those_that_torch_counts(method, backbone, monkey
     monkeypatch.setitem(KERNELS, "chunked", _chunked)
     model = build(method, backbone, TASK, kernel="chunked")
     batch = ragged(model)
-    shape = _multiplications(fewer.attachment(model).shape)
+    shape = _multiplications(fewer.attachment(model).spec)
     assert float(shape.flops(read(model, batch)[1]).sum()) == _counted(model, batch)
 
 
@@ -124,7 +124,7 @@ def test_flops_are_told_apart_by_text(backbone, monkeypatch):
     monkeypatch.setitem(KERNELS, "chunked", _chunked)
     model = fewer.attach(tiny(backbone, TASK), LTP(final_threshold=0.2), kernel="chunked")
     batch = ragged(model)
-    shape = _multiplications(fewer.attachment(model).shape)
+    shape = _multiplications(fewer.attachment(model).spec)
     flops = shape.flops(read(model, batch)[1]).tolist()
     assert flops == [_counted(model, text(batch, row)) for row in range(len(LENGTHS))]
 
@@ -136,20 +136,20 @@ def test_the_padded_and_the_packed_model_cost_what_torch_counts(backbone):
     batch = ragged(model)
     padded = _counted(model, batch)
     alone = [_counted(model, text(batch, row)) for row in range(len(LENGTHS))]
-    shape = fewer.attachment(fewer.attach(model)).shape
+    spec = fewer.attachment(fewer.attach(model)).spec
     columns = torch.full((len(LENGTHS),), float(max(LENGTHS)))
-    assert shape.dense_flops(torch.tensor(LENGTHS).float()).tolist() == alone
-    assert float(shape.dense_flops(columns).sum()) == padded
+    assert spec.dense_flops(torch.tensor(LENGTHS).float()).tolist() == alone
+    assert float(spec.dense_flops(columns).sum()) == padded
 
 
 @every_backbone
 def test_scoring_costs_one_addition_a_head_and_pair(backbone):
     model = fewer.attach(tiny(backbone), LTP(final_threshold=0.2))
     _, trace = read(model, ragged(model))
-    shape = fewer.attachment(model).shape
+    spec = fewer.attachment(model).spec
     pairs = sum(float((x.queries * x.keys).sum()) for x in trace.layers if x.scored)
-    scoring = shape.flops(trace).sum() - _multiplications(shape).flops(trace).sum()
-    assert float(scoring) == shape.heads * pairs
+    scoring = spec.flops(trace).sum() - _multiplications(spec).flops(trace).sum()
+    assert float(scoring) == spec.heads * pairs
     assert [layer.scored for layer in trace.layers] == [False] + [True] * (len(trace.layers) - 1)
 
 
@@ -159,7 +159,7 @@ def test_flops_fall_as_tokens_fall(backbone):
     for threshold in (0.02, 0.1, 0.2, 0.5):
         model = fewer.attach(tiny(backbone), LTP(final_threshold=threshold))
         _, trace = read(model, ragged(model))
-        shares.append(float(fewer.attachment(model).shape.share(trace)))
+        shares.append(float(fewer.attachment(model).spec.flops_ratio(trace)))
     assert shares == sorted(shares, reverse=True)
     assert shares[-1] < shares[0]
 
@@ -167,9 +167,9 @@ def test_flops_fall_as_tokens_fall(backbone):
 def test_adapters_are_counted_with_the_maps_they_sit_on():
     peft = pytest.importorskip("peft")
     model = tiny("bert", TASK)
-    plain = fewer.attachment(fewer.attach(model)).shape.layers[0]
+    plain = fewer.attachment(fewer.attach(model)).spec.layers[0]
     adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["query"], r=4))
-    with_adapter = fewer.attachment(fewer.attach(adapted)).shape.layers[0]
+    with_adapter = fewer.attachment(fewer.attach(adapted)).spec.layers[0]
     assert with_adapter.query - plain.query == 2 * 2 * 4 * 16
     assert with_adapter.ffn == plain.ffn
 

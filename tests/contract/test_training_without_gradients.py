@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import fewer
-from fewer.hf.task_heads import logits_of
 from fewer.kernels.cpu.batch_invariant import BatchInvariantLinear
 from fewer.kernels.cpu.ops import Weight
 from tests.contract.table import build, every_backbone, every_kernel, every_method
@@ -26,7 +25,7 @@ def _drops_nothing(model):
 def _logits(model, batch, *, grad):
     torch.manual_seed(3)
     with torch.set_grad_enabled(grad):
-        return logits_of(model(**batch), fewer.attachment(model).shape.answers).detach()
+        return fewer.attachment(model).head.get_logits(model(**batch)).detach()
 
 
 def _same_with_and_without(model, apply="compact"):
@@ -64,7 +63,7 @@ def test_every_kernel_in_fp32_and_under_autocast(kernel, low):
 @needs_kernels
 def test_nothing_is_packed_in_training(monkeypatch):
     model = optimized(fewer.attach(tiny()))
-    monkeypatch.setattr(Weight, "of", None)  # would pack a linear map
+    monkeypatch.setattr(Weight, "from_modules", None)  # would pack a linear map
     batch = ragged(model.train())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(2):

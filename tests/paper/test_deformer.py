@@ -18,22 +18,23 @@ import pytest
 import torch
 
 import fewer
-from fewer.core.cost import LayerCost, ModelSpec
-from fewer.core.policy import TeacherOutput
+from fewer.core.cost import LayerCost, ModelSpec, Task
+from fewer.core.learning import TeacherOutput
+from fewer.core.phase import INFERENCE
 from fewer.core.trace import LayerTrace, Trace
 from fewer.hf.attach import attachment
 from fewer.hf.packing import pack
 from fewer.methods.attention import DeFormer
 from fewer.passages import index
 from fewer.passages.lower import read_lower
-from tests.lessons import lesson
+from tests.batches import training_batch
 from tests.tiny import tiny, word_tokenizer
 
 KD = 1.5 * log(3) - 1.75 * log(2)
 LRS = (1 + 2.5) / 2
 SLOTS = torch.tensor([0, 1, 2, 3, 4])  # of a grid of 2 x 3; the last is padding
 PADDING = 1000.0  # a logit that would win, if it were real
-SHAPE = ModelSpec(3, 2, 1, 0.0, (LayerCost(1, 2, 1, 8, 4, 2),) * 3, labels=2, answers="span")
+SPEC = ModelSpec(3, 2, 1, 0.0, (LayerCost(1, 2, 1, 8, 4, 2),) * 3, labels=2, task=Task.SPAN)
 
 
 def _logits(starts, ends, others):
@@ -49,9 +50,11 @@ TEACHER = _logits([1 / 4, 1 / 2, 1 / 4], [1 / 2, 1 / 4, 1 / 4], [1 / 4, 3 / 4])
 
 
 def _trace(**states):
-    trace = Trace((2, 3), torch.device("cpu"))
-    trace.readers.append((SLOTS, None))
-    trace.states.update({int(name[-1]): told for name, told in states.items()})
+    trace, count = Trace((2, 3), torch.device("cpu"), real=SLOTS), torch.ones(2)
+    layer = LayerTrace(count, count, count, scored=False, slot=SLOTS)
+    trace.layers = [layer] * 3
+    for name, (slot, values) in states.items():
+        trace.layers[int(name[-1])] = replace(layer, slot=slot, states=values)
     return trace
 
 
@@ -60,15 +63,15 @@ def _loss(**settings):
 
     Its other two are (3, 0) and (0, 1) away from the teacher's: (9 + 1) / 4.
     """
-    known = torch.arange(10.0).view(5, 2)
-    left = torch.tensor([0, 3])
+    states = torch.arange(10.0).view(5, 2)
+    remaining = torch.tensor([0, 3])
     student = _trace(
-        layer1=(SLOTS, known + 1),
-        layer2=(left, known[left] + torch.tensor([[3.0, 0.0], [0.0, -1.0]])),
+        layer1=(SLOTS, states + 1),
+        layer2=(remaining, states[remaining] + torch.tensor([[3.0, 0.0], [0.0, -1.0]])),
     )
-    teacher = _trace(layer1=(SLOTS, known), layer2=(SLOTS, known))
-    told = replace(lesson(student, STUDENT), teacher=TeacherOutput(TEACHER, teacher))
-    return float(DeFormer(lower=1, **settings).build(SHAPE).loss(told))
+    teacher = _trace(layer1=(SLOTS, states), layer2=(SLOTS, states))
+    batch = replace(training_batch(student, STUDENT), teacher=TeacherOutput(TEACHER, teacher))
+    return float(DeFormer(lower=1, **settings).build(SPEC).loss(batch))
 
 
 @pytest.mark.parametrize(
@@ -90,15 +93,17 @@ def test_kd_is_scaled_by_the_square_of_tau():
 
 def test_who_is_its_own_teacher_learns_nothing():
     trace = _trace(layer1=(SLOTS, torch.ones(5, 2)))
-    told = replace(lesson(trace, STUDENT), teacher=TeacherOutput(STUDENT, trace))
-    assert float(DeFormer(lower=1).build(SHAPE).loss(told)) == pytest.approx(0, abs=1e-6)
+    batch = replace(training_batch(trace, STUDENT), teacher=TeacherOutput(STUDENT, trace))
+    assert float(DeFormer(lower=1).build(SPEC).loss(batch)) == pytest.approx(0, abs=1e-6)
 
 
-def test_the_upper_layers_alone_are_compared_and_only_in_training():
-    policy = DeFormer(lower=1).build(SHAPE)
-    assert [policy.needs(layer).states for layer in range(3)] == [False, True, True]
-    assert [policy.layout(layer).split_pairs for layer in range(3)] == [True, False, False]
-    assert not any(policy.eval().needs(layer).states for layer in range(3))
+def test_the_upper_layers_alone_are_compared_and_only_with_a_teacher():
+    policy = DeFormer(lower=1).build(SPEC)
+    (phase,) = policy.method.phases()
+    assert [policy.needs(layer, phase).states for layer in range(3)] == [False, True, True]
+    split = [policy.layout(layer, INFERENCE).split_pairs for layer in range(3)]
+    assert split == [True, False, False]
+    assert not any(policy.needs(layer, INFERENCE).states for layer in range(3))
 
 
 QUESTIONS = [[10], [11, 12, 13], []]
@@ -187,7 +192,7 @@ def test_the_trace_counts_what_the_formula_does(question, passage):
     own = index(model, word_tokenizer(), {"p": text}, None, progress=False)
     with fewer.record() as traces:
         own.ask([" ".join(["w1"] * question)], ["p"])
-    shape, (trace,) = attachment(model).shape, traces
+    shape, (trace,) = attachment(model).spec, traces
     q, n = question + 2, question + passage + 3
 
     online = 2 * _f(q, 16) + 2 * _f(n, 16)

@@ -12,10 +12,13 @@ import pytest
 import torch
 
 from fewer import Site, Trace, View
-from fewer.core.cost import LayerCost, ModelSpec
+from fewer.core.cost import LayerCost, ModelSpec, Task
 from fewer.core.decision import ExitOutput, Fate
+from fewer.core.evidence import NO_EVIDENCE
+from fewer.core.learning import TrainingBatch
 from fewer.core.packed import Packed, plan
-from fewer.core.policy import Phase, TrainingBatch
+from fewer.core.phase import INFERENCE, Phase
+from fewer.kernels import KERNELS
 from fewer.methods.exits import PABEE, SENTEE, TOKEE, BERxiT, DeeBERT, FastBERT, RightTool
 from fewer.methods.exits.losses import distillation
 
@@ -24,8 +27,8 @@ PHASE = Phase("exits", "compact", "all", 1, 1e-3)
 COST = LayerCost(query=8, key_value=16, output=8, ffn=64, pair=8, score=1)
 
 
-def _policy(method, labels=2, answers="text", width=2, threshold=None):
-    policy = method.build(ModelSpec(3, width, 1, 0.0, (COST,) * 3, labels, answers)).eval()
+def _policy(method, labels=2, task=Task.TEXT, width=2, threshold=None):
+    policy = method.build(ModelSpec(3, width, 1, 0.0, (COST,) * 3, labels, task)).eval()
     for parameter in policy.parameters():
         parameter.data.zero_()
     if threshold is not None:
@@ -49,24 +52,26 @@ def _tokens(*texts):
     return Packed.start(where, hidden, where.column, where.column == 0)
 
 
-def _asked(policy, tokens, layer, exit_outputs=()):
-    read = [(tokens.slot, None)]
-    trace = Trace(tokens.grid, torch.device("cpu"), readers=read, exit_outputs=list(exit_outputs))
+def _decide(policy, tokens, layer, exit_outputs=()):
+    lengths, outputs = tokens.placement.lengths, list(exit_outputs)
+    device = torch.device("cpu")
+    trace = Trace(tokens.grid, device, lengths, exit_outputs=outputs, real=tokens.slot)
+    place = layer, 3, Site.AFTER, tokens, NO_EVIDENCE, lengths, trace, INFERENCE
     with torch.no_grad():
-        return policy.decide(View(layer, 3, Site.AFTER, tokens, trace))
+        return policy(View(*place, KERNELS["reference"]))
 
 
-def _leaves(decision):
-    return None if decision.leaves is None else decision.leaves.tolist()
+def _exits(decision):
+    return None if decision.exits is None else decision.exits.tolist()
 
 
-def _lesson(logits, labels, spoken, step=0):
-    trace = Trace((len(logits), 1), torch.device("cpu"), exit_outputs=list(spoken))
+def _batch(logits, labels, outputs, step=0):
+    trace = Trace((len(logits), 1), torch.device("cpu"), exit_outputs=list(outputs))
     loss = torch.nn.functional.cross_entropy
     return TrainingBatch(trace, PHASE, step, torch.tensor(logits), torch.tensor(labels), loss)
 
 
-def _said(layer, *logits):
+def _output(layer, *logits):
     return ExitOutput(layer, torch.arange(len(logits)), torch.tensor(logits))
 
 
@@ -93,23 +98,23 @@ def test_right_tool_mixes_layers_by_a_unit_vector_and_divides_by_the_temperature
     _set(policy.heads.classifiers[TWO].weight, [10.0, 5.0], [0.0, 0.0])
     _set(policy.heads.classifiers[TWO].bias, -1.0, 0.0)
     policy.temperature[TWO] = 2.0
-    first = _asked(policy, _tokens([[0.5, 0.0]]), ONE)
-    for threshold, leaves in ((0.91, [True]), (0.92, None)):
+    first = _decide(policy, _tokens([[0.5, 0.0]]), ONE)
+    for threshold, exits in ((0.91, [True]), (0.92, None)):
         policy.threshold.fill_(threshold)
-        second = _asked(policy, _tokens([[0.0, 1.0]]), TWO, first.exit_outputs)
+        second = _decide(policy, _tokens([[0.0, 1.0]]), TWO, first.exit_outputs)
         assert second.exit_outputs[0].logits.tolist()[0] == pytest.approx([2.409540, 0.0], abs=1e-5)
-        assert _leaves(second) == leaves
+        assert _exits(second) == exits
 
 
 def test_right_tool_teaches_all_exits_alike():
     """The losses of all exits are added, equally weighted, at a temperature of 1."""
     policy = _policy(RightTool())
-    given = _lesson([[0.0, 0.0]], [0], [_said(0, [1.0, 0.0]), _said(1, [2.0, 0.0])])
-    wanted = -math.log(_sigmoid(1)) - math.log(_sigmoid(2))
-    assert policy.loss(given).item() == pytest.approx(wanted)
+    batch = _batch([[0.0, 0.0]], [0], [_output(0, [1.0, 0.0]), _output(1, [2.0, 0.0])])
+    expected = -math.log(_sigmoid(1)) - math.log(_sigmoid(2))
+    assert policy.loss(batch).item() == pytest.approx(expected)
 
 
-def test_deebert_leaves_below_an_entropy_in_nats():
+def test_deebert_exits_below_an_entropy_in_nats():
     """Xin et al. (2020): return f_i if entropy(f_i) < S; the pooler is of its own.
 
     tanh(h) = 0.6 and 0.9, times 5: z = 3 and 4.5; entropies 0.190865 and 0.060489.
@@ -119,17 +124,17 @@ def test_deebert_leaves_below_an_entropy_in_nats():
     _set(policy.heads.classifiers[ONE].weight, [5.0, 0.0], [0.0, 0.0])
     tokens = _tokens([[math.atanh(0.6), 0.0]], [[math.atanh(0.9), 0.0]])
     assert [_entropy(3), _entropy(4.5)] == pytest.approx([0.190865, 0.060489], abs=1e-5)
-    for threshold, leaves in ((0.06, None), (0.1, [False, True]), (0.2, [True, True])):
+    for threshold, exits in ((0.06, None), (0.1, [False, True]), (0.2, [True, True])):
         policy.threshold.fill_(threshold)
-        assert _leaves(_asked(policy, tokens, ONE)) == leaves
+        assert _exits(_decide(policy, tokens, ONE)) == exits
 
 
 def test_deebert_adds_up_the_losses_of_all_exits_but_the_last():
     """In the second stage the sum over i < n of L_i, on a model that stays as it is."""
-    given = _lesson([[9.0, 0.0]], [1], [_said(0, [1.0, 0.0]), _said(1, [-2.0, 0.0])])
-    wanted = -math.log(_sigmoid(-1)) - math.log(_sigmoid(2))
-    assert _policy(DeeBERT()).loss(given).item() == pytest.approx(wanted)
-    assert [(one.trains, one.task) for one in DeeBERT().phases()] == [("policy", False)]
+    batch = _batch([[9.0, 0.0]], [1], [_output(0, [1.0, 0.0]), _output(1, [-2.0, 0.0])])
+    expected = -math.log(_sigmoid(-1)) - math.log(_sigmoid(2))
+    assert _policy(DeeBERT()).loss(batch).item() == pytest.approx(expected)
+    assert [(phase.trains, phase.task) for phase in DeeBERT().phases()] == [("policy", False)]
 
 
 def test_fastbert_measures_uncertainty_as_a_share_of_the_largest_entropy():
@@ -146,11 +151,11 @@ def test_fastbert_measures_uncertainty_as_a_share_of_the_largest_entropy():
     tokens = _tokens([[math.atanh(a)] + [0.0] * 5 for a in (0.3, 0.6, 0.9)])
     z = 3 * math.tanh(1.2)
     assert _entropy(z) / math.log(2) == pytest.approx(0.387171, abs=1e-5)
-    for threshold, leaves in ((0.387, None), (0.388, [True])):
+    for threshold, exits in ((0.387, None), (0.388, [True])):
         policy.threshold.fill_(threshold)
-        decision = _asked(policy, tokens, ONE)
+        decision = _decide(policy, tokens, ONE)
         assert decision.exit_outputs[0].logits.tolist()[0] == pytest.approx([z, 0.0], abs=1e-5)
-        assert _leaves(decision) == leaves
+        assert _exits(decision) == exits
 
 
 def test_fastbert_distils_the_last_layer_into_all_others():
@@ -158,29 +163,31 @@ def test_fastbert_distils_the_last_layer_into_all_others():
 
     1/2 ln(.5 / .731059) + 1/2 ln(.5 / .268941).
     """
-    one = 0.5 * math.log(0.5 / _sigmoid(1)) + 0.5 * math.log(0.5 / _sigmoid(-1))
-    assert one == pytest.approx(0.1201145, abs=1e-6)
-    assert distillation(torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2)).item() == pytest.approx(one)
-    given = _lesson([[0.0, 0.0]], [1], [_said(0, [1.0, 0.0]), _said(1, [-1.0, 0.0])])
-    assert _policy(FastBERT(), width=6).loss(given).item() == pytest.approx(2 * one)
+    divergence = 0.5 * math.log(0.5 / _sigmoid(1)) + 0.5 * math.log(0.5 / _sigmoid(-1))
+    assert divergence == pytest.approx(0.1201145, abs=1e-6)
+    assert distillation(torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2)).item() == pytest.approx(
+        divergence
+    )
+    batch = _batch([[0.0, 0.0]], [1], [_output(0, [1.0, 0.0]), _output(1, [-1.0, 0.0])])
+    assert _policy(FastBERT(), width=6).loss(batch).item() == pytest.approx(2 * divergence)
 
 
-def test_pabee_leaves_when_exits_in_a_row_agree():
+def test_pabee_exits_when_exits_in_a_row_agree():
     """Zhou et al. (2020): cnt_i = cnt_(i-1) + 1 if the prediction is the same, else 0.
 
-    Three texts say AA, BA and BB after the first two layers: with P = 1 the first and the third
-    leave after two layers; after one layer no count can be 1.
+    Three texts are predicted AA, BA and BB after the first two layers: with P = 1 the first and
+    the third exit after two layers; after one layer no count can be 1.
     """
     policy = _policy(PABEE(), threshold=1.0)
     _set(policy.heads.poolers[0].weight, [1.0, 0.0], [0.0, 1.0])
     for number in (ONE, TWO):
         _set(policy.heads.classifiers[number].weight, [1.0, 0.0], [-1.0, 0.0])
-    first = _asked(policy, _tokens([[1.0, 0.0]], [[-1.0, 0.0]], [[-1.0, 0.0]]), ONE)
+    first = _decide(policy, _tokens([[1.0, 0.0]], [[-1.0, 0.0]], [[-1.0, 0.0]]), ONE)
     second_states = _tokens([[0.1, 0.0]], [[0.1, 0.0]], [[-9.0, 0.0]])
-    assert _leaves(first) is None
-    assert _leaves(_asked(policy, second_states, TWO, first.exit_outputs)) == [True, False, True]
+    assert _exits(first) is None
+    assert _exits(_decide(policy, second_states, TWO, first.exit_outputs)) == [True, False, True]
     policy.threshold.fill_(2.0)
-    assert _leaves(_asked(policy, second_states, TWO, first.exit_outputs)) is None
+    assert _exits(_decide(policy, second_states, TWO, first.exit_outputs)) is None
 
 
 def test_pabee_compares_numbers_by_their_distance():
@@ -190,18 +197,18 @@ def test_pabee_compares_numbers_by_their_distance():
     _set(policy.heads.poolers[0].weight, [1.0, 0.0], [0.0, 1.0])
     states = _tokens([[math.atanh(0.54), 0.0]], [[math.atanh(0.7), 0.0]])
     _set(policy.heads.classifiers[TWO].bias, 0.5)
-    assert _leaves(_asked(policy, states, TWO, [_said(ONE, [1.0], [1.0])])) == [True, False]
+    assert _exits(_decide(policy, states, TWO, [_output(ONE, [1.0], [1.0])])) == [True, False]
 
 
 def test_pabee_weighs_losses_by_depth():
     """L = sum_j j L_j / sum_j j; here over the last layer's weight: 1/3, 2/3 (and 1)."""
-    given = _lesson([[0.0, 0.0]], [0], [_said(0, [1.0, 0.0]), _said(1, [2.0, 0.0])])
-    wanted = -math.log(_sigmoid(1)) / 3 - math.log(_sigmoid(2)) * 2 / 3
-    assert _policy(PABEE()).loss(given).item() == pytest.approx(wanted)
+    batch = _batch([[0.0, 0.0]], [0], [_output(0, [1.0, 0.0]), _output(1, [2.0, 0.0])])
+    expected = -math.log(_sigmoid(1)) / 3 - math.log(_sigmoid(2)) * 2 / 3
+    assert _policy(PABEE()).loss(batch).item() == pytest.approx(expected)
 
 
-def test_berxit_judges_each_exit_by_one_linear_map():
-    """Xin et al. (2021): u_i = sigma(c^T f_i + b); it leaves when u is small.
+def test_berxit_predicts_the_error_of_each_exit_by_one_linear_map():
+    """Xin et al. (2021): u_i = sigma(c^T f_i + b); it exits when u is small.
 
     With c = (-4, 0), b = 1 and tanh(h) = .5 and .9: u = sigma(-1) = .268941, sigma(-2.6) = .069138.
     """
@@ -212,41 +219,46 @@ def test_berxit_judges_each_exit_by_one_linear_map():
     _set(policy.doubt.bias, 1.0)
     tokens = _tokens([[math.atanh(0.5), 0.0]], [[math.atanh(0.9), 0.0]])
     for layer in (ONE, TWO):
-        for threshold, leaves in ((0.06, None), (0.1, [False, True]), (0.3, [True, True])):
+        for threshold, exits in ((0.06, None), (0.1, [False, True]), (0.3, [True, True])):
             policy.threshold.fill_(threshold)
-            assert _leaves(_asked(policy, tokens, layer)) == leaves
+            assert _exits(_decide(policy, tokens, layer)) == exits
 
 
-def test_berxit_teaches_the_judge_and_the_exits_in_turns():
+def test_berxit_learns_to_exit_at_every_step_and_its_exits_at_every_second():
     """(u - t)^2 with t = 1 where the exit is wrong, 0 where it is right; exits learn at odd steps.
 
-    Features (0, 0) give u = sigma(1) = .731059. The exit says class 0 of three texts, whose labels
-    are 0, 0 and 1: (2 (.731059)^2 + (.268941)^2) / 3 = 0.380408, where the inverted target would
+    Features (0, 0) give u = sigma(1) = .731059. The exit predicts class 0 of three texts of
+    labels 0, 0 and 1: (2 (.731059)^2 + (.268941)^2) / 3 = 0.380408, where the inverted target would
     give (2 (.268941)^2 + (.731059)^2) / 3 = 0.226368.
     """
     policy = _policy(BERxiT())
     _set(policy.doubt.bias, 1.0)
-    said = ExitOutput(0, torch.arange(3), torch.tensor([[1.0, 0.0]] * 3), torch.zeros(3, 2))
-    judged = (2 * _sigmoid(1) ** 2 + _sigmoid(-1) ** 2) / 3
-    exits = -(2 * math.log(_sigmoid(1)) + math.log(_sigmoid(-1))) / 3
-    assert judged == pytest.approx(0.380408, abs=1e-6)
-    for step, wanted in ((0, judged), (1, judged + exits), (2, judged), (3, judged + exits)):
-        given = _lesson([[0.0, 0.0]] * 3, [0, 0, 1], [said], step)
-        assert policy.loss(given).item() == pytest.approx(wanted, rel=1e-5)
+    output = ExitOutput(0, torch.arange(3), torch.tensor([[1.0, 0.0]] * 3), torch.zeros(3, 2))
+    error = (2 * _sigmoid(1) ** 2 + _sigmoid(-1) ** 2) / 3
+    exits_loss = -(2 * math.log(_sigmoid(1)) + math.log(_sigmoid(-1))) / 3
+    assert error == pytest.approx(0.380408, abs=1e-6)
+    for step, expected in (
+        (0, error),
+        (1, error + exits_loss),
+        (2, error),
+        (3, error + exits_loss),
+    ):
+        batch = _batch([[0.0, 0.0]] * 3, [0, 0, 1], [output], step)
+        assert policy.loss(batch).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_berxit_judges_numbers_by_how_far_off_they_are():
-    """Regression: the wanted u is tanh |y - z|.
+def test_berxit_predicts_how_far_off_numbers_are():
+    """Regression: the target of u is tanh |y - z|.
 
     z = 1 of texts whose numbers are 1 and 3, u = sigma(0) = 1/2: tanh 0 = 0, tanh 2 = 0.964028, so
     ((1/2)^2 + (1/2 - 0.964028)^2) / 2 = 0.232661.
     """
     policy = _policy(BERxiT(), labels=1)
-    said = ExitOutput(0, torch.arange(2), torch.tensor([[1.0], [1.0]]), torch.zeros(2, 2))
-    trace = Trace((2, 1), torch.device("cpu"), exit_outputs=[said])
+    output = ExitOutput(0, torch.arange(2), torch.tensor([[1.0], [1.0]]), torch.zeros(2, 2))
+    trace = Trace((2, 1), torch.device("cpu"), exit_outputs=[output])
     logits, numbers = torch.zeros(2, 1), torch.tensor([1.0, 3.0])
-    given = TrainingBatch(trace, PHASE, 0, logits, numbers, torch.nn.functional.mse_loss)
-    assert policy.loss(given).item() == pytest.approx(0.232661, abs=1e-6)
+    batch = TrainingBatch(trace, PHASE, 0, logits, numbers, torch.nn.functional.mse_loss)
+    assert policy.loss(batch).item() == pytest.approx(0.232661, abs=1e-6)
 
 
 def test_berxit_gives_each_exit_a_pooler_that_starts_as_the_models():
@@ -255,7 +267,7 @@ def test_berxit_gives_each_exit_a_pooler_that_starts_as_the_models():
     pooler = torch.nn.Linear(2, 2)
     _set(pooler.weight, [1.0, 2.0], [3.0, 4.0])
     _set(pooler.bias, 5.0, 6.0)
-    policy.start_from(pooler)
+    policy.heads.start_from(pooler)
     assert len(policy.heads.poolers) == 2
     for started in policy.heads.poolers:
         assert started.weight.tolist() == [[1.0, 2.0], [3.0, 4.0]]
@@ -267,7 +279,7 @@ def test_berxit_gives_each_exit_a_pooler_that_starts_as_the_models():
 
 def _tagger(method, threshold):
     """Tags by the first number of a state: logits (z, 0)."""
-    policy = _policy(method, answers="token", threshold=threshold)
+    policy = _policy(method, task=Task.TOKEN, threshold=threshold)
     for number in (ONE, TWO):
         _set(policy.heads.maps[number].weight, [1.0, 0.0], [0.0, 0.0])
     return policy
@@ -278,24 +290,24 @@ SENTENCE = [[9.0, 0.0], [4.0, 0.0], [2.0, 0.0], [4.0, 0.0], [4.0, 0.0], [9.0, 0.
 U2, U4 = 0.527061, 0.129979
 
 
-def test_sentee_leaves_when_the_most_doubtful_tag_is_sure():
+def test_sentee_exits_when_the_least_certain_tag_is_certain():
     """Li et al. (2021): u = H(p) / ln C, U = max over tokens of u, against delta."""
     assert [_entropy(2) / math.log(2), _entropy(4) / math.log(2)] == pytest.approx(
         [U2, U4], abs=1e-5
     )
-    for threshold, leaves in ((0.52, [False]), (0.53, [True])):
-        decision = _asked(_tagger(SENTEE(), threshold), _tokens(SENTENCE), ONE)
-        assert _leaves(decision) == leaves
+    for threshold, exits in ((0.52, [False]), (0.53, [True])):
+        decision = _decide(_tagger(SENTEE(), threshold), _tokens(SENTENCE), ONE)
+        assert _exits(decision) == exits
     mean = (3 * U4 + U2) / 4
-    for threshold, leaves in ((mean - 1e-3, [False]), (mean + 1e-3, [True])):
-        decision = _asked(_tagger(SENTEE(pool="mean"), threshold), _tokens(SENTENCE), ONE)
-        assert _leaves(decision) == leaves
+    for threshold, exits in ((mean - 1e-3, [False]), (mean + 1e-3, [True])):
+        decision = _decide(_tagger(SENTEE(pool="mean"), threshold), _tokens(SENTENCE), ONE)
+        assert _exits(decision) == exits
 
 
 def test_a_question_is_answered_when_start_and_end_are_certain():
     """No paper's own: FastBERT's uncertainty, H / ln n of start and end, averaged over the two.
 
-    Three tokens say starts (ln 2, 0, 0) and ends (0, 0, ln 6), so that p_s = (2, 1, 1) / 4 and
+    Three tokens have starts (ln 2, 0, 0) and ends (0, 0, ln 6), so that p_s = (2, 1, 1) / 4 and
     p_e = (1, 1, 6) / 8: H_s = 1.5 ln 2 = 1.039721, H_e = 6/8 ln 8/6 + 2/8 ln 8 = 0.735622; their
     mean over ln 3 is 0.807993. A text of one token is certain of it. Best start times best end:
     2/4 * 6/8 = 0.375.
@@ -303,42 +315,42 @@ def test_a_question_is_answered_when_start_and_end_are_certain():
     h_s, h_e = 1.5 * math.log(2), 0.75 * math.log(8 / 6) + 0.25 * math.log(8)
     assert (h_s + h_e) / 2 / math.log(3) == pytest.approx(0.807993, abs=1e-5)
     tokens = _tokens([[math.log(2), 0.0], [0.0, 0.0], [0.0, math.log(6)]], [[1.0, 2.0]])
-    for method, threshold, leaves in (
+    for method, threshold, exits in (
         (FastBERT(), 0.807, [False, True]),
         (FastBERT(), 0.809, [True, True]),
         (RightTool(), 0.376, [False, True]),
         (RightTool(), 0.374, [True, True]),
     ):
-        policy = _policy(method, answers="span", threshold=threshold)
+        policy = _policy(method, task=Task.SPAN, threshold=threshold)
         _set(policy.heads[ONE].weight, [1.0, 0.0], [0.0, 1.0])
-        decision = _asked(policy, tokens, ONE)
-        assert _leaves(decision) == leaves
+        decision = _decide(policy, tokens, ONE)
+        assert _exits(decision) == exits
         assert decision.exit_outputs[0].rows.tolist() == [0, 1, 2, 3]
-        assert decision.exit_outputs[0].final.tolist() == [leaves[0]] * 3 + [leaves[1]]
-        assert decision.head_flops.tolist() == [3 * 8, 8]  # 2 x 2 x 2 FLOPs a token
+        assert decision.exit_outputs[0].exited.tolist() == [exits[0]] * 3 + [exits[1]]
+        assert decision.head_flops.tolist() == [3 * 8, 8]  # 2 x 2 x 2 FLOPs per token
 
 
 def test_a_question_is_answered_when_exits_in_a_row_choose_the_same_span():
     """Zhou et al. (2020), of start and end at once: both best places as at the exit before.
 
-    Of two texts the first exit says start 0, end 2 and start 0, end 1; the second exit start 0,
-    end 2 of both: with P = 1 the first text leaves, after one exit nobody.
+    Of two texts the first exit predicts start 0, end 2 and start 0, end 1; the second exit start
+    0, end 2 of both: with P = 1 the first text exits, after one exit none does.
     """
-    policy = _policy(PABEE(), answers="span", threshold=1.0)
+    policy = _policy(PABEE(), task=Task.SPAN, threshold=1.0)
     for head in policy.heads:
         _set(head.weight, [1.0, 0.0], [0.0, 1.0])
     early, late = [[3.0, 0.0], [0.0, 0.0], [0.0, 3.0]], [[3.0, 0.0], [0.0, 3.0], [0.0, 0.0]]
-    first = _asked(policy, _tokens(early, late), ONE)
-    assert _leaves(first) is None
-    second = _asked(policy, _tokens(early, early), TWO, first.exit_outputs)
-    assert _leaves(second) == [True, False]
-    assert second.exit_outputs[0].final.tolist() == [True] * 3 + [False] * 3
+    first = _decide(policy, _tokens(early, late), ONE)
+    assert _exits(first) is None
+    second = _decide(policy, _tokens(early, early), TWO, first.exit_outputs)
+    assert _exits(second) == [True, False]
+    assert second.exit_outputs[0].exited.tolist() == [True] * 3 + [False] * 3
 
 
 @pytest.mark.parametrize(
-    ("window", "layer", "delta", "rests"),
+    ("window", "layer", "delta", "frozen"),
     [
-        (1, ONE, 0.2, [1, 1, 0, 1, 1, 1]),  # each for itself: U2 reads on
+        (1, ONE, 0.2, [1, 1, 0, 1, 1, 1]),  # each for itself: U2 stays active
         (3, ONE, 0.2, [1, 0, 0, 0, 1, 1]),  # and its neighbours with it
         (5, ONE, 0.2, [0, 0, 0, 0, 0, 1]),
         (1, ONE, 0.3, [1, 1, 0, 1, 1, 1]),
@@ -348,22 +360,22 @@ def test_a_question_is_answered_when_exits_in_a_row_choose_the_same_span():
         (3, ONE, 0.53, [1, 1, 1, 1, 1, 1]),
     ],
 )
-def test_tokee_lets_tokens_rest_whose_window_is_sure(window, layer, delta, rests):
+def test_tokee_freezes_tokens_whose_window_is_certain(window, layer, delta, frozen):
     """Li et al. (2021): u'_t = max over t - k .. t + k of u, against delta_l."""
     tokens = _tokens(SENTENCE)
-    decision = _asked(_tagger(TOKEE(window=window), delta), tokens, layer)
-    wanted = [int(Fate.FROZEN if one else Fate.ACTIVE) for one in rests]
-    assert decision.fate.tolist() == wanted
-    assert decision.exit_outputs[0].final.int().tolist() == rests
+    decision = _decide(_tagger(TOKEE(window=window), delta), tokens, layer)
+    expected = [int(Fate.FROZEN if mask else Fate.ACTIVE) for mask in frozen]
+    assert decision.fate.tolist() == expected
+    assert decision.exit_outputs[0].exited.int().tolist() == frozen
     gone = [int(Fate.GONE)] * 6
-    assert decision.settled(tokens).fate.tolist() == (gone if all(rests) else wanted)
+    assert decision.with_guarantees(tokens).fate.tolist() == (gone if all(frozen) else expected)
 
 
 def test_sentee_and_tokee_weigh_losses_by_depth():
     """sum_l l L_l / sum_l l, each the mean over labelled tokens."""
     logits = [[[0.0, 0.0]] * 3]
-    spoken = [_said(0, *[[1.0, 0.0]] * 3), _said(1, *[[2.0, 0.0]] * 3)]
-    wanted = -math.log(_sigmoid(1)) / 3 - math.log(_sigmoid(2)) * 2 / 3
+    outputs = [_output(0, *[[1.0, 0.0]] * 3), _output(1, *[[2.0, 0.0]] * 3)]
+    expected = -math.log(_sigmoid(1)) / 3 - math.log(_sigmoid(2)) * 2 / 3
     for method in (SENTEE(), TOKEE()):
-        given = _lesson(logits, [[-100, 0, -100]], spoken)
-        assert _tagger(method, 0.0).loss(given).item() == pytest.approx(wanted)
+        batch = _batch(logits, [[-100, 0, -100]], outputs)
+        assert _tagger(method, 0.0).loss(batch).item() == pytest.approx(expected)

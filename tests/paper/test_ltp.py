@@ -1,6 +1,6 @@
 r"""Learned Token Pruning (Kim et al., KDD 2022, arXiv 2107.00910), with pencil and paper.
 
-One text of three tokens, two heads. The attention probabilities (rows ask, columns answer) are
+One text of three tokens, two heads. The attention probabilities (queries by keys) are
 
     head 1:  .5 .3 .2      head 2:  .8 .1 .1
              .6 .2 .2               .2 .7 .1
@@ -12,7 +12,7 @@ so that eq. 4, s_j = 1/(H n) sum_h sum_i A_hij, gives (3.0, 1.9, 1.1) / 6.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -21,10 +21,12 @@ from fewer import LTP, Dense, Fate, Site, Trace, View
 from fewer.core.apply import APPLIES
 from fewer.core.cost import LayerCost, ModelSpec
 from fewer.core.encode import encode
+from fewer.core.evidence import Evidence
 from fewer.core.packed import Packed, plan
+from fewer.core.phase import INFERENCE
 from fewer.core.trace import LayerTrace
 from fewer.kernels import KERNELS, AttentionCall
-from tests.lessons import lesson
+from tests.batches import training_batch
 
 ATTENTION = torch.tensor(
     [
@@ -35,7 +37,7 @@ ATTENTION = torch.tensor(
 SCORE = [3.0 / 6, 1.9 / 6, 1.1 / 6]
 # theta = 0.2, T = 0.05: sigmoid of 7/3 and of -1/3; [CLS] is protected
 GATE = [1.0, 0.911600, 0.417430]
-SHAPE = ModelSpec(2, 1, 2, 0.0, (LayerCost(1, 2, 1, 8, 4, 2),) * 2)
+SPEC = ModelSpec(2, 1, 2, 0.0, (LayerCost(1, 2, 1, 8, 4, 2),) * 2)
 every_kernel = pytest.mark.parametrize("kernel", KERNELS)
 
 
@@ -70,7 +72,7 @@ def _tokens():
 def _policy(**settings):
     """Build LTP for two layers with theta = 0.2 in layer 1, where T is 0.05."""
     method = LTP(**{"final_threshold": 0.4, "temperature": 0.05, "strength": 0.1} | settings)
-    return method.build(SHAPE)
+    return method.build(SPEC)
 
 
 def _read(policy, apply, kernel="reference"):
@@ -78,7 +80,7 @@ def _read(policy, apply, kernel="reference"):
         (PencilLayer(), PencilLayer()),
         policy,
         _tokens(),
-        apply=APPLIES[apply],
+        phase=replace(INFERENCE, apply=apply),
         attend=KERNELS[kernel],
     )
     return states[0, :, 0].tolist(), trace
@@ -96,10 +98,10 @@ def test_the_score_is_the_mean_over_heads_and_queries(kernel):  # eq. 4
 
 
 @every_kernel
-def test_the_n_of_the_mean_is_the_number_of_living_queries(kernel):
+def test_the_n_of_the_mean_is_the_number_of_queries_that_are_left(kernel):
     """Token 2 is gone: rows 0 and 1 stay, renormalised; by hand 179/288 and 109/288."""
     call = _call(rows=2)
-    left = AttentionCall(
+    pruned = AttentionCall(
         call.q,
         call.k[:2],
         call.v[:2],
@@ -109,16 +111,16 @@ def test_the_n_of_the_mean_is_the_number_of_living_queries(kernel):
         call.position_q,
         needs_received=True,
     )
-    wanted = [(5 / 8 + 3 / 4 + 8 / 9 + 2 / 9) / 4, (3 / 8 + 1 / 4 + 1 / 9 + 7 / 9) / 4]
-    assert wanted == pytest.approx([179 / 288, 109 / 288])
-    assert KERNELS[kernel](left).received.tolist() == pytest.approx(wanted)
+    expected = [(5 / 8 + 3 / 4 + 8 / 9 + 2 / 9) / 4, (3 / 8 + 1 / 4 + 1 / 9 + 7 / 9) / 4]
+    assert expected == pytest.approx([179 / 288, 109 / 288])
+    assert KERNELS[kernel](pruned).received.tolist() == pytest.approx(expected)
 
 
 @every_kernel
-def test_the_gone_neither_vote_nor_receive_while_removal_is_played(kernel):
+def test_masked_tokens_neither_weigh_as_queries_nor_receive(kernel):
     call = _call()
-    here = torch.tensor([1.0, 1.0, 0.0])
-    played = AttentionCall(
+    gate = torch.tensor([1.0, 1.0, 0.0])
+    masked = AttentionCall(
         call.q,
         call.k,
         call.v,
@@ -126,33 +128,33 @@ def test_the_gone_neither_vote_nor_receive_while_removal_is_played(kernel):
         call.cu_k,
         call.position_q,
         call.position_k,
-        gate=here,
-        query_weight=here,
+        gate=gate,
+        query_weight=gate,
         needs_received=True,
     )
-    received = KERNELS[kernel](played).received.tolist()
+    received = KERNELS[kernel](masked).received.tolist()
     assert received == pytest.approx([179 / 288, 109 / 288, 0.0])
 
 
 def test_thresholds_start_on_a_line_from_zero_to_the_final_one():
     """theta_l = final * l / L: 0.0025, 0.005 and 0.0075 at 3, 6 and 9 of 12, as the README says."""
-    shape = ModelSpec(12, 1, 1, 0.0, SHAPE.layers[:1] * 12)
-    threshold = LTP(final_threshold=0.01).build(shape).threshold
+    spec = ModelSpec(12, 1, 1, 0.0, SPEC.layers[:1] * 12)
+    threshold = LTP(final_threshold=0.01).build(spec).threshold
     assert threshold.shape == (11,)
     assert threshold[[2, 5, 8, 10]].tolist() == pytest.approx([0.0025, 0.005, 0.0075, 0.11 / 12])
 
 
 def _decision(policy, layer, received):
-    tokens = _tokens()
-    tokens = Packed(**{**tokens.__dict__, "received": torch.tensor(received)})
-    trace = Trace((1, 3), torch.device("cpu"))
-    return policy.decide(View(layer, 2, Site.MIDDLE, tokens, trace))
+    tokens, evidence = _tokens(), Evidence(received=torch.tensor(received))
+    lengths, trace = tokens.placement.lengths, Trace((1, 3), torch.device("cpu"))
+    place = layer, 2, Site.MIDDLE, tokens, evidence, lengths, trace, INFERENCE
+    return policy.decide(View(*place, KERNELS["reference"]))
 
 
-def test_layer_0_never_prunes_and_is_never_scored():
+def test_layer_0_never_prunes_and_needs_no_scores():
     policy = _policy(final_threshold=0.99)
-    assert not policy.needs(0).received
-    assert policy.needs(1).received
+    assert not policy.needs(0, INFERENCE).received
+    assert policy.needs(1, INFERENCE).received
     assert _decision(policy, 0, [0.0, 0.0, 0.0]) is None
     assert _read(policy, "compact")[1].layers_read.tolist() == [[2, 1, 1]]
 
@@ -163,11 +165,11 @@ def test_layer_0_never_prunes_and_is_never_scored():
 )
 def test_a_token_stays_if_its_score_reaches_the_threshold(theta, kept):
     decision = _decision(_policy(final_threshold=2 * theta), 1, SCORE)
-    assert decision.stays.int().tolist() == kept
+    assert decision.kept.int().tolist() == kept
 
 
 def test_a_score_that_equals_the_threshold_stays():
-    assert _decision(_policy(final_threshold=0.5), 1, [0.25, 0.25, 0.2499]).stays.tolist() == [
+    assert _decision(_policy(final_threshold=0.5), 1, [0.25, 0.25, 0.2499]).kept.tolist() == [
         True,
         True,
         False,
@@ -176,14 +178,14 @@ def test_a_score_that_equals_the_threshold_stays():
 
 def test_the_soft_mask_is_a_sigmoid_of_the_margin_over_the_temperature():  # eq. 6
     gate = _decision(_policy(), 1, SCORE).gate
-    wanted = torch.sigmoid(torch.tensor([6.0, 7 / 3, -1 / 3]))
-    torch.testing.assert_close(gate, wanted)
+    expected = torch.sigmoid(torch.tensor([6.0, 7 / 3, -1 / 3]))
+    torch.testing.assert_close(gate, expected)
     assert gate.tolist()[1:] == pytest.approx(GATE[1:], abs=1e-5)
 
 
-def test_the_soft_mask_says_what_the_hard_rule_says():
+def test_the_soft_mask_rounds_to_the_hard_rule():
     decision = _decision(_policy(), 1, SCORE)
-    assert torch.equal(decision.gate >= 0.5, decision.stays)
+    assert torch.equal(decision.gate >= 0.5, decision.kept)
     assert decision.fate.tolist() == [Fate.ACTIVE, Fate.ACTIVE, Fate.GONE]
 
 
@@ -198,7 +200,7 @@ def test_a_reference_length_gives_the_score_of_the_released_code():
 
 @every_kernel
 def test_the_pruned_token_misses_the_feed_forward_network_of_its_own_layer(kernel):
-    """Layer 0 makes 11, 12, 13; in layer 1 token 2 leaves before the network and keeps its 13."""
+    """Layer 0 makes 11, 12, 13; in layer 1 token 2 is pruned and keeps its 13."""
     for apply in ("compact", "mask"):
         states, trace = _read(_policy(), apply, kernel)
         assert states == [21, 22, 13]
@@ -227,25 +229,27 @@ def test_the_regulariser_is_lambda_times_the_mean_gate_of_each_layer(apply):  # 
     _, trace = _read(policy, apply)
     assert trace.layers[0].gate is None
     assert trace.layers[1].gate.tolist() == pytest.approx(GATE, abs=1e-5)
-    assert policy.loss(lesson(trace)).item() == pytest.approx(0.1 * sum(GATE) / 3, rel=1e-5)
+    assert policy.loss(training_batch(trace)).item() == pytest.approx(0.1 * sum(GATE) / 3, rel=1e-5)
 
 
 def test_the_regulariser_sums_over_layers():
     counts, gates = torch.ones(1), ([1.0, 0.5, 0.0], [1.0, 0.25, 0.25])
     layers = [LayerTrace(counts, counts, counts, True, torch.tensor(gate)) for gate in gates]
-    trace = Trace((1, 3), torch.device("cpu"), layers)
-    assert _policy(strength=0.2).loss(lesson(trace)).item() == pytest.approx(0.2 * (0.5 + 0.5))
+    trace = Trace((1, 3), torch.device("cpu"), layers=layers)
+    assert _policy(strength=0.2).loss(training_batch(trace)).item() == pytest.approx(
+        0.2 * (0.5 + 0.5)
+    )
 
 
-def test_a_target_is_approached_by_the_share_of_flops():
+def test_a_target_is_approached_by_the_flops_ratio():
     """Full: 2 * (3*(2+2+8) + 9*4) = 144. Token 2 misses a network of 8; 18 for scoring layer 1."""
     policy = _policy(target=0.9, strength=2.0)
     _, trace = _read(policy, "compact")
-    assert SHAPE.dense_flops(trace.layers[0].keys).item() == 144
-    assert SHAPE.flops(trace).item() == 144 - 8 + 18
-    assert policy.loss(lesson(trace)).item() == pytest.approx(2.0 * (154 / 144 - 0.9))
+    assert SPEC.dense_flops(trace.layers[0].keys).item() == 144
+    assert SPEC.flops(trace).item() == 144 - 8 + 18
+    assert policy.loss(training_batch(trace)).item() == pytest.approx(2.0 * (154 / 144 - 0.9))
 
 
 def test_without_pruning_all_states_pass_both_layers():
     for apply in APPLIES:
-        assert _read(Dense().build(SHAPE), apply)[0] == [21, 22, 23]
+        assert _read(Dense().build(SPEC), apply)[0] == [21, 22, 23]

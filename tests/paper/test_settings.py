@@ -11,7 +11,7 @@ from dataclasses import FrozenInstanceError, fields
 import pytest
 
 from fewer import LTP, Dense, MagicPyramid
-from fewer.core.cost import LayerCost, ModelSpec
+from fewer.core.cost import LayerCost, ModelSpec, Task
 from fewer.methods.attention import BigBird, DeFormer, Longformer
 from fewer.methods.exits import (
     PABEE,
@@ -23,7 +23,7 @@ from fewer.methods.exits import (
     FastBERT,
     RightTool,
 )
-from fewer.methods.exits.criteria import CRITERIA, Evidence
+from fewer.methods.exits.criteria import CRITERIA, ExitEvidence
 from fewer.methods.exits.tokee import DRAWN, EAGER, PATIENT, WINDOWS
 from fewer.methods.pruning import BlockSkim
 from fewer.methods.registry import METHODS
@@ -166,7 +166,7 @@ def test_tokee_draws_from_the_windows_and_thresholds_of_the_authors_and_a_window
 
 
 @pytest.mark.parametrize(
-    ("name", "usual", "never", "least", "most"),
+    ("name", "default", "never", "minimum", "maximum"),
     [
         ("entropy", 0.1, 0.0, 0.0, float("inf")),
         ("normalised_entropy", 0.1, 0.0, 0.0, 1.0),
@@ -176,16 +176,17 @@ def test_tokee_draws_from_the_windows_and_thresholds_of_the_authors_and_a_window
         ("learned", 0.1, 0.0, 0.0, 1.0),
     ],
 )
-def test_each_criterion_has_its_range_and_its_usual_threshold(name, usual, never, least, most):
-    one = CRITERIA[name]
-    assert (one.usual, one.never, one.least, one.most) == (usual, never, least, most)
-    assert one.uses_previous_exits == (name in ("patience", "patient_confidence"))
-    assert one.below == (name not in ("probability", "patience"))
-    assert one.continuous == (name != "patience")
+def test_each_criterion_has_its_range_and_its_default(name, default, never, minimum, maximum):
+    criterion = CRITERIA[name]
+    assert (criterion.default, criterion.never_exit) == (default, never)
+    assert (criterion.minimum, criterion.maximum) == (minimum, maximum)
+    assert criterion.uses_previous_exits == (name in ("patience", "patient_confidence"))
+    assert criterion.below == (name not in ("probability", "patience"))
+    assert criterion.continuous == (name != "patience")
 
 
 def test_sweeps_try_these_thresholds():
-    """Shares of the largest doubt from strict to eager; of patience all counts that can be met."""
+    """Shares of the largest uncertainty from strict to eager; of patience all counts."""
     shares = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     assert CRITERIA["normalised_entropy"].grid(4, 5) == shares
     assert CRITERIA["patient_confidence"].grid(4, 5) == shares
@@ -194,37 +195,42 @@ def test_sweeps_try_these_thresholds():
     assert CRITERIA["entropy"].grid(2, 5)[:4] == (0.0069, 0.0139, 0.0347, 0.0693)
     assert CRITERIA["probability"].grid(2, 5)[:4] == (0.995, 0.99, 0.975, 0.95)
     assert CRITERIA["patience"].grid(2, 5) == (4.0, 3.0, 2.0, 1.0)
-    assert Evidence.__dataclass_fields__["tolerance"].default == 0.0
+    assert ExitEvidence.__dataclass_fields__["tolerance"].default == 0.0
 
 
 @pytest.mark.parametrize(
-    ("method", "answers"),
+    ("method", "task"),
     [
-        *((kind(), "text") for kind in (EarlyExit, RightTool, DeeBERT, FastBERT, PABEE, BERxiT)),
-        *((SENTEE(), "token"), (TOKEE(), "token"), (BlockSkim(), "span"), (FastBERT(), "span")),
+        *((kind(), Task.TEXT) for kind in (EarlyExit, RightTool, DeeBERT, FastBERT, PABEE, BERxiT)),
+        *(
+            (SENTEE(), Task.TOKEN),
+            (TOKEE(), Task.TOKEN),
+            (BlockSkim(), Task.SPAN),
+            (FastBERT(), Task.SPAN),
+        ),
     ],
     ids=repr,
 )
-def test_nobody_leaves_until_a_threshold_is_set(method, answers):
-    shape = ModelSpec(3, 24, 2, 0.0, (COST,) * 3, labels=2, answers=answers)
-    dial = method.build(shape).dial()
-    assert dial.value.item() == dial.never
+def test_no_text_exits_until_a_threshold_is_set(method, task):
+    spec = ModelSpec(3, 24, 2, 0.0, (COST,) * 3, labels=2, task=task)
+    points = method.build(spec).operating_points()
+    assert points.is_never
 
 
 @pytest.mark.parametrize(("layers", "lower"), [(2, 1), (6, 3), (12, 6), (13, 6)])
-def test_deformer_reads_half_of_the_layers_apart(layers, lower):
-    shape = ModelSpec(layers, 2, 1, 0.0, (COST,) * layers, labels=2, answers="span")
-    assert DeFormer().build(shape).lower == lower
-    assert DeFormer(lower=1).build(shape).lower == 1
+def test_deformer_splits_pairs_in_half_of_the_layers(layers, lower):
+    spec = ModelSpec(layers, 2, 1, 0.0, (COST,) * layers, labels=2, task=Task.SPAN)
+    assert DeFormer().build(spec).lower == lower
+    assert DeFormer(lower=1).build(spec).lower == 1
 
 
 @pytest.mark.parametrize(
     ("settings", "layers"), [({}, 1), ({"lower": 3}, 3), ({"lower": 4}, 3)], ids=str
 )
 def test_deformer_wants_a_lower_and_an_upper_layer(settings, layers):
-    shape = ModelSpec(layers, 2, 1, 0.0, (COST,) * layers, labels=2, answers="span")
+    spec = ModelSpec(layers, 2, 1, 0.0, (COST,) * layers, labels=2, task=Task.SPAN)
     with pytest.raises(ValueError, match="a lower and an upper layer"):
-        DeFormer(**settings).build(shape)
+        DeFormer(**settings).build(spec)
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def score(model: torch.nn.Module, rows: Dataset) -> tuple[float, float]:
         output = model(**batch)
     places = torch.tensor(rows["start_positions"])
     right = (output.start_logits.argmax(1) == places) & (output.end_logits.argmax(1) == places)
-    share = fewer.attachment(model).shape.share(traces[0])
+    share = fewer.attachment(model).spec.flops_ratio(traces[0])
     return float(right.float().mean()), float(share)
 
 

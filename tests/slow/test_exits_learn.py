@@ -48,7 +48,7 @@ def _read(model: Any, rows: Dataset) -> tuple[float, Tensor, float]:
     with torch.no_grad(), fewer.record() as traces:
         logits = model(torch.tensor(rows["input_ids"])).logits
     right = logits.argmax(1) == torch.tensor(rows["labels"])
-    share = float(fewer.attachment(model).shape.share(traces[0]))
+    share = float(fewer.attachment(model).spec.flops_ratio(traces[0]))
     return float(right.float().mean()), traces[0].layers_read[:, 0], share
 
 

@@ -1,4 +1,4 @@
-"""What exits say reaches whoever called the model, and what they learned stays with it."""
+"""The answers of exits are the model's output, and their thresholds are saved with it."""
 
 import copy
 import inspect
@@ -9,7 +9,6 @@ import torch
 import fewer
 from fewer import LTP, Dense
 from fewer.hf.attach import set_threshold
-from fewer.hf.task_heads import task_loss
 from fewer.methods.exits import PABEE, SENTEE, TOKEE, DeeBERT, EarlyExit, FastBERT, RightTool
 from tests.tiny import LENGTHS, ragged, real, tiny, word_tokenizer
 from tests.unit.methods.exits.parts import half_open, opened, read
@@ -28,32 +27,32 @@ def tagger():
     return half_open(TOKEE(window=3), ragged(tiny()), "Token", layers=6)
 
 
-def _own_answers(method, batch, task="Sequence"):
-    """What the model's own head says of what each text read, were exits not heard."""
+def _head_answers(method, batch, task="Sequence"):
+    """Return the answers of the model's own head, of the tokens that each text computed."""
     return read(opened(method, None, task, layers=6), batch)[0]
 
 
 def test_the_answers_of_exits_are_the_models_logits(model):
     batch = ragged(model)
     logits, trace = read(model, batch)
-    late = trace.layers_read[:, 0] == 6
-    assert 0 < late.sum() < len(LENGTHS)
-    own = _own_answers(METHOD, batch)
-    torch.testing.assert_close(logits[late], own[late], atol=1e-5, rtol=0)
-    assert (logits[~late] - own[~late]).abs().amax(1).min() > 1e-3
+    is_full_depth = trace.layers_read[:, 0] == 6
+    assert 0 < is_full_depth.sum() < len(LENGTHS)
+    head_logits = _head_answers(METHOD, batch)
+    torch.testing.assert_close(logits[is_full_depth], head_logits[is_full_depth], atol=1e-5, rtol=0)
+    assert (logits[~is_full_depth] - head_logits[~is_full_depth]).abs().amax(1).min() > 1e-3
 
 
 def test_in_eval_mode_the_loss_is_that_of_the_answers(model):
     batch = ragged(model)
     with torch.no_grad():
         output = model(**batch, labels=LABELS)
-    wanted = torch.nn.functional.cross_entropy(output.logits, LABELS)
-    assert output.loss.item() == pytest.approx(wanted.item(), rel=1e-6)
-    own = torch.nn.functional.cross_entropy(_own_answers(METHOD, batch), LABELS)
-    assert abs(own.item() - wanted.item()) > 1e-3
+    expected = torch.nn.functional.cross_entropy(output.logits, LABELS)
+    assert output.loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    head_loss = torch.nn.functional.cross_entropy(_head_answers(METHOD, batch), LABELS)
+    assert abs(head_loss.item() - expected.item()) > 1e-3
 
 
-def test_labels_given_by_place_are_found(model):
+def test_labels_may_be_positional_arguments(model):
     batch = ragged(model)
     places = list(inspect.signature(model.forward).parameters)
     assert places.index("labels") == 5
@@ -72,10 +71,10 @@ def test_of_numbers_the_loss_is_the_squared_distance(threshold):
     labels = torch.tensor([0.5, -1.0, 2.0, 0.0, 1.0])
     with torch.no_grad(), fewer.record() as traces:
         output = model(**ragged(model), labels=labels)
-    assert any(said.final is not None for said in traces[0].exit_outputs)
+    assert any(said.exited is not None for said in traces[0].exit_outputs)
     assert output.logits.shape == (5, 1)
-    wanted = (output.logits.squeeze(1) - labels).square().mean()
-    assert output.loss.item() == pytest.approx(wanted.item(), rel=1e-6)
+    expected = (output.logits.squeeze(1) - labels).square().mean()
+    assert output.loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_of_tags_the_loss_leaves_out_what_has_no_label(tagger):
@@ -85,23 +84,23 @@ def test_of_tags_the_loss_leaves_out_what_has_no_label(tagger):
     labels[:, 0] = -100
     with torch.no_grad():
         output = tagger(**batch, labels=labels)
-    known = labels != -100
-    wanted = torch.nn.functional.cross_entropy(output.logits[known], labels[known])
-    assert output.loss.item() == pytest.approx(wanted.item(), rel=1e-6)
-    own = _own_answers(TOKEE(window=3), batch, "Token")
-    assert not torch.allclose(output.logits[known], own[known], atol=1e-3)
+    is_labelled = labels != -100
+    expected = torch.nn.functional.cross_entropy(output.logits[is_labelled], labels[is_labelled])
+    assert output.loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    head_logits = _head_answers(TOKEE(window=3), batch, "Token")
+    assert not torch.allclose(output.logits[is_labelled], head_logits[is_labelled], atol=1e-3)
 
 
 def test_outputs_come_as_a_tuple_on_request(model, tagger):
-    for one in (model, tagger):
-        batch = ragged(one)
+    for classifier in (model, tagger):
+        batch = ragged(classifier)
         with torch.no_grad():
-            (logits,) = one(**batch, return_dict=False)
-            assert torch.equal(logits, one(**batch).logits)
+            (logits,) = classifier(**batch, return_dict=False)
+            assert torch.equal(logits, classifier(**batch).logits)
     with torch.no_grad():
         loss, logits = model(**ragged(model), labels=LABELS, return_dict=False)
     assert loss.item() == pytest.approx(
-        task_loss(model.config, "text")(logits, LABELS).item(), rel=1e-6
+        fewer.attachment(model).head.loss(logits, LABELS).item(), rel=1e-6
     )
     model.config.return_dict = False
     assert isinstance(model(**ragged(model)), tuple)
@@ -110,13 +109,13 @@ def test_outputs_come_as_a_tuple_on_request(model, tagger):
 @pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "albert", "modernbert"])
 @pytest.mark.parametrize("task", ["SequenceClassification", "TokenClassification"])
 def test_the_signature_is_the_originals(name, task):
-    wanted = inspect.signature(tiny(name, task).forward)
+    expected = inspect.signature(tiny(name, task).forward)
     method = SENTEE() if task == "TokenClassification" else FastBERT()
-    assert inspect.signature(fewer.attach(tiny(name, task), method).forward) == wanted
+    assert inspect.signature(fewer.attach(tiny(name, task), method).forward) == expected
 
 
 @pytest.mark.parametrize("name", ["roberta", "electra", "distilbert", "albert", "modernbert"])
-def test_every_architecture_hears_its_exits(name):
+def test_exits_answer_in_every_architecture(name):
     batch = ragged(tiny(name))
     model = opened(FastBERT(), 2.0, backbone=name)
     logits, trace = read(model, batch)
@@ -133,19 +132,19 @@ def test_the_outer_block_records_the_pass_too(model):
     assert [trace.grid for trace in traces] == [(5, 12), (2, 3)]
 
 
-def test_predict_and_half_precision_hear_them_too(model):
+def test_exits_answer_in_predict_and_in_half_precision(model):
     set_threshold(model, threshold=1.0)
     texts = ["w1 w2 w3", "w4", "w5 w6 w7 w8"]
-    found = fewer.predict(model, word_tokenizer(), texts, progress=False)
-    alone = [fewer.predict(model, word_tokenizer(), [one], progress=False)[0] for one in texts]
-    torch.testing.assert_close(found, torch.stack(alone), atol=1e-5, rtol=0)
+    logits = fewer.predict(model, word_tokenizer(), texts, progress=False)
+    alone = [fewer.predict(model, word_tokenizer(), [text], progress=False)[0] for text in texts]
+    torch.testing.assert_close(logits, torch.stack(alone), atol=1e-5, rtol=0)
     half = copy.deepcopy(model).to(torch.bfloat16)
-    logits, _ = read(half, ragged(half))
-    assert logits.dtype == torch.bfloat16
-    assert torch.isfinite(logits).all()
+    half_logits, _ = read(half, ragged(half))
+    assert half_logits.dtype == torch.bfloat16
+    assert torch.isfinite(half_logits).all()
 
 
-def test_the_threshold_is_turned_in_place():
+def test_the_threshold_is_set_in_place():
     model = opened(FastBERT(), 0.0, layers=6)
     batch = ragged(model)
     depths = []
@@ -161,14 +160,14 @@ def test_the_threshold_is_turned_in_place():
 @pytest.mark.parametrize(
     ("method", "threshold", "message"),
     [
-        (FastBERT(), 1.5, "threshold is 1.5, wanted 0 to 1"),
-        (DeeBERT(), -0.5, "threshold is -0.5, wanted 0 to inf for the criterion 'entropy'"),
-        (PABEE(), 0, "threshold is 0, wanted 1 to inf for the criterion 'patience'"),
+        (FastBERT(), 1.5, r"threshold must be from 0 to 1 .* got 1\.5\."),
+        (DeeBERT(), -0.5, "threshold must be from 0 to inf for the criterion 'entropy'; got -0.5"),
+        (PABEE(), 0, "threshold must be from 1 to inf for the criterion 'patience'; got 0"),
         (LTP(), 0.5, "method must have a threshold to set; got LTP"),
         (Dense(), 0.5, "method must have a threshold to set; got Dense"),
     ],
 )
-def test_what_cannot_be_turned_is_refused_and_left(method, threshold, message):
+def test_a_threshold_that_cannot_be_set_is_refused_and_changes_nothing(method, threshold, message):
     model = fewer.attach(tiny(), method)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(ValueError, match=message):
@@ -176,7 +175,7 @@ def test_what_cannot_be_turned_is_refused_and_left(method, threshold, message):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_a_plain_model_has_nothing_to_turn():
+def test_a_plain_model_has_no_threshold_to_set():
     with pytest.raises(ValueError, match="nothing is attached"):
         set_threshold(tiny(), threshold=0.5)
 
@@ -190,14 +189,14 @@ def test_threshold_and_temperatures_are_saved_with_the_model(method, tmp_path):
         policy.temperature.copy_(torch.tensor([0.5, 1.5, 2.5]))
     fewer.save(model, tmp_path)
     loaded = fewer.load(tmp_path, precision=None)
-    own = fewer.attachment(loaded).policy
+    loaded_policy = fewer.attachment(loaded).policy
     assert fewer.attachment(loaded).method == method
-    assert own.threshold.item() == policy.threshold.item() > 0
+    assert loaded_policy.threshold.item() == policy.threshold.item() > 0
     if task == "Sequence":
-        assert own.temperature.tolist() == [0.5, 1.5, 2.5]
+        assert loaded_policy.temperature.tolist() == [0.5, 1.5, 2.5]
     batch = ragged(model)
-    (wanted, trace), (found, loaded_trace) = read(model, batch), read(loaded, batch)
-    assert torch.equal(found, wanted)
+    (expected, trace), (logits, loaded_trace) = read(model, batch), read(loaded, batch)
+    assert torch.equal(logits, expected)
     assert torch.equal(loaded_trace.layers_read, trace.layers_read)
 
 

@@ -26,7 +26,7 @@ from typer.main import get_command
 
 import fewer
 from fewer.cli.main import app
-from fewer.hf.attach import longest
+from fewer.hf.max_length import resolve_max_length
 from fewer.methods.attention import BigBird, DeFormer, Longformer
 from fewer.methods.exits import PABEE, SENTEE, TOKEE, BERxiT, DeeBERT, FastBERT, RightTool
 from fewer.methods.pruning import BlockSkim
@@ -182,8 +182,8 @@ def test_what_one_reads_from_top_to_bottom_never_fills_a_folder_twice():
 def test_the_default_length_is_told_as_it_is():
     page = (ROOT / "docs" / "how-to.md").read_text()
     told = int(re.search(r"\((\d+) tokens for most\)", page)[1])
-    assert told == longest(tiny(max_position_embeddings=512), None, 10**30) == 512
-    assert longest(tiny(max_position_embeddings=512), None, 128) == 128
+    assert told == resolve_max_length(tiny(max_position_embeddings=512), None, 10**30) == 512
+    assert resolve_max_length(tiny(max_position_embeddings=512), None, 128) == 128
 
 
 def test_blocks_are_found():

@@ -38,5 +38,5 @@ def test_the_packaged_minilm_opens():
     except FileNotFoundError:
         pytest.skip("the demo's model is not installed")
     model = fewer.load(folder)
-    assert fewer.attachment(model).shape.num_layers == 6
-    assert fewer.attachment(model).shape.hidden_size == 384
+    assert fewer.attachment(model).spec.num_layers == 6
+    assert fewer.attachment(model).spec.hidden_size == 384

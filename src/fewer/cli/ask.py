@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from fewer.cli.common import ThreadsOption, quiet
+from fewer.cli.source import Source
 
 __all__ = ["ask"]
 
@@ -35,17 +36,15 @@ def ask(
     """
     import torch
 
-    from fewer._pypi_models import model_folder
-    from fewer.hf.checkpoint import load
-    from fewer.hf.pretrained import load_tokenizer
     from fewer.measure.interleaved import summarize_times, time_call
     from fewer.passages import PassageIndex
 
     quiet()
     if threads is not None:
         torch.set_num_threads(threads)
-    folder = model_folder(model)
-    passages = PassageIndex.open(index, load(folder), load_tokenizer(folder))
+    source = Source.find(model)
+    reader = source.load_model()
+    passages = PassageIndex.open(index, reader, source.load_tokenizer(reader))
     if not passage and len(passages) > MAX_PASSAGES:
         raise ValueError(
             f"--passage must be given for an index of more than {MAX_PASSAGES} passages; {index} "

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fewer._files.disk import read_json
-from fewer._validation.types import read_values
+from fewer._validation.yaml_values import read_values
+from fewer.cli.source import Source
 
 if TYPE_CHECKING:
     import logging
@@ -35,7 +36,6 @@ __all__ = [
     "named_columns",
     "quiet",
     "settings",
-    "tokenizer_of",
 ]
 
 ROLES = ("text", "text_pair", "label", "tokens", "tags")
@@ -154,11 +154,9 @@ def load(
     """Load a saved model and the labelled rows to measure it on."""
     import torch
 
-    from fewer._pypi_models import model_folder
     from fewer.cli.recipe import task_of
-    from fewer.hf.attach import attachment, longest, set_threshold
-    from fewer.hf.checkpoint import load as load_model
-    from fewer.hf.checkpoint import local_folder
+    from fewer.hf.attach import attachment, set_threshold
+    from fewer.hf.max_length import resolve_max_length
     from fewer.hf.optimize import kernels_of, precision_of
     from fewer.measure.rows import describe
     from fewer.measure.scorers import make_scorer
@@ -168,21 +166,21 @@ def load(
     quiet()
     if threads is not None:
         torch.set_num_threads(threads)
-    folder = str(local_folder(model_folder(model_name)))
+    origin = Source.find(model_name)
     # data first: a wrong column is reported before the slower loading of the model
     table = read_rows(data, split=split)
     if limit is not None and limit < len(table):
         table = table.shuffle(seed=seed).select(range(limit))
     task = task_of(table, model_name, roles(columns))
     scorer = make_scorer(task, table)
-    model = load_model(folder)
-    tokenizer = tokenizer_of(folder, model)
+    model = origin.load_model()
+    tokenizer = origin.load_tokenizer(model)
     saved = {}
-    if attachment(model).policy.dial() is not None:
+    if attachment(model).policy.operating_points() is not None:
         saved["saved_threshold"] = present_threshold(model)
     if threshold is not None:
         set_threshold(model, threshold=threshold)
-    length = longest(model, max_length, tokenizer.model_max_length)
+    length = resolve_max_length(model, max_length, tokenizer.model_max_length)
     encoded = task.encode(table, tokenizer, max_length=length, training=False)
     row = describe(
         kind,
@@ -197,31 +195,14 @@ def load(
         kernels=kernels_of(model),
     )
     row |= {"threshold": threshold, **saved}
-    row["training_seed"] = _training_seed(Path(folder))
+    row["training_seed"] = _training_seed(origin.folder)
     encode_training = partial(task.encode, table, tokenizer, max_length=length)
     return Loaded(model, tokenizer, scorer, encoded, row, encode_training)
 
 
-def tokenizer_of(folder: str, model: PreTrainedModel) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model's folder. Raises `ValueError` for a missing one."""
-    from fewer.hf.pretrained import load_tokenizer
-
-    tokenizer: PreTrainedTokenizerBase = load_tokenizer(folder)
-    # transformers builds an empty tokenizer where the file is missing
-    if len(tokenizer) < model.config.vocab_size // 2:
-        raise ValueError(
-            f"{folder} must hold the model's tokenizer, of {model.config.vocab_size} tokens; got "
-            f"{len(tokenizer)}. Save the tokenizer into the folder."
-        )
-    return tokenizer
-
-
 def dense_model(baseline: str | None) -> PreTrainedModel | None:
     """Load the model of `--baseline`."""
-    from fewer._pypi_models import model_folder
-    from fewer.hf.checkpoint import load as load_model
-
-    return None if baseline is None else load_model(model_folder(baseline))
+    return None if baseline is None else Source.find(baseline).load_model()
 
 
 def _training_seed(folder: Path) -> int | None:

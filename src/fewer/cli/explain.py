@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from fewer.cli.common import quiet
+from fewer.cli.source import Source
 
 __all__ = ["explain"]
 
@@ -26,19 +27,16 @@ def explain(
 
     Example: fewer explain runs/reviews/model "A film of rare beauty." --output page.html
     """
-    from fewer._pypi_models import model_folder
-    from fewer.hf.checkpoint import load
-    from fewer.hf.pretrained import load_tokenizer
     from fewer.inference.predict import warn_if_closed
     from fewer.report.explain import explain as explain_text
     from fewer.report.explain import write_explanation
 
     quiet()
-    folder = model_folder(model)
+    source = Source.find(model)
     if text == "-":
         text = typer.get_text_stream("stdin").read()
-    tokenizer = load_tokenizer(folder)
-    reader = load(folder)
+    reader = source.load_model()
+    tokenizer = source.load_tokenizer(reader)
     warn_if_closed(reader)
     explanation = explain_text(reader, tokenizer, text, pair)
     page = write_explanation(explanation, output or _unused_path(Path("fewer-explain.html")))

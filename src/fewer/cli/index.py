@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fewer.cli.common import ThreadsOption, named_columns, quiet
+from fewer.cli.source import Source
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -46,9 +47,6 @@ def index(
     """
     import torch
 
-    from fewer._pypi_models import model_folder
-    from fewer.hf.checkpoint import load
-    from fewer.hf.pretrained import load_tokenizer
     from fewer.passages import index as build_index
     from fewer.passages.store import check_precision
     from fewer.tasks.rows import read_rows
@@ -58,12 +56,13 @@ def index(
         torch.set_num_threads(threads)
     check_precision(precision)
     checked: Precision = precision  # type: ignore[assignment]  # by check_precision
-    folder = model_folder(model)
+    source = Source.find(model)
     passages = passages_of(read_rows(corpus, split=split), named_columns(column))
     start = time.perf_counter()
+    reader = source.load_model()
     passage_index = build_index(
-        load(folder),
-        load_tokenizer(folder),
+        reader,
+        source.load_tokenizer(reader),
         passages,
         output,
         precision=checked,

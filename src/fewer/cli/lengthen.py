@@ -15,8 +15,8 @@ from fewer.cli.common import (
     printed,
     quiet,
     settings,
-    tokenizer_of,
 )
+from fewer.cli.source import Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -72,10 +72,9 @@ def lengthen(
     """
     import torch
 
-    from fewer._pypi_models import model_folder
     from fewer.hf.attach import attachment
-    from fewer.hf.checkpoint import local_folder, save
-    from fewer.hf.config import method_from, method_to
+    from fewer.hf.checkpoint import save
+    from fewer.hf.side_file import method_from, method_to
     from fewer.training.masked import MaskedSchedule
 
     quiet()
@@ -88,9 +87,9 @@ def lengthen(
     if (output / "config.json").exists():
         raise ValueError(f"--output must be a folder without a model; got {output}.")
     texts = None if train is None else _read_texts(train, split, named_columns(column))
-    folder = local_folder(model_folder(model))
-    extended = _load_source(folder, seed, keep_head=texts is None)
-    tokenizer = tokenizer_of(str(folder), extended)
+    source = Source.find(model)
+    extended = _load_source(source.folder, seed, keep_head=texts is None)
+    tokenizer = source.load_tokenizer(extended)
     old_length = _extend(extended, tokenizer, max_length, resolved)
     if texts is not None:
         schedule = MaskedSchedule(
@@ -100,7 +99,7 @@ def lengthen(
             precision=precision,  # type: ignore[arg-type]  # checked by adapt
             seed=seed,
         )
-        _adapt(extended, tokenizer, texts, output / RUN, schedule, folder, resume=resume)
+        _adapt(extended, tokenizer, texts, output / RUN, schedule, source.folder, resume=resume)
     tokenizer.save_pretrained(output)
     save(extended, output)
     shutil.rmtree(output / RUN, ignore_errors=True)
@@ -204,8 +203,8 @@ def _load_source(folder: Path, seed: int, *, keep_head: bool) -> PreTrainedModel
     from fewer._files.disk import read_json
     from fewer.hf.attach import attach, attachment
     from fewer.hf.checkpoint import load
-    from fewer.hf.config import read_settings
     from fewer.hf.pretrained import load_pretrained
+    from fewer.hf.side_file import read_settings
 
     config = read_json(folder / "config.json")
     kinds = config.get("architectures") or []

@@ -11,7 +11,7 @@ __all__ = ["methods"]
 def _format_default(field: Field[Any]) -> str:
     """Format a setting's default: a value, the name of a nested method, or "(required)"."""
     from fewer.cli.common import printed
-    from fewer.hf.config import method_to
+    from fewer.hf.side_file import method_to
 
     if field.default_factory is not MISSING:
         return str(method_to(field.default_factory())["name"])

@@ -43,7 +43,7 @@ def _baseline(recipe: Recipe, output: Path) -> str | None:
     """Return the folder of the dense model: from the dense phase, or the plain initial model."""
     from fewer.cli.recipe import config_of
     from fewer.core.policy import Dense
-    from fewer.hf.config import method_from, read_settings
+    from fewer.hf.side_file import method_from, read_settings
 
     if isinstance(method_from(recipe.method), Dense):
         return None  # the model itself is dense
@@ -89,7 +89,7 @@ def _score(loaded: Loaded, baseline: str | None) -> None:
 
 def _measure(recipe: Recipe, output: Path) -> None:
     """Compare the target share of FLOPs with that of a sample of the training rows."""
-    from fewer.hf.config import method_from, method_to
+    from fewer.hf.side_file import method_from, method_to
     from fewer.measure.evaluate import measure_flops
     from fewer.report.notes import flops_line
 

@@ -36,6 +36,7 @@ def compare_peers(
     """Build the systems once, then measure each profile and print its row."""
     from rich.console import Console
 
+    from fewer.core.cost import Task
     from fewer.hf.attach import attachment
     from fewer.measure.evaluate import batches
     from fewer.measure.rows import append_row
@@ -44,7 +45,7 @@ def compare_peers(
     from fewer.runtimes.roofline import gemm_peak
     from fewer.runtimes.tables import tables
 
-    if attachment(loaded.model).shape.answers != "text":
+    if attachment(loaded.model).spec.task is not Task.TEXT:
         raise ValueError(
             "--peers must be given with a text classifier or regressor; got a "
             f"{type(loaded.model).__name__}. Leave it out to time padded, packed and the method."
@@ -54,7 +55,7 @@ def compare_peers(
     peak = gemm_peak()
     _, inputs = next(batches(loaded.encoded, loaded.tokenizer, [0], 1))
     lineup = line_up(loaded.model, dense, inputs, exclude=plan.exclude)
-    spec = attachment(loaded.model).shape
+    spec = attachment(loaded.model).spec
     for name, encoded in profiles.items():
         peak = {kind: max(flops, peak[kind]) for kind, flops in gemm_peak().items()}
         comparison = compare(

@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fewer._validation.names import check_known
-from fewer._validation.types import check_arguments, read_values
-from fewer.hf.config import method_from
+from annotated_types import MinLen
+
+from fewer._validation.settings import build, settings
+from fewer._validation.types import Count, Fraction
+from fewer._validation.yaml_values import read_values
+from fewer.hf.side_file import method_from
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
 
-    from fewer.core.policy import Method, Phase
+    from fewer.core.phase import Phase
+    from fewer.core.policy import Method
     from fewer.tasks.task import Task
 
 _LABELLED_HEADS = ("SequenceClassification", "TokenClassification")  # with names of labels
 
 __all__ = ["Recipe", "config_of", "labels_of", "load_for", "run", "task_of"]
 
+Name = Annotated[str, MinLen(1)]
 
-@dataclass(frozen=True, kw_only=True)
+
+@settings
 class Recipe:
     """Values only: `model` is a folder, hub name or `pypi:PACKAGE`, `train` a file or hub name."""
 
-    model: str
-    train: str
+    model: Name
+    train: Name
     method: dict[str, Any] | str = "ltp"
     split: str | None = None
-    rows: int | None = None  # train on this many rows, drawn with the schedule's seed; None: all
-    max_length: int | None = None  # in tokens; None: the lower limit of tokenizer and model
-    columns: dict[str, Any] = field(
-        default_factory=dict
-    )  # text, text_pair, label, label_names, ...
-    dense: dict[str, float] | None = None  # epochs, learning_rate; {"epochs": 0}: no dense phase
-    learning_rate: float | None = None  # of the model's weights, in each phase that trains them
+    rows: Count | None = None  # train on this many rows, drawn with the schedule's seed; None: all
+    max_length: Count | None = None  # in tokens; None: the lower limit of tokenizer and model
+    # text, text_pair, label, label_names, ...
+    columns: dict[str, Any] = field(default_factory=dict)
+    dense: dict[str, Any] | None = None  # epochs, learning_rate; {"epochs": 0}: no dense phase
+    learning_rate: Fraction | None = None  # of the model's weights, in each phase that trains them
     schedule: dict[str, Any] = field(default_factory=dict)
     dev: str | None = None  # labelled rows to score the trained model on
 
@@ -56,27 +61,20 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any], origin: str) -> Recipe:
-        """Check the keys of a mapping. Raises `ValueError` with the nearest known key."""
-        names = [entry.name for entry in fields(cls)]
-        for key in content:
-            check_known(key, names, f"{origin}: key")
-        missing = [key for key in ("model", "train") if not content.get(key)]
-        if missing:
-            raise ValueError(f"{origin}: {' and '.join(missing)} must be given; got none.")
-        return cls(**content)
+        """Check a mapping. Raises `ValueError` with its origin and the nearest known key."""
+        return build(cls, content, origin)
 
 
 def run(recipe: Recipe, output_dir: Path, *, resume: bool = False) -> PreTrainedModel:
     """Train a recipe; returns the attached model, which is saved in `output_dir/model`."""
-    from fewer.hf.attach import longest
+    from fewer.hf.max_length import resolve_max_length
     from fewer.hf.pretrained import load_tokenizer
     from fewer.measure.scorers import make_scorer
     from fewer.tasks.rows import read_rows
     from fewer.training.fit import Schedule, fit
 
-    check_arguments(recipe.schedule, Schedule, "schedule")
-    method, schedule = method_from(recipe.method), Schedule(**recipe.schedule)
-    rate = _check_rate(recipe.learning_rate)
+    method, schedule = method_from(recipe.method), build(Schedule, recipe.schedule, "schedule")
+    rate = recipe.learning_rate
     rows = read_rows(recipe.train, split=recipe.split)
     if recipe.rows is not None and recipe.rows < len(rows):
         rows = rows.shuffle(seed=schedule.seed).select(range(recipe.rows))
@@ -86,7 +84,9 @@ def run(recipe: Recipe, output_dir: Path, *, resume: bool = False) -> PreTrained
     tokenizer = load_tokenizer(recipe.model)
     model, new_head = load_for(task, recipe.model, seed=schedule.seed)
     # saved with the model, so that pipelines and `fewer evaluate` truncate as training did
-    tokenizer.model_max_length = longest(model, recipe.max_length, tokenizer.model_max_length)
+    tokenizer.model_max_length = resolve_max_length(
+        model, recipe.max_length, tokenizer.model_max_length
+    )
     return fit(
         model,
         method,
@@ -136,8 +136,8 @@ def load_for(task: Task, name: str, *, seed: int) -> tuple[PreTrainedModel, bool
     import transformers
 
     from fewer.hf.checkpoint import load
-    from fewer.hf.config import MARK, SIDE_FILE, read_settings
     from fewer.hf.pretrained import load_pretrained, local_folder
+    from fewer.hf.side_file import MARK, SIDE_FILE, read_settings
 
     folder = local_folder(name)
     if (folder / SIDE_FILE).exists() and _has_head(config_of(name), task.head):
@@ -167,29 +167,20 @@ def _has_head(config: Any, head: str) -> bool:
     return any(f"For{head}" in kind for kind in config.architectures or [])
 
 
-def _check_rate(rate: Any) -> float | None:
-    if rate is None or (isinstance(rate, int | float) and 0 < rate < 1):
-        return rate
-    raise ValueError(
-        f"learning_rate must be a number between 0 and 1; got {rate!r}. Typical: 1e-5 to 1e-4."
-    )
-
-
 def _set_rate(phase: Phase, rate: float) -> Phase:
     """Change the learning rate of the model's weights; heads and thresholds keep their rate."""
     return phase if phase.trains == "policy" else replace(phase, learning_rate=rate)
 
 
 def _dense_phase(
-    settings: dict[str, float] | None, new_head: bool, method: Method, rate: float | None
+    changes: dict[str, Any] | None, new_head: bool, method: Method, rate: float | None
 ) -> Any:
     from fewer.training.fit import dense_phase
 
     defaults = {} if rate is None else {"learning_rate": rate}
-    if settings is None:
+    if changes is None:
         return dense_phase(**defaults) if new_head else None
-    check_arguments(settings, dense_phase, "dense")
-    phase = dense_phase(**(defaults | settings))
+    phase = build(dense_phase, defaults | changes, "dense")
     first = next(iter(method.phases()), None)
     trains_head = first is not None and first.trains != "policy" and first.task
     if phase.epochs <= 0 and new_head and not trains_head:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fewer.cli.common import quiet, tokenizer_of
+from fewer.cli.common import quiet
+from fewer.cli.source import Source
 
 __all__ = ["set_threshold"]
 
@@ -21,19 +22,18 @@ def set_threshold(
 
     Example: fewer set-threshold runs/reviews/model 0.3 --output runs/reviews/model-0.3
     """
-    from fewer._pypi_models import model_folder
     from fewer.hf.attach import set_threshold
-    from fewer.hf.checkpoint import load, save
+    from fewer.hf.checkpoint import save
     from fewer.measure.sweep import present_threshold
     from fewer.report.operating_points import threshold_name
 
     quiet()
     if output.exists():
         raise ValueError(f"--output must be a new folder; got {output}, which exists.")
-    folder = model_folder(model)
-    copy = load(folder, precision=None)
+    source = Source.find(model)
+    copy = source.load_model(precision=None)
     before = present_threshold(copy)
     set_threshold(copy, threshold=threshold)
     save(copy, output)
-    tokenizer_of(folder, copy).save_pretrained(output)
+    source.load_tokenizer(copy).save_pretrained(output)
     typer.echo(f"threshold {threshold_name(before)} changed to {threshold:g}, saved in {output}")

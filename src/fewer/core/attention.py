@@ -1,4 +1,4 @@
-"""The attention of one layer: who asks, who is read, and how many pairs that takes."""
+"""Attention of one layer: query rows, key rows and the number of query-key pairs."""
 
 from __future__ import annotations
 
@@ -8,145 +8,182 @@ import torch
 from torch import Tensor
 
 from fewer.core.apply import Apply
+from fewer.core.evidence import NO_EVIDENCE, Evidence
+from fewer.core.heads import attend_some_heads, remaining_heads
 from fewer.core.layer import Layer
+from fewer.core.needs import Layout, Needs
 from fewer.core.packed import Packed
-from fewer.core.policy import Policy
+from fewer.core.removed import gather_rows, scatter_rows
 from fewer.core.trace import SparseCounts
-from fewer.kernels import AttentionCall, Kernel, Pattern
+from fewer.kernels import AttentionCall, AttentionOutput, Kernel, Pattern
 from fewer.kernels.sparse import SparseLayout
 
-__all__ = ["attention", "gather_rows", "query_rows", "scatter_rows"]
-
-_UNSEEN: dict[str, None] = {"query": None, "key": None, "logsumexp": None, "pairs": None}
+__all__ = ["attention", "query_rows"]
 
 
 def attention(
-    layer: Layer, tokens: Packed, apply: Apply, attend: Kernel, policy: Policy, index: int
-) -> tuple[Packed, SparseCounts]:
-    """Attend; also count what differs from each token of a text attending to each."""
+    layer: Layer,
+    tokens: Packed,
+    apply: Apply,
+    attend: Kernel,
+    needs: Needs,
+    layout: Layout,
+    *,
+    training: bool,
+) -> tuple[Packed, Evidence, SparseCounts]:
+    """Attend; also measure what the policy needs, and count what differs from full attention."""
     rows = query_rows(tokens, apply)
-    q, k, v = layer.qkv(tokens.hidden, tokens.position, rows)
-    heard, needs = apply.heard(tokens), policy.needs(index)
-    layout = policy.layout(index)
-    apart = layout.split_pairs
-    texts = tokens.apart() if apart else tokens
+    q, k, v = layer.qkv(tokens.hidden, tokens.placement.position, rows)
+    texts = tokens.split_pairs() if layout.split_pairs else tokens
     pattern = layer.pattern or layout.pattern
-    sparse = None if pattern is None else _sparse(pattern, texts, rows, q.shape[1])
-    q, sparse = _anchored(layer, tokens, rows, q, sparse)
+    sparse = None if pattern is None else _sparse_layout(pattern, texts, rows, q.shape[1])
+    q, sparse = _project_global(layer, tokens, rows, q, sparse)
+    gate, weight = (
+        (texts.gate, texts.participation) if apply.attends_by_gate else (None, _active(texts))
+    )
     call = AttentionCall(
         q=q,
         k=k,
         v=v,
         cu_q=texts.cu if rows is None else texts.offsets(rows),
         cu_k=texts.cu,
-        gate=heard.gate,
-        query_weight=None if rows is not None or heard.presence is None else heard.presence,
+        gate=gate,
+        query_weight=weight if rows is None else None,
         sparse=sparse,
-        needs_received=needs.received,
-        needs_logsumexp=needs.pairs,
+        needs_received=needs.received or needs.from_others,
+        needs_logsumexp=needs.pairs or needs.from_others,
         dropout=layer.dropout,
-        training=policy.training,
+        training=training,
     )
-    attended = attend(call)
+    heads = remaining_heads(texts, layout.heads, q.shape[1])
+    if heads is None:
+        attended = attend(call)
+    else:
+        sequences = gather_rows(texts.sequence, rows), texts.sequence
+        attended = attend_some_heads(call, attend, heads, sequences)
     hidden = layer.attended(attended.context, gather_rows(tokens.hidden, rows))
     hidden = scatter_rows(tokens.hidden, hidden, rows)
-    if rows is None and tokens.active is not None:  # a policy sees those at rest as they rest
+    if rows is None and tokens.active is not None:  # a policy sees the frozen as they stay
         hidden = torch.where(tokens.active[:, None], hidden, tokens.hidden)
-    told = tokens.but(hidden=hidden, received=attended.received, **_UNSEEN)
-    if needs.pairs:
-        pairs = _pairs(texts, sparse, q.shape[1], apart=apart)
-        told = _seen(told, rows, q, k, attended.logsumexp, pairs)
-    return told, _extra(tokens, texts, rows, sparse, apart=apart)
+    evidence = NO_EVIDENCE
+    if needs.received or needs.pairs or needs.from_others or needs.head_context:
+        evidence = _measure(texts, needs, layout, rows, call, attended)
+    return tokens.replace(hidden=hidden), evidence, _count(tokens, texts, rows, sparse, heads)
 
 
-def _sparse(pattern: Pattern, texts: Packed, rows: Tensor | None, heads: int) -> SparseLayout:
-    whole = texts.read_by(pattern, heads)
-    return whole if rows is None else replace(whole, queries=whole.keys.select(rows))
+def _active(tokens: Packed) -> Tensor | None:
+    return None if tokens.active is None else tokens.active.float()
 
 
-def _anchored(
+def _sparse_layout(
+    pattern: Pattern, texts: Packed, rows: Tensor | None, heads: int
+) -> SparseLayout:
+    full = texts.placement.attention_layout(pattern, texts.roles, heads)
+    return full if rows is None else replace(full, queries=full.keys.select(rows))
+
+
+def _project_global(
     layer: Layer, tokens: Packed, rows: Tensor | None, q: Tensor, sparse: SparseLayout | None
 ) -> tuple[Tensor, SparseLayout | None]:
-    """Let anchors ask and read by maps of their own, if there are anchors and the layer has any."""
+    """Project global tokens by maps of their own, if there are any and the layer has such maps."""
     if sparse is None:
         return q, None
-    asking = sparse.queries.is_global.nonzero().squeeze(1)
-    if not len(asking):
+    queries = sparse.queries.is_global.nonzero().squeeze(1)
+    if not len(queries):
         return q, sparse
-    far = layer.far(tokens.hidden, asking if rows is None else rows[asking])
-    if far is None:
+    projected = layer.far(tokens.hidden, queries if rows is None else rows[queries])
+    if projected is None:
         return q, sparse
-    own, k, v = far
-    return q.index_copy(0, asking, own), replace(sparse, global_kv=(k, v))
+    global_q, k, v = projected
+    return q.index_copy(0, queries, global_q), replace(sparse, global_kv=(k, v))
 
 
-def _extra(
-    tokens: Packed, texts: Packed, rows: Tensor | None, sparse: SparseLayout | None, *, apart: bool
+def _count(
+    tokens: Packed,
+    texts: Packed,
+    rows: Tensor | None,
+    sparse: SparseLayout | None,
+    heads: Tensor | None,
 ) -> SparseCounts:
-    """Count pairs and rows as this layer multiplies them."""
-    presence, gate = texts.presence, texts.gate
+    """Count pairs and rows as this layer multiplies them, where they are not all with all."""
+    participation, gate = texts.participation, texts.gate
     if sparse is not None:
-        asking = None if presence is None else gather_rows(presence, rows)
-        pairs = sparse.chunks.count_pairs(asking, gate, texts.grid[0])
-    elif apart:
-        pairs = texts.count(presence) * texts.count(gate)
+        weight = None if participation is None else gather_rows(participation, rows)
+        pairs = sparse.chunks.count_pairs(weight, gate, texts.grid[0])
+    elif texts is not tokens or heads is not None:
+        pairs = texts.count(participation) * texts.count(gate)
+        pairs = pairs if heads is None else pairs * heads.float().mean(1)
     else:
         return SparseCounts()
     pairs = pairs.view(tokens.grid[0], -1).sum(1)
     if sparse is None or sparse.global_kv is None:
         return SparseCounts(pairs)
-    asking = sparse.keys.is_global.float()
-    asking = asking if tokens.presence is None else asking * tokens.presence
-    return SparseCounts(pairs, (tokens.count(asking), tokens.count(gate)))
+    is_global = sparse.keys.is_global.float()
+    if tokens.participation is not None:
+        is_global = is_global * tokens.participation
+    return SparseCounts(pairs, (tokens.count(is_global), tokens.count(gate)))
 
 
-def _pairs(
-    texts: Packed, sparse: SparseLayout | None, heads: int, *, apart: bool
-) -> SparseLayout | None:
-    """Say which pairs there are if all tokens ask: `None` for all of a text, apart all of each."""
-    if sparse is not None:
-        return replace(sparse, queries=sparse.keys)
-    return texts.read_by(Pattern(texts.grid[1]), heads) if apart else None
-
-
-def _seen(
-    tokens: Packed,
+def _measure(
+    texts: Packed,
+    needs: Needs,
+    layout: Layout,
     rows: Tensor | None,
-    q: Tensor,
-    k: Tensor,
-    logsumexp: Tensor | None,
-    pairs: SparseLayout | None,
-) -> Packed:
-    """Give every token its query, for a policy that measures.
+    call: AttentionCall,
+    attended: AttentionOutput,
+) -> Evidence:
+    """Give every token the evidence that the policy needs.
 
-    Those that ask nothing have an infinite normaliser: those at rest, and anchors with maps of
+    Tokens without a query have an infinite logsumexp: frozen ones, and global ones with maps of
     their own, whose attention is not that of these queries and keys.
     """
+    evidence = Evidence(received=attended.received if needs.received else None)
+    if needs.head_context:
+        context = attended.context.unflatten(1, call.q.shape[1:])
+        empty = torch.zeros_like(call.k, dtype=context.dtype)
+        evidence = replace(evidence, head_context=scatter_rows(empty, context, rows))
+    if not (needs.pairs or needs.from_others):
+        return evidence
+    sparse, logsumexp, q = call.sparse, attended.logsumexp, call.q
     assert logsumexp is not None  # the call asked for it
+    pairs = None if sparse is None else replace(sparse, queries=sparse.keys)
+    if pairs is None and layout.split_pairs:
+        pattern = Pattern(texts.grid[1])
+        pairs = texts.placement.attention_layout(pattern, texts.roles, q.shape[1])
     silent = None if pairs is None or pairs.global_kv is None else pairs.keys.is_global
     if rows is not None:
-        q = torch.zeros_like(k).index_copy(0, rows, q)
-        nothing = logsumexp.new_full(k.shape[:2], torch.inf)
+        q = torch.zeros_like(call.k).index_copy(0, rows, q)
+        nothing = logsumexp.new_full(call.k.shape[:2], torch.inf)
         logsumexp = nothing.index_copy(0, rows, logsumexp)
-    elif tokens.active is not None:
-        silent = ~tokens.active if silent is None else silent | ~tokens.active
+    elif texts.active is not None:
+        silent = ~texts.active if silent is None else silent | ~texts.active
     if silent is not None:
         logsumexp = logsumexp.masked_fill(silent[:, None], torch.inf)
-    return tokens.but(query=q, key=k, logsumexp=logsumexp, pairs=pairs)
+    if needs.from_others:
+        evidence = replace(evidence, from_others=_from_others(texts, call, attended, q, logsumexp))
+    if needs.pairs:
+        evidence = replace(evidence, query=q, key=call.k, logsumexp=logsumexp, pairs=pairs)
+    return evidence
+
+
+def _from_others(
+    texts: Packed, call: AttentionCall, attended: AttentionOutput, q: Tensor, logsumexp: Tensor
+) -> Tensor:
+    """Take what each token gives itself from the attention received."""
+    assert attended.received is not None  # the call asked for it
+    scores = (q.float() * call.k.float()).sum(-1) * q.shape[-1] ** -0.5
+    to_itself = (scores - logsumexp).exp().mean(1)
+    if call.gate is not None:
+        to_itself = to_itself * call.gate
+    weight = call.query_weight if call.query_weight is not None else _active(texts)
+    total = texts.count(weight)[texts.sequence]
+    to_itself = to_itself if call.query_weight is None else to_itself * call.query_weight
+    share: Tensor = to_itself / total.clamp_min(torch.finfo(torch.float32).tiny)
+    return attended.received - share
 
 
 def query_rows(tokens: Packed, apply: Apply) -> Tensor | None:
-    """Rows that are queries, `None` for all; while freezing is only played, all are computed."""
+    """Rows that are queries, `None` for all; unless tokens are removed, all are computed."""
     if tokens.active is None or not apply.removes:
         return None
     return tokens.active.nonzero().squeeze(1)
-
-
-def gather_rows(values: Tensor, rows: Tensor | None) -> Tensor:
-    """Take these rows; `None` takes all."""
-    return values if rows is None else values.index_select(0, rows)
-
-
-def scatter_rows(base: Tensor, values: Tensor, rows: Tensor | None) -> Tensor:
-    """Put values in the place of these rows; `None`: of all."""
-    return values if rows is None else base.to(values.dtype).index_copy(0, rows, values)

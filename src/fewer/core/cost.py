@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from enum import Enum
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from fewer.core.trace import LayerTrace, SparseCounts, Trace
 from fewer.kernels.pattern import Pattern
 from fewer.kernels.sparse import dense_pairs
 
-__all__ = ["LayerCost", "ModelSpec", "linear_flops"]
+__all__ = ["LayerCost", "ModelSpec", "Task", "linear_flops"]
 
 
 def linear_flops(*modules: nn.Module) -> float:
@@ -60,6 +60,16 @@ class LayerCost:
         return self.query * anchors + self.key_value * keys
 
 
+class Task(Enum):
+    """The kind of answer that a model's head gives."""
+
+    OTHER = "other"  # a masked language model, hidden states
+    TEXT = "text"  # one class or number per text
+    VECTOR = "vector"  # several labels or numbers per text
+    TOKEN = "token"  # one tag per token
+    SPAN = "span"  # start and end of the answer to a question, within a passage
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """What a method may know of a model before it is built."""
@@ -70,14 +80,13 @@ class ModelSpec:
     embed: float  # FLOPs a token of projections between embeddings and first layer
     layers: tuple[LayerCost, ...]
     labels: int = 0  # outputs of the model's own head; 0 where it has none
-    # what that head speaks of; spans are answers to a question within a passage
-    answers: Literal["", "text", "token", "span"] = ""
+    task: Task = Task.OTHER  # of that head
 
     def flops(self, trace: Trace) -> Float[Tensor, "B"]:
         """FLOPs that a pass really took, for each text (fp32), the policy's own heads included."""
-        start = self.embed * trace.layers[0].keys
-        layers = torch.stack([cost.flops(layer) for cost, layer in self._pairs(trace)]).sum(0)
-        return layers + start if trace.head_flops is None else layers + start + trace.head_flops
+        counts = [cost.flops(layer) for cost, layer in self._pairs(trace)]
+        total = torch.stack([self.embed * _lengths(trace), *counts]).sum(0)
+        return total if trace.head_flops is None else total + trace.head_flops
 
     def dense_flops(
         self, lengths: Float[Tensor, "B"], far: tuple[Tensor, Tensor] | None = None
@@ -104,12 +113,18 @@ class ModelSpec:
 
     def dense_flops_of(self, trace: Trace) -> Float[Tensor, "B"]:
         """FLOPs that the texts of a pass would have taken with every token in every layer."""
-        first = trace.layers[0]
-        return self.dense_flops(first.keys, first.extra.far)
+        return self.dense_flops(
+            _lengths(trace), trace.layers[0].extra.far if trace.layers else None
+        )
 
-    def share(self, trace: Trace) -> Float[Tensor, ""]:
-        """FLOPs of a pass over those of the same texts read in full; differentiable."""
+    def flops_ratio(self, trace: Trace) -> Float[Tensor, ""]:
+        """FLOPs of a pass over those of the same texts without pruning; differentiable."""
         return self.flops(trace).sum() / self.dense_flops_of(trace).sum()
 
     def _pairs(self, trace: Trace) -> list[tuple[LayerCost, LayerTrace]]:
         return list(zip(self.layers, trace.layers, strict=False))  # a pass may stop early
+
+
+def _lengths(trace: Trace) -> Tensor:
+    """Return the tokens of each text as it came."""
+    return trace.layers[0].keys if trace.lengths is None else trace.lengths

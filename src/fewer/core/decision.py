@@ -1,26 +1,31 @@
-"""What a policy may see (`View`) and all it may say (`Decision`)."""
+"""What a policy may see (`View`), and all that it may decide (`Decision`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int, Int8
 from torch import Tensor
 
+from fewer.core.evidence import Evidence
+from fewer.core.phase import Phase
+
 if TYPE_CHECKING:
     from fewer.core.packed import Packed
     from fewer.core.trace import Trace
+    from fewer.kernels import Kernel
 
 __all__ = ["Decision", "ExitOutput", "Fate", "Site", "View"]
 
 
 class Site(Enum):
-    """Where in a layer a policy is asked."""
+    """Where in a layer a policy decides."""
 
+    BEFORE = "before"  # before the attention
     MIDDLE = "middle"  # after attention, before the feed-forward network
     AFTER = "after"  # after the feed-forward network
 
@@ -29,7 +34,7 @@ class Fate(IntEnum):
     """What becomes of a token. The lower of two fates wins."""
 
     GONE = 0
-    FROZEN = 1  # rests: still key and value, no longer query
+    FROZEN = 1  # still key and value, no longer query
     ACTIVE = 2
 
 
@@ -40,115 +45,190 @@ class View:
     layer: int
     num_layers: int
     site: Site
-    tokens: Packed  # `tokens.received` is there if the policy asked for it
+    tokens: Packed
+    evidence: Evidence  # what `Policy.needs` asked of this layer; nothing before the attention
+    lengths: Float[Tensor, "B"]  # tokens of each text as it came
     trace: Trace  # the layers before this one
-    gated: bool = True  # whether a gate is of use: not where the gone leave at once
+    phase: Phase
+    attend: Kernel
+    state: Any = None  # what `Policy.begin` returned for this pass
+    soft: bool = True  # whether gates matter: not where pruned tokens leave memory
+    scope: str = ""  # the path of a stack's part, before the names of what it carries
+
+    def carried(self, name: str) -> Tensor | None:
+        """Return what earlier decisions of this pass carried by this name, for these tokens.
+
+        0 for tokens without a number; `None` if there was no such decision.
+        """
+        grid = self.trace.carried.get(self.scope + name)
+        return None if grid is None else grid.index_select(0, self.tokens.slot)
 
 
 @dataclass(frozen=True)
 class ExitOutput:
-    """What a head of one layer said of some rows: texts, blocks, or tokens of the caller's grid."""
+    """What a head of one layer computed for some texts, blocks, or tokens of the grid."""
 
     layer: int
     rows: Int[Tensor, "R"]  # texts of the batch, slots of the grid, or blocks of it; ascending
     logits: Float[Tensor, "R C"]
     features: Float[Tensor, "R F"] | None = None  # what the logits were made from
-    final: Bool[Tensor, "R"] | None = None  # whose answer this is; None: nobody's
+    exited: Bool[Tensor, "R"] | None = None  # whose answer this is; None: of no row
 
-    def of(self, rows: Int[Tensor, "R2"]) -> ExitOutput:
-        """Look up what was said of these rows, all of which were spoken of."""
+    def select(self, rows: Int[Tensor, "R2"]) -> ExitOutput:
+        """Look up these rows, which must be among the output's."""
         if rows.numel() == self.rows.numel():
             return self
-        scatter_rows = torch.searchsorted(self.rows, rows)
+        index = torch.searchsorted(self.rows, rows)
         return replace(
             self,
             rows=rows,
-            logits=self.logits[scatter_rows],
-            features=None if self.features is None else self.features[scatter_rows],
-            final=None if self.final is None else self.final[scatter_rows],
+            logits=self.logits[index],
+            features=None if self.features is None else self.features[index],
+            exited=None if self.exited is None else self.exited[index],
         )
 
 
 @dataclass(frozen=True)
 class Decision:
-    """A fate a token, texts that leave with an answer, a differentiable gate for training.
+    """A fate per token, texts that exit, a differentiable gate per token, and what heads computed.
 
-    The gate is in [0, 1] (1 = stays) and must round to the fate: `gate >= 0.5` exactly where the
-    token is not `GONE`.
+    The gate is in [0, 1] (1 = kept). Alone it decides: a token is gone below 0.5. Beside a fate it
+    must round to it. Methods that only scale states by a gate give no fate.
     """
 
-    fate: Int8[Tensor, "T"] | None = None  # None: all ACTIVE
+    fate: Int8[Tensor, "T"] | None = None  # None: by the gate, or all ACTIVE
     gate: Float[Tensor, "T"] | None = None
-    freezes: bool = False  # whether any token may be FROZEN: spares the loop a look at the device
-    leaves: Bool[Tensor, "B"] | None = None  # texts that are answered: all of their tokens go
-    exit_outputs: tuple[ExitOutput, ...] = ()  # what the policy's own heads said
-    head_flops: Float[Tensor, "B"] | None = None  # FLOPs of these heads, for each text
-    predictor_outputs: tuple[
-        ExitOutput, ...
-    ] = ()  # what the policy's predictors said, which answers nothing
+    freezes: bool = False  # whether any token may be FROZEN: saves a look at the device
+    exits: Bool[Tensor, "B"] | None = None  # texts that are answered: all of their tokens go
+    exit_outputs: tuple[ExitOutput, ...] = ()  # of heads that answer
+    predictor_outputs: tuple[ExitOutput, ...] = ()  # of predictors, which answer nothing
+    head_flops: Float[Tensor, "B"] | None = None  # FLOPs of both, for each text
+    carry: Mapping[str, Float[Tensor, "T ..."]] = field(default_factory=dict)  # `View.carried`
+    log_prob: Float[Tensor, "B"] | None = None  # of what was drawn, for each text
+    heads: Bool[Tensor, "B H"] | None = None  # attention heads that stay, from the next layer on
+    is_combined: bool = False  # of decisions that were checked; their gates have multiplied
 
     @classmethod
     def keep(cls, mask: Bool[Tensor, "T"], gate: Tensor | None = None) -> Decision:
-        """Let the tokens go where `mask` is False."""
+        """Prune the tokens where `mask` is False."""
         return cls(mask.to(torch.int8) * int(Fate.ACTIVE), gate)
 
     @classmethod
-    def rest(cls, mask: Bool[Tensor, "T"]) -> Decision:
+    def freeze(cls, mask: Bool[Tensor, "T"]) -> Decision:
         """Freeze the tokens where `mask` is True."""
         return cls(int(Fate.ACTIVE) - mask.to(torch.int8), freezes=True)
 
     def __and__(self, other: Decision) -> Decision:
-        """Combine two decisions: the lower fate wins, gates multiply, whoever may leave leaves."""
+        """Combine two decisions: the lower fate wins, gates multiply, either may let texts exit."""
+        first, second = self.check(), other.check()
+        is_soft = first.gate is not None or second.gate is not None
         return Decision(
-            _joined(self.fate, other.fate, torch.minimum),
-            _joined(self.gate, other.gate, torch.mul),
+            _join(first._fate, second._fate, torch.minimum),
+            _join(first._weight, second._weight, torch.mul) if is_soft else None,
             self.freezes or other.freezes,
-            _joined(self.leaves, other.leaves, torch.logical_or),
+            _join(self.exits, other.exits, torch.logical_or),
             self.exit_outputs + other.exit_outputs,
-            _joined(self.head_flops, other.head_flops, torch.add),
             self.predictor_outputs + other.predictor_outputs,
+            _join(self.head_flops, other.head_flops, torch.add),
+            {**self.carry, **other.carry},
+            _join(self.log_prob, other.log_prob, torch.add),
+            _join(self.heads, other.heads, torch.logical_and),
+            is_combined=True,
         )
 
-    def settled(self, tokens: Packed) -> Decision:
+    def check(self) -> Decision:
+        """Return this decision. Raises `ValueError` for a gate outside [0, 1] or against fates."""
+        if self.gate is None or self.is_combined:
+            return self
+        gate = self.gate.detach()
+        if gate.numel():
+            low, high = (float(bound) for bound in gate.aminmax())
+            if not 0 <= low <= high <= 1:
+                raise ValueError(
+                    f"gate must be in [0, 1]; got values from {low:g} to {high:g}. Clamp it."
+                )
+        if self.fate is not None:
+            is_kept = self.fate > int(Fate.GONE)
+            disagrees = torch.where(is_kept, gate < 0.5, gate > 0.5)
+            if bool(disagrees.any()):
+                row = int(disagrees.nonzero()[0, 0])
+                raise ValueError(
+                    "gate must round to the fate: 0.5 or more for a token that is kept, less for "
+                    f"one that is gone; got {float(gate[row]):g} for token {row}, which is "
+                    f"{'kept' if bool(is_kept[row]) else 'gone'}. Give the gate alone."
+                )
+        return self
+
+    def outputs_only(self) -> Decision:
+        """Drop what would become of tokens, texts and heads, and keep what heads computed."""
+        return Decision(
+            exit_outputs=tuple(replace(output, exited=None) for output in self.exit_outputs),
+            predictor_outputs=self.predictor_outputs,
+            head_flops=self.head_flops,
+            carry=self.carry,
+            log_prob=self.log_prob,
+        )
+
+    def without_exits(self) -> Decision:
+        """Let no text exit."""
+        if self.exits is None:
+            return self
+        outputs = tuple(replace(output, exited=None) for output in self.exit_outputs)
+        return replace(self, exits=None, exit_outputs=outputs)
+
+    def with_guarantees(self, tokens: Packed) -> Decision:
         """Apply what holds for every method, in this order.
 
-        The protected do not go, though they may rest; a text that leaves takes all its tokens
-        along, and so does one that has nobody left who reads.
+        Protected tokens are not pruned, though they may be frozen; a text that exits takes all its
+        tokens along, and so does one without an active token.
         """
-        fate, gate = self.fate, self.gate
+        fate, gate, exits = self._fate, self.gate, self.exits
         if fate is not None:
-            spared = tokens.protected & (fate == int(Fate.GONE))
-            fate = fate.masked_fill(spared, int(Fate.ACTIVE))
-            gate = None if gate is None else gate.masked_fill(tokens.protected, 1.0)
-        leaves = self.leaves
+            protected = tokens.roles.protected
+            is_spared = protected & (fate == int(Fate.GONE))
+            fate = fate.masked_fill(is_spared, int(Fate.ACTIVE))
+            gate = None if gate is None else gate.masked_fill(protected, 1.0)
         if self.freezes and fate is not None:
-            reads = (fate == int(Fate.ACTIVE)).float()
-            for still in (tokens.active, tokens.alive):
-                reads = reads if still is None else reads * still
-            leaves = _joined(leaves, tokens.count(reads) == 0, torch.logical_or)
-        if leaves is not None:
-            leaving = leaves[tokens.sequence]
+            reads, readers = fate == int(Fate.ACTIVE), tokens.readers
+            reads = reads if readers is None else reads & readers
+            exits = _join(exits, tokens.count(reads.float()) == 0, torch.logical_or)
+        if exits is not None:
+            has_exited = exits[tokens.sequence]
             if fate is None:
-                fate = torch.full_like(leaving, int(Fate.ACTIVE), dtype=torch.int8)
-            fate = fate.masked_fill(leaving, int(Fate.GONE))
-            gate = None if gate is None else gate.masked_fill(leaving, 0.0)
-        return replace(self, fate=fate, gate=gate, leaves=leaves)
+                fate = torch.full_like(has_exited, int(Fate.ACTIVE), dtype=torch.int8)
+            fate = fate.masked_fill(has_exited, int(Fate.GONE))
+            gate = None if gate is None else gate.masked_fill(has_exited, 0.0)
+        return replace(self, fate=fate, gate=gate, exits=exits)
 
     @property
-    def stays(self) -> Bool[Tensor, "T"] | None:
-        """Where tokens do not leave; `None` when nobody does."""
-        return None if self.fate is None else self.fate > int(Fate.GONE)
+    def kept(self) -> Bool[Tensor, "T"] | None:
+        """Which tokens are not pruned; `None` when none is."""
+        fate = self._fate
+        return None if fate is None else fate > int(Fate.GONE)
 
     @property
-    def rests(self) -> Bool[Tensor, "T"]:
-        """Where tokens stay, but are no longer queries. Only of a decision that `freezes`."""
+    def frozen(self) -> Bool[Tensor, "T"]:
+        """Which tokens are frozen. Only of a decision that `freezes`."""
         assert self.fate is not None
         return self.fate == int(Fate.FROZEN)
 
+    @property
+    def _weight(self) -> Float[Tensor, "T"] | None:
+        """The gate, or what it would be of a fate alone: 0 and 1."""
+        is_kept = self.kept
+        return self.gate if self.gate is not None or is_kept is None else is_kept.float()
 
-def _joined(
-    one: Tensor | None, other: Tensor | None, how: Callable[[Tensor, Tensor], Tensor]
+    @property
+    def _fate(self) -> Int8[Tensor, "T"] | None:
+        """The fate, by the gate where that is given alone."""
+        if self.fate is None and self.gate is not None:
+            return (self.gate >= 0.5).to(torch.int8) * int(Fate.ACTIVE)
+        return self.fate
+
+
+def _join(
+    first: Tensor | None, second: Tensor | None, join: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor | None:
-    if one is None or other is None:
-        return other if one is None else one
-    return how(one, other)
+    if first is None or second is None:
+        return second if first is None else first
+    return join(first, second)

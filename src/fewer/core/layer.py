@@ -1,15 +1,20 @@
-"""What the loop wants of a layer."""
+"""What the loop needs of a layer."""
 
 from __future__ import annotations
 
 from typing import Any, Protocol
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fewer.core.packed import Packed
 from fewer.kernels import Pattern
 
-__all__ = ["Layer"]
+__all__ = ["Layer", "renormalise_frozen"]
+
+# A norm's scale below it cannot be divided out again.
+NO_SCALE = 1e-6
 
 
 class Layer(Protocol):
@@ -54,3 +59,13 @@ class Layer(Protocol):
     def ffn(self, hidden: Float[Tensor, "Tq D"]) -> Float[Tensor, "Tq D"]:
         """Run the feed-forward block with its residual and norm."""
         ...
+
+
+def renormalise_frozen(tokens: Packed, before: Layer, layer: Layer) -> Packed:
+    """Give frozen states, which `before` normed, the scale and shift of this layer's norm."""
+    old, new = before.last_norm, layer.last_norm
+    if old is None or new is None or tokens.active is None:
+        return tokens
+    scale = torch.where(old.weight.abs() < NO_SCALE, torch.ones_like(old.weight), old.weight)
+    renormed = ((tokens.hidden - old.bias) / scale * new.weight + new.bias).to(tokens.hidden.dtype)
+    return tokens.replace(hidden=torch.where(tokens.active[:, None], tokens.hidden, renormed))

@@ -3,56 +3,62 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 from fewer.kernels.pattern import Pattern
 
 __all__ = ["InputNeeds", "Layout", "Needs"]
 
+Flags = TypeVar("Flags", bound="_Flags")
+
+
+class _Flags:
+    """A dataclass of booleans."""
+
+    def __or__(self: Flags, other: Flags) -> Flags:
+        """Merge: what either needs."""
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return type(self)(*(first or second for first, second in pairs))
+
 
 @dataclass(frozen=True)
-class Needs:
-    """What the loop computes for the decision after a layer's attention; nothing unless asked."""
+class Needs(_Flags):
+    """What the loop computes in a layer for the decision or the loss; by default nothing."""
 
-    received: bool = False  # the attention received by each token
-    pairs: bool = False  # queries, keys and logsumexp, from which the attention of any pair follows
-    states: bool = False  # the layer's output in the trace, for a loss
-
-    def __or__(self, other: Needs) -> Needs:
-        """Merge: what either needs."""
-        return Needs(
-            self.received or other.received,
-            self.pairs or other.pairs,
-            self.states or other.states,
-        )
+    received: bool = False  # the attention that each token receives: `Evidence.received`
+    from_others: bool = False  # the same without what a token gives itself: `Evidence.from_others`
+    pairs: bool = False  # queries, keys, logsumexp: the attention of any pair follows from them
+    head_context: bool = False  # the output of each attention head
+    states: bool = False  # the layer's output in the trace
+    renormalised: bool = False  # whether frozen states take on the scale and shift of each norm
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which pairs of tokens attend in a layer."""
+    """Which pairs of tokens attend in a layer, and by which heads."""
 
     pattern: Pattern | None = None  # in a layer whose model attends to all; None: all pairs
     split_pairs: bool = False  # whether the two texts of a pair do not attend to each other
+    heads: frozenset[int] | None = None  # that are computed, of any text; None: all
 
     def __or__(self, other: Layout) -> Layout:
-        """Merge. Raises `ValueError` for two patterns."""
+        """Merge: heads that both have. Raises `ValueError` for two patterns."""
         if self.pattern is not None and other.pattern is not None:
             raise ValueError(
                 f"pattern must come from one method; got {self.pattern} and {other.pattern}. Leave "
                 "one of the stacked methods out."
             )
-        return Layout(self.pattern or other.pattern, self.split_pairs or other.split_pairs)
+        heads = [layout.heads for layout in (self, other) if layout.heads is not None]
+        return Layout(
+            self.pattern or other.pattern,
+            self.split_pairs or other.split_pairs,
+            frozenset.intersection(*heads) if heads else None,
+        )
 
 
 @dataclass(frozen=True)
-class InputNeeds:
+class InputNeeds(_Flags):
     """What a policy needs of the packed inputs."""
 
     second_text: bool = False  # which tokens are of the second text of a pair
     restarts_positions: bool = False  # the second text of a pair numbered from 0 on
-
-    def __or__(self, other: InputNeeds) -> InputNeeds:
-        """Merge: what either needs."""
-        return InputNeeds(
-            self.second_text or other.second_text,
-            self.restarts_positions or other.restarts_positions,
-        )

@@ -7,7 +7,7 @@ is then `(T, ...)`, T real tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -24,7 +24,7 @@ from fewer.kernels.sparse import (
     offsets,
 )
 
-__all__ = ["Packed", "Plan", "plan"]
+__all__ = ["Packed", "Placement", "Plan", "TextRoles", "plan"]
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ def plan(mask: Tensor | None, grid: tuple[int, int], device: torch.device) -> Pl
             )
         if tuple(mask.shape) != grid:
             raise ValueError(
-                f"attention_mask has shape {tuple(mask.shape)}, wanted (batch, length) = "
-                f"{grid}; masks of pairs of "
-                "tokens (3 or 4 dimensions) cannot be packed: pass one row a text"
+                f"attention_mask must have the shape (batch, length) = {grid}; got "
+                f"{tuple(mask.shape)}. Masks of pairs of tokens (3 or 4 dimensions) cannot be "
+                "packed: pass one row per text."
             )
         real = mask.to(device) != 0
         if rows and columns and not bool(real[:, 0].all()):
@@ -69,8 +69,8 @@ def plan(mask: Tensor | None, grid: tuple[int, int], device: torch.device) -> Pl
         slot = real.flatten().nonzero().squeeze(1)
     if not rows or not columns:
         raise ValueError(
-            f"the batch has shape {grid}, wanted at least one text, with one token or more (the "
-            "tokenizer adds [CLS])"
+            f"the batch must have at least one text of one token or more; got the shape {grid}. "
+            "The tokenizer adds [CLS]."
         )
     return Plan(grid, slot, slot // columns, slot % columns)
 
@@ -79,50 +79,103 @@ def _refuse(real: Bool[Tensor, "B N"]) -> None:
     row = int((~real[:, 0]).nonzero()[0, 0])
     if not bool(real[row].any()):
         raise ValueError(
-            f"text {row} of the batch has no token: its attention_mask is all zero. Encode "
-            "empty texts with the "
-            "tokenizer's special tokens, or leave them out"
+            f"attention_mask must be 1 for some token of each text; got a text {row} of the batch "
+            "without a token. Encode empty texts with the tokenizer's special tokens, or leave "
+            "them out."
         )
     raise ValueError(
-        f"text {row} of the batch starts at column {int(real[row].float().argmax())}: left "
-        "padding. The heads of "
-        "encoders read column 0 ([CLS]); set tokenizer.padding_side = 'right'"
+        "texts must start at column 0, where the heads of encoders read [CLS]; got text "
+        f"{row} of the batch from column {int(real[row].float().argmax())} on: left padding. Set "
+        "tokenizer.padding_side = 'right'."
     )
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the tokens of a batch stand: in their text, and in the caller's grid."""
+
+    sequence: Int[Tensor, "T"]  # index of the text; ascending
+    position: Int[Tensor, "T"]  # in the text as it came; never renumbered
+    slot: Int[Tensor, "T"]  # index into the caller's flattened grid; ascending
+    cu: Int[Tensor, "B+1"]  # text b has the rows cu[b]:cu[b+1]
+    extent: Int[Tensor, "B"]  # columns of each text as it came, its holes included
+    grid: tuple[int, int]
+
+    @cached_property
+    def lengths(self) -> Float[Tensor, "B"]:
+        """Rows of each text."""
+        return self.cu.diff().float()
+
+    @cached_property
+    def column(self) -> Int[Tensor, "T"]:
+        """Column of each token in its row of the caller's grid."""
+        return self.slot % self.grid[1]
+
+    def select(self, rows: Int[Tensor, "Tk"]) -> Placement:
+        """Keep only these rows, in ascending order."""
+        sequence, position, slot = (
+            values.index_select(0, rows) for values in (self.sequence, self.position, self.slot)
+        )
+        cu = torch.searchsorted(rows, self.cu)  # how many of the kept stand before each text
+        return Placement(sequence, position, slot, cu, self.extent, self.grid)
+
+    def split_pairs(self, second_text: Bool[Tensor, "T"]) -> Placement:
+        """View the two texts of each pair as texts of their own: 2B of them, some maybe empty."""
+        sequence, texts = 2 * self.sequence + second_text, 2 * self.grid[0]
+        cu = offsets(torch.bincount(sequence, minlength=texts))
+        extent = self.extent.repeat_interleave(2)
+        return Placement(sequence, self.position, self.slot, cu, extent, (texts, self.grid[1]))
+
+    def attention_layout(self, pattern: Pattern, roles: TextRoles, heads: int) -> SparseLayout:
+        """Return the pairs of a pattern, every token a query.
+
+        Layers that prune no token share the layout of the last pattern.
+        """
+        layout: SparseLayout | None = self.__dict__.get("_layout")
+        if layout is None or layout.pattern != pattern:
+            places = self.sequence, self.column, self.extent
+            is_global = find_global_tokens(pattern, *places, roles.question)
+            if roles.global_tokens is not None:
+                is_global = is_global | roles.global_tokens
+            positions = TokenPositions(self.sequence, self.column, is_global)
+            layout = SparseLayout(pattern, positions, positions, self.extent, heads)
+            self.__dict__["_layout"] = layout
+        return layout
+
+
+@dataclass(frozen=True)
+class TextRoles:
+    """What the tokens of a batch are; `None` where nothing needs to know."""
+
+    protected: Bool[Tensor, "T"]  # never pruned
+    second_text: Bool[Tensor, "T"] | None = None  # of a pair
+    question: Bool[Tensor, "T"] | None = None  # as the text came: of the first text, or [CLS]
+    global_tokens: Bool[Tensor, "T"] | None = None  # as the caller marked them
+
+    def select(self, rows: Int[Tensor, "Tk"]) -> TextRoles:
+        """Keep only these rows."""
+        second_text, question, global_tokens = (
+            None if role is None else role.index_select(0, rows)
+            for role in (self.second_text, self.question, self.global_tokens)
+        )
+        protected = self.protected.index_select(0, rows)
+        return TextRoles(protected, second_text, question, global_tokens)
 
 
 @dataclass(frozen=True)
 class Packed:
     """All tokens of a batch in one row.
 
-    `alive`, `active`, `gate` are `None` as long as they would be all ones.
+    `alive`, `active`, `gate` and `heads` are `None` as long as they would be all ones.
     """
 
     hidden: Float[Tensor, "T D"]
-    sequence: Int[Tensor, "T"]  # which text; ascending
-    position: Int[Tensor, "T"]  # position in the text as it came; never renumbered
-    slot: Int[Tensor, "T"]  # index into the caller's flattened grid
-    protected: Bool[Tensor, "T"]  # never leaves
-    cu: Int[Tensor, "B+1"]  # text b owns rows cu[b]:cu[b+1]
-    extent: Int[Tensor, "B"]  # columns of each text as it came, its holes included
-    grid: tuple[int, int]
-    alive: Bool[Tensor, "T"] | None = None  # False: gone, but still in memory; None: all alive
-    active: Bool[Tensor, "T"] | None = None  # False: rests (a key and a value, no longer a query)
-    gate: Float[Tensor, "T"] | None = (
-        None  # how far a token still takes part, 0..1, while removal is played
-    )
-    received: Float[Tensor, "T"] | None = (
-        None  # attention received in this layer, if a policy asked for it
-    )
-    # what a policy that measures sees of this layer's attention, `None` to the others:
-    # A[h, i, j] = exp(query[i, h] . key[j, h] / sqrt(d) - normaliser[i, h]); 0 for i at rest, for
-    # pairs that were not read, and for i that asked by projections of its own
-    query: Float[Tensor, "T H d"] | None = None
-    key: Float[Tensor, "T H d"] | None = None
-    logsumexp: Float[Tensor, "T H"] | None = None
-    pairs: SparseLayout | None = None  # which there were, all tokens asking; None: all of each text
-    second: Bool[Tensor, "T"] | None = None  # of the second text of a pair; None: nobody asked
-    question: Bool[Tensor, "T"] | None = None  # as the text came: of the first text, or [CLS]
-    anchors: Bool[Tensor, "T"] | None = None  # that the caller wants to read, and be read by, all
+    placement: Placement
+    roles: TextRoles
+    alive: Bool[Tensor, "T"] | None = None  # False: pruned, but still in memory
+    active: Bool[Tensor, "T"] | None = None  # False: frozen (a key and a value, no longer a query)
+    gate: Float[Tensor, "T"] | None = None  # how much a token takes part, 0..1, in a soft pass
+    heads: Bool[Tensor, "B H"] | None = None  # attention heads that each text still computes
 
     @classmethod
     def start(
@@ -131,124 +184,105 @@ class Packed:
         hidden: Tensor,
         position: Tensor,
         protected: Tensor,
-        second: Tensor | None = None,
-        anchors: Tensor | None = None,
+        second_text: Tensor | None = None,
+        global_tokens: Tensor | None = None,
     ) -> Packed:
         """Lay the embedded tokens of a plan in one row, all alive and active."""
-        counts = torch.bincount(plan.sequence, minlength=plan.grid[0])
-        cu = offsets(counts)
+        cu = offsets(torch.bincount(plan.sequence, minlength=plan.grid[0]))
+        extent = plan.column[cu[1:] - 1] + 1
+        placement = Placement(plan.sequence, position, plan.slot, cu, extent, plan.grid)
         question = None
-        if second is not None:
-            question = find_question_tokens(plan.sequence, plan.column, second, plan.grid[0])
-        return cls(
-            hidden=hidden,
-            sequence=plan.sequence,
-            position=position,
-            slot=plan.slot,
-            protected=protected,
-            cu=cu,
-            extent=plan.column[cu[1:] - 1] + 1,
-            grid=plan.grid,
-            second=second,
-            question=question,
-            anchors=anchors,
-        )
-
-    def but(self, **changes: Any) -> Packed:
-        """Copy with some fields changed, as `dataclasses.replace` does at five times the price."""
-        new = object.__new__(Packed)
-        new.__dict__.update(self.__dict__, **changes)
-        if "cu" in changes:
-            new.__dict__.pop("lengths", None)
-            new.__dict__.pop("_read_by", None)
-        if "cu" in changes or "alive" in changes:
-            new.__dict__.pop("texts", None)
-        return new
-
-    @cached_property
-    def lengths(self) -> Float[Tensor, "B"]:
-        """Rows of each text."""
-        return self.cu.diff().float()
-
-    @cached_property
-    def texts(self) -> Int[Tensor, "b"]:
-        """Texts that have not left: those whose first token, which is protected, is alive."""
-        if self.alive is None and self.grid[0] == 1:
-            return torch.zeros_like(self.cu[:1])  # it is there, or nothing would be asked
-        there = self.cu.diff() > 0
-        if self.alive is not None:
-            first = self.cu[:-1].clamp_max(max(0, self.slot.numel() - 1))
-            there = there & self.alive[first]
-        return there.nonzero().squeeze(1)
-
-    def read_by(self, pattern: Pattern, heads: int) -> SparseLayout:
-        """Say how these tokens read by a pattern, all of them asking.
-
-        The layers of a pass that change no row share what was found for the last pattern.
-        """
-        found: SparseLayout | None = self.__dict__.get("_read_by")
-        if found is None or found.pattern != pattern:
-            column = self.column
-            anchors = find_global_tokens(pattern, self.sequence, column, self.extent, self.question)
-            anchors = anchors if self.anchors is None else anchors | self.anchors
-            places = TokenPositions(self.sequence, column, anchors)
-            found = SparseLayout(pattern, places, places, self.extent, heads)
-            self.__dict__["_read_by"] = found
-        return found
+        if second_text is not None:
+            question = find_question_tokens(plan.sequence, plan.column, second_text, plan.grid[0])
+        return cls(hidden, placement, TextRoles(protected, second_text, question, global_tokens))
 
     @property
-    def column(self) -> Int[Tensor, "T"]:
-        """Column of each token in its row of the caller's grid."""
-        return self.slot % self.grid[1]
+    def sequence(self) -> Int[Tensor, "T"]:
+        """The text of each token."""
+        return self.placement.sequence
+
+    @property
+    def position(self) -> Int[Tensor, "T"]:
+        """Position of each token in its text as it came."""
+        return self.placement.position
+
+    @property
+    def slot(self) -> Int[Tensor, "T"]:
+        """Index of each token into the caller's flattened grid."""
+        return self.placement.slot
+
+    @property
+    def cu(self) -> Int[Tensor, "B+1"]:
+        """Where each text starts, and where the last ends."""
+        return self.placement.cu
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """The caller's number of texts and of columns."""
+        return self.placement.grid
+
+    @property
+    def texts(self) -> Int[Tensor, "b"]:
+        """Texts that are still read: those whose first token, which is protected, is alive."""
+        if self.alive is None and self.grid[0] == 1:
+            return torch.zeros_like(self.cu[:1])  # the only text is there while layers run
+        is_read = self.cu.diff() > 0
+        if self.alive is not None:
+            first = self.cu[:-1].clamp_max(max(0, self.slot.numel() - 1))
+            is_read = is_read & self.alive[first]
+        return is_read.nonzero().squeeze(1)
 
     @property
     def is_empty(self) -> bool:
-        """Whether nobody is left."""
+        """Whether no token is left."""
         return not self.slot.numel() or (self.alive is not None and not bool(self.alive.any()))
 
     @property
-    def asking(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and normaliser, which are there for a policy that measures."""
-        assert self.query is not None
-        assert self.key is not None
-        assert self.logsumexp is not None
-        return self.query, self.key, self.logsumexp
+    def participation(self) -> Tensor | None:
+        """How much each token takes part as a query, 0..1; `None` when all do in full."""
+        if self.active is None:
+            return self.gate
+        return self.active.float() if self.gate is None else self.gate * self.active
 
-    def apart(self) -> Packed:
-        """View the two texts of each pair as texts of their own: 2B of them, some maybe empty."""
-        assert self.second is not None  # the border finds it for policies that read apart
-        sequence = 2 * self.sequence + self.second
-        texts = 2 * self.grid[0]
-        cu = offsets(torch.bincount(sequence, minlength=texts))
-        extent = self.extent.repeat_interleave(2)
-        return self.but(sequence=sequence, cu=cu, extent=extent, grid=(texts, self.grid[1]))
+    @property
+    def readers(self) -> Bool[Tensor, "T"] | None:
+        """Which tokens are alive and active; `None` when all are."""
+        if self.active is None or self.alive is None:
+            return self.alive if self.active is None else self.active
+        return self.alive & self.active
 
-    def with_hidden(self, hidden: Tensor) -> Packed:
-        """Put new states in place of the old, row by row."""
-        return self.but(hidden=hidden)
+    def replace(self, **changes: Any) -> Packed:
+        """Copy with some fields changed, as `dataclasses.replace` does at five times the price."""
+        new = object.__new__(Packed)
+        new.__dict__.update(self.__dict__, **changes)
+        return new
 
-    def take(self, rows: Int[Tensor, "Tk"]) -> Packed:
+    def select(self, rows: Int[Tensor, "Tk"]) -> Packed:
         """Keep only these rows, in ascending order; the memory of the others goes with them."""
         if rows.numel() == self.slot.numel():
             return self
-        picked: dict[str, Any] = {
-            field.name: value.index_select(0, rows)
-            for field in fields(self)
-            if field.name not in ("cu", "extent")
-            and isinstance(value := getattr(self, field.name), Tensor)
-        }
-        if self.pairs is not None:
-            picked["pairs"] = self.pairs.select(rows)
-        cu = torch.searchsorted(rows, self.cu)  # how many of the kept stand before each text
-        return self.but(cu=cu, **picked)
+        alive, active, gate = (
+            None if mask is None else mask.index_select(0, rows)
+            for mask in (self.alive, self.active, self.gate)
+        )
+        hidden, placement = self.hidden.index_select(0, rows), self.placement.select(rows)
+        return Packed(hidden, placement, self.roles.select(rows), alive, active, gate, self.heads)
+
+    def split_pairs(self) -> Packed:
+        """View the two texts of each pair as texts of their own."""
+        assert self.roles.second_text is not None  # packing finds it for layouts that split pairs
+        heads = None if self.heads is None else self.heads.repeat_interleave(2, 0)
+        return self.replace(
+            placement=self.placement.split_pairs(self.roles.second_text), heads=heads
+        )
 
     def count(self, weight: Float[Tensor, "T"] | None) -> Float[Tensor, "B"]:
         """Add up `weight` over the tokens of each text, in fp32, differentiably.
 
-        `None` counts 1 a row.
+        `None` counts 1 per row.
         """
         if weight is None:
-            return self.lengths
+            return self.placement.lengths
         return torch.zeros(self.grid[0], device=weight.device).index_add(
             0, self.sequence, weight.float()
         )
@@ -256,10 +290,3 @@ class Packed:
     def offsets(self, rows: Int[Tensor, "Tq"]) -> Int[Tensor, "B+1"]:
         """Return where each text begins among `rows` only."""
         return offsets(torch.bincount(self.sequence.index_select(0, rows), minlength=self.grid[0]))
-
-    @property
-    def presence(self) -> Tensor | None:
-        """How much of each token takes part as a query, 0..1; `None` when all do in full."""
-        if self.active is None:
-            return self.gate
-        return self.active.float() if self.gate is None else self.gate * self.active

@@ -1,55 +1,43 @@
-"""Several methods at once: `Stack(a, b)` is a method, its policy asks each of them."""
+"""Several methods at once: `Stack(a, b)` is a method, its policy combines theirs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import field, replace
 from functools import reduce
-from typing import cast
+from typing import Annotated, Any, cast
 
 import torch
+from annotated_types import MinLen
+from pydantic import Strict
 from torch import Tensor, nn
 
+from fewer._validation.settings import settings
 from fewer.core.cost import ModelSpec
-from fewer.core.decision import Decision, View
+from fewer.core.decision import Decision, Site, View
+from fewer.core.learning import CalibrationData, OperatingPoints, TrainingBatch
 from fewer.core.needs import InputNeeds, Layout, Needs
-from fewer.core.policy import (
-    CalibrationData,
-    Dial,
-    Method,
-    Phase,
-    Policy,
-    PredictorResult,
-    TrainingBatch,
-)
-from fewer.core.trace import Trace
+from fewer.core.packed import Packed
+from fewer.core.phase import INFERENCE, Phase
+from fewer.core.policy import ExitingPolicy, Method, Policy
 
-__all__ = ["Stack", "StackPolicy"]
+__all__ = ["Stack", "StackPolicy", "part_of"]
 
 
-@dataclass(frozen=True)
+@settings
 class Stack:
-    """Methods that act together: a token reads on only where all of them agree.
+    """Methods that act together: a token is computed only where all of them agree.
 
     They are trained one after another, each with the earlier ones in place. The first comes first.
 
     >>> Stack(methods=(LTP(target=0.5), FastBERT()))  # doctest: +SKIP
     """
 
-    methods: tuple[Method, ...]
+    methods: Annotated[tuple[Method, ...], Strict(False), MinLen(1)] = field(kw_only=False)
 
-    def __post_init__(self) -> None:
-        """Refuse an empty stack."""
-        object.__setattr__(self, "methods", tuple(self.methods))  # JSON and YAML hold lists
-        if not self.methods or not all(isinstance(method, Method) for method in self.methods):
-            raise ValueError(
-                f"methods is {self.methods}, wanted at least one method, such as fewer.LTP()"
-            )
-
-    def build(self, shape: ModelSpec) -> StackPolicy:
+    def build(self, spec: ModelSpec) -> StackPolicy:
         """Build the policy of each."""
-        return StackPolicy(self.methods, shape)
+        return StackPolicy(self.methods, spec)
 
     def phases(self) -> tuple[Phase, ...]:
         """Return all phases of the first, then of the second, and so on."""
@@ -61,69 +49,72 @@ class Stack:
 
 
 class StackPolicy(Policy):
-    """Asks every part and combines what they say; a part that is not trained yet is not asked."""
+    """Combines what its parts decide.
 
-    def __init__(self, methods: tuple[Method, ...], shape: ModelSpec) -> None:
+    In a phase of one part the parts before it are in place, and those after it do nothing.
+    """
+
+    def __init__(self, methods: tuple[Method, ...], spec: ModelSpec) -> None:
         super().__init__()
         self.methods = methods
-        parts = [method.build(shape) for method in methods]
-        self.parts = nn.ModuleList(parts)
-        self._acting = len(parts)
-        self.sites = frozenset(site for part in parts for site in part.sites)
-        self.answers = any(part.answers for part in parts)
-        self.renormalises_frozen = any(part.renormalises_frozen for part in parts)
+        self.parts = nn.ModuleList(method.build(spec) for method in methods)
+        parts = self._list()
+        self.sites = frozenset[Site].union(*(part.sites for part in parts))
         self.inputs = reduce(InputNeeds.__or__, (part.inputs for part in parts))
-        if sum(part.answers for part in parts) > 1:
-            raise ValueError("two of the stacked methods answer early; wanted one at most")
-        for layer in range(shape.num_layers):
-            self.layout(layer)  # two patterns are refused
+        if sum(isinstance(module, ExitingPolicy) for module in self.modules()) > 1:
+            raise ValueError(
+                "methods of a stack must have one early exit at most; got two. Leave one out."
+            )
+        for layer in range(spec.num_layers):
+            self.layout(layer, INFERENCE)  # two patterns are refused
 
-    def needs(self, layer: int) -> Needs:
+    def needs(self, layer: int, phase: Phase) -> Needs:
         """Merge what the parts need."""
-        return reduce(Needs.__or__, (part.needs(layer) for part in self._acts()))
-
-    def layout(self, layer: int) -> Layout:
-        """Merge the parts' layouts."""
-        return reduce(Layout.__or__, (part.layout(layer) for part in self._acts()))
-
-    def decide(self, view: View) -> Decision | None:
-        """Combine what the parts say: the lower fate wins."""
-        said = [part.decide(view) for part in self._acts() if view.site in part.sites]
-        told = [decision for decision in said if decision is not None]
-        return reduce(Decision.__and__, told) if told else None
-
-    def loss(self, lesson: TrainingBatch) -> Tensor:
-        """Return the loss of the part whose phase it is, or the sum where it is everyone's."""
-        if lesson.phase.part:
-            part, phase = self._of(lesson.phase)
-            return part.loss(replace(lesson, phase=phase))
-        losses = [part.loss(lesson) for part in self._acts()]
-        return torch.stack(losses).sum()
-
-    def predictor_results(self, trace: Trace, relevant: Tensor) -> tuple[PredictorResult, ...]:
-        """Return the parts' in order."""
-        return tuple(
-            one for part in self._acts() for one in part.predictor_results(trace, relevant)
+        parts = self._acting(phase)
+        return reduce(
+            Needs.__or__, (part.needs(layer, part_phase) for _, part, part_phase in parts)
         )
 
-    def calibrate(self, phase: Phase, rehearsal: CalibrationData) -> None:
+    def layout(self, layer: int, phase: Phase) -> Layout:
+        """Merge the parts' layouts."""
+        parts = self._acting(phase)
+        return reduce(
+            Layout.__or__, (part.layout(layer, part_phase) for _, part, part_phase in parts)
+        )
+
+    def begin(self, tokens: Packed, phase: Phase) -> Any:
+        """Begin every part; the state is a list of theirs."""
+        return [part.begin(tokens, phase) for _, part, phase in self._acting(phase)]
+
+    def forward(self, view: View) -> Decision | None:
+        """Combine what the parts decide: the lower fate wins."""
+        decisions = [
+            _in_scope(decision, f"{number}.")
+            for number, part, phase in self._acting(view.phase)
+            if (decision := part(_view_of(view, number, phase))) is not None
+        ]
+        return reduce(Decision.__and__, decisions) if decisions else None
+
+    def loss(self, batch: TrainingBatch) -> Tensor:
+        """Return the loss of the part whose phase it is, or the sum where it is everyone's."""
+        if batch.phase.part:
+            part, phase = self._trained(batch.phase)
+            return part.loss(replace(batch, phase=phase))
+        return torch.stack([part.loss(batch) for part in self._list()]).sum()
+
+    def calibrate(self, phase: Phase, data: CalibrationData) -> None:
         """Calibrate the part whose phase it is, the earlier ones in place; or all, in order."""
         if phase.part:
-            part, own = self._of(phase)
-            part.calibrate(own, rehearsal)
+            part, part_phase = self._trained(phase)
+            part.calibrate(part_phase, data)
             return
-        for number, part in enumerate(self._acts()):
-            with self.during(replace(phase, part=(number,))):
-                part.calibrate(phase, rehearsal)
+        for number, part in enumerate(self._list()):
+            part.calibrate(phase, data.of_part(number))
 
-    def dial(self) -> Dial | None:
-        """Return the first there is."""
-        return next((dial for part in self._acts() if (dial := part.dial())), None)
-
-    def start_from(self, pooler: nn.Linear) -> None:
-        """Offer it to every part."""
-        for part in self._own:
-            part.start_from(pooler)
+    def operating_points(self) -> OperatingPoints | None:
+        """Return those of the first part that has any."""
+        candidates = (part.operating_points() for part in self._list())
+        return next((points for points in candidates if points is not None), None)
 
     def inherit(self, method: Method, policy: Policy) -> tuple[tuple[int, ...], ...]:
         """Give what was learned to the first part, if that is described by the same method."""
@@ -132,32 +123,40 @@ class StackPolicy(Policy):
         self.parts[0].load_state_dict(policy.state_dict())
         return ((0,),)
 
-    def part(self, path: tuple[int, ...]) -> Policy:
-        """Follow a path of numbers down the stack."""
-        if not path:
-            return self
-        return self._own[path[0]].part(path[1:])
-
-    @contextmanager
-    def during(self, phase: Phase) -> Iterator[None]:
-        """Let the parts above the one whose phase it is be silent inside the block."""
-        if not phase.part:
-            yield
-            return
-        before, self._acting = self._acting, phase.part[0] + 1
-        part, own = self._of(phase)
-        try:
-            with part.during(own):
-                yield
-        finally:
-            self._acting = before
-
-    @property
-    def _own(self) -> list[Policy]:
+    def _list(self) -> list[Policy]:
         return cast("list[Policy]", list(self.parts))
 
-    def _acts(self) -> list[Policy]:
-        return self._own[: self._acting]
+    def _trained(self, phase: Phase) -> tuple[Policy, Phase]:
+        return self._list()[phase.part[0]], replace(phase, part=phase.part[1:])
 
-    def _of(self, phase: Phase) -> tuple[Policy, Phase]:
-        return self._own[phase.part[0]], replace(phase, part=phase.part[1:])
+    def _acting(self, phase: Phase) -> Iterator[tuple[int, Policy, Phase]]:
+        """List the parts that act in a phase, each with the phase as it is for the part."""
+        in_place = "compact" if phase.apply == "observe" else phase.apply
+        for number, part in enumerate(self._list()):
+            if not phase.part:
+                yield number, part, phase
+            elif number < phase.part[0]:
+                yield number, part, Phase.in_place(INFERENCE, in_place, exits=phase.exits)
+            elif number == phase.part[0]:
+                yield number, part, replace(phase, part=phase.part[1:])
+
+
+def part_of(policy: Policy, path: tuple[int, ...]) -> Policy:
+    """Follow a path of numbers down stacks of policies."""
+    for number in path:
+        assert isinstance(policy, StackPolicy)  # phases of other policies have no part
+        policy = policy._list()[number]
+    return policy
+
+
+def _view_of(view: View, number: int, phase: Phase) -> View:
+    """Return what a part of a stack sees."""
+    scope = f"{view.scope}{number}."
+    return replace(view, phase=phase, state=view.state[number], scope=scope)
+
+
+def _in_scope(decision: Decision, scope: str) -> Decision:
+    """Put a part's number before the names of what it carries."""
+    if not decision.carry:
+        return decision
+    return replace(decision, carry={scope + name: value for name, value in decision.carry.items()})

@@ -17,8 +17,9 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from fewer.core.decision import Decision, ExitOutput
+    from fewer.core.packed import Packed
 
-__all__ = ["LayerTrace", "SparseCounts", "Trace", "publish", "record"]
+__all__ = ["DecisionRecord", "LayerTrace", "SparseCounts", "Trace", "publish", "record"]
 
 
 @dataclass(frozen=True)
@@ -26,46 +27,51 @@ class SparseCounts:
     """What an attention other than that of all with all multiplies, for each text."""
 
     pairs: Float[Tensor, "B"] | None = None  # of query and key; None: each query with each key
-    # tokens projected once more, for anchors: to queries, and to keys and values
+    # tokens projected once more, for global tokens: to queries, and to keys and values
     far: tuple[Float[Tensor, "B"], Float[Tensor, "B"]] | None = None
 
 
 @dataclass(frozen=True)
 class LayerTrace:
-    """Rows multiplied in one layer, for each text.
+    """Rows multiplied in one layer, for each text, and the tokens that read it.
 
-    While removal is played softly they are sums of gates, and differentiable.
+    In a soft pass the counts are sums of gates, and differentiable.
     """
 
     keys: Float[Tensor, "B"]  # tokens projected to keys and values
     queries: Float[Tensor, "B"]  # tokens projected to queries, and through the attention's output
     read: Float[Tensor, "B"]  # tokens through the feed-forward network
     scored: bool  # whether attention received was summed
-    gate: Float[Tensor, "T"] | None = (
-        None  # this layer's own gates, before they multiply with earlier ones
-    )
+    gate: Float[Tensor, "T"] | None = None  # of this layer alone, before they multiply
     extra: SparseCounts = SparseCounts()  # where not simply each query meets each key
+    slot: Int[Tensor, "T"] | None = None  # of the tokens after the layer; None: unknown
+    participation: Float[Tensor, "T"] | None = None  # how much each took part; None: all in full
+    states: Float[Tensor, "T D"] | None = None  # they left with, where a policy needs them
+
+
+@dataclass(frozen=True)
+class DecisionRecord:
+    """A decision with its guarantees, and the tokens that it was about."""
+
+    slot: Int[Tensor, "T"]
+    sequence: Int[Tensor, "T"]
+    decision: Decision
 
 
 @dataclass(repr=False)
 class Trace:
-    """The layers passed so far, and which tokens of the caller's grid read each of them."""
+    """The layers so far, and what was decided in them."""
 
     grid: tuple[int, int]
     device: torch.device
+    lengths: Float[Tensor, "B"] | None = None  # tokens of each text as it came
     layers: list[LayerTrace] = field(default_factory=list)
-    readers: list[tuple[Int[Tensor, "T"], Float[Tensor, "T"] | None]] = field(
-        default_factory=list
-    )  # of each layer: slots in the grid, and how much of each token took part (`None`: all did)
-    exit_outputs: list[ExitOutput] = field(default_factory=list)  # what exits said, layer by layer
-    predictor_outputs: list[ExitOutput] = field(
-        default_factory=list
-    )  # what predictors said of parts of texts
-    # of layers that a policy watches: the state each token left with, and where it stands
-    states: dict[int, tuple[Int[Tensor, "T"], Float[Tensor, "T D"]]] = field(default_factory=dict)
-    # settled decisions, and the slot and text of each token that they were about
-    settled: list[tuple[Int[Tensor, "T"], Int[Tensor, "T"], Decision]] = field(default_factory=list)
+    exit_outputs: list[ExitOutput] = field(default_factory=list)  # of exit heads, layer by layer
+    predictor_outputs: list[ExitOutput] = field(default_factory=list)  # of parts of texts
+    decisions: list[DecisionRecord] = field(default_factory=list)
     head_flops: Float[Tensor, "B"] | None = None  # FLOPs of the policy's own heads
+    log_prob: Float[Tensor, "B"] | None = None  # of all that the policy drew
+    carried: dict[str, Float[Tensor, "B*N ..."]] = field(default_factory=dict)  # by slot
     real: Int[Tensor, "T"] | None = None  # slots of the tokens that came in; None: every slot
 
     def __repr__(self) -> str:
@@ -73,35 +79,37 @@ class Trace:
         counts = [f"layers={len(self.layers)}", f"texts={self.grid[0]}"]
         if self.layers:
             first, last = (
-                float(layer.sum()) for layer in (self.layers[0].keys, self.layers[-1].read)
+                float(count.sum()) for count in (self.layers[0].keys, self.layers[-1].read)
             )
             counts.append(f"tokens={first:g} in, {last:g} out")
-        exits = sum(int(said.final.sum()) for said in self.exit_outputs if said.final is not None)
+        exits = sum(
+            int(output.exited.sum()) for output in self.exit_outputs if output.exited is not None
+        )
         return f"Trace({', '.join([*counts, f'exits={exits}'])})"
 
-    def record_outputs(self, decision: Decision) -> None:
-        """Note what a policy's heads said, and what they cost."""
+    def record(self, decision: Decision, tokens: Packed) -> None:
+        """Note what a policy decided about these tokens, and what its heads computed."""
         self.exit_outputs += decision.exit_outputs
         self.predictor_outputs += decision.predictor_outputs
-        if decision.head_flops is not None:
-            self.head_flops = (
-                decision.head_flops
-                if self.head_flops is None
-                else self.head_flops + decision.head_flops
-            )
+        self.head_flops = _add(self.head_flops, decision.head_flops)
+        self.log_prob = _add(self.log_prob, decision.log_prob)
+        for name, values in decision.carry.items():
+            size = self.grid[0] * self.grid[1]
+            old = self.carried.get(name, values.new_zeros(size, *values.shape[1:]))
+            self.carried[name] = old.index_copy(0, tokens.slot, values)
+        self.decisions.append(DecisionRecord(tokens.slot, tokens.sequence, decision))
 
     def answered(self, logits: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
         """Put the answers of exits in place of the last layer's, which the others keep.
 
-        `logits` is `(B, C)`, or `(B, N, C)` where exits speak of tokens.
+        `logits` is `(B, C)`, or `(B, N, C)` where exits are those of tokens.
         """
-        final = [one for one in self.exit_outputs if one.final is not None]
-        if not final:
+        outputs = [output for output in self.exit_outputs if output.exited is not None]
+        if not outputs:
             return logits
         flat = logits.flatten(0, -2).clone()
-        for one in final:
-            assert one.final is not None
-            flat[one.rows[one.final]] = one.logits[one.final].to(flat.dtype)
+        for output in outputs:
+            flat[output.rows[output.exited]] = output.logits[output.exited].to(flat.dtype)
         return flat.view_as(logits)
 
     @property
@@ -114,24 +122,31 @@ class Trace:
 
     @property
     def dropped(self) -> Bool[Tensor, "B N"]:
-        """Which tokens left before their text was answered."""
+        """Which tokens were pruned before their text was answered."""
         gone = torch.zeros(self.grid[0] * self.grid[1], dtype=torch.bool, device=self.device)
         answered = torch.zeros(self.grid[0], dtype=torch.bool, device=self.device)
-        for slot, sequence, decision in self.settled:
-            if decision.leaves is not None:
-                answered = answered | decision.leaves
-            if decision.stays is not None:  # played in memory, it is also about those who have left
-                gone[slot[~decision.stays & ~answered[sequence]]] = True
+        for entry in self.decisions:
+            if entry.decision.exits is not None:
+                answered = answered | entry.decision.exits
+            is_kept = entry.decision.kept
+            if is_kept is not None:  # without removal, decisions are also about pruned tokens
+                gone[entry.slot[~is_kept & ~answered[entry.sequence]]] = True
         return gone.view(self.grid)
 
     @property
     def layers_read(self) -> Int[Tensor, "B N"]:
-        """How many layers each token has read: 0..L, 0 on padding; counted when it is asked for."""
+        """How many layers each token was computed in: 0..L, 0 on padding."""
         depth = torch.zeros(self.grid[0] * self.grid[1], dtype=torch.long, device=self.device)
-        for slot, presence in self.readers:
-            read = torch.ones_like(slot) if presence is None else (presence >= 0.5).long()
-            depth.index_add_(0, slot, read)
+        for layer in self.layers:
+            assert layer.slot is not None  # the loop notes it
+            took_part = layer.participation
+            read = torch.ones_like(layer.slot) if took_part is None else (took_part >= 0.5).long()
+            depth.index_add_(0, layer.slot, read)
         return depth.view(self.grid)
+
+
+def _add(total: Tensor | None, more: Tensor | None) -> Tensor | None:
+    return total if more is None else more if total is None else total + more
 
 
 _RECORDER: ContextVar[list[Trace] | None] = ContextVar("fewer_recorder", default=None)

@@ -13,6 +13,7 @@ import copy
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -24,23 +25,18 @@ from transformers.utils.generic import ModelOutput
 
 from fewer._files.disk import writing
 from fewer._files.manifest import MANIFEST
-from fewer._validation.types import check_length
+from fewer._validation.names import check_known
 from fewer.backbones import bind
 from fewer.backbones.prepacked.engine import Engine
 from fewer.core.apply import APPLIES
+from fewer.core.cost import Task
 from fewer.core.encode import encode
-from fewer.core.policy import Dense, Method
+from fewer.core.phase import FINE_TUNING, INFERENCE, Phase
+from fewer.core.policy import Dense, ExitingPolicy, Method, StartsFromPooler
 from fewer.core.trace import publish
-from fewer.hf.answering import answering_forward
-from fewer.hf.config import (
-    MARK,
-    Settings,
-    check_settings,
-    mark_of,
-    method_from,
-    write_settings,
-)
+from fewer.hf.cached_states import current_states
 from fewer.hf.eval_view import eval_view
+from fewer.hf.exit_logits import answering_forward
 from fewer.hf.packing import pack
 from fewer.hf.refusals import (
     refuse_call,
@@ -49,7 +45,14 @@ from fewer.hf.refusals import (
     refuse_states,
     refuse_tracing,
 )
-from fewer.hf.task_heads import model_spec, pooler_of
+from fewer.hf.side_file import (
+    MARK,
+    Settings,
+    mark_of,
+    method_from,
+    write_settings,
+)
+from fewer.hf.task_heads import TaskHead, model_spec, pooler_of, task_head
 from fewer.kernels import kernel as find_kernel
 from fewer.kernels.cpu.batch_invariant import swap_back
 from fewer.kernels.cpu.library import Isa, available_isas
@@ -66,14 +69,12 @@ __all__ = [
     "detach",
     "evaluating",
     "is_attached",
-    "longest",
     "parts",
+    "running",
     "set_threshold",
 ]
 
 log = logging.getLogger("fewer")
-DEFAULT_LENGTH = 512  # where neither model nor tokenizer has a limit
-NO_LIMIT = 10**20  # tokenizers without a limit report more
 PRECISION_OF = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -81,14 +82,15 @@ Model = TypeVar("Model", bound=nn.Module)
 class Attachment(nn.Module):
     """The submodule of an attached encoder: a method, its policy and how decisions are applied."""
 
-    def __init__(self, settings: Settings, shape: ModelSpec) -> None:
+    def __init__(self, settings: Settings, spec: ModelSpec, head: TaskHead) -> None:
         super().__init__()
         self.settings = settings
-        self.shape = shape
-        self.policy = settings.method.build(shape)
+        self.spec = spec
+        self.head = head
+        self.policy = settings.method.build(spec)
         self.has_head = True  # whether a head reads the encoder's states, not only the user
-        self.apply_in_training = "compact"
-        self.apply_in_eval = "compact"
+        self.phase: Phase | None = None  # that `fit` is in; None: fine-tuning or inference
+        self.apply_name: str | None = None  # of `APPLIES`, in place of the phase's
         self.isa: Isa | None = None  # the instruction set of the kernels; None: plain torch
         self._engine: Engine | None = None
 
@@ -98,9 +100,19 @@ class Attachment(nn.Module):
         return self.settings.method
 
     @property
+    def has_exits(self) -> bool:
+        """Whether heads of the policy may answer instead of the model's own."""
+        return any(isinstance(module, ExitingPolicy) for module in self.policy.modules())
+
+    @property
     def protects_first_text(self) -> bool:
         """Whether tokens may be pruned, but none of the question of a question-passage pair."""
-        return self.shape.answers == "span" and bool(self.policy.sites)
+        return self.spec.task is Task.SPAN and bool(self.policy.sites)
+
+    def phase_of(self, *, training: bool) -> Phase:
+        """Return the phase of a forward pass in this mode."""
+        phase = self.phase or (FINE_TUNING if training else INFERENCE)
+        return phase if self.apply_name is None else replace(phase, apply=self.apply_name)
 
     def backbone(self, encoder: nn.Module) -> Backbone:
         """View the encoder: prepacked where it is optimized and eligible, else plain."""
@@ -200,14 +212,14 @@ class _PackedEncoder(_Attached):
             needs_second_text=attachment.policy.inputs.second_text,
             anchors=global_attention_mask,
         )
-        apply = attachment.apply_in_training if self.training else attachment.apply_in_eval
         hidden, trace = encode(
             backbone.layers,
             attachment.policy,
             tokens,
-            apply=APPLIES[apply],
             attend=find_kernel(attachment.settings.kernel),
+            phase=attachment.phase_of(training=self.training),
             finish=backbone.finish,
+            cached=current_states(),
         )
         publish(trace)
         pooled = None if backbone.pool is None else backbone.pool(hidden)
@@ -290,20 +302,21 @@ def attach(
     find_kernel(kernel)
     refuse_model(hf_model, encoder)
     _refuse_shared(hf_model, encoder)
-    shape = model_spec(hf_model, encoder)
+    spec = model_spec(hf_model, encoder)
     settings = Settings(_resolve(method), kernel, tuple(protect))
-    check_settings(settings.method)
-    attached = Attachment(settings, shape).to(encoder.device)
+    attached = Attachment(settings, spec, task_head(hf_model)).to(encoder.device)
     attached.has_head = hf_model is not encoder
     if (pooler := pooler_of(hf_model, encoder)) is not None:
-        attached.policy.start_from(pooler)
+        for module in attached.policy.modules():
+            if isinstance(module, StartsFromPooler):
+                module.start_from(pooler)
     detach(model)
     encoder.fewer = attached
     attached.train(encoder.training)
     vars(hf_model.config).pop(MARK, None)  # read from a folder by plain transformers
-    _swap_class(encoder, packs=True, saves=hf_model is encoder)
-    if hf_model is not encoder:
-        _swap_class(hf_model, packs=False, saves=True)
+    for module, packs in {hf_model: hf_model is encoder, encoder: True}.items():
+        origin: Any = type(module)
+        module.__class__ = _attached_class(origin, packs, module is hf_model)
     return model
 
 
@@ -331,11 +344,6 @@ def _refuse_shared(hf_model: PreTrainedModel, encoder: PreTrainedModel) -> None:
             f"the encoder of a {type(hf_model).__name__} must belong to it alone; got an encoder "
             "that is attached in another model. Call fewer.detach on that model first."
         )
-
-
-def _swap_class(module: Any, *, packs: bool, saves: bool) -> None:
-    origin: Any = type(module)
-    module.__class__ = _attached_class(origin, packs, saves)
 
 
 def detach(model: Model) -> Model:
@@ -367,22 +375,6 @@ def is_attached(model: nn.Module) -> bool:
     return isinstance(parts(model)[1], _PackedEncoder)
 
 
-def longest(model: nn.Module, max_length: int | None, tokenizer_limit: int) -> int:
-    """Return the maximum length in tokens: `max_length`, or the limit of tokenizer and model.
-
-    Raises `ValueError` for a `max_length` below 1 or above the model's number of positions.
-    """
-    if max_length is not None:
-        check_length(max_length)
-    limit = bind(parts(model)[1]).max_tokens
-    if max_length is not None and limit is not None and max_length > limit:
-        raise ValueError(
-            f"max_length must be at most {limit} tokens for this model; got {max_length}."
-        )
-    limits = [size for size in (limit, tokenizer_limit) if size is not None and size < NO_LIMIT]
-    return min(limits, default=DEFAULT_LENGTH) if max_length is None else max_length
-
-
 def set_threshold(model: Model, threshold: float) -> Model:
     """Set the threshold at which texts exit or tokens are frozen, in place.
 
@@ -392,34 +384,41 @@ def set_threshold(model: Model, threshold: float) -> Model:
     >>> fewer.set_threshold(model, threshold=0.3)  # doctest: +SKIP
     """
     attached = attachment(model)
-    dial = attached.policy.dial()
-    if dial is None:
+    points = attached.policy.operating_points()
+    if points is None:
         raise ValueError(
             f"method must have a threshold to set; got {attached.method}, which has no threshold. "
             "Early exits have one; LTP learns its own."
         )
-    dial.check(threshold)
-    dial.value.fill_(threshold)
+    points.set(threshold)
     return model
+
+
+@contextmanager
+def running(model: nn.Module, phase: Phase) -> Iterator[None]:
+    """Run forward passes inside the block as a phase of training does, in both modes."""
+    attached = attachment(model)
+    previous, attached.phase = attached.phase, phase
+    try:
+        yield
+    finally:
+        attached.phase = previous
 
 
 @contextmanager
 def applying(model: nn.Module, name: str) -> Iterator[None]:
     """Apply decisions by `name` inside the block, in training and in eval mode.
 
-    `name` is compact, mask, soften or soften_output.
+    `name` is one of `fewer.core.apply.APPLIES`: compact, mask, soften, soften_output, scale_state
+    or observe.
     """
-    if name not in APPLIES:
-        raise ValueError(
-            f"apply must be one of {', '.join(APPLIES)}; got {name!r}. Choose one of these."
-        )
+    check_known(name, APPLIES, "apply")
     attached = attachment(model)
-    previous = attached.apply_in_training, attached.apply_in_eval
-    attached.apply_in_training = attached.apply_in_eval = name
+    previous, attached.apply_name = attached.apply_name, name
     try:
         yield
     finally:
-        attached.apply_in_training, attached.apply_in_eval = previous
+        attached.apply_name = previous
 
 
 @contextmanager
@@ -436,6 +435,7 @@ def evaluating(model: Model) -> Iterator[Model]:
             if isinstance(module, _PackedEncoder) and id(module) not in shared:
                 attached = copy.copy(module.fewer)
                 attached.set_isa(None)  # the model owns them, and its layers train
+                attached.phase = None
                 module._modules["fewer"] = attached
     yield view
 

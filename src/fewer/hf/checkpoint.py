@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 from fewer._files.disk import read_json
 from fewer._files.manifest import check_files, write_manifest
 from fewer.hf.attach import attach, attachment, parts
-from fewer.hf.config import MARK, SIDE_FILE, Settings, read_settings
 from fewer.hf.optimize import optimize
 from fewer.hf.pretrained import (
     CONFIG,
@@ -24,6 +23,7 @@ from fewer.hf.pretrained import (
     read_tensors,
     weight_files,
 )
+from fewer.hf.side_file import MARK, SIDE_FILE, Settings, read_settings
 
 __all__ = ["load", "local_folder", "save"]
 
@@ -134,14 +134,15 @@ def _attach_method(
             f"got {shapes}. The checkpoint is incomplete, or its {SIDE_FILE} belongs to another "
             "model: save it again."
         )
-    dial = policy.dial()
+    points = policy.operating_points()
+    never = None if points is None or isinstance(points.never, tuple) else points.never
     for name, (tensor, file) in tensors.items():
         if _dtype_kind(tensor) != _dtype_kind(expected[name]):
             raise ValueError(
                 f"{file}: {name} must be of type {expected[name].dtype}; got {tensor.dtype}. Save "
                 "the model again."
             )
-        may_be_infinite = dial is not None and tensor.ndim == 0 and math.isinf(dial.never)
+        may_be_infinite = never is not None and tensor.ndim == 0 and math.isinf(never)
         if bool(tensor.isnan().any() if may_be_infinite else (~tensor.isfinite()).any()):
             raise ValueError(
                 f"{file}: {name} must hold finite numbers; got NaN or infinity. Train or save the "

@@ -18,10 +18,12 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from fewer._validation.settings import validate
+from fewer._validation.types import Count
 from fewer.backbones import bind
 from fewer.core.policy import Method
 from fewer.hf.attach import attach, attachment, is_attached, parts
-from fewer.hf.config import Settings
+from fewer.hf.side_file import Settings
 
 __all__ = ["lengthen"]
 
@@ -42,10 +44,7 @@ def lengthen(model: Model, to: int, *, method: Method | None = None) -> Model:
 
     >>> model = lengthen(model, 4096, method=Longformer())  # doctest: +SKIP
     """
-    if isinstance(to, bool) or not isinstance(to, int) or to < 1:
-        raise ValueError(
-            f"to must be a whole number of tokens, 1 or more; got {to!r}. Pass the new length."
-        )
+    validate(Count, to, "to")
     hf_model, encoder = parts(model)
     limit = bind(encoder).max_tokens
     if limit is None:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from fewer._validation.names import check_known
 from fewer.backbones import bind
 from fewer.backbones.prepacked.autotune import Choice, choose
 from fewer.backbones.prepacked.eligible import NotPrepackable
@@ -39,10 +40,7 @@ def optimize(model: Model, *, precision: str = "fp32") -> Model:
     Raises `ValueError` for an unknown precision, for bf16 where the processor cannot multiply it,
     and for a model that is not on a CPU.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(
-            f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}. Choose one."
-        )
+    check_known(precision, PRECISIONS, "precision")
     hf_model, encoder = parts(model)
     if encoder.device.type != "cpu":
         raise ValueError(

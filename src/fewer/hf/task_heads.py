@@ -1,15 +1,16 @@
-"""Logits, labels and losses of task heads: of texts, of tokens and of spans."""
+"""Logits, labels and losses of a model's head: one class per kind of answer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from fewer.backbones import bind
+from fewer.core.cost import Task
 from fewer.core.trace import Trace
 from fewer.kernels.call import masked_score
 
@@ -18,37 +19,167 @@ if TYPE_CHECKING:
 
     from fewer.core.cost import ModelSpec
 
-__all__ = [
-    "Answers",
-    "apply_exit_outputs",
-    "ignore_padding",
-    "labels_of",
-    "logits_of",
-    "model_spec",
-    "pooler_of",
-    "remaining_span_loss",
-    "task_loss",
-]
+__all__ = ["TaskHead", "model_spec", "pooler_of", "task_head"]
 
 IGNORED = -100  # the label that losses ignore, in transformers and torch
-Answers = Literal["", "text", "token", "span"]
-_KINDS: dict[str, Answers] = {
-    "ForSequenceClassification": "text",
-    "ForTokenClassification": "token",
-    "ForQuestionAnswering": "span",
+
+
+@dataclass(frozen=True)
+class TaskHead:
+    """A head of another kind: a masked language model, or none. Labels may be those of tokens."""
+
+    config: Any
+    masks_logits: ClassVar[bool] = False  # whether padding has logits that mean nothing
+
+    def get_logits(self, output: Any) -> Tensor:
+        """Return `(B, C)` or `(B, N, C)` of a model's output, an object or a mapping."""
+        logits: Tensor = output["logits"]
+        return logits
+
+    def set_logits(self, output: Any, logits: Tensor, masked: Tensor | None) -> None:
+        """Replace the logits of an output; `masked` columns `(B, N)` cannot be the answer."""
+        output.logits = logits
+
+    def get_labels(self, inputs: Mapping[str, Any]) -> Tensor | None:
+        """Return the labels of a batch in the shape that `loss` takes; `None` without labels."""
+        return inputs.get("labels")
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean loss of logits `(..., C)` against labels `(...)`."""
+        return nn.functional.cross_entropy(logits.flatten(0, -2).float(), labels.flatten())
+
+    def remaining_loss(self, logits: Tensor, labels: Tensor, masked: Tensor | None) -> Tensor:
+        """Return the loss without labels on `masked` columns, which cannot be predicted."""
+        return self.loss(logits, labels)
+
+    def masked_columns(self, trace: Trace, *, pruned: bool) -> Tensor | None:
+        """Return the columns `(B, N)` that cannot be the answer: padding and pruned tokens."""
+        return None
+
+    def ignore_padding(self, arguments: MutableMapping[str, Any]) -> None:
+        """Ignore labels of tokens outside the attention mask, in a call's `arguments`.
+
+        A text without padding has no such columns, and logits on padding are no predictions.
+        """
+        labels, mask = arguments.get("labels"), arguments.get("attention_mask")
+        if (
+            isinstance(labels, Tensor)
+            and isinstance(mask, Tensor)
+            and labels.shape == mask.shape
+            and not labels.is_floating_point()
+        ):
+            arguments["labels"] = labels.masked_fill(mask.to(labels.device) == 0, IGNORED)
+
+
+class TextHead(TaskHead):
+    """One class or one number per text."""
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross entropy, or the mean squared error of numbers."""
+        if self.config.num_labels == 1 or self.config.problem_type == "regression":
+            return nn.functional.mse_loss(logits.flatten().float(), labels.flatten().float())
+        return super().loss(logits, labels)
+
+    def ignore_padding(self, arguments: MutableMapping[str, Any]) -> None:
+        """Do nothing: labels are not those of tokens."""
+
+
+class VectorHead(TextHead):
+    """Several labels or numbers per text: multi-label classification, vectors."""
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean over labels of the binary cross entropy, or of the squared error."""
+        if self.config.problem_type == "regression":
+            return nn.functional.mse_loss(logits.float(), labels.float())
+        return nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float())
+
+
+class TokenHead(TaskHead):
+    """One tag per token."""
+
+
+class SpanHead(TextHead):
+    """The start and the end of an answer: logits `(B, N, 2)`, columns `(B, 2)`."""
+
+    masks_logits: ClassVar[bool] = True
+
+    def get_logits(self, output: Any) -> Tensor:
+        """Return starts and ends stacked."""
+        return torch.stack((output["start_logits"], output["end_logits"]), -1)
+
+    def set_logits(self, output: Any, logits: Tensor, masked: Tensor | None) -> None:
+        """Replace starts and ends; on masked columns they are the lowest value of their dtype."""
+        if masked is not None:
+            logits = logits.masked_fill(masked[..., None], masked_score(logits.dtype))
+        output.start_logits, output.end_logits = logits.unbind(-1)
+
+    def get_labels(self, inputs: Mapping[str, Any]) -> Tensor | None:
+        """Return the columns of start and end."""
+        if "start_positions" not in inputs:
+            return None
+        return torch.stack((inputs["start_positions"], inputs["end_positions"]), -1)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Average both cross entropies; columns beyond the text are ignored, as in transformers."""
+        length = logits.shape[1]
+        columns = labels.clamp(0, length)
+        losses = [
+            nn.functional.cross_entropy(
+                logits[..., side].float(), column, ignore_index=length, reduction="sum"
+            )
+            for side, column in enumerate(columns.unbind(-1))
+        ]
+        count = (columns < length).sum(0).clamp_min(1)  # the mean of no columns is 0
+        return (torch.stack(losses) / count).mean()
+
+    def remaining_loss(self, logits: Tensor, labels: Tensor, masked: Tensor | None) -> Tensor:
+        """Return the loss among columns that are not masked; labels on masked ones are ignored."""
+        if masked is None:
+            return self.loss(logits, labels)
+        columns = labels.clamp(0, logits.shape[1])
+        is_masked = nn.functional.pad(masked, (0, 1)).gather(1, columns)
+        logits = logits.masked_fill(masked[..., None], masked_score(logits.dtype))
+        return self.loss(logits, columns.masked_fill(is_masked, logits.shape[1]))
+
+    def masked_columns(self, trace: Trace, *, pruned: bool) -> Tensor | None:
+        """Return padding, and pruned tokens where `pruned`."""
+        return trace.padding | trace.dropped if pruned else trace.padding
+
+
+_HEADS: dict[Task, type[TaskHead]] = {
+    Task.OTHER: TaskHead,
+    Task.TEXT: TextHead,
+    Task.VECTOR: VectorHead,
+    Task.TOKEN: TokenHead,
+    Task.SPAN: SpanHead,
 }
+_TASKS = {
+    "ForSequenceClassification": Task.TEXT,
+    "ForTokenClassification": Task.TOKEN,
+    "ForQuestionAnswering": Task.SPAN,
+}
+
+
+def task_head(model: PreTrainedModel) -> TaskHead:
+    """Return the head of a model."""
+    return _HEADS[_task_of(model)](model.config)
 
 
 def model_spec(model: PreTrainedModel, encoder: PreTrainedModel) -> ModelSpec:
     """Describe a model for methods: the sizes of its encoder and the task of its head."""
+    task = _task_of(model)
+    labels = int(model.config.num_labels or 0) if task is not Task.OTHER else 0
+    return replace(bind(encoder).shape, labels=labels, task=task)
+
+
+def _task_of(model: PreTrainedModel) -> Task:
     config, class_name = model.config, type(model).__name__
+    tasks = [task for ending, task in _TASKS.items() if class_name.endswith(ending)]
+    task = tasks[0] if tasks else Task.OTHER
     has_vector_target = config.problem_type == "multi_label_classification" or (
         config.problem_type == "regression" and config.num_labels != 1
     )
-    tasks = [task for ending, task in _KINDS.items() if class_name.endswith(ending)]
-    answers: Answers = "" if has_vector_target or not tasks else tasks[0]
-    labels = int(config.num_labels or 0) if answers else 0
-    return replace(bind(encoder).shape, labels=labels, answers=answers)
+    return Task.VECTOR if has_vector_target and task is Task.TEXT else task
 
 
 def pooler_of(model: PreTrainedModel, encoder: PreTrainedModel) -> nn.Linear | None:
@@ -84,103 +215,3 @@ _POOLERS: dict[str, Callable[[Any, Any], Any]] = {  # by `model_type`
     "camembert": _roberta_pooler,
     "longformer": _roberta_pooler,
 }
-
-
-def task_loss(config: Any, answers: Answers) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the loss of a model's head: of logits `(..., C)` against labels `(...)`.
-
-    The loss of spans takes logits `(B, N, 2)` and the columns of start and end, `(B, 2)`.
-    """
-    if answers == "span":
-        return _span_loss
-    if config.num_labels == 1 or config.problem_type == "regression":
-        return lambda logits, labels: nn.functional.mse_loss(
-            logits.flatten().float(), labels.flatten().float()
-        )
-    return lambda logits, labels: nn.functional.cross_entropy(
-        logits.flatten(0, -2).float(), labels.flatten()
-    )
-
-
-def logits_of(output: Any, answers: Answers) -> Tensor:
-    """Return the head's logits: `(B, C)`, `(B, N, C)`, or starts and ends stacked, `(B, N, 2)`.
-
-    `output` is a model's output, an object or a mapping.
-    """
-    logits: Tensor
-    if answers == "span":
-        logits = torch.stack((output["start_logits"], output["end_logits"]), -1)
-    else:
-        logits = output["logits"]
-    return logits
-
-
-def labels_of(inputs: Mapping[str, Any], answers: Answers) -> Tensor | None:
-    """Return the labels of a batch in the shape that `task_loss` takes; `None` without labels.
-
-    Labels of tokens are `(B, N)`, as in the model's inputs.
-    """
-    if answers == "span" and "start_positions" in inputs:
-        return torch.stack((inputs["start_positions"], inputs["end_positions"]), -1)
-    return inputs.get("labels")
-
-
-def apply_exit_outputs(
-    output: Any, trace: Trace, answers: Answers, hidden: Tensor | None = None
-) -> bool:
-    """Replace the head's logits by those of exits; return whether any text or token exited.
-
-    `hidden` columns, `(B, N)`, are neither start nor end of a span: their logits are the lowest
-    value of their dtype.
-    """
-    head_logits = logits_of(output, answers)
-    logits = trace.answered(head_logits)
-    has_exits = logits is not head_logits
-    if answers != "span":
-        output.logits = logits
-        return has_exits
-    if hidden is not None:
-        logits = logits.masked_fill(hidden[..., None], masked_score(logits.dtype))
-    output.start_logits, output.end_logits = logits.unbind(-1)
-    return has_exits
-
-
-def remaining_span_loss(logits: Tensor, columns: Tensor, hidden: Tensor) -> Tensor:
-    """Return the loss of spans among the tokens that are not `hidden`, `(B, N)`.
-
-    Padding and pruned tokens are hidden. A start or end on a hidden token is ignored, since it
-    cannot be predicted.
-    """
-    columns = columns.clamp(0, logits.shape[1])
-    is_hidden = nn.functional.pad(hidden, (0, 1)).gather(1, columns)
-    logits = logits.masked_fill(hidden[..., None], masked_score(logits.dtype))
-    return _span_loss(logits, columns.masked_fill(is_hidden, logits.shape[1]))
-
-
-def ignore_padding(arguments: dict[str, Any]) -> None:
-    """Ignore labels of tokens outside the attention mask, in a call's `arguments`.
-
-    A text without padding has no such columns, and logits on padding are no predictions.
-    """
-    labels, mask = arguments.get("labels"), arguments.get("attention_mask")
-    if (
-        isinstance(labels, Tensor)
-        and isinstance(mask, Tensor)
-        and labels.shape == mask.shape
-        and not labels.is_floating_point()
-    ):
-        arguments["labels"] = labels.masked_fill(mask.to(labels.device) == 0, IGNORED)
-
-
-def _span_loss(logits: Tensor, columns: Tensor) -> Tensor:
-    """Average both cross entropies; columns beyond the text are ignored, as in transformers."""
-    length = logits.shape[1]
-    columns = columns.clamp(0, length)
-    losses = [
-        nn.functional.cross_entropy(
-            logits[..., side].float(), column, ignore_index=length, reduction="sum"
-        )
-        for side, column in enumerate(columns.unbind(-1))
-    ]
-    count = (columns < length).sum(0).clamp_min(1)  # the mean of no columns is 0
-    return (torch.stack(losses) / count).mean()

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewer.hf.attach import evaluating, longest
+from fewer.hf.attach import evaluating
+from fewer.hf.max_length import resolve_max_length
 from fewer.inference.batching import token_budget_batches
 from fewer.inference.predict import TOKEN_BUDGET, run_batches, warn_if_closed
 from fewer.tasks.question_answering import QuestionAnswering, encode_pairs
@@ -63,7 +64,7 @@ def answer(
         listed(questions, "questions"),
         context_list,
         tokenizer,
-        max_length=longest(model, max_length, tokenizer.model_max_length),
+        max_length=resolve_max_length(model, max_length, tokenizer.model_max_length),
         stride=stride,
     )
     batches = token_budget_batches(list(encoded["length"]), token_budget)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import numpy as np
+from annotated_types import Ge
 from torch import Tensor
 from transformers import AutoModelForQuestionAnswering, Pipeline, pipelines
 
 from fewer._validation.names import nearest
-from fewer.hf.attach import evaluating, longest
+from fewer._validation.settings import validate
+from fewer._validation.types import Whole
+from fewer.hf.attach import evaluating
+from fewer.hf.max_length import resolve_max_length
 from fewer.inference.answer import STRIDE, choose_answers, encode_for_inference, span_logits
 from fewer.inference.batching import token_budget_batches
 from fewer.inference.predict import TOKEN_BUDGET
@@ -149,7 +152,7 @@ class QuestionAnsweringPipeline(Pipeline):
         """Split contexts into windows; truncate questions to `max_question_len` tokens."""
         check_strings(questions.questions, "questions")
         tokenizer = self._get_tokenizer()
-        limit = longest(self.model, max_seq_len, tokenizer.model_max_length)
+        limit = resolve_max_length(self.model, max_seq_len, tokenizer.model_max_length)
         max_length = max_seq_len or min(limit, MAX_LENGTH)
         encoded = encode_for_inference(
             [
@@ -283,10 +286,7 @@ def _check_rows(rows: Iterable[Any]) -> None:
 
 def _check_count(name: str, value: object, minimum: int) -> None:
     """Raise `ValueError` for a setting that is not a whole number of at least `minimum`."""
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < minimum:
-        raise ValueError(f"{name} must be a whole number, {minimum} or more; got {value!r}.")
+    validate(Annotated[Whole, Ge(minimum)] | None, value, name)
 
 
 def _describe_span(span: Span) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fewer._progress import track
-from fewer.hf.attach import attachment, evaluating, is_attached, longest
+from fewer.hf.attach import attachment, evaluating, is_attached
+from fewer.hf.max_length import resolve_max_length
 from fewer.inference.batching import token_budget_batches
 from fewer.tasks.texts import EncodedRows, encode_rows, listed
 
@@ -62,7 +63,7 @@ def predict(
         listed(texts, "texts"),
         tokenizer,
         pairs=None if text_pairs is None else listed(text_pairs, "text_pairs"),
-        max_length=longest(model, max_length, tokenizer.model_max_length),
+        max_length=resolve_max_length(model, max_length, tokenizer.model_max_length),
     )
     batches = token_budget_batches(list(encoded["length"]), token_budget)
     warn_if_closed(model)
@@ -72,8 +73,8 @@ def predict(
 
 def is_closed(model: nn.Module) -> bool:
     """Return whether the method's threshold is at the value at which nothing exits."""
-    dial = attachment(model).policy.dial() if is_attached(model) else None
-    return dial is not None and float(dial.value) == dial.never
+    points = attachment(model).policy.operating_points() if is_attached(model) else None
+    return points is not None and points.is_never
 
 
 def warn_if_closed(model: nn.Module) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewer.hf.attach import evaluating, longest
+from fewer.hf.attach import evaluating
+from fewer.hf.max_length import resolve_max_length
 from fewer.inference.batching import token_budget_batches
 from fewer.inference.predict import TOKEN_BUDGET, run_batches, warn_if_closed
 from fewer.tasks import bio
@@ -55,7 +56,7 @@ def tag(
     encoded = encode_sentences(
         listed(sentences, "sentences", item="sentence"),
         tokenizer,
-        max_length=longest(model, max_length, tokenizer.model_max_length),
+        max_length=resolve_max_length(model, max_length, tokenizer.model_max_length),
     )
     batches = token_budget_batches(list(encoded["length"]), token_budget)
     warn_if_closed(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fewer._validation.names import check_known
 from fewer.kernels.call import AttentionCall, AttentionOutput, Kernel
 from fewer.kernels.cpu.library import unavailable_reason
 from fewer.kernels.native import attend as native
@@ -21,8 +22,7 @@ def kernel(name: str) -> Kernel:
     """
     if name == "auto":
         return sdpa if unavailable_reason() else native
-    if name not in KERNELS:
-        raise ValueError(f"kernel must be one of auto, {', '.join(sorted(KERNELS))}; got {name!r}.")
+    check_known(name, ["auto", *sorted(KERNELS)], "kernel")
     if name == "native" and (reason := unavailable_reason()):
         raise ValueError(f"kernel must be one that runs here; got 'native': {reason}. Use 'auto'.")
     return KERNELS[name]

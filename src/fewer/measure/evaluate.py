@@ -119,9 +119,9 @@ def measure_flops(
 ) -> tuple[float, float]:
     """Return the FLOPs of an attached model for these rows, and those of a dense model."""
     _, traces, _ = run_all(model, encoded, tokenizer, scorer, "FLOPs")
-    shape = attachment(model).shape
-    flops = sum(float(shape.flops(trace).sum()) for trace in traces)
-    return flops, sum(float(shape.dense_flops_of(trace).sum()) for trace in traces)
+    spec = attachment(model).spec
+    flops = sum(float(spec.flops(trace).sum()) for trace in traces)
+    return flops, sum(float(spec.dense_flops_of(trace).sum()) for trace in traces)
 
 
 def three_way(
@@ -199,9 +199,9 @@ def histogram(lengths: list[int], bins: int = 24) -> dict[str, list[int]]:
 def _sum_traces(
     model: PreTrainedModel, traces: list[Trace], texts: int
 ) -> tuple[float, list[float]]:
-    shape = attachment(model).shape
-    flops = sum(float(shape.flops(trace).sum()) for trace in traces)
-    tokens = torch.zeros(shape.num_layers)
+    spec = attachment(model).spec
+    flops = sum(float(spec.flops(trace).sum()) for trace in traces)
+    tokens = torch.zeros(spec.num_layers)
     for trace in traces:
         for number, layer in enumerate(trace.layers):
             tokens[number] += layer.read.sum().cpu()
@@ -211,9 +211,9 @@ def _sum_traces(
 def _sum_padded(
     model: PreTrainedModel, lengths: Tensor, batch_size: int, texts: int
 ) -> tuple[float, list[float]]:
-    shape = attachment(model).shape
+    spec = attachment(model).spec
     padded_lengths = torch.cat(
         [part.max().expand_as(part) for part in lengths.split(batch_size)]
     ).float()
-    flops = shape.dense_flops(padded_lengths.double())
-    return float(flops.sum()) / texts, [float(padded_lengths.sum()) / texts] * shape.num_layers
+    flops = spec.dense_flops(padded_lengths.double())
+    return float(flops.sum()) / texts, [float(padded_lengths.sum()) / texts] * spec.num_layers

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +9,9 @@ import torch
 from torch import Tensor
 
 from fewer._progress import track
+from fewer.core.policy import PredictsRelevance
 from fewer.core.trace import record
-from fewer.hf.attach import attachment, set_threshold
+from fewer.hf.attach import applying, attachment, evaluating
 from fewer.inference.batching import token_budget_batches
 from fewer.inference.predict import TOKEN_BUDGET
 from fewer.training.qa_collator import RELEVANT, SpanCollator
@@ -35,22 +35,27 @@ def judge(
     relevant blocks rank above the rest), `recall` and `accuracy` at a probability of 0.5. Layers
     without a predictor are left out. Raises `ValueError` for a model without predictors.
     """
-    system = copy.deepcopy(model).eval()
-    attached = attachment(system)
-    dial = attached.policy.dial()
-    if dial is not None:
-        set_threshold(system, threshold=dial.never)
+    with evaluating(model) as view:
+        return _judge(view, encoded, tokenizer)
+
+
+def _judge(
+    view: PreTrainedModel, encoded: Dataset, tokenizer: PreTrainedTokenizerBase
+) -> list[dict[str, Any]]:
+    attached = attachment(view)
+    predictors = [part for part in attached.policy.modules() if isinstance(part, PredictsRelevance)]
     collator, results = SpanCollator(tokenizer), defaultdict[int, list[tuple[Tensor, Tensor]]](list)
     batches = token_budget_batches(list(encoded["length"]), TOKEN_BUDGET)
     for rows in track(batches, "predictors"):
         batch = collator(encoded.select(list(rows)).to_list())
-        relevant = batch.pop(RELEVANT).to(system.device)
+        relevant = batch.pop(RELEVANT).to(view.device)
         inputs = {name: batch[name] for name in tokenizer.model_input_names if name in batch}
-        with torch.inference_mode(), record() as traces:
-            system(**{name: values.to(system.device) for name, values in inputs.items()})
-        for result in attached.policy.predictor_results(traces[0], relevant):
-            probabilities = result.logits.softmax(-1)[:, 1]
-            results[result.layer].append((probabilities.cpu(), result.matters.cpu()))
+        with torch.inference_mode(), record() as traces, applying(view, "observe"):
+            view(**{name: values.to(view.device) for name, values in inputs.items()})
+        for predictor in predictors:
+            for result in predictor.predictor_results(traces[0], relevant):
+                probabilities = result.logits.softmax(-1)[:, 1]
+                results[result.layer].append((probabilities.cpu(), result.matters.cpu()))
     if not results:
         raise ValueError(
             f"method must have predictors of blocks, as Block-Skim has; got {attached.method}."

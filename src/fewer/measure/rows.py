@@ -66,7 +66,7 @@ def describe(
     `table` holds the rows of the source, which are hashed, `encoded` their tokens. `precision` and
     `kernels` are those of the measured model (`precision_of`, `kernels_of` of `fewer.hf.optimize`).
     """
-    from fewer.hf.config import method_to
+    from fewer.hf.side_file import method_to
     from fewer.measure.evaluate import histogram
     from fewer.tasks.rows import data_hash
 

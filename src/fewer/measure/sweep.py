@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fewer.core.trace import Trace
-from fewer.hf.attach import attachment, set_threshold
+from fewer.hf.attach import attachment
 from fewer.measure.evaluate import run_all
 from fewer.measure.scorers import Scorer
 
@@ -39,15 +39,15 @@ class Depths:
     @classmethod
     def of(cls, model: PreTrainedModel, traces: Sequence[Trace], texts: Sequence[int]) -> Depths:
         """Sum the traces of batches per text; `texts` holds the text number of each row."""
-        shape = attachment(model).shape
+        spec = attachment(model).spec
         columns: list[tuple[Tensor, ...]] = []
         for trace in traces:
             lengths, layers_read = trace.layers[0].keys, trace.layers_read
             heads = torch.zeros_like(lengths) if trace.head_flops is None else trace.head_flops
             columns.append(
                 (
-                    shape.flops(trace).double(),
-                    shape.dense_flops(lengths).double(),
+                    spec.flops(trace).double(),
+                    spec.dense_flops(lengths).double(),
                     heads.double(),
                     layers_read.sum(1).double(),
                     lengths.double(),
@@ -83,30 +83,32 @@ def sweep(
     """
     system = copy.deepcopy(model).eval()
     attached = attachment(system)
-    dial = attached.policy.dial()
-    if dial is None:
+    operating_points = attached.policy.operating_points()
+    if operating_points is None:
         raise ValueError(
             f"method must have a threshold to sweep; got {attached.method}. Train a model with a "
             "method that has one, such as magic_pyramid, fastbert, tokee or block_skim."
         )
     texts = scorer.texts(encoded)
     points = []
-    grid = _merge_thresholds(besides, dial.grid if thresholds is None else thresholds)
-    for threshold in (dial.never, *grid):
-        if (
-            threshold == dial.never or threshold in besides
-        ):  # calibrated to a target, it may lie outside the range
-            dial.value.fill_(threshold)
+    grid = operating_points.thresholds if thresholds is None else thresholds
+    never = operating_points.never
+    assert not isinstance(never, tuple)  # a single threshold, as its path
+    for threshold in (never, *_merge_thresholds(besides, grid)):
+        if threshold == never:
+            operating_points.set_never()
+        elif threshold in besides:  # calibrated to a target, it may lie outside the range
+            operating_points.value.fill_(threshold)
         else:
-            set_threshold(system, threshold=threshold)
+            operating_points.set(threshold)
         answers, traces, order = run_all(system, encoded, tokenizer, scorer, f"at {threshold:g}")
         depths = Depths.of(system, traces, [texts[row] for row in order])
         all_rows = range(len(depths.tokens))
         point = {
-            "threshold": None if threshold == dial.never else threshold,
+            "threshold": None if threshold == never else threshold,
             **_measure_point(answers, depths, all_rows, scorer),
             **({} if dense is None else {"changed": scorer.changed(answers, dense)}),
-            "exits": _count_exits(depths.layers, attached.shape.num_layers),
+            "exits": _count_exits(depths.layers, attached.spec.num_layers),
             "halves": [
                 _measure_point(answers, depths, half, scorer)
                 for half in (all_rows[::2], all_rows[1::2])
@@ -128,13 +130,15 @@ def present_threshold(model: PreTrainedModel) -> float | None:
 
     Raises `ValueError` for a method without a threshold.
     """
-    dial = attachment(model).policy.dial()
-    if dial is None:
+    points = attachment(model).policy.operating_points()
+    if points is None:
         raise ValueError(f"method must have a threshold; got {attachment(model).method}.")
-    value = float(dial.value)
-    if value == dial.never:
+    value = float(points.value)
+    if points.is_never:
         return None
-    written = (grid for grid in dial.grid if float(dial.value.new_tensor(grid)) == value)
+    written = (
+        point for point in points.thresholds if float(points.value.new_tensor(point)) == value
+    )
     return next(written, value)
 
 

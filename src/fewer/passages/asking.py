@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from fewer._validation.names import nearest
-from fewer.core.cached_states import CachedStates, knowing
+from fewer.core.cached_states import CachedStates
 from fewer.core.trace import record
 from fewer.hf.attach import attachment, evaluating
+from fewer.hf.cached_states import with_cached_states
 from fewer.inference.batching import token_budget_batches
 from fewer.inference.predict import TOKEN_BUDGET
 from fewer.passages.lower import fingerprint, lower_layers
@@ -155,12 +156,12 @@ class PassageIndex:
 
     def flops(self, questions: Sequence[str], ids: Sequence[str]) -> Flops:
         """Count the FLOPs of `ask` and `read` from their traces."""
-        shape = attachment(self.model).shape
+        spec = attachment(self.model).spec
         totals = []
         for use_cache in (True, False):
             with record() as traces:
                 self._answer(questions, ids, TOKEN_BUDGET, use_cache=use_cache)
-            totals.append(sum(float(shape.flops(trace).sum()) for trace in traces))
+            totals.append(sum(float(spec.flops(trace).sum()) for trace in traces))
         return Flops(*(flops / len(questions) for flops in totals))
 
     def find(
@@ -262,7 +263,7 @@ class PassageIndex:
         places = [pair.window.remaining["places"].long() for pair in batch]
         cached = CachedStates(self.contents.lower, states, places)
         inputs = pad_pairs([pair.row for pair in batch], self.tokenizer)
-        with knowing(cached) if use_cache else nullcontext():
+        with with_cached_states(cached) if use_cache else nullcontext():
             output = reader(**{name: values.to(reader.device) for name, values in inputs.items()})
         starts, ends = (
             logits.float().cpu().numpy() for logits in (output.start_logits, output.end_logits)

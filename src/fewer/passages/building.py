@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from fewer._files.locking import lock_folder
 from fewer._progress import track
-from fewer.hf.attach import attachment, longest
+from fewer.hf.attach import attachment
+from fewer.hf.max_length import resolve_max_length
 from fewer.inference.batching import token_budget_batches
 from fewer.inference.predict import TOKEN_BUDGET
 from fewer.passages.asking import MEMORY_BYTES, PassageIndex
@@ -90,7 +91,7 @@ def index(
         fingerprint=fingerprint(model, tokenizer, lower),
         lower=lower,
         precision=precision,
-        max_length=longest(model, max_length, tokenizer.model_max_length),
+        max_length=resolve_max_length(model, max_length, tokenizer.model_max_length),
     )
     reader = _Reader(model, tokenizer, contents, token_budget)
     chunks = _split_into_shards(_track_passages(passages, progress))

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fewer.core.apply import APPLIES
+from fewer.core.cost import Task
 from fewer.core.encode import read_through
+from fewer.core.phase import INFERENCE
 from fewer.hf.attach import attachment, evaluating, parts
-from fewer.hf.config import method_to
 from fewer.hf.packing import pack
+from fewer.hf.side_file import method_to
 from fewer.kernels import kernel
 
 if TYPE_CHECKING:
@@ -34,9 +35,9 @@ def lower_layers(model: PreTrainedModel) -> int:
     question shifts, and for a model without a span head.
     """
     attached = attachment(model)
-    shape, policy = attached.shape, attached.policy
-    layers = range(shape.num_layers)
-    lower = len(list(takewhile(lambda layer: policy.layout(layer).split_pairs, layers)))
+    spec, policy = attached.spec, attached.policy
+    layers = range(spec.num_layers)
+    lower = len(list(takewhile(lambda layer: policy.layout(layer, INFERENCE).split_pairs, layers)))
     if not (lower and policy.inputs.restarts_positions):
         raise ValueError(
             "method must encode question and passage separately in the first layers; got "
@@ -44,19 +45,19 @@ def lower_layers(model: PreTrainedModel) -> int:
             "in a Stack."
         )
     for layer in range(lower):
-        pattern = shape.layers[layer].pattern or policy.layout(layer).pattern
+        pattern = spec.layers[layer].pattern or policy.layout(layer, INFERENCE).pattern
         if pattern is not None and not pattern.has_sliding_window:
             raise ValueError(
                 f"layer {layer} must attend by a window or to all tokens; got blocks of "
                 f"{pattern.block} columns, which another question shifts. Use "
                 "fewer.methods.attention.Longformer, or full attention."
             )
-    if policy.answers:
+    if attached.has_exits:
         raise ValueError(
             "method must have no early exits, which may exit before all states are computed; got "
             f"{attached.method}. Use fewer.methods.attention.DeFormer without early exits."
         )
-    if shape.answers != "span":
+    if spec.task is not Task.SPAN:
         raise ValueError(
             f"model must be a model of question answering; got a {type(model).__name__}. Load it "
             "by AutoModelForQuestionAnswering."
@@ -82,18 +83,19 @@ def read_lower(
             protects_first_text=attached.protects_first_text,
             restarts_positions=attached.policy.inputs.restarts_positions,
         )
-        assert tokens.second is not None
-        first_lengths = tokens.count((~tokens.second).float()).long()
+        is_second = tokens.roles.second_text
+        assert is_second is not None
+        first_lengths = tokens.count((~is_second).float()).long()
         remaining = read_through(
             backbone.layers,
             attached.policy,
             tokens,
-            apply=APPLIES["compact"],
             attend=kernel(attached.settings.kernel),
             stop=lower,
         )
-        assert remaining.second is not None
-        second = remaining.take(remaining.second.nonzero().squeeze(1))
+        is_second = remaining.roles.second_text
+        assert is_second is not None
+        second = remaining.select(is_second.nonzero().squeeze(1))
         places = second.slot % second.grid[1] - first_lengths[second.sequence]
         sizes = second.cu.diff().tolist()
         states = second.hidden.float().cpu().split(sizes)
@@ -131,14 +133,14 @@ def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, lowe
     digest = hashlib.sha256()
     description = {
         "architecture": type(encoder).__name__,
-        "heads": attached.shape.heads,
+        "heads": attached.spec.heads,
         "method": method_to(attached.method),
         "protect": attached.settings.protect,
         "lower": lower,
         "tokenizer": _describe_tokenizer(tokenizer),
     }
     digest.update(json.dumps(description, sort_keys=True).encode())
-    upper = _list_upper_prefixes(encoder, attached.shape.num_layers, lower)
+    upper = _list_upper_prefixes(encoder, attached.spec.num_layers, lower)
     for name, tensor in sorted(encoder.state_dict().items()):
         if not name.startswith(upper):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())

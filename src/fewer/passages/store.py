@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fewer._validation.names import check_known
 from fewer.version import __version__
 
 __all__ = [
@@ -294,11 +295,7 @@ def join(
 
 def check_precision(precision: str) -> None:
     """Raise `ValueError` for an unknown precision."""
-    if precision not in get_args(Precision):
-        raise ValueError(
-            f"precision must be one of {', '.join(get_args(Precision))}; got {precision!r}. Choose "
-            "one of these."
-        )
+    check_known(precision, get_args(Precision), "precision")
 
 
 def quantise(states: Float[Tensor, "n D"], precision: Precision) -> dict[str, Tensor]:

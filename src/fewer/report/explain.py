@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fewer.core.cost import Task
 from fewer.core.trace import Trace, record
-from fewer.hf.attach import attachment, evaluating, longest
+from fewer.hf.attach import attachment, evaluating
+from fewer.hf.max_length import resolve_max_length
 from fewer.inference.answer import STRIDE, answer
 from fewer.tasks.texts import clean, kept_tokens, shorten
 from fewer.tasks.windows import plain_text_tokenizer, tokenise_pairs
@@ -89,11 +91,11 @@ def explain(
     >>> explain(model, tokenizer, "a fine film").words[2].layers_read  # doctest: +SKIP
     6
     """
-    spec = attachment(model).shape
+    spec = attachment(model).spec
     texts = [text] if text_pair is None else [text, text_pair]
     _check_inputs(tokenizer, texts, max_length)
-    limit = longest(model, max_length, tokenizer.model_max_length)
-    context = text_pair if spec.answers == "span" else None  # of a question
+    limit = resolve_max_length(model, max_length, tokenizer.model_max_length)
+    context = text_pair if spec.task is Task.SPAN else None  # of a question
     encode = _EncodedTexts.encode if context is None else _EncodedTexts.encode_windows
     encoded = encode(tokenizer, texts, limit)
     with evaluating(model) as reader:

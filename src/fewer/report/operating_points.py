@@ -299,7 +299,7 @@ def _additional_epochs(row: Row, rows: Sequence[Row]) -> float:
     0 for a dense model with a separate run, which was trained for as long. SENTEE starts from the
     first phase of TOKEE, and is not trained further.
     """
-    from fewer.hf.config import method_from
+    from fewer.hf.side_file import method_from
 
     if _FIRST_PHASE not in Path(str(row.get("baseline"))).parts:
         return 0.0

@@ -200,7 +200,7 @@ def _label(row: Row, setting: Mapping[str, Any], varying: set[str]) -> str:
 
 def _abbreviate(value: Any) -> Any:
     """Write a nested method as a call with its non-default arguments."""
-    from fewer.hf.config import method_from
+    from fewer.hf.side_file import method_from
 
     if not isinstance(value, dict) or "name" not in value:
         return value

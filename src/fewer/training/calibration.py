@@ -1,9 +1,8 @@
-"""Calibrate a policy on a sample of rows, by FLOPs ratios and labelled batches."""
+"""Calibrate a policy on a sample of rows: by FLOPs ratios, labelled batches, or a score."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +15,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from fewer.core.policy import CalibrationData, Phase, TrainingBatch
+from fewer.core.cost import Task
+from fewer.core.learning import CalibrationData, TrainingBatch
+from fewer.core.phase import Phase
 from fewer.core.trace import Trace, record
-from fewer.hf.attach import applying, attachment, evaluating
-from fewer.hf.task_heads import labels_of, logits_of, task_loss
+from fewer.hf.attach import attachment, evaluating, running
 from fewer.training.qa_collator import RELEVANT, TAUGHT, SpanCollator
 
 if TYPE_CHECKING:
@@ -42,11 +42,11 @@ def sample_size(lengths: Sequence[int]) -> int:
 
 def collator_for(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Collator:
     """Return the collator that pads rows, and the labels of the model's head with them."""
-    collators: dict[str, Callable[[PreTrainedTokenizerBase], Collator]] = {
-        "token": DataCollatorForTokenClassification,
-        "span": SpanCollator,
+    collators: dict[Task, Callable[[PreTrainedTokenizerBase], Collator]] = {
+        Task.TOKEN: DataCollatorForTokenClassification,
+        Task.SPAN: SpanCollator,
     }
-    return collators.get(attachment(model).shape.answers, DataCollatorWithPadding)(tokenizer)
+    return collators.get(attachment(model).spec.task, DataCollatorWithPadding)(tokenizer)
 
 
 def calibrate(
@@ -59,32 +59,24 @@ def calibrate(
     def batches() -> list[dict[str, Tensor]]:
         return _make_batches(model, sample, collator)
 
-    def flops_ratio() -> float:
-        with _apply_compact(model) as eval_model:
-            traces = [trace for trace, *_ in _run_batches(eval_model, batches())]
-        flops = sum(float(attached.shape.flops(trace).sum()) for trace in traces)
-        dense = sum(float(attached.shape.dense_flops_of(trace).sum()) for trace in traces)
+    def run(current: Phase) -> Iterator[TrainingBatch]:
+        head = attached.head
+        with evaluating(model) as view, torch.no_grad(), running(view, current):
+            for trace, logits, batch in _run_batches(view, batches()):
+                labels, relevant = head.get_labels(batch), batch.get(RELEVANT)
+                yield TrainingBatch(trace, current, 0, logits, labels, head.loss, relevant)
+
+    def flops_ratio(current: Phase) -> float:
+        traces = [batch.trace for batch in run(current)]
+        flops = sum(float(attached.spec.flops(trace).sum()) for trace in traces)
+        dense = sum(float(attached.spec.dense_flops_of(trace).sum()) for trace in traces)
         return flops / dense
 
-    def training_batches() -> Iterator[TrainingBatch]:
-        with _apply_compact(model) as eval_model:
-            policy = attachment(eval_model).policy.train()  # exit heads compute, no text exits
-            loss = task_loss(model.config, attached.shape.answers)
-            try:
-                for trace, logits, batch in _run_batches(eval_model, batches()):
-                    labels = labels_of(batch, attached.shape.answers)
-                    yield TrainingBatch(trace, phase, 0, logits, labels, loss, batch.get(RELEVANT))
-            finally:
-                policy.eval()
+    def score(current: Phase) -> float:
+        return -float(torch.cat([batch.losses for batch in run(current)]).mean())
 
-    attached.policy.calibrate(phase, CalibrationData(first, flops_ratio, training_batches))
-
-
-@contextmanager
-def _apply_compact(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
-    """Yield a view of a model that computes as at inference."""
-    with evaluating(model) as eval_model, torch.no_grad(), applying(eval_model, "compact"):
-        yield eval_model
+    data = CalibrationData(first, phase, run, flops_ratio, score)
+    attached.policy.calibrate(phase, data)
 
 
 def _make_batches(
@@ -105,10 +97,10 @@ def _make_batches(
 def _run_batches(
     model: PreTrainedModel, batches: list[dict[str, Tensor]]
 ) -> Iterator[tuple[Trace, Tensor, dict[str, Tensor]]]:
-    answers = attachment(model).shape.answers
+    head = attachment(model).head
     for batch in batches:
         inputs = {name: values for name, values in batch.items() if name not in TAUGHT}
         with record() as traces:
-            logits = logits_of(model(**inputs), answers)
+            logits = head.get_logits(model(**inputs))
         (trace,) = traces
         yield trace, logits, batch

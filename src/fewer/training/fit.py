@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +22,13 @@ from transformers import (
 
 from fewer._files.disk import read_json, write_json, writing
 from fewer._files.locking import lock_folder
-from fewer.core.policy import Dense, Method, Phase
-from fewer.hf.attach import attach, attachment, is_attached
+from fewer._validation.settings import checked, settings, validate
+from fewer._validation.types import Count, NonNegative, Probability, Seed
+from fewer.core.phase import Phase
+from fewer.core.policy import Dense, Inherits, Method, Policy
+from fewer.hf.attach import Attachment, attach, attachment, is_attached, running
 from fewer.hf.checkpoint import load, save
-from fewer.hf.config import method_to
+from fewer.hf.side_file import method_to
 from fewer.tasks.rows import data_hash
 from fewer.training.calibration import SAMPLE_TEXTS, calibrate, collator_for, sample_size
 from fewer.training.checkpoints import is_whole, newest_whole, weights_hash, write_manifest
@@ -38,47 +40,24 @@ from fewer.training.trainer import PhaseTrainer, training_only
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Schedule", "check_schedule", "dense_phase", "fit", "open_run", "unwrap_autocast"]
+__all__ = ["Schedule", "dense_phase", "fit", "open_run", "unwrap_autocast"]
 
 _FORWARD_NAMES = ("forward", "_original_forward")
 _LOG = logging.getLogger("fewer")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Schedule:
     """Training settings that all phases of all methods share."""
 
-    batch_size: int = 32
-    seed: int = 42
+    batch_size: Count = 32
+    seed: Seed = 42
     precision: Precision = "auto"
-    weight_decay: float = 0.01
-    warmup: float = 0.06  # fraction of a phase's steps
-    dropout: float | None = None  # None: as in the model; 0 saves some time on a CPU
-    save_every: int = 500  # steps between checkpoints
-    log_every: int = 50
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        for name in ("batch_size", "save_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more; got {getattr(self, name)}.")
-        check_schedule(self, ("weight_decay",))
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be a probability in [0, 1); got {self.dropout}.")
-
-
-def check_schedule(schedule: Any, rates: Sequence[str]) -> None:
-    """Raise `ValueError` for a warmup, a seed or one of these rates outside its range."""
-    if not 0 <= schedule.warmup < 1:
-        raise ValueError(
-            f"warmup must be a fraction of the steps in [0, 1); got {schedule.warmup}."
-        )
-    if not 0 <= schedule.seed < 2**32:  # the range of NumPy
-        raise ValueError(f"seed must be from 0 to 2**32 - 1; got {schedule.seed}.")
-    for name in rates:
-        value = getattr(schedule, name)
-        if not (value >= 0 and math.isfinite(value)):
-            raise ValueError(f"{name} must be finite, 0 or more; got {value}.")
+    weight_decay: NonNegative = 0.01
+    warmup: Probability = 0.06  # fraction of a phase's steps
+    dropout: Probability | None = None  # None: as in the model; 0 saves some time on a CPU
+    save_every: Count = 500  # steps between checkpoints
+    log_every: Count = 50
 
 
 def _check_phase(phase: Phase) -> None:
@@ -88,20 +67,16 @@ def _check_phase(phase: Phase) -> None:
     values = {"epochs": (phase.epochs,), "learning_rate": (phase.learning_rate, *policy_rates)}
     for name, numbers in values.items():
         for value in numbers:
-            if value is not None and not (value >= 0 and math.isfinite(value)):
-                raise ValueError(
-                    f"{name} of the phase {phase.name!r} must be finite, 0 or more; got {value}."
-                )
+            validate(NonNegative | None, value, f"{name} of the phase {phase.name!r}")
 
 
-def dense_phase(epochs: float = 3.0, learning_rate: float = 3e-5) -> Phase:
+@checked
+def dense_phase(epochs: NonNegative = 3.0, learning_rate: NonNegative = 3e-5) -> Phase:
     """Return the dense fine-tune that a model with a new head needs first.
 
     Raises `ValueError` for epochs or a learning rate that are negative or not finite.
     """
-    phase = Phase("dense", "compact", "all", epochs, learning_rate)
-    _check_phase(phase)
-    return phase
+    return Phase("dense", "compact", "all", epochs, learning_rate)
 
 
 def fit(
@@ -217,33 +192,29 @@ def _train_phase(
     folder: Path,
     schedule: Schedule,
 ) -> None:
-    attached, (train, sample) = attachment(model), rows
+    train, sample = rows
     device = training_device()
     precision = choose(schedule.precision, device)
     collator = collator_for(model, tokenizer)
     checkpoint = newest_whole(folder)
-    with attached.policy.during(phase):
-        if phase.calibrate and checkpoint is None:
-            calibrate(model, phase, sample, collator, first=True)
-        attached.apply_in_training = phase.apply
-        trainer = PhaseTrainer(
-            model=model,
-            args=_make_arguments(
-                phase, folder, schedule, precision, len(train), device.type == "cpu"
-            ),
-            train_dataset=train,
-            data_collator=collator,
-            phase=phase,
-        )
-        with (
-            training_only(model, phase),
-            _set_dropout(model, schedule.dropout),
-            unwrap_autocast(model),
-        ):
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        attached.apply_in_training = "compact"
-        if phase.calibrate:
-            calibrate(model, phase, sample, collator, first=False)
+    if phase.calibrate and checkpoint is None:
+        calibrate(model, phase, sample, collator, first=True)
+    trainer = PhaseTrainer(
+        model=model,
+        args=_make_arguments(phase, folder, schedule, precision, len(train), device.type == "cpu"),
+        train_dataset=train,
+        data_collator=collator,
+        phase=phase,
+    )
+    with (
+        running(model, phase),
+        training_only(model, phase),
+        _set_dropout(model, schedule.dropout),
+        unwrap_autocast(model),
+    ):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if phase.calibrate:
+        calibrate(model, phase, sample, collator, first=False)
 
 
 @contextmanager
@@ -319,7 +290,7 @@ def _list_stages(
     learned_parts: tuple[tuple[int, ...], ...] = ()
     if is_attached(model) and attachment(model).method != method:
         attached = attachment(model)
-        learned_parts = method.build(attached.shape).inherit(attached.method, attached.policy)
+        learned_parts = _inherit(method.build(attached.spec), attached)
     if learned_parts:
         _LOG.info("kept the learned parameters of %s", attachment(model).method)
         dense = None
@@ -338,7 +309,14 @@ def _ensure_attached(model: PreTrainedModel, method: Method) -> None:
     attached = attachment(model)
     if attached.method != method:
         attach(model, method, kernel=attached.settings.kernel, protect=attached.settings.protect)
-        attachment(model).policy.inherit(attached.method, attached.policy)
+        _inherit(attachment(model).policy, attached)
+
+
+def _inherit(policy: Policy, trained: Attachment) -> tuple[tuple[int, ...], ...]:
+    """Take over what was learned, if the policy can; return the parts that need no training now."""
+    if not isinstance(policy, Inherits):
+        return ()
+    return policy.inherit(trained.method, trained.policy)
 
 
 def _load_phase(folder: Path, model: PreTrainedModel) -> PreTrainedModel:

@@ -24,13 +24,16 @@ from transformers import (
 )
 
 from fewer._files.locking import lock_folder
-from fewer.hf.attach import attachment, evaluating, is_attached, longest, parts
+from fewer._validation.settings import settings
+from fewer._validation.types import Count, NonNegative, Probability, Seed
+from fewer.hf.attach import attachment, evaluating, is_attached, parts
+from fewer.hf.max_length import resolve_max_length
 from fewer.hf.pretrained import load_pretrained, local_folder
 from fewer.tasks.rows import data_hash
 from fewer.tasks.texts import BATCH_TEXTS, check_strings, clean
 from fewer.training.checkpoints import newest_whole, weights_hash
 from fewer.training.device import training_device
-from fewer.training.fit import check_schedule, open_run, unwrap_autocast
+from fewer.training.fit import open_run, unwrap_autocast
 from fewer.training.precision import Precision, choose
 from fewer.training.trainer import StrictTrainer
 
@@ -45,25 +48,18 @@ MAX_TEST_PIECES = 64  # held-out pieces, for the loss before and after training
 _LOG = logging.getLogger("fewer")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class MaskedSchedule:
     """Number of steps, batch size and learning rate of the adaptation."""
 
-    steps: int = 1000
-    batch_tokens: int = 32_768  # of a step at most, but at least one piece
-    learning_rate: float = 3e-5
-    warmup: float = 0.06  # fraction of the steps
-    weight_decay: float = 0.01
-    seed: int = 42
+    steps: Count = 1000
+    batch_tokens: Count = 32_768  # of a step at most, but at least one piece
+    learning_rate: NonNegative = 3e-5
+    warmup: Probability = 0.06  # fraction of the steps
+    weight_decay: NonNegative = 0.01
+    seed: Seed = 42
     precision: Precision = "auto"
-    save_every: int = 500  # steps between checkpoints
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        for name in ("steps", "batch_tokens", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more; got {getattr(self, name)}.")
-        check_schedule(self, ("learning_rate", "weight_decay"))
+    save_every: Count = 500  # steps between checkpoints
 
 
 @dataclass(frozen=True)
@@ -99,7 +95,7 @@ def adapt(
     another run, and for one with this run unless `resume` is true.
     """
     schedule = schedule or MaskedSchedule()
-    length = longest(model, None, tokenizer.model_max_length)
+    length = resolve_max_length(model, None, tokenizer.model_max_length)
     check_strings(texts, "texts")
     test_texts, train_texts = _split(texts, schedule.seed)
     test = _cut_pieces(test_texts, tokenizer, length)

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from fewer._files.disk import writing
-from fewer.core.policy import ObservingPolicy, Phase, Policy, TeacherOutput, TrainingBatch
+from fewer.core.learning import TeacherOutput, TrainingBatch
+from fewer.core.phase import Pass, Phase
+from fewer.core.policy import ObservingPolicy, Policy
+from fewer.core.stack import part_of
 from fewer.core.trace import record
-from fewer.hf.attach import attachment
-from fewer.hf.task_heads import Answers, labels_of, logits_of, task_loss
+from fewer.hf.attach import attachment, running
+from fewer.hf.task_heads import TaskHead
 from fewer.training.checkpoints import load_weights, write_manifest
 from fewer.training.qa_collator import RELEVANT
 
@@ -76,28 +79,42 @@ class PhaseTrainer(StrictTrainer):
         if regularises and self.phase.trains == "policy":
             model.eval()  # frozen weights compute without dropout
             attached.policy.train()
-        answers, labels = attached.shape.answers, labels_of(inputs, attached.shape.answers)
+        head, labels = attached.head, attached.head.get_labels(inputs)
         relevant = inputs.pop(RELEVANT, None)  # no model's forward takes it
-        with record() as traces:
-            loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
-        if regularises:
-            logits, loss_fn = logits_of(outputs, answers), task_loss(raw_model.config, answers)
-            teacher, step = self._run_teacher(inputs, answers), self.state.global_step
-            batches = [
-                TrainingBatch(trace, self.phase, step, logits, labels, loss_fn, relevant, teacher)
-                for trace in traces
-            ]
-            policy_losses = [attached.policy.loss(batch) for batch in batches]
-            loss = torch.stack([*([loss] if self.phase.task else []), *policy_losses]).sum()
+        dense_teacher = self._run_teacher(inputs, head) if regularises else None
+        step = self.state.global_step
+        task_weight = float(self.phase.task or not regularises)
+        passes = self.phase.passes or (Pass(self.phase.apply, task_weight),)
+        losses: list[Tensor] = []
+        teachers: list[TeacherOutput] = []  # earlier passes
+        for number, settings in enumerate(passes):
+            phase = self.phase.of_pass(number) if self.phase.passes else self.phase
+            with running(raw_model, phase), record() as traces:
+                loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+            if settings.task:
+                losses.append(settings.task * loss)
+            if not regularises:
+                continue
+            logits, (trace,) = head.get_logits(outputs), traces
+            teacher = dense_teacher if settings.teacher is None else teachers[settings.teacher]
+            batch = TrainingBatch(trace, phase, step, logits, labels, head.loss, relevant, teacher)
+            losses.append(settings.policy * attached.policy.loss(batch))
+            teachers.append(TeacherOutput(logits.detach(), trace))
+        loss = torch.stack(losses).sum()
         return (loss, outputs) if return_outputs else loss
 
-    def _run_teacher(self, inputs: Any, answers: Answers) -> TeacherOutput | None:
+    def _run_teacher(self, inputs: Any, head: TaskHead) -> TeacherOutput | None:
         """Run the teacher, if the phase has one, in the precision of the phase."""
         if self._teacher is None:
             return None
-        with self.accelerator.autocast(), torch.no_grad(), record() as traces:
+        with (
+            self.accelerator.autocast(),
+            torch.no_grad(),
+            running(self._teacher, self.phase),
+            record() as traces,
+        ):
             output = self._teacher(**inputs)
-        return TeacherOutput(logits_of(output, answers), traces[0])
+        return TeacherOutput(head.get_logits(output), traces[0])
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Create AdamW over the phase's parameter groups."""
@@ -140,7 +157,7 @@ def training_only(model: nn.Module, phase: Phase) -> Iterator[None]:
     """
     policy = attachment(model).policy
     policy_ids = {id(parameter) for parameter in policy.parameters()}
-    part_ids = {id(parameter) for parameter in policy.part(phase.part).parameters()}
+    part_ids = {id(parameter) for parameter in part_of(policy, phase.part).parameters()}
     parameters = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     for parameter, required in parameters:
         is_trained = required and phase.trains in ("all", "model")
@@ -182,4 +199,4 @@ def _pair_learning_rates(policy: Policy, phase: Phase) -> list[tuple[Policy, flo
     rate = phase.policy_learning_rate
     if not isinstance(rate, tuple):
         return [(policy, rate)]
-    return [(policy.part((number,)), part_rate) for number, part_rate in enumerate(rate)]
+    return [(part_of(policy, (number,)), part_rate) for number, part_rate in enumerate(rate)]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from fewer._validation.names import check_known
-from fewer._validation.types import check_arguments
+from fewer._validation.settings import build as build_checked
 from fewer_lra.attentions.base import Attention, AttentionSpec
 from fewer_lra.attentions.bigbird import BigBirdAttention
 from fewer_lra.attentions.linear import LinearAttention
@@ -45,7 +46,4 @@ def build(name: str, spec: AttentionSpec, options: Mapping[str, Any]) -> Attenti
     their range.
     """
     check_known(name, ATTENTIONS, "attention")
-    check_arguments(
-        options, ATTENTIONS[name], f"attention {name!r}", kind="setting", besides=("spec",)
-    )
-    return ATTENTIONS[name](spec, **options)
+    return build_checked(partial(ATTENTIONS[name], spec), options, f"attention {name!r}")

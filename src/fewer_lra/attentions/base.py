@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-__all__ = ["Attention", "AttentionSpec", "Heads", "Mask", "States", "check_positive", "split_heads"]
+from fewer._validation.settings import checked, settings
+from fewer._validation.types import Count, Natural, Probability
+
+__all__ = ["Attention", "AttentionSpec", "Heads", "Mask", "States", "split_heads"]
 
 Heads = Float[Tensor, "B H n d"]
 States = Float[Tensor, "B n D"]
 Mask = Bool[Tensor, "B n"]
 
 
-@dataclass(frozen=True)
+@settings
 class AttentionSpec:
     """The size of one layer's attention.
 
     Raises `ValueError` for sizes below 1 and a dropout outside [0, 1).
     """
 
-    heads: int
-    width: int  # of a head
-    hidden: int  # of a token's state
-    max_length: int  # columns, [CLS] included
-    dropout: float = 0.0  # of the attention probabilities, where a method forms any
-    layer: int = 0  # its number: layers draw different random numbers
-
-    def __post_init__(self) -> None:
-        """Check the sizes."""
-        sizes = (self.heads, self.width, self.hidden, self.max_length)
-        if min(sizes) < 1 or not 0 <= self.dropout < 1 or self.layer < 0:
-            raise ValueError(
-                f"sizes must be 1 or more, dropout in [0, 1) and layer 0 or more; got {self}."
-            )
+    heads: Count
+    width: Count  # of a head
+    hidden: Count  # of a token's state
+    max_length: Count  # columns, [CLS] included
+    dropout: Probability = 0.0  # of the attention probabilities, where a method forms any
+    layer: Natural = 0  # its number: layers draw different random numbers
 
 
 class Attention(nn.Module):
@@ -48,6 +41,7 @@ class Attention(nn.Module):
     # shape in place of an unused one.
     inputs: tuple[str, ...] = ("q", "k", "v")
 
+    @checked
     def __init__(self, spec: AttentionSpec) -> None:
         super().__init__()
         self.spec = spec
@@ -74,10 +68,3 @@ def split_heads(states: Float[Tensor, "B n H*d"], heads: int) -> Heads:
     """Split projected states into heads."""
     heads_first: Tensor = states.unflatten(-1, (heads, -1)).transpose(1, 2)
     return heads_first
-
-
-def check_positive(name: str, value: int) -> int:
-    """Return a setting. Raises `ValueError` if it is below 1."""
-    if value < 1:
-        raise ValueError(f"{name} must be 1 or more; got {value}.")
-    return value

@@ -16,7 +16,9 @@ What differs from the arena's code, and why:
 
 from __future__ import annotations
 
-from fewer_lra.attentions.base import Attention, AttentionSpec, Heads, Mask, States, check_positive
+from fewer._validation.settings import checked
+from fewer._validation.types import Count, Natural
+from fewer_lra.attentions.base import Attention, AttentionSpec, Heads, Mask, States
 from fewer_lra.attentions.patterned import Pattern, attend
 
 __all__ = ["BigBirdAttention"]
@@ -25,13 +27,12 @@ __all__ = ["BigBirdAttention"]
 class BigBirdAttention(Attention):
     """Blocks read their neighbours, the first and last block, and random blocks."""
 
-    def __init__(self, spec: AttentionSpec, *, block: int = 64, random: int = 3) -> None:
+    @checked
+    def __init__(self, spec: AttentionSpec, *, block: Count = 64, random: Natural = 3) -> None:
         super().__init__(spec)
-        if random < 0:
-            raise ValueError(f"random must be 0 or more (blocks); got {random}.")
         self.pattern = Pattern(
             window=1,
-            block=check_positive("block", block),
+            block=block,
             random=random,
             seed=spec.layer,
             global_tokens="ends",

@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fewer_lra.attentions.base import Attention, AttentionSpec, Heads, Mask, States, check_positive
+from fewer._validation.settings import checked
+from fewer._validation.types import Count
+from fewer_lra.attentions.base import Attention, AttentionSpec, Heads, Mask, States
 
 __all__ = ["LinformerAttention"]
 
@@ -23,9 +25,10 @@ __all__ = ["LinformerAttention"]
 class LinformerAttention(Attention):
     """Tokens read `rank` linear combinations of all tokens."""
 
-    def __init__(self, spec: AttentionSpec, *, rank: int = 16) -> None:
+    @checked
+    def __init__(self, spec: AttentionSpec, *, rank: Count = 16) -> None:
         super().__init__(spec)
-        mixing = torch.empty(spec.max_length, check_positive("rank", rank))
+        mixing = torch.empty(spec.max_length, rank)
         self.mixing = nn.Parameter(nn.init.xavier_normal_(mixing))  # E
 
     def forward(self, q: Heads, k: Heads, v: Heads, hidden: States, mask: Mask) -> Heads:

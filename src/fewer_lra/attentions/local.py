@@ -13,7 +13,9 @@ What differs from the arena's code, and why:
 
 from __future__ import annotations
 
-from fewer_lra.attentions.base import Attention, AttentionSpec, Heads, Mask, States, check_positive
+from fewer._validation.settings import checked
+from fewer._validation.types import Count
+from fewer_lra.attentions.base import Attention, AttentionSpec, Heads, Mask, States
 from fewer_lra.attentions.patterned import Pattern, attend
 
 __all__ = ["LocalAttention"]
@@ -22,11 +24,10 @@ __all__ = ["LocalAttention"]
 class LocalAttention(Attention):
     """Tokens read their block and the first token."""
 
-    def __init__(self, spec: AttentionSpec, *, block: int = 50) -> None:
+    @checked
+    def __init__(self, spec: AttentionSpec, *, block: Count = 50) -> None:
         super().__init__(spec)
-        self.pattern = Pattern(
-            window=0, block=check_positive("block", block), global_tokens="first"
-        )
+        self.pattern = Pattern(window=0, block=block, global_tokens="first")
 
     def forward(self, q: Heads, k: Heads, v: Heads, hidden: States, mask: Mask) -> Heads:
         """Attend."""

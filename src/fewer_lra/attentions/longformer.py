@@ -12,9 +12,14 @@ multiplied all pairs under a mask, and had a window one token longer to the righ
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from annotated_types import Ge, MultipleOf
 from torch import nn
 
+from fewer._validation.settings import checked
+from fewer._validation.types import Whole
 from fewer_lra.attentions.base import Attention, AttentionSpec, Heads, Mask, States, split_heads
 from fewer_lra.attentions.patterned import Pattern, attend
 
@@ -24,10 +29,11 @@ __all__ = ["LongformerAttention"]
 class LongformerAttention(Attention):
     """Tokens read their neighbours and the first token, which reads all."""
 
-    def __init__(self, spec: AttentionSpec, *, window: int = 512) -> None:
+    @checked
+    def __init__(
+        self, spec: AttentionSpec, *, window: Annotated[Whole, Ge(2), MultipleOf(2)] = 512
+    ) -> None:
         super().__init__(spec)
-        if window < 2 or window % 2:
-            raise ValueError(f"window must be an even number of tokens, 2 or more; got {window}.")
         self.pattern = Pattern(window=window // 2, global_tokens="first")
         all_heads = spec.heads * spec.width
         self.query, self.key, self.value = (

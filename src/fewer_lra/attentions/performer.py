@@ -21,8 +21,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fewer._validation.settings import checked
+from fewer._validation.types import Count, Positive
 from fewer.kernels.call import masked_score
-from fewer_lra.attentions.base import Attention, AttentionSpec, Heads, Mask, States, check_positive
+from fewer_lra.attentions.base import Attention, AttentionSpec, Heads, Mask, States
 from fewer_lra.attentions.linear import kernel_attention
 
 __all__ = ["PerformerAttention", "draw_orthogonal"]
@@ -33,15 +35,14 @@ class PerformerAttention(Attention):
 
     projection: Tensor
 
-    def __init__(self, spec: AttentionSpec, *, features: int = 256, epsilon: float = 1e-6) -> None:
+    @checked
+    def __init__(
+        self, spec: AttentionSpec, *, features: Count = 256, epsilon: Positive = 1e-6
+    ) -> None:
         super().__init__(spec)
-        if epsilon <= 0:
-            raise ValueError(
-                f"epsilon must be above 0, since sums are divided by it; got {epsilon}."
-            )
-        self.epsilon = epsilon
+        self.epsilon = epsilon  # sums divide by it
         generator = torch.Generator().manual_seed(spec.layer)
-        projection = draw_orthogonal(check_positive("features", features), spec.width, generator)
+        projection = draw_orthogonal(features, spec.width, generator)
         self.register_buffer("projection", projection)  # W
 
     def forward(self, q: Heads, k: Heads, v: Heads, hidden: States, mask: Mask) -> Heads:

@@ -22,13 +22,18 @@ What differs from the arena's code, and why:
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, MultipleOf
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fewer._validation.settings import checked
+from fewer._validation.types import Count, Whole
 from fewer.kernels.call import masked_score
-from fewer_lra.attentions.base import Attention, AttentionSpec, Heads, Mask, States, check_positive
+from fewer_lra.attentions.base import Attention, AttentionSpec, Heads, Mask, States
 
 __all__ = ["ReformerAttention"]
 
@@ -41,16 +46,20 @@ class ReformerAttention(Attention):
     inputs = ("q", "v")
     rotations: Tensor
 
+    @checked
     def __init__(
-        self, spec: AttentionSpec, *, chunk: int = 50, hashes: int = 2, buckets: int | None = None
+        self,
+        spec: AttentionSpec,
+        *,
+        chunk: Count = 50,
+        hashes: Count = 2,
+        buckets: Annotated[Whole, Ge(2), MultipleOf(2)] | None = None,  # they come in pairs
     ) -> None:
         super().__init__(spec)
-        self.chunk = check_positive("chunk", chunk)
+        self.chunk = chunk
         if buckets is None:  # as many tokens per bucket as per chunk
             buckets = 2 * -(-spec.max_length // (2 * chunk))
-        if buckets < 2 or buckets % 2:
-            raise ValueError(f"buckets must be an even number, 2 or more; got {buckets}.")
-        size = (spec.heads, check_positive("hashes", hashes), spec.width, buckets // 2)
+        size = (spec.heads, hashes, spec.width, buckets // 2)
         generator = torch.Generator().manual_seed(spec.layer)
         self.register_buffer("rotations", torch.randn(size, generator=generator))  # R
 

@@ -25,8 +25,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from fewer._validation.settings import checked
+from fewer._validation.types import Count, NonNegative, Positive
 from fewer.kernels.call import log_gate, masked_score
-from fewer_lra.attentions.base import Attention, AttentionSpec, Heads, Mask, States, check_positive
+from fewer_lra.attentions.base import Attention, AttentionSpec, Heads, Mask, States
 
 __all__ = ["SinkhornAttention", "sinkhorn_normalize"]
 
@@ -34,23 +36,18 @@ __all__ = ["SinkhornAttention", "sinkhorn_normalize"]
 class SinkhornAttention(Attention):
     """Blocks read themselves and the block that is sorted to their place."""
 
+    @checked
     def __init__(
         self,
         spec: AttentionSpec,
         *,
-        block: int = 50,
-        iterations: int = 7,
-        temperature: float = 0.75,
-        noise: float = 1.0,
+        block: Count = 50,
+        iterations: Count = 7,
+        temperature: Positive = 0.75,
+        noise: NonNegative = 1.0,
     ) -> None:
         super().__init__(spec)
-        if temperature <= 0 or noise < 0:
-            raise ValueError(
-                "temperature must be above 0 and noise 0 or more; got "
-                f"temperature={temperature}, noise={noise}."
-            )
-        self.block = check_positive("block", block)
-        self.iterations = check_positive("iterations", iterations)
+        self.block, self.iterations = block, iterations
         self.temperature, self.noise = temperature, noise
         blocks = -(-spec.max_length // block)
         sorting = torch.randn(spec.heads, spec.width, blocks) * spec.width**-0.5

@@ -13,7 +13,9 @@ multiplied; theirs multiplied all under a mask.
 
 from __future__ import annotations
 
-from fewer_lra.attentions.base import Attention, AttentionSpec, Heads, Mask, States, check_positive
+from fewer._validation.settings import checked
+from fewer._validation.types import Count
+from fewer_lra.attentions.base import Attention, AttentionSpec, Heads, Mask, States
 from fewer_lra.attentions.patterned import Pattern, attend
 
 __all__ = ["SparseTransformerAttention"]
@@ -22,10 +24,9 @@ __all__ = ["SparseTransformerAttention"]
 class SparseTransformerAttention(Attention):
     """Tokens read their block, the last columns of every block and the first token."""
 
-    def __init__(self, spec: AttentionSpec, *, block: int = 50, summary: int = 10) -> None:
+    @checked
+    def __init__(self, spec: AttentionSpec, *, block: Count = 50, summary: Count = 10) -> None:
         super().__init__(spec)
-        if check_positive("summary", summary) > check_positive("block", block):
-            raise ValueError(f"summary must be at most block ({block}); got {summary}.")
         self.pattern = Pattern(window=0, block=block, summary=summary, global_tokens="first")
 
     def forward(self, q: Heads, k: Heads, v: Heads, hidden: States, mask: Mask) -> Heads:

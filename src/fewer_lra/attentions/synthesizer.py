@@ -18,8 +18,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fewer._validation.settings import checked
+from fewer._validation.types import Count
 from fewer.kernels.call import masked_score
-from fewer_lra.attentions.base import Attention, AttentionSpec, Heads, Mask, States, check_positive
+from fewer_lra.attentions.base import Attention, AttentionSpec, Heads, Mask, States
 
 __all__ = ["SynthesizerAttention"]
 
@@ -27,14 +29,17 @@ __all__ = ["SynthesizerAttention"]
 class SynthesizerAttention(Attention):
     """Attention between columns is learned, and equal for all texts."""
 
-    def __init__(self, spec: AttentionSpec, *, rank: int | None = None, dot: bool = False) -> None:
+    @checked
+    def __init__(
+        self, spec: AttentionSpec, *, rank: Count | None = None, dot: bool = False
+    ) -> None:
         super().__init__(spec)
         self.dot = dot
         self.inputs = ("q", "k", "v") if dot else ("v",)
         heads, length = spec.heads, spec.max_length
         sizes = [(heads, length, length)]
         if rank is not None:
-            sizes = [(heads, length, check_positive("rank", rank)), (heads, rank, length)]
+            sizes = [(heads, length, rank), (heads, rank, length)]
         scale = 1.0 if rank is None else rank**-0.25  # scores are N(0, 1) either way
         self.factors = nn.ParameterList(scale * torch.randn(size) for size in sizes)
 

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from fewer_lra.tasks.task import (
-    Ids,
-    LRATask,
-    Rows,
-    check_counts,
-    encode_labels,
-    pad_rows,
-    split_rows,
-)
+from fewer._validation.settings import settings
+from fewer._validation.types import Count, Whole
+from fewer_lra.tasks.task import Ids, LRATask, Rows, encode_labels, pad_rows, split_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,7 +20,7 @@ __all__ = ["ByteText"]
 _VOCABULARY = 258  # bytes, padding and the mask token
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class ByteText:
     """Number of texts and bytes per text; `None`: all rows.
 
@@ -38,17 +31,11 @@ class ByteText:
     columns: ClassVar[tuple[str, ...]]
     expected_files: ClassVar[str]
 
-    max_length: int
-    train: int | None = None
-    dev: int
-    test: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the sizes."""
-        check_counts(train=self.train, dev=self.dev, test=self.test)
-        if self.max_length < 1:
-            raise ValueError(f"max_length must be 1 or more (bytes); got {self.max_length}.")
+    max_length: Count
+    train: Count | None = None
+    dev: Count
+    test: Count | None = None
+    seed: Whole = 0
 
     def load(self, data: Path | None, cache: Path) -> LRATask:
         """Read the rows; `cache` is not used."""

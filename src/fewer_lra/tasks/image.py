@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fewer_lra.tasks.task import LRATask, Rows, check_counts, encode_labels, split_rows
+from fewer._validation.settings import settings
+from fewer._validation.types import Count, Whole
+from fewer_lra.tasks.task import LRATask, Rows, encode_labels, split_rows
 
 __all__ = ["Image"]
 
@@ -29,21 +30,15 @@ _EXPECTED = "train.parquet, train.npz or train/LABEL/*.png, and the same of test
 Images = tuple[NDArray[np.uint8], list[Any]]  # pixels (n, side * side), labels (n)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Image:
     """The size and number of images; dev is held out of train. `None`: all."""
 
-    side: int = 32
-    train: int | None = 45_000
-    dev: int = 5_000
-    test: int | None = 10_000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the sizes."""
-        check_counts(train=self.train, dev=self.dev, test=self.test)
-        if self.side < 1:
-            raise ValueError(f"side must be 1 or more (pixels); got {self.side}.")
+    side: Count = 32
+    train: Count | None = 45_000
+    dev: Count = 5_000
+    test: Count | None = 10_000
+    seed: Whole = 0
 
     def load(self, data: Path | None, cache: Path) -> LRATask:
         """Read the images; `cache` is not used."""

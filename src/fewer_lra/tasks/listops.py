@@ -20,12 +20,16 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge
 from numpy.typing import NDArray
 
+from fewer._validation.settings import settings
+from fewer._validation.types import Count, Whole
 from fewer_lra.tasks.cache import load_or_generate
-from fewer_lra.tasks.task import LRATask, Rows, check_counts, pad_rows
+from fewer_lra.tasks.task import LRATask, Rows, pad_rows
 
 __all__ = ["OPERATORS", "SYMBOLS", "ListOps", "evaluate", "read"]
 
@@ -39,27 +43,21 @@ _MAX_MISSES = 1_000_000  # trees without a new row after which generation fails
 Ints = NDArray[np.int64]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class ListOps:
     """The range of the trees and the number of rows; the defaults are the published rule."""
 
-    depth: int = 10
-    max_args: int = 10
-    longer_than: int = 500
-    shorter_than: int = 2000
-    train: int = 96_000
-    dev: int = 2_000
-    test: int = 2_000
-    seed: int = 0
+    depth: Annotated[Whole, Ge(2)] = 10
+    max_args: Annotated[Whole, Ge(2)] = 10  # of an operator
+    longer_than: Whole = 500
+    shorter_than: Whole = 2000
+    train: Count = 96_000
+    dev: Count = 2_000
+    test: Count = 2_000
+    seed: Whole = 0
 
     def __post_init__(self) -> None:
         """Check that trees can meet the limits."""
-        check_counts(train=self.train, dev=self.dev, test=self.test)
-        if self.depth < 2 or self.max_args < 2:
-            raise ValueError(
-                "depth and max_args must be 2 or more, since operators have two arguments or more; "
-                f"got depth={self.depth}, max_args={self.max_args}."
-            )
         if self.longer_than >= self.shorter_than:
             raise ValueError(
                 f"longer_than must be below shorter_than ({self.shorter_than}); got "

@@ -8,41 +8,35 @@ from __future__ import annotations
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fewer._validation.settings import OneOf, settings
+from fewer._validation.types import Count, Whole
 from fewer_lra.tasks.cache import load_or_generate
 from fewer_lra.tasks.snakes import PUBLISHED, draw
-from fewer_lra.tasks.task import LRATask, Rows, check_counts
+from fewer_lra.tasks.task import LRATask, Rows
 
 __all__ = ["Pathfinder"]
 
 _CHUNK = 200  # images per call of a process
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Pathfinder:
     """The size and number of images; the defaults are the published ones."""
 
-    side: int = 32
-    train: int = 160_000
-    dev: int = 20_000
-    test: int = 20_000
-    seed: int = 0
-    workers: int = field(default=1, compare=False)  # processes that draw
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        check_counts(train=self.train, dev=self.dev, test=self.test)
-        if self.side not in PUBLISHED:
-            sides = ", ".join(map(str, PUBLISHED))
-            raise ValueError(f"side must be one of {sides}; got {self.side}.")
-        if self.workers < 1:
-            raise ValueError(f"workers must be 1 or more (processes); got {self.workers}.")
+    side: Annotated[int, OneOf(tuple(PUBLISHED))] = 32
+    train: Count = 160_000
+    dev: Count = 20_000
+    test: Count = 20_000
+    seed: Whole = 0
+    workers: Count = field(default=1, compare=False)  # processes that draw
 
     def load(self, data: Path | None, cache: Path) -> LRATask:
         """Generate the rows."""

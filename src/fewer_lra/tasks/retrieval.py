@@ -6,15 +6,16 @@ available. Any labelled pairs of texts can be used; a result row names their sou
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
+from fewer._validation.settings import settings
+from fewer._validation.types import Count
 from fewer_lra.tasks.byte_text import ByteText
 
 __all__ = ["Retrieval"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Retrieval(ByteText):
     """Any labelled pairs; `max_length` is that of each text."""
 
@@ -24,5 +25,5 @@ class Retrieval(ByteText):
         "train.jsonl and test.jsonl (.gz, .csv ...) of columns text, text_b, label"
     )
 
-    max_length: int = 4000
-    dev: int = 2_500
+    max_length: Count = 4000
+    dev: Count = 2_500

@@ -20,7 +20,6 @@ __all__ = [
     "LRATask",
     "Rows",
     "Split",
-    "check_counts",
     "encode_labels",
     "pad_rows",
     "split_rows",
@@ -160,10 +159,3 @@ def encode_labels(labels: Sequence[Any], names: Sequence[str], origin: object) -
                 f"{origin}: label must be one of those in train, {names}; got {str(label)!r}."
             )
     return np.array([indices[str(label)] for label in labels], dtype=np.int64)
-
-
-def check_counts(**counts: int | None) -> None:
-    """Raise `ValueError` for a number of rows below 1."""
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise ValueError(f"{name} must be 1 or more (rows); got {count}.")

@@ -5,15 +5,16 @@ Long Range Arena evaluates dev on its test rows; here dev is held out of train.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
+from fewer._validation.settings import settings
+from fewer._validation.types import Count
 from fewer_lra.tasks.byte_text import ByteText
 
 __all__ = ["Text"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Text(ByteText):
     """Any labelled texts; the defaults are those of IMDB."""
 
@@ -23,5 +24,5 @@ class Text(ByteText):
         "train.jsonl and test.jsonl (.gz, .csv ...) of columns text, label"
     )
 
-    max_length: int = 1000
-    dev: int = 2_500
+    max_length: Count = 1000
+    dev: Count = 2_500

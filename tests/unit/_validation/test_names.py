@@ -22,14 +22,14 @@ def test_the_nearest_name_is_suggested(name, names, message):
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_and_all_names():
-    message = "method 'lpt' is unknown (did you mean 'ltp'?); known: dense, ltp"
+    message = "method must be one of dense, ltp; got 'lpt' (did you mean 'ltp'?)."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         check_known("lpt", iter(["dense", "ltp"]), "method")
-    with pytest.raises(ValueError, match=r"^method 'dense': setting 'x' is unknown; known: none$"):
+    with pytest.raises(ValueError, match=r"^method 'dense': setting .*'x'\.$"):
         check_known("x", [], "method 'dense': setting")
 
 
 def test_a_known_name_passes_and_another_type_does_not():
     check_known("ltp", {"dense": 1, "ltp": 2}, "method")
-    with pytest.raises(ValueError, match=r"method \['ltp'\] is unknown"):
+    with pytest.raises(ValueError, match=r"method .*\['ltp'\]"):
         check_known(["ltp"], {"ltp": 2}, "method")

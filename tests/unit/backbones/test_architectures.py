@@ -88,7 +88,7 @@ def test_windows_do_not_widen_when_tokens_are_pruned():
     changed = {**batch, "input_ids": batch["input_ids"].clone()}
     changed["input_ids"][0, 2] += 1
     policy = fewer.attachment(model).policy
-    policy.needs = lambda layer: Needs()
+    policy.needs = lambda layer, phase: Needs()
 
     def prune_the_second(view):
         is_pruned = (view.tokens.position == 1) & (view.layer == 0)
@@ -161,7 +161,7 @@ def test_albert_repeats_its_groups_as_transformers_does(layers, groups, inner):
     model = tiny("albert", layers=layers, num_hidden_groups=groups, inner_group_num=inner)
     packed, plain = _both(model, **ragged(model))
     torch.testing.assert_close(packed, plain, atol=1e-5, rtol=0)
-    assert fewer.attachment(model).shape.num_layers == layers * inner
+    assert fewer.attachment(model).spec.num_layers == layers * inner
 
 
 def test_albert_has_one_threshold_per_layer_though_layers_share_modules():
@@ -180,4 +180,4 @@ def test_electra_projects_narrow_embeddings_only(width):
     packed, plain = _both(model, **batch)
     torch.testing.assert_close(real(packed, batch), real(plain, batch), atol=1e-5, rtol=0)
     projection = 0 if width == 16 else 2 * 6 * 16
-    assert fewer.attachment(model).shape.embed == projection
+    assert fewer.attachment(model).spec.embed == projection

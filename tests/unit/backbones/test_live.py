@@ -43,7 +43,7 @@ def test_a_model_cut_to_fewer_layers_runs(backbone):
     else:
         encoder.encoder.layer = encoder.encoder.layer[:2]
     _assert_same(model, batch)
-    assert fewer.attachment(model).shape.num_layers == 2 if "inner" not in backbone else 4
+    assert fewer.attachment(model).spec.num_layers == 2 if "inner" not in backbone else 4
 
 
 @every_backbone

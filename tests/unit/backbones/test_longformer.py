@@ -84,11 +84,11 @@ def test_projections_of_global_tokens_have_a_cost_only_with_global_tokens():
 
 def test_a_pass_without_pruning_has_the_dense_flops_with_global_tokens_too():
     model = fewer.attach(_long(attention_window=64, width=64))
-    shape = fewer.attachment(model).shape
+    shape = fewer.attachment(model).spec
     for global_tokens, tolerance in ((0, 1e-6), (1, 0.01)):
         with fewer.record() as traces, torch.no_grad():
             model(**_batch(model, global_tokens))
-        assert float(shape.share(traces[0])) == pytest.approx(1, rel=tolerance)
+        assert float(shape.flops_ratio(traces[0])) == pytest.approx(1, rel=tolerance)
 
 
 def test_a_mask_of_another_shape_is_refused():

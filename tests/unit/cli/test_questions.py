@@ -10,6 +10,7 @@ import torch
 from transformers import BertForQuestionAnswering
 
 import fewer
+from fewer.core.cost import Task
 from tests.unit.cli.conftest import WORDS
 from tests.unit.cli.test_commands import run
 
@@ -47,7 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, squad:
 def test_fit_gives_a_model_that_answers_questions(trained: Path) -> None:
     model = fewer.load(trained / "model")
     assert isinstance(model, BertForQuestionAnswering)
-    assert fewer.attachment(model).shape.answers == "span"
+    assert fewer.attachment(model).spec.task is Task.SPAN
     assert model.config.id2label == {0: "start", 1: "end"}
 
 

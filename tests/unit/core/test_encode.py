@@ -1,15 +1,15 @@
 """The loop, with layers of one line: the network adds 10, attention adds the mean of its values."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 from fewer import Decision, Policy, Site
-from fewer.core.apply import APPLIES
 from fewer.core.encode import encode
 from fewer.core.needs import Layout, Needs
 from fewer.core.packed import Packed, plan
+from fewer.core.phase import INFERENCE
 from fewer.kernels import KERNELS
 
 
@@ -20,8 +20,8 @@ class Averaging:
 
     def qkv(self, hidden, position, rows):
         values = hidden[:, None]
-        asking = values if rows is None else values[rows]
-        return torch.zeros_like(asking), torch.zeros_like(values), values
+        queries = values if rows is None else values[rows]
+        return torch.zeros_like(queries), torch.zeros_like(values), values
 
     def attended(self, context, hidden):
         return context + hidden
@@ -31,7 +31,7 @@ class Averaging:
 
 
 class Scripted(Policy):
-    """Says at (layer, site) what the script says, by position; nothing elsewhere."""
+    """Decides at (layer, site) by the script, by position; nothing elsewhere."""
 
     sites = frozenset(Site)
 
@@ -42,8 +42,8 @@ class Scripted(Policy):
     def decide(self, view):
         if (view.layer, view.site) not in self.script:
             return None
-        said = torch.tensor(self.script[view.layer, view.site])
-        return self.make(said[view.tokens.position].bool())
+        mask = torch.tensor(self.script[view.layer, view.site])
+        return self.make(mask[view.tokens.position].bool())
 
 
 def _read(policy, apply="compact", layers=2, protect=False, finish=torch.clone, second=None):
@@ -54,7 +54,7 @@ def _read(policy, apply="compact", layers=2, protect=False, finish=torch.clone, 
         [Averaging()] * layers,
         policy,
         tokens,
-        apply=APPLIES[apply],
+        phase=replace(INFERENCE, apply=apply),
         attend=KERNELS["reference"],
         finish=finish,
     )
@@ -69,14 +69,14 @@ def test_all_tokens_pass_all_layers_and_padding_is_zero():
 
 
 @pytest.mark.parametrize("apply", ["compact", "mask"])
-def test_the_gone_keep_the_state_they_entered_the_layer_with(apply):
+def test_pruned_tokens_keep_the_state_they_entered_the_layer_with(apply):
     states, trace = _read(Scripted({(1, Site.MIDDLE): [1, 0, 1]}), apply)
     assert states == [[33, 13, 0], [39, 16, 45]]
     assert trace.layers_read.tolist() == [[2, 1, 0], [2, 1, 2]]
 
 
 @pytest.mark.parametrize("apply", ["compact", "mask"])
-def test_after_a_layer_the_gone_keep_its_output_and_the_rest_no_longer_hear_them(apply):
+def test_tokens_pruned_after_a_layer_keep_its_output_and_are_no_longer_keys(apply):
     states, trace = _read(Scripted({(0, Site.AFTER): [1, 0, 1]}), apply)
     # text 0: 11 alone; text 1: 13 and 19, mean 16
     assert states == [[11 + 11 + 10, 13, 0], [13 + 16 + 10, 16, 19 + 16 + 10]]
@@ -84,8 +84,8 @@ def test_after_a_layer_the_gone_keep_its_output_and_the_rest_no_longer_hear_them
 
 
 @pytest.mark.parametrize("apply", ["compact", "mask"])
-def test_the_frozen_are_heard_but_do_not_change(apply):
-    states, trace = _read(Scripted({(0, Site.AFTER): [0, 1, 0]}, Decision.rest), apply)
+def test_frozen_tokens_are_keys_but_do_not_change(apply):
+    states, trace = _read(Scripted({(0, Site.AFTER): [0, 1, 0]}, Decision.freeze), apply)
     assert states == [[33, 13, 0], [39, 16, 45]]
     assert [layer.keys.tolist() for layer in trace.layers] == [[2, 3], [2, 3]]
     assert [layer.queries.tolist() for layer in trace.layers] == [[2, 3], [1, 2]]
@@ -93,47 +93,47 @@ def test_the_frozen_are_heard_but_do_not_change(apply):
 
 @pytest.mark.parametrize("apply", ["compact", "mask"])
 def test_frozen_in_the_middle_a_token_misses_the_rest_of_the_layer(apply):
-    states, trace = _read(Scripted({(1, Site.MIDDLE): [0, 1, 0]}, Decision.rest), apply)
+    states, trace = _read(Scripted({(1, Site.MIDDLE): [0, 1, 0]}, Decision.freeze), apply)
     assert states == [[33, 13, 0], [39, 16, 45]]
     assert trace.layers[1].read.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("site", Site)
-def test_the_loop_ends_when_nobody_is_left(site):
+def test_the_loop_ends_when_no_token_is_left(site):
     states, trace = _read(Scripted({(0, site): [0, 0, 0]}), layers=3)
-    assert len(trace.layers) == 1
-    wanted = {Site.MIDDLE: [[0, 2, 0], [0, 3, 6]], Site.AFTER: [[11, 13, 0], [13, 16, 19]]}
-    assert states == wanted[site]
+    assert len(trace.layers) == int(site is not Site.BEFORE)
+    entered, left = [[0, 2, 0], [0, 3, 6]], [[11, 13, 0], [13, 16, 19]]
+    assert states == (left if site is Site.AFTER else entered)
     read = int(site is Site.AFTER)
     assert trace.layers_read.tolist() == [[read, read, 0], [read, read, read]]
 
 
-def test_a_text_whose_tokens_are_all_gone_leaves_the_others_alone():
-    class FirstTextGoes(Policy):
+def test_a_text_whose_tokens_are_all_pruned_does_not_change_the_others():
+    class PruneFirstText(Policy):
         sites = frozenset({Site.AFTER})
 
         def decide(self, view):
             return Decision.keep(view.tokens.sequence == 1)
 
-    states, trace = _read(FirstTextGoes())
+    states, trace = _read(PruneFirstText())
     assert states == [[11, 13, 0], [39, 42, 45]]
     assert [layer.keys.tolist() for layer in trace.layers] == [[2, 3], [0, 3]]
 
 
 @pytest.mark.parametrize("apply", ["compact", "mask", "soften"])
-def test_the_protected_are_spared_in_every_way_of_carrying_out(apply):
-    nobody = Scripted({(layer, site): [0, 0, 0] for layer in (0, 1) for site in Site})
-    states, _ = _read(nobody, apply, protect=True)
-    # the first of each text hears all in layer 0, itself in layer 1: 11 + 11 + 10, 13 + 13 + 10
-    assert (states[0][0], states[1][0]) == (32, 36)
+def test_protected_tokens_are_spared_in_every_way_of_carrying_out(apply):
+    policy = Scripted({(layer, site): [0, 0, 0] for layer in (0, 1) for site in Site})
+    states, _ = _read(policy, apply, protect=True)
+    # pruned before layer 0: the first of each text attends to itself only, 0 + 10 and 10 + 10 + 10
+    assert (states[0][0], states[1][0]) == (30, 30)
 
 
-def test_the_published_soft_rule_hears_gates_only():
+def test_the_published_soft_rule_reads_gates_only():
     states, _ = _read(Scripted({(1, Site.MIDDLE): [1, 0, 1]}), "soften_output")
     assert states == [[33, 35, 0], [39, 42, 45]]
 
 
-def test_the_final_norm_is_passed_once_by_everybody():
+def test_every_state_passes_the_final_norm_once():
     class Count(torch.nn.Module):
         rows = 0
 
@@ -146,78 +146,80 @@ def test_the_final_norm_is_passed_once_by_everybody():
     assert Count.rows == 5
 
 
-class Apart(Scripted):
-    """Reads the texts of a pair apart in layer 0."""
+class SplitFirst(Scripted):
+    """Splits the texts of a pair in layer 0."""
 
-    def layout(self, layer):
+    def layout(self, layer, phase):
         return Layout(split_pairs=layer == 0)
 
 
 SECOND = torch.tensor([False, True, False, True, True])
 
 
-def test_texts_read_apart_do_not_hear_each_other():
+def test_split_texts_do_not_attend_to_each_other():
     """Layer 0: 0 alone, 2 alone; 0 alone, 3 and 6 of mean 4.5. Layer 1: all of a pair together."""
-    states, trace = _read(Apart({}), second=SECOND)
+    states, trace = _read(SplitFirst({}), second=SECOND)
     first = [[10, 14], [10, 17.5, 20.5]]
     means = [sum(row) / len(row) for row in first]
-    wanted = [[state + mean + 10 for state in row] for row, mean in zip(first, means, strict=True)]
-    assert states == [[*wanted[0], 0], wanted[1]]
+    expected = [
+        [state + mean + 10 for state in row] for row, mean in zip(first, means, strict=True)
+    ]
+    assert states == [[*expected[0], 0], expected[1]]
     assert trace.layers[0].extra.pairs.tolist() == [1 + 1, 1 + 4]
     assert trace.layers[1].extra.pairs is None
 
 
 @pytest.mark.parametrize("apply", ["compact", "mask"])
-def test_pairs_read_apart_count_who_is_there(apply):
-    """Column 1 rests from layer 0's middle on; layer 1, read apart too: it is a key, no query."""
+def test_split_pairs_count_queries_and_keys(apply):
+    """Column 1 is frozen after layer 0; in layer 1, split too, it is a key, no query."""
 
-    class AlwaysApart(Apart):
-        def layout(self, layer):
+    class AlwaysSplit(Scripted):
+        def layout(self, layer, phase):
             return Layout(split_pairs=True)
 
-    rest = AlwaysApart({(0, Site.AFTER): [0, 1, 0]}, Decision.rest)
-    _, trace = _read(rest, apply, second=SECOND)
+    policy = AlwaysSplit({(0, Site.AFTER): [0, 1, 0]}, Decision.freeze)
+    _, trace = _read(policy, apply, second=SECOND)
     assert [layer.extra.pairs.tolist() for layer in trace.layers] == [[2, 5], [1, 1 + 1 * 2]]
 
 
 class Measuring(Scripted):
-    """Keeps what it sees of attention in the layers that it measures."""
+    """Keeps the evidence of the layers whose pairs it needs."""
 
     def __init__(self, script, measures=(0, 1)):
-        super().__init__(script, Decision.rest)
+        super().__init__(script, Decision.freeze)
         self.measures, self.seen = measures, []
 
-    def needs(self, layer):
+    def needs(self, layer, phase):
         return Needs(pairs=layer in self.measures)
 
     def decide(self, view):
         if view.site is Site.AFTER:
-            self.seen.append(view.tokens)
+            self.seen.append(view.evidence)
         return super().decide(view)
 
 
 @pytest.mark.parametrize("apply", ["compact", "mask"])
-def test_a_policy_that_measures_sees_queries_keys_and_normalisers(apply):
-    """Scores are all 0, so a normaliser is the log of how many there are."""
+def test_a_policy_that_needs_pairs_gets_queries_keys_and_logsumexp(apply):
+    """Scores are all 0, so a logsumexp is the log of how many there are."""
     policy = Measuring({})
     _read(policy, apply)
-    for tokens in policy.seen:
-        assert tokens.query.shape == tokens.key.shape == (5, 1, 1)
-        wanted = torch.tensor([2.0, 2, 3, 3, 3]).log()
-        torch.testing.assert_close(tokens.logsumexp[:, 0], wanted)
+    for evidence in policy.seen:
+        assert evidence.query.shape == evidence.key.shape == (5, 1, 1)
+        expected = torch.tensor([2.0, 2, 3, 3, 3]).log()
+        torch.testing.assert_close(evidence.logsumexp[:, 0], expected)
 
 
 @pytest.mark.parametrize("apply", ["compact", "mask"])
-def test_whoever_rests_has_a_key_and_an_infinite_normaliser(apply):
+def test_frozen_tokens_have_a_key_and_an_infinite_logsumexp(apply):
     policy = Measuring({(0, Site.AFTER): [0, 1, 0]})
     _read(policy, apply)
     assert policy.seen[1].key.shape == (5, 1, 1)
-    wanted = torch.tensor([2.0, 0, 3, 0, 3]).log()
-    wanted[[1, 3]] = torch.inf
-    torch.testing.assert_close(policy.seen[1].logsumexp[:, 0], wanted)
+    expected = torch.tensor([2.0, 0, 3, 0, 3]).log()
+    expected[[1, 3]] = torch.inf
+    torch.testing.assert_close(policy.seen[1].logsumexp[:, 0], expected)
 
 
-def test_where_nobody_measures_nothing_is_carried():
+def test_evidence_that_is_not_needed_is_not_there():
     policy = Measuring({}, measures=(0,))
     _read(policy)
     assert policy.seen[0].logsumexp is not None
@@ -226,14 +228,14 @@ def test_where_nobody_measures_nothing_is_carried():
 
 
 @pytest.mark.parametrize("apply", ["compact", "mask"])
-def test_the_trace_holds_the_states_of_layers_that_are_watched(apply):
-    class Watching(Scripted):
-        def needs(self, layer):
+def test_the_trace_holds_the_states_that_a_policy_needs(apply):
+    class NeedsStates(Scripted):
+        def needs(self, layer, phase):
             return Needs(states=layer == 1)
 
-    _, trace = _read(Watching({(0, Site.AFTER): [1, 0, 1]}), apply)
-    assert list(trace.states) == [1]
-    slots, states = trace.states[1]
-    found = dict(zip(slots.tolist(), states[:, 0].tolist(), strict=True))
-    assert {slot: found[slot] for slot in (0, 3, 5)} == {0: 32, 3: 39, 5: 45}
-    assert len(found) == {"compact": 3, "mask": 5}[apply]
+    _, trace = _read(NeedsStates({(0, Site.AFTER): [1, 0, 1]}), apply)
+    assert trace.layers[0].states is None
+    layer = trace.layers[1]
+    states = dict(zip(layer.slot.tolist(), layer.states[:, 0].tolist(), strict=True))
+    assert {slot: states[slot] for slot in (0, 3, 5)} == {0: 32, 3: 39, 5: 45}
+    assert len(states) == {"compact": 3, "mask": 5}[apply]

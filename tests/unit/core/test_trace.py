@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 import fewer
 from fewer import Decision, Fate, Trace, record
 from fewer.core.decision import ExitOutput
-from fewer.core.trace import publish
+from fewer.core.packed import Packed, plan
+from fewer.core.trace import DecisionRecord, LayerTrace, publish
 from tests.tiny import ragged, tiny
 
 
@@ -15,11 +18,15 @@ def _trace(rows=1):
 def test_layers_read_counts_the_layers_in_which_a_token_took_part_by_half_or_more():
     trace = _trace(3)
     assert trace.layers_read.tolist() == [[0, 0], [0, 0], [0, 0]]
-    trace.readers += [
-        (torch.tensor([0, 2, 3, 5]), None),
-        (torch.tensor([0, 2, 3, 5]), torch.tensor([1.0, 0.5, 0.4, 0.0])),
-        (torch.tensor([2]), None),
-    ]
+    count = torch.ones(3)
+    for slots, participation in (
+        ([0, 2, 3, 5], None),
+        ([0, 2, 3, 5], torch.tensor([1.0, 0.5, 0.4, 0.0])),
+        ([2], None),
+    ):
+        layer = LayerTrace(count, count, count, scored=False)
+        layer = replace(layer, slot=torch.tensor(slots), participation=participation)
+        trace.layers.append(layer)
     assert trace.layers_read.tolist() == [[2, 0], [3, 1], [0, 1]]
 
 
@@ -37,7 +44,7 @@ def test_a_trace_prints_counts_and_no_tensors():
     assert repr(_trace()) == "Trace(layers=0, texts=1, exits=0)"
 
 
-def test_nothing_is_kept_where_nobody_records():
+def test_without_a_recorder_no_trace_is_kept():
     publish(_trace())
     with record() as traces:
         pass
@@ -69,52 +76,68 @@ def test_the_innermost_block_records():
     assert [trace.grid[0] for trace in inner] == [2]
 
 
-def _settled(trace, slots, fates, leaves=None):
+def _decide(trace, slots, fates, exits=None):
     slot, fate = torch.tensor(slots), None if fates is None else torch.tensor(fates).to(torch.int8)
-    text = None if leaves is None else torch.tensor(leaves)
-    trace.settled.append((slot, slot // trace.grid[1], Decision(fate, leaves=text)))
+    texts = None if exits is None else torch.tensor(exits)
+    decision = Decision(fate, exits=texts)
+    trace.decisions.append(DecisionRecord(slot, slot // trace.grid[1], decision))
 
 
 GONE, FROZEN, ACTIVE = int(Fate.GONE), int(Fate.FROZEN), int(Fate.ACTIVE)
 
 
-def test_dropped_are_those_that_left_before_their_text_was_answered():
+def test_dropped_tokens_were_pruned_before_their_text_exited():
     trace = _trace(3)
     assert not trace.dropped.any()
-    _settled(trace, [0, 1, 2, 3, 4], None)  # nothing was said of fates
-    _settled(trace, [0, 1, 2, 3, 4], [ACTIVE, GONE, FROZEN, ACTIVE, ACTIVE])
-    _settled(trace, [0, 2, 3, 4], [ACTIVE, ACTIVE, GONE, ACTIVE])
+    _decide(trace, [0, 1, 2, 3, 4], None)  # no fate was decided
+    _decide(trace, [0, 1, 2, 3, 4], [ACTIVE, GONE, FROZEN, ACTIVE, ACTIVE])
+    _decide(trace, [0, 2, 3, 4], [ACTIVE, ACTIVE, GONE, ACTIVE])
     assert trace.dropped.tolist() == [[False, True], [False, True], [False, False]]
 
 
-def test_whoever_leaves_with_a_text_is_not_dropped():
+def test_tokens_of_a_text_that_exits_are_not_dropped():
     trace = _trace(2)
-    _settled(trace, [0, 1, 2, 3], [ACTIVE, ACTIVE, ACTIVE, GONE], [False, False])
-    _settled(trace, [0, 1, 2], [GONE, GONE, ACTIVE], [True, False])
+    _decide(trace, [0, 1, 2, 3], [ACTIVE, ACTIVE, ACTIVE, GONE], [False, False])
+    _decide(trace, [0, 1, 2], [GONE, GONE, ACTIVE], [True, False])
     assert trace.dropped.tolist() == [[False, False], [False, True]]
 
 
-def test_what_is_said_of_a_text_that_has_left_drops_nobody():
-    """While removal is only played, policies go on to be asked about those that are gone."""
+def test_decisions_about_a_text_that_has_exited_drop_no_token():
+    """Under `mask` policies go on to decide about pruned tokens."""
     trace = _trace(2)
-    _settled(trace, [0, 1, 2, 3], [GONE, GONE, ACTIVE, ACTIVE], [True, False])
-    _settled(trace, [0, 1, 2, 3], [GONE, GONE, ACTIVE, GONE])
+    _decide(trace, [0, 1, 2, 3], [GONE, GONE, ACTIVE, ACTIVE], [True, False])
+    _decide(trace, [0, 1, 2, 3], [GONE, GONE, ACTIVE, GONE])
     assert trace.dropped.tolist() == [[False, False], [False, True]]
 
 
-def test_exits_and_predictors_are_heard_apart_and_their_costs_add_up():
-    trace = _trace(2)
+def _tokens(texts=2):
+    where = plan(None, (texts, 2), torch.device("cpu"))
+    return Packed.start(where, torch.zeros(2 * texts, 1), where.column, where.column == 0)
+
+
+def test_outputs_of_exits_and_predictors_are_kept_apart_and_their_flops_add_up():
+    trace, tokens = _trace(2), _tokens()
     exits, blocks = (ExitOutput(layer, torch.tensor([0]), torch.zeros(1, 2)) for layer in (0, 1))
-    trace.record_outputs(Decision(exit_outputs=(exits,), head_flops=torch.tensor([1.0, 2.0])))
-    trace.record_outputs(Decision(predictor_outputs=(blocks,), head_flops=torch.tensor([4.0, 8.0])))
-    trace.record_outputs(Decision())
+    first, second = torch.tensor([1.0, 2.0]), torch.tensor([4.0, 8.0])
+    trace.record(Decision(exit_outputs=(exits,), head_flops=first, log_prob=first), tokens)
+    trace.record(Decision(predictor_outputs=(blocks,), head_flops=second, log_prob=second), tokens)
+    trace.record(Decision(), tokens)
     assert (trace.exit_outputs, trace.predictor_outputs) == ([exits], [blocks])
-    assert trace.head_flops.tolist() == [5.0, 10.0]
+    assert trace.head_flops.tolist() == trace.log_prob.tolist() == [5.0, 10.0]
+    assert len(trace.decisions) == 3
 
 
-def test_what_predictors_said_answers_nothing():
+def test_carried_numbers_stay_with_the_slot_of_their_token():
+    trace, tokens = _trace(2), _tokens()
+    trace.record(Decision(carry={"score": torch.tensor([1.0, 2.0, 3.0, 4.0])}), tokens)
+    remaining = tokens.select(torch.tensor([0, 3]))
+    trace.record(Decision(carry={"score": torch.tensor([5.0, 6.0])}), remaining)
+    assert trace.carried["score"].tolist() == [5.0, 2.0, 3.0, 6.0]
+
+
+def test_outputs_of_predictors_answer_nothing():
     trace = _trace(1)
-    said = ExitOutput(0, torch.tensor([0]), torch.ones(1, 2), final=torch.tensor([True]))
-    trace.record_outputs(Decision(predictor_outputs=(said,)))
+    output = ExitOutput(0, torch.tensor([0]), torch.ones(1, 2), exited=torch.tensor([True]))
+    trace.record(Decision(predictor_outputs=(output,)), _tokens(1))
     logits = torch.zeros(1, 2)
     assert trace.answered(logits) is logits

@@ -75,11 +75,11 @@ def test_an_attention_changes_the_profile_and_the_command_line_changes_both(toy:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"steps": 7}, "section.key"),
+        ({"steps": 7}, "--set must be section.key"),
         ({"trainig.steps": 7}, "did you mean 'training'"),
         ({"training.stepz": 7}, "stepz"),
-        ({"training.steps": 0}, "steps must be 1 or more"),
-        ({"training.steps": "many"}, "training: steps is 'many', wanted a whole number"),
+        ({"training.steps": 0}, "steps"),
+        ({"training.steps": "many"}, "steps"),
     ],
 )
 def test_changes_that_fit_nothing_are_refused(
@@ -90,7 +90,7 @@ def test_changes_that_fit_nothing_are_refused(
 
 
 def test_unknown_names_are_told_with_the_known(toy: Path) -> None:
-    with pytest.raises(ValueError, match="profile of listops must be one of small; got 'full'"):
+    with pytest.raises(ValueError, match="profile must be one of small; got 'full'"):
         LRARecipe.read(toy, "listops", "full")
     with pytest.raises(ValueError, match="did you mean 'listops'"):
         LRARecipe.read(toy, "listop", "small")
@@ -104,7 +104,7 @@ def test_unknown_names_are_told_with_the_known(toy: Path) -> None:
     with pytest.raises(ValueError, match="did you mean 'model'"):
         LRARecipe.read(toy, "listops", "small")
     (toy / "listops.yaml").write_text("small: {training: }", encoding="utf-8")
-    with pytest.raises(ValueError, match="small, training must be a mapping; got None"):
+    with pytest.raises(ValueError, match=r"small: training .*None"):
         LRARecipe.read(toy, "listops", "small")
 
 

@@ -1,4 +1,4 @@
-"""Attached, a model is still the model that Hugging Face's tools know."""
+"""An attached model works with Hugging Face's tools as before."""
 
 import inspect
 
@@ -8,11 +8,14 @@ from transformers import Trainer, TrainingArguments, pipeline
 
 import fewer
 from fewer import LTP, Dense
-from fewer.hf.attach import longest
+from fewer.core.phase import Phase
+from fewer.hf.attach import running
+from fewer.methods.exits import FastBERT
 from tests.contract.table import every_backbone, read
 from tests.tiny import ragged, tiny, word_tokenizer
 
 TEXTS = ["w1 w2 w3 w4 w5 w6 w7", "w9", "w11 w3", "w4 w4 w9 w1 w30 w2 w2 w8 w7 w6 w5 w20"]
+SOFT = Phase("soft", "soften", "all", 1.0, 1e-3)
 
 
 @pytest.fixture
@@ -79,7 +82,7 @@ def test_attaching_again_replaces_the_method(model):
 
 def test_a_method_that_does_not_fit_leaves_the_old_one():
     model = fewer.attach(tiny(layers=1), kernel="reference")
-    with pytest.raises(ValueError, match="prunes from the second layer on; this model has 1"):
+    with pytest.raises(ValueError, match=r"must have two layers or more.* got 1\."):
         fewer.attach(model, LTP())
     assert fewer.attachment(model).settings.kernel == "reference"
 
@@ -91,15 +94,21 @@ def test_attachment_of_a_plain_model_names_the_remedy(model):
         fewer.save(model, "nowhere")
 
 
+def _applies(attachment):
+    return tuple(attachment.phase_of(training=training).apply for training in (True, False))
+
+
 def test_applying_holds_inside_its_block_only(model):
     attachment = fewer.attachment(fewer.attach(model, LTP()))
-    attachment.apply_in_training = "soften"
-    with fewer.applying(model, "mask"):
-        assert (attachment.apply_in_training, attachment.apply_in_eval) == ("mask", "mask")
-    assert (attachment.apply_in_training, attachment.apply_in_eval) == ("soften", "compact")
-    with pytest.raises(ZeroDivisionError), fewer.applying(model, "mask"):
-        _ = 1 / 0
-    assert (attachment.apply_in_training, attachment.apply_in_eval) == ("soften", "compact")
+    assert _applies(attachment) == ("compact", "compact")
+    with running(model, SOFT):
+        with fewer.applying(model, "mask"):
+            assert _applies(attachment) == ("mask", "mask")
+        assert _applies(attachment) == ("soften", "soften")
+        with pytest.raises(ZeroDivisionError), fewer.applying(model, "mask"):
+            _ = 1 / 0
+        assert _applies(attachment) == ("soften", "soften")
+    assert _applies(attachment) == ("compact", "compact")
     with (
         pytest.raises(ValueError, match=r"apply must be one of compact, mask.* got 'melt'"),
         fewer.applying(model, "melt"),
@@ -107,17 +116,28 @@ def test_applying_holds_inside_its_block_only(model):
         pass
 
 
-def test_training_and_eval_mode_carry_decisions_out_each_in_its_way(model):
-    attachment = fewer.attachment(fewer.attach(model, LTP(final_threshold=0.2, temperature=1e-2)))
-    attachment.apply_in_training = "soften"
-    batch, counts = ragged(model), {}
+def _run_in_mode(model, training):
+    """Run a batch in a mode; return its trace."""
+    model.train(training)
+    with fewer.record() as traces, torch.no_grad():
+        model(**ragged(model))
+    return traces[0]
+
+
+def test_the_phase_and_not_the_mode_sets_how_decisions_are_carried_out(model):
+    fewer.attach(model, LTP(final_threshold=0.2, temperature=1e-2))
     for training in (True, False):
-        model.train(training)
-        with fewer.record() as traces, torch.no_grad():
-            model(**batch)
-        counts[training] = float(traces[0].layers[-1].keys.sum())
-    assert counts[False] == int(counts[False])
-    assert counts[True] != int(counts[True])
+        count = float(_run_in_mode(model, training).layers[-1].keys.sum())
+        assert count == int(count)
+        with running(model, SOFT):
+            count = float(_run_in_mode(model, training).layers[-1].keys.sum())
+            assert count != int(count)
+
+
+def test_outside_of_a_phase_texts_exit_in_eval_mode_only(model):
+    fewer.set_threshold(fewer.attach(model, FastBERT(threshold=0.5)), threshold=1.0)
+    assert len(_run_in_mode(model, training=True).layers) == 3
+    assert len(_run_in_mode(model, training=False).layers) == 1
 
 
 @pytest.mark.parametrize("name", ["output_attentions", "output_hidden_states"])
@@ -212,30 +232,3 @@ def test_an_attached_model_runs_under_autocast(model):
     assert trace.layers[-1].keys.dtype == torch.float32
     assert torch.isfinite(got).all()
     assert got.shape == expected.shape
-
-
-@pytest.mark.parametrize(
-    ("family", "max_length", "limit", "length"),
-    [
-        ("bert", None, 30, 30),
-        ("bert", None, 8192, 40),
-        ("bert", None, 10**30, 40),
-        ("bert", 20, 30, 20),
-        ("modernbert", None, 8192, 8192),
-        ("modernbert", None, 10**30, 512),
-        ("modernbert", 9000, 8192, 9000),
-    ],
-)
-def test_the_maximum_length_is_that_of_model_and_tokenizer(family, max_length, limit, length):
-    assert longest(tiny(family), max_length, limit) == length
-
-
-def test_more_tokens_than_there_are_positions_are_refused():
-    with pytest.raises(ValueError, match=r"max_length must be at most 40 tokens.* got 41"):
-        longest(tiny(), 41, 30)
-
-
-@pytest.mark.parametrize("length", [0, -1, 2.5, True, "8"])
-def test_an_invalid_length_is_refused(length):
-    with pytest.raises((ValueError, TypeError), match=f"^max_length must be .*got {length!r}"):
-        longest(tiny(), length, 30)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fewer.hf.config import SIDE_FILE, method_to, read_settings
+from fewer.hf.side_file import SIDE_FILE, method_to, read_settings
 from fewer.methods.registry import METHODS
 
 FOLDER = Path(__file__).parents[2] / "fixtures" / "side_files"

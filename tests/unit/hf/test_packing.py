@@ -1,4 +1,4 @@
-"""The border: what a model may be called with, and what it says to everything else."""
+"""Inputs that an attached model takes, and its errors for all others."""
 
 import pytest
 import torch
@@ -179,9 +179,15 @@ def test_embeddings_of_another_number_of_dimensions_are_refused(model):
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        ([[1, 1, 1], [0, 0, 0]], "text 1 of the batch has no token: its attention_mask is"),
-        ([[1, 1, 1], [0, 1, 1]], "text 1 of the batch starts at column 1: left padding"),
-        ([[1, 1], [1, 1]], "attention_mask has shape"),
+        (
+            [[1, 1, 1], [0, 0, 0]],
+            r"attention_mask must be 1 for some token .*got a text 1 of the batch without a token",
+        ),
+        (
+            [[1, 1, 1], [0, 1, 1]],
+            r"must start at column 0, .*got text 1 of the batch from column 1 on: left padding",
+        ),
+        ([[1, 1], [1, 1]], r"attention_mask must have the shape .* = \(2, 3\); got \(2, 2\)"),
     ],
 )
 def test_a_bad_mask_is_explained(backbone, mask, message):
@@ -192,7 +198,9 @@ def test_a_bad_mask_is_explained(backbone, mask, message):
 
 @pytest.mark.parametrize("shape", [(2, 1, 1, 3), (2, 3, 3), (2, 1, 3, 3)])
 def test_a_mask_of_pairs_is_refused(model, shape):
-    with pytest.raises(ValueError, match=r"masks of pairs of tokens .* cannot be packed"):
+    with pytest.raises(
+        ValueError, match=r"attention_mask .*Masks of pairs of tokens .* cannot be packed"
+    ):
         model(input_ids=torch.full((2, 3), 7), attention_mask=torch.ones(shape))
 
 
@@ -201,7 +209,7 @@ def test_a_mask_of_pairs_is_refused(model, shape):
 def test_an_empty_batch_is_refused(backbone, shape):
     model = fewer.attach(tiny(backbone, "Model"))
     ids = torch.zeros(shape, dtype=torch.long)
-    with pytest.raises(ValueError, match="wanted at least one text, with one token or more"):
+    with pytest.raises(ValueError, match="batch must have at least one text of one token or more"):
         model(input_ids=ids, attention_mask=torch.ones_like(ids))
 
 
@@ -256,12 +264,12 @@ PAIRS = {
 def test_the_second_text_begins_after_the_first_separator(backbone, options):
     rows, seconds = zip(*PAIRS.values(), strict=True)
     tokens = _packed(backbone, *_pairs(*rows), **options)
-    assert tokens.second.long().tolist() == [item for row in seconds for item in row]
+    assert tokens.roles.second_text.long().tolist() == [item for row in seconds for item in row]
 
 
 def test_the_separator_is_whatever_the_text_ends_with():
     ids, mask = _pairs([2, 7, 50, 9, 50], [2, 7, 3, 9, 3])
-    actual = _packed("bert", ids, mask, restarts_positions=True).second
+    actual = _packed("bert", ids, mask, restarts_positions=True).roles.second_text
     assert actual.tolist() == [False, False, False, True, True] * 2
 
 
@@ -269,25 +277,25 @@ def test_segments_distinguish_a_separator_inside_the_question_from_its_end():
     ids, mask = _pairs([2, 7, 3, 9, 3, 10, 3], [2, 7, 3, 9, 3], [2, 7, 8, 3])
     segments = torch.tensor([[0, 0, 0, 0, 0, 1, 1], [0] * 7, [0, 0, 1, 1, 0, 0, 0]])
     encoder = tiny("bert", "QuestionAnswering").base_model
-    actual = pack(bind(encoder), ids, None, mask, segments, None, protects_first_text=True).second
-    expected = [[0, 0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1], [0] * 4]  # the second row tells nothing
-    assert actual.long().tolist() == [item for row in expected for item in row]
+    tokens = pack(bind(encoder), ids, None, mask, segments, None, protects_first_text=True)
+    expected = [[0, 0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1], [0] * 4]  # the second row has no segments
+    assert tokens.roles.second_text.long().tolist() == [item for row in expected for item in row]
 
 
 def test_a_question_is_protected_only_on_request():
     ids, mask = _pairs(PAIRS["pair"][0], PAIRS["one text"][0])
-    plain, guarded = (
+    plain, protected = (
         _packed("bert", ids, mask, protects_first_text=protects) for protects in (False, True)
     )
-    assert plain.second is None
-    assert plain.protected.long().tolist() == [1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]
-    assert guarded.protected.long().tolist() == [1, 1, 1, 1, 0, 0, 0, 1, 1, 1, 1]
+    assert plain.roles.second_text is None
+    assert plain.roles.protected.long().tolist() == [1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]
+    assert protected.roles.protected.long().tolist() == [1, 1, 1, 1, 0, 0, 0, 1, 1, 1, 1]
 
 
 def test_protected_ids_of_a_passage_are_protected_besides():
     ids, mask = _pairs(PAIRS["pair"][0])
     tokens = _packed("bert", ids, mask, protects_first_text=True, protect=(10,))
-    assert tokens.protected.long().tolist() == [1, 1, 1, 1, 0, 1, 0]
+    assert tokens.roles.protected.long().tolist() == [1, 1, 1, 1, 0, 1, 0]
 
 
 @pytest.mark.parametrize(("backbone", "first"), [("bert", 0), ("roberta", 2)])
@@ -302,11 +310,11 @@ def test_a_second_text_that_restarts_is_numbered_like_the_first(backbone, first)
 
 
 @pytest.mark.parametrize(
-    ("method", "guards"), [(Dense(), False), (DeFormer(lower=1), False), (LTP(), True)]
+    ("method", "protects"), [(Dense(), False), (DeFormer(lower=1), False), (LTP(), True)]
 )
-def test_models_of_questions_guard_them_where_tokens_may_go(method, guards):
+def test_models_of_questions_protect_them_where_tokens_may_be_pruned(method, protects):
     model = fewer.attach(tiny(task="QuestionAnswering"), method)
-    assert fewer.attachment(model).protects_first_text is guards
+    assert fewer.attachment(model).protects_first_text is protects
     assert not fewer.attachment(fewer.attach(tiny(), LTP())).protects_first_text
 
 

@@ -56,7 +56,7 @@ def pruned() -> Any:
 
 
 def shape() -> ModelSpec:
-    return fewer.attachment(pruned()).shape
+    return fewer.attachment(pruned()).spec
 
 
 def encoded() -> Dataset:

@@ -61,7 +61,7 @@ def test_flops_of_each_system_count_its_tokens(
     model: BertForSequenceClassification, encoded: Dataset
 ) -> None:
     results = three_way(model, encoded, wordpiece(), TextScorer(encoded["labels"]), batch_size=4)
-    shape = fewer.attachment(model).shape
+    shape = fewer.attachment(model).spec
     dense = shape.dense_flops(torch.tensor(LENGTHS).double())
     padded = shape.dense_flops(torch.tensor([14.0] * 4 + [11.0] * 4).double())
     assert results["packed"]["flops_per_text"] == pytest.approx(float(dense.mean()), rel=1e-6)

@@ -41,10 +41,10 @@ def test_every_block_that_can_be_skipped_is_evaluated_in_every_layer_with_a_pred
         (length - 1) // SIZE - (question + 1) // SIZE + 1
         for length, question in zip(LENGTHS, questions, strict=True)
     )
-    assert [row["layer"] for row in rows] == [0, 1]  # the last of three has no predictor
-    assert [row["blocks"] for row in rows] == [open_blocks] * 2
+    assert [row["layer"] for row in rows] == [0, 1, 2]  # the last one's prunes nothing
+    assert [row["blocks"] for row in rows] == [open_blocks] * 3
     relevant_blocks = sum(len({(n - 3) // SIZE, (n - 2) // SIZE}) for n in LENGTHS)
-    assert [row["matter"] for row in rows] == [relevant_blocks] * 2
+    assert [row["matter"] for row in rows] == [relevant_blocks] * 3
     assert float(fewer.attachment(model).policy.threshold) == pytest.approx(0.9)
 
 

@@ -66,7 +66,7 @@ def test_costs_are_per_question_and_halves_are_of_questions() -> None:
     assert scorer.texts(encoded) == [0, 1, 1, 1, 1, 2, 3]
     model = _model()
     results = three_way(model, encoded, word_tokenizer(), scorer, batch_size=4)
-    shape = fewer.attachment(model).shape
+    shape = fewer.attachment(model).spec
 
     dense = float(shape.dense_flops(lengths.double()).sum())
     padded = torch.cat([part.max().expand_as(part) for part in lengths.split(4)])
@@ -88,7 +88,7 @@ def test_the_depths_of_windows_are_summed_per_text() -> None:
 
     lengths = torch.tensor(encoded["length"], dtype=torch.float64)
     text_of_window = torch.tensor(texts)
-    flops = fewer.attachment(model).shape.dense_flops(lengths)
+    flops = fewer.attachment(model).spec.dense_flops(lengths)
     for text in range(4):
         windows = text_of_window == text
         assert depths.tokens[text] == lengths[windows].sum()

@@ -187,7 +187,7 @@ def test_an_index_reports_its_sizes(tmp_path):
 def test_flops_count_the_question_only_in_the_lower_layers(method):
     model = model_of(method=METHODS[method])
     index = index_of(model)
-    lower, shape = index.contents.lower, fewer.attachment(model).shape
+    lower, shape = index.contents.lower, fewer.attachment(model).spec
     flops = index.flops(["w1 w2", "w3"], ["twelve", "five"])
 
     with fewer.record() as traces:

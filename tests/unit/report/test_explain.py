@@ -117,7 +117,7 @@ def test_words_are_cut_from_the_text_with_the_depth_of_their_deepest_piece() -> 
     assert explanation.tokens_per_layer == tuple(
         sum(layer > number for layer in layers) for number in range(LAYERS)
     )
-    share = fewer.attachment(model).shape.share(traces[0])
+    share = fewer.attachment(model).spec.flops_ratio(traces[0])
     assert explanation.flops_share == pytest.approx(float(share))
     assert explanation.flops_share < 1
     assert list(explanation.prediction.probabilities.values()) == pytest.approx(
@@ -253,7 +253,7 @@ def test_a_question_has_its_answer_and_words_the_maximum_over_windows(tmp_path: 
     assert len(set(depths.values())) > 1
     assert len(encoded) == len(traces) > 4
     assert explanation.tokens_per_layer[0] == sum(encoded["length"])
-    shape = fewer.attachment(model).shape
+    shape = fewer.attachment(model).spec
     flops = sum(float(shape.flops(trace)) for trace in traces)
     dense = shape.dense_flops(torch.tensor(encoded["length"], dtype=torch.float64)).sum()
     assert explanation.flops_share == pytest.approx(flops / float(dense), rel=1e-5)

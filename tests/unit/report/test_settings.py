@@ -1,5 +1,5 @@
 from fewer import LTP, MagicPyramid
-from fewer.hf.config import method_to
+from fewer.hf.side_file import method_to
 from fewer.methods.pruning import BlockSkim
 from fewer.report.settings import group_rows
 from tests.unit.measure.results import result

@@ -61,7 +61,7 @@ def share(model: Any, rows: Dataset) -> float:
     """Measure the share of the dense FLOPs that a model keeps on texts."""
     with torch.no_grad(), fewer.record() as traces:
         model(**_padded(rows))
-    return float(fewer.attachment(model).shape.share(traces[0]))
+    return float(fewer.attachment(model).spec.flops_ratio(traces[0]))
 
 
 def accuracy(model: Any, rows: Dataset) -> float:

@@ -11,7 +11,8 @@ from transformers import (
 
 import fewer
 from fewer import Phase
-from fewer.core.policy import CalibrationData
+from fewer.core.learning import CalibrationData
+from fewer.hf.attach import running
 from fewer.methods.exits import SENTEE, FastBERT, RightTool
 from fewer.methods.exits.policy import ExitPolicy
 from fewer.training import calibration as module
@@ -55,30 +56,31 @@ def test_the_flops_ratio_is_of_all_rows_with_decisions_applied(model, monkeypatc
     for threshold in (0.0, 0.5, 2.0):
         attached.policy.threshold.fill_(threshold)
         _, trace = read(model, _pad_rows(rows))
-        ratios.append(data.share())
-        assert ratios[-1] == pytest.approx(float(attached.shape.share(trace)), rel=1e-5)
+        ratios.append(data.flops_ratio())
+        assert ratios[-1] == pytest.approx(float(attached.spec.flops_ratio(trace)), rel=1e-5)
     assert ratios[0] > 1.0 > ratios[1] > ratios[2]  # exit heads without exits cost more
 
 
 def test_the_flops_ratio_is_that_of_inference_and_the_mode_is_restored(model, monkeypatch):
     data = _calibration_data(model, texts(30), monkeypatch)
-    ratio = data.share()
+    ratio = data.flops_ratio()
     model.train()
-    fewer.attachment(model).apply_in_training = "soften"
-    assert data.share() == ratio < 1.0
+    soft = dataclasses.replace(PHASE, apply="soften")
+    with running(model, soft):
+        assert data.flops_ratio() == ratio < 1.0
+        assert fewer.attachment(model).phase is soft
     assert model.training
     assert fewer.attachment(model).policy.training
-    assert fewer.attachment(model).apply_in_training == "soften"
 
 
 def test_in_calibration_batches_exit_heads_compute_and_no_text_exits(model, monkeypatch):
     rows = texts(150)
-    batches = list(_calibration_data(model, rows, monkeypatch).lessons())
+    batches = list(_calibration_data(model, rows, monkeypatch).batches())
     assert [len(batch.labels) for batch in batches] == [64, 64, 22]
     for batch in batches:
-        assert (batch.phase, batch.step) == (PHASE, 0)
+        assert (batch.phase, batch.step) == (PHASE.in_place("observe"), 0)
         assert [len(output.rows) for output in batch.trace.exit_outputs] == [len(batch.labels)] * 3
-        assert all(output.final is None for output in batch.trace.exit_outputs)
+        assert all(output.exited is None for output in batch.trace.exit_outputs)
         assert not batch.logits.requires_grad
         loss = torch.nn.functional.cross_entropy(batch.logits, batch.labels)
         assert batch.loss(batch.logits, batch.labels).item() == loss.item()
@@ -90,14 +92,14 @@ def test_in_calibration_batches_exit_heads_compute_and_no_text_exits(model, monk
 def test_calibration_batches_have_no_dropout(model, monkeypatch):
     data = _calibration_data(model, texts(30), monkeypatch)
     model.train()
-    first, second = (next(iter(list(data.lessons()))) for _ in range(2))
+    first, second = (next(iter(list(data.batches()))) for _ in range(2))
     assert torch.equal(first.logits, second.logits)
     assert torch.equal(first.trace.exit_outputs[0].logits, second.trace.exit_outputs[0].logits)
     assert model.training
 
 
 def test_rows_of_similar_length_are_in_one_batch(model, monkeypatch):
-    batches = list(_calibration_data(model, texts(200), monkeypatch).lessons())
+    batches = list(_calibration_data(model, texts(200), monkeypatch).batches())
     columns = [batch.trace.grid[1] for batch in batches]
     assert columns == sorted(columns)
     assert columns[0] < columns[-1]
@@ -229,7 +231,7 @@ def test_a_frozen_phase_has_no_dropout_and_no_task_loss(model, tmp_path, monkeyp
     batch = dict(ragged(model)) | {"labels": torch.tensor([0, 1, 1, 1, 0])}
     losses = [trainer.compute_loss(model.train(), dict(batch)) for _ in range(2)]
     assert torch.equal(*losses)
-    assert all(output.final is None for output in batches[0].trace.exit_outputs)
+    assert all(output.exited is None for output in batches[0].trace.exit_outputs)
     policy_loss = loss(fewer.attachment(model).policy, batches[0])
     assert losses[0].item() == policy_loss.item()
     with_task = _trainer(model, dataclasses.replace(PHASE, task=True), tmp_path)

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, Trainer
 import fewer
 from fewer import LTP, Dense
 from fewer._files.locking import LOCK_FILE
+from fewer.core.phase import FINE_TUNING, INFERENCE
 from fewer.methods.pruning.ltp import LTPPolicy
 from fewer.training.fit import Schedule, dense_phase
 from tests.contract.table import read
@@ -62,7 +63,9 @@ def test_the_result_is_attached_in_eval_mode_and_prunes_tokens(fitted):
     attached = fewer.attachment(model)
     assert not model.training
     assert attached.method == METHOD
-    assert (attached.apply_in_training, attached.apply_in_eval) == ("compact", "compact")
+    assert (attached.phase, attached.apply_name) == (None, None)  # those of training are over
+    assert [attached.phase_of(training=mode) for mode in (True, False)] == [FINE_TUNING, INFERENCE]
+    assert (FINE_TUNING.apply, INFERENCE.apply) == ("compact", "compact")
     assert share(model, texts(40, seed=1)) < 0.95
 
 

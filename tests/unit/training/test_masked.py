@@ -172,7 +172,7 @@ def test_a_tokenizer_without_a_mask_is_refused_before_anything_is_written(tmp_pa
 
 
 def test_settings_out_of_range_are_refused():
-    with pytest.raises(ValueError, match="steps must be 1 or more; got 0"):
+    with pytest.raises(ValueError, match=r"steps must be .*got 0"):
         MaskedSchedule(steps=0)
     with pytest.raises(ValueError, match=r"warmup must be .*got 1\.0"):
         MaskedSchedule(warmup=1.0)

@@ -1,6 +1,7 @@
 import torch
 
 import fewer
+from fewer.core.cost import Task
 from fewer.training.calibration import collator_for
 from fewer.training.qa_collator import SpanCollator
 from tests.tiny import tiny, word_tokenizer
@@ -43,5 +44,5 @@ def test_columns_that_rows_lack_are_left_out():
 
 def test_models_that_answer_questions_get_this_collator():
     model = fewer.attach(tiny("bert", "QuestionAnswering", num_labels=2))
-    assert fewer.attachment(model).shape.answers == "span"
+    assert fewer.attachment(model).spec.task is Task.SPAN
     assert isinstance(collator_for(model, word_tokenizer()), SpanCollator)

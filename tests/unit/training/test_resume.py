@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification, Trainer
 
 from fewer._files.manifest import MANIFEST, write_manifest
-from fewer.hf.config import method_to
+from fewer.hf.side_file import method_to
 from fewer.training import fit as module
 from fewer.training.fit import dense_phase
 from tests.unit.training.synthetic import METHOD, QUICK, ROWS, STEPS, run, small_model, texts

@@ -4,13 +4,13 @@ from transformers import TrainingArguments
 
 import fewer
 from fewer import LTP, Phase
-from fewer.hf.task_heads import logits_of
+from fewer.hf.attach import attachment, running
 from fewer.methods.attention import DeFormer
 from fewer.methods.attention.deformer import DeFormerPolicy
 from fewer.methods.pruning import BlockSkim
 from fewer.methods.pruning.block_skim import BlockSkimPolicy
 from fewer.training.trainer import PhaseTrainer, parameter_groups, teacher_of, training_only
-from tests.lessons import lesson
+from tests.batches import training_batch
 from tests.tiny import ragged, tiny
 
 
@@ -92,10 +92,9 @@ def test_the_loss_is_that_of_the_task_and_with_regularise_of_the_policy(
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    fewer.attachment(model).apply_in_training = "soften"
-    with fewer.record() as traces:
+    with fewer.record() as traces, running(model, _phase()):
         task = model(**batch).loss
-    added = float(fewer.attachment(model).policy.loss(lesson(traces[0])).detach())
+    added = float(fewer.attachment(model).policy.loss(training_batch(traces[0])).detach())
     loss, outputs = trainer.compute_loss(model, dict(batch), return_outputs=True)
     assert added > 0.1
     assert loss.item() == pytest.approx(task.item() + regularise * added, rel=1e-6)
@@ -104,9 +103,10 @@ def test_the_loss_is_that_of_the_task_and_with_regularise_of_the_policy(
 
 
 def test_evaluation_adds_no_regulariser(model, tmp_path):
-    trainer = _trainer(model, _phase(regularise=True), tmp_path)
+    phase = _phase(regularise=True)
+    trainer = _trainer(model, phase, tmp_path)
     batch = ragged(model) | {"labels": torch.tensor([0, 1, 2, 1, 0])}
-    with torch.no_grad():
+    with torch.no_grad(), running(model, phase):
         assert torch.equal(trainer.compute_loss(model, dict(batch)), model(**batch).loss)
 
 
@@ -183,10 +183,10 @@ def test_the_teacher_is_the_model_as_it_was_before_the_phase():
         for parameter in model.parameters():
             parameter.mul_(2.0)
         teacher_output, dense_output = (network(**ragged(model)) for network in (teacher, dense))
-    real = ragged(model)["attention_mask"].bool()
+    real, head = ragged(model)["attention_mask"].bool(), attachment(model).head
     torch.testing.assert_close(
-        logits_of(teacher_output, "span")[real],
-        logits_of(dense_output, "span")[real],
+        head.get_logits(teacher_output)[real],
+        head.get_logits(dense_output)[real],
         atol=1e-5,
         rtol=0,
     )
@@ -194,19 +194,24 @@ def test_the_teacher_is_the_model_as_it_was_before_the_phase():
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
 
 
-def test_the_teacher_drops_no_token_and_records_the_layers_of_its_student():
-    model = _attach_questions(DeFormer(lower=1)).train()
+def _layers_with_states(trace):
+    return [number for number, layer in enumerate(trace.layers) if layer.states is not None]
+
+
+def test_the_teacher_prunes_no_token_and_records_the_layers_of_its_student():
+    method = DeFormer(lower=1)
+    model = _attach_questions(method).train()
     teacher = teacher_of(model)
+    with fewer.record() as traces, running(teacher, method.phases()[0]):
+        teacher(**ragged(model))
+    layer = traces[0].layers[2]
+    assert _layers_with_states(traces[0]) == [1, 2]
+    slots = ragged(model)["attention_mask"].flatten().nonzero()[:, 0].tolist()
+    assert layer.slot.tolist() == slots
+    assert layer.states.shape == (len(slots), 16)
     with fewer.record() as traces:
         teacher(**ragged(model))
-    slots, states = traces[0].states[2]
-    assert list(traces[0].states) == [1, 2]
-    assert slots.tolist() == ragged(model)["attention_mask"].flatten().nonzero()[:, 0].tolist()
-    assert states.shape == (len(slots), 16)
-    model.eval()
-    with fewer.record() as traces:
-        teacher(**ragged(model))
-    assert traces[0].states == {}  # no training
+    assert _layers_with_states(traces[0]) == []  # no phase with a teacher
 
     skimming = teacher_of(fewer.set_threshold(_attach_questions(BlockSkim(block=4)), threshold=1.0))
     with fewer.record() as traces:
@@ -226,12 +231,11 @@ def test_a_phase_with_a_teacher_runs_it_for_every_training_batch(tmp_path, monke
         trainer.compute_loss(model, dict(batch)).backward()
         trainer.optimizer.step()
     assert len(batches) == 3
-    for training_batch in batches:
-        assert (
-            list(training_batch.teacher.trace.states) == list(training_batch.trace.states) == [1, 2]
-        )
-        assert not training_batch.teacher.logits.requires_grad
-        assert torch.equal(training_batch.teacher.logits, batches[0].teacher.logits)
+    for step in batches:
+        for trace in (step.teacher.trace, step.trace):
+            assert _layers_with_states(trace) == [1, 2]
+        assert not step.teacher.logits.requires_grad
+        assert torch.equal(step.teacher.logits, batches[0].teacher.logits)
     assert not torch.equal(batches[2].logits, batches[0].logits)
     assert all(torch.equal(value, weights[name]) for name, value in teacher.state_dict().items())
     optimized = {

@@ -19,49 +19,47 @@ What differs from the authors' code, and why:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
-from fewer._validation.names import check_known
+from annotated_types import Ge
+
+from fewer._validation.settings import settings
+from fewer._validation.types import Natural, NonNegative, Whole
 from fewer.core.cost import ModelSpec
-from fewer.core.policy import Phase
+from fewer.core.phase import Phase
 from fewer.kernels import Pattern
 from fewer.kernels.pattern import GlobalTokenRule
-from fewer.methods.attention.patterned import GlobalTokens, PatternPolicy, anchors_for, sparse_phase
+from fewer.methods.attention.patterned import (
+    GlobalTokens,
+    PatternPolicy,
+    global_tokens_for,
+    sparse_phase,
+)
 
 __all__ = ["BigBird"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class BigBird:
     """Let each block read its neighbours, blocks that are drawn, and the global tokens."""
 
-    block_size: int = 64  # b, tokens
-    num_random_blocks: int = 3  # r, for each block, head and layer
+    block_size: Annotated[Whole, Ge(2)] = 64  # b, tokens
+    num_random_blocks: Natural = 3  # r, for each block, head and layer
     # "ends" is ITC, the first and the last block; the others are ETC, tokens of a role
-    global_tokens: Literal["ends"] | GlobalTokens = "ends"
-    epochs: float = 2.0
-    learning_rate: float = 3e-5
+    global_tokens: Literal["ends", GlobalTokens] = "ends"
+    epochs: NonNegative = 2.0
+    learning_rate: NonNegative = 3e-5
 
-    def __post_init__(self) -> None:
-        """Refuse blocks that are none, and unknown global tokens."""
-        check_known(self.global_tokens, ("ends", *get_args(GlobalTokens)), "global_tokens")
-        if self.block_size < 2 or self.num_random_blocks < 0:
-            raise ValueError(
-                f"block_size is {self.block_size}, num_random_blocks {self.num_random_blocks}; "
-                "wanted blocks of 2 tokens or more, and 0 or more that are drawn"
-            )
-
-    def build(self, shape: ModelSpec) -> PatternPolicy:
+    def build(self, spec: ModelSpec) -> PatternPolicy:
         """Make the policy, which learns nothing."""
-        wanted = self.global_tokens
-        anchors: GlobalTokenRule = "ends" if wanted == "ends" else anchors_for(wanted, shape)
+        choice = self.global_tokens
+        rule: GlobalTokenRule = "ends" if choice == "ends" else global_tokens_for(choice, spec)
         return PatternPolicy(
             [
-                Pattern.bigbird(self.block_size, self.num_random_blocks, layer, anchors)
-                for layer in range(shape.num_layers)
+                Pattern.bigbird(self.block_size, self.num_random_blocks, layer, rule)
+                for layer in range(spec.num_layers)
             ],
-            shape,
+            spec,
         )
 
     def phases(self) -> tuple[Phase, ...]:

@@ -21,53 +21,46 @@ What differs from the authors' code, and why:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
+from fewer._validation.settings import settings
+from fewer._validation.types import Count, NonNegative, Positive
 from fewer.core.cost import ModelSpec
+from fewer.core.learning import TrainingBatch
 from fewer.core.needs import InputNeeds, Layout, Needs
-from fewer.core.policy import Phase, Policy, TrainingBatch
+from fewer.core.phase import Phase
+from fewer.core.policy import Policy
+from fewer.core.trace import LayerTrace
 from fewer.kernels.call import masked_score
 
 __all__ = ["DeFormer", "DeFormerPolicy"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class DeFormer:
     """Let question and passage ignore each other in the lower layers."""
 
-    lower: int | None = None  # k, layers; None: half of the model's
-    distillation: float = 1.0  # alpha
-    similarity: float = 1.0  # beta
-    temperature: float = 2.0  # tau
-    epochs: float = 2.0
-    learning_rate: float = 5e-5
+    lower: Count | None = None  # k, layers; None: half of the model's
+    distillation: NonNegative = 1.0  # alpha
+    similarity: NonNegative = 1.0  # beta
+    temperature: Positive = 2.0  # tau
+    epochs: NonNegative = 2.0
+    learning_rate: NonNegative = 5e-5
 
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        if self.lower is not None and self.lower < 1:
-            raise ValueError(f"lower is {self.lower}, wanted at least one layer, or None for half")
-        if min(self.distillation, self.similarity) < 0 or self.temperature <= 0:
-            raise ValueError(
-                f"distillation is {self.distillation}, similarity {self.similarity}, temperature "
-                f"{self.temperature}; wanted weights of 0 or more and a positive temperature"
-            )
-
-    def lower_of(self, shape: ModelSpec) -> int:
+    def lower_of(self, spec: ModelSpec) -> int:
         """Return k for a model. Raises `ValueError` if it has no upper layer then."""
-        lower = shape.num_layers // 2 if self.lower is None else self.lower
-        if not 0 < lower < shape.num_layers:
+        lower = spec.num_layers // 2 if self.lower is None else self.lower
+        if not 0 < lower < spec.num_layers:
             raise ValueError(
                 f"DeFormer wants a lower and an upper layer at least; the model has "
-                f"{shape.num_layers}, lower is {lower}"
+                f"{spec.num_layers}, lower is {lower}"
             )
         return lower
 
-    def build(self, shape: ModelSpec) -> DeFormerPolicy:
+    def build(self, spec: ModelSpec) -> DeFormerPolicy:
         """Make the policy, which learns nothing itself."""
-        return DeFormerPolicy(self, shape)
+        return DeFormerPolicy(self, spec)
 
     def phases(self) -> tuple[Phase, ...]:
         """Train the model, with itself as it was for a teacher if there is anything to ask it."""
@@ -85,47 +78,48 @@ class DeFormer:
 
 
 class DeFormerPolicy(Policy):
-    """Says in which layers the texts of a pair are read apart."""
+    """Splits the pairs in the lower layers."""
 
     inputs = InputNeeds(second_text=True, restarts_positions=True)
 
-    def __init__(self, method: DeFormer, shape: ModelSpec) -> None:
+    def __init__(self, method: DeFormer, spec: ModelSpec) -> None:
         super().__init__()
         self.method = method
-        self.lower = method.lower_of(shape)
+        self.lower = method.lower_of(spec)
 
-    def layout(self, layer: int) -> Layout:
+    def layout(self, layer: int, phase: Phase) -> Layout:
         """Split the pairs in the lower layers."""
         return Layout(split_pairs=layer < self.lower)
 
-    def needs(self, layer: int) -> Needs:
-        """Return the states of the upper layers while training."""
-        states = self.training and layer >= self.lower and self.method.similarity > 0
-        return Needs(states=states)
+    def needs(self, layer: int, phase: Phase) -> Needs:
+        """Return the states of the upper layers where a teacher's are compared with them."""
+        compares = phase.teacher and self.method.similarity > 0
+        return Needs(states=compares and layer >= self.lower)
 
-    def loss(self, lesson: TrainingBatch) -> Tensor:
+    def loss(self, batch: TrainingBatch) -> Tensor:
         """Add up the distance of the answers and that of the upper layers' states."""
-        own, teacher = self.method, lesson.teacher
+        method, teacher = self.method, batch.teacher
         if teacher is None:
-            return lesson.logits.new_zeros(())
-        slots = lesson.trace.readers[0][0]
-        real = torch.zeros(lesson.trace.grid, dtype=torch.bool, device=slots.device)
-        real.view(-1)[slots] = True
-        loss = own.distillation * _distance(lesson.logits, teacher.logits, real, own.temperature)
-        apart = [
-            _similarity(lesson.trace.states[layer], states)
-            for layer, states in teacher.trace.states.items()
-            if layer in lesson.trace.states
+            return batch.logits.new_zeros(())
+        is_token = ~batch.trace.padding
+        distance = _distance(batch.logits, teacher.logits, is_token, method.temperature)
+        loss = method.distillation * distance
+        distances = [
+            _similarity(student_layer, teacher_layer)
+            for student_layer, teacher_layer in zip(
+                batch.trace.layers, teacher.trace.layers, strict=False
+            )
+            if student_layer.states is not None and teacher_layer.states is not None
         ]
-        return loss + own.similarity * torch.stack(apart).mean() if apart else loss
+        return loss + method.similarity * torch.stack(distances).mean() if distances else loss
 
 
-def _distance(student: Tensor, teacher: Tensor, real: Tensor, temperature: float) -> Tensor:
-    """Return tau^2 KL(teacher || student) a text; spans compete over the real tokens of theirs."""
+def _distance(student: Tensor, teacher: Tensor, is_token: Tensor, temperature: float) -> Tensor:
+    """Return tau^2 KL(teacher || student) per text; spans compete over the tokens of a text."""
     if student.ndim == 3:
-        unreal, floor = ~real[..., None], masked_score(torch.float32)
+        padding, floor = ~is_token[..., None], masked_score(torch.float32)
         student, teacher = (
-            logits.float().masked_fill(unreal, floor).transpose(1, 2).flatten(0, 1)
+            logits.float().masked_fill(padding, floor).transpose(1, 2).flatten(0, 1)
             for logits in (student, teacher)
         )
     divergence: Tensor = nn.functional.kl_div(
@@ -137,7 +131,11 @@ def _distance(student: Tensor, teacher: Tensor, real: Tensor, temperature: float
     return temperature**2 * divergence
 
 
-def _similarity(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> Tensor:
+def _similarity(student: LayerTrace, teacher: LayerTrace) -> Tensor:
     """Mean squared distance of the states of the tokens that both have."""
-    (slots, states), (known, wanted) = student, teacher
-    return nn.functional.mse_loss(states.float(), wanted[torch.searchsorted(known, slots)].float())
+    assert student.slot is not None
+    assert student.states is not None
+    assert teacher.slot is not None
+    assert teacher.states is not None
+    target = teacher.states[torch.searchsorted(teacher.slot, student.slot)]
+    return nn.functional.mse_loss(student.states.float(), target.float())

@@ -19,41 +19,40 @@ What differs from the authors' code, and why:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import get_args
+from typing import Annotated
 
-from fewer._validation.names import check_known
+from annotated_types import Ge, MultipleOf
+
+from fewer._validation.settings import settings
+from fewer._validation.types import NonNegative, Whole
 from fewer.core.cost import ModelSpec
-from fewer.core.policy import Phase
+from fewer.core.phase import Phase
 from fewer.kernels import Pattern
-from fewer.methods.attention.patterned import GlobalTokens, PatternPolicy, anchors_for, sparse_phase
+from fewer.methods.attention.patterned import (
+    GlobalTokens,
+    PatternPolicy,
+    global_tokens_for,
+    sparse_phase,
+)
 
 __all__ = ["Longformer"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Longformer:
     """Let each token read a window and the global tokens."""
 
-    attention_window: int = 512  # w, tokens, both sides together
+    # w, tokens, both sides together
+    attention_window: Annotated[Whole, Ge(2), MultipleOf(2)] = 512
     global_tokens: GlobalTokens = "auto"
-    epochs: float = 2.0
-    learning_rate: float = 3e-5
+    epochs: NonNegative = 2.0
+    learning_rate: NonNegative = 3e-5
 
-    def __post_init__(self) -> None:
-        """Refuse a window that is no window, and unknown global tokens."""
-        check_known(self.global_tokens, get_args(GlobalTokens), "global_tokens")
-        if self.attention_window < 2 or self.attention_window % 2:
-            raise ValueError(
-                f"attention_window is {self.attention_window}, wanted an even number of tokens, 2 "
-                "or more: half of them on either side"
-            )
-
-    def build(self, shape: ModelSpec) -> PatternPolicy:
+    def build(self, spec: ModelSpec) -> PatternPolicy:
         """Make the policy, which learns nothing."""
-        anchors = anchors_for(self.global_tokens, shape)
-        pattern = Pattern(self.attention_window // 2, global_tokens=anchors)
-        return PatternPolicy((pattern,) * shape.num_layers, shape)
+        rule = global_tokens_for(self.global_tokens, spec)
+        pattern = Pattern(self.attention_window // 2, global_tokens=rule)
+        return PatternPolicy((pattern,) * spec.num_layers, spec)
 
     def phases(self) -> tuple[Phase, ...]:
         """Train the model as it is to be used."""

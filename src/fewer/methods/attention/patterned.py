@@ -1,30 +1,31 @@
-"""What methods share that only say which pairs of tokens there are."""
+"""What methods share that only choose which pairs of tokens attend."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Literal
 
-from fewer.core.cost import ModelSpec
+from fewer.core.cost import ModelSpec, Task
 from fewer.core.needs import InputNeeds, Layout
-from fewer.core.policy import Phase, Policy
+from fewer.core.phase import Phase
+from fewer.core.policy import Policy
 from fewer.kernels import Pattern
 from fewer.kernels.pattern import GlobalTokenRule
 
-__all__ = ["GlobalTokens", "PatternPolicy", "anchors_for", "sparse_phase"]
+__all__ = ["GlobalTokens", "PatternPolicy", "global_tokens_for", "sparse_phase"]
 
 GlobalTokens = Literal["auto", "none", "first", "question"]
 
 
-def anchors_for(wanted: GlobalTokens, shape: ModelSpec) -> GlobalTokenRule:
+def global_tokens_for(choice: GlobalTokens, spec: ModelSpec) -> GlobalTokenRule:
     """Choose by what the model answers: a text by its first token, a span by the question.
 
     Taggers get none.
     """
-    if wanted != "auto":
-        return wanted
-    chosen: dict[str, GlobalTokenRule] = {"span": "question", "token": "none"}
-    return chosen.get(shape.answers, "first")
+    if choice != "auto":
+        return choice
+    by_task: dict[Task, GlobalTokenRule] = {Task.SPAN: "question", Task.TOKEN: "none"}
+    return by_task.get(spec.task, "first")
 
 
 def sparse_phase(epochs: float, learning_rate: float) -> tuple[Phase, ...]:
@@ -38,19 +39,19 @@ class PatternPolicy(Policy):
     Raises `ValueError` for a model that has one in every layer: nothing would change.
     """
 
-    def __init__(self, patterns: Sequence[Pattern], shape: ModelSpec) -> None:
+    def __init__(self, patterns: Sequence[Pattern], spec: ModelSpec) -> None:
         super().__init__()
-        if all(cost.pattern for cost in shape.layers):
+        if all(cost.pattern for cost in spec.layers):
             raise ValueError(
-                f"got a model whose layers all read by a pattern of their own, the first by "
-                f"{shape.layers[0].pattern}; wanted one with layers that read all pairs of tokens. "
-                "Attach without this method: the model's own pattern is used, and the tokens that "
-                "global_attention_mask names are global"
+                "the model must have layers of full attention; got one whose layers all have a "
+                f"pattern of their own, the first {spec.layers[0].pattern}. Attach without this "
+                "method: the model's pattern is used, and global_attention_mask names its global "
+                "tokens."
             )
         self._patterns = tuple(patterns)
         question = any(pattern.global_tokens == "question" for pattern in patterns)
         self.inputs = InputNeeds(second_text=question)
 
-    def layout(self, layer: int) -> Layout:
+    def layout(self, layer: int, phase: Phase) -> Layout:
         """Return the layer's pattern."""
         return Layout(self._patterns[layer])

@@ -18,10 +18,13 @@ could read them; the exits are FastBERT's, whose idea the paper follows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from fewer._validation.settings import settings
+from fewer._validation.types import Positive
 from fewer.core.cost import ModelSpec
-from fewer.core.policy import Method, Phase
+from fewer.core.phase import Phase
+from fewer.core.policy import Method
 from fewer.core.stack import Stack, StackPolicy
 from fewer.methods.exits import FastBERT
 from fewer.methods.pruning import LTP
@@ -29,31 +32,22 @@ from fewer.methods.pruning import LTP
 __all__ = ["MagicPyramid"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class MagicPyramid:
     """Drop tokens by the attention they get, and leave early when the answer is certain."""
 
     pruning: Method = field(default_factory=lambda: LTP(target=0.5))
     exits: Method = field(default_factory=FastBERT)
-    joint_epochs: float | None = None  # None: step by step
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        if self.joint_epochs is not None and self.joint_epochs <= 0:
-            raise ValueError(
-                f"joint_epochs is {self.joint_epochs}, wanted a positive number, or None for the "
-                "paper's steps"
-            )
-        _ = self.stack
+    joint_epochs: Positive | None = None  # None: step by step
 
     @property
     def stack(self) -> Stack:
         """The two methods as one."""
         return Stack((self.pruning, self.exits))
 
-    def build(self, shape: ModelSpec) -> StackPolicy:
+    def build(self, spec: ModelSpec) -> StackPolicy:
         """Build both."""
-        return self.stack.build(shape)
+        return self.stack.build(spec)
 
     def phases(self) -> tuple[Phase, ...]:
         """Return steps 2 to 4, or one phase for everything."""

@@ -14,24 +14,25 @@ here once; folders saved so name `head="shared"`, and answer as before.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
-from fewer.methods.exits.early_exit import EarlyExit, Training
+from fewer._validation.settings import settings
+from fewer._validation.types import NonNegative, Pair
+from fewer.methods.exits.early_exit import CriterionName, EarlyExit, HeadName, Training
 from fewer.methods.exits.losses import Teacher
 
 __all__ = ["BERxiT"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class BERxiT(EarlyExit):
     """Exit when a learned judge trusts the answer; model and exits train in turns."""
 
     former_heads: ClassVar[tuple[str, ...]] = ("shared",)
 
-    head: str = "pooled"
-    criterion: str = "learned"
+    head: HeadName = "pooled"
+    criterion: CriterionName = "learned"
     training: Training = "alternating"
     teacher: Teacher = "labels"
-    epochs: float = 3.0
-    learning_rates: tuple[float, float] = (2e-5, 1e-3)
+    epochs: NonNegative = 3.0
+    learning_rates: Pair = (2e-5, 1e-3)

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from fewer.core.cost import ModelSpec
 from fewer.core.decision import Site
-from fewer.core.policy import CalibrationData, Phase, Policy, TrainingBatch
+from fewer.core.learning import CalibrationData, TrainingBatch
+from fewer.core.phase import Phase
+from fewer.core.policy import ExitingPolicy
 from fewer.methods.exits.criteria import CRITERIA, Criterion
 from fewer.methods.exits.threshold import fit_temperatures, open_exits
 
@@ -22,45 +24,41 @@ if TYPE_CHECKING:
 __all__ = ["CalibratedExits"]
 
 
-class CalibratedExits(Policy):
-    """Exits of `EarlyExit`. In training mode they only speak; in eval mode the certain leave.
-
-    Until a phase has trained them, and the threshold is set, nobody leaves.
-    """
+class CalibratedExits(ExitingPolicy):
+    """Exits of `EarlyExit`. Until a phase has trained them and set the threshold, no text exits."""
 
     sites = frozenset({Site.AFTER})
-    answers = True
 
-    def __init__(self, method: EarlyExit, shape: ModelSpec) -> None:
+    def __init__(self, method: EarlyExit, spec: ModelSpec) -> None:
         super().__init__()
         self.method = method
-        self.num_layers = shape.num_layers
-        self.layers = method.exits_of(shape)
+        self.num_layers = spec.num_layers
+        self.layers = method.exits_of(spec)
         self.temperature: Tensor
         self.threshold: Tensor
         self.register_buffer("temperature", torch.ones(len(self.layers)))
-        self.register_buffer("threshold", torch.tensor(self.criterion.never))
+        self.register_buffer("threshold", torch.tensor(self.criterion.never_exit))
 
     @property
     def criterion(self) -> Criterion:
-        """On which side of the threshold a text leaves. Looked up, as it cannot be pickled."""
+        """On which side of the threshold a text exits. Looked up, as it cannot be pickled."""
         return CRITERIA[self.method.criterion]
 
-    def told(
-        self, lessons: Sequence[TrainingBatch], number: int
+    def collect_logits(
+        self, batches: Sequence[TrainingBatch], number: int
     ) -> tuple[Float[Tensor, "R C"], Int[Tensor, "R"]]:
-        """Collect what one exit, by its number, said in all lessons, and the labels."""
+        """Collect the logits of one exit, by its number, in all batches, and the labels."""
         raise NotImplementedError
 
-    def calibrate(self, phase: Phase, rehearsal: CalibrationData) -> None:
-        """Fit temperatures to held-out answers, then open the exits.
+    def calibrate(self, phase: Phase, data: CalibrationData) -> None:
+        """Fit temperatures to held-out labels, then set the threshold.
 
-        The threshold is the method's, or the one that meets the method's share of FLOPs.
+        It is the method's, or the one that meets the method's FLOPs ratio.
         """
-        if rehearsal.first:
+        if data.first:
             return
-        own, dial = self.method, self.dial()
-        assert dial is not None
-        if own.temperature:
-            fit_temperatures(self.temperature, rehearsal, self.told)
-        open_exits(dial, self.criterion, own.threshold, own.target, rehearsal)
+        method, points = self.method, self.operating_points()
+        assert points is not None
+        if method.temperature:
+            fit_temperatures(self.temperature, data, self.collect_logits)
+        open_exits(points, self.criterion, method.threshold, method.target, data)

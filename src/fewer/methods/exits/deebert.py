@@ -13,20 +13,20 @@ ELECTRA, BigBird and ModernBERT start at random.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from fewer.methods.exits.early_exit import EarlyExit, Training
+from fewer._validation.settings import settings
+from fewer._validation.types import NonNegative
+from fewer.methods.exits.early_exit import CriterionName, EarlyExit, HeadName, Training
 from fewer.methods.exits.losses import Teacher
 
 __all__ = ["DeeBERT"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class DeeBERT(EarlyExit):
     """Exit at a low entropy, with heads trained after the model."""
 
-    head: str = "pooled"
-    criterion: str = "entropy"
+    head: HeadName = "pooled"
+    criterion: CriterionName = "entropy"
     training: Training = "frozen"
     teacher: Teacher = "labels"
-    epochs: float = 3.0
+    epochs: NonNegative = 3.0

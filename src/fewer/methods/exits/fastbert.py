@@ -14,19 +14,18 @@ so that our heads can be any of theirs and more, with the same number of weights
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from fewer.methods.exits.early_exit import EarlyExit, Training
+from fewer._validation.settings import settings
+from fewer.methods.exits.early_exit import CriterionName, EarlyExit, HeadName, Training
 from fewer.methods.exits.losses import Teacher
 
 __all__ = ["FastBERT"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class FastBERT(EarlyExit):
     """Exit at a low normalised entropy, with heads distilled from the last layer."""
 
-    head: str = "attentive"
-    criterion: str = "normalised_entropy"
+    head: HeadName = "attentive"
+    criterion: CriterionName = "normalised_entropy"
     training: Training = "frozen"
     teacher: Teacher = "last"

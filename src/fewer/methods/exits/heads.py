@@ -6,7 +6,7 @@
 | `pooled` | a pooler per exit, tanh(W [CLS] + b), then a linear map | DeeBERT, BERxiT |
 | `shared` | one pooler for all exits, then a linear map per exit | PABEE |
 | `mixed` | the shared pooler's outputs so far, mixed with a learned unit vector | Right Tool |
-| `attentive` | a narrow attention over all tokens of the text, asked by [CLS] | FastBERT |
+| `attentive` | a narrow attention over all tokens of the text, its query [CLS] | FastBERT |
 
 Poolers start as copies of the model's own, where its head has one
 (`fewer.hf.task_heads.pooler_of`: BERT, ALBERT, RoBERTa and their kin), else at random.
@@ -30,22 +30,22 @@ __all__ = ["HEADS", "Heads", "first_rows"]
 
 
 class Heads(nn.Module):
-    """What all heads have in common: classifiers on features of some width, and their price."""
+    """What all heads have in common: classifiers on features of some width, and their FLOPs."""
 
     uses_previous_exits: ClassVar[bool] = False  # whether earlier exits' features are used
 
-    def __init__(self, shape: ModelSpec, exits: int, width: int) -> None:
+    def __init__(self, spec: ModelSpec, exits: int, width: int) -> None:
         super().__init__()
         self.width = width  # F, of the features
-        self.classifiers = nn.ModuleList(nn.Linear(width, shape.labels) for _ in range(exits))
-        self.per_text = 2.0 * width * shape.labels  # FLOPs of one exit, for each text
+        self.classifiers = nn.ModuleList(nn.Linear(width, spec.labels) for _ in range(exits))
+        self.per_text = 2.0 * width * spec.labels  # FLOPs of one exit, for each text
         self.per_token = 0.0  # and for each of its tokens
 
     def features(self, tokens: Packed, number: int) -> Tensor:
-        """Make what exit `number` reads of each text in `tokens.texts`, `(b, F)`; here [CLS]."""
+        """Make the features of exit `number` for each text in `tokens.texts`, `(b, F)`: [CLS]."""
         return first_states(tokens)
 
-    def classify(self, features: Tensor, number: int, before: list[ExitOutput]) -> Tensor:
+    def classify(self, features: Tensor, number: int, previous: list[ExitOutput]) -> Tensor:
         """Logits `(b, C)` of texts from their features, and those of earlier exits."""
         logits: Tensor = self.classifiers[number](features)
         return logits
@@ -54,25 +54,25 @@ class Heads(nn.Module):
         """Copy the model's own pooler; heads without one have nothing to copy it to."""
 
     def flops(self, tokens: Packed, more: int = 0) -> Float[Tensor, "B"]:
-        """FLOPs of one exit for each text of the batch; 0 for those that have left.
+        """FLOPs of one exit for each text of the batch; 0 for those that have exited.
 
-        `more` multiply-adds a text come on top.
+        `more` multiply-adds per text come on top.
         """
         if tokens.grid[0] == 1 and tokens.alive is None:
-            price = self.per_text + 2.0 * more + self.per_token * tokens.slot.numel()
-            return torch.full((1,), price, device=tokens.slot.device)
-        here = torch.zeros(tokens.grid[0], device=tokens.slot.device)
-        here[tokens.texts] = self.per_text + 2.0 * more
+            total = self.per_text + 2.0 * more + self.per_token * tokens.slot.numel()
+            return torch.full((1,), total, device=tokens.slot.device)
+        flops = torch.zeros(tokens.grid[0], device=tokens.slot.device)
+        flops[tokens.texts] = self.per_text + 2.0 * more
         if not self.per_token:
-            return here
+            return flops
         alive = None if tokens.alive is None else tokens.alive.float()
-        return here + self.per_token * tokens.count(alive)
+        return flops + self.per_token * tokens.count(alive)
 
 
 class _Pooled(Heads):
-    def __init__(self, shape: ModelSpec, exits: int, poolers: int) -> None:
-        super().__init__(shape, exits, shape.hidden_size)
-        width = shape.hidden_size
+    def __init__(self, spec: ModelSpec, exits: int, poolers: int) -> None:
+        super().__init__(spec, exits, spec.hidden_size)
+        width = spec.hidden_size
         self.poolers = nn.ModuleList(nn.Linear(width, width) for _ in range(poolers))
         self.per_text += 2.0 * width**2
 
@@ -97,23 +97,24 @@ class _Mixed(_Pooled):
 
     uses_previous_exits = True
 
-    def __init__(self, shape: ModelSpec, exits: int) -> None:
-        super().__init__(shape, exits, 1)
+    def __init__(self, spec: ModelSpec, exits: int) -> None:
+        super().__init__(spec, exits, 1)
         self.mixing = nn.ParameterList(nn.Parameter(torch.randn(n + 1)) for n in range(exits))
 
-    def classify(self, features: Tensor, number: int, before: list[ExitOutput]) -> Tensor:
-        earlier = [said.features for said in before]
-        pooled = torch.stack([*(one for one in earlier if one is not None), features])
+    def classify(self, features: Tensor, number: int, previous: list[ExitOutput]) -> Tensor:
+        earlier = [output.features for output in previous if output.features is not None]
+        pooled = torch.stack([*earlier, features])
         raw = self.mixing[number]
         weights = (raw / raw.norm()).to(pooled.dtype)
         mixed = (weights[:, None, None] * pooled).sum(0)
-        return super().classify(mixed, number, before)
+        return super().classify(mixed, number, previous)
 
 
 class _Attentive(Heads):
     """FastBERT's classifier: narrow, attend, narrow again.
 
-    Only the first token's row of the attention is used, so only [CLS] asks. Nothing stands between
+    Only the first token's row of the attention is used, so only [CLS] is a query. Nothing stands
+    between
     its query map and the map of the keys, so the two are one: from [CLS] to what each of the two
     attention heads looks for in a token. Nor between the map of the values and the linear map after
     them, so these are one, after the weighted sum. Every function of the paper's head is one of
@@ -122,10 +123,10 @@ class _Attentive(Heads):
     as FLOPs.
     """
 
-    def __init__(self, shape: ModelSpec, exits: int, heads: int = 2) -> None:
-        wide = shape.hidden_size
+    def __init__(self, spec: ModelSpec, exits: int, heads: int = 2) -> None:
+        wide = spec.hidden_size
         width = max(heads, min(128, wide // 3 // heads * heads))  # 128 in the paper, of 768
-        super().__init__(shape, exits, width)
+        super().__init__(spec, exits, width)
         self.attention_heads = heads
 
         def maps(inputs: int, outputs: int) -> nn.ModuleList:
@@ -142,12 +143,12 @@ class _Attentive(Heads):
     def features(self, tokens: Packed, number: int) -> Tensor:
         states = torch.tanh(in_rows(self.narrow[number], tokens.hidden))  # (T, W)
         first = states.index_select(0, first_rows(tokens))  # (b, W)
-        wanted = self.ask[number](first).unflatten(1, (self.attention_heads, -1))  # (b, h, W)
-        place = _places(tokens)  # which of the b texts a token belongs to
-        asked = wanted if len(first) == 1 else wanted[place]
-        scores = (asked * states.unsqueeze(1)).sum(2).float()  # (T, h)
+        query = self.ask[number](first).unflatten(1, (self.attention_heads, -1))  # (b, h, W)
+        place = _text_places(tokens)  # which of the b texts a token belongs to
+        of_tokens = query if len(first) == 1 else query[place]
+        scores = (of_tokens * states.unsqueeze(1)).sum(2).float()  # (T, h)
         weights = _softmax_by_text(scores, place, len(first), tokens).to(states.dtype)
-        summed = torch.zeros_like(wanted).index_add(  # (b, h, W)
+        summed = torch.zeros_like(query).index_add(  # (b, h, W)
             0, place, weights.unsqueeze(2) * states.unsqueeze(1)
         )
         mixed: Tensor = torch.tanh(self.mix[number](summed.flatten(1)))
@@ -155,28 +156,29 @@ class _Attentive(Heads):
 
 
 def first_rows(tokens: Packed) -> Int[Tensor, "b"]:
-    """Rows of the first token of every text that has not left."""
+    """Rows of the first token of every text that has not exited."""
     return tokens.cu[:-1][tokens.texts]
 
 
 def first_states(tokens: Packed) -> Float[Tensor, "b D"]:
-    """States of the first token of every text that has not left."""
+    """States of the first token of every text that has not exited."""
     return tokens.hidden.index_select(0, first_rows(tokens))
 
 
-def _places(tokens: Packed) -> Int[Tensor, "T"]:
-    """Of each token, the place of its text among those that have not left; 0 for the gone."""
+def _text_places(tokens: Packed) -> Int[Tensor, "T"]:
+    """Index of each token's text among those that have not exited; 0 for pruned tokens."""
     if tokens.grid[0] == 1:
         return tokens.sequence
+    texts = tokens.texts
     place = torch.zeros(tokens.grid[0], dtype=torch.long, device=tokens.slot.device)
-    place[tokens.texts] = torch.arange(len(tokens.texts), device=place.device)
+    place[texts] = torch.arange(len(texts), device=place.device)
     return place[tokens.sequence]
 
 
 def _softmax_by_text(
     scores: Float[Tensor, "T h"], place: Tensor, texts: int, tokens: Packed
 ) -> Float[Tensor, "T h"]:
-    """Weights of each text's tokens, which sum to 1; the gone have none, the faded less."""
+    """Weights of each text's tokens, which sum to 1; pruned tokens have none, fading ones less."""
     if tokens.alive is not None:
         scores = scores.masked_fill(~tokens.alive.unsqueeze(1), -torch.inf)
     none = scores.new_full((texts, scores.shape[1]), -torch.inf)
@@ -194,9 +196,9 @@ def _softmax_by_text(
 
 
 HEADS: dict[str, Callable[[ModelSpec, int], Heads]] = {
-    "linear": lambda shape, exits: Heads(shape, exits, shape.hidden_size),
-    "pooled": lambda shape, exits: _Pooled(shape, exits, exits),
-    "shared": lambda shape, exits: _Pooled(shape, exits, 1),
+    "linear": lambda spec, exits: Heads(spec, exits, spec.hidden_size),
+    "pooled": lambda spec, exits: _Pooled(spec, exits, exits),
+    "shared": lambda spec, exits: _Pooled(spec, exits, 1),
     "mixed": _Mixed,
     "attentive": _Attentive,
 }

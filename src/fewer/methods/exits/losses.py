@@ -10,17 +10,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fewer.core.decision import ExitOutput
-from fewer.core.policy import TrainingBatch
+from fewer.core.learning import TrainingBatch
 
 __all__ = [
     "Teacher",
     "Weights",
+    "alternating_loss",
     "distillation",
     "exit_loss",
     "exit_weight",
-    "in_turns",
-    "labels_of",
-    "weighed",
+    "get_labels",
+    "weighted_sum",
 ]
 
 Teacher = Literal["labels", "last"]
@@ -29,8 +29,8 @@ NO_LABEL = -100
 
 
 def exit_loss(
-    lesson: TrainingBatch,
-    spoken: Sequence[ExitOutput],
+    batch: TrainingBatch,
+    outputs: Sequence[ExitOutput],
     teacher: Teacher,
     weights: Weights,
     num_layers: int,
@@ -41,29 +41,31 @@ def exit_loss(
     squared distance where the answer is a number. `depth` weighs the exit of layer l by l / L
     (PABEE: l / sum of l; the same up to a factor of the whole loss, with the last layer's at 1).
     """
-    return weighed(spoken, weights, num_layers, lambda said: _one(lesson, said, teacher))
+    return weighted_sum(
+        outputs, weights, num_layers, lambda output: _output_loss(batch, output, teacher)
+    )
 
 
-def weighed(
-    spoken: Sequence[ExitOutput],
+def weighted_sum(
+    outputs: Sequence[ExitOutput],
     weights: Weights,
     num_layers: int,
     score: Callable[[ExitOutput], Tensor],
 ) -> Tensor:
-    """Add up what `score` says of each exit, `equal`ly or by `depth`."""
-    losses = [exit_weight(said.layer, num_layers, weights) * score(said) for said in spoken]
+    """Add up the score of each exit, `equal`ly or by `depth`."""
+    losses = [exit_weight(output.layer, num_layers, weights) * score(output) for output in outputs]
     return torch.stack(losses).sum()
 
 
-def in_turns(lesson: TrainingBatch, training: str, loss: Callable[[], Tensor]) -> Tensor:
+def alternating_loss(batch: TrainingBatch, training: str, loss: Callable[[], Tensor]) -> Tensor:
     """Return the exits' loss; `alternating`, it is 0 at every other step, beginning with the first.
 
     No parameter is left without a gradient then.
     """
-    if training != "alternating" or lesson.step % 2 == 1:
+    if training != "alternating" or batch.step % 2 == 1:
         return loss()
-    spoken = lesson.trace.exit_outputs
-    return sum((said.logits.sum() for said in spoken), start=lesson.logits.new_zeros(())) * 0
+    sums = [output.logits.sum() for output in batch.trace.exit_outputs]
+    return torch.stack([batch.logits.new_zeros(()), *sums]).sum() * 0
 
 
 def exit_weight(layer: int, num_layers: int, weights: Weights) -> float:
@@ -84,25 +86,31 @@ def distillation(student: Float[Tensor, "R C"], teacher: Float[Tensor, "R C"]) -
     )
 
 
-def labels_of(lesson: TrainingBatch, rows: Int[Tensor, "R"]) -> Tensor:
-    """Labels of the texts or tokens that an exit spoke of. Raises `ValueError` without labels."""
-    if lesson.labels is None:
-        raise ValueError("the batch has no labels; exits that learn from labels need them")
-    return lesson.labels.flatten()[rows]
+def get_labels(batch: TrainingBatch, rows: Int[Tensor, "R"]) -> Tensor:
+    """Labels of the texts or tokens of an exit. Raises `ValueError` without labels."""
+    if batch.labels is None:
+        raise ValueError(
+            "labels must be given to exits that learn from labels; got none. Add the column."
+        )
+    return batch.labels.flatten()[rows]
 
 
-def _one(lesson: TrainingBatch, said: ExitOutput, teacher: Teacher) -> Tensor:
-    last = lesson.logits.flatten(0, -2)[said.rows]
-    known = _known(lesson, said.rows)
-    score: Callable[[Tensor, Tensor], Tensor] = distillation if teacher == "last" else lesson.loss
-    wanted = last if teacher == "last" else labels_of(lesson, said.rows)
-    if known is None:
-        return score(said.logits, wanted)
-    return score(said.logits[known], wanted[known]) if bool(known.any()) else said.logits.sum() * 0
+def _output_loss(batch: TrainingBatch, output: ExitOutput, teacher: Teacher) -> Tensor:
+    score: Callable[[Tensor, Tensor], Tensor]
+    if teacher == "last":
+        score, target = distillation, batch.logits.flatten(0, -2)[output.rows]
+    else:
+        score, target = batch.loss, get_labels(batch, output.rows)
+    labelled = _is_labelled(batch, output.rows)
+    if labelled is None:
+        return score(output.logits, target)
+    if not bool(labelled.any()):
+        return output.logits.sum() * 0
+    return score(output.logits[labelled], target[labelled])
 
 
-def _known(lesson: TrainingBatch, rows: Tensor) -> Tensor | None:
-    """Which rows have a label, where rows are tokens: others are padding or special."""
-    if lesson.labels is None or lesson.logits.ndim == 2:
+def _is_labelled(batch: TrainingBatch, rows: Tensor) -> Tensor | None:
+    """Return which rows have a label, where rows are tokens: others are padding or special."""
+    if batch.labels is None or batch.logits.ndim == 2:
         return None
-    return lesson.labels.flatten()[rows] != NO_LABEL
+    return batch.labels.flatten()[rows] != NO_LABEL

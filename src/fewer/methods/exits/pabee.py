@@ -11,22 +11,22 @@ module. In a model of six layers P above 4 can never be reached.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from fewer.methods.exits.early_exit import EarlyExit, Training
+from fewer._validation.settings import settings
+from fewer._validation.types import NonNegative, Pair
+from fewer.methods.exits.early_exit import CriterionName, EarlyExit, HeadName, Training
 from fewer.methods.exits.losses import Teacher, Weights
 
 __all__ = ["PABEE"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class PABEE(EarlyExit):
     """Exit when some exits in a row agree, with heads trained together with the model."""
 
-    head: str = "shared"
-    criterion: str = "patience"
+    head: HeadName = "shared"
+    criterion: CriterionName = "patience"
     training: Training = "joint"
     teacher: Teacher = "labels"
     weights: Weights = "depth"
-    epochs: float = 5.0
-    learning_rates: tuple[float, float] = (2e-5, 1e-3)
+    epochs: NonNegative = 5.0
+    learning_rates: Pair = (2e-5, 1e-3)

@@ -1,4 +1,4 @@
-"""Exits of whole texts: a head after some layers answers, and who is certain leaves."""
+"""Exits of whole texts: after some layers a head answers, and texts exit that it is certain of."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from fewer.core.cost import ModelSpec
 from fewer.core.decision import Decision, ExitOutput, View
-from fewer.core.policy import Dial, TrainingBatch
+from fewer.core.learning import OperatingPoints, TrainingBatch
 from fewer.methods.exits.calibrated import CalibratedExits
-from fewer.methods.exits.criteria import Evidence
+from fewer.methods.exits.criteria import ExitEvidence
 from fewer.methods.exits.heads import HEADS
-from fewer.methods.exits.losses import exit_loss, in_turns, labels_of
+from fewer.methods.exits.losses import alternating_loss, exit_loss, get_labels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,98 +27,96 @@ __all__ = ["ExitPolicy"]
 class ExitPolicy(CalibratedExits):
     """Heads that answer for the whole text."""
 
-    def __init__(self, method: EarlyExit, shape: ModelSpec) -> None:
-        super().__init__(method, shape)
-        self.labels = shape.labels
-        if shape.labels == 1 and method.criterion not in ("patience", "learned"):
+    def __init__(self, method: EarlyExit, spec: ModelSpec) -> None:
+        super().__init__(method, spec)
+        self.labels = spec.labels
+        if spec.labels == 1 and method.criterion not in ("patience", "learned"):
             raise ValueError(
-                f"the criterion {method.criterion!r} compares classes, but the model answers with "
-                "a number; wanted 'learned' or 'patience' with a tolerance"
+                "criterion must be 'learned' or 'patience' for a model that answers with a number; "
+                f"got {method.criterion!r}, which compares classes."
             )
-        if shape.labels == 1 and method.temperature:
+        if spec.labels == 1 and method.temperature:
             raise ValueError(
-                "temperature is True, but the model answers with a number; wanted False, as there "
-                "are no probabilities to calibrate"
+                "temperature must be False for a model that answers with a number; got True. There "
+                "are no probabilities to calibrate."
             )
-        self.heads = HEADS[method.head](shape, len(self.layers))
+        self.heads = HEADS[method.head](spec, len(self.layers))
         self.doubt = nn.Linear(self.heads.width, 1) if method.criterion == "learned" else None
         self.uses_previous_exits = (
             self.criterion.uses_previous_exits or self.heads.uses_previous_exits
         )
 
     def decide(self, view: View) -> Decision | None:
-        """Let the head after this layer answer for each text, and those leave that are certain."""
+        """Compute the head after this layer; the texts exit that it is certain of."""
         if view.layer not in self.layers:
             return None
         number, tokens = self.layers.index(view.layer), view.tokens
         texts = tokens.texts
-        before = (
-            [said.of(texts) for said in view.trace.exit_outputs] if self.uses_previous_exits else []
-        )
+        previous = [
+            output.select(texts)
+            for output in (view.trace.exit_outputs if self.uses_previous_exits else ())
+        ]
         features = self.heads.features(tokens, number)
-        logits = self.heads.classify(features, number, before).float() / self.temperature[number]
-        said = ExitOutput(view.layer, texts, logits, features)
-        spent = self.heads.flops(tokens, 0 if self.doubt is None else self.doubt.in_features)
-        if self.training:
-            return Decision(exit_outputs=(said,), head_flops=spent)
-        certain = self._certain(said, before)
-        if not bool(certain.any()):
-            return Decision(exit_outputs=(said,), head_flops=spent)
-        leaves = torch.zeros(tokens.grid[0], dtype=torch.bool, device=texts.device)
-        leaves[texts] = certain
-        said = replace(said, final=certain)
-        return Decision(leaves=leaves, exit_outputs=(said,), head_flops=spent)
+        logits = self.heads.classify(features, number, previous).float() / self.temperature[number]
+        output = ExitOutput(view.layer, texts, logits, features)
+        flops = self.heads.flops(tokens, 0 if self.doubt is None else self.doubt.in_features)
+        is_certain = self._is_certain(output, previous)
+        if not bool(is_certain.any()):
+            return Decision(exit_outputs=(output,), head_flops=flops)
+        exits = torch.zeros(tokens.grid[0], dtype=torch.bool, device=texts.device)
+        exits[texts] = is_certain
+        output = replace(output, exited=is_certain)
+        return Decision(exits=exits, exit_outputs=(output,), head_flops=flops)
 
-    def dial(self) -> Dial:
+    def operating_points(self) -> OperatingPoints:
         """Return the threshold."""
-        return self.criterion.dial(self.threshold, self.labels, len(self.layers))
+        return self.criterion.operating_points(self.threshold, self.labels, len(self.layers))
 
-    def start_from(self, pooler: nn.Linear) -> None:
-        """Start the heads' poolers from the model's."""
-        self.heads.start_from(pooler)
-
-    def loss(self, lesson: TrainingBatch) -> Tensor:
+    def loss(self, batch: TrainingBatch) -> Tensor:
         """Add up the exits' losses, and that of the learned criterion."""
-        spoken, own = lesson.trace.exit_outputs, self.method
+        outputs, method = batch.trace.exit_outputs, self.method
         losses = [
-            in_turns(
-                lesson,
-                own.training,
-                lambda: exit_loss(lesson, spoken, own.teacher, own.weights, self.num_layers),
+            alternating_loss(
+                batch,
+                method.training,
+                lambda: exit_loss(batch, outputs, method.teacher, method.weights, self.num_layers),
             )
         ]
         if self.doubt is not None:
-            losses += [self._misjudged(lesson, said) for said in spoken]
+            losses += [self._learning_to_exit_loss(batch, output) for output in outputs]
         return torch.stack(losses).sum()
 
-    def told(self, lessons: Sequence[TrainingBatch], number: int) -> tuple[Tensor, Tensor]:
+    def collect_logits(
+        self, batches: Sequence[TrainingBatch], number: int
+    ) -> tuple[Tensor, Tensor]:
         """Collect the logits of each text, `(R, C)`."""
-        logits = torch.cat([one.trace.exit_outputs[number].logits for one in lessons])
-        labels = torch.cat([labels_of(one, one.trace.exit_outputs[number].rows) for one in lessons])
+        outputs = [(batch, batch.trace.exit_outputs[number]) for batch in batches]
+        logits = torch.cat([output.logits for _, output in outputs])
+        labels = torch.cat([get_labels(batch, output.rows) for batch, output in outputs])
         return logits, labels
 
-    def _certain(self, said: ExitOutput, before: list[ExitOutput]) -> Tensor:
-        evidence = Evidence(
-            logits=said.logits,
-            before=tuple(one.logits for one in before),
-            doubt=self._doubts(said),
+    def _is_certain(self, output: ExitOutput, previous: list[ExitOutput]) -> Tensor:
+        evidence = ExitEvidence(
+            logits=output.logits,
+            previous=tuple(earlier.logits for earlier in previous),
+            uncertainty=self._uncertainty(output),
             patience=self.method.patience,
             tolerance=self.method.tolerance,
         )
         return self.criterion.exits(evidence, self.threshold)
 
-    def _doubts(self, said: ExitOutput) -> Tensor | None:
+    def _uncertainty(self, output: ExitOutput) -> Tensor | None:
         if self.doubt is None:
             return None
-        doubt: Tensor = torch.sigmoid(self.doubt(said.features).float()).squeeze(1)
-        return doubt
+        uncertainty: Tensor = torch.sigmoid(self.doubt(output.features).float()).squeeze(1)
+        return uncertainty
 
-    def _misjudged(self, lesson: TrainingBatch, said: ExitOutput) -> Tensor:
+    def _learning_to_exit_loss(self, batch: TrainingBatch, output: ExitOutput) -> Tensor:
         """(u - t)^2, t = whether the exit is wrong; for a number how far off, tanh |y - z|."""
-        labels, doubt = labels_of(lesson, said.rows), self._doubts(said)
-        assert doubt is not None
-        if said.logits.shape[1] == 1:
-            wrong = torch.tanh((said.logits.detach().squeeze(1) - labels).abs())
+        labels, uncertainty = get_labels(batch, output.rows), self._uncertainty(output)
+        assert uncertainty is not None
+        if output.logits.shape[1] == 1:
+            error = torch.tanh((output.logits.detach().squeeze(1) - labels).abs())
         else:
-            wrong = (said.logits.argmax(1) != labels).float()
-        return (doubt - wrong).square().mean()
+            error = (output.logits.argmax(1) != labels).float()
+        return (uncertainty - error).square().mean()

@@ -21,22 +21,22 @@ What differs from the authors' code, and why:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from fewer.methods.exits.early_exit import EarlyExit, Training
+from fewer._validation.settings import settings
+from fewer._validation.types import NonNegative, Pair
+from fewer.methods.exits.early_exit import CriterionName, EarlyExit, HeadName, Training
 from fewer.methods.exits.losses import Teacher
 
 __all__ = ["RightTool"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class RightTool(EarlyExit):
     """Exit at a calibrated probability, from mixtures of the layers so far."""
 
-    head: str = "mixed"
-    criterion: str = "probability"
+    head: HeadName = "mixed"
+    criterion: CriterionName = "probability"
     temperature: bool = True
     training: Training = "joint"
     teacher: Teacher = "labels"
-    epochs: float = 3.0
-    learning_rates: tuple[float, float] = (3e-5, 1e-3)
+    epochs: NonNegative = 3.0
+    learning_rates: Pair = (3e-5, 1e-3)

@@ -1,7 +1,7 @@
 """SENTEE: sentence-level early exit for tagging (Li et al., ACL 2021).
 
 https://arxiv.org/abs/2105.13878. After each layer a linear head tags every token. A sentence
-leaves, with the tags of that layer, when its most doubtful token is certain enough:
+exits, with the tags of that layer, when its least certain token is certain enough:
 
     U_l  =  max over tokens t of H(p_l[t]) / ln C   <   delta
 
@@ -14,46 +14,44 @@ tagged and counts, where there only the first is; entropies stay finite for any 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from fewer._validation.settings import settings
+from fewer._validation.types import Fraction, LayerNumbers, NonNegative, Number, Pair
 from fewer.core.cost import ModelSpec
 from fewer.core.decision import Decision, Site, View
-from fewer.core.policy import CalibrationData, Dial, Method, Phase, Policy, TrainingBatch
+from fewer.core.learning import CalibrationData, OperatingPoints, TrainingBatch
+from fewer.core.phase import Phase
+from fewer.core.policy import ExitingPolicy, Method, Policy
 from fewer.methods.exits.threshold import check_threshold, open_exits
-from fewer.methods.exits.words import UNCERTAINTY, WordHeads, ends_of
+from fewer.methods.exits.words import UNCERTAINTY, WordHeads, is_end
 
 __all__ = ["SENTEE", "SENTEEPolicy"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class SENTEE:
-    """Let a sentence leave when all of its tags are certain enough."""
+    """Let a sentence exit when all of its tags are certain enough."""
 
-    layers: tuple[int, ...] | None = (
-        None  # exits after so many layers; None: after all but the last
-    )
-    threshold: float | None = None  # delta, of the normalised entropy; None: 0.1
-    target: float | None = None  # share of the dense FLOPs to keep; chooses the threshold
+    # exits after so many layers; None: after all but the last
+    layers: LayerNumbers | None = None
+    threshold: Number | None = None  # delta, of the normalised entropy; None: 0.1
+    target: Fraction | None = None  # share of the dense FLOPs to keep; chooses the threshold
     pool: Literal["max", "mean"] = "max"
-    epochs: float = 5.0
-    learning_rates: tuple[float, float] = (3e-5, 1e-3)  # of the model, of the heads
+    epochs: NonNegative = 5.0
+    learning_rates: Pair = (3e-5, 1e-3)  # of the model, of the heads
 
     def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        object.__setattr__(self, "learning_rates", tuple(self.learning_rates))
-        if self.layers is not None:
-            object.__setattr__(self, "layers", tuple(self.layers))
+        """Refuse a threshold outside its range, or with a target."""
         check_threshold(UNCERTAINTY, self.threshold, self.target)
-        if self.pool not in ("max", "mean"):
-            raise ValueError(f"pool is {self.pool!r}, wanted 'max' or 'mean'")
 
-    def build(self, shape: ModelSpec) -> SENTEEPolicy:
+    def build(self, spec: ModelSpec) -> SENTEEPolicy:
         """Make the heads."""
-        return SENTEEPolicy(self, shape)
+        return SENTEEPolicy(self, spec)
 
     def phases(self) -> tuple[Phase, ...]:
         """Model and heads together."""
@@ -61,7 +59,7 @@ class SENTEE:
         return (
             Phase(
                 "exits",
-                "compact",
+                "observe",
                 "all",
                 self.epochs,
                 model,
@@ -73,58 +71,55 @@ class SENTEE:
         )
 
 
-class SENTEEPolicy(Policy):
-    """The heads of SENTEE. In training mode they only speak."""
+class SENTEEPolicy(ExitingPolicy):
+    """The heads of SENTEE."""
 
     sites = frozenset({Site.AFTER})
-    answers = True
 
-    def __init__(self, method: SENTEE, shape: ModelSpec) -> None:
+    def __init__(self, method: SENTEE, spec: ModelSpec) -> None:
         super().__init__()
         self.method = method
-        self.heads = WordHeads(method.layers, shape)
+        self.heads = WordHeads(method.layers, spec)
         self.threshold: Tensor
-        self.register_buffer("threshold", torch.tensor(0.0))  # nobody leaves
+        self.register_buffer("threshold", torch.tensor(0.0))  # no sentence exits
 
     def decide(self, view: View) -> Decision | None:
-        """Let those sentences leave whose tags are all certain enough."""
+        """Compute the heads; the sentences exit whose tags are all certain enough."""
         if view.layer not in self.heads.layers:
             return None
-        said, rows, spent = self.heads.speak(view)
-        if self.training:
-            return Decision(exit_outputs=(said,), head_flops=spent)
+        output, rows, flops = self.heads.compute(view)
         tokens = view.tokens
-        doubts = self.heads.doubts(said, rows, view)
+        of_tokens = self.heads.uncertainty(output, rows, view).detach()
         sequence = tokens.sequence[rows]
-        doubt = torch.zeros(tokens.grid[0], device=doubts.device)
+        uncertainty = torch.zeros(tokens.grid[0], device=of_tokens.device)
         if self.method.pool == "max":
-            doubt = doubt.scatter_reduce(0, sequence, doubts, "amax")
+            uncertainty = uncertainty.scatter_reduce(0, sequence, of_tokens, "amax")
         else:
-            tags = doubt.index_add(0, sequence, (~ends_of(view)[rows]).float())
-            doubt = doubt.index_add(0, sequence, doubts) / tags.clamp_min(1.0)
-        leaves = doubt < self.threshold
-        said = replace(said, final=leaves[sequence])
-        return Decision(leaves=leaves, exit_outputs=(said,), head_flops=spent)
+            tags = uncertainty.index_add(0, sequence, (~is_end(view)[rows]).float())
+            uncertainty = uncertainty.index_add(0, sequence, of_tokens) / tags.clamp_min(1.0)
+        exits = uncertainty < self.threshold
+        output = replace(output, exited=exits[sequence])
+        return Decision(exits=exits, exit_outputs=(output,), head_flops=flops)
 
-    def dial(self) -> Dial:
+    def operating_points(self) -> OperatingPoints:
         """Return the threshold."""
-        return self.heads.dial(self.threshold)
+        return self.heads.operating_points(self.threshold)
 
-    def loss(self, lesson: TrainingBatch) -> Tensor:
+    def loss(self, batch: TrainingBatch) -> Tensor:
         """Add up the losses of the exits."""
-        return self.heads.loss(lesson)
+        return self.heads.loss(batch)
 
     def inherit(self, method: Method, policy: Policy) -> tuple[tuple[int, ...], ...]:
         """Take over what TOKEE has learned: its first phase is all of SENTEE's training."""
-        dial = policy.dial()
-        if dial is None or not self.heads.take_over(policy):
+        points = policy.operating_points()
+        if points is None or not self.heads.take_over(policy):
             return ()
-        given = dial.value if self.method.threshold is None else self.method.threshold
-        self.threshold.fill_(float(given))
+        threshold = points.value if self.method.threshold is None else self.method.threshold
+        self.threshold.fill_(float(threshold))
         return ((),)
 
-    def calibrate(self, phase: Phase, rehearsal: CalibrationData) -> None:
+    def calibrate(self, phase: Phase, data: CalibrationData) -> None:
         """Open the exits at the method's threshold, or at the one that meets its target."""
-        if not rehearsal.first:
-            own = self.method
-            open_exits(self.dial(), UNCERTAINTY, own.threshold, own.target, rehearsal)
+        if not data.first:
+            points, method = self.operating_points(), self.method
+            open_exits(points, UNCERTAINTY, method.threshold, method.target, data)

@@ -1,7 +1,7 @@
-"""Exits of extractive question answering: who knows where the answer begins and ends may leave.
+"""Exits of extractive question answering: a text exits when its start and end are certain.
 
 After a layer a linear map gives every token that is still there two logits, as the model's own head
-does. With p_s and p_e their softmax over the n such tokens of a text, the text leaves with these
+does. With p_s and p_e their softmax over the n such tokens of a text, the text exits with these
 logits when the criterion is met on both:
 
 | name | measured |
@@ -12,7 +12,7 @@ logits when the criterion is met on both:
 | `patience` | exits in a row whose best start and best end were those of the one before |
 | `patient_confidence` | the largest normalised entropy of the last P exits |
 
-Texts that are read in several windows leave window by window.
+Texts that are read in several windows exit window by window.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from torch import Tensor, nn
 from fewer.backbones.fast_linear import in_rows
 from fewer.core.cost import ModelSpec, linear_flops
 from fewer.core.decision import Decision, ExitOutput, View
-from fewer.core.policy import Dial, TrainingBatch
+from fewer.core.learning import OperatingPoints, TrainingBatch
 from fewer.kernels.call import masked_score
 from fewer.methods.exits.calibrated import CalibratedExits
 from fewer.methods.exits.criteria import in_a_row
-from fewer.methods.exits.losses import distillation, in_turns, weighed
+from fewer.methods.exits.losses import alternating_loss, distillation, weighted_sum
 
 if TYPE_CHECKING:
     from fewer.methods.exits.early_exit import EarlyExit
@@ -45,7 +45,7 @@ LENGTH = 384  # tokens of a usual window: how many classes a sweep's thresholds 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What one exit says of the tokens of each text as its answer's start and end.
+    """Start and end probabilities of the tokens of each text, of one exit.
 
     A text without tokens gets some number, which means nothing.
     """
@@ -56,21 +56,20 @@ class Bounds:
     texts: int  # B
 
     @classmethod
-    def of(cls, said: ExitOutput, grid: tuple[int, int]) -> Bounds:
-        """Take softmaxes over what was said of each text of a batch."""
+    def of(cls, output: ExitOutput, grid: tuple[int, int]) -> Bounds:
+        """Take softmaxes over the tokens of each text of a batch."""
         texts, columns = grid
-        text = said.rows // columns
-        shifted = said.logits - _peak(said.logits, text, texts)[text]
+        text = output.rows // columns
+        shifted = output.logits - _peak(output.logits, text, texts)[text]
         total = shifted.new_zeros(texts, 2).index_add(0, text, shifted.exp())
-        return cls(shifted - total.log()[text], said.rows, text, texts)
+        return cls(shifted - total.log()[text], output.rows, text, texts)
 
     @property
     def entropy(self) -> Float[Tensor, "B"]:
         """Mean of the two entropies, in nats."""
-        each = (
-            -self.log_p.exp() * self.log_p
-        )  # no probability is so small that its logarithm is not
-        return each.new_zeros(self.texts, 2).index_add(0, self.text, each).mean(1)
+        # finite: no probability is so small that its logarithm is not
+        terms = -self.log_p.exp() * self.log_p
+        return terms.new_zeros(self.texts, 2).index_add(0, self.text, terms).mean(1)
 
     @property
     def uncertainty(self) -> Float[Tensor, "B"]:
@@ -102,21 +101,21 @@ def _columns(text: Int[Tensor, "R"]) -> Int[Tensor, "R 2"]:
     return text[:, None].expand(-1, 2)
 
 
-def _agreements(said: Sequence[Bounds]) -> Float[Tensor, "B"]:
-    best = torch.stack([one.best for one in said])  # (E, B, 2)
+def _agreements(exits: Sequence[Bounds]) -> Float[Tensor, "B"]:
+    best = torch.stack([bounds.best for bounds in exits])  # (E, B, 2)
     return in_a_row((best.diff(dim=0) == 0).all(2))
 
 
-# of what the exits so far said, the last of them last, and the patience of `patient_confidence`
+# of the exits so far, the last of them last, and the patience of `patient_confidence`
 MEASURES: dict[str, Callable[[Sequence[Bounds], int], Float[Tensor, "B"]]] = {
-    "entropy": lambda said, _: said[-1].entropy,
-    "normalised_entropy": lambda said, _: said[-1].uncertainty,
-    "probability": lambda said, _: said[-1].probability,
-    "patience": lambda said, _: _agreements(said),
-    "patient_confidence": lambda said, patience: (
-        torch.stack([one.uncertainty for one in said[-patience:]]).amax(0)
-        if len(said) >= patience
-        else torch.full_like(said[-1].uncertainty, math.inf)
+    "entropy": lambda exits, _: exits[-1].entropy,
+    "normalised_entropy": lambda exits, _: exits[-1].uncertainty,
+    "probability": lambda exits, _: exits[-1].probability,
+    "patience": lambda exits, _: _agreements(exits),
+    "patient_confidence": lambda exits, patience: (
+        torch.stack([bounds.uncertainty for bounds in exits[-patience:]]).amax(0)
+        if len(exits) >= patience
+        else torch.full_like(exits[-1].uncertainty, math.inf)
     ),
 }
 
@@ -124,75 +123,71 @@ MEASURES: dict[str, Callable[[Sequence[Bounds], int], Float[Tensor, "B"]]] = {
 class SpanExitPolicy(CalibratedExits):
     """Heads that answer with a span."""
 
-    def __init__(self, method: EarlyExit, shape: ModelSpec) -> None:
-        super().__init__(method, shape)
+    def __init__(self, method: EarlyExit, spec: ModelSpec) -> None:
+        super().__init__(method, spec)
         if method.criterion not in MEASURES:
             raise ValueError(
-                f"criterion is {method.criterion!r}, which judges whole texts, but the model "
-                f"answers with a span; wanted one of {', '.join(MEASURES)}"
+                f"criterion must be one of {', '.join(MEASURES)} for a model that answers with a "
+                f"span; got {method.criterion!r}, which is that of whole texts."
             )
         if method.head not in ("linear", type(method).head, *method.former_heads):
             raise ValueError(
-                f"head is {method.head!r}, which makes one state of a text, but the model answers "
-                "with a span, so every token speaks; wanted 'linear', or no head at all"
+                "head must be 'linear', or left out, for a model that answers with a span; got "
+                f"{method.head!r}, which makes one state of a text."
             )
-        self.heads = nn.ModuleList(nn.Linear(shape.hidden_size, 2) for _ in self.layers)
+        self.heads = nn.ModuleList(nn.Linear(spec.hidden_size, 2) for _ in self.layers)
 
     def decide(self, view: View) -> Decision | None:
-        """Let every token speak after this layer, and those texts leave that are certain."""
+        """Compute the head of every token after this layer; the texts exit that are certain."""
         if view.layer not in self.layers:
             return None
-        tokens = view.tokens
-        said, spent = self._speak(view)
-        if self.training:
-            return Decision(exit_outputs=(said,), head_flops=spent)
-        heard = (*view.trace.exit_outputs, said) if self.criterion.uses_previous_exits else (said,)
-        bounds = [Bounds.of(one, tokens.grid) for one in heard]
-        measured = MEASURES[self.method.criterion](bounds, self.method.patience)
-        leaves = self.criterion.met(measured, self.threshold)
-        final = leaves[bounds[-1].text]
-        if not bool(final.any()):
-            return Decision(exit_outputs=(said,), head_flops=spent)
-        return Decision(leaves=leaves, exit_outputs=(replace(said, final=final),), head_flops=spent)
+        output, flops = self._compute_head(view)
+        outputs: tuple[ExitOutput, ...] = (output,)
+        if self.criterion.uses_previous_exits:
+            outputs = (*view.trace.exit_outputs, output)
+        bounds = [Bounds.of(exit_output, view.tokens.grid) for exit_output in outputs]
+        measure = MEASURES[self.method.criterion](bounds, self.method.patience)
+        exits = self.criterion.match(measure, self.threshold)
+        exited = exits[bounds[-1].text]
+        if not bool(exited.any()):
+            return Decision(exit_outputs=(output,), head_flops=flops)
+        output = replace(output, exited=exited)
+        return Decision(exits=exits, exit_outputs=(output,), head_flops=flops)
 
-    def dial(self) -> Dial:
+    def operating_points(self) -> OperatingPoints:
         """Return the threshold."""
-        return self.criterion.dial(self.threshold, LENGTH, len(self.layers))
+        return self.criterion.operating_points(self.threshold, LENGTH, len(self.layers))
 
-    def loss(self, lesson: TrainingBatch) -> Tensor:
+    def loss(self, batch: TrainingBatch) -> Tensor:
         """Add up the exits' losses: the task's, or KL(p_L || p_l), of starts and ends the mean."""
-        own = self.method
-        score = _distilled if own.teacher == "last" else _task_loss
-        return in_turns(
-            lesson,
-            own.training,
-            lambda: weighed(
-                lesson.trace.exit_outputs,
-                own.weights,
-                self.num_layers,
-                lambda said: score(lesson, said),
+        method, outputs = self.method, batch.trace.exit_outputs
+        score = _distillation_loss if method.teacher == "last" else _task_loss
+        return alternating_loss(
+            batch,
+            method.training,
+            lambda: weighted_sum(
+                outputs, method.weights, self.num_layers, lambda output: score(batch, output)
             ),
         )
 
-    def told(self, lessons: Sequence[TrainingBatch], number: int) -> tuple[Tensor, Tensor]:
+    def collect_logits(
+        self, batches: Sequence[TrainingBatch], number: int
+    ) -> tuple[Tensor, Tensor]:
         """Collect starts and ends, `(R, C)`, C of the longest batch."""
-        width = max(lesson.trace.grid[1] for lesson in lessons)
+        width = max(batch.trace.grid[1] for batch in batches)
         logits, labels = [], []
-        for lesson in lessons:
-            said, grid, places = (
-                lesson.trace.exit_outputs[number],
-                lesson.trace.grid,
-                _labels(lesson),
-            )
-            there = _there(places, said, grid).flatten()
-            sides = _sides(_laid(said.logits, said.rows, grid))[there]
+        for batch in batches:
+            output, grid = batch.trace.exit_outputs[number], batch.trace.grid
+            columns = _get_columns(batch)
+            is_known = _has_output(columns, output, grid).flatten()
+            sides = _split_sides(_to_grid(output.logits, output.rows, grid))[is_known]
             padding = (0, width - grid[1])
             logits.append(nn.functional.pad(sides, padding, value=masked_score(sides.dtype)))
-            labels.append(places.flatten()[there])
+            labels.append(columns.flatten()[is_known])
         return torch.cat(logits), torch.cat(labels)
 
-    def _speak(self, view: View) -> tuple[ExitOutput, Float[Tensor, "B"]]:
-        """Ask every token that is there, at rest or not; and what that costs each text."""
+    def _compute_head(self, view: View) -> tuple[ExitOutput, Float[Tensor, "B"]]:
+        """Compute the head of every token that is alive, frozen or not, and its FLOPs per text."""
         number, tokens = self.layers.index(view.layer), view.tokens
         hidden, slot, alive = tokens.hidden, tokens.slot, None
         if tokens.alive is not None:
@@ -203,50 +198,52 @@ class SpanExitPolicy(CalibratedExits):
         return ExitOutput(view.layer, slot, logits), linear_flops(head) * tokens.count(alive)
 
 
-def _laid(
+def _to_grid(
     logits: Float[Tensor, "R 2"], rows: Int[Tensor, "R"], grid: tuple[int, int]
 ) -> Float[Tensor, "B N 2"]:
-    """Put logits in the caller's grid; what is not there has no chance."""
+    """Put logits in the caller's grid; places without a token have the probability 0."""
     empty = logits.new_full((grid[0] * grid[1], 2), masked_score(logits.dtype))
     return empty.index_copy(0, rows, logits).view(*grid, 2)
 
 
-def _sides(laid: Float[Tensor, "B N 2"]) -> Float[Tensor, "2*B N"]:
-    """Lay starts and ends below each other, text by text."""
-    return laid.transpose(1, 2).flatten(0, 1)
+def _split_sides(logits: Float[Tensor, "B N 2"]) -> Float[Tensor, "2*B N"]:
+    """Put starts and ends below each other, text by text."""
+    return logits.transpose(1, 2).flatten(0, 1)
 
 
-def _distilled(lesson: TrainingBatch, said: ExitOutput) -> Tensor:
-    grid = lesson.trace.grid
-    last = lesson.logits.flatten(0, 1)[said.rows].float()
-    return distillation(
-        _sides(_laid(said.logits, said.rows, grid)), _sides(_laid(last, said.rows, grid))
+def _distillation_loss(batch: TrainingBatch, output: ExitOutput) -> Tensor:
+    grid = batch.trace.grid
+    last = batch.logits.flatten(0, 1)[output.rows].float()
+    student, teacher = (
+        _split_sides(_to_grid(logits, output.rows, grid)) for logits in (output.logits, last)
     )
+    return distillation(student, teacher)
 
 
-def _task_loss(lesson: TrainingBatch, said: ExitOutput) -> Tensor:
-    """Score the texts whose answer is still there: what was dropped cannot be found."""
-    labels = _labels(lesson)
-    known = _there(labels, said, lesson.trace.grid).all(1)
-    if not bool(known.any()):
-        return said.logits.sum() * 0
-    return lesson.loss(_laid(said.logits, said.rows, lesson.trace.grid)[known], labels[known])
+def _task_loss(batch: TrainingBatch, output: ExitOutput) -> Tensor:
+    """Score the texts whose answer is still there: on pruned tokens it cannot be found."""
+    columns, grid = _get_columns(batch), batch.trace.grid
+    is_known = _has_output(columns, output, grid).all(1)
+    if not bool(is_known.any()):
+        return output.logits.sum() * 0
+    logits = _to_grid(output.logits, output.rows, grid)
+    return batch.loss(logits[is_known], columns[is_known])
 
 
-def _labels(lesson: TrainingBatch) -> Int[Tensor, "B 2"]:
-    if lesson.labels is None:
+def _get_columns(batch: TrainingBatch) -> Int[Tensor, "B 2"]:
+    if batch.labels is None:
         raise ValueError(
-            "the batch has no start_positions and end_positions; exits that learn from labels "
-            "need them"
+            "start_positions and end_positions must be given to exits that learn from labels; got "
+            "none. Add the columns."
         )
-    return lesson.labels
+    return batch.labels
 
 
-def _there(
-    labels: Int[Tensor, "B 2"], said: ExitOutput, grid: tuple[int, int]
+def _has_output(
+    columns: Int[Tensor, "B 2"], output: ExitOutput, grid: tuple[int, int]
 ) -> Bool[Tensor, "B 2"]:
-    """Say which places an exit has spoken of; those beyond the text it has not."""
-    texts, columns = grid
-    spoke = torch.zeros(texts, columns + 1, dtype=torch.bool, device=labels.device)
-    spoke[said.rows // columns, said.rows % columns] = True
-    return spoke.gather(1, labels.clamp(0, columns))
+    """Return which columns an exit has logits of; it has none beyond the text."""
+    texts, width = grid
+    has_logits = torch.zeros(texts, width + 1, dtype=torch.bool, device=columns.device)
+    has_logits[output.rows // width, output.rows % width] = True
+    return has_logits.gather(1, columns.clamp(0, width))

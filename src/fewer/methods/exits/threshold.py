@@ -1,4 +1,4 @@
-"""Temperatures fitted to held-out answers, thresholds to a share of FLOPs."""
+"""Temperatures fitted to held-out labels, thresholds to a FLOPs ratio."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fewer.core.policy import CalibrationData, Dial, TrainingBatch
+from fewer.core.learning import CalibrationData, OperatingPoints, TrainingBatch
 from fewer.methods.exits.criteria import Criterion
 
 __all__ = [
@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 WIDEST = 4.0  # of |ln T|
-CLOSE = 0.002  # of a share
+CLOSE = 0.002  # of a ratio
 
 
 def fitted_temperature(logits: Float[Tensor, "R C"], labels: Int[Tensor, "R"]) -> float:
@@ -37,22 +37,22 @@ def fitted_temperature(logits: Float[Tensor, "R C"], labels: Int[Tensor, "R"]) -
     def likelihood(log_t: float) -> float:
         return float(torch.nn.functional.cross_entropy(logits / math.exp(log_t), labels))
 
-    found = minimize_scalar(likelihood, bounds=(-WIDEST, WIDEST), method="bounded")
-    return math.exp(found.x) if found.fun < likelihood(0.0) else 1.0
+    result = minimize_scalar(likelihood, bounds=(-WIDEST, WIDEST), method="bounded")
+    return math.exp(result.x) if result.fun < likelihood(0.0) else 1.0
 
 
 def fit_temperatures(
     temperature: Float[Tensor, "E"],
-    rehearsal: CalibrationData,
-    told: Callable[[Sequence[TrainingBatch], int], tuple[Tensor, Tensor]],
+    data: CalibrationData,
+    collect_logits: Callable[[Sequence[TrainingBatch], int], tuple[Tensor, Tensor]],
 ) -> None:
-    """Fit the temperatures of all exits, in place; without held-out answers they stay.
+    """Fit the temperatures of all exits, in place; without held-out labels they stay.
 
-    `told` collects what an exit, by its number, said in all lessons: logits (R, C), labels (R,).
+    `collect_logits` collects those of an exit, by its number: logits (R, C), labels (R,).
     """
-    lessons = list(rehearsal.lessons())
-    for number, old in enumerate(temperature.tolist() if lessons else ()):
-        logits, labels = told(lessons, number)
+    batches = list(data.batches())
+    for number, old in enumerate(temperature.tolist() if batches else ()):
+        logits, labels = collect_logits(batches, number)
         temperature[number] = fitted_temperature(logits * old, labels)
 
 
@@ -60,63 +60,64 @@ def fitted_threshold(
     criterion: Criterion,
     grid: Sequence[float],
     target: float,
-    share_at: Callable[[float], float],
+    ratio_at: Callable[[float], float],
 ) -> float:
-    """Find the strictest threshold at which the share of FLOPs is at most `target`.
+    """Find the strictest threshold at which the FLOPs ratio is at most `target`.
 
-    `grid` holds thresholds to try first, from strict to eager. `share_at(threshold)` measures the
-    share; it falls as the threshold grows more eager. Warns where even the most eager takes more.
+    `grid` holds thresholds to try first, from strict to eager. `ratio_at(threshold)` measures the
+    ratio; it falls as the threshold grows more eager. Warns where even the most eager takes more.
     """
-    known = [criterion.never, *grid, criterion.eager]
-    strict, eager = 0, len(known) - 1
-    if (least := share_at(known[eager])) > target:
+    thresholds = [criterion.never_exit, *grid, criterion.always_exit]
+    strict, eager = 0, len(thresholds) - 1
+    if (least := ratio_at(thresholds[eager])) > target:
         warnings.warn(
-            f"exits keep {least:.3f} of the FLOPs even where every text leaves at the first, more "
+            f"exits keep {least:.3f} of the FLOPs even where every text exits at the first, more "
             f"than the target of {target}; give an earlier exit or a higher target",
             stacklevel=2,
         )
-        return known[eager]
+        return thresholds[eager]
     while eager - strict > 1:
         middle = (strict + eager) // 2
-        strict, eager = (strict, middle) if share_at(known[middle]) <= target else (middle, eager)
-    low, high = known[strict], known[eager]
+        strict, eager = (
+            (strict, middle) if ratio_at(thresholds[middle]) <= target else (middle, eager)
+        )
+    low, high = thresholds[strict], thresholds[eager]
     if not criterion.continuous or not math.isfinite(low + high):
         return high
     for _ in range(8):
         between = (low + high) / 2
-        share = share_at(between)
-        low, high = (low, between) if share <= target else (between, high)
-        if target - CLOSE <= share <= target:
+        ratio = ratio_at(between)
+        low, high = (low, between) if ratio <= target else (between, high)
+        if target - CLOSE <= ratio <= target:
             break
     return high
 
 
 def open_exits(
-    dial: Dial,
+    points: OperatingPoints,
     criterion: Criterion,
     threshold: float | None,
     target: float | None,
-    rehearsal: CalibrationData,
+    data: CalibrationData,
 ) -> None:
-    """Set a policy's threshold `dial` as asked: a value, a share of FLOPs, or the usual."""
+    """Set a policy's threshold: to a given value, to a FLOPs ratio, or to the default."""
 
-    def share_at(value: float) -> float:
-        dial.value.fill_(value)
-        return rehearsal.share()
+    def ratio_at(value: float) -> float:
+        points.value.fill_(value)
+        return data.flops_ratio()
 
     if target is not None:
-        dial.value.fill_(fitted_threshold(criterion, dial.grid, target, share_at))
+        points.value.fill_(fitted_threshold(criterion, points.thresholds, target, ratio_at))
     else:
-        dial.value.fill_(criterion.usual if threshold is None else threshold)
+        points.value.fill_(criterion.default if threshold is None else threshold)
 
 
 def check_threshold(criterion: Criterion, threshold: float | None, target: float | None) -> None:
-    """Raise `ValueError` for a threshold or a target outside its range, or for both."""
+    """Raise `ValueError` for a threshold outside its range, or with a target."""
     if threshold is not None and target is not None:
-        raise ValueError("threshold and target are both given; wanted one of them")
+        raise ValueError(
+            f"threshold must be absent with a target; got threshold={threshold}, target={target}. "
+            "Give one of them."
+        )
     if threshold is not None:
         criterion.check(threshold)
-    if target is not None and not 0 < target < 1:
-        raise ValueError(
-            f"target is {target}, wanted the share of FLOPs to keep, in (0, 1), or None"
-        )

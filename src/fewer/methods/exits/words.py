@@ -1,4 +1,4 @@
-"""What exits of tokens share: a linear head after some layers, its doubts, its lessons."""
+"""What exits of tokens share: a linear head after some layers, its uncertainty and its loss."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from fewer.backbones.fast_linear import in_rows
-from fewer.core.cost import ModelSpec, linear_flops
+from fewer.core.cost import ModelSpec, Task, linear_flops
 from fewer.core.decision import ExitOutput, View
+from fewer.core.learning import OperatingPoints, TrainingBatch
 from fewer.core.packed import Packed
-from fewer.core.policy import Dial, Policy, TrainingBatch
+from fewer.core.policy import Policy
 from fewer.methods.exits.criteria import CRITERIA, normalised_entropy
 from fewer.methods.exits.early_exit import exit_layers
 from fewer.methods.exits.losses import NO_LABEL, exit_loss
 
-__all__ = ["UNCERTAINTY", "WordHeads", "ends_of"]
+__all__ = ["UNCERTAINTY", "WordHeads", "is_end"]
 
 UNCERTAINTY = CRITERIA["normalised_entropy"]  # of a tag
 
@@ -23,77 +24,77 @@ UNCERTAINTY = CRITERIA["normalised_entropy"]  # of a tag
 class WordHeads(nn.Module):
     """A linear map from states to tag logits after each of some layers.
 
-    Every piece of a word speaks; the first one's answer is the word's.
+    Every piece of a word is tagged; the tag of the first is the word's.
     """
 
-    def __init__(self, layers: tuple[int, ...] | None, shape: ModelSpec) -> None:
+    def __init__(self, layers: tuple[int, ...] | None, spec: ModelSpec) -> None:
         super().__init__()
-        if shape.answers != "token" or shape.labels < 2:
+        if spec.task is not Task.TOKEN or spec.labels < 2:
             raise ValueError(
                 "exits of tokens need a tagging head, such as AutoModelForTokenClassification "
                 "loads; for whole texts use one of EarlyExit, FastBERT, PABEE ..."
             )
-        self.layers = exit_layers(layers, shape)
-        self.num_layers, self.labels = shape.num_layers, shape.labels
-        self.maps = nn.ModuleList(nn.Linear(shape.hidden_size, shape.labels) for _ in self.layers)
+        self.layers = exit_layers(layers, spec)
+        self.num_layers, self.labels = spec.num_layers, spec.labels
+        self.maps = nn.ModuleList(nn.Linear(spec.hidden_size, spec.labels) for _ in self.layers)
 
-    def dial(self, threshold: Tensor) -> Dial:
+    def operating_points(self, threshold: Tensor) -> OperatingPoints:
         """Describe a policy's threshold, of the normalised entropy."""
-        return UNCERTAINTY.dial(threshold, self.labels, len(self.layers))
+        return UNCERTAINTY.operating_points(threshold, self.labels, len(self.layers))
 
     def take_over(self, policy: Policy) -> bool:
         """Take over heads that another policy has trained at the same layers, if it has such."""
-        trained = next((one for one in policy.modules() if isinstance(one, WordHeads)), None)
+        trained = next((heads for heads in policy.modules() if isinstance(heads, WordHeads)), None)
         if trained is None or (trained.layers, trained.labels) != (self.layers, self.labels):
             return False
         self.load_state_dict(trained.state_dict())
         return True
 
-    def speak(self, view: View) -> tuple[ExitOutput, Int[Tensor, "R"], Float[Tensor, "B"]]:
-        """Let every token that still reads speak: what it says, its rows, FLOPs for each text."""
+    def compute(self, view: View) -> tuple[ExitOutput, Int[Tensor, "R"], Float[Tensor, "B"]]:
+        """Compute the head of every active token: its output, its rows, FLOPs per text."""
         tokens = view.tokens
-        rows = _readers(tokens)
+        rows = _reader_rows(tokens)
         head = self.maps[self.layers.index(view.layer)]
         logits = in_rows(head, tokens.hidden.index_select(0, rows)).float()
-        spoke = torch.zeros_like(tokens.slot, dtype=torch.float32).index_fill(0, rows, 1.0)
-        said = ExitOutput(view.layer, tokens.slot.index_select(0, rows), logits)
-        return said, rows, linear_flops(head) * tokens.count(spoke)
+        computed = torch.zeros_like(tokens.slot, dtype=torch.float32).index_fill(0, rows, 1.0)
+        output = ExitOutput(view.layer, tokens.slot.index_select(0, rows), logits)
+        return output, rows, linear_flops(head) * tokens.count(computed)
 
-    def doubts(self, said: ExitOutput, rows: Tensor, view: View) -> Float[Tensor, "R"]:
+    def uncertainty(self, output: ExitOutput, rows: Tensor, view: View) -> Float[Tensor, "R"]:
         """Normalised entropy of each token; 0 at both ends of a text, which have no tag."""
-        return normalised_entropy(said.logits).masked_fill(ends_of(view)[rows], 0.0)
+        return normalised_entropy(output.logits).masked_fill(is_end(view)[rows], 0.0)
 
-    def loss(self, lesson: TrainingBatch) -> Tensor:
-        """Sum of l / L times the loss of the exit after layer l, over those that read there."""
-        return exit_loss(lesson, lesson.trace.exit_outputs, "labels", "depth", self.num_layers)
+    def loss(self, batch: TrainingBatch) -> Tensor:
+        """Sum of l / L times the loss of the exit after layer l, over the tokens active there."""
+        return exit_loss(batch, batch.trace.exit_outputs, "labels", "depth", self.num_layers)
 
-    def last_loss(self, lesson: TrainingBatch) -> Tensor:
+    def last_loss(self, batch: TrainingBatch) -> Tensor:
         """Loss of the model's own head over the tokens that have no answer before."""
-        assert lesson.labels is not None  # `loss` was asked first
-        labels = lesson.labels.flatten().clone()
-        for said in lesson.trace.exit_outputs:
-            if said.final is not None:
-                labels[said.rows[said.final]] = NO_LABEL
-        logits = lesson.logits.flatten(0, -2)
-        known = labels != NO_LABEL
-        return lesson.loss(logits[known], labels[known]) if bool(known.any()) else logits.sum() * 0
+        assert batch.labels is not None  # `loss` has refused a batch without
+        labels = batch.labels.flatten().clone()
+        for output in batch.trace.exit_outputs:
+            if output.exited is not None:
+                labels[output.rows[output.exited]] = NO_LABEL
+        logits = batch.logits.flatten(0, -2)
+        labelled = labels != NO_LABEL
+        if not bool(labelled.any()):
+            return logits.sum() * 0
+        return batch.loss(logits[labelled], labels[labelled])
 
 
-def _readers(tokens: Packed) -> Int[Tensor, "R"]:
-    reads: Tensor | None = None
-    for still in (tokens.active, tokens.alive):
-        if still is not None:
-            reads = still if reads is None else reads & still
-    if reads is None:
+def _reader_rows(tokens: Packed) -> Int[Tensor, "R"]:
+    readers = tokens.readers
+    if readers is None:
         return torch.arange(tokens.slot.numel(), device=tokens.slot.device)
-    return reads.nonzero().squeeze(1)
+    return readers.nonzero().squeeze(1)
 
 
-def ends_of(view: View) -> Bool[Tensor, "T"]:
-    """Where a text began and ended as the first layer read it: its special tokens."""
+def is_end(view: View) -> Bool[Tensor, "T"]:
+    """Return which tokens are the first and the last of their text: its special tokens."""
     tokens = view.tokens
-    slots, _ = view.trace.readers[0]
     texts, columns = tokens.grid
+    slots = view.trace.real
+    slots = torch.arange(texts * columns, device=tokens.slot.device) if slots is None else slots
     last = slots.new_zeros(texts).scatter_reduce(0, slots // columns, slots, "amax")
-    first = tokens.slot == tokens.sequence * columns
-    return first | (tokens.slot == last[tokens.sequence])
+    is_first = tokens.slot == tokens.sequence * columns
+    return is_first | (tokens.slot == last[tokens.sequence])

@@ -1,4 +1,4 @@
-"""Block-Skim's own predictor: a small convolutional network that looks at attention."""
+"""Block-Skim's own predictor: a small convolutional network on attention maps."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fewer.core.cost import ModelSpec
-from fewer.kernels.block_cnn import BlockCnnCall, Convolution, block_cnn_logits, supports
-from fewer.methods.pruning.blocks import Blocks, Sight
+from fewer.methods.pruning.block_cnn import BlockCnnCall, Convolution, block_cnn_logits, supports
+from fewer.methods.pruning.blocks import AttentionScope, Blocks
 from fewer.methods.pruning.predictor import Predictor
 
 __all__ = ["AttentionPredictor"]
@@ -24,10 +24,10 @@ class AttentionPredictor(Predictor, nn.Sequential):
     As a module it takes maps `(P, maps * H, block, block)`.
     """
 
-    measures = True
+    needs_pairs = True
 
-    def __init__(self, sight: Sight, block: int, shape: ModelSpec) -> None:
-        heads, maps = shape.heads, sight.count
+    def __init__(self, scope: AttentionScope, block: int, spec: ModelSpec) -> None:
+        heads, maps = spec.heads, scope.count
         super().__init__(
             nn.Conv2d(maps * heads, heads, 3, padding=1),
             nn.BatchNorm2d(heads),
@@ -42,38 +42,38 @@ class AttentionPredictor(Predictor, nn.Sequential):
         )
         area = block**2
         convolved = heads * (maps * heads * area + heads * area // 4)
-        self.sight = sight
-        self.looking = 2.0 * area * shape.hidden_size  # FLOPs of the attention of a pair of blocks
-        self.block_cnn = 2.0 * (_KERNEL * convolved + heads * area // 16 * 2)  # of a block
+        self.scope = scope
+        self.pair_flops = 2.0 * area * spec.hidden_size  # of the attention of two blocks
+        self.cnn_flops = 2.0 * (_KERNEL * convolved + heads * area // 16 * 2)  # per block
 
-    def judge(self, blocks: Blocks, wanted: Int[Tensor, "P"]) -> Float[Tensor, "P 2"]:
-        """Look at the attention of these blocks, with the compiled kernel where it can.
+    def score_blocks(self, blocks: Blocks, index: Int[Tensor, "P"]) -> Float[Tensor, "P 2"]:
+        """Score the attention maps of these blocks, by the compiled kernel where it can.
 
-        It knows no patterns.
+        It computes no sparse patterns.
         """
-        tokens, sight = blocks.tokens, self.sight
-        compiled = not self.training and tokens.pairs is None and supports(tokens.asking[0])
-        if compiled and sight.pairs is not None:
-            seen = *tokens.asking, tokens.gate
-            return block_cnn_logits(
-                BlockCnnCall(*seen, blocks.rows, sight.pairs(blocks, wanted), *self.folded())
-            )
+        tokens, evidence, scope = blocks.tokens, blocks.evidence, self.scope
+        inputs = evidence.attention_inputs
+        compiled = not self.training and evidence.pairs is None and supports(inputs[0])
+        if compiled and scope.pairs is not None:
+            pairs = scope.pairs(blocks, index)
+            attended = *inputs, tokens.gate
+            return block_cnn_logits(BlockCnnCall(*attended, blocks.rows, pairs, *self.folded()))
         with torch.autocast(tokens.hidden.device.type, enabled=False):
-            maps = sight.see(blocks, wanted)
-        found: Tensor = self(maps).float()
-        return found
+            maps = scope.form(blocks, index)
+        logits: Tensor = self(maps).float()
+        return logits
 
-    def flops(self, blocks: Blocks, wanted: Int[Tensor, "P"]) -> Float[Tensor, "B"]:
+    def flops(self, blocks: Blocks, index: Int[Tensor, "P"]) -> Float[Tensor, "B"]:
         """Count the network, and the attention of the blocks, which is formed once more."""
-        looked = self.sight.looked(blocks, wanted)
-        spent = torch.zeros(blocks.tokens.grid[0], device=looked.device)
-        return spent.index_add(0, blocks.text[wanted], self.block_cnn + self.looking * looked)
+        pairs = self.scope.count_pairs(blocks, index)
+        flops = torch.zeros(blocks.tokens.grid[0], device=pairs.device)
+        return flops.index_add(0, blocks.text[index], self.cnn_flops + self.pair_flops * pairs)
 
     def folded(self) -> tuple[Convolution, Convolution, Tensor, Tensor]:
         """Return the network as in eval mode, its norms as part of the convolutions."""
-        wide, norm, _, _, narrow, other, _, _, _, last = self
+        first, first_norm, _, _, second, second_norm, _, _, _, last = self
         assert isinstance(last, nn.Linear)
-        return _folded(wide, norm), _folded(narrow, other), last.weight, last.bias
+        return _folded(first, first_norm), _folded(second, second_norm), last.weight, last.bias
 
 
 def _folded(convolution: Any, norm: Any) -> Convolution:

@@ -33,90 +33,63 @@ phase of training in which blocks really leave (`skimming_epochs`).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Literal, cast
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Annotated, Literal, cast
 
 import torch
+from annotated_types import Ge, MultipleOf
 from torch import Tensor, nn
 
-from fewer.core.cost import ModelSpec
+from fewer._validation.settings import settings, validate
+from fewer._validation.types import Fraction, NonNegative, Pair, Positive, Proportion, Whole
+from fewer.core.cost import ModelSpec, Task
 from fewer.core.decision import Decision, ExitOutput, Site, View
-from fewer.core.needs import Needs
-from fewer.core.policy import (
-    TARGET_MISSED,
+from fewer.core.learning import (
+    RATIO_MISSED,
     CalibrationData,
-    Dial,
-    Phase,
-    Policy,
+    OperatingPoints,
+    Point,
     PredictorResult,
     TrainingBatch,
 )
+from fewer.core.needs import Needs
+from fewer.core.phase import Phase
+from fewer.core.policy import Policy
 from fewer.core.trace import Trace
 from fewer.methods.pruning.block_attention import AttentionPredictor
 from fewer.methods.pruning.block_states import StatePredictor
-from fewer.methods.pruning.blocks import SIGHTS, Blocks, Sight
+from fewer.methods.pruning.blocks import SCOPES, AttentionScope, Blocks
 from fewer.methods.pruning.predictor import Predictor
 
 __all__ = ["BlockSkim", "BlockSkimPolicy"]
 
 GRID = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-_SKIMMING = "skimming"  # the phase in which blocks leave
+_SKIMMING = "skimming"  # the phase in which blocks are pruned
 _EAGER = 1.0  # only the best block of each text stays
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class BlockSkim:
     """Skim blocks of a passage that do not look as if they held the answer."""
 
-    block: int = 32  # b, in tokens
-    threshold: float = 0.3  # tau: a block stays while its chance is no lower
-    target: float | None = None  # share of the dense FLOPs to keep, in (0, 1), instead of tau
-    alpha: float = 0.1  # weight of the predictors' loss
-    balance: float = 20.0  # beta: weight of relevant blocks, which are few; 1: none
+    # b, in tokens; the network halves it twice
+    block: Annotated[Whole, Ge(4), MultipleOf(4)] = 32
+    threshold: Proportion = 0.3  # tau: a block stays while its chance is no lower
+    target: Fraction | None = None  # share of the dense FLOPs to keep, in (0, 1), instead of tau
+    alpha: NonNegative = 0.1  # weight of the predictors' loss
+    balance: Positive = 20.0  # beta: weight of relevant blocks, which are few; 1: none
     # how much of the attention map, or else the states of the tokens
     sees: Literal["diagonal", "first", "whole", "states"] = "diagonal"
     evidence: bool = False  # whether blocks with supporting facts count as relevant too
     training: Literal["joint", "two_stage"] = "joint"  # with the model, or after it
-    epochs: float = 2.0
-    skimming_epochs: float = 0.0  # of a second phase, in which blocks really leave
-    learning_rates: tuple[float, float] = (3e-5, 1e-3)  # of the model, of the predictors
+    epochs: NonNegative = 2.0
+    skimming_epochs: NonNegative = 0.0  # of a second phase, in which blocks really leave
+    learning_rates: Pair = (3e-5, 1e-3)  # of the model, of the predictors
 
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        object.__setattr__(self, "learning_rates", tuple(self.learning_rates))
-        if self.block < 4 or self.block % 4:
-            raise ValueError(
-                f"block is {self.block}, wanted a multiple of 4 tokens: the network halves it "
-                "twice; the paper uses 32"
-            )
-        _check_threshold(self.threshold)
-        if self.target is not None and not 0 < self.target < 1:
-            raise ValueError(
-                f"target is {self.target}, wanted the share of FLOPs to keep, in (0, 1), or None"
-            )
-        if self.alpha < 0 or self.balance <= 0:
-            raise ValueError(
-                f"alpha is {self.alpha}, balance {self.balance}; wanted 0 or more, and more than 0"
-            )
-        if self.skimming_epochs < 0:
-            raise ValueError(f"skimming_epochs is {self.skimming_epochs}, wanted 0 or more")
-        for name, chosen, known in (
-            ("sees", self.sees, tuple(PREDICTORS)),
-            ("training", self.training, ("joint", "two_stage")),
-        ):
-            if chosen not in known:
-                raise ValueError(f"{name} is {chosen!r}, wanted one of {', '.join(known)}")
-        if len(self.learning_rates) != 2:
-            raise ValueError(
-                f"learning_rates is {self.learning_rates}, wanted that of the model and that of "
-                "the predictors"
-            )
-
-    def build(self, shape: ModelSpec) -> BlockSkimPolicy:
+    def build(self, spec: ModelSpec) -> BlockSkimPolicy:
         """Make a predictor for each layer."""
-        return BlockSkimPolicy(self, shape)
+        return BlockSkimPolicy(self, spec)
 
     def phases(self) -> tuple[Phase, ...]:
         """Train the model and the predictors at once, or the predictors alone.
@@ -127,7 +100,7 @@ class BlockSkim:
         model, predictors = self.learning_rates
         first = Phase(
             self.training,
-            "compact",
+            "observe",
             "all" if joint else "policy",
             self.epochs,
             model,
@@ -138,116 +111,112 @@ class BlockSkim:
         )
         if not self.skimming_epochs:
             return (first,)
-        more = replace(first, name=_SKIMMING, trains="all", epochs=self.skimming_epochs, task=True)
-        return first, more
+        second = replace(
+            first,
+            name=_SKIMMING,
+            apply="compact",
+            trains="all",
+            epochs=self.skimming_epochs,
+            task=True,
+        )
+        return first, second
 
 
-def _seeing(sight: Sight) -> Callable[[int, ModelSpec], Predictor]:
-    return lambda block, shape: AttentionPredictor(sight, block, shape)
+def _attending(scope: AttentionScope) -> Callable[[int, ModelSpec], Predictor]:
+    return lambda block, spec: AttentionPredictor(scope, block, spec)
 
 
 # what a predictor sees, and how it is made for a size of block and a model
 PREDICTORS: dict[str, Callable[[int, ModelSpec], Predictor]] = {
-    **{name: _seeing(sight) for name, sight in SIGHTS.items()},
-    "states": lambda block, shape: StatePredictor(shape),
+    **{name: _attending(scope) for name, scope in SCOPES.items()},
+    "states": lambda block, spec: StatePredictor(spec),
 }
 
 
 class BlockSkimPolicy(Policy):
-    """A predictor a layer, and tau."""
+    """A predictor per layer, and tau."""
 
     sites = frozenset({Site.AFTER})
     threshold: Tensor
 
-    def __init__(self, method: BlockSkim, shape: ModelSpec) -> None:
+    def __init__(self, method: BlockSkim, spec: ModelSpec) -> None:
         super().__init__()
-        if shape.answers not in ("span", ""):
+        if spec.task not in (Task.SPAN, Task.OTHER):
             raise ValueError(
-                "Block-Skim learns which blocks hold the answer to a question, but this model's "
-                "head does not look for one; wanted a model of question answering, such as "
-                "AutoModelForQuestionAnswering loads"
+                "Block-Skim must be attached to a model of question answering, because it learns "
+                f"which blocks hold an answer; got a head of the task {spec.task.value!r}. Load "
+                "the model by AutoModelForQuestionAnswering."
             )
         self.method = method
-        self.num_layers = shape.num_layers
-        self._skims = False  # while training
+        self.num_layers = spec.num_layers
         self.predictors = nn.ModuleList(
-            PREDICTORS[method.sees](method.block, shape) for _ in range(shape.num_layers)
+            PREDICTORS[method.sees](method.block, spec) for _ in range(spec.num_layers)
         )
         self.register_buffer("threshold", torch.zeros(()))
 
-    def needs(self, layer: int) -> Needs:
-        """Pairs in every layer that decides or learns to, if its predictor looks at attention."""
-        return Needs(pairs=self._speaks(layer) and self._predictor(layer).measures)
+    def needs(self, layer: int, phase: Phase) -> Needs:
+        """Pairs in every layer whose predictor is computed and looks at attention."""
+        return Needs(pairs=self._computes(layer, phase) and self._predictor(layer).needs_pairs)
 
     def decide(self, view: View) -> Decision | None:
-        """Judge each block that may leave; in eval mode those below the threshold go."""
-        if not self._speaks(view.layer):
+        """Score each block that may be pruned; those below the threshold are."""
+        if not self._computes(view.layer, view.phase):
             return None
-        tokens = view.tokens
-        blocks = Blocks.of(tokens, self.method.block)
-        wanted = torch.unique_consecutive(blocks.index[blocks.passage])
-        if not wanted.numel():
+        blocks = Blocks.of(view.tokens, view.evidence, self.method.block)
+        prunable = torch.unique_consecutive(blocks.index[blocks.passage])
+        if not prunable.numel():
             return None
         predictor = self._predictor(view.layer)
-        logits = predictor.judge(blocks, wanted)
-        said = ExitOutput(view.layer, blocks.number[wanted], logits)
-        spent = predictor.flops(blocks, wanted)
-        heard = Decision(predictor_outputs=(said,), head_flops=spent)
-        if view.layer == self.num_layers - 1 or (self.training and not self._skims):
-            return heard
-        chances = logits.detach().softmax(-1)[:, 1]
-        best = chances.new_zeros(tokens.grid[0])
-        best = best.scatter_reduce(0, blocks.text[wanted], chances, "amax", include_self=False)
-        stays = (chances >= self.threshold) | (chances == best[blocks.text[wanted]])
+        logits = predictor.score_blocks(blocks, prunable)
+        output = ExitOutput(view.layer, blocks.number[prunable], logits)
+        flops = predictor.flops(blocks, prunable)
+        decision = Decision(predictor_outputs=(output,), head_flops=flops)
+        if view.layer == self.num_layers - 1:
+            return decision
+        probabilities, text = logits.detach().softmax(-1)[:, 1], blocks.text[prunable]
+        best = probabilities.new_zeros(view.tokens.grid[0])
+        best = best.scatter_reduce(0, text, probabilities, "amax", include_self=False)
+        is_kept = (probabilities >= self.threshold) | (probabilities == best[text])
         all_blocks = torch.ones_like(blocks.number, dtype=torch.bool)
-        return heard & Decision.keep(all_blocks.index_copy(0, wanted, stays)[blocks.index])
+        return decision & Decision.keep(all_blocks.index_copy(0, prunable, is_kept)[blocks.index])
 
-    @contextmanager
-    def during(self, phase: Phase) -> Iterator[None]:
-        """Let blocks leave while the second phase trains."""
-        before, self._skims = self._skims, phase.name == _SKIMMING
-        try:
-            yield
-        finally:
-            self._skims = before
-
-    def loss(self, lesson: TrainingBatch) -> Tensor:
+    def loss(self, batch: TrainingBatch) -> Tensor:
         """Weigh by alpha the sum over layers of the balanced cross entropy."""
-        if lesson.relevant is None:
+        if batch.relevant is None:
             raise ValueError(
-                "the batch does not say which tokens hold the answer; train on rows that "
-                "QuestionAnswering.encode made, or on a file like SQuAD's"
+                "the batch must mark the tokens of the answer; got no such column. Train on rows "
+                "that QuestionAnswering.encode made, or on a file like SQuAD's."
             )
-        weight = torch.tensor((1.0, self.method.balance), device=lesson.relevant.device)
+        weight = torch.tensor((1.0, self.method.balance), device=batch.relevant.device)
         losses = [
-            nn.functional.cross_entropy(verdict.logits, verdict.matters, weight)
-            for verdict in self.predictor_results(lesson.trace, lesson.relevant)
+            nn.functional.cross_entropy(result.logits, result.matters, weight)
+            for result in self.predictor_results(batch.trace, batch.relevant)
         ]
-        losses.append(lesson.logits.new_zeros(()))  # of a batch without passages there is no other
+        losses.append(batch.logits.new_zeros(()))  # the only one of a batch without passages
         return self.method.alpha * torch.stack(losses).sum()
 
     def predictor_results(self, trace: Trace, relevant: Tensor) -> tuple[PredictorResult, ...]:
-        """Look up of each judged block whether it holds any of the answer."""
+        """Look up whether each scored block holds any of the answer."""
         size = self.method.block
         marked = relevant > 0 if self.method.evidence else relevant == 1
         padded = nn.functional.pad(marked, (0, -marked.shape[1] % size))
         matters = padded.view(-1, size).any(1).long()
         return tuple(
-            PredictorResult(said.layer, said.logits, matters[said.rows])
-            for said in trace.predictor_outputs
+            PredictorResult(output.layer, output.logits, matters[output.rows])
+            for output in trace.predictor_outputs
         )
 
-    def calibrate(self, phase: Phase, rehearsal: CalibrationData) -> None:
+    def calibrate(self, phase: Phase, data: CalibrationData) -> None:
         """Set tau after training: the method's, or by bisection the one that meets the target."""
-        if rehearsal.first:
+        if data.first:
             return
         target = self.method.target
         if target is None:
             self.threshold.fill_(self.method.threshold)
             return
         low, high = GRID[0] / 100, _EAGER
-        gap = rehearsal.meet(target, self.threshold.fill_, low, high, (low * high) ** 0.5)
-        if abs(gap) > TARGET_MISSED:
+        gap = data.bisect(target, self.threshold.fill_, low, high, (low * high) ** 0.5)
+        if abs(gap) > RATIO_MISSED:
             warnings.warn(
                 f"Block-Skim keeps {target + gap:.3f} of the FLOPs, not the target of {target}: "
                 "the first layer, the question and the best block of each text always stay, and "
@@ -255,17 +224,17 @@ class BlockSkimPolicy(Policy):
                 stacklevel=2,
             )
 
-    def dial(self) -> Dial:
+    def operating_points(self) -> OperatingPoints:
         """Return tau; 0 keeps every block."""
-        return Dial(self.threshold, 0.0, GRID, _check_threshold)
+        return OperatingPoints(self.threshold, 0.0, GRID, _check_threshold)
 
     def _predictor(self, layer: int) -> Predictor:
         return cast("Predictor", self.predictors[layer])
 
-    def _speaks(self, layer: int) -> bool:
-        return self.training or layer < self.num_layers - 1
+    def _computes(self, layer: int, phase: Phase) -> bool:
+        """Return whether the predictor is used: in the last layer only to be learned."""
+        return layer < self.num_layers - 1 or phase.regularise or phase.apply == "observe"
 
 
-def _check_threshold(value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ValueError(f"threshold is {value}, wanted the least chance of a block, in [0, 1]")
+def _check_threshold(value: Point) -> None:
+    validate(Proportion, value, "threshold")

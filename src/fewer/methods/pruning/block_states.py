@@ -1,13 +1,13 @@
-r"""A predictor that sees more than the model's attention: passage and question meet in each layer.
+r"""A predictor on hidden states: late interaction of passage and question in each layer.
 
 Every token j of the passage attends to the tokens i that never leave ([CLS], the question), by C
 narrow heads of the predictor's own, on the states h of the layer:
 
-    met_jc     =  log sum over i of exp(q_jc . k_ic / sqrt(S))      how well j fits the question
-    mark_jc    =  w_c . h_j + u_c . context_j                       what it is, and what it fits
-    block      =  [max and mean over its tokens of met, mark], how far these lie above the mean of
-                  the text's blocks, and what they are of the two blocks on either side
-    logits     =  MLP(block)
+    match_jc    =  log sum over i of exp(q_jc . k_ic / sqrt(S))      how well j fits the question
+    salience_jc =  w_c . h_j + u_c . context_j                       what it is, and what it fits
+    block       =  [max and mean over its tokens of match, salience], how far these lie above the
+                   mean of the text's blocks, and what they are of the two blocks on either side
+    logits      =  MLP(block)
 
 The model's attention tells where an answer lies only in its upper layers; words that fit those of
 the question can be told from the first layer on.
@@ -28,92 +28,94 @@ from fewer.methods.pruning.predictor import Predictor
 __all__ = ["StatePredictor"]
 
 _HEADS, _SIZE = 4, 32  # C, S
-_NEAR = (-2, -1, 1, 2)  # blocks around it that a block is judged with
+_NEAR = (-2, -1, 1, 2)  # blocks around it that a block is scored with
 
 
 class StatePredictor(Predictor):
     """Late interaction of the question's states with those of each block."""
 
-    def __init__(self, shape: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         width, joined = _HEADS * _SIZE, 4 * _HEADS * (2 + len(_NEAR))
-        self.norm = nn.LayerNorm(shape.hidden_size)
-        self.passage = nn.Linear(shape.hidden_size, width + _HEADS)  # q and w
-        self.question = nn.Linear(shape.hidden_size, 2 * width)  # k and v
+        self.norm = nn.LayerNorm(spec.hidden_size)
+        self.passage = nn.Linear(spec.hidden_size, width + _HEADS)  # q and w
+        self.question = nn.Linear(spec.hidden_size, 2 * width)  # k and v
         self.context = nn.Linear(width, _HEADS)  # u
         self.last = nn.Sequential(
             nn.Linear(joined, joined // 2), nn.GELU(), nn.Linear(joined // 2, 2)
         )
 
-    def judge(self, blocks: Blocks, wanted: Int[Tensor, "P"]) -> Float[Tensor, "P 2"]:
-        """Let the question meet these blocks."""
-        found, gate = self._met(blocks), blocks.tokens.gate
-        place = torch.searchsorted(wanted, blocks.index[blocks.passage])
+    def score_blocks(self, blocks: Blocks, index: Int[Tensor, "P"]) -> Float[Tensor, "P 2"]:
+        """Match the question with these blocks."""
+        features, gate = self._match(blocks), blocks.tokens.gate
+        place = torch.searchsorted(index, blocks.index[blocks.passage])
         gate = None if gate is None else gate[blocks.passage]
-        joined = _pooled(found, place, len(wanted), gate)
-        own = joined, joined - _means(joined, blocks.text[wanted])
-        joined = torch.cat((*own, *_neighbours(joined, blocks, wanted)), 1)
+        pooled = _pool(features, place, len(index), gate)
+        centred = pooled - _means(pooled, blocks.text[index])
+        joined = torch.cat((pooled, centred, *_neighbours(pooled, blocks, index)), 1)
         logits: Tensor = self.last(joined.to(self.norm.weight.dtype)).float()
         return logits
 
-    def flops(self, blocks: Blocks, wanted: Int[Tensor, "P"]) -> Float[Tensor, "B"]:
+    def flops(self, blocks: Blocks, index: Int[Tensor, "P"]) -> Float[Tensor, "B"]:
         """Count projections, attention and the last network; pooling is not counted."""
-        tokens, text = blocks.tokens, blocks.text[wanted]
+        tokens, text = blocks.tokens, blocks.text[index]
         passage, question = (
             tokens.offsets(rows).diff() for rows in (blocks.passage, blocks.question)
         )
         pairs = 4 * _HEADS * _SIZE * passage * question
         tokenwise = linear_flops(self.passage, self.context) * passage
         tokenwise = tokenwise + linear_flops(self.question) * question
-        judged = torch.bincount(text, minlength=tokens.grid[0])
-        return (pairs + tokenwise + linear_flops(self.last) * judged).float()
+        count = torch.bincount(text, minlength=tokens.grid[0])
+        return (pairs + tokenwise + linear_flops(self.last) * count).float()
 
-    def _met(self, blocks: Blocks) -> Float[Tensor, "Tp 2*C"]:
-        """Say of each token how well it fits the question, and its marks."""
+    def _match(self, blocks: Blocks) -> Float[Tensor, "Tp 2*C"]:
+        """Compute how well each token fits the question, and its salience."""
         tokens, passage, question = blocks.tokens, blocks.passage, blocks.question
         hidden = tokens.hidden.to(self.norm.weight.dtype)
         width = _HEADS * _SIZE
-        query, mark = self.passage(self.norm(hidden[passage])).split((width, _HEADS), -1)
+        query, salience = self.passage(self.norm(hidden[passage])).split((width, _HEADS), -1)
         key, value = self.question(self.norm(hidden[question])).split(width, -1)
-        query, key, value = (one.unflatten(-1, (_HEADS, _SIZE)) for one in (query, key, value))
+        query, key, value = (
+            projected.unflatten(-1, (_HEADS, _SIZE)) for projected in (query, key, value)
+        )
         cu = tokens.offsets(passage), tokens.offsets(question)
         call = AttentionCall(query, key, value, *cu, needs_logsumexp=True, training=self.training)
         attended = kernel("auto")(call)
         assert attended.logsumexp is not None
-        marks = mark + self.context(attended.context)
-        return torch.cat((attended.logsumexp.float(), marks.float()), 1)
+        salience = salience + self.context(attended.context)
+        return torch.cat((attended.logsumexp.float(), salience.float()), 1)
 
 
-def _pooled(
-    found: Float[Tensor, "Tp F"], place: Int[Tensor, "Tp"], count: int, gate: Tensor | None
+def _pool(
+    features: Float[Tensor, "Tp F"], place: Int[Tensor, "Tp"], count: int, gate: Tensor | None
 ) -> Float[Tensor, "P 2*F"]:
     """Pool tokens into the blocks at `place`, each as far as it still takes part."""
     weight = torch.ones_like(place, dtype=torch.float32) if gate is None else gate.float()
-    heard = found if gate is None else found + log_gate(gate)[:, None]
-    most = found.new_zeros(count, found.shape[1]).scatter_reduce(
-        0, place[:, None].expand_as(found), heard, "amax", include_self=False
+    gated = features if gate is None else features + log_gate(gate)[:, None]
+    maxima = features.new_zeros(count, features.shape[1]).scatter_reduce(
+        0, place[:, None].expand_as(features), gated, "amax", include_self=False
     )
-    total = found.new_zeros(count).index_add(0, place, weight)
-    sums = torch.zeros_like(most).index_add(0, place, found * weight[:, None])
-    return torch.cat((most, sums / total.clamp_min(1e-6)[:, None]), 1)
+    total = features.new_zeros(count).index_add(0, place, weight)
+    sums = torch.zeros_like(maxima).index_add(0, place, features * weight[:, None])
+    return torch.cat((maxima, sums / total.clamp_min(1e-6)[:, None]), 1)
 
 
 def _neighbours(
-    values: Float[Tensor, "P F"], blocks: Blocks, wanted: Int[Tensor, "P"]
+    values: Float[Tensor, "P F"], blocks: Blocks, index: Int[Tensor, "P"]
 ) -> list[Float[Tensor, "P F"]]:
-    """Return to each block the values of those near it, 0 where there is none that may leave."""
-    number, text = blocks.number[wanted], blocks.text[wanted]
-    found = []
+    """Return to each block the values of those near it, 0 where none of these is there."""
+    number, text = blocks.number[index], blocks.text[index]
+    neighbours = []
     for step in _NEAR:
         place = torch.searchsorted(number, number + step).clamp_max(len(number) - 1)
-        there = (number[place] == number + step) & (text[place] == text)
-        found.append(values[place].masked_fill(~there[:, None], 0.0))
-    return found
+        exists = (number[place] == number + step) & (text[place] == text)
+        neighbours.append(values[place].masked_fill(~exists[:, None], 0.0))
+    return neighbours
 
 
 def _means(values: Float[Tensor, "P F"], text: Int[Tensor, "P"]) -> Float[Tensor, "P F"]:
     """Return to each row the mean over the rows of its text; `text` is ascending."""
-    _, which, counts = text.unique_consecutive(return_inverse=True, return_counts=True)
-    sums = values.new_zeros(len(counts), values.shape[1]).index_add(0, which, values)
-    found: Tensor = (sums / counts[:, None])[which]
-    return found
+    _, index, counts = text.unique_consecutive(return_inverse=True, return_counts=True)
+    sums = values.new_zeros(len(counts), values.shape[1]).index_add(0, index, values)
+    means: Tensor = (sums / counts[:, None])[index]
+    return means

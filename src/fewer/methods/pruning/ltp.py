@@ -1,6 +1,6 @@
 """LTP: Learned Token Pruning (Kim et al., KDD 2022, https://arxiv.org/abs/2107.00910).
 
-In every layer but the first, between attention and feed-forward network, a token leaves when the
+In every layer but the first, between attention and feed-forward network, a token is pruned when the
 attention it received falls below a threshold that is learned for the layer:
 
     s_j  =  1 / (H n)  *  sum over heads h and queries i of A[h, i, j]
@@ -30,75 +30,46 @@ What differs from the authors' code, and why:
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from fewer._validation.settings import settings
+from fewer._validation.types import Count, Fraction, NonNegative, Pair, Positive, Triple
 from fewer.core.cost import ModelSpec
 from fewer.core.decision import Decision, Site, View
+from fewer.core.learning import RATIO_MISSED, CalibrationData, TrainingBatch
 from fewer.core.needs import Needs
-from fewer.core.policy import TARGET_MISSED, CalibrationData, Phase, Policy, TrainingBatch
+from fewer.core.phase import Phase
+from fewer.core.policy import Policy
 
 __all__ = ["LTP", "LTPPolicy"]
 
-# The released code's floor: below it a score is that of a token nobody reads.
+# The released code's floor: a score below it is that of a token without attention.
 FLOOR = 1e-5
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class LTP:
     """Learned Token Pruning: drop tokens whose received attention is below a learned threshold."""
 
-    final_threshold: float = 0.01  # where the last layer's threshold starts, times (L - 1) / L
-    temperature: float = 2e-4  # T of the gate; small against a mean score, which is 1 / n
-    strength: float | None = None  # lambda; None: 0.1, or 1.0 with a target
-    target: float | None = None  # share of the dense FLOPs to keep, in (0, 1)
+    final_threshold: Fraction = 0.01  # where the last layer's threshold starts, times (L - 1) / L
+    temperature: Positive = 2e-4  # T of the gate; small against a mean score, which is 1 / n
+    strength: NonNegative | None = None  # lambda; None: 0.1, or 1.0 with a target
+    target: Fraction | None = None  # share of the dense FLOPs to keep, in (0, 1)
     soft_rule: Literal["attention", "output"] = "attention"
-    reference_length: int | None = None  # None: divide by living queries; else by this number
-    epochs: tuple[float, float] = (1.0, 0.5)  # of the soft and of the hard phase
+    reference_length: Count | None = None  # None: divide by living queries; else by this number
+    epochs: Pair = (1.0, 0.5)  # of the soft and of the hard phase
     # of the model and of the thresholds in the soft phase, of the model in the hard one
-    learning_rates: tuple[float, float, float] = (2e-5, 1e-4, 5e-6)
+    learning_rates: Triple = (2e-5, 1e-4, 5e-6)
 
     def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        object.__setattr__(self, "epochs", tuple(self.epochs))  # JSON and YAML hold lists
-        object.__setattr__(self, "learning_rates", tuple(self.learning_rates))
-        if len(self.epochs) != 2 or len(self.learning_rates) != 3:
-            raise ValueError(
-                f"epochs is {self.epochs}, learning_rates {self.learning_rates}; wanted (soft, "
-                "hard) and (model in the soft phase, thresholds, model in the hard phase)"
-            )
-        if not 0 < self.final_threshold < 1:
-            raise ValueError(
-                f"final_threshold is {self.final_threshold}, wanted a value in (0, 1); the "
-                "paper uses 0.01"
-            )
-        if self.temperature <= 0:
-            raise ValueError(
-                f"temperature is {self.temperature}, wanted a positive value; the paper uses "
-                "1e-4 to 2e-3"
-            )
-        if self.strength is not None and self.strength < 0:
-            raise ValueError(
-                f"strength (lambda) is {self.strength}, wanted 0 or more; the paper uses 0.01 "
-                "to 0.2"
-            )
-        if self.target is not None and not 0 < self.target < 1:
-            raise ValueError(
-                f"target is {self.target}, wanted the share of FLOPs to keep, in (0, 1), or None"
-            )
-        if self.soft_rule not in ("attention", "output"):
-            raise ValueError(f"soft_rule is {self.soft_rule!r}, wanted 'attention' or 'output'")
+        """Refuse a target whose share is undefined."""
         if self.target is not None and self.soft_rule == "output":
             raise ValueError(
-                "target needs soft_rule='attention': under 'output' no token fades, so no "
-                "share is defined"
-            )
-        if self.reference_length is not None and self.reference_length < 1:
-            raise ValueError(
-                f"reference_length is {self.reference_length}, wanted a length in tokens, or None"
+                "soft_rule must be 'attention' with a target; got 'output', under which no token "
+                "fades. Leave target out, or soft_rule."
             )
 
     @property
@@ -108,9 +79,9 @@ class LTP:
             return self.strength
         return 0.1 if self.target is None else 1.0
 
-    def build(self, shape: ModelSpec) -> LTPPolicy:
+    def build(self, spec: ModelSpec) -> LTPPolicy:
         """Make the thresholds, one for each layer but the first."""
-        return LTPPolicy(self, shape)
+        return LTPPolicy(self, spec)
 
     def phases(self) -> tuple[Phase, ...]:
         """Soft: model and thresholds with gates. Hard: the model alone, tokens gone."""
@@ -137,58 +108,59 @@ class LTPPolicy(Policy):
 
     sites = frozenset({Site.MIDDLE})
 
-    def __init__(self, method: LTP, shape: ModelSpec) -> None:
+    def __init__(self, method: LTP, spec: ModelSpec) -> None:
         super().__init__()
-        if shape.num_layers < 2:
+        if spec.num_layers < 2:
             raise ValueError(
-                f"LTP prunes from the second layer on; this model has {shape.num_layers}"
+                "the model must have two layers or more, because LTP prunes from the second on; "
+                f"got {spec.num_layers}."
             )
         self.method = method
-        self.shape = shape
-        layers = torch.arange(1, shape.num_layers, dtype=torch.float32)
-        self.threshold = nn.Parameter(method.final_threshold * layers / shape.num_layers)
+        self.spec = spec
+        layers = torch.arange(1, spec.num_layers, dtype=torch.float32)
+        self.threshold = nn.Parameter(method.final_threshold * layers / spec.num_layers)
 
-    def needs(self, layer: int) -> Needs:
+    def needs(self, layer: int, phase: Phase) -> Needs:
         """Attention received in every layer but the first, whose threshold is 0 in the paper."""
         return Needs(received=layer > 0)
 
     def decide(self, view: View) -> Decision | None:
         """Compare the attention received with the layer's threshold."""
-        received = view.tokens.received
+        received = view.evidence.received
         if view.layer == 0 or received is None:
             return None
         score, theta = self._score(received, view), self._threshold(view.layer)
-        if not view.gated:
+        if not view.soft:
             return Decision.keep(score >= theta)
         margin = score - theta
         return Decision.keep(margin >= 0, torch.sigmoid(margin / self.method.temperature))
 
-    def loss(self, lesson: TrainingBatch) -> Tensor:
+    def loss(self, batch: TrainingBatch) -> Tensor:
         """Weigh the sum over layers of the mean gate, or the distance to the target, by lambda."""
-        trace = lesson.trace
+        trace = batch.trace
         if self.method.target is not None:
-            return self.method.weight * (self.shape.share(trace) - self.method.target).abs()
+            return self.method.weight * (self.spec.flops_ratio(trace) - self.method.target).abs()
         gates = [layer.gate.mean() for layer in trace.layers if layer.gate is not None]
         return self.method.weight * torch.stack(gates).sum()
 
-    def calibrate(self, phase: Phase, rehearsal: CalibrationData) -> None:
-        """Bisect a common factor on all thresholds until the share is the target, +-0.002."""
+    def calibrate(self, phase: Phase, data: CalibrationData) -> None:
+        """Bisect a common factor on all thresholds until the FLOPs ratio is the target, +-0.002."""
         if self.method.target is None:
             return
         learned = self.threshold.detach().clamp_min(FLOOR)
 
-        def turn(factor: float) -> None:
+        def scale(factor: float) -> None:
             with torch.no_grad():
                 self.threshold.copy_(learned * factor)
 
-        # from thresholds at the floor (next to nobody leaves) to all at 1 (only the protected stay)
+        # from thresholds at the floor (next to no pruning) to all at 1 (only protected tokens stay)
         low, high = FLOOR / float(learned.max()), 1.0 / float(learned.min())
-        gap = rehearsal.meet(self.method.target, turn, low, high, 1.0)
-        if abs(gap) > TARGET_MISSED:
+        gap = data.bisect(self.method.target, scale, low, high, 1.0)
+        if abs(gap) > RATIO_MISSED:
             warnings.warn(
                 f"LTP keeps {self.method.target + gap:.3f} of the FLOPs, not the target of "
                 f"{self.method.target}: the first layer and the protected tokens always stay, and "
-                "tokens of equal score leave together",
+                "tokens of equal score are pruned together",
                 stacklevel=2,
             )
 
@@ -208,5 +180,5 @@ class LTPPolicy(Policy):
     def _score(self, received: Tensor, view: View) -> Tensor:
         if self.method.reference_length is None:
             return received
-        queries = view.tokens.count(view.tokens.presence) / self.method.reference_length
+        queries = view.tokens.count(view.tokens.participation) / self.method.reference_length
         return received * queries[view.tokens.sequence]

@@ -1,4 +1,4 @@
-"""What says of the blocks of a passage how likely they are to hold any of the answer."""
+"""Predictors of which blocks of a passage hold any of the answer."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ __all__ = ["Predictor"]
 
 
 class Predictor(nn.Module):
-    """A network of one layer of the model. It speaks after that layer."""
+    """A network that is computed after one layer of the model."""
 
-    measures: bool = False  # whether it looks at attention, pair by pair
+    needs_pairs: bool = False  # whether it reads attention, pair by pair
 
-    def judge(self, blocks: Blocks, wanted: Int[Tensor, "P"]) -> Float[Tensor, "P 2"]:
-        """Say of the wanted blocks: logits of what may go, of what matters, in fp32.
+    def score_blocks(self, blocks: Blocks, index: Int[Tensor, "P"]) -> Float[Tensor, "P 2"]:
+        """Compute logits of irrelevant and relevant for these blocks, in fp32.
 
-        Wanted are all blocks with tokens that may leave, ascending.
+        They are all blocks with tokens that may be pruned, ascending.
         """
         raise NotImplementedError
 
-    def flops(self, blocks: Blocks, wanted: Int[Tensor, "P"]) -> Float[Tensor, "B"]:
-        """Count what saying so costs, for each text of the batch."""
+    def flops(self, blocks: Blocks, index: Int[Tensor, "P"]) -> Float[Tensor, "B"]:
+        """Count the FLOPs of these scores, for each text of the batch."""
         raise NotImplementedError

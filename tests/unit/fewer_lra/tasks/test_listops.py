@@ -101,16 +101,13 @@ def test_no_row_is_twice_in_all_splits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("limits", "told"),
     [
-        (
-            {"longer_than": 9, "shorter_than": 9},
-            "longer_than must be below shorter_than .9.; got 9",
-        ),
-        ({"depth": 1}, "depth=1"),
-        ({"max_args": 1}, "max_args=1"),
-        ({"depth": 2, "longer_than": 12}, "longer_than .* depth 2"),  # 2 + 10 at most
+        ({"longer_than": 9, "shorter_than": 9}, "longer_than must be below shorter_than"),
+        ({"depth": 1}, "depth"),
+        ({"max_args": 1}, "max_args"),
+        ({"depth": 2, "longer_than": 12}, "a tree of depth 2"),  # 2 + 10 at most
         (
             {"max_args": 2, "longer_than": 4, "shorter_than": 7},
-            "longer_than .* got 4 and 7",
+            "longer_than and shorter_than",
         ),  # 4, 7, 10, ...
         ({"train": 0}, "train"),
     ],

@@ -32,9 +32,9 @@ def test_an_image_does_not_depend_on_who_draws_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ({"side": 20}, "side must be one of 16, 32, 64, 128, 256; got 20"),
+        ({"side": 20}, "side"),
         ({"dev": 0}, "dev"),
-        ({"workers": 0}, "workers must be 1 or more"),
+        ({"workers": 0}, "workers"),
     ],
 )
 def test_settings_out_of_range_are_refused(setting: dict[str, int], told: str) -> None:

@@ -6,12 +6,13 @@ import torch
 import fewer
 from fewer import LTP, Dense
 from fewer.core.stack import Stack
-from fewer.hf.config import method_from, method_to
+from fewer.hf.attach import running
+from fewer.hf.side_file import method_from, method_to
 from fewer.methods.combined import MagicPyramid
 from fewer.methods.exits import PABEE, EarlyExit, FastBERT
 from fewer.training.trainer import training_only
 from tests.tiny import LENGTHS, ragged, text, tiny
-from tests.unit.methods.exits.parts import lesson, read
+from tests.unit.methods.exits.parts import read, training_batch
 
 METHOD = MagicPyramid(pruning=LTP(final_threshold=0.2), exits=FastBERT())
 
@@ -33,36 +34,36 @@ def _policy(model):
     return fewer.attachment(model).policy
 
 
-def _trained(model, phase):
+def _find_trained(model, phase):
     with training_only(model, phase):
-        names = {name for name, one in model.named_parameters() if one.requires_grad}
-    kinds = ("policy.parts.0", "policy.parts.1")
-    own = {kind for kind in kinds for name in names if kind in name}
-    return own | {"model" for name in names if "fewer" not in name}
+        names = {name for name, value in model.named_parameters() if value.requires_grad}
+    parts = ("policy.parts.0", "policy.parts.1")
+    trained = {part for part in parts for name in names if part in name}
+    return trained | {"model" for name in names if "fewer" not in name}
 
 
 def test_the_steps_after_the_dense_one_are_soft_hard_and_exits():
     phases = METHOD.phases()
-    assert [(one.name, one.apply, one.part) for one in phases] == [
+    assert [(phase.name, phase.apply, phase.part) for phase in phases] == [
         ("soft-0", "soften", (0,)),
         ("hard-0", "compact", (0,)),
-        ("exits-1", "compact", (1,)),
+        ("exits-1", "observe", (1,)),
     ]
-    assert [one.task for one in phases] == [True, True, False]
-    assert [one.regularise for one in phases] == [True, False, True]
+    assert [phase.task for phase in phases] == [True, True, False]
+    assert [phase.regularise for phase in phases] == [True, False, True]
 
 
-def test_each_step_trains_what_the_paper_says():
+def test_each_step_trains_as_in_the_paper():
     """Soft: model and thresholds; hard: the model; exits: their heads alone."""
     model = _model()
-    assert [_trained(model, phase) for phase in METHOD.phases()] == [
+    assert [_find_trained(model, phase) for phase in METHOD.phases()] == [
         {"model", "policy.parts.0"},
         {"model"},
         {"policy.parts.1"},
     ]
 
 
-def test_together_everything_trains_in_one_phase():
+def test_joint_training_is_one_phase_for_all_parameters():
     method = MagicPyramid(joint_epochs=4.0)
     (phase,) = method.phases()
     assert (phase.name, phase.apply, phase.epochs, phase.part) == ("joint", "soften", 4.0, ())
@@ -70,40 +71,54 @@ def test_together_everything_trains_in_one_phase():
     assert phase.regularise
     assert phase.calibrate
     assert phase.task
-    assert _trained(_model(method), phase) == {"model", "policy.parts.0", "policy.parts.1"}
+    assert _find_trained(_model(method), phase) == {"model", "policy.parts.0", "policy.parts.1"}
 
 
-def test_exits_are_silent_while_pruning_trains_and_tokens_leave_while_exits_train():
+def _run(model, phase, batch):
+    """Run a batch as a phase does: the logits and the trace."""
+    with torch.no_grad(), running(model, phase), fewer.record() as traces:
+        logits = model(**batch).logits
+    return logits, traces[0]
+
+
+def test_while_pruning_trains_no_exit_is_computed():
     model = _model(threshold=2.0)
-    soft, _, exits = METHOD.phases()
+    pruning = fewer.attach(tiny(layers=6), METHOD.pruning)
     batch = ragged(model)
-    plain = fewer.attach(tiny(layers=6), METHOD.pruning)
-    with _policy(model).during(soft):
-        logits, trace = read(model, batch)
+    for phase, pruning_phase in zip(METHOD.phases()[:2], METHOD.pruning.phases(), strict=True):
+        logits, trace = _run(model, phase, batch)
         assert trace.exit_outputs == []
-        assert torch.equal(logits, read(plain, batch)[0])
-    with _policy(model).during(exits):
-        _, trace = read(model, batch)
-        assert (trace.layers_read[:, 0] == 1).all()
+        assert torch.equal(logits, _run(pruning, pruning_phase, batch)[0])
+
+
+def test_while_exits_train_tokens_are_pruned_and_no_text_exits():
+    model = _model(threshold=2.0)
+    batch = ragged(model)
+    pruned = read(fewer.attach(tiny(layers=6), METHOD.pruning), batch)[1].layers_read
+    _, trace = _run(model, METHOD.phases()[2], batch)
+    assert torch.equal(trace.layers_read, pruned)
+    assert (pruned[batch["attention_mask"].bool()] < 6).any()
+    assert (trace.layers_read[:, 0] == 6).all()
+    assert [output.exited for output in trace.exit_outputs] == [None] * 5
     assert (read(model, batch)[1].layers_read[:, 0] == 1).all()
 
 
-def test_tokens_and_texts_leave_in_one_pass():
-    """The tokens that stay are LTP's, as far as a text reads; the rest of it leaves whole."""
+def test_tokens_are_pruned_and_texts_exit_in_one_pass():
+    """LTP prunes the same tokens up to the exit of a text, which removes all others."""
     model = _model(
         MagicPyramid(pruning=METHOD.pruning, exits=FastBERT(layers=(4, 5), head="linear"))
     )
     batch = ragged(model)
     pruned = read(fewer.attach(tiny(layers=6), METHOD.pruning), batch)[1].layers_read
-    dial = _policy(model).dial()
-    assert dial.value is _policy(model).parts[1].threshold
+    points = _policy(model).operating_points()
+    assert points.value is _policy(model).parts[1].threshold
 
-    def kinds(threshold):
-        dial.value.fill_(threshold)
+    def count_depths(threshold):
+        points.value.fill_(threshold)
         depths = read(model, batch)[1].layers_read[:, 0]
         return len(depths.unique()) + bool(depths.max() == 6)
 
-    dial.value.fill_(max(torch.linspace(0.02, 1.0, 50).tolist(), key=kinds))
+    points.value.fill_(max(torch.linspace(0.02, 1.0, 50).tolist(), key=count_depths))
     logits, trace = read(model, batch)
     depth = trace.layers_read[:, :1]
     assert len(depth.unique()) > 1
@@ -111,47 +126,49 @@ def test_tokens_and_texts_leave_in_one_pass():
     assert ((trace.layers_read > 0) & (pruned < depth)).any()
     assert (depth.squeeze(1) < pruned[:, 0]).any()
     for row, length in enumerate(LENGTHS):
-        alone, alone_trace = read(model, text(batch, row))
-        torch.testing.assert_close(logits[row : row + 1], alone, atol=1e-5, rtol=0)
-        assert torch.equal(trace.layers_read[row, :length], alone_trace.layers_read[0])
-    own = fewer.attachment(model).shape
-    both = float(own.share(trace))
-    dial.value.fill_(0.0)
-    assert both < float(own.share(read(model, batch)[1]))
+        single, single_trace = read(model, text(batch, row))
+        torch.testing.assert_close(logits[row : row + 1], single, atol=1e-5, rtol=0)
+        assert torch.equal(trace.layers_read[row, :length], single_trace.layers_read[0])
+    spec = fewer.attachment(model).spec
+    ratio = float(spec.flops_ratio(trace))
+    points.value.fill_(0.0)
+    assert ratio < float(spec.flops_ratio(read(model, batch)[1]))
 
 
-def test_removal_played_in_memory_gives_the_same():
+def test_masking_gives_the_same_as_removal():
     model = _model(threshold=0.5)
     batch = ragged(model)
-    (hard, trace), (played, played_trace) = (read(model, batch, how) for how in ("compact", "mask"))
-    torch.testing.assert_close(played, hard, atol=1e-5, rtol=0)
-    assert torch.equal(trace.layers_read, played_trace.layers_read)
+    (compact, trace), (masked, masked_trace) = (
+        read(model, batch, apply) for apply in ("compact", "mask")
+    )
+    torch.testing.assert_close(masked, compact, atol=1e-5, rtol=0)
+    assert torch.equal(trace.layers_read, masked_trace.layers_read)
 
 
-def test_together_the_loss_is_that_of_both():
+def test_in_joint_training_the_loss_is_the_sum_of_both():
     method = MagicPyramid(pruning=LTP(final_threshold=0.2, temperature=0.1), joint_epochs=1)
     model, labels = _model(method), torch.tensor([0, 1, 2, 1, 0])
-    policy = _policy(model).train()
-    with fewer.applying(model, "soften"), fewer.record() as traces:
+    policy, (phase,) = _policy(model), method.phases()
+    with running(model, phase), fewer.record() as traces:
         logits = model(**ragged(model)).logits
-    given = lesson(logits, labels, *traces[0].exit_outputs)
-    given.trace.layers += traces[0].layers
-    each = [part.loss(given).item() for part in policy.parts]
-    assert min(each) > 0
-    assert policy.loss(given).item() == pytest.approx(sum(each), rel=1e-6)
-    policy.loss(given).backward()
+    batch = training_batch(logits, labels, *traces[0].exit_outputs)
+    batch.trace.layers += traces[0].layers
+    losses = [part.loss(batch).item() for part in policy.parts]
+    assert min(losses) > 0
+    assert policy.loss(batch).item() == pytest.approx(sum(losses), rel=1e-6)
+    policy.loss(batch).backward()
     assert policy.parts[0].threshold.grad.abs().sum() > 0
 
 
-def test_thresholds_that_were_trained_are_taken_over():
+def test_trained_thresholds_are_inherited():
     trained = fewer.attach(tiny(layers=6), METHOD.pruning)
     with torch.no_grad():
         _policy(trained).threshold.fill_(0.07)
-    policy = METHOD.build(fewer.attachment(trained).shape)
+    policy = METHOD.build(fewer.attachment(trained).spec)
     assert policy.inherit(METHOD.pruning, _policy(trained)) == ((0,),)
     assert policy.parts[0].threshold.tolist() == pytest.approx([0.07] * 5)
     other = MagicPyramid(pruning=LTP(final_threshold=0.3))
-    assert other.build(fewer.attachment(trained).shape).inherit(LTP(), _policy(trained)) == ()
+    assert other.build(fewer.attachment(trained).spec).inherit(LTP(), _policy(trained)) == ()
 
 
 EXAMPLES = [
@@ -165,13 +182,13 @@ EXAMPLES = [
 
 @pytest.mark.parametrize("method", EXAMPLES)
 def test_a_method_of_methods_survives_json(method):
-    again = method_from(json.loads(json.dumps(method_to(method))))
-    assert again == method
-    assert hash(again) == hash(method)
+    loaded = method_from(json.loads(json.dumps(method_to(method))))
+    assert loaded == method
+    assert hash(loaded) == hash(method)
 
 
 @pytest.mark.parametrize(
-    ("args", "wanted"),
+    ("args", "expected"),
     [
         ({}, MagicPyramid()),
         ({"pruning": {"args": {"target": 0.3}}}, MagicPyramid(pruning=LTP(target=0.3))),
@@ -180,31 +197,31 @@ def test_a_method_of_methods_survives_json(method):
         ({"exits": {"threshold": 0.3}}, MagicPyramid(exits=FastBERT(threshold=0.3))),
     ],
 )
-def test_what_a_description_leaves_out_is_as_by_default(args, wanted):
-    assert method_from({"name": "magic_pyramid", "args": args}) == wanted
+def test_settings_missing_in_a_description_are_the_defaults(args, expected):
+    assert method_from({"name": "magic_pyramid", "args": args}) == expected
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ({"pruning": {"targt": 0.3}}, "method 'ltp': setting 'targt' is unknown"),
+        ({"pruning": {"targt": 0.3}}, "setting must"),
         ({"exits": {"name": "fastbrt"}}, "did you mean 'fastbert'"),
-        ({"exits": {"threshold": 5.0}}, "threshold is 5.0, wanted 0 to 1"),
-        ({"joint_epochs": 0}, "joint_epochs is 0, wanted a positive number"),
-        ({"exits": None}, "wanted at least one method"),
+        ({"exits": {"threshold": 5.0}}, "threshold must be from 0 to 1 .*; got 5.0"),
+        ({"joint_epochs": 0}, "joint_epochs must"),
+        ({"exits": None}, "exits must"),
     ],
 )
-def test_a_bad_description_says_what_was_wanted(args, message):
+def test_a_bad_description_is_refused_by_option(args, message):
     with pytest.raises(ValueError, match=message):
         method_from({"name": "magic_pyramid", "args": args})
 
 
-def test_a_saved_pyramid_is_loaded_whole(tmp_path):
+def test_a_saved_pyramid_is_loaded_with_both_parts(tmp_path):
     model = _model(threshold=0.25)
     fewer.save(model, tmp_path)
     loaded = fewer.load(tmp_path, precision=None)
     assert fewer.attachment(loaded).method == METHOD
     batch = ragged(model)
-    (wanted, trace), (found, loaded_trace) = read(model, batch), read(loaded, batch)
-    assert torch.equal(found, wanted)
+    (expected, trace), (logits, loaded_trace) = read(model, batch), read(loaded, batch)
+    assert torch.equal(logits, expected)
     assert torch.equal(loaded_trace.layers_read, trace.layers_read)

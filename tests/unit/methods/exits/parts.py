@@ -1,4 +1,4 @@
-"""Packed tokens without a model, and models whose exits are open."""
+"""Packed tokens without a model, and models whose texts exit."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from torch import Tensor
 
 import fewer
 from fewer import Site, Trace, View
-from fewer.core.cost import LayerCost, ModelSpec
+from fewer.core.cost import LayerCost, ModelSpec, Task
+from fewer.core.evidence import NO_EVIDENCE
+from fewer.core.learning import TrainingBatch
 from fewer.core.packed import Packed, plan
-from fewer.core.policy import Phase, TrainingBatch
+from fewer.core.phase import INFERENCE, Phase
+from fewer.kernels import KERNELS
 from tests.tiny import tiny
 
 LENGTHS = (4, 1, 3)
 WIDTH = 8
 
 
-def shape(labels: int = 3, answers: Any = "text", layers: int = 3, width: int = WIDTH) -> ModelSpec:
+def spec(labels: int = 3, task: Task = Task.TEXT, layers: int = 3, width: int = WIDTH) -> ModelSpec:
     cost = LayerCost(query=1, key_value=2, output=1, ffn=8, pair=4, score=2)
-    return ModelSpec(layers, width, 2, 0.0, (cost,) * layers, labels, answers)
+    return ModelSpec(layers, width, 2, 0.0, (cost,) * layers, labels, task)
 
 
 def packed(lengths: tuple[int, ...] = LENGTHS, width: int = WIDTH, seed: int = 0) -> Packed:
@@ -36,47 +39,51 @@ def view(
     layer: int = 0,
     layers: int = 3,
     exit_outputs: Any = (),
-    seen: Packed | None = None,
+    start: Packed | None = None,
+    phase: Phase = INFERENCE,
+    state: Any = None,
 ) -> View:
-    """Show tokens to a policy; `seen` are those that layer 0 has read, if there were more."""
-    first = (tokens if seen is None else seen).slot
-    trace = Trace(
-        tokens.grid, first.device, readers=[(first, None)], exit_outputs=list(exit_outputs)
-    )
-    return View(layer, layers, Site.AFTER, tokens, trace)
+    """Build the view of a policy; `start` are the original tokens, where some were pruned."""
+    start = tokens if start is None else start
+    lengths = start.placement.lengths
+    outputs = list(exit_outputs)
+    trace = Trace(tokens.grid, start.slot.device, lengths, exit_outputs=outputs, real=start.slot)
+    place = layer, layers, Site.AFTER, tokens, NO_EVIDENCE, lengths, trace, phase
+    return View(*place, KERNELS["reference"], state)
 
 
-def lesson(
+def training_batch(
     logits: Tensor, labels: Tensor | None, *exit_outputs: Any, step: int = 0, **phase: Any
 ) -> Any:
-    """Make a lesson of a classifier or tagger from what its exits and its head said."""
+    """Build the batch of a classifier or tagger from the outputs of its exits and its head."""
     trace = Trace(tuple(logits.shape[:2]), logits.device, exit_outputs=list(exit_outputs))
     settings = {"name": "any", "apply": "compact", "trains": "all", "epochs": 1} | phase
-    stage = Phase(learning_rate=1e-3, **settings)
-    return TrainingBatch(trace, stage, step, logits, labels, torch.nn.functional.cross_entropy)
+    batch_phase = Phase(learning_rate=1e-3, **settings)
+    return TrainingBatch(
+        trace, batch_phase, step, logits, labels, torch.nn.functional.cross_entropy
+    )
 
 
 def opened(
-    method: Any, threshold: float | None = None, task: str = "Sequence", **model: Any
+    method: Any, threshold: float | None = None, task: str = "Sequence", **settings: Any
 ) -> Any:
     """Attach a method with random heads to a tiny model, and set its threshold.
 
-    The heads' weights are large, so that some answers are sure and others are not.
+    The heads' weights are large, so that some answers are certain and others are not.
     """
-    own = tiny(model.pop("backbone", "bert"), f"{task}Classification", **model)
+    model = tiny(settings.pop("backbone", "bert"), f"{task}Classification", **settings)
     torch.manual_seed(1)
-    fewer.attach(own, method)
-    policy = fewer.attachment(own).policy
+    policy = fewer.attachment(fewer.attach(model, method)).policy
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.mul_(4.0)
     if threshold is not None:
-        policy.dial().value.fill_(threshold)
-    return own
+        policy.operating_points().value.fill_(threshold)
+    return model
 
 
 def span_model(method: Any, threshold: float | None = None, backbone: str = "bert") -> Any:
-    """Attach a method to a model of questions, its heads so strong that some answers are sure."""
+    """Attach a method to a model of questions, with heads so strong that some are certain."""
     model = tiny(backbone, "QuestionAnswering", layers=4)
     torch.manual_seed(1)
     policy = fewer.attachment(fewer.attach(model, method)).policy
@@ -85,30 +92,32 @@ def span_model(method: Any, threshold: float | None = None, backbone: str = "ber
             if "heads" in name:
                 parameter.mul_(6.0)
     if threshold is not None:
-        policy.dial().value.fill_(threshold)
+        policy.operating_points().value.fill_(threshold)
     return model
 
 
-def half_open(method: Any, batch: dict[str, Tensor], task: str = "Sequence", **model: Any) -> Any:
-    """Attach a method at the threshold that parts the tokens of a batch most."""
-    own = opened(method, None, task, **model)
-    dial = fewer.attachment(own).policy.dial()
+def half_open(
+    method: Any, batch: dict[str, Tensor], task: str = "Sequence", **settings: Any
+) -> Any:
+    """Attach a method at the threshold at which the depths of a batch's tokens differ most."""
+    model = opened(method, None, task, **settings)
+    points = fewer.attachment(model).policy.operating_points()
 
-    def kinds(threshold: float) -> int:
-        dial.value.fill_(threshold)
-        depths = read(own, batch)[1].layers_read
-        to_the_end = bool((depths == fewer.attachment(own).shape.num_layers).any())
-        return to_the_end + 2 * len(depths.unique()) + sum(len(row.unique()) for row in depths)
+    def count_depths(threshold: float) -> int:
+        points.value.fill_(threshold)
+        depths = read(model, batch)[1].layers_read
+        is_full = bool((depths == fewer.attachment(model).spec.num_layers).any())
+        return is_full + 2 * len(depths.unique()) + sum(len(row.unique()) for row in depths)
 
-    whole = all(value == int(value) for value in dial.grid)
-    even = torch.cat((torch.linspace(0.02, 1.0, 50), torch.linspace(0.98, 1.0, 100)))
-    grid = dial.grid if whole else even.tolist()  # untrained heads are in doubt
-    dial.value.fill_(max(grid, key=kinds))
-    return own
+    is_integer = all(value == int(value) for value in points.path)
+    evenly = torch.cat((torch.linspace(0.02, 1.0, 50), torch.linspace(0.98, 1.0, 100)))
+    path = points.path if is_integer else evenly.tolist()  # untrained heads are uncertain
+    points.value.fill_(max(path, key=count_depths))
+    return model
 
 
 def read(model: Any, batch: dict[str, Tensor], apply: str = "compact") -> tuple[Tensor, Trace]:
-    """Read a batch without gradients: the logits and the trace."""
+    """Run a batch without gradients: the logits and the trace."""
     with torch.no_grad(), fewer.applying(model, apply), fewer.record() as traces:
         logits = model(**batch).logits
     (trace,) = traces

@@ -5,11 +5,11 @@ import pytest
 
 import fewer
 from fewer import Method
-from fewer.hf.config import method_from, method_to
+from fewer.hf.side_file import method_from, method_to
 from fewer.methods.exits import PABEE, BERxiT, DeeBERT, EarlyExit, FastBERT, RightTool
 from fewer.methods.exits.early_exit import exit_layers
 from tests.tiny import tiny
-from tests.unit.methods.exits.parts import shape
+from tests.unit.methods.exits.parts import spec
 
 KINDS = {
     "early_exit": EarlyExit,
@@ -33,19 +33,19 @@ every_kind = pytest.mark.parametrize("name", KINDS)
     ],
 )
 def test_each_paper_is_a_choice_of_parts(name, choices):
-    one = KINDS[name]()
-    found = (one.head, one.criterion, one.training, one.teacher, one.weights, one.temperature)
-    assert found == choices
+    method = KINDS[name]()
+    fields = ("head", "criterion", "training", "teacher", "weights", "temperature")
+    assert tuple(getattr(method, field) for field in fields) == choices
 
 
 @every_kind
-def test_a_method_survives_json_and_keeps_its_kind(name):
+def test_a_method_survives_json_and_keeps_its_class(name):
     method = KINDS[name](layers=(1, 2), target=0.5, epochs=1.5, learning_rates=(1e-5, 1e-4))
-    again = method_from(json.loads(json.dumps(method_to(method))))
-    assert again == method
-    assert type(again) is KINDS[name]
-    assert isinstance(again, Method)
-    assert hash(again) == hash(method)
+    loaded = method_from(json.loads(json.dumps(method_to(method))))
+    assert loaded == method
+    assert type(loaded) is KINDS[name]
+    assert isinstance(loaded, Method)
+    assert hash(loaded) == hash(method)
     assert method_to(method)["name"] == name
 
 
@@ -64,7 +64,7 @@ def test_two_papers_are_two_methods_though_their_settings_are_equal():
 )
 def test_one_phase_trains_the_heads_alone_or_with_the_model(training, trains, task, rates):
     (phase,) = EarlyExit(training=training, epochs=4, learning_rates=(2e-5, 1e-3)).phases()
-    assert (phase.name, phase.apply, phase.epochs) == ("exits", "compact", 4)
+    assert (phase.name, phase.apply, phase.epochs) == ("exits", "observe", 4)
     assert (phase.trains, phase.task) == (trains, task)
     assert (phase.learning_rate, phase.policy_learning_rate) == rates
     assert phase.regularise
@@ -72,21 +72,21 @@ def test_one_phase_trains_the_heads_alone_or_with_the_model(training, trains, ta
 
 
 @pytest.mark.parametrize(
-    ("layers", "wanted"), [(None, (0, 1, 2)), ((1,), (0,)), ((3, 1), (0, 2)), ((2, 2), (1,))]
+    ("layers", "numbers"), [(None, (0, 1, 2)), ((1,), (0,)), ((3, 1), (0, 2)), ((2, 2), (1,))]
 )
-def test_exits_are_counted_from_1_and_kept_in_order(layers, wanted):
-    assert exit_layers(layers, shape(layers=4)) == wanted
-    assert EarlyExit(layers=layers).exits_of(shape(layers=4)) == wanted
+def test_exits_are_counted_from_1_and_kept_in_order(layers, numbers):
+    assert exit_layers(layers, spec(layers=4)) == numbers
+    assert EarlyExit(layers=layers).exits_of(spec(layers=4)) == numbers
 
 
 @pytest.mark.parametrize("layers", [(0,), (3,), (1, 3), (-1,), ()])
 def test_a_layer_that_the_model_lacks_is_refused(layers):
-    with pytest.raises(ValueError, match=r"wanted numbers from 1 to 2: this model has 3 layers"):
+    with pytest.raises(ValueError, match=r"layers\b"):
         fewer.attach(tiny(layers=3), EarlyExit(layers=layers))
 
 
 def test_one_layer_is_too_few():
-    with pytest.raises(ValueError, match="needs two layers or more; this model has 1"):
+    with pytest.raises(ValueError, match=r"two layers or more .* got 1"):
         fewer.attach(tiny(layers=1), FastBERT())
 
 
@@ -112,19 +112,22 @@ def test_a_model_without_a_head_for_whole_texts_is_refused(name, model):
     [
         (
             {"head": "wide"},
-            "head is 'wide', wanted one of linear, pooled, shared, mixed, attentive",
+            "head must",
         ),
-        ({"criterion": "luck"}, "criterion is 'luck', wanted one of entropy, normalised_entropy"),
-        ({"training": "twice"}, "training is 'twice', wanted one of frozen, joint, alternating"),
-        ({"teacher": "nobody"}, "teacher is 'nobody', wanted one of labels, last"),
-        ({"weights": "heavy"}, "weights is 'heavy', wanted one of equal, depth"),
-        ({"threshold": 0.1, "target": 0.5}, "threshold and target are both given"),
-        ({"threshold": 3.0}, "threshold is 3.0, wanted 0 to 1"),
-        ({"threshold": 0.5, "criterion": "patience"}, "wanted 1 to inf for .* 'patience'"),
-        ({"target": 2.0}, "target is 2.0, wanted the share"),
-        ({"patience": 0}, "patience is 0, tolerance 0.1; wanted 1 or more exits"),
-        ({"tolerance": -1.0}, "a distance of 0 or more"),
-        ({"learning_rates": (1e-3,)}, r"wanted \(of the model, of the heads\)"),
+        ({"criterion": "luck"}, "criterion must"),
+        ({"training": "twice"}, "training must"),
+        ({"teacher": "nobody"}, "teacher must"),
+        ({"weights": "heavy"}, "weights must"),
+        ({"threshold": 0.1, "target": 0.5}, "threshold must"),
+        ({"threshold": 3.0}, "threshold must be from 0 to 1 .*; got 3.0"),
+        (
+            {"threshold": 0.5, "criterion": "patience"},
+            "threshold must be from 1 to inf for .* 'patience'; got 0.5",
+        ),
+        ({"target": 2.0}, "target must"),
+        ({"patience": 0}, "patience must"),
+        ({"tolerance": -1.0}, "tolerance must"),
+        ({"learning_rates": (1e-3,)}, "learning_rates"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
@@ -132,7 +135,7 @@ def test_settings_out_of_range_are_refused(settings, message):
         EarlyExit(**settings)
 
 
-def test_the_heads_of_unwanted_layers_are_not_built():
+def test_heads_are_built_only_for_the_given_layers():
     model = fewer.attach(tiny(layers=6), DeeBERT(layers=(2, 4)))
     heads = fewer.attachment(model).policy.heads
     assert (len(heads.classifiers), len(heads.poolers)) == (2, 2)
@@ -141,6 +144,6 @@ def test_the_heads_of_unwanted_layers_are_not_built():
 @every_kind
 def test_buffers_and_heads_are_saved_under_the_encoder(name):
     state = fewer.attach(tiny(), KINDS[name]()).state_dict()
-    own = {key for key in state if ".fewer.policy." in key}
-    assert {"bert.fewer.policy.threshold", "bert.fewer.policy.temperature"} < own
-    assert any("classifiers.1.weight" in key for key in own)
+    keys = {key for key in state if ".fewer.policy." in key}
+    assert {"bert.fewer.policy.threshold", "bert.fewer.policy.temperature"} < keys
+    assert any("classifiers.1.weight" in key for key in keys)

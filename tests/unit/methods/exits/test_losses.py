@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fewer.core.decision import ExitOutput
-from fewer.methods.exits.losses import distillation, exit_loss, exit_weight, labels_of
-from tests.unit.methods.exits.parts import lesson
+from fewer.methods.exits.losses import distillation, exit_loss, exit_weight, get_labels
+from tests.unit.methods.exits.parts import training_batch
 
 TEACHER = torch.tensor([[0.5, 0.5], [0.9, 0.1]]).log()
 STUDENT = torch.tensor([[0.25, 0.75], [0.9, 0.1]]).log()
@@ -14,7 +14,7 @@ FORWARD = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
 LABELS = torch.tensor([0, 1])
 
 
-def _said(logits, layer=0, rows=None):
+def _output(logits, layer=0, rows=None):
     return ExitOutput(layer, torch.arange(len(logits)) if rows is None else rows, logits)
 
 
@@ -25,7 +25,7 @@ def test_distillation_is_the_divergence_of_the_student_from_the_teacher():
     assert abs(backward - FORWARD) > 0.01
 
 
-def test_distillation_is_0_where_both_say_the_same():
+def test_distillation_is_0_where_both_have_the_same_probabilities():
     logits = torch.randn(4, 5)
     assert distillation(logits, logits).item() == pytest.approx(0.0, abs=1e-6)
     assert distillation(logits, logits + 3).item() == pytest.approx(0.0, abs=1e-6)
@@ -40,9 +40,10 @@ def test_the_teacher_gets_no_gradient_and_the_student_its_difference():
 
 
 def test_numbers_are_distilled_by_squared_distance():
-    said, wanted = torch.tensor([[1.0], [2.0]]), torch.tensor([[2.0], [5.0]], requires_grad=True)
-    assert distillation(said, wanted).item() == 5.0
-    assert distillation(said.requires_grad_(), wanted).requires_grad
+    student = torch.tensor([[1.0], [2.0]])
+    teacher = torch.tensor([[2.0], [5.0]], requires_grad=True)
+    assert distillation(student, teacher).item() == 5.0
+    assert distillation(student.requires_grad_(), teacher).requires_grad
 
 
 def test_a_confident_teacher_gives_a_finite_loss():
@@ -52,20 +53,20 @@ def test_a_confident_teacher_gives_a_finite_loss():
 
 
 def test_labels_teach_by_the_loss_of_the_task():
-    given = lesson(TEACHER, LABELS)
-    wanted = -(math.log(0.25) + math.log(0.1)) / 2
-    loss = exit_loss(given, [_said(STUDENT)], "labels", "equal", 3)
-    assert loss.item() == pytest.approx(wanted)
+    batch = training_batch(TEACHER, LABELS)
+    expected = -(math.log(0.25) + math.log(0.1)) / 2
+    loss = exit_loss(batch, [_output(STUDENT)], "labels", "equal", 3)
+    assert loss.item() == pytest.approx(expected)
 
 
 def test_the_last_layer_teaches_without_labels():
-    loss = exit_loss(lesson(TEACHER, None), [_said(STUDENT)], "last", "equal", 3)
+    loss = exit_loss(training_batch(TEACHER, None), [_output(STUDENT)], "last", "equal", 3)
     assert loss.item() == pytest.approx(FORWARD / 2)
 
 
 def test_the_last_layer_is_not_taught_by_its_students():
     teacher, student = TEACHER.clone().requires_grad_(), STUDENT.clone().requires_grad_()
-    exit_loss(lesson(teacher, LABELS), [_said(student)], "last", "equal", 3).backward()
+    exit_loss(training_batch(teacher, LABELS), [_output(student)], "last", "equal", 3).backward()
     assert teacher.grad is None
     assert student.grad.abs().sum() > 0
 
@@ -76,18 +77,18 @@ def test_weights_are_equal_or_grow_with_depth():
 
 
 def test_losses_add_up_with_their_weights():
-    given = lesson(TEACHER, LABELS)
-    one, other = torch.randn(2, 2), torch.randn(2, 2)
-    single = [torch.nn.functional.cross_entropy(z, LABELS).item() for z in (one, other)]
-    spoken = [_said(one, layer=0), _said(other, layer=2)]
-    assert exit_loss(given, spoken, "labels", "equal", 4).item() == pytest.approx(sum(single))
-    weighed = single[0] / 4 + single[1] * 3 / 4
-    assert exit_loss(given, spoken, "labels", "depth", 4).item() == pytest.approx(weighed)
+    batch = training_batch(TEACHER, LABELS)
+    logits = torch.randn(2, 2), torch.randn(2, 2)
+    single = [torch.nn.functional.cross_entropy(z, LABELS).item() for z in logits]
+    outputs = [_output(logits[0], layer=0), _output(logits[1], layer=2)]
+    assert exit_loss(batch, outputs, "labels", "equal", 4).item() == pytest.approx(sum(single))
+    weighted_sum = single[0] / 4 + single[1] * 3 / 4
+    assert exit_loss(batch, outputs, "labels", "depth", 4).item() == pytest.approx(weighted_sum)
 
 
-def test_an_exit_learns_from_the_texts_it_spoke_of_only():
-    given = lesson(torch.randn(3, 2), torch.tensor([0, 1, 0]))
-    loss = exit_loss(given, [_said(STUDENT[1:], rows=torch.tensor([2]))], "labels", "equal", 3)
+def test_an_exit_learns_only_from_the_texts_it_computed():
+    batch = training_batch(torch.randn(3, 2), torch.tensor([0, 1, 0]))
+    loss = exit_loss(batch, [_output(STUDENT[1:], rows=torch.tensor([2]))], "labels", "equal", 3)
     assert loss.item() == pytest.approx(-math.log(0.9))
 
 
@@ -98,34 +99,36 @@ TAGS = torch.tensor([[-100, 1, 0], [-100, 0, -100]])
 def test_tokens_without_a_label_are_ignored(teacher):
     """Special tokens, padding, later pieces of words: whatever their logits are."""
     logits, student = torch.randn(2, 3, 2), torch.randn(6, 2, requires_grad=True)
-    loss = exit_loss(lesson(logits, TAGS), [_said(student)], teacher, "equal", 3)
-    known = [1, 2, 4]
-    last = logits.flatten(0, 1)[known]
-    wanted = (
-        torch.nn.functional.cross_entropy(student[known], torch.tensor([1, 0, 0]))
+    loss = exit_loss(training_batch(logits, TAGS), [_output(student)], teacher, "equal", 3)
+    labelled = [1, 2, 4]
+    last = logits.flatten(0, 1)[labelled]
+    expected = (
+        torch.nn.functional.cross_entropy(student[labelled], torch.tensor([1, 0, 0]))
         if teacher == "labels"
-        else distillation(student[known], last)
+        else distillation(student[labelled], last)
     )
-    assert loss.item() == pytest.approx(wanted.item())
+    assert loss.item() == pytest.approx(expected.item())
     loss.backward()
     assert student.grad[[0, 3, 5]].abs().sum() == 0
-    assert (student.grad[known].abs().sum(1) > 0).all()
+    assert (student.grad[labelled].abs().sum(1) > 0).all()
 
 
 @pytest.mark.parametrize("teacher", ["labels", "last"])
-def test_where_nobody_has_a_label_the_loss_is_0_with_a_gradient(teacher):
+def test_where_no_token_has_a_label_the_loss_is_0_with_a_gradient(teacher):
     student = torch.randn(1, 2, requires_grad=True)
-    given = lesson(torch.randn(2, 3, 2), TAGS)
-    loss = exit_loss(given, [_said(student, rows=torch.tensor([3]))], teacher, "equal", 3)
+    batch = training_batch(torch.randn(2, 3, 2), TAGS)
+    loss = exit_loss(batch, [_output(student, rows=torch.tensor([3]))], teacher, "equal", 3)
     assert loss.item() == 0.0
     loss.backward()
     assert student.grad.tolist() == [[0.0, 0.0]]
 
 
-def test_labels_are_looked_up_by_row_and_missed_aloud():
-    given = lesson(torch.randn(2, 3, 2), TAGS)
-    assert labels_of(given, torch.tensor([1, 4])).tolist() == [1, 0]
-    with pytest.raises(ValueError, match="the batch has no labels; exits that learn from labels"):
-        labels_of(lesson(TEACHER, None), torch.tensor([0]))
-    with pytest.raises(ValueError, match="the batch has no labels"):
-        exit_loss(lesson(TEACHER, None), [_said(STUDENT)], "labels", "equal", 3)
+def test_labels_are_looked_up_by_row_and_required():
+    batch = training_batch(torch.randn(2, 3, 2), TAGS)
+    assert get_labels(batch, torch.tensor([1, 4])).tolist() == [1, 0]
+    with pytest.raises(
+        ValueError, match="labels must be given to exits that learn from labels; got none"
+    ):
+        get_labels(training_batch(TEACHER, None), torch.tensor([0]))
+    with pytest.raises(ValueError, match="labels must be given to exits that learn from labels"):
+        exit_loss(training_batch(TEACHER, None), [_output(STUDENT)], "labels", "equal", 3)

@@ -1,4 +1,4 @@
-"""Exits of whole texts, whichever head, criterion and lesson."""
+"""Exits of whole texts, whichever head, criterion and training."""
 
 import pickle
 from itertools import pairwise
@@ -9,14 +9,15 @@ import torch
 import fewer
 from fewer import LTP
 from fewer.core.decision import ExitOutput
-from fewer.core.policy import CalibrationData, Phase
+from fewer.hf.attach import running
 from fewer.methods.combined import Stack
 from fewer.methods.exits import PABEE, BERxiT, DeeBERT, EarlyExit, FastBERT, RightTool
 from fewer.methods.exits.criteria import CRITERIA
 from fewer.methods.exits.heads import HEADS
 from fewer.training.trainer import training_only
+from tests.batches import calibration_data
 from tests.tiny import LENGTHS, ragged, text, tiny
-from tests.unit.methods.exits.parts import half_open, lesson, opened, read
+from tests.unit.methods.exits.parts import half_open, opened, read, training_batch
 
 LAYERS = 6
 METHODS = {
@@ -45,12 +46,12 @@ def _policy(model):
 
 
 def _depth(trace):
-    """How many layers each text read."""
+    """Return how many layers each text was computed in."""
     return trace.layers_read[:, 0].tolist()
 
 
-def _extreme(name, which):
-    return getattr(CRITERIA[METHODS[name].criterion], which)
+def _criterion(name):
+    return CRITERIA[METHODS[name].criterion]
 
 
 @pytest.mark.parametrize(
@@ -58,12 +59,12 @@ def _extreme(name, which):
 )
 def test_poolers_start_as_copies_of_the_models(method, poolers):
     model = fewer.attach(tiny(layers=LAYERS), method)
-    own, started = model.bert.pooler.dense, list(_policy(model).heads.poolers)
-    assert len(started) == poolers
-    for pooler in started:
-        assert torch.equal(pooler.weight, own.weight)
-        assert torch.equal(pooler.bias, own.bias)
-        assert pooler.weight.data_ptr() != own.weight.data_ptr()
+    original, copies = model.bert.pooler.dense, list(_policy(model).heads.poolers)
+    assert len(copies) == poolers
+    for pooler in copies:
+        assert torch.equal(pooler.weight, original.weight)
+        assert torch.equal(pooler.bias, original.bias)
+        assert pooler.weight.data_ptr() != original.weight.data_ptr()
 
 
 def test_the_poolers_of_a_pyramid_start_as_the_models_too():
@@ -73,39 +74,39 @@ def test_the_poolers_of_a_pyramid_start_as_the_models_too():
 
 
 def test_a_folder_of_berxit_with_one_pooler_for_all_exits_answers_as_before(tmp_path):
-    """What versions saved in which that was the default."""
-    old = BERxiT(head="shared", threshold=0.4)
-    model = opened(old, 0.4, layers=4)
+    """As saved by versions in which that was the default."""
+    method = BERxiT(head="shared", threshold=0.4)
+    model = opened(method, 0.4, layers=4)
     batch = ragged(model)
-    wanted, trace = read(model, batch)
+    expected, trace = read(model, batch)
     fewer.save(model, tmp_path)
     loaded = fewer.load(tmp_path, precision=None)
-    assert fewer.attachment(loaded).method == old
+    assert fewer.attachment(loaded).method == method
     assert len(_policy(loaded).heads.poolers) == 1
-    logits, again = read(loaded, batch)
-    assert torch.equal(logits, wanted)
-    assert _depth(again) == _depth(trace)
+    logits, loaded_trace = read(loaded, batch)
+    assert torch.equal(logits, expected)
+    assert _depth(loaded_trace) == _depth(trace)
 
 
 @every_method
 @pytest.mark.parametrize("threshold", ["untrained", "never"])
-def test_where_nobody_leaves_the_model_is_the_plain_one_bit_for_bit(name, threshold):
-    model = _model(name, None if threshold == "untrained" else _extreme(name, "never"))
+def test_where_no_text_exits_the_model_is_the_dense_one_bit_for_bit(name, threshold):
+    model = _model(name, None if threshold == "untrained" else _criterion(name).never_exit)
     batch = ragged(model)
-    plain, _ = read(fewer.attach(tiny(layers=LAYERS)), batch)
+    dense, _ = read(fewer.attach(tiny(layers=LAYERS)), batch)
     logits, trace = read(model, batch)
-    assert torch.equal(logits, plain)
+    assert torch.equal(logits, dense)
     assert _depth(trace) == [LAYERS] * len(LENGTHS)
-    wanted = len(_policy(model).layers)
-    assert [said.final is None or not said.final.any() for said in trace.exit_outputs] == [
-        True
-    ] * wanted
+    has_exits = [
+        output.exited is not None and bool(output.exited.any()) for output in trace.exit_outputs
+    ]
+    assert has_exits == [False] * len(_policy(model).layers)
 
 
 @every_method
-def test_at_the_most_eager_threshold_everybody_leaves_at_the_first_exit(name):
-    model = _model(name, _extreme(name, "eager"))
-    if name == "patient":  # eager or not, it waits for two exits
+def test_at_the_most_eager_threshold_every_text_exits_at_the_first_exit(name):
+    model = _model(name, _criterion(name).always_exit)
+    if name == "patient":  # no text exits before the second exit
         return
     batch = ragged(model)
     logits, trace = read(model, batch)
@@ -113,29 +114,29 @@ def test_at_the_most_eager_threshold_everybody_leaves_at_the_first_exit(name):
     assert _depth(trace) == [first] * len(LENGTHS)
     assert (len(trace.layers), len(trace.exit_outputs)) == (first, 1)
     assert torch.equal(logits, trace.exit_outputs[0].logits)
-    shape = fewer.attachment(model).shape
-    layers = torch.stack([shape.layers[n].flops(trace.layers[n]) for n in range(first)]).sum(0)
-    assert shape.flops(trace).tolist() == (layers + trace.head_flops).tolist()
+    spec = fewer.attachment(model).spec
+    layers = torch.stack([spec.layers[n].flops(trace.layers[n]) for n in range(first)]).sum(0)
+    assert spec.flops(trace).tolist() == (layers + trace.head_flops).tolist()
     assert trace.head_flops.min() > 0
 
 
 @every_method
-def test_texts_leave_at_different_layers_with_the_answer_of_their_exit(name):
+def test_texts_exit_at_different_layers_with_the_logits_of_their_exit(name):
     model = _half(name)
     logits, trace = read(model, ragged(model))
     depth = _depth(trace)
     assert len(set(depth)) > 1
-    left = dict.fromkeys(range(len(LENGTHS)))
-    for said in trace.exit_outputs:
-        assert said.rows.tolist() == [
-            row for row, layers in enumerate(depth) if layers > said.layer
+    exit_logits = dict.fromkeys(range(len(LENGTHS)))
+    for output in trace.exit_outputs:
+        assert output.rows.tolist() == [
+            row for row, layers in enumerate(depth) if layers > output.layer
         ]
-        for row in said.rows[said.final].tolist() if said.final is not None else ():
-            assert depth[row] == said.layer + 1
-            left[row] = said.logits[said.rows.tolist().index(row)]
-    for row, answer in left.items():
-        assert (answer is None) == (depth[row] == LAYERS)
-        assert answer is None or torch.equal(logits[row], answer)
+        for row in output.rows[output.exited].tolist() if output.exited is not None else ():
+            assert depth[row] == output.layer + 1
+            exit_logits[row] = output.logits[output.rows.tolist().index(row)]
+    for row, expected in exit_logits.items():
+        assert (expected is None) == (depth[row] == LAYERS)
+        assert expected is None or torch.equal(logits[row], expected)
 
 
 @pytest.mark.parametrize("backbone", ["bert", "albert", "modernbert"])
@@ -145,39 +146,41 @@ def test_a_batch_equals_its_texts_one_by_one(name, backbone):
     batch = ragged(model)
     logits, trace = read(model, batch)
     for row in range(len(LENGTHS)):
-        alone, alone_trace = read(model, text(batch, row))
-        torch.testing.assert_close(logits[row : row + 1], alone, atol=1e-5, rtol=0)
-        assert _depth(alone_trace) == _depth(trace)[row : row + 1]
-        torch.testing.assert_close(trace.head_flops[row : row + 1], alone_trace.head_flops)
+        single, single_trace = read(model, text(batch, row))
+        torch.testing.assert_close(logits[row : row + 1], single, atol=1e-5, rtol=0)
+        assert _depth(single_trace) == _depth(trace)[row : row + 1]
+        torch.testing.assert_close(trace.head_flops[row : row + 1], single_trace.head_flops)
 
 
 @every_method
-def test_removal_played_in_memory_gives_the_same(name):
+def test_masking_gives_the_same_as_removal(name):
     model = _half(name)
     batch = ragged(model)
-    (hard, trace), (played, played_trace) = (read(model, batch, how) for how in ("compact", "mask"))
-    torch.testing.assert_close(played, hard, atol=1e-5, rtol=0)
-    assert torch.equal(trace.layers_read, played_trace.layers_read)
-    assert trace.head_flops.tolist() == played_trace.head_flops.tolist()
+    (compact, trace), (masked, masked_trace) = (
+        read(model, batch, apply) for apply in ("compact", "mask")
+    )
+    torch.testing.assert_close(masked, compact, atol=1e-5, rtol=0)
+    assert torch.equal(trace.layers_read, masked_trace.layers_read)
+    assert trace.head_flops.tolist() == masked_trace.head_flops.tolist()
 
 
 @every_method
-def test_a_pickled_model_answers_as_the_one_it_was_made_of(name):
+def test_a_pickled_model_has_the_same_logits_and_exits(name):
     model = _half(name)
-    again, batch = pickle.loads(pickle.dumps(model)), ragged(model)
-    (logits, trace), (others, other_trace) = read(model, batch), read(again, batch)
-    assert torch.equal(logits, others)
-    assert _depth(trace) == _depth(other_trace)
+    loaded, batch = pickle.loads(pickle.dumps(model)), ragged(model)
+    (expected, trace), (logits, loaded_trace) = read(model, batch), read(loaded, batch)
+    assert torch.equal(logits, expected)
+    assert _depth(loaded_trace) == _depth(trace)
 
 
 @every_method
-def test_a_stricter_threshold_never_lets_a_text_leave_earlier(name):
+def test_at_a_stricter_threshold_no_text_exits_earlier(name):
     model = _model(name)
     batch = ragged(model, (3, 12, 2, 7, 5, 9, 4, 8))
-    dial = _policy(model).dial()
+    points = _policy(model).operating_points()
     depths = []
-    for threshold in (dial.never, *dial.grid, _extreme(name, "eager")):
-        dial.value.fill_(threshold)
+    for threshold in (points.never, *points.path, _criterion(name).always_exit):
+        points.value.fill_(threshold)
         depths.append(read(model, batch)[1].layers_read[:, 0])
     for strict, eager in pairwise(depths):
         assert (eager <= strict).all()
@@ -185,27 +188,39 @@ def test_a_stricter_threshold_never_lets_a_text_leave_earlier(name):
 
 
 @every_method
-def test_in_training_mode_exits_only_speak(name):
-    model = _model(name, _extreme(name, "eager"))
+def test_while_exits_train_heads_compute_and_no_text_exits(name):
+    """Whichever mode the model is in."""
+    model = _model(name, _criterion(name).always_exit)
     batch = ragged(model)
-    model.train()
+    (phase,) = METHODS[name].phases()
+    for training in (True, False):
+        model.train(training)
+        with running(model, phase), fewer.record() as traces:
+            logits = model(**batch).logits
+        outputs = traces[0].exit_outputs
+        assert _depth(traces[0]) == [LAYERS] * len(LENGTHS)
+        assert [output.exited for output in outputs] == [None] * len(_policy(model).layers)
+        assert all(len(output.rows) == len(LENGTHS) for output in outputs)
+        assert logits.requires_grad
+
+
+@every_method
+def test_in_training_mode_outside_of_fit_no_text_exits(name):
+    model = _model(name, _criterion(name).always_exit).train()
     with fewer.record() as traces:
-        logits = model(**batch).logits
+        model(**ragged(model))
     assert _depth(traces[0]) == [LAYERS] * len(LENGTHS)
-    assert [said.final for said in traces[0].exit_outputs] == [None] * len(_policy(model).layers)
-    assert all(len(said.rows) == len(LENGTHS) for said in traces[0].exit_outputs)
-    assert logits.requires_grad
+    outputs = traces[0].exit_outputs
+    assert [output.exited for output in outputs] == [None] * len(_policy(model).layers)
 
 
 def _losses(model, step=0):
-    """Task's and policy's loss of one pass in training mode."""
-    batch = ragged(model)
-    model.eval()
-    policy = _policy(model).train()
-    with fewer.record() as traces:
-        output = model(**batch)
-    given = lesson(output.logits, LABELS, *traces[0].exit_outputs, step=step)
-    return given.loss(output.logits, LABELS), policy.loss(given)
+    """Return the task's and the policy's loss of one pass in the method's phase."""
+    (phase,) = fewer.attachment(model).method.phases()
+    with running(model.eval(), phase), fewer.record() as traces:
+        logits = model(**ragged(model)).logits
+    batch = training_batch(logits, LABELS, *traces[0].exit_outputs, step=step)
+    return batch.loss(logits, LABELS), _policy(model).loss(batch)
 
 
 @pytest.mark.parametrize("method", [FastBERT(), DeeBERT(), DeeBERT(head="mixed")])
@@ -215,9 +230,9 @@ def test_in_a_frozen_phase_no_gradient_reaches_the_model(method):
     assert (phase.trains, phase.task) == ("policy", False)
     with training_only(model, phase):
         _losses(model)[1].backward()
-    own = {id(parameter) for parameter in _policy(model).parameters()}
+    of_policy = {id(parameter) for parameter in _policy(model).parameters()}
     for parameter_name, parameter in model.named_parameters():
-        if id(parameter) in own:
+        if id(parameter) in of_policy:
             assert parameter.grad is not None, parameter_name
         else:
             assert parameter.grad is None, parameter_name
@@ -233,8 +248,8 @@ def test_in_a_joint_phase_the_model_learns_from_the_exits():
     assert above is None  # no exit after the last layer but the model's own
 
 
-def test_in_turns_exits_learn_at_every_second_step():
-    """The judge of right and wrong learns at every step."""
+def test_alternating_exits_learn_at_every_second_step():
+    """The learned criterion learns at every step."""
     model = opened(BERxiT(), layers=LAYERS)
     even, odd = (_losses(model, step)[1] for step in (0, 1))
     policy = _policy(model)
@@ -246,7 +261,7 @@ def test_in_turns_exits_learn_at_every_second_step():
     assert _losses(model, 2)[1].item() == even.item() < odd.item()
 
 
-def test_the_judge_of_right_and_wrong_does_not_change_the_answers():
+def test_the_learned_criterion_does_not_train_the_classifiers():
     model = opened(BERxiT(), layers=2)
     policy = _policy(model)
     (grad,) = torch.autograd.grad(
@@ -255,56 +270,55 @@ def test_the_judge_of_right_and_wrong_does_not_change_the_answers():
     assert grad is None or not grad.any()
 
 
-def _calibrated(method, logits, share=None):
-    """Calibrate after a phase whose exits all said `logits`."""
-    model = opened(method, layers=3)
-    policy = _policy(model)
+def _calibrate(method, logits):
+    """Calibrate before and after a phase whose exits all compute `logits`."""
+    policy = _policy(opened(method, layers=3))
 
-    def lessons():
+    def batches():
         rows = torch.arange(len(LABELS))
-        spoken = [ExitOutput(n, rows, logits / policy.temperature[n]) for n in range(2)]
-        yield lesson(logits, LABELS, *spoken)
+        outputs = [ExitOutput(n, rows, logits / policy.temperature[n]) for n in range(2)]
+        yield training_batch(logits, LABELS, *outputs)
 
-    phase = Phase("exits", "compact", "all", 1, 1e-3)
+    (phase,) = method.phases()
     for first in (True, False):
-        before = policy.threshold.item()
-        policy.calibrate(phase, CalibrationData(first, share or (lambda: 0.5), lessons))
+        threshold = policy.threshold.item()
+        policy.calibrate(phase, calibration_data(lambda: 0.5, batches, first=first))
         if first:
-            assert policy.threshold.item() == before == _policy(model).criterion.never
+            assert policy.threshold.item() == threshold == policy.criterion.never_exit
     return policy
 
 
 def test_calibration_opens_the_exits_after_the_phase_and_not_before():
     logits = torch.randn(5, 3)
-    assert _calibrated(FastBERT(threshold=0.3), logits).threshold.item() == pytest.approx(0.3)
-    assert _calibrated(DeeBERT(), logits).threshold.item() == pytest.approx(0.1)
-    assert _calibrated(PABEE(threshold=4), logits).threshold.item() == 4.0
+    assert _calibrate(FastBERT(threshold=0.3), logits).threshold.item() == pytest.approx(0.3)
+    assert _calibrate(DeeBERT(), logits).threshold.item() == pytest.approx(0.1)
+    assert _calibrate(PABEE(threshold=4), logits).threshold.item() == 4.0
 
 
-def test_calibration_fits_each_temperature_on_answers_before_division():
+def test_calibration_fits_each_temperature_to_logits_before_division():
     """Calibrating again from another temperature ends at the same one."""
     logits = torch.nn.functional.one_hot(torch.tensor([0, 1, 2, 0, 1]), 3) * 4.0
-    policy = _calibrated(RightTool(), logits)
-    assert (policy.temperature > 1.5).all()  # two of five are wrong, and as sure as the others
+    policy = _calibrate(RightTool(), logits)
+    assert (policy.temperature > 1.5).all()  # two of five are wrong, and as certain as the others
     assert policy.temperature[0].item() == pytest.approx(policy.temperature[1].item())
-    assert _calibrated(FastBERT(), logits).temperature.tolist() == [1.0, 1.0]
-    wanted = policy.temperature.clone()
+    assert _calibrate(FastBERT(), logits).temperature.tolist() == [1.0, 1.0]
+    expected = policy.temperature.clone()
     policy.temperature.fill_(9.0)
-    phase = Phase("exits", "compact", "all", 1, 1e-3)
-    spoken = [ExitOutput(n, torch.arange(5), logits / 9.0) for n in range(2)]
-    lessons = lambda: iter([lesson(logits, LABELS, *spoken)])  # noqa: E731
-    policy.calibrate(phase, CalibrationData(False, lambda: 0.5, lessons))
-    torch.testing.assert_close(policy.temperature, wanted, atol=1e-4, rtol=1e-4)
+    (phase,) = policy.method.phases()
+    outputs = [ExitOutput(n, torch.arange(5), logits / 9.0) for n in range(2)]
+    batch = training_batch(logits, LABELS, *outputs)
+    policy.calibrate(phase, calibration_data(lambda: 0.5, lambda: iter([batch])))
+    torch.testing.assert_close(policy.temperature, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_a_temperature_divides_the_answers_and_changes_when_texts_leave():
+def test_a_temperature_divides_the_logits_and_changes_when_texts_exit():
     model = opened(EarlyExit(criterion="probability", head="linear"), 0.9, layers=3)
     batch = ragged(model)
     policy = _policy(model)
     policy.threshold.fill_(2.0)
-    before = read(model, batch)[1].exit_outputs[0].logits
+    logits = read(model, batch)[1].exit_outputs[0].logits
     policy.temperature.copy_(torch.tensor([2.0, 1.0]))
-    torch.testing.assert_close(read(model, batch)[1].exit_outputs[0].logits, before / 2)
+    torch.testing.assert_close(read(model, batch)[1].exit_outputs[0].logits, logits / 2)
     policy.threshold.fill_(0.9)
     depths = []
     for temperature in (0.01, 1.0, 100.0):
@@ -316,7 +330,7 @@ def test_a_temperature_divides_the_answers_and_changes_when_texts_leave():
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("criterion", ["patience", "learned"])
-def test_numbers_leave_by_patience_or_by_what_was_learned(head, criterion):
+def test_texts_of_a_regression_exit_by_patience_or_the_learned_criterion(head, criterion):
     method = EarlyExit(head=head, criterion=criterion, teacher="labels", tolerance=0.5)
     model = opened(method, layers=LAYERS, num_labels=1)
     batch = ragged(model)
@@ -324,37 +338,33 @@ def test_numbers_leave_by_patience_or_by_what_was_learned(head, criterion):
     logits, trace = read(model, batch)
     assert logits.shape == (len(LENGTHS), 1)
     for row in range(len(LENGTHS)):
-        alone, alone_trace = read(model, text(batch, row))
-        torch.testing.assert_close(logits[row : row + 1], alone, atol=1e-5, rtol=0)
-        assert _depth(alone_trace) == _depth(trace)[row : row + 1]
+        single, single_trace = read(model, text(batch, row))
+        torch.testing.assert_close(logits[row : row + 1], single, atol=1e-5, rtol=0)
+        assert _depth(single_trace) == _depth(trace)[row : row + 1]
     if criterion == "patience":
         assert min(_depth(trace)) >= 3  # two exits that agree with the one before
 
 
-def test_the_judge_of_numbers_learns_how_far_off_they_are():
+def test_the_learned_criterion_of_a_regression_learns_the_error():
     model = opened(BERxiT(), layers=2, num_labels=1)
     policy, labels = _policy(model), torch.tensor([0.5, 0.0, 1.0, 2.0, -1.0])
-    batch = ragged(model)
-    model.eval()
-    policy.train()
-    with fewer.record() as traces:
-        output = model(**batch)
-    (said,) = traces[0].exit_outputs
-    given = lesson(output.logits, labels, said, step=0)
-    doubt = torch.sigmoid(policy.doubt(said.features)).squeeze(1)
-    wrong = torch.tanh((said.logits.squeeze(1) - labels).abs())
-    wanted = (doubt - wrong).square().mean()
-    assert policy.loss(given).item() == pytest.approx(wanted.item(), rel=1e-5)
+    (phase,) = BERxiT().phases()
+    with running(model.eval(), phase), fewer.record() as traces:
+        logits = model(**ragged(model)).logits
+    (output,) = traces[0].exit_outputs
+    batch = training_batch(logits, labels, output, step=0)
+    uncertainty = torch.sigmoid(policy.doubt(output.features)).squeeze(1)
+    error = torch.tanh((output.logits.squeeze(1) - labels).abs())
+    expected = (uncertainty - error).square().mean()
+    assert policy.loss(batch).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("criterion", ["entropy", "probability", "patient_confidence"])
-def test_numbers_cannot_leave_by_a_criterion_that_compares_classes(criterion):
-    with pytest.raises(ValueError, match=f"{criterion!r} compares classes, but the model answers"):
+def test_a_regression_with_a_criterion_that_compares_classes_is_refused(criterion):
+    with pytest.raises(ValueError, match=rf"criterion must .* got {criterion!r}"):
         fewer.attach(tiny(num_labels=1), EarlyExit(criterion=criterion))
 
 
-def test_numbers_have_no_probabilities_to_calibrate():
-    with pytest.raises(
-        ValueError, match="temperature is True, but the model answers with a number"
-    ):
+def test_a_temperature_of_a_regression_is_refused():
+    with pytest.raises(ValueError, match="temperature must be False"):
         fewer.attach(tiny(num_labels=1), EarlyExit(criterion="learned", temperature=True))

@@ -4,7 +4,6 @@ import warnings
 import pytest
 import torch
 
-from fewer.core.policy import CalibrationData
 from fewer.methods.exits.criteria import CRITERIA
 from fewer.methods.exits.threshold import (
     check_threshold,
@@ -12,12 +11,13 @@ from fewer.methods.exits.threshold import (
     fitted_threshold,
     open_exits,
 )
+from tests.batches import calibration_data
 
 UNCERTAINTY, PATIENCE = CRITERIA["normalised_entropy"], CRITERIA["patience"]
 
 
-def _answers(temperature, rows=4000, classes=3):
-    """Logits, and labels drawn from softmax(z / T)."""
+def _sample(temperature, rows=4000, classes=3):
+    """Draw logits, and labels from softmax(z / T)."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(rows, classes, generator=generator) * 3
     p = torch.softmax(logits / temperature, -1)
@@ -28,23 +28,23 @@ def _likelihood(logits, labels, temperature=1.0):
     return torch.nn.functional.cross_entropy(logits.double() / temperature, labels).item()
 
 
-@pytest.mark.parametrize("known", [0.4, 1.0, 2.5, 6.0])
-def test_a_known_temperature_is_found_again(known):
-    logits, labels = _answers(known)
-    found = fitted_temperature(logits, labels)
-    assert found == pytest.approx(known, rel=0.08)
-    assert _likelihood(logits, labels, found) <= _likelihood(logits, labels)
-    assert _likelihood(logits, labels, found) <= _likelihood(logits, labels, known)
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5, 6.0])
+def test_a_temperature_is_recovered_from_its_sample(temperature):
+    logits, labels = _sample(temperature)
+    fitted = fitted_temperature(logits, labels)
+    assert fitted == pytest.approx(temperature, rel=0.08)
+    assert _likelihood(logits, labels, fitted) <= _likelihood(logits, labels)
+    assert _likelihood(logits, labels, fitted) <= _likelihood(logits, labels, temperature)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_it_is_positive_never_worse_than_1_and_changes_no_answer(seed):
+def test_a_fitted_temperature_is_positive_no_worse_than_1_and_keeps_the_argmax(seed):
     torch.manual_seed(seed)
     logits, labels = torch.randn(30, 4) * 10 ** (seed - 2), torch.randint(4, (30,))
-    found = fitted_temperature(logits, labels)
-    assert found > 0
-    assert _likelihood(logits, labels, found) <= _likelihood(logits, labels)
-    assert torch.equal((logits / found).argmax(1), logits.argmax(1))
+    fitted = fitted_temperature(logits, labels)
+    assert fitted > 0
+    assert _likelihood(logits, labels, fitted) <= _likelihood(logits, labels)
+    assert torch.equal((logits / fitted).argmax(1), logits.argmax(1))
 
 
 def test_where_no_temperature_is_better_it_is_1():
@@ -52,75 +52,79 @@ def test_where_no_temperature_is_better_it_is_1():
     assert fitted_temperature(torch.zeros(4, 3), torch.tensor([0, 1, 2, 0])) == 1.0
 
 
-def test_answers_that_are_all_right_or_all_wrong_give_a_finite_temperature():
+def test_predictions_all_right_or_all_wrong_give_a_finite_temperature():
     logits, labels = torch.eye(3).repeat(4, 1) * 5, torch.arange(3).repeat(4)
     right, wrong = fitted_temperature(logits, labels), fitted_temperature(logits, (labels + 1) % 3)
     assert 0 < right < 0.5
     assert 10 < wrong < 60
 
 
-def _measuring(share):
-    asked = []
+def _record_calls(ratio):
+    calls = []
 
-    def share_at(threshold):
-        asked.append(threshold)
-        return share(threshold)
+    def ratio_at(threshold):
+        calls.append(threshold)
+        return ratio(threshold)
 
-    return share_at, asked
+    return ratio_at, calls
 
 
 @pytest.mark.parametrize("target", [0.3, 0.5, 0.77, 0.95])
-def test_the_strictest_threshold_at_or_below_the_target_is_found(target):
-    share_at, asked = _measuring(lambda threshold: max(0.2, 1 - threshold))
-    found = fitted_threshold(UNCERTAINTY, UNCERTAINTY.grid(2, 12), target, share_at)
-    assert target - 0.01 <= 1 - found <= target
-    assert len(asked) < 15
+def test_the_strictest_threshold_at_or_below_the_target_is_chosen(target):
+    ratio_at, calls = _record_calls(lambda threshold: max(0.2, 1 - threshold))
+    threshold = fitted_threshold(UNCERTAINTY, UNCERTAINTY.grid(2, 12), target, ratio_at)
+    assert target - 0.01 <= 1 - threshold <= target
+    assert len(calls) < 15
 
 
-def test_of_whole_numbers_the_largest_is_found():
-    share_at, _ = _measuring(lambda patience: 0.1 * min(patience, 10.0))
-    assert fitted_threshold(PATIENCE, PATIENCE.grid(2, 12), 0.55, share_at) == 5.0
-    assert fitted_threshold(PATIENCE, PATIENCE.grid(2, 12), 0.5, share_at) == 5.0
-    assert fitted_threshold(PATIENCE, PATIENCE.grid(2, 12), 0.49, share_at) == 4.0
+def test_of_integer_thresholds_the_largest_is_chosen():
+    ratio_at, _ = _record_calls(lambda patience: 0.1 * min(patience, 10.0))
+    assert fitted_threshold(PATIENCE, PATIENCE.grid(2, 12), 0.55, ratio_at) == 5.0
+    assert fitted_threshold(PATIENCE, PATIENCE.grid(2, 12), 0.5, ratio_at) == 5.0
+    assert fitted_threshold(PATIENCE, PATIENCE.grid(2, 12), 0.49, ratio_at) == 4.0
 
 
 def test_probabilities_are_searched_downwards():
-    share_at, _ = _measuring(lambda threshold: 0.25 + 0.75 * min(threshold, 1.0))
-    found = fitted_threshold(
-        CRITERIA["probability"], CRITERIA["probability"].grid(2, 12), 0.85, share_at
+    ratio_at, _ = _record_calls(lambda threshold: 0.25 + 0.75 * min(threshold, 1.0))
+    threshold = fitted_threshold(
+        CRITERIA["probability"], CRITERIA["probability"].grid(2, 12), 0.85, ratio_at
     )
-    assert found == pytest.approx(0.8, abs=0.01)
-    assert share_at(found) <= 0.85
+    assert threshold == pytest.approx(0.8, abs=0.01)
+    assert ratio_at(threshold) <= 0.85
 
 
-def test_probabilities_next_to_1_are_told_apart():
-    """Well taught exits are that certain: few steps of the search are spent above 1."""
-    share_at, _ = _measuring(lambda threshold: 0.9 if threshold > 0.9993 else 0.4)
-    found = fitted_threshold(
-        CRITERIA["probability"], CRITERIA["probability"].grid(2, 12), 0.5, share_at
+def test_probabilities_close_to_1_are_distinguished():
+    """Well trained exits are that certain: few steps of the search are above 1."""
+    ratio_at, _ = _record_calls(lambda threshold: 0.9 if threshold > 0.9993 else 0.4)
+    threshold = fitted_threshold(
+        CRITERIA["probability"], CRITERIA["probability"].grid(2, 12), 0.5, ratio_at
     )
-    assert 0.999 < found <= 0.9993
+    assert 0.999 < threshold <= 0.9993
 
 
-def test_a_share_that_jumps_stays_below_the_target():
-    share_at, _ = _measuring(lambda threshold: 0.9 if threshold < 0.35 else 0.4)
-    found = fitted_threshold(UNCERTAINTY, UNCERTAINTY.grid(2, 12), 0.5, share_at)
-    assert 0.35 <= found < 0.36
+def test_a_ratio_that_jumps_stays_below_the_target():
+    ratio_at, _ = _record_calls(lambda threshold: 0.9 if threshold < 0.35 else 0.4)
+    threshold = fitted_threshold(UNCERTAINTY, UNCERTAINTY.grid(2, 12), 0.5, ratio_at)
+    assert 0.35 <= threshold < 0.36
 
 
-def test_an_open_ended_criterion_is_searched_too():
-    share_at, _ = _measuring(lambda threshold: 0.9 if threshold < 5 else 0.4)
-    found = fitted_threshold(CRITERIA["entropy"], CRITERIA["entropy"].grid(2, 12), 0.5, share_at)
-    assert share_at(found) <= 0.5
+def test_an_unbounded_criterion_is_searched_too():
+    ratio_at, _ = _record_calls(lambda threshold: 0.9 if threshold < 5 else 0.4)
+    threshold = fitted_threshold(
+        CRITERIA["entropy"], CRITERIA["entropy"].grid(2, 12), 0.5, ratio_at
+    )
+    assert ratio_at(threshold) <= 0.5
 
 
-def test_a_target_out_of_reach_is_said_so_and_the_most_eager_is_taken():
+def test_a_target_out_of_reach_warns_and_sets_the_most_eager_threshold():
     with pytest.warns(UserWarning, match=r"exits keep 0\.400 of the FLOPs .* target of 0\.3"):
-        found = fitted_threshold(UNCERTAINTY, UNCERTAINTY.grid(2, 12), 0.3, lambda threshold: 0.4)
-    assert found == UNCERTAINTY.eager
+        threshold = fitted_threshold(
+            UNCERTAINTY, UNCERTAINTY.grid(2, 12), 0.3, lambda threshold: 0.4
+        )
+    assert threshold == UNCERTAINTY.always_exit
 
 
-def test_a_target_that_is_just_met_warns_of_nothing():
+def test_a_target_that_is_just_met_does_not_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert (
@@ -129,36 +133,30 @@ def test_a_target_that_is_just_met_warns_of_nothing():
         )
 
 
-def _rehearsal(share):
-    return CalibrationData(False, share, lambda: iter(()))
+def test_exits_open_at_the_given_threshold_or_the_default():
+    def fail():
+        pytest.fail("the FLOPs ratio must not be measured")
+
+    for threshold, expected in ((0.25, 0.25), (None, UNCERTAINTY.default), (0.0, 0.0)):
+        value = torch.tensor(-1.0)
+        points = UNCERTAINTY.operating_points(value, 2, 12)
+        open_exits(points, UNCERTAINTY, threshold, None, calibration_data(fail))
+        assert value.item() == pytest.approx(expected)
 
 
-def test_exits_open_at_the_threshold_given_or_at_the_usual_one():
-    def nothing():
-        pytest.fail("nothing to measure")
-
-    for given, wanted in ((0.25, 0.25), (None, UNCERTAINTY.usual), (0.0, 0.0)):
-        dial = torch.tensor(-1.0)
-        open_exits(UNCERTAINTY.dial(dial, 2, 12), UNCERTAINTY, given, None, _rehearsal(nothing))
-        assert dial.item() == pytest.approx(wanted)
-
-
-def test_exits_open_where_the_share_is_met():
-    dial = torch.tensor(0.0)
-    open_exits(
-        UNCERTAINTY.dial(dial, 2, 12), UNCERTAINTY, None, 0.6, _rehearsal(lambda: 1 - float(dial))
-    )
-    assert dial.item() == pytest.approx(0.4, abs=0.003)
+def test_exits_open_where_the_flops_ratio_is_met():
+    value = torch.tensor(0.0)
+    points = UNCERTAINTY.operating_points(value, 2, 12)
+    open_exits(points, UNCERTAINTY, None, 0.6, calibration_data(lambda: 1 - float(value)))
+    assert value.item() == pytest.approx(0.4, abs=0.003)
 
 
 @pytest.mark.parametrize(
     ("threshold", "target", "message"),
     [
-        (0.1, 0.5, "threshold and target are both given; wanted one of them"),
-        (1.5, None, "threshold is 1.5, wanted 0 to 1"),
-        (math.nan, None, "threshold is nan"),
-        (None, 0.0, "target is 0.0, wanted the share"),
-        (None, 1.0, r"target is 1.0, wanted the share of FLOPs to keep, in \(0, 1\)"),
+        (0.1, 0.5, "threshold must"),
+        (1.5, None, r"threshold must be from 0 to 1 .*; got 1\.5"),
+        (math.nan, None, r"threshold must be .*; got nan"),
     ],
 )
 def test_settings_out_of_range_are_refused(threshold, target, message):

@@ -7,11 +7,11 @@ import torch
 
 from fewer.core.apply import APPLIES
 from fewer.core.attention import attention
+from fewer.core.evidence import NO_EVIDENCE, Evidence
 from fewer.core.needs import Layout, Needs
 from fewer.core.packed import Packed, plan
-from fewer.core.policy import Policy
 from fewer.kernels import KERNELS, AttentionCall, Pattern
-from fewer.methods.pruning.blocks import SIGHTS, Blocks
+from fewer.methods.pruning.blocks import SCOPES, Blocks
 
 HEADS, WIDTH, COLUMNS = 2, 3, 10
 # a hole in the text of 9; a text of a token; one whose whole second block is missing
@@ -34,18 +34,18 @@ def _tokens(gate=None):
     call = AttentionCall(
         q, k, k, tokens.cu, tokens.cu, where.column, where.column, gate=gate, needs_logsumexp=True
     )
-    found = KERNELS["reference"](call).logsumexp
-    return tokens.but(query=q, key=k, logsumexp=found, gate=gate)
+    logsumexp = KERNELS["reference"](call).logsumexp
+    return tokens.replace(gate=gate), Evidence(query=q, key=k, logsumexp=logsumexp)
 
 
-def _attention(tokens):
+def _attention(tokens, evidence):
     """Spread the softmax over the grid: (B, H, columns, columns), padded to whole blocks."""
     long = -(-COLUMNS // SIZE) * SIZE
     grid = torch.zeros(len(MASK), HEADS, long, long)
     for text in range(len(MASK)):
         rows = (tokens.sequence == text).nonzero().squeeze(1)
-        column = tokens.slot[rows] % COLUMNS
-        scores = torch.einsum("ihd,jhd->hij", tokens.query[rows], tokens.key[rows]) / WIDTH**0.5
+        column = tokens.placement.column[rows]
+        scores = torch.einsum("ihd,jhd->hij", evidence.query[rows], evidence.key[rows]) / WIDTH**0.5
         if tokens.gate is not None:
             scores = scores + tokens.gate[rows].log()
         grid[text][:, column[:, None], column] = scores.softmax(-1)
@@ -53,17 +53,17 @@ def _attention(tokens):
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "gated"])
-def tokens(request):
+def batch(request):
     gate = torch.rand(int(MASK.sum())) if request.param else None
     if gate is not None:
-        gate[4] = 0.0  # silent
+        gate[4] = 0.0
     return _tokens(gate)
 
 
-def _seen(sees, blocks, wanted=None):
-    """Maps of some blocks or of all, and of how many pairs they are."""
-    wanted = torch.arange(len(blocks.number)) if wanted is None else wanted
-    return SIGHTS[sees].see(blocks, wanted), SIGHTS[sees].looked(blocks, wanted)
+def _form(scope, blocks, index=None):
+    """Form the maps of some blocks or of all, and count their pairs of blocks."""
+    index = torch.arange(len(blocks.number)) if index is None else index
+    return SCOPES[scope].form(blocks, index), SCOPES[scope].count_pairs(blocks, index)
 
 
 def _where(blocks):
@@ -71,7 +71,7 @@ def _where(blocks):
 
 
 def test_blocks_are_those_that_hold_a_token():
-    blocks = Blocks.of(_tokens(), SIZE)
+    blocks = Blocks.of(*_tokens(), SIZE)
     assert _where(blocks) == [(0, 0), (0, 1), (0, 2), (1, 0), (2, 0), (2, 2), (3, 0), (3, 1)]
     assert blocks.text.tolist() == [0, 0, 0, 1, 2, 2, 3, 3]
     assert (blocks.rows[0] >= 0).tolist() == [True, True, False, True]
@@ -80,71 +80,77 @@ def test_blocks_are_those_that_hold_a_token():
 
 
 def test_each_token_knows_its_block():
-    tokens = _tokens()
-    blocks = Blocks.of(tokens, SIZE)
-    found = blocks.number[blocks.index]
-    assert torch.equal(found, tokens.sequence * 3 + tokens.slot % COLUMNS // SIZE)
+    tokens, evidence = _tokens()
+    blocks = Blocks.of(tokens, evidence, SIZE)
+    numbers = blocks.number[blocks.index]
+    assert torch.equal(numbers, tokens.sequence * 3 + tokens.slot % COLUMNS // SIZE)
 
 
-def test_the_diagonal_is_that_of_the_whole_softmax(tokens):
-    blocks, attention = Blocks.of(tokens, SIZE), _attention(tokens)
-    maps, pairs = _seen("diagonal", blocks)
+def test_the_diagonal_is_that_of_the_whole_softmax(batch):
+    blocks, attention = Blocks.of(*batch, SIZE), _attention(*batch)
+    maps, pairs = _form("diagonal", blocks)
     assert pairs.tolist() == [1] * len(maps)
-    for found, (text, block) in zip(maps, _where(blocks), strict=True):
-        torch.testing.assert_close(found, attention[text, :, block, :, block])
+    for block_map, (text, block) in zip(maps, _where(blocks), strict=True):
+        torch.testing.assert_close(block_map, attention[text, :, block, :, block])
 
 
-def test_with_the_first_block_there_are_three_maps_a_head(tokens):
-    blocks, attention = Blocks.of(tokens, SIZE), _attention(tokens)
-    maps, pairs = _seen("first", blocks)
+def test_with_the_first_block_there_are_three_maps_a_head(batch):
+    blocks, attention = Blocks.of(*batch, SIZE), _attention(*batch)
+    maps, pairs = _form("first", blocks)
     assert pairs.tolist() == [3] * len(maps)
-    for found, (text, block) in zip(maps, _where(blocks), strict=True):
-        own = attention[text]
-        sides = own[:, block, :, block], own[:, block, :, 0], own[:, 0, :, block]
-        torch.testing.assert_close(found, torch.cat(sides))
+    for block_map, (text, block) in zip(maps, _where(blocks), strict=True):
+        of_text = attention[text]
+        sides = of_text[:, block, :, block], of_text[:, block, :, 0], of_text[:, 0, :, block]
+        torch.testing.assert_close(block_map, torch.cat(sides))
 
 
-def test_of_the_whole_map_the_other_side_is_added_up(tokens):
-    blocks, attention = Blocks.of(tokens, SIZE), _attention(tokens)
-    maps, pairs = _seen("whole", blocks)
+def test_of_the_whole_map_the_other_side_is_added_up(batch):
+    blocks, attention = Blocks.of(*batch, SIZE), _attention(*batch)
+    maps, pairs = _form("whole", blocks)
     assert pairs.tolist() == [7, 7, 7, 3, 5, 5, 5, 5]
-    for found, (text, block) in zip(maps, _where(blocks), strict=True):
-        own = attention[text]
-        sides = own[:, block, :, block], own[:, block].sum(2), own[:, :, :, block].sum(1)
-        torch.testing.assert_close(found, torch.cat(sides))
+    for block_map, (text, block) in zip(maps, _where(blocks), strict=True):
+        of_text = attention[text]
+        sides = (
+            of_text[:, block, :, block],
+            of_text[:, block].sum(2),
+            of_text[:, :, :, block].sum(1),
+        )
+        torch.testing.assert_close(block_map, torch.cat(sides))
 
 
-@pytest.mark.parametrize("sees", SIGHTS)
-def test_wanted_blocks_are_seen_as_among_all(sees, tokens):
-    blocks = Blocks.of(tokens, SIZE)
-    everything, _ = _seen(sees, blocks)
-    wanted = torch.tensor([1, 5, 6])
-    found, _ = _seen(sees, blocks, wanted)
-    assert found.shape == (3, SIGHTS[sees].count * HEADS, SIZE, SIZE)
-    torch.testing.assert_close(found, everything[wanted])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_maps_of_some_blocks_are_those_among_all(scope, batch):
+    blocks = Blocks.of(*batch, SIZE)
+    all_maps, _ = _form(scope, blocks)
+    index = torch.tensor([1, 5, 6])
+    maps, _ = _form(scope, blocks, index)
+    assert maps.shape == (3, SCOPES[scope].count * HEADS, SIZE, SIZE)
+    torch.testing.assert_close(maps, all_maps[index])
 
 
-def test_whoever_rests_asks_nothing_but_is_asked():
-    tokens = _tokens()
-    resting = (tokens.slot % COLUMNS) == 1
-    tokens = tokens.but(logsumexp=tokens.logsumexp.masked_fill(resting[:, None], torch.inf))
-    maps, _ = _seen("diagonal", Blocks.of(tokens, SIZE), torch.tensor([0]))
+def test_a_frozen_token_is_a_key_and_no_query():
+    tokens, evidence = _tokens()
+    frozen = tokens.placement.column == 1
+    logsumexp = evidence.logsumexp.masked_fill(frozen[:, None], torch.inf)
+    blocks = Blocks.of(tokens, replace(evidence, logsumexp=logsumexp), SIZE)
+    maps, _ = _form("diagonal", blocks, torch.tensor([0]))
     assert (maps[0, :, 1] == 0).all()
     assert (maps[0, :, 0, 1] > 0).all()
 
 
-def test_the_gone_are_nowhere_while_they_are_in_memory():
-    tokens = _tokens()
-    alive = tokens.slot % COLUMNS < 4
-    blocks = Blocks.of(tokens.but(alive=alive, gate=alive.float()), SIZE)
+def test_pruned_tokens_in_memory_are_in_no_block():
+    tokens, _ = _tokens()
+    alive = tokens.placement.column < 4
+    blocks = Blocks.of(tokens.replace(alive=alive, gate=alive.float()), NO_EVIDENCE, SIZE)
     assert _where(blocks) == [(0, 0), (1, 0), (2, 0), (3, 0)]
     assert blocks.index.shape == tokens.slot.shape
 
 
 def test_half_precision_is_laid_out_in_fp32():
-    tokens = _tokens()
-    tokens = tokens.but(query=tokens.query.bfloat16(), key=tokens.key.bfloat16())
-    maps, _ = _seen("diagonal", Blocks.of(tokens, SIZE), torch.tensor([0]))
+    tokens, evidence = _tokens()
+    query, key = evidence.query.bfloat16(), evidence.key.bfloat16()
+    blocks = Blocks.of(tokens, replace(evidence, query=query, key=key), SIZE)
+    maps, _ = _form("diagonal", blocks, torch.tensor([0]))
     assert maps.dtype == torch.float32
 
 
@@ -159,107 +165,101 @@ LATER = (MASK.cumsum(1) > 3)[MASK != 0]  # tokens of the second text of each, wh
 
 
 class _Layer:
-    """Queries and keys as drawn; anchors ask and read by others if `own`."""
+    """Queries and keys as drawn; global tokens have others if `separate`."""
 
     pattern, dropout, last_norm = None, 0.0, None
 
-    def __init__(self, total, own=False):
-        self.q, self.k, self.v, *self.others = torch.randn(6, total, HEADS, WIDTH)
-        self.own = own
+    def __init__(self, total, separate=False):
+        self.q, self.k, self.v, *self.global_qkv = torch.randn(6, total, HEADS, WIDTH)
+        self.separate = separate
 
     def qkv(self, hidden, position, rows):
         return (self.q if rows is None else self.q[rows]), self.k, self.v
 
     def far(self, hidden, anchors):
-        q, k, v = self.others
-        return (q[anchors], k, v) if self.own else None
+        q, k, v = self.global_qkv
+        return (q[anchors], k, v) if self.separate else None
 
     def attended(self, context, hidden):
         return hidden
 
 
-class _Reading(Policy):
-    """Measures; reads by a pattern, or the two texts apart."""
+def _attend(pattern, *, separate=False, frozen=None):
+    """Attend by the reference, by a pattern or with split pairs.
 
-    def __init__(self, pattern=None):
-        super().__init__()
-        self._pattern = pattern
-
-    def needs(self, layer):
-        return Needs(pairs=True)
-
-    def layout(self, layer):
-        return Layout(self._pattern, split_pairs=self._pattern is None)
-
-
-def _read(pattern, *, own=False, resting=None):
-    """Attend by the reference: the tokens, and the probabilities `(H, T, T)` of its dense mask."""
+    Returns tokens, evidence, and the probabilities `(H, T, T)` of the reference's dense mask.
+    """
     where = plan(MASK, tuple(MASK.shape), MASK.device)
     hidden = torch.zeros(len(where.slot), 1)
     tokens = Packed.start(where, hidden, where.column, where.column == 0, LATER)
-    tokens = tokens if resting is None else tokens.but(active=~resting)
-    layer, dense = _Layer(len(hidden), own), []
+    tokens = tokens if frozen is None else tokens.replace(active=~frozen)
+    layer, dense = _Layer(len(hidden), separate), []
 
     def attend(call):
         values = torch.eye(len(call.k))[:, None].expand(-1, HEADS, -1)  # the context is A itself
-        global_kv = (call.sparse.global_kv[0], values) if own else None
-        sparse = None if call.sparse is None else replace(call.sparse, global_kv=global_kv)
-        found = KERNELS["reference"](replace(call, v=values, sparse=sparse))
-        dense.append(found.context.view(-1, HEADS, len(call.k)).transpose(0, 1))
-        return replace(found, context=found.context[:, :1])
+        far = (call.sparse.global_kv[0], values) if separate else None
+        sparse = None if call.sparse is None else replace(call.sparse, global_kv=far)
+        attended = KERNELS["reference"](replace(call, v=values, sparse=sparse))
+        dense.append(attended.context.view(-1, HEADS, len(call.k)).transpose(0, 1))
+        return replace(attended, context=attended.context[:, :1])
 
-    tokens, _ = attention(layer, tokens, APPLIES["compact"], attend, _Reading(pattern), 0)
-    return tokens, dense[0]
+    needs, layout = Needs(pairs=True), Layout(pattern, split_pairs=pattern is None)
+    apply = APPLIES["compact"]
+    tokens, evidence, _ = attention(layer, tokens, apply, attend, needs, layout, training=False)
+    return tokens, evidence, dense[0]
 
 
-def _spread(tokens):
+def _spread(tokens, evidence):
     """Attention of all blocks of each text to each other, as `(H, T, T)`."""
-    blocks = Blocks.of(tokens, SIZE)
+    blocks = Blocks.of(tokens, evidence, SIZE)
     pairs = (blocks.text[:, None] == blocks.text).nonzero()
-    found = torch.zeros(HEADS, len(tokens.slot), len(tokens.slot))
-    for (asking, asked), part in zip(pairs.tolist(), blocks.between(*pairs.T), strict=True):
-        rows, keys = blocks.rows[asking], blocks.rows[asked]
-        there = rows[rows >= 0], keys[keys >= 0]
-        found[:, there[0][:, None], there[1]] = part[:, rows >= 0][:, :, keys >= 0]
-    return found
+    attention = torch.zeros(HEADS, len(tokens.slot), len(tokens.slot))
+    for (query_block, key_block), part in zip(
+        pairs.tolist(), blocks.between(*pairs.T), strict=True
+    ):
+        queries, keys = blocks.rows[query_block], blocks.rows[key_block]
+        rows, columns = queries[queries >= 0], keys[keys >= 0]
+        attention[:, rows[:, None], columns] = part[:, queries >= 0][:, :, keys >= 0]
+    return attention
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_by_a_pattern_attention_is_that_of_the_dense_mask(pattern):
-    tokens, wanted = _read(PATTERNS[pattern])
-    found = _spread(tokens)
-    torch.testing.assert_close(found, wanted)
-    torch.testing.assert_close(found.sum(2), torch.ones(HEADS, len(tokens.slot)))
+    tokens, evidence, dense = _attend(PATTERNS[pattern])
+    attention = _spread(tokens, evidence)
+    torch.testing.assert_close(attention, dense)
+    torch.testing.assert_close(attention.sum(2), torch.ones(HEADS, len(tokens.slot)))
     same = tokens.sequence[:, None] == tokens.sequence
-    assert (found[:, same] == 0).any()
+    assert (attention[:, same] == 0).any()
 
 
-def test_texts_that_are_read_apart_see_nothing_of_each_other():
-    tokens, wanted = _read(None)
-    found = _spread(tokens)
-    torch.testing.assert_close(found, wanted)
-    assert (found[:, LATER[:, None] != LATER] == 0).all()
+def test_split_texts_do_not_attend_to_each_other():
+    tokens, evidence, dense = _attend(None)
+    attention = _spread(tokens, evidence)
+    torch.testing.assert_close(attention, dense)
+    assert (attention[:, LATER[:, None] != LATER] == 0).all()
 
 
-def test_anchors_with_projections_of_their_own_ask_nothing():
-    tokens, wanted = _read(PATTERNS["anchors"], own=True)
-    first = tokens.column == 0
-    found = _spread(tokens)
-    torch.testing.assert_close(found, wanted.masked_fill(first[:, None], 0.0))
-    assert (found[:, :, first] > 0).any()
-
-
-@pytest.mark.parametrize("pattern", PATTERNS)
-def test_by_a_pattern_whoever_rests_asks_nothing(pattern):
-    resting = torch.rand(int(MASK.sum())) < 0.3
-    tokens, wanted = _read(PATTERNS[pattern], resting=resting)
-    found = _spread(tokens)
-    torch.testing.assert_close(found[:, ~resting], wanted)
-    assert (found[:, resting] == 0).all()
+def test_global_tokens_with_projections_of_their_own_are_no_queries():
+    tokens, evidence, dense = _attend(PATTERNS["anchors"], separate=True)
+    first = tokens.placement.column == 0
+    attention = _spread(tokens, evidence)
+    torch.testing.assert_close(attention, dense.masked_fill(first[:, None], 0.0))
+    assert (attention[:, :, first] > 0).any()
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_those_that_stay_keep_their_pairs(pattern):
-    tokens, wanted = _read(PATTERNS[pattern])
-    stay = (torch.rand(len(tokens.slot)) < 0.6).nonzero().squeeze(1)
-    torch.testing.assert_close(_spread(tokens.take(stay)), wanted[:, stay[:, None], stay])
+def test_by_a_pattern_frozen_tokens_are_no_queries(pattern):
+    frozen = torch.rand(int(MASK.sum())) < 0.3
+    tokens, evidence, dense = _attend(PATTERNS[pattern], frozen=frozen)
+    attention = _spread(tokens, evidence)
+    torch.testing.assert_close(attention[:, ~frozen], dense)
+    assert (attention[:, frozen] == 0).all()
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_remaining_tokens_keep_their_pairs(pattern):
+    tokens, evidence, dense = _attend(PATTERNS[pattern])
+    rows = (torch.rand(len(tokens.slot)) < 0.6).nonzero().squeeze(1)
+    attention = _spread(tokens.select(rows), evidence.select(rows))
+    torch.testing.assert_close(attention, dense[:, rows[:, None], rows])

@@ -58,7 +58,7 @@ struct AttentionCall {
   int32_t bf16, isa, threads;
 };
 
-// Two logits per block; kernels/block_cnn.py documents the fields.
+// Two logits per block; methods/pruning/block_cnn.py documents the fields.
 struct BlockCnnCall {
   const void *q, *k;
   int64_t q_stride, k_stride;

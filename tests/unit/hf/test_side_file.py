@@ -5,11 +5,10 @@ import pytest
 
 import fewer
 from fewer import LTP, METHODS, Dense, EarlyExit
-from fewer.hf.config import (
+from fewer.hf.side_file import (
     SCHEMA,
     SIDE_FILE,
     Settings,
-    check_settings,
     method_from,
     method_to,
     read_settings,
@@ -59,24 +58,24 @@ def test_lists_of_a_file_become_tuples():
 @pytest.mark.parametrize(
     ("description", "message"),
     [
-        ("LPT", r"method 'LPT' is unknown \(did you mean 'ltp'\?\); known: berxit, big_bird"),
+        ("LPT", r"method must be one of berxit, big_bird.* 'LPT' \(did you mean 'ltp'\?\)"),
         ("lpt", r"did you mean 'ltp'\?"),
         ({"name": "ltp", "args": {"temprature": 1}}, "did you mean 'temperature'"),
-        ({"name": "dense", "args": {"x": 1}}, "'dense': setting 'x' is unknown; known: none"),
+        ({"name": "dense", "args": {"x": 1}}, "method 'dense': setting .*'x'"),
         ({"name": "ltp", "target": 0.5}, "method must be a name or"),
         ({}, "name or .* got {}"),
         (None, "name or .* got None"),
         ({"name": "ltp", "args": None}, "args of method .* got None"),
         (
             {"name": "ltp", "args": {"temperature": "1e-3"}},
-            "method 'ltp': temperature is '1e-3', wanted a number",
+            r"method 'ltp': temperature .*'1e-3'",
         ),
         (
             {"name": "longformer", "args": {"attention_window": 8.0}},
-            r"'longformer': attention_window is 8\.0, wanted a whole number",
+            r"'longformer': attention_window .*8\.0",
         ),
-        ({"name": "stack"}, "method 'stack' must have valid settings"),
-        ({"name": "ltp", "args": {"target": 1.5}}, r"target is 1\.5, wanted the share"),
+        ({"name": "stack"}, "method 'stack': methods must be given"),
+        ({"name": "ltp", "args": {"target": 1.5}}, r"target .*1\.5"),
     ],
 )
 def test_a_bad_description_is_refused_with_the_constraint(description, message):
@@ -138,23 +137,19 @@ def test_a_setting_that_is_a_method_may_be_changed_in_part():
 
 
 def test_a_bad_setting_of_a_method_inside_is_named():
-    with pytest.raises(ValueError, match=r"'ltp': setting 'tarket' is unknown \(.* 'target'"):
+    with pytest.raises(ValueError, match=r"'ltp': setting .*'tarket' \(did you mean 'target'"):
         method_from({"name": "magic_pyramid", "args": {"pruning": {"tarket": 0.3}}})
 
 
-@pytest.mark.parametrize(
-    "method", [Longformer(attention_window=8.0), Stack((LTP(), Longformer(attention_window=8.0)))]
-)
-def test_a_setting_of_a_wrong_type_is_refused_when_attached(method):
-    message = r"Longformer: attention_window is 8\.0, wanted a whole number"
-    with pytest.raises(ValueError, match=message):
-        fewer.attach(tiny(), method)
+def test_a_setting_of_a_wrong_type_is_refused_when_described():
+    with pytest.raises(ValueError, match=r"attention_window .*8\.0"):
+        Stack((LTP(), Longformer(attention_window=8.0)))
 
 
-def test_settings_of_unregistered_methods_are_not_checked():
+def test_a_method_outside_the_table_is_attached_as_it_is():
     @dataclass(frozen=True)
     class Mine(Dense):
         size: int = 2
 
-    check_settings(Mine(size=2.5))
-    check_settings(Stack((Mine(size=2.5), LTP())))
+    stack = Stack((Mine(size=2.5), LTP()))
+    assert fewer.attachment(fewer.attach(tiny(), stack)).method.methods[0].size == 2.5

@@ -6,18 +6,8 @@ from functools import wraps
 from inspect import signature
 from typing import Any
 
-from torch import Tensor
-
 from fewer.core.apply import APPLIES
 from fewer.core.trace import publish, record
-from fewer.hf.task_heads import (
-    apply_exit_outputs,
-    ignore_padding,
-    labels_of,
-    logits_of,
-    remaining_span_loss,
-    task_loss,
-)
 
 __all__ = ["answering_forward"]
 
@@ -34,39 +24,31 @@ def answering_forward(original: Any) -> Any:
 
     @wraps(original.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        attachment = self.base_model.fewer
-        answers = attachment.shape.answers
-        if answers not in ("text", "span") and (args or "labels" in kwargs):
+        attached = self.base_model.fewer
+        head = attached.head
+        if args or "labels" in kwargs:
             call = original_signature.bind(self, *args, **kwargs)
-            ignore_padding(call.arguments)
+            head.ignore_padding(call.arguments)
             args, kwargs = call.args[1:], call.kwargs
-        if not attachment.policy.answers and answers != "span":
+        if not (attached.has_exits or head.masks_logits):
             return original.forward(self, *args, **kwargs)
         wants_dict = kwargs.pop("return_dict", None)
         with record() as traces:
             output = original.forward(self, *args, **kwargs, return_dict=True)
         (trace,) = traces
         publish(trace)
-        padding = trace.padding if answers == "span" else None
-        dropped = trace.dropped if attachment.protects_first_text else None
-        hidden = _union(padding, None if self.training else dropped)
-        has_exits = apply_exit_outputs(output, trace, answers, hidden)
-        if output.loss is not None and (has_exits or padding is not None):
-            arguments = original_signature.bind(self, *args, **kwargs).arguments
-            labels, logits = labels_of(arguments, answers), logits_of(output, answers)
+        head_logits = head.get_logits(output)
+        logits = trace.answered(head_logits)
+        prunes = attached.protects_first_text
+        masked = head.masked_columns(trace, pruned=prunes and not self.training)
+        head.set_logits(output, logits, masked)
+        if output.loss is not None and (masked is not None or logits is not head_logits):
+            removes = APPLIES[attached.phase_of(training=self.training).apply].removes
+            masked = head.masked_columns(trace, pruned=prunes and self.training and removes)
+            labels = head.get_labels(original_signature.bind(self, *args, **kwargs).arguments)
             assert labels is not None  # the model has computed a loss from them
-            if padding is not None:
-                removes = self.training and APPLIES[attachment.apply_in_training].removes
-                hidden = _union(padding, dropped if removes else None)
-                assert hidden is not None
-                output.loss = remaining_span_loss(logits, labels, hidden)
-            else:
-                output.loss = task_loss(self.config, answers)(logits, labels)
+            output.loss = head.remaining_loss(head.get_logits(output), labels, masked)
         wants_dict = self.config.return_dict if wants_dict is None else wants_dict
         return output if wants_dict else output.to_tuple()
 
     return forward
-
-
-def _union(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    return first if second is None else second if first is None else first | second

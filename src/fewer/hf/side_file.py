@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import MISSING, dataclass, fields, is_dataclass
-from numbers import Integral
+from dataclasses import MISSING, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any
+
+from annotated_types import Ge, Lt
+from pydantic import Strict
 
 from fewer._files.disk import read_json, write_json
 from fewer._validation.names import check_known
-from fewer._validation.types import check_types
+from fewer._validation.settings import build, settings
+from fewer._validation.types import Whole
 from fewer.core.policy import Dense, Method
 from fewer.methods.registry import METHODS
 from fewer.version import __version__
@@ -20,7 +23,6 @@ __all__ = [
     "SCHEMA",
     "SIDE_FILE",
     "Settings",
-    "check_settings",
     "mark_of",
     "method_from",
     "method_to",
@@ -31,27 +33,16 @@ __all__ = [
 SCHEMA = 1
 SIDE_FILE = "fewer.json"
 MARK = "fewer"  # the key of config.json which records that the folder has a side file
-MAX_ID = 2**31 - 1  # of a token
+TokenIds = Annotated[tuple[Annotated[Whole, Ge(0), Lt(2**31)], ...], Strict(False)]
 
 
-@dataclass(frozen=True)
+@settings
 class Settings:
     """The arguments of `attach`, which `load` needs beside the model."""
 
-    method: Method
-    kernel: str = "auto"
-    protect: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Raise `ValueError` for a kernel that is no name and for ids that are no token ids."""
-        if not isinstance(self.kernel, str):
-            raise ValueError(f"kernel must be a name; got {self.kernel!r:.80}.")
-        for token in self.protect:
-            is_integer = isinstance(token, Integral) and not isinstance(token, bool)
-            if not is_integer or not 0 <= token <= MAX_ID:
-                raise ValueError(
-                    f"protect must hold token ids from 0 to {MAX_ID}; got {token!r:.80}."
-                )
+    method: Method = field(kw_only=False)
+    kernel: str = field(default="auto", kw_only=False)
+    protect: TokenIds = field(default=(), kw_only=False)
 
 
 def method_to(method: Method) -> dict[str, Any]:
@@ -98,21 +89,13 @@ def method_from(description: dict[str, Any] | str) -> Method:
             "{'SETTING': VALUE}."
         )
     cls: Any = METHODS[name]
-    for key in args:
-        check_known(key, [field.name for field in fields(cls)], f"method {name!r}: setting")
     defaults = {
         field.name: field.default_factory()
         for field in fields(cls)
         if field.default_factory is not MISSING
     }
-    args = {key: _build(value, defaults.get(key)) for key, value in args.items()}
-    check_types(args, get_type_hints(cls), f"method {name!r}")
-    try:
-        method: Method = cls(**args)
-    except TypeError as error:
-        raise ValueError(
-            f"method {name!r} must have valid settings; got {args}: {error}"
-        ) from error
+    values = {key: _build(value, defaults.get(key)) for key, value in args.items()}
+    method: Method = build(cls, values, f"method {name!r}")
     return method
 
 
@@ -124,22 +107,6 @@ def _build(value: Any, default: Any) -> Any:
         base = method_to(default)
         value = {"name": base["name"], "args": {**base["args"], **value.get("args", value)}}
     return method_from(value) if isinstance(value, dict) else value
-
-
-def check_settings(method: Method) -> None:
-    """Raise `ValueError` for a setting of another type than its field's, nested methods included.
-
-    Methods that are not registered check themselves.
-    """
-    cls: Any = type(method)
-    if cls not in METHODS.values():
-        return
-    values = {field.name: getattr(method, field.name) for field in fields(cls)}
-    check_types(values, get_type_hints(cls), cls.__name__)
-    for value in values.values():
-        for item in value if isinstance(value, tuple) else (value,):
-            if isinstance(item, Method):
-                check_settings(item)
 
 
 def mark_of(settings: Settings) -> dict[str, Any]:
@@ -171,43 +138,31 @@ def read_settings(folder: str | Path) -> Settings:
         _check_unmarked(path)
         return Settings(Dense())
     content = read_json(path)
-    if "method" not in content:
-        raise ValueError(
-            f"{path} must hold the keys schema, version, method, kernel, protect; got no method. "
-            "Save the model again."
-        )
     schema = content.get("schema")
     if schema != SCHEMA or isinstance(schema, bool):
         raise ValueError(
             f"{path} must have schema {SCHEMA} for fewer {__version__}; got schema {schema!r:.80}, "
             f"written by fewer {content.get('version')!r:.80}. Install the version that wrote it."
         )
-    unknown = sorted(set(content) - {"schema", "version", "method", "kernel", "protect"})
-    if unknown:
-        raise ValueError(
-            f"{path} must hold only schema, version, method, kernel, protect; got the unknown keys "
-            f"{unknown}. Remove them, or save the model again."
-        )
-    version, protect = content.get("version"), content.get("protect", [])
-    if not isinstance(version, str):
-        raise ValueError(
-            f"{path}: version must be a string such as {__version__}; got {version!r:.80}. Save "
-            "the model again."
-        )
-    if _is_newer(version, __version__):
-        warnings.warn(
-            f"{path} was written by fewer {version}; this is {__version__}.", stacklevel=2
-        )
-    if not isinstance(protect, list):
-        raise ValueError(
-            f"{path}: protect must be a list of token ids; got {protect!r:.80}. Save the model "
-            "again."
-        )
     try:
-        method = method_from(content["method"])
-        return Settings(method, content.get("kernel", "auto"), tuple(protect))
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        side_file = _SideFile(**content)
+        method = method_from(side_file.method)
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error
+    if _is_newer(side_file.version, __version__):
+        warnings.warn(
+            f"{path} was written by fewer {side_file.version}; this is {__version__}.", stacklevel=2
+        )
+    return Settings(method, side_file.kernel, side_file.protect)
+
+
+@settings
+class _SideFile:
+    method: Any
+    schema: int
+    version: str
+    kernel: str = "auto"
+    protect: TokenIds = ()
 
 
 def _check_unmarked(path: Path) -> None:
