@@ -146,6 +146,13 @@ CORE_METHODS = ("dense", "ltp", "freeze", "fastbert", "block-skim")
 
 every_method = pytest.mark.parametrize("method", METHODS)
 every_backbone = pytest.mark.parametrize("backbone", BACKBONES)
+core_backbones = pytest.mark.parametrize(  # the others are slow
+    "backbone",
+    [
+        pytest.param(name, marks=() if name in CORE_FAMILIES else pytest.mark.slow)
+        for name in BACKBONES
+    ],
+)
 every_kernel = pytest.mark.parametrize("kernel", KERNELS)
 
 

@@ -6,7 +6,15 @@ import pytest
 import torch
 
 import fewer
-from tests.contract.table import METHODS, build, counts, every_backbone, law_of_methods, read
+from tests.contract.table import (
+    METHODS,
+    build,
+    counts,
+    every_backbone,
+    law_of_families,
+    law_of_methods,
+    read,
+)
 from tests.isas import FLOATS, best_isas, every_isa, needs_kernels, optimized, pretend
 from tests.rounding import ROUNDING, assert_same
 from tests.tiny import ragged, real, text, tiny
@@ -108,9 +116,8 @@ def _texts(model, number=24):
 
 
 @needs_kernels
-@every_backbone
-@pytest.mark.parametrize("method", ["dense", "ltp", "fastbert", "right-tool", "tokee"])
-def test_a_text_has_the_same_answer_to_the_last_bit_in_every_batch(backbone, method):
+@law_of_families(("ltp", "dense", "fastbert", "right-tool", "tokee"))
+def test_a_text_has_the_same_answer_to_the_last_bit_in_every_batch(method, backbone):
     model = optimized(build(method, backbone, sizes={"width": 24}))
     _assert_alone_is_together(model, _texts(model), COMPOSITIONS)
 

@@ -67,7 +67,7 @@ def test_self_pretraining_is_part_of_the_run(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("checkpoint-*"))
 
 
-@pytest.mark.parametrize("pair", [False, True])
+@pytest.mark.parametrize("pair", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_memory_grows_with_the_model(pair: bool) -> None:
     task, plan = toy.task(pair=pair), toy.plan()
     small = model_spec(plan, task)

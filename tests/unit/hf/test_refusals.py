@@ -11,7 +11,7 @@ from transformers import AttentionInterface, Trainer, TrainingArguments
 
 import fewer
 from fewer import LTP
-from tests.contract.table import every_backbone
+from tests.contract.table import core_backbones
 from tests.tiny import ragged, tiny
 
 
@@ -81,7 +81,7 @@ def _read(model, batch):
     return ""
 
 
-@every_backbone
+@core_backbones
 def test_in_every_family_a_hook_on_a_layer_and_on_its_parts_is_seen(backbone):
     """Each module is either called by the packed encoder, hooks and all, or refused."""
     names = [name for name, _ in tiny(backbone).base_model.named_modules() if name]

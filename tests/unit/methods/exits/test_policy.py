@@ -139,7 +139,10 @@ def test_texts_exit_at_different_layers_with_the_logits_of_their_exit(name):
         assert expected is None or torch.equal(logits[row], expected)
 
 
-@pytest.mark.parametrize("backbone", ["bert", "albert", "modernbert"])
+@pytest.mark.parametrize(
+    "backbone",
+    ["bert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("albert", "modernbert"))],
+)
 @every_method
 def test_a_batch_equals_its_texts_one_by_one(name, backbone):
     model = _half(name, backbone=backbone)
