@@ -162,7 +162,7 @@ class Decision:
     def outputs_only(self) -> Decision:
         """Drop what would become of tokens, texts and heads, and keep what heads computed."""
         return Decision(
-            exit_outputs=tuple(replace(output, exited=None) for output in self.exit_outputs),
+            exit_outputs=self._unanswered,
             predictor_outputs=self.predictor_outputs,
             head_flops=self.head_flops,
             carry=self.carry,
@@ -173,8 +173,7 @@ class Decision:
         """Let no text exit."""
         if self.exits is None:
             return self
-        outputs = tuple(replace(output, exited=None) for output in self.exit_outputs)
-        return replace(self, exits=None, exit_outputs=outputs)
+        return replace(self, exits=None, exit_outputs=self._unanswered)
 
     def with_guarantees(self, tokens: Packed) -> Decision:
         """Apply what holds for every method, in this order.
@@ -211,6 +210,11 @@ class Decision:
         """Which tokens are frozen. Only of a decision that `freezes`."""
         assert self.fate is not None
         return self.fate == int(Fate.FROZEN)
+
+    @property
+    def _unanswered(self) -> tuple[ExitOutput, ...]:
+        """The outputs of heads that answer, answering no row."""
+        return tuple(replace(output, exited=None) for output in self.exit_outputs)
 
     @property
     def _weight(self) -> Float[Tensor, "T"] | None:

@@ -21,7 +21,7 @@ from fewer.core.packed import Packed
 from fewer.core.phase import INFERENCE, Phase
 from fewer.core.policy import ExitingPolicy, Method, Policy
 
-__all__ = ["Stack", "StackPolicy", "part_of"]
+__all__ = ["Stack", "StackPolicy", "list_policies", "part_of"]
 
 
 @settings
@@ -61,7 +61,7 @@ class StackPolicy(Policy):
         parts = self._list()
         self.sites = frozenset[Site].union(*(part.sites for part in parts))
         self.inputs = reduce(InputNeeds.__or__, (part.inputs for part in parts))
-        if sum(isinstance(module, ExitingPolicy) for module in self.modules()) > 1:
+        if sum(isinstance(policy, ExitingPolicy) for policy in list_policies(self)) > 1:
             raise ValueError(
                 "methods of a stack must have one early exit at most; got two. Leave one out."
             )
@@ -139,6 +139,14 @@ class StackPolicy(Policy):
                 yield number, part, Phase.in_place(INFERENCE, in_place, exits=phase.exits)
             elif number == phase.part[0]:
                 yield number, part, replace(phase, part=phase.part[1:])
+
+
+def list_policies(policy: Policy) -> Iterator[Policy]:
+    """List a policy and, of a stack, its parts and theirs; not the modules that they hold."""
+    yield policy
+    if isinstance(policy, StackPolicy):
+        for part in policy._list():
+            yield from list_policies(part)
 
 
 def part_of(policy: Policy, path: tuple[int, ...]) -> Policy:

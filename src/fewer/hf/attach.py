@@ -33,6 +33,7 @@ from fewer.core.cost import Task
 from fewer.core.encode import encode
 from fewer.core.phase import FINE_TUNING, INFERENCE, Phase
 from fewer.core.policy import Dense, ExitingPolicy, Method, StartsFromPooler
+from fewer.core.stack import list_policies
 from fewer.core.trace import publish
 from fewer.hf.cached_states import current_states
 from fewer.hf.eval_view import eval_view
@@ -102,7 +103,7 @@ class Attachment(nn.Module):
     @property
     def has_exits(self) -> bool:
         """Whether heads of the policy may answer instead of the model's own."""
-        return any(isinstance(module, ExitingPolicy) for module in self.policy.modules())
+        return any(isinstance(policy, ExitingPolicy) for policy in list_policies(self.policy))
 
     @property
     def protects_first_text(self) -> bool:
@@ -397,28 +398,26 @@ def set_threshold(model: Model, threshold: float) -> Model:
 @contextmanager
 def running(model: nn.Module, phase: Phase) -> Iterator[None]:
     """Run forward passes inside the block as a phase of training does, in both modes."""
-    attached = attachment(model)
-    previous, attached.phase = attached.phase, phase
-    try:
+    with _setting(attachment(model), "phase", phase):
         yield
-    finally:
-        attached.phase = previous
 
 
 @contextmanager
 def applying(model: nn.Module, name: str) -> Iterator[None]:
-    """Apply decisions by `name` inside the block, in training and in eval mode.
-
-    `name` is one of `fewer.core.apply.APPLIES`: compact, mask, soften, soften_output, scale_state
-    or observe.
-    """
+    """Apply decisions by `name`, of `fewer.core.apply.APPLIES`, inside the block, in both modes."""
     check_known(name, APPLIES, "apply")
-    attached = attachment(model)
-    previous, attached.apply_name = attached.apply_name, name
+    with _setting(attachment(model), "apply_name", name):
+        yield
+
+
+@contextmanager
+def _setting(attached: Attachment, name: str, value: Any) -> Iterator[None]:
+    previous = getattr(attached, name)
+    setattr(attached, name, value)
     try:
         yield
     finally:
-        attached.apply_name = previous
+        setattr(attached, name, previous)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fewer._progress import track
 from fewer.core.policy import PredictsRelevance
+from fewer.core.stack import list_policies
 from fewer.core.trace import record
 from fewer.hf.attach import applying, attachment, evaluating
 from fewer.inference.batching import token_budget_batches
@@ -43,7 +44,8 @@ def _judge(
     view: PreTrainedModel, encoded: Dataset, tokenizer: PreTrainedTokenizerBase
 ) -> list[dict[str, Any]]:
     attached = attachment(view)
-    predictors = [part for part in attached.policy.modules() if isinstance(part, PredictsRelevance)]
+    policies = list_policies(attached.policy)
+    predictors = [policy for policy in policies if isinstance(policy, PredictsRelevance)]
     collator, results = SpanCollator(tokenizer), defaultdict[int, list[tuple[Tensor, Tensor]]](list)
     batches = token_budget_batches(list(encoded["length"]), TOKEN_BUDGET)
     for rows in track(batches, "predictors"):
