@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -47,8 +47,14 @@ class ModernBertLayer:
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         return (q if rows is None else q.index_select(0, rows)), k, v
 
-    def far(self, hidden: Tensor, anchors: Tensor) -> None:
-        """Return `None`: there are no global tokens."""
+    @property
+    def has_global_projections(self) -> bool:
+        """False: there are no global tokens."""
+        return False
+
+    def project_global(self, hidden: Tensor, rows: Tensor) -> NoReturn:
+        """Raise: there are no global tokens."""
+        raise NotImplementedError
 
     def attended(self, context: Tensor, hidden: Tensor) -> Tensor:
         """Compute x + dropout(W context)."""

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from fewer.core.apply import APPLIES, Apply
 from fewer.core.attention import attention, query_rows
 from fewer.core.cached_states import CachedStates
-from fewer.core.decision import Site, View
+from fewer.core.decision import GATE_RULE, Site, View
 from fewer.core.evidence import NO_EVIDENCE, Evidence
 from fewer.core.layer import Layer, renormalise_frozen
 from fewer.core.packed import Packed
@@ -49,6 +50,8 @@ def encode(
         firsts = run.run_layers(cached.first_texts(tokens), range(cached.layers))
         tokens = cached.join(tokens, firsts, run.trace)
         tokens = run.run_layers(tokens, range(cached.layers, len(layers)))
+    if run.trace.faults and bool(torch.stack(run.trace.faults).any()):
+        raise ValueError(f"{GATE_RULE}; got other values. Run it on a CPU: that names the token.")
     return run.removed.restore(tokens, finish), run.trace
 
 
@@ -93,7 +96,7 @@ class _Run:
                 break
             entered, keys = tokens, tokens.count(tokens.gate)
             queries = tokens.count(tokens.participation)
-            tokens, evidence, extra = attention(
+            tokens, evidence, count_extra = attention(
                 layer, tokens, apply, self.attend, needs, layout, training=self.policy.training
             )
             scored = evidence.received is not None or evidence.from_others is not None
@@ -112,7 +115,7 @@ class _Run:
                 read=tokens.count(participation),
                 scored=scored,
                 gate=gate,
-                extra=extra,
+                count_extra=count_extra,
                 slot=tokens.slot,
                 participation=participation,
                 states=tokens.hidden if needs.states else None,

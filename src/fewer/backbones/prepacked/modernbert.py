@@ -78,9 +78,6 @@ class PrepackedModernBert(PrepackedLayer):
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         return (q if rows is None else q.index_select(0, rows)), k, v
 
-    def far(self, hidden: Tensor, anchors: Tensor) -> None:
-        """Return `None`: there are no global tokens."""
-
     def attended(self, context: Tensor, hidden: Tensor) -> Tensor:
         """Compute x + W context."""
         return linear(context, self.output, residual=hidden.contiguous())

@@ -4,7 +4,7 @@
 |---|---|---|
 | plain | FlashAttention | FlashAttention |
 | with gates | Triton | FlashAttention, log g in three more columns of q and k |
-| attention received | Triton, in the same pass | Triton for the scores, FlashAttention for gradients |
+| attention received | Triton, in the same pass | Triton; its gradient by FlashAttention |
 | a window over tokens of which some have left | Triton | groups (`fewer.kernels.sdpa`) |
 | dropout | - | attention of nested tensors |
 | fp32 | nested tensors; Triton where more is asked | nested tensors or groups |
@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from functools import cache
+from importlib import import_module
 from types import ModuleType
 
 import torch
@@ -176,15 +177,8 @@ def _in_autocast_dtype(call: AttentionCall) -> AttentionCall:
 @cache
 def _triton() -> ModuleType | None:
     """Return the Triton kernels, `None` where they cannot run."""
-    try:
-        from fewer.kernels.triton import support
-    except ImportError:
-        return None
-    if support.unavailable_reason():
-        return None
-    from fewer.kernels import triton
-
-    return triton
+    support = import_module("fewer.kernels.triton.support")
+    return None if support.unavailable_reason() else import_module("fewer.kernels.triton.attention")
 
 
 @cache
