@@ -146,7 +146,9 @@ class TOKEEPolicy(ExitingPolicy):
             return None
         texts, device = tokens.grid[0], tokens.slot.device
         window = torch.randint(len(WINDOWS), (texts,), device=device)
-        threshold = torch.tensor(DRAWN, device=device)[torch.randint(len(DRAWN), (texts,))]
+        threshold = torch.tensor(DRAWN, device=device)[
+            torch.randint(len(DRAWN), (texts,), device=device)
+        ]
         window[:EAGER], threshold[:EAGER] = 0, DRAWN[-1]
         threshold[max(EAGER, texts - PATIENT) :] = 0.0
         return _Draws(window, threshold)
