@@ -78,6 +78,14 @@ def attention(
     return tokens.replace(hidden=hidden), evidence, count
 
 
+def count_window(pattern: Pattern | None, tokens: Packed) -> Callable[[], SparseCounts]:
+    """Return a count of the pairs of a sliding window, if there is one, over all tokens."""
+    if pattern is None:
+        return SparseCounts
+    sparse = _sparse_layout(pattern, tokens, None, 1)
+    return partial(_count, _without_states(tokens), _without_states(tokens), None, sparse, None)
+
+
 def _without_states(tokens: Packed) -> Packed:
     """Let go of the memory of the states, for a count that may come later."""
     return tokens.replace(hidden=tokens.hidden.new_empty(0))

@@ -306,10 +306,10 @@ class Packed:
         has_token = kept_before[self.cu].diff() > 0
         readers = alive if self.active is None else alive & self.active
         (rows, gone), (texts, _), (reader_rows, _) = partition(alive, has_token, readers)
-        kept = self.select(rows).replace(alive=None)
-        kept.placement.__dict__["texts"] = texts
-        kept.__dict__["reader_rows"] = kept_before[reader_rows]
-        return kept, rows, gone
+        tokens = self.select(rows).replace(alive=None)
+        tokens.placement.__dict__["texts"] = texts
+        tokens.__dict__["reader_rows"] = kept_before[reader_rows]
+        return tokens, rows, gone
 
     def split_pairs(self) -> Packed:
         """View the two texts of each pair as texts of their own."""

@@ -26,7 +26,8 @@ from fewer._validation.settings import checked, settings, validate
 from fewer._validation.types import Count, NonNegative, Probability, Seed
 from fewer.core.phase import Phase
 from fewer.core.policy import Dense, Inherits, Method, Policy
-from fewer.hf.attach import Attachment, attach, attachment, is_attached, running
+from fewer.hf.attach import attach, attachment, is_attached, running
+from fewer.hf.attachment import Attachment
 from fewer.hf.checkpoint import load, save
 from fewer.hf.side_file import method_to
 from fewer.tasks.rows import data_hash

@@ -149,9 +149,9 @@ def _with_gate(
     tokens, heads = k.shape[:2]
     columns = torch.stack(parts, -1)[:, None].expand(tokens, heads, len(parts))
     empty = _GATE_COLUMNS - len(parts)
-    ones = q.new_ones(()).expand(len(q), heads, len(parts))
+    factors = q.new_ones(()).expand(len(q), heads, len(parts))
     return (
-        F.pad(torch.cat((q, ones), -1), (0, empty)),
+        F.pad(torch.cat((q, factors), -1), (0, empty)),
         F.pad(torch.cat((k, columns), -1), (0, empty)),
         F.pad(v, (0, _GATE_COLUMNS)),
     )

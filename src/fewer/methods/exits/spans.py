@@ -76,8 +76,8 @@ class Bounds:
     @property
     def uncertainty(self) -> Float[Tensor, "B"]:
         """The mean entropy over its largest value, ln n: 0 .. 1."""
-        ones = torch.ones_like(self.log_p[:, 0])
-        tokens = ones.new_zeros(self.texts).index_add(0, self.text, ones)
+        count = torch.ones_like(self.log_p[:, 0])
+        tokens = count.new_zeros(self.texts).index_add(0, self.text, count)
         return self.entropy / tokens.clamp_min(2).log()
 
     @property
