@@ -20,25 +20,12 @@ from fewer.kernels.triton.blocks import (
 )
 
 
+# One argument per line would hide the programs.
 # fmt: off
 @triton.jit
 def _score_block(
-    q,
-    k,
-    stride_k,
-    scale,
-    start_k,
-    first,
-    count_k,
-    gate,
-    position_q,
-    position_k,
-    window,
-    exempt,
-    WIDTH: tl.constexpr,
-    PADDED: tl.constexpr,
-    KEYS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    q, k, stride_k, scale, start_k, first, count_k, gate, position_q, position_k, window, exempt,
+    WIDTH: tl.constexpr, PADDED: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """Return the masked scores of a block of keys that begins at the key `first`."""
     rows = k + (start_k + first) * stride_k
@@ -50,19 +37,8 @@ def _score_block(
 
 @triton.jit
 def _update(
-    scores,
-    v,
-    stride_v,
-    start_k,
-    first,
-    count_k,
-    maximum,
-    total,
-    context,
-    WIDTH: tl.constexpr,
-    PADDED: tl.constexpr,
-    KEYS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    scores, v, stride_v, start_k, first, count_k, maximum, total, context, WIDTH: tl.constexpr,
+    PADDED: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """Add a block of keys to the online softmax; return the exponentials, too."""
     larger = tl.maximum(maximum, tl.max(scores, 1))
@@ -90,42 +66,53 @@ def _store_sums(partial, exponentials, coefficient, first, count_k, KEYS: tl.con
 
 @triton.jit
 def _walk(
-    q,
-    k,
-    v,
-    stride_k,
-    stride_v,
-    scale,
-    steps,
-    exempt_blocks,
-    first_block,
-    start_k,
-    count_k,
-    gate,
-    position_q,
-    position_k,
-    window,
-    exempt,
-    maximum,
-    total,
-    context,
-    WIDTH: tl.constexpr,
-    PADDED: tl.constexpr,
-    KEYS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    q, k, v, stride_k, stride_v, scale, steps, exempt_blocks, first_block, start_k, count_k, gate,
+    position_q, position_k, window, exempt, maximum, total, context, WIDTH: tl.constexpr,
+    PADDED: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """Walk over the blocks of keys with the online softmax."""
     for step in range(0, steps):
         first = _first_key(step, exempt_blocks, first_block, position_k, KEYS)
         scores = _score_block(
-            q, k, stride_k, scale, start_k, first, count_k, gate, position_q, position_k, window, exempt,
-            WIDTH, PADDED, KEYS, PRECISION,
+            q, k, stride_k, scale, start_k, first, count_k, gate, position_q, position_k,
+            window, exempt, WIDTH, PADDED, KEYS, PRECISION,
         )
         _, maximum, total, context = _update(
             scores, v, stride_v, start_k, first, count_k, maximum, total, context,
             WIDTH, PADDED, KEYS, PRECISION,
         )
     return maximum, total, context
+
+
+@triton.jit
+def _sum_columns(
+    q, k, stride_k, scale, steps, exempt_blocks, first_block, start_k, count_k, gate, position_q,
+    position_k, window, exempt, shift, coefficient, partial,
+    WIDTH: tl.constexpr, PADDED: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
+):
+    """Walk over the blocks of keys again, now that the sum of each row is known."""
+    for step in range(0, steps):
+        first = _first_key(step, exempt_blocks, first_block, position_k, KEYS)
+        scores = _score_block(
+            q, k, stride_k, scale, start_k, first, count_k, gate, position_q, position_k,
+            window, exempt, WIDTH, PADDED, KEYS, PRECISION,
+        )
+        exponentials = tl.exp2(scores - shift[:, None])
+        _store_sums(partial, exponentials, coefficient, first, count_k, KEYS)
+
+
+@triton.jit
+def _store_context(
+    context, accumulator, total, start_q, head, inside,
+    HEADS: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr,
+):
+    """Divide by the sums of the exponentials and store the rows of a head."""
+    rows = tl.arange(0, ROWS)[:, None]
+    columns = tl.arange(0, PADDED)[None, :]
+    first = context + (start_q * HEADS + head) * WIDTH
+    values = (accumulator / total[:, None]).to(context.dtype.element_ty)
+    mask = inside[:, None] & (columns < WIDTH)
+    tl.store(first + rows * (HEADS * WIDTH) + columns, values, mask=mask)
 
 
 @triton.jit
@@ -153,25 +140,15 @@ def attend_program(
     exempt,  # (B): number of keys that are visible from any distance, or None
     gate,
     weight,
-    stride_q,
-    stride_q_head,
-    stride_k,
-    stride_k_head,
-    stride_v,
-    stride_v_head,
-    scale,
-    window,
-    blocks,
-    tokens_k,
-    HEADS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    PADDED: tl.constexpr,
-    ROWS: tl.constexpr,
-    KEYS: tl.constexpr,
-    BUFFERED: tl.constexpr,  # texts of more queries leave `partial` alone
-    PRECISION: tl.constexpr,
+    stride_q, stride_q_head, stride_k, stride_k_head, stride_v, stride_v_head,
+    scale, window, blocks, tokens_k,
+    HEADS: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr,
+    KEYS: tl.constexpr, BUFFERED: tl.constexpr, PRECISION: tl.constexpr,
 ):
-    """Attend from one block of queries of one text and head to all keys of the text."""
+    """Attend from one block of queries of one text and head to all keys of the text.
+
+    Texts of more than `BUFFERED` queries leave `partial` alone.
+    """
     program = tl.program_id(0)
     block = program % blocks
     head = program // blocks % HEADS
@@ -193,14 +170,12 @@ def attend_program(
     if gate is not None:
         gate += start_k
 
-    # which blocks of keys
     steps = tl.cdiv(count_k, KEYS)
+    positions = rows
     exempt_keys = 0
     exempt_blocks = 0
     first_block = 0
-    if position_k is None:
-        positions = rows
-    else:
+    if position_k is not None:
         position_k += start_k
         positions = load_positions(position_q + start_q, rows, inside)
         if exempt is not None:
@@ -250,38 +225,24 @@ def attend_program(
     # a row without a block of keys
     maximum = tl.where((total == 0.0) & (count_k > 0), MASKED, maximum)
     total = tl.where(total == 0.0, 1.0, total)
-    columns = tl.arange(0, PADDED)[None, :]
-    tl.store(
-        context
-        + (start_q * HEADS + head) * WIDTH
-        + rows[:, None] * (HEADS * WIDTH)
-        + columns,
-        (accumulator / total[:, None]).to(context.dtype.element_ty),
-        mask=inside[:, None] & (columns < WIDTH),
-    )
+    _store_context(context, accumulator, total, start_q, head, inside, HEADS, WIDTH, PADDED, ROWS)
     if logsumexp is not None:
-        tl.store(
-            logsumexp + start_q * HEADS + head + rows * HEADS,
-            (maximum + tl.log2(total)) * LN_2,
-            mask=inside,
-        )
+        first_sum = logsumexp + start_q * HEADS + head
+        tl.store(first_sum + rows * HEADS, (maximum + tl.log2(total)) * LN_2, mask=inside)
 
-    # the second walk: attention received, now that the sum of each row is known
-    if partial is not None:
+    # the second walk: attention received
+    if partial is not None:  # noqa: SIM102 (known when compiled; the next is not)
         if (count_k > KEYS) & (count_q <= BUFFERED):
             shift = tl.where(maximum == -INFINITY, 0.0, maximum)
             coefficient = row_weight / total
-            for step in range(0, steps):
-                first = _first_key(step, exempt_blocks, first_block, position_k, KEYS)
-                scores = _score_block(
-                    queries, k, stride_k, scale, start_k, first, count_k, gate, positions, position_k,
-                    window, exempt_keys, WIDTH, PADDED, KEYS, PRECISION,
-                )
-                exponentials = tl.exp2(scores - shift[:, None])
-                _store_sums(partial, exponentials, coefficient, first, count_k, KEYS)
+            _sum_columns(
+                queries, k, stride_k, scale, steps, exempt_blocks, first_block, start_k, count_k,
+                gate, positions, position_k, window, exempt_keys, shift, coefficient, partial,
+                WIDTH, PADDED, KEYS, PRECISION,
+            )
 
 
-@triton.jit(do_not_specialize=["partial", "weight", "blocks", "blocks_k", "tokens_k"])
+@triton.jit(do_not_specialize=["weight", "blocks", "blocks_k", "tokens_k"])
 def merge_program(
     partial,
     ranges,

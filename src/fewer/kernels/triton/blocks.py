@@ -28,9 +28,7 @@ def find_text(cu, text):
 
 
 @triton.jit
-def load_rows(
-    states, stride, count, ROWS: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr
-):
+def load_rows(states, stride, count, ROWS: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr):
     """Load the first `count` rows of a block `(ROWS, PADDED)`; the rest is 0."""
     rows = tl.arange(0, ROWS)[:, None]
     columns = tl.arange(0, PADDED)[None, :]

@@ -33,16 +33,17 @@ class Config:
 HALF_PRECISION = {
     16: Config(64, 64, 4, 3),
     32: Config(64, 64, 4, 3),
-    64: Config(128, 64, 8, 3),
+    64: Config(64, 64, 4, 3),
     128: Config(128, 64, 8, 2),
     256: Config(64, 32, 8, 2),
 }
+# Without tensor cores the operands lie in registers: more stages spill them.
 FULL_PRECISION = {
-    16: Config(32, 32, 4, 2),
-    32: Config(32, 32, 4, 2),
-    64: Config(32, 32, 4, 2),
-    128: Config(32, 32, 8, 2),
-    256: Config(16, 16, 4, 2),
+    16: Config(32, 32, 8, 1),
+    32: Config(32, 32, 8, 1),
+    64: Config(32, 32, 8, 1),
+    128: Config(32, 16, 8, 1),
+    256: Config(32, 16, 8, 1),
 }
 
 

@@ -76,9 +76,7 @@ def received_program(
         if first_k >= exempt_keys:
             inside = keys < count_k
             low, high = position_bounds(load_positions(position_k, keys, inside), inside, window)
-            first_block, end_block = find_blocks_in_window(
-                position_q, 0, count_q, low, high, ROWS
-            )
+            first_block, end_block = find_blocks_in_window(position_q, 0, count_q, low, high, ROWS)
 
     sums = tl.zeros((ROWS, KEYS), tl.float32)
     for head in range(0, HEADS):
