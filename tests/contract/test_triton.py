@@ -23,7 +23,7 @@ from tests.contract.test_patterns import call_of as draw_sparse_call
 from tests.rounding import ROUNDING, assert_same
 
 SMALL = Config(16, 16, 4, 2)
-UNBUFFERED = replace(SMALL, buffered=32)  # longer texts are computed by `received`
+UNBUFFERED = replace(SMALL, buffered=16)  # longer texts are computed by `received`
 HAS_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if HAS_GPU else "cpu"
 HALVES = [
@@ -77,12 +77,15 @@ def _assert_equals_reference(call, config=SMALL):
     wanted = attend_reference(call)
     rounding = ROUNDING[call.q.dtype]
     assert_same_output(_attend(call, config), wanted, rounding)
-    if wanted.received is not None:
+    if wanted.received is not None and config is not UNBUFFERED:
         assert_same(_received(call, config), wanted.received, rounding)
 
 
-def _draw_long(lengths=(70, 1, 33, 16, 5), heads=2, width=16, dtype=torch.float32, **extras):
-    """Draw a call of texts of several blocks, whose positions have gaps."""
+LENGTHS = (40, 1, 16, 23)
+
+
+def _draw_long(lengths=LENGTHS, heads=1, width=16, dtype=torch.float32, **extras):
+    """Draw a call of texts of up to three blocks, whose positions have gaps."""
     cu = torch.nn.functional.pad(torch.tensor(lengths).cumsum(0), (1, 0))
     position = torch.cat([torch.randperm(2 * n)[:n].sort().values for n in lengths])
     q, k, v = torch.randn(3, sum(lengths), heads, width).to(dtype)
@@ -120,49 +123,53 @@ def _exempt(call, count):
     return replace(call, window_exempt=place < count)
 
 
-@every_extra
+@pytest.mark.parametrize("extras", ["plain", "everything"])
 @every_size
 def test_it_equals_the_reference(sizes, extras):
     _assert_equals_reference(draw_call(sizes, EXTRAS[extras]))
 
 
+@every_extra
+def test_every_option_equals_the_reference(extras):
+    _assert_equals_reference(draw_call("fewer queries", EXTRAS[extras]))
+
+
 @pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize("sizes", ["ragged", "long beside short", "texts without queries"])
-def test_it_equals_the_reference_in_half_precision(sizes, dtype):
-    _assert_equals_reference(draw_call(sizes, EXTRAS["everything"], dtype=dtype))
+@pytest.mark.parametrize("window", [None, 12])
+def test_half_precision_agrees(window, dtype):
+    _assert_equals_reference(_draw_long(window=window, gate=None, dtype=dtype))
 
 
-@pytest.mark.parametrize("heads", [1, 3])
 @pytest.mark.parametrize("width", [1, 16, 20, 32, 33, 64, 80, 128, 256])
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
-def test_heads_of_every_size_agree(heads, width, dtype):
-    call = draw_call("fewer queries", EXTRAS["everything"], heads, width, dtype)
+def test_heads_of_every_size_agree(width, dtype):
+    call = draw_call("one text", EXTRAS["everything"], 3, width, dtype)
     _assert_equals_reference(call, config=None)
 
 
-@pytest.mark.parametrize("exempt", [0, 3, 16, 20])
-@pytest.mark.parametrize("window", [None, 0, 12, 2**40])
+@pytest.mark.parametrize(
+    ("window", "exempt"),
+    [(None, 0), (0, 0), (12, 0), (12, 1), (5, 16), (5, 20), (2**40, 0)],
+)
 @pytest.mark.parametrize("config", [SMALL, UNBUFFERED], ids=["buffered", "unbuffered"])
 def test_texts_of_several_blocks_agree(config, window, exempt):
     call = _draw_long(window=window, gate=None)
-    if exempt and window is not None:
-        call = _exempt(call, exempt)
-    _assert_equals_reference(call, config)
+    _assert_equals_reference(_exempt(call, exempt) if exempt else call, config)
 
 
 @pytest.mark.parametrize("config", [SMALL, UNBUFFERED], ids=["buffered", "unbuffered"])
-@pytest.mark.parametrize("extras", [{}, {"gate": None}, {"query_weight": None}])
-def test_gates_and_weights_of_several_blocks_agree(config, extras):
+@pytest.mark.parametrize("extras", [{}, {"query_weight": None}])
+def test_gates_of_several_blocks_agree(config, extras):
     _assert_equals_reference(_exempt(_draw_long(window=25, **extras), 1), config)
 
 
 def test_texts_of_several_blocks_agree_with_the_blocks_of_inference():
-    _assert_equals_reference(_draw_long((150, 3, 64, 65), 1, 32, window=40, gate=None), None)
-    _assert_equals_reference(_draw_long((150, 3, 64, 65), 1, 32), None)
+    call = _draw_long((150, 64, 65), width=32, window=40, gate=None, dtype=torch.float16)
+    _assert_equals_reference(call, None)
 
 
 def test_fewer_queries_than_keys_agree_over_several_blocks():
-    call = _draw_long((70, 40, 20), window=15, gate=None)
+    call = _draw_long((50, 40, 20), window=15, gate=None)
     rows = torch.rand(len(call.q)) < 0.3
     counts = [int(part.sum()) for part in rows.split(call.cu_q.diff().tolist())]
     frozen = replace(
@@ -176,19 +183,17 @@ def test_fewer_queries_than_keys_agree_over_several_blocks():
     _assert_equals_reference(replace(frozen, window=None))
 
 
-@pytest.mark.parametrize("window", [None, 12])
 @pytest.mark.parametrize("config", [SMALL, UNBUFFERED], ids=["buffered", "unbuffered"])
-def test_a_text_is_the_same_to_the_last_bit_in_every_batch(config, window):
-    call = _exempt(_draw_long(window=window), 2)
+def test_a_text_is_the_same_to_the_last_bit_in_every_batch(config):
+    call = _exempt(_draw_long(window=12), 2)
     together = _attend(call, config)
     from_logsumexp = _received(call, config)
-    for text in range(len(call.cu_q) - 1):
+    for text, max_length in enumerate((None, 1, 1000, 23)):
         single, rows_q, rows_k = _select(call, text)
-        for max_length in (None, 70, 1000):
-            alone = _attend(replace(single, max_length=max_length), config)
-            assert torch.equal(alone.context, together.context[rows_q])
-            assert torch.equal(alone.logsumexp, together.logsumexp[rows_q])
-            assert torch.equal(alone.received, together.received[rows_k])
+        alone = _attend(replace(single, max_length=max_length), config)
+        assert torch.equal(alone.context, together.context[rows_q])
+        assert torch.equal(alone.logsumexp, together.logsumexp[rows_q])
+        assert torch.equal(alone.received, together.received[rows_k])
         assert torch.equal(_received(single, config), from_logsumexp[rows_k])
 
 
@@ -208,13 +213,12 @@ def test_context_has_the_same_bits_with_and_without_evidence():
     assert torch.equal(plain.context, _attend(call).context)
 
 
-@pytest.mark.parametrize("row", [3, 70, 80])  # in a text of several blocks, of one, of three
-def test_a_score_that_is_no_number_stays_in_its_text_and_head(row):
-    call = _draw_long(gate=None)
-    call.k[row, 0, 3] = torch.nan
+def test_a_score_that_is_no_number_stays_in_its_text_and_head():
+    call = _draw_long(heads=2, gate=None)
+    call.k[[3, 50], 0, 3] = torch.nan  # in texts of three blocks and of one
     output, from_logsumexp = _attend(call), _received(call)
-    text = torch.repeat_interleave(torch.arange(5), call.cu_q.diff())
-    is_hit = text == text[row]
+    text = torch.repeat_interleave(torch.arange(4), call.cu_q.diff())
+    is_hit = (text == 0) | (text == 2)
     assert output.context[is_hit, :16].isnan().all()
     assert not output.context[is_hit, 16:].isnan().any()
     assert not output.context[~is_hit].isnan().any()
@@ -224,21 +228,21 @@ def test_a_score_that_is_no_number_stays_in_its_text_and_head(row):
 
 @pytest.mark.parametrize("config", [SMALL, UNBUFFERED], ids=["buffered", "unbuffered"])
 def test_rows_of_masked_pairs_are_finite(config):
-    closed = _draw_long(gate=torch.zeros(125))
+    closed = _draw_long(gate=torch.zeros(80))
     far = replace(_draw_long(window=1), position_k=_draw_long().position_k + 1000)
-    for call in (closed, far, replace(far, window_exempt=torch.zeros(125, dtype=torch.bool))):
+    for call in (closed, far):
         output = _attend(call, config)
         assert torch.isfinite(output.context).all()
         assert torch.isfinite(output.received).all()
         assert torch.isfinite(output.logsumexp).all()
         assert (output.logsumexp < masked_score(torch.float32) / 2).all()
-    assert torch.isfinite(_received(far)).all()
+    assert _received(far, config).tolist() == [0.0] * 80
 
 
 def test_attention_received_sums_to_one():
-    call = _draw_long(window=30)
-    sums = [part.sum().item() for part in _attend(call).received.split([70, 1, 33, 16, 5])]
-    assert sums == pytest.approx([1.0] * 5, abs=1e-5)
+    call = _draw_long()
+    sums = [part.sum().item() for part in _attend(call).received.split(LENGTHS)]
+    assert sums == pytest.approx([1.0] * 4, abs=1e-5)
 
 
 def test_a_row_of_infinite_logsumexp_gives_nothing():
@@ -249,13 +253,13 @@ def test_a_row_of_infinite_logsumexp_gives_nothing():
     masked[is_frozen.nonzero()[0]] = -torch.inf
     found = received(_to_device(call), masked.to(DEVICE), config=SMALL).cpu()
     weighted = replace(call, query_weight=(~is_frozen).float())
-    counts = [part.float().mean() for part in (~is_frozen).split([70, 1, 33, 16, 5])]
+    counts = [part.float().mean() for part in (~is_frozen).split(LENGTHS)]
     share = torch.stack(counts).repeat_interleave(call.cu_k.diff())
     assert_same(found, attend_reference(weighted).received * share)
 
 
 def test_logsumexp_may_have_the_strides_of_flash_attention():
-    call = _to_device(_draw_long())
+    call = _to_device(draw_call("ragged", EXTRAS["everything"]))
     logsumexp = attend(call).logsumexp
     transposed = logsumexp.T.contiguous().T
     assert transposed.stride() != logsumexp.stride()
@@ -263,8 +267,8 @@ def test_logsumexp_may_have_the_strides_of_flash_attention():
 
 
 @pytest.mark.parametrize("order", ["rows", "heads", "columns"])
-def test_strided_states_are_read_where_they_are(order):
-    call = _draw_long()
+def test_states_of_any_strides_agree(order):
+    call = draw_call("ragged", EXTRAS["everything"])
     tokens, heads, width = call.q.shape
     if order == "rows":  # slices of a fused projection
         fused = torch.randn(tokens, 3, heads, width)
@@ -277,23 +281,25 @@ def test_strided_states_are_read_where_they_are(order):
 
 
 def test_rows_beyond_two_to_the_31_numbers_are_read():
-    stride = 2**24
-    rows = torch.empty(139 * stride + 16, dtype=torch.float16, device=DEVICE)
-    rows = rows.as_strided((140, 1, 16), (stride, 16, 1))  # all but these stay untouched
-    call = _draw_long((130, 10), 1, dtype=torch.float16, needs_logsumexp=False)
-    wanted, call = attend_reference(call), _to_device(call)
-    for name in ("q", "k", "v"):
-        rows.copy_(getattr(call, name))
-        states = {other: getattr(call, other) for other in ("q", "k", "v")}
-        output = attend(replace(call, **{**states, name: rows}), config=SMALL)
-        assert_same(output.context.cpu(), wanted.context)
-        assert_same(output.received.cpu(), wanted.received, 1e-3)
+    stride, cu = 2**24, torch.tensor([130, 140])
+    near = torch.randn(140, 1, 16, dtype=torch.float16)
+    far = torch.empty(139 * stride + 16, dtype=torch.float16, device=DEVICE)  # mostly untouched
+    far = far.as_strided(near.shape, (stride, 16, 1))
+    far[130:] = near[130:].to(DEVICE)
+    call = AttentionCall(near, near, near, cu, cu, needs_received=True, needs_logsumexp=True)
+    wanted = attend_reference(call)
+    call = replace(_to_device(call), q=far, k=far, v=far)
+    output = attend(call, config=SMALL)
+    assert_same(output.context[130:].cpu(), wanted.context)
+    assert_same(output.received[130:].cpu(), wanted.received, 1e-3)
+    from_logsumexp = received(call, output.logsumexp, config=SMALL)
+    assert_same(from_logsumexp[130:].cpu(), wanted.received, 1e-3)
 
 
 @pytest.mark.skipif(HAS_GPU, reason="the call is drawn on the CPU")
-@pytest.mark.parametrize("pattern", ["window", "longformer", "question", "blocks", "bigbird"])
+@pytest.mark.parametrize("pattern", ["window", "longformer", "blocks"])
 def test_sparse_patterns_agree(pattern):
-    call = draw_sparse_call(PATTERNS[pattern], lengths=(40, 3, 21))
+    call = draw_sparse_call(PATTERNS[pattern], lengths=(20, 3))
     assert supports(call)
     assert_same_output(attend(call, config=SMALL), attend_reference(call), 1e-5)
 
@@ -318,6 +324,6 @@ def test_scores_alone_of_a_call_that_is_not_supported_are_refused():
 
 
 def test_scores_of_a_sliding_window_need_no_chunks():
-    call = draw_sparse_call(PATTERNS["window"], lengths=(40, 3, 21))
+    call = draw_sparse_call(PATTERNS["window"], lengths=(20, 3))
     wanted = attend_reference(call)
     assert_same(received(call, wanted.logsumexp, config=SMALL), wanted.received)

@@ -46,6 +46,8 @@ def unsupported_reason(call: AttentionCall) -> str | None:
         return "dropout"
     if not (call.q.dtype == call.k.dtype == call.v.dtype and call.q.dtype in DTYPES):
         return f"the dtypes {call.q.dtype}, {call.k.dtype}, {call.v.dtype} of q, k and v"
+    if call.q.dtype == torch.bfloat16 and _is_interpreted():
+        return "bfloat16 in Triton's interpreter, which multiplies its bits as integers"
     if not 1 <= call.q.shape[2] <= LARGEST_HEAD or call.v.shape[2] != call.q.shape[2]:
         return f"heads of {call.q.shape[2]} and {call.v.shape[2]} numbers"
     devices = {tensor.device for tensor in _inputs(call)}
