@@ -81,7 +81,7 @@ def _assert_equals_reference(call, config=SMALL):
         assert_same(_received(call, config), wanted.received, rounding)
 
 
-LENGTHS = (36, 1, 16)
+LENGTHS = (36, 17, 16)
 
 
 def _draw_long(lengths=LENGTHS, heads=1, width=16, dtype=torch.float32, **extras):
@@ -183,11 +183,27 @@ def test_fewer_queries_than_keys_agree_over_several_blocks():
 
 
 @pytest.mark.parametrize("config", [SMALL, UNBUFFERED], ids=["buffered", "unbuffered"])
+def test_more_queries_than_keys_agree(config):
+    call = _draw_long()
+    rows = torch.tensor([*range(10), 36, *range(53, 63)])
+    keys = {name: getattr(call, name)[rows] for name in ("k", "v", "position_k", "gate")}
+    _assert_equals_reference(replace(call, **keys, cu_k=torch.tensor([0, 10, 11, 21])), config)
+
+
+def test_queries_without_keys_agree():
+    call = _draw_long()
+    keys = {name: getattr(call, name)[:36] for name in ("k", "v", "position_k", "gate")}
+    call = replace(call, **keys, cu_k=torch.tensor([0, 36, 36, 36]))
+    _assert_equals_reference(call)
+    _assert_equals_reference(replace(call, needs_received=False))
+
+
+@pytest.mark.parametrize("config", [SMALL, UNBUFFERED], ids=["buffered", "unbuffered"])
 def test_a_text_is_the_same_to_the_last_bit_in_every_batch(config):
     call = _exempt(_draw_long(window=12), 2)
     together = _attend(call, config)
     from_logsumexp = _received(call, config)
-    for text, max_length in enumerate((None, 1, 1000)):
+    for text, max_length in enumerate((None, 17, 1000)):
         single, rows_q, rows_k = _select(call, text)
         alone = _attend(replace(single, max_length=max_length), config)
         assert torch.equal(alone.context, together.context[rows_q])
@@ -214,7 +230,7 @@ def test_context_has_the_same_bits_with_and_without_evidence():
 
 def test_a_score_that_is_no_number_stays_in_its_text_and_head():
     call = _draw_long(heads=2, gate=None)
-    call.k[[3, 40], 0, 3] = torch.nan  # in texts of three blocks and of one
+    call.k[[3, 60], 0, 3] = torch.nan  # in texts of three blocks and of one
     output, from_logsumexp = _attend(call), _received(call)
     text = torch.repeat_interleave(torch.arange(3), call.cu_q.diff())
     is_hit = (text == 0) | (text == 2)
@@ -227,7 +243,7 @@ def test_a_score_that_is_no_number_stays_in_its_text_and_head():
 
 @pytest.mark.parametrize("config", [SMALL, UNBUFFERED], ids=["buffered", "unbuffered"])
 def test_rows_of_masked_pairs_are_finite(config):
-    closed = _draw_long(gate=torch.zeros(53))
+    closed = _draw_long(gate=torch.zeros(69))
     far = replace(_draw_long(window=1), position_k=_draw_long().position_k + 1000)
     for call in (closed, far):
         output = _attend(call, config)
@@ -235,7 +251,7 @@ def test_rows_of_masked_pairs_are_finite(config):
         assert torch.isfinite(output.received).all()
         assert torch.isfinite(output.logsumexp).all()
         assert (output.logsumexp < masked_score(torch.float32) / 2).all()
-    assert _received(far, config).tolist() == [0.0] * 53
+    assert _received(far, config).tolist() == [0.0] * 69
 
 
 def test_attention_received_sums_to_one():
@@ -244,12 +260,12 @@ def test_attention_received_sums_to_one():
     assert sums == pytest.approx([1.0] * 3, abs=1e-5)
 
 
-def test_a_row_of_infinite_logsumexp_gives_nothing():
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, 1.01 * masked_score(torch.float32)])
+def test_a_row_without_a_key_gives_nothing(value):
     call = _draw_long(query_weight=None)
     logsumexp = attend_reference(call).logsumexp
     is_frozen = torch.rand(len(call.q)) < 0.4
-    masked = logsumexp.masked_fill(is_frozen[:, None], torch.inf)
-    masked[is_frozen.nonzero()[0]] = -torch.inf
+    masked = logsumexp.masked_fill(is_frozen[:, None], value)
     found = received(_to_device(call), masked.to(DEVICE), config=SMALL).cpu()
     weighted = replace(call, query_weight=(~is_frozen).float())
     counts = [part.float().mean() for part in (~is_frozen).split(LENGTHS)]
@@ -279,11 +295,14 @@ def test_states_of_any_strides_agree(order):
     _assert_equals_reference(replace(call, q=q, k=k, v=v))
 
 
-def test_rows_beyond_two_to_the_31_numbers_are_read():
-    stride, cu = 2**24, torch.tensor([130, 140])
-    near = torch.randn(140, 1, 16, dtype=torch.float16)
-    far = torch.empty(139 * stride + 16, dtype=torch.float16, device=DEVICE)  # mostly untouched
-    far = far.as_strided(near.shape, (stride, 16, 1))
+@pytest.mark.parametrize("strides", [(2**24, 16, 1), (16, 2**30 + 16, 1)], ids=["rows", "heads"])
+def test_states_beyond_two_to_the_31_numbers_are_read(strides):
+    cu, shape = torch.tensor([130, 140]), (140, 3, 16)
+    near = torch.randn(shape, dtype=torch.float16)
+    last = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    assert last > 2**31
+    far = torch.empty(last + 1, dtype=torch.float16, device=DEVICE)  # mostly untouched
+    far = far.as_strided(shape, strides)
     far[130:] = near[130:].to(DEVICE)
     call = AttentionCall(near, near, near, cu, cu, needs_received=True, needs_logsumexp=True)
     wanted = attend_reference(call)

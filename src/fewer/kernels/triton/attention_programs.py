@@ -151,7 +151,7 @@ def attend_program(
     """
     program = tl.program_id(0)
     block = program % blocks
-    head = program // blocks % HEADS
+    head = (program // blocks % HEADS).to(tl.int64)
     text = program // blocks // HEADS
     start_q, count_q = find_text(cu_q, text)
     first_q = block * ROWS
@@ -161,10 +161,8 @@ def attend_program(
     rows = tl.arange(0, ROWS)
     inside = first_q + rows < count_q
     start_q += first_q
-    queries = load_rows(
-        q + start_q * stride_q + head * stride_q_head, stride_q, count_q - first_q,
-        ROWS, WIDTH, PADDED,
-    )
+    q += start_q * stride_q + head * stride_q_head
+    queries = load_rows(q, stride_q, count_q - first_q, ROWS, WIDTH, PADDED)
     k += head * stride_k_head
     v += head * stride_v_head
     if gate is not None:
@@ -202,7 +200,7 @@ def attend_program(
         is_single = False
     else:
         row_weight = load_weights(weight, start_q + rows, inside)
-        partial += (block * HEADS + head).to(tl.int64) * tokens_k + start_k
+        partial += (block * HEADS + head) * tokens_k + start_k
     if is_single:
         scores = _score_block(
             queries, k, stride_k, scale, start_k, 0, count_k, gate, positions, position_k, window,
@@ -235,6 +233,8 @@ def attend_program(
         if (count_k > KEYS) & (count_q <= BUFFERED):
             shift = tl.where(maximum == -INFINITY, 0.0, maximum)
             coefficient = row_weight / total
+            if queries.dtype == tl.float32:  # not kept: operands in fp32 take registers
+                queries = load_rows(q, stride_q, count_q - first_q, ROWS, WIDTH, PADDED)
             _sum_columns(
                 queries, k, stride_k, scale, steps, exempt_blocks, first_block, start_k, count_k,
                 gate, positions, position_k, window, exempt_keys, shift, coefficient, partial,

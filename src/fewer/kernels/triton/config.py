@@ -26,10 +26,11 @@ class Config:
     num_warps: int
     num_stages: int
     buffered: int = BUFFERED_QUERIES  # largest number of queries whose sums go to the buffer
+    precision: str = "ieee"  # of products in fp32: "tf32x3" uses tensor cores, "tf32" is coarse
 
 
 # By padded head size. Not measured yet on a GPU: chosen to compile for compute capability 9.0
-# without spilled registers (tests/slow/test_triton_compiles.py).
+# without spilled registers (tests/slow/test_triton_programs.py).
 HALF_PRECISION = {
     16: Config(64, 64, 4, 3),
     32: Config(64, 64, 4, 3),
@@ -42,8 +43,8 @@ FULL_PRECISION = {
     16: Config(32, 32, 8, 1),
     32: Config(32, 32, 8, 1),
     64: Config(32, 32, 8, 1),
-    128: Config(32, 16, 8, 1),
-    256: Config(32, 16, 8, 1),
+    128: Config(16, 16, 8, 1),
+    256: Config(16, 16, 8, 1),
 }
 
 

@@ -44,7 +44,7 @@ class Launch:
             "PADDED": pad_head_size(width),
             "ROWS": self.config.block_m,
             "KEYS": self.config.block_n,
-            "PRECISION": "ieee" if self.q.dtype == torch.float32 else "tf32",
+            "PRECISION": self.config.precision,
             "num_warps": self.config.num_warps,
             "num_stages": self.config.num_stages,
         }

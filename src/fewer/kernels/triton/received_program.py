@@ -79,15 +79,13 @@ def received_program(
             first_block, end_block = find_blocks_in_window(position_q, 0, count_q, low, high, ROWS)
 
     sums = tl.zeros((ROWS, KEYS), tl.float32)
-    for head in range(0, HEADS):
-        key_rows = load_rows(
-            k + head * stride_k_head, stride_k, count_k - first_k, KEYS, WIDTH, PADDED
-        )
+    for _ in range(0, HEADS):
+        key_rows = load_rows(k, stride_k, count_k - first_k, KEYS, WIDTH, PADDED)
         for block in range(first_block, end_block):
             first_q = block * ROWS
             rows = first_q + tl.arange(0, ROWS)
             inside = rows < count_q
-            first_row = q + (start_q + first_q) * stride_q + head * stride_q_head
+            first_row = q + (start_q + first_q) * stride_q
             query_rows = load_rows(first_row, stride_q, count_q - first_q, ROWS, WIDTH, PADDED)
             scores = tl.dot(query_rows, tl.trans(key_rows), input_precision=PRECISION) * scale
             positions = rows
@@ -97,13 +95,15 @@ def received_program(
                 scores, keys, count_k, gate, positions, position_k, window, exempt_keys
             )
             normaliser = tl.load(
-                logsumexp + rows.to(tl.int64) * stride_l + head * stride_l_head,
-                mask=inside,
-                other=INFINITY,
+                logsumexp + rows.to(tl.int64) * stride_l, mask=inside, other=INFINITY
             )
             # a row that sees no key gives nothing; NaN stays
             normaliser = tl.where(normaliser < MASKED / 2, INFINITY, normaliser * LOG2_E)
             probabilities = tl.exp2(scores - normaliser[:, None])
             sums += probabilities * load_weights(weight, rows, inside)[:, None]
+        # the next head, in 64 bits wherever it lies
+        q += stride_q_head
+        k += stride_k_head
+        logsumexp += stride_l_head
     total = sum_weights(weight, count_q) * HEADS
     tl.store(received + start_k + keys, tl.sum(sums, 0) / total, mask=keys < count_k)
