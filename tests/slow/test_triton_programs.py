@@ -13,12 +13,12 @@ import pytest
 pytest.importorskip("triton", reason="Triton is not installed")
 
 SHARED_MEMORY = 99 * 1024  # of a block on the smallest devices from compute capability 8.0 on
-STACK = 32  # bytes: more are registers spilled to memory
+STACK = 64  # bytes per thread: more are registers spilled to memory
 
 
 @pytest.mark.parametrize("capability", ["80", "90"])
 @pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
-def test_programs_compile_without_spilled_registers(dtype, capability, tmp_path):
+def test_programs_compile_with_next_to_no_spilled_registers(dtype, capability, tmp_path):
     # a process of its own: this one has Triton's interpreter
     environment = {name: os.environ[name] for name in os.environ if name != "TRITON_INTERPRET"}
     run = subprocess.run(

@@ -18,7 +18,11 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from fewer.kernels.triton.attention_programs import attend_program, merge_program
-from fewer.kernels.triton.config import choose_config, pad_head_size
+from fewer.kernels.triton.config import (
+    choose_config,
+    choose_received_config,
+    pad_head_size,
+)
 from fewer.kernels.triton.received_program import received_program
 
 HEADS = 12
@@ -31,7 +35,8 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 def compile_program(program, dtype, head_size, capability, absent=()):
     """Compile a program with 16-byte aligned tensors; those in `absent` are None."""
-    config = choose_config(dtype, head_size)
+    choose = choose_received_config if program is received_program else choose_config
+    config = choose(dtype, head_size)
     constants = {
         "HEADS": HEADS,
         "PADDED_HEADS": 16,
@@ -50,7 +55,7 @@ def compile_program(program, dtype, head_size, capability, absent=()):
     aligned = [
         index
         for index, name in enumerate(names)
-        if signature[name].startswith("*") or name in ("stride_q", "stride_k", "stride_v")
+        if signature[name].startswith("*") or re.fullmatch(r"stride_[qkv](_head)?", name)
     ]
     source = ASTSource(
         program,

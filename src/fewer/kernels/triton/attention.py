@@ -12,6 +12,8 @@ rows of q, k and v are aligned to 16 bytes.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -19,7 +21,7 @@ from fewer.kernels.call import AttentionCall, AttentionOutput
 from fewer.kernels.chunked import attend as attend_chunked
 from fewer.kernels.sdpa import attend as attend_sdpa
 from fewer.kernels.triton.attention_programs import attend_program, merge_program
-from fewer.kernels.triton.config import Config
+from fewer.kernels.triton.config import Config, choose_config, choose_received_config
 from fewer.kernels.triton.launch import Launch, prepare
 from fewer.kernels.triton.received import sum_received
 from fewer.kernels.triton.support import supports
@@ -43,9 +45,14 @@ def attend(call: AttentionCall, *, config: Config | None = None) -> AttentionOut
     logsumexp = call.q.new_empty(rows, heads, dtype=torch.float32)
     received = call.k.new_empty(len(call.k), dtype=torch.float32) if call.needs_received else None
     if rows:
-        launch = prepare(call, config)
+        launch = prepare(call, config or choose_config(call.q.dtype, width))
         with torch.cuda.device_of(call.q):
             _launch(call, launch, context, logsumexp, received)
+            if received is not None and launch.max_q > launch.config.buffered:
+                other = config or choose_received_config(call.q.dtype, width)
+                longer_than = launch.config.buffered
+                launch = replace(launch, config=other)
+                sum_received(call, launch, logsumexp, received, longer_than=longer_than)
     elif received is not None:
         received.zero_()
     return AttentionOutput(context, received, logsumexp if call.needs_logsumexp else None)
@@ -111,5 +118,3 @@ def _launch(
         BUFFERED=config.buffered,
         num_warps=4,
     )
-    if has_unbuffered:
-        sum_received(call, launch, logsumexp, received, longer_than=config.buffered)

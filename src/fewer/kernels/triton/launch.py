@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fewer.kernels.call import AttentionCall
 from fewer.kernels.sparse import offsets
-from fewer.kernels.triton.config import Config, choose_config, pad_head_size
+from fewer.kernels.triton.config import Config, pad_head_size
 
 __all__ = ["Launch", "prepare"]
 
@@ -60,7 +60,7 @@ class Launch:
         return -(-self.max_k // self.config.block_n)
 
 
-def prepare(call: AttentionCall, config: Config | None) -> Launch:
+def prepare(call: AttentionCall, config: Config) -> Launch:
     """Prepare a call that is supported, without `sparse`; wait for the device if it must."""
     has_window = call.window is not None
     exempt = None
@@ -84,7 +84,7 @@ def prepare(call: AttentionCall, config: Config | None) -> Launch:
         texts=call.cu_q.numel() - 1,
         max_q=min(max_q, call.q.shape[0]),
         max_k=min(max_k, call.k.shape[0]),
-        config=choose_config(call.q.dtype, width) if config is None else config,
+        config=config,
     )
 
 

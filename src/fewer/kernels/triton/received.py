@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fewer.kernels.call import AttentionCall
-from fewer.kernels.triton.config import Config
+from fewer.kernels.triton.config import Config, choose_received_config
 from fewer.kernels.triton.launch import Launch, prepare
 from fewer.kernels.triton.received_program import received_program
 from fewer.kernels.triton.support import unsupported_reason
@@ -43,8 +43,9 @@ def received(
     sums = call.k.new_empty(len(call.k), dtype=torch.float32)
     if not len(call.q):
         return sums.zero_()
+    launch = prepare(call, config or choose_received_config(call.q.dtype, call.q.shape[2]))
     with torch.cuda.device_of(call.q):
-        sum_received(call, prepare(call, config), logsumexp, sums)
+        sum_received(call, launch, logsumexp, sums)
     return sums
 
 

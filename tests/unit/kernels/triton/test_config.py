@@ -4,7 +4,9 @@ import torch
 from fewer.kernels.triton.config import (
     FULL_PRECISION,
     HALF_PRECISION,
+    HALF_PRECISION_RECEIVED,
     choose_config,
+    choose_received_config,
     pad_head_size,
 )
 
@@ -23,10 +25,13 @@ def test_every_head_size_has_a_configuration():
         assert choose_config(torch.float32, head_size) == FULL_PRECISION[padded]
         assert choose_config(torch.bfloat16, head_size) == HALF_PRECISION[padded]
         assert choose_config(torch.float16, head_size) == HALF_PRECISION[padded]
+        assert choose_received_config(torch.float32, head_size) == FULL_PRECISION[padded]
+        assert choose_received_config(torch.float16, head_size) == HALF_PRECISION_RECEIVED[padded]
 
 
 def test_blocks_are_of_sizes_that_a_gpu_multiplies():
-    for config in (*HALF_PRECISION.values(), *FULL_PRECISION.values()):
-        for size in (config.block_m, config.block_n):
-            assert size >= 16
-            assert size & (size - 1) == 0
+    for table in (HALF_PRECISION, HALF_PRECISION_RECEIVED, FULL_PRECISION):
+        for config in table.values():
+            for size in (config.block_m, config.block_n):
+                assert size >= 16
+                assert size & (size - 1) == 0
