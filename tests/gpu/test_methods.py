@@ -17,7 +17,9 @@ CASES = [
     for family in CORE_FAMILIES
     if case.runs_on(family)
 ]
+# in Triton's interpreter, on the CPU
 FEW = [("dense", "bert"), ("ltp", "bert"), ("tokee", "bert"), ("ltp", "modernbert")]
+ONCE = [(name, "bert") for name in METHODS] + [("ltp", "modernbert"), ("dense", "longformer")]
 LOOKS_AT_TOKENS = ("longformer", "big-bird", "whole", "states")  # patterns, and blocks by text
 
 
@@ -25,10 +27,10 @@ def _moved(model, batch, dtype=None):
     return model.to(DEVICE, dtype), {name: tensor.to(DEVICE) for name, tensor in batch.items()}
 
 
-@some("case", CASES, on_cpu=FEW)
+@some("case", CASES, on_cpu=ONCE)
 @torch.no_grad()
 def test_the_answers_and_the_tokens_left_are_those_of_the_cpu(case):
-    model = build(*case, kernel="auto")
+    model = build(*case, kernel="gpu")
     batch = ragged(model)
     with fewer.record() as traces:
         wanted = logits(model(**batch))
@@ -41,7 +43,7 @@ def test_the_answers_and_the_tokens_left_are_those_of_the_cpu(case):
 @some("case", CASES, on_cpu=FEW[:2])
 @torch.no_grad()
 def test_half_precision_answers_are_finite_and_near(case):
-    model = build(*case, kernel="auto")
+    model = build(*case, kernel="gpu")
     batch = ragged(model)
     model, batch = _moved(model, batch, torch.bfloat16)
     answer = logits(model(**batch))
@@ -52,7 +54,7 @@ def test_half_precision_answers_are_finite_and_near(case):
 @some("case", CASES, on_cpu=FEW[:2])
 @torch.no_grad()
 def test_a_text_alone_and_in_a_batch_has_one_answer(case):
-    model = build(*case, kernel="auto")
+    model = build(*case, kernel="gpu")
     batch = ragged(model)
     model, moved = _moved(model, batch)
     together = logits(model(**moved)).cpu()
@@ -71,7 +73,7 @@ def test_the_host_waits_once_per_removal(case):
     name, _ = case
     if any(part in name for part in LOOKS_AT_TOKENS):
         pytest.skip("patterns look at their tokens")
-    model = build(*case, kernel="auto")
+    model = build(*case, kernel="gpu")
     model, batch = _moved(model, ragged(model), torch.bfloat16)
     model(**batch)  # kernels compile
     with fewer.record() as traces, warnings.catch_warnings(record=True) as caught:

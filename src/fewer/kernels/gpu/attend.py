@@ -97,8 +97,8 @@ def _lack(call: AttentionCall, is_training: bool, *, has_triton: bool) -> str | 
         return "FlashAttention has no gradient of the logsumexp"
     if call.window is not None and (call.dropout or not call.is_consecutive):
         return "FlashAttention has no window over texts with gaps, and none with dropout"
-    if needs_varlen and not flash.has_varlen():
-        return f"torch {torch.__version__} has no torch.nn.attention.varlen (2.10 and later have)"
+    if needs_varlen and not flash.has_varlen(call.q.device):
+        return f"torch {torch.__version__} has no torch.nn.attention.varlen for {call.q.device}"
     if call.needs_received and not has_triton:
         return "attention received needs Triton, which is not installed or cannot run here"
     return None
@@ -112,7 +112,7 @@ def _attend_flash(call: AttentionCall, triton: Triton | None) -> AttentionOutput
     if call.gate is not None:
         q, k, v = _with_gate(q, k, v, log_gate(call.gate), scale)
     logsumexp = None
-    uses_varlen = flash.has_varlen() and q.dtype in _HALF
+    uses_varlen = flash.has_varlen(q.device) and q.dtype in _HALF
     if uses_varlen and not call.dropout:
         context, logsumexp = flash.attend(q, k, v, ragged, scale, call.window)
     else:

@@ -44,9 +44,9 @@ def _varlen() -> tuple[Callable[..., Any], Any] | None:
         return None
 
 
-def has_varlen() -> bool:
-    """Return whether this torch has FlashAttention for texts of different lengths."""
-    return _varlen() is not None
+def has_varlen(device: torch.device) -> bool:
+    """Return whether this torch has FlashAttention for texts of different lengths there."""
+    return device.type == "cuda" and _varlen() is not None
 
 
 def attend(

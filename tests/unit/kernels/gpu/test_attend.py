@@ -49,6 +49,7 @@ def _received(call, logsumexp):
 def stand_ins(monkeypatch):
     """Replace FlashAttention, in fp32 as well, and Triton's scores; nothing may fall back."""
     monkeypatch.setattr(flash, "_varlen", lambda: (_varlen_attn, "lse"))
+    monkeypatch.setattr(flash, "has_varlen", lambda device: True)
     monkeypatch.setattr(gpu, "_HALF", (torch.float16, torch.bfloat16, torch.float32))
     monkeypatch.setattr(gpu, "_triton", lambda: gpu.Triton(reference_attend, _received))
     monkeypatch.setattr(gpu, "attend_sdpa", lambda call: pytest.fail("fell back to groups"))
@@ -120,7 +121,7 @@ def test_dropout_keeps_the_scores_and_the_mean_of_the_context():
 
 
 def test_without_varlen_plain_calls_run_by_nested_tensors(monkeypatch):
-    monkeypatch.setattr(flash, "_varlen", lambda: None)
+    monkeypatch.setattr(flash, "has_varlen", lambda device: False)
     for name in ("plain", "gate"):
         for sizes in ("ragged", "fewer queries", "one text", "texts without queries"):
             call = draw_call(sizes, EXTRAS[name], width=WIDTH)
