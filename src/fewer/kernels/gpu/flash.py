@@ -103,7 +103,8 @@ def attend_nested(
 
 def _nest(states: Tensor, cu: Tensor, longest: int) -> Tensor:
     """View `(T, H, d)` as texts `(B, H, n, d)`."""
+    # an empty text has neither queries nor keys; told of it, torch would leave its fast kernels
     nested: Tensor = torch.nested.nested_tensor_from_jagged(
-        states, cu, min_seqlen=0, max_seqlen=longest
+        states.contiguous(), cu, min_seqlen=1, max_seqlen=longest
     )
     return nested.transpose(1, 2)
