@@ -1,0 +1,100 @@
+"""Sizes of a run: models, batches and rounds on a GPU, and tiny ones that a CPU runs in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers as hf
+
+__all__ = ["DRY", "DTYPES", "FULL", "Shape", "Sizes"]
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a published model; its weights are random."""
+
+    name: str
+    heads: int
+    width: int  # of a head
+    config: Callable[[], Any]
+    window: int | None = None  # largest distance in its local layers
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What one run measures, and how often."""
+
+    shapes: tuple[Shape, ...]
+    batches: tuple[int, ...]  # texts
+    part: int  # texts of one sub-batch, where a batch is sorted by length
+    shrink: int  # by which all lengths are divided
+    input_sets: int  # batches of each case
+    rounds: int
+    min_rounds: int
+    seconds: float  # after which a case starts no further round
+    profiled_passes: int
+    compile_backend: str
+
+    def shape(self, name: str) -> Shape:
+        """Return a shape by its name."""
+        return next(shape for shape in self.shapes if shape.name == name)
+
+
+def _bert(**sizes: int) -> Callable[[], Any]:
+    return lambda: hf.BertConfig(**sizes)
+
+
+def _modernbert(**sizes: Any) -> Callable[[], Any]:
+    return lambda: hf.ModernBertConfig(**sizes)
+
+
+_MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
+_TINY = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 60}
+_TINY_MODERN = {
+    "local_attention": 8,
+    "pad_token_id": 0,
+    "cls_token_id": 1,
+    "bos_token_id": 1,
+    "sep_token_id": 2,
+    "eos_token_id": 2,
+}
+
+FULL = Sizes(
+    shapes=(
+        Shape("bert-base", 12, 64, _bert()),
+        Shape("minilm", 12, 32, _bert(**_MINILM)),
+        # 22 layers, every third global, the others within 64 tokens on each side
+        Shape("modernbert", 12, 64, _modernbert(), window=64),
+    ),
+    batches=(32, 256, 1),
+    part=32,
+    shrink=1,
+    input_sets=4,
+    rounds=20,
+    min_rounds=5,
+    seconds=2.0,
+    profiled_passes=3,
+    compile_backend="inductor",
+)
+
+DRY = Sizes(
+    shapes=(
+        Shape("bert-base", 2, 8, _bert(num_hidden_layers=3, **_TINY)),
+        Shape("minilm", 2, 8, _bert(num_hidden_layers=2, **_TINY)),
+        Shape("modernbert", 2, 8, _modernbert(num_hidden_layers=4, **_TINY, **_TINY_MODERN), 4),
+    ),
+    batches=(3, 5, 1),
+    part=2,
+    shrink=32,
+    input_sets=2,
+    rounds=2,
+    min_rounds=1,
+    seconds=0.0,
+    profiled_passes=1,
+    compile_backend="eager",
+)
