@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.gpu import encoder, host, kernels, laws, profiling, training
 from benchmarks.gpu.cases import Case, Setting
-from benchmarks.gpu.runner import LEFT_OUT, describe_run, errors_of, execute
+from benchmarks.gpu.runner import describe_run, errors_of, execute
 from benchmarks.gpu.sizes import DRY, FULL
 from benchmarks.gpu.tables import summary
 from fewer.measure.rows import read_results
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     device = torch.device("cpu") if options.dry_run else training_device()
     if device.type != "cuda" and not options.dry_run:
         return _refuse(f"the machine must have a CUDA GPU; got {device}. Pass --dry-run.")
-    setting = Setting(device, DRY if options.dry_run else FULL, options.out)
+    setting = Setting(device, DRY if options.dry_run else FULL, options.out, options.laws)
     path = options.out / "gpu.jsonl"
     if path.exists() and not options.resume:
         return _refuse(f"--out must hold no rows; got {path}. Pass --resume or another folder.")
@@ -85,6 +85,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=420.0, help="default: %(default)s")
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="NAME", help="cases whose names begin so"
+    )
+    parser.add_argument(
+        "--laws", type=Path, default=Path("tests/gpu"), help="tests; default: %(default)s"
     )
     parser.add_argument("--dry-run", action="store_true", help="tiny models on the CPU")
     parser.add_argument("--resume", action="store_true", help="leave out what --out has rows of")

@@ -6,7 +6,7 @@ import copy
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -89,7 +89,7 @@ def flash_reason(device: torch.device) -> str | None:
     return None
 
 
-@lru_cache(maxsize=None)
+@cache
 def build_models(shape: Shape, precision: str, device: torch.device) -> Models:
     """Build the models of a shape, once."""
     dtype = DTYPES[precision]
@@ -174,7 +174,9 @@ def measure_ratio(model: Any, spec: ModelSpec, batches: Sequence[Batch]) -> floa
     return _ratio(spec, run_traced(model, batches))
 
 
-def padded_ratio(spec: ModelSpec, grids: Sequence[Sequence[Tensor]], lengths: Sequence[int]) -> float:
+def padded_ratio(
+    spec: ModelSpec, grids: Sequence[Sequence[Tensor]], lengths: Sequence[int]
+) -> float:
     """Return the FLOPs of padded grids of token ids over those of the texts without padding."""
     columns = [grid.shape[1] for group in grids for grid in group for _ in range(grid.shape[0])]
     dense = spec.dense_flops(torch.tensor(lengths, dtype=torch.float64)).sum()

@@ -21,7 +21,7 @@ class Setting:
     device: torch.device
     sizes: Sizes
     folder: Path  # of the results
-    laws: Path = Path("tests/gpu")
+    laws: Path  # folder of their tests
 
     @property
     def is_dry(self) -> bool:

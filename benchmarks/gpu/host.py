@@ -33,17 +33,19 @@ def cases(setting: Setting) -> list[Case]:
     """List the passes that are taken apart, and those that are compiled."""
     sizes = setting.sizes
     found = []
-    for name, mix, size, rank in (
-        ("bert-base", "imdb", sizes.batches[0], 1),
-        ("bert-base", "imdb", sizes.batches[2], 1),
-        ("modernbert", "imdb", sizes.batches[0], 1),
-        ("minilm", "imdb", sizes.batches[0], 2),
-        ("bert-base", "imdb", sizes.batches[1], 2),
+    usual, large, single = sizes.batches
+    for name, size, rank in (
+        ("bert-base", usual, 1),
+        ("bert-base", single, 1),
+        ("modernbert", usual, 1),
+        ("minilm", usual, 2),
+        ("bert-base", large, 2),
     ):
-        found.append(_case(setting, "host", measure, sizes.shape(name), MIXES[mix], size, rank, 6))
-    for mix, size, rank in (("equal-128", sizes.batches[2], 3), ("equal-128", sizes.batches[0], 3)):
-        shape = sizes.shape("bert-base")
-        found.append(_case(setting, "compiled", compile_models, shape, MIXES[mix], size, rank, 45))
+        shape, mix = sizes.shape(name), MIXES["imdb"]
+        found.append(_case(setting, "host", measure, shape, mix, size, rank, 6.0))
+    for size in sizes.compiled:
+        shape, mix = sizes.shape("bert-base"), MIXES["equal-128"]
+        found.append(_case(setting, "compiled", compile_models, shape, mix, size, 3, 45.0))
     return found
 
 
@@ -122,6 +124,8 @@ def compile_models(setting: Setting, shape: Shape, mix: Mix, size: int) -> dict[
         model = fewer.attach(build_plain(shape, device).to(DTYPES["bf16"]))
         try:
             calls[f"packed-{name}"] = make_call(getattr(fewer, name)(model), batches)
+        except TimeoutError:
+            raise
         except Exception as error:
             failed[f"packed-{name}"] = describe_error(error)
     systems = interleave(calls, device, sizes, against=("padded", "packed"))

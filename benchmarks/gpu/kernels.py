@@ -33,7 +33,7 @@ def cases(setting: Setting) -> list[Case]:
     """List each shape and mix, at the larger batches."""
     found = []
     for shape in setting.sizes.shapes:
-        for mix in MIXES.values():
+        for mix in (MIXES[name] for name in setting.sizes.mixes):
             for size in setting.sizes.batches[:2]:
                 is_first = shape.name == "bert-base" and mix.name in ("imdb", "equal-512")
                 found.append(
@@ -47,9 +47,7 @@ def cases(setting: Setting) -> list[Case]:
     return found
 
 
-def measure(
-    setting: Setting, shape: Shape, mix: Mix, size: int, precision: str
-) -> dict[str, Any]:
+def measure(setting: Setting, shape: Shape, mix: Mix, size: int, precision: str) -> dict[str, Any]:
     """Time all kernels in turn, and compare each with the reference on a small batch."""
     device, sizes, dtype = setting.device, setting.sizes, DTYPES[precision]
     batches = draw_batches(mix, size, 1000, sizes, device)
@@ -90,9 +88,9 @@ def draw_call(
     lengths: Sequence[int], shape: Shape, dtype: torch.dtype, device: torch.device, seed: int
 ) -> AttentionCall:
     """Draw queries, keys and values, slices of a fused projection as in a model."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     rows = (sum(lengths), 3, shape.heads, shape.width)
-    q, k, v = torch.randn(rows, generator=generator).to(device, dtype).unbind(1)
+    q, k, v = torch.randn(rows, generator=generator, device=device, dtype=dtype).unbind(1)
     cu = torch.tensor([0, *lengths], device=device).cumsum(0)
     position = torch.cat([torch.arange(length) for length in lengths]).to(device)
     return AttentionCall(

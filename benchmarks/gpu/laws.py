@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -40,11 +41,17 @@ def run_tests(tests: Path, output: Path, limit_s: float, *, passes: bool) -> dic
         raise FileNotFoundError(f"the folder of the laws must exist; got {tests}.")
     command = [sys.executable, "-u", "-m", "pytest", "-v", "--tb=short", "-W", "default"]
     command += ["-p", "no:cacheprovider", str(tests)]
+    environment = {**os.environ, "COLUMNS": "300"}  # else a failure's reason is cut off
     status: int | None
     with output.open("w", encoding="utf-8") as stream:
         try:
             status = subprocess.run(
-                command, stdout=stream, stderr=subprocess.STDOUT, timeout=limit_s, check=False
+                command,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                timeout=limit_s,
+                check=False,
             ).returncode
         except subprocess.TimeoutExpired:
             status = None

@@ -58,7 +58,7 @@ def measure(setting: Setting, shape: Shape, mix: Mix, size: int) -> dict[str, An
 
 
 def _lines(kernels: list[KernelTime], busy: float) -> str:
-    return "".join(
-        f"{kernel.ms:10.3f} ms {kernel.ms / busy:6.1%} {kernel.calls:7.1f} calls  {kernel.name}\n"
-        for kernel in kernels
-    )
+    lines = []
+    for name, ms, calls in kernels:
+        lines.append(f"{ms:10.3f} ms {ms / max(busy, 1e-9):6.1%} {calls:7.1f} calls  {name}\n")
+    return "".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shlex
 import signal
 import subprocess
@@ -55,8 +56,10 @@ def execute(
         row["seconds"] = clock() - start
         append_row(row, path)
         _report(row)
-        if errors_of(row) and _is_lost(device):
-            return True
+        if errors_of(row):
+            if _is_lost(device):
+                return True
+            _free_memory(device)
     if left_out:
         row = {**shared, **_timestamp(), "section": "run", "case": LEFT_OUT, "left_out": left_out}
         append_row(row, path)
@@ -119,6 +122,12 @@ def _is_lost(device: torch.device) -> bool:
     except RuntimeError:
         return True
     return False
+
+
+def _free_memory(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _report(row: Row) -> None:

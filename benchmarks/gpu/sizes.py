@@ -30,7 +30,9 @@ class Sizes:
     """What one run measures, and how often."""
 
     shapes: tuple[Shape, ...]
-    batches: tuple[int, ...]  # texts
+    mixes: tuple[str, ...]  # of lengths, names of `inputs.MIXES`
+    batches: tuple[int, int, int]  # texts: usual, large, one
+    compiled: tuple[int, ...]  # batches of the compiled models
     part: int  # texts of one sub-batch, where a batch is sorted by length
     shrink: int  # by which all lengths are divided
     input_sets: int  # batches of each case
@@ -45,7 +47,7 @@ class Sizes:
         return next(shape for shape in self.shapes if shape.name == name)
 
 
-def _bert(**sizes: int) -> Callable[[], Any]:
+def _bert(**sizes: Any) -> Callable[[], Any]:
     return lambda: hf.BertConfig(**sizes)
 
 
@@ -54,7 +56,13 @@ def _modernbert(**sizes: Any) -> Callable[[], Any]:
 
 
 _MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
-_TINY = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 60}
+_TINY = {
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "vocab_size": 60,
+    "initializer_range": 0.15,  # logits differ as much as those of the full width
+}
 _TINY_MODERN = {
     "local_attention": 8,
     "pad_token_id": 0,
@@ -71,13 +79,15 @@ FULL = Sizes(
         # 22 layers, every third global, the others within 64 tokens on each side
         Shape("modernbert", 12, 64, _modernbert(), window=64),
     ),
+    mixes=("imdb", "squad", "equal-128", "equal-512"),
     batches=(32, 256, 1),
+    compiled=(1, 32),
     part=32,
     shrink=1,
     input_sets=4,
     rounds=20,
     min_rounds=5,
-    seconds=2.0,
+    seconds=1.5,
     profiled_passes=3,
     compile_backend="inductor",
 )
@@ -88,7 +98,9 @@ DRY = Sizes(
         Shape("minilm", 2, 8, _bert(num_hidden_layers=2, **_TINY)),
         Shape("modernbert", 2, 8, _modernbert(num_hidden_layers=4, **_TINY, **_TINY_MODERN), 4),
     ),
+    mixes=("imdb", "equal-128"),
     batches=(3, 5, 1),
+    compiled=(1,),
     part=2,
     shrink=32,
     input_sets=2,

@@ -3,36 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.runner import LEFT_OUT, errors_of
+from fewer.measure.rows import read_results
 from fewer.report.format import ABSENT, grid, short, times
 
-__all__ = ["TABLES", "newest", "summary", "write_table"]
+__all__ = ["NOTHING", "summary", "write_block"]
+
+NOTHING = "Not measured yet, no row exists: run `make gpu` on a machine with a GPU.\n"
 
 Row = Mapping[str, Any]
-_SHORT_CASES = 40  # of one section in the summary
 
 
-def newest(rows: Sequence[Row]) -> list[Row]:
-    """Return the newest row of each case, of real runs only."""
-    return list({row["case"]: row for row in rows if not row["dry_run"]}.values())
+def write_block(section: str, path: Path) -> str:
+    """Write the table of a section from the newest row of each case; dry runs do not count."""
+    rows = read_results(path) if path.exists() else []
+    newest = {row["case"]: row for row in rows if not row["dry_run"]}
+    shown = [
+        row
+        for row in newest.values()
+        if row["section"] == section and ("systems" in row or "passed" in row)
+    ]
+    if not shown:
+        return f"\n{NOTHING}\n"
+    return f"\n{TABLES[section](shown)}\n{_measured_on(shown)} Rows in `{path}`.\n\n"
 
 
-def write_table(name: str, rows: Sequence[Row]) -> str | None:
-    """Write a table of docs/gpu.md; `None` where no row is in it."""
-    rows = [row for row in newest(rows) if row["section"] == name and "systems" in row]
-    if name == "laws":
-        rows = [row for row in newest(rows) if row["section"] == "laws"]
-    return TABLES[name](rows) if rows else None
+def _measured_on(rows: Sequence[Row]) -> str:
+    """Write the GPUs and versions."""
+    gpus = sorted({f"{row['gpu']['name']}, driver {row['gpu']['driver']}" for row in rows})
+    used = sorted({f"{name} {number}" for row in rows for name, number in row["versions"].items()})
+    return f"Measured on {'; '.join(gpus)}, with {', '.join(used)}."
 
 
 def summary(rows: Sequence[Row]) -> str:
     """Write the outcome of a run: laws, times, errors, what was left out."""
     lines = []
     for row in rows:
-        systems = row.get("systems", {})
-        cells = [_short_cell(name, system) for name, system in systems.items()]
+        cells = [_short_cell(name, system) for name, system in row.get("systems", {}).items()]
         if cells:
             lines.append(f"{row['case']}: {', '.join(cells)}")
     for row in rows:
@@ -52,15 +62,15 @@ def summary(rows: Sequence[Row]) -> str:
 def _short_cell(name: str, system: Row) -> str:
     if "error" in system:
         return f"{name} failed"
-    ms = system["wall_ms"]["median"] if _is_timed(system) else system.get("wall_ms")
-    if ms is None:
-        return f"{name} {short(system['busy_ms'])} ms busy"
-    base = system.get("speedup", {}).get("padded")
-    parts = [f"{name} {ms:.3g} ms"]
-    parts += [f"{base:.2f}x"] if base else []
-    if "synchronisations" in system:
-        parts.append(f"{system['synchronisations']} waits, {system['idle_share']:.0%} idle")
-    return " ".join(parts)
+    if not _is_timed(system):
+        parts = [f"{name} {system.get('wall_ms', system['busy_ms']):.3g} ms"]
+        if "synchronisations" in system:
+            parts.append(f"{system['synchronisations']} waits {system['idle_share']:.0%} idle")
+        return " ".join(parts)
+    factor = system["speedup"].get("padded")
+    if factor is None or name == "padded":
+        return f"{name} {(system['gpu_ms'] or system['wall_ms'])['median']:.3g} ms"
+    return f"{name} {factor:.2f}x"
 
 
 def _is_timed(system: Row) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch.autograd import DeviceType
 
 from benchmarks.gpu.sizes import Sizes
 from fewer.measure.interleaved import rotate, summarize_times
@@ -94,6 +95,8 @@ def interleave(
             for number in (*range(sizes.input_sets), 0):
                 call(number)
             synchronize(device)
+        except TimeoutError:  # of the whole case
+            raise
         except Exception as error:
             systems[name] = describe_error(error)
             synchronize(device)  # raises again where the device is lost
@@ -104,9 +107,7 @@ def interleave(
     start = time.perf_counter()
     for number in range(sizes.rounds if working else 0):
         for name in rotate(list(working), number):
-            times[name].append(
-                time_pass(partial(working[name], number % sizes.input_sets), device)
-            )
+            times[name].append(time_pass(partial(working[name], number % sizes.input_sets), device))
         if number + 1 >= sizes.min_rounds and time.perf_counter() - start > sizes.seconds:
             break
     for name, pairs in times.items():
@@ -174,10 +175,12 @@ def kernel_times(call: Call, device: torch.device, sizes: Sizes) -> list[KernelT
         synchronize(device)
     times = []
     for event in profile.key_averages():
-        if device.type == "cuda":
-            microseconds = float(event.self_device_time_total)
-        else:
+        if device.type != "cuda":
             microseconds = float(event.self_cpu_time_total)
+        elif event.device_type == DeviceType.CUDA:
+            microseconds = float(event.self_device_time_total)
+        else:  # an operator, whose kernels are events of their own
+            continue
         if microseconds:
             times.append(KernelTime(event.key, microseconds / 1e3 / passes, event.count / passes))
     return sorted(times, key=lambda kernel: kernel.ms, reverse=True)
