@@ -80,9 +80,11 @@ def test_close_votes_are_read_deeper_and_half_the_flops_are_enough(
     dense, _, _ = _read(fewer.load(taught), rows)
     model = _fit(fewer.load(taught, precision=None), METHODS[name], tmp_path / "run")
     accuracy, depth, share = _read(model, rows)
-    by_margin = [depth[torch.tensor(margins) == one].float().mean().item() for one in MARGINS]
+    depths = [depth[torch.tensor(margins) == margin].float() for margin in MARGINS]
+    by_margin = [texts.mean().item() for texts in depths]
+    noise = max(texts.std().item() / len(texts) ** 0.5 for texts in depths)  # standard error
     assert dense >= 0.97
     assert accuracy >= dense - CLOSE
     assert share <= HALF + 0.03
-    assert all(harder >= easier for harder, easier in pairwise(by_margin))
+    assert all(harder >= easier - 3 * noise for harder, easier in pairwise(by_margin))
     assert by_margin[0] > by_margin[-1] + RISE[name]

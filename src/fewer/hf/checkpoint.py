@@ -82,6 +82,11 @@ def _load_model(folder: Path, kwargs: dict[str, Any]) -> PreTrainedModel:
     path = folder / CONFIG
     architectures = read_json(path).get("architectures")
     if architectures is None or architectures == []:
+        if (folder / SIDE_FILE).exists():
+            raise ValueError(
+                f"{path} must name the architecture that was saved with {SIDE_FILE} beside it; got "
+                f"{architectures!r}. Copy the folder again."
+            )
         architectures = ["AutoModel"]
     name = architectures[0] if isinstance(architectures, list) else architectures
     cls = getattr(transformers, name, None) if isinstance(name, str) else None

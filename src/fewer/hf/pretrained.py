@@ -229,6 +229,8 @@ def _check_config(folder: Path) -> None:
         limit = limits.get(key, _MAX_LAYERS if "layer" in key or "group" in key else _MAX_INTEGER)
         if abs(value) > limit:
             raise ValueError(f"{path}: {key} must be at most {limit}; got {value!r:.40}.")
+        if key.endswith("_heads") and value < 1:
+            raise ValueError(f"{path}: {key} must be at least 1; got {value!r:.40}.")
 
 
 def _list_integers(value: Any, key: str = "") -> Iterator[tuple[str, int]]:

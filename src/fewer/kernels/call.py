@@ -46,6 +46,7 @@ class AttentionCall:
     needs_logsumexp: bool = False  # whether to return the logsumexp of each query's scores
     dropout: float = 0.0  # of the attention probabilities; `received` is computed before it
     training: bool = False  # whether to compute bit for bit as with gradients, also without them
+    is_consecutive: bool = False  # whether positions are known to have no gap in any text
     # at least the rows of queries and of keys of every text; None: unknown on the host
     max_length: int | None = None
 

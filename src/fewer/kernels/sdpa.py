@@ -27,7 +27,7 @@ from fewer.kernels.call import AttentionCall, AttentionOutput, log_gate, masked_
 from fewer.kernels.chunked import attend as attend_chunked
 from fewer.kernels.dropout import flag_dropped_
 
-__all__ = ["attend"]
+__all__ = ["attend", "query_weights"]
 
 # Elements in the probabilities of one group: 4 MB in fp32, which fits the L2 cache of a core.
 # 256 tokens x 12 heads are 0.8 M.
@@ -115,7 +115,7 @@ def _attend_explicitly(
     dtype = torch.get_autocast_dtype(device) if is_autocast else call.v.dtype
     q, k, v = (states.to(dtype) for states in (call.q, call.k, call.v))
     log = None if call.gate is None else log_gate(call.gate)
-    weight = _query_weights(call) if call.needs_received else None
+    weight = query_weights(call) if call.needs_received else None
     biases = _form_biases(replace(call, gate=None), queries, keys)
     groups = _Groups(
         queries, keys, biases, call.dropout, call.needs_logsumexp, torch.is_grad_enabled()
@@ -125,7 +125,7 @@ def _attend_explicitly(
     return AttentionOutput(context.flatten(1), received, logsumexp)
 
 
-def _query_weights(call: AttentionCall) -> Tensor:
+def query_weights(call: AttentionCall) -> Tensor:
     """Return the weight of each query in `received`, over H times the sum of its text, in fp32."""
     rows, heads, _ = call.q.shape
     dtype = torch.promote_types(call.q.dtype, torch.float32)

@@ -26,7 +26,7 @@ from fewer.core.cost import ModelSpec
 from fewer.core.decision import ExitOutput
 from fewer.core.packed import Packed
 
-__all__ = ["HEADS", "Heads", "first_rows"]
+__all__ = ["HEADS", "Heads", "first_rows", "in_dtype_of"]
 
 
 class Heads(nn.Module):
@@ -43,7 +43,7 @@ class Heads(nn.Module):
 
     def features(self, tokens: Packed, number: int) -> Tensor:
         """Make the features of exit `number` for each text in `tokens.texts`, `(b, F)`: [CLS]."""
-        return first_states(tokens)
+        return first_states(tokens, self.classifiers[number])
 
     def classify(self, features: Tensor, number: int, previous: list[ExitOutput]) -> Tensor:
         """Logits `(b, C)` of texts from their features, and those of earlier exits."""
@@ -78,7 +78,7 @@ class _Pooled(Heads):
 
     def features(self, tokens: Packed, number: int) -> Tensor:
         pooler = self.poolers[number % len(self.poolers)]
-        pooled: Tensor = torch.tanh(pooler(first_states(tokens)))
+        pooled: Tensor = torch.tanh(pooler(first_states(tokens, pooler)))
         return pooled
 
     def start_from(self, pooler: nn.Linear) -> None:
@@ -141,7 +141,8 @@ class _Attentive(Heads):
         self.per_token = 2.0 * wide * width
 
     def features(self, tokens: Packed, number: int) -> Tensor:
-        states = torch.tanh(in_rows(self.narrow[number], tokens.hidden))  # (T, W)
+        narrow = self.narrow[number]
+        states = torch.tanh(in_rows(narrow, in_dtype_of(narrow, tokens.hidden)))  # (T, W)
         first = states.index_select(0, first_rows(tokens))  # (b, W)
         query = self.ask[number](first).unflatten(1, (self.attention_heads, -1))  # (b, h, W)
         place = _text_places(tokens)  # which of the b texts a token belongs to
@@ -160,9 +161,17 @@ def first_rows(tokens: Packed) -> Int[Tensor, "b"]:
     return tokens.cu[:-1][tokens.texts]
 
 
-def first_states(tokens: Packed) -> Float[Tensor, "b D"]:
-    """States of the first token of every text that has not exited."""
-    return tokens.hidden.index_select(0, first_rows(tokens))
+def first_states(tokens: Packed, head: nn.Module) -> Float[Tensor, "b D"]:
+    """States of the first token of every text that has not exited, for a head."""
+    return in_dtype_of(head, tokens.hidden.index_select(0, first_rows(tokens)))
+
+
+def in_dtype_of(head: nn.Module, states: Tensor) -> Tensor:
+    """Cast states to a head's dtype: heads stay fp32 on a model in bf16, fp16 or fp64.
+
+    As adapters of peft do; a head that was cast with its model computes in the model's dtype.
+    """
+    return states.to(next(head.parameters()).dtype)
 
 
 def _text_places(tokens: Packed) -> Int[Tensor, "T"]:

@@ -33,6 +33,7 @@ from fewer.core.learning import OperatingPoints, TrainingBatch
 from fewer.kernels.call import masked_score
 from fewer.methods.exits.calibrated import CalibratedExits
 from fewer.methods.exits.criteria import in_a_row
+from fewer.methods.exits.heads import in_dtype_of
 from fewer.methods.exits.losses import alternating_loss, distillation, weighted_sum
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ class SpanExitPolicy(CalibratedExits):
             rows, alive = tokens.alive.nonzero().squeeze(1), tokens.alive.float()
             hidden, slot = hidden.index_select(0, rows), slot.index_select(0, rows)
         head = self.heads[number]
-        logits = in_rows(head, hidden).float() / self.temperature[number]
+        logits = in_rows(head, in_dtype_of(head, hidden)).float() / self.temperature[number]
         return ExitOutput(view.layer, slot, logits), linear_flops(head) * tokens.count(alive)
 
 

@@ -14,6 +14,7 @@ from fewer.core.packed import Packed
 from fewer.core.policy import Policy
 from fewer.methods.exits.criteria import CRITERIA, normalised_entropy
 from fewer.methods.exits.early_exit import exit_layers
+from fewer.methods.exits.heads import in_dtype_of
 from fewer.methods.exits.losses import NO_LABEL, exit_loss
 
 __all__ = ["UNCERTAINTY", "WordHeads", "is_end"]
@@ -55,7 +56,7 @@ class WordHeads(nn.Module):
         tokens = view.tokens
         rows = _reader_rows(tokens)
         head = self.maps[self.layers.index(view.layer)]
-        logits = in_rows(head, tokens.hidden.index_select(0, rows)).float()
+        logits = in_rows(head, in_dtype_of(head, tokens.hidden.index_select(0, rows))).float()
         computed = torch.zeros_like(tokens.slot, dtype=torch.float32).index_fill(0, rows, 1.0)
         output = ExitOutput(view.layer, tokens.slot.index_select(0, rows), logits)
         return output, rows, linear_flops(head) * tokens.count(computed)

@@ -1,0 +1,1 @@
+"""Attention on a GPU: kernels for texts of different lengths, without padding."""

@@ -1,0 +1,109 @@
+"""Attention over texts of different lengths by torch's own kernels, with gradients.
+
+`torch.nn.attention.varlen` (from torch 2.10 on) is FlashAttention in fp16 and bf16, and returns the
+logsumexp. `scaled_dot_product_attention` of nested tensors is in every release that we support; it
+also drops out, and computes fp32.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+__all__ = ["MAX_HEAD_SIZE", "Ragged", "attend", "attend_nested", "has_varlen"]
+
+MAX_HEAD_SIZE = 256  # of FlashAttention
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Where each text begins among the rows of queries and of keys, and the longest of each."""
+
+    cu_q: Int[Tensor, "B+1"]
+    cu_k: Int[Tensor, "B+1"]
+    max_q: int
+    max_k: int
+
+
+@cache
+def _varlen() -> tuple[Callable[..., Any], Any] | None:
+    """Return the function and what asks it for the logsumexp, `None` where torch has neither."""
+    try:
+        module = import_module("torch.nn.attention.varlen")
+        return module.varlen_attn, module.AuxRequest(lse=True)
+    except (ImportError, AttributeError):
+        return None
+
+
+def has_varlen() -> bool:
+    """Return whether this torch has FlashAttention for texts of different lengths."""
+    return _varlen() is not None
+
+
+def attend(
+    q: Float[Tensor, "Tq H d"],
+    k: Float[Tensor, "Tk H d"],
+    v: Float[Tensor, "Tk H d"],
+    ragged: Ragged,
+    scale: float,
+    window: int | None = None,
+) -> tuple[Float[Tensor, "Tq H d"], Float[Tensor, "Tq H"]]:
+    """Return the context and the logsumexp, which has no gradient.
+
+    Head sizes are multiples of 8 up to `MAX_HEAD_SIZE`; a window counts packed rows.
+    """
+    varlen = _varlen()
+    assert varlen is not None  # the caller asks `has_varlen` first
+    function, aux = varlen
+    context, logsumexp = function(
+        q,
+        k,
+        v,
+        ragged.cu_q.to(torch.int32),
+        ragged.cu_k.to(torch.int32),
+        ragged.max_q,
+        ragged.max_k,
+        return_aux=aux,
+        scale=scale,
+        window_size=(-1, -1) if window is None else (window, window),
+    )
+    logsumexp = logsumexp.detach()
+    # its documentation says (Tq, H), its code returns (H, Tq)
+    return context, logsumexp.T if logsumexp.shape[0] == q.shape[1] else logsumexp
+
+
+def attend_nested(
+    q: Float[Tensor, "Tq H d"],
+    k: Float[Tensor, "Tk H d"],
+    v: Float[Tensor, "Tk H d"],
+    ragged: Ragged,
+    scale: float,
+    dropout: float = 0.0,
+) -> Float[Tensor, "Tq H d"]:
+    """Return the context, by attention of nested tensors."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*nested tensors is in prototype")
+        queries = _nest(q, ragged.cu_q, ragged.max_q)
+        keys, values = (_nest(states, ragged.cu_k, ragged.max_k) for states in (k, v))
+        nested = F.scaled_dot_product_attention(
+            queries, keys, values, dropout_p=dropout, scale=scale
+        )
+        context: Tensor = nested.transpose(1, 2).values()
+    return context
+
+
+def _nest(states: Tensor, cu: Tensor, longest: int) -> Tensor:
+    """View `(T, H, d)` as texts `(B, H, n, d)`."""
+    nested: Tensor = torch.nested.nested_tensor_from_jagged(
+        states, cu, min_seqlen=0, max_seqlen=longest
+    )
+    return nested.transpose(1, 2)
