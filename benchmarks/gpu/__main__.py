@@ -9,7 +9,6 @@ go to `FOLDER/gpu.jsonl` as they are measured, what matters most first. Copy tha
 from __future__ import annotations
 
 import argparse
-import logging
 import subprocess
 import sys
 import time
@@ -96,6 +95,5 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    logging.getLogger("fewer").setLevel(logging.ERROR)
     warnings.simplefilter("once")
     sys.exit(main(sys.argv[1:]))

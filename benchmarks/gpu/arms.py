@@ -100,7 +100,6 @@ def build_models(shape: Shape, precision: str, device: torch.device) -> Models:
     exits = fewer.attach(
         copy.deepcopy(plain), fewer.EarlyExit(layers=(spec.num_layers // 2,), head="pooled")
     )
-    attachment(exits).policy.heads.to(dtype)
     flash = None
     if flash_reason(device) is None:
         flash = hf.AutoModelForSequenceClassification.from_config(

@@ -43,9 +43,9 @@ def cases(setting: Setting) -> list[Case]:
     ):
         shape, mix = sizes.shape(name), MIXES["imdb"]
         found.append(_case(setting, "host", measure, shape, mix, size, rank, 6.0))
-    for size in sizes.compiled:
+    for rank, size in enumerate(sizes.compiled, 2):
         shape, mix = sizes.shape("bert-base"), MIXES["equal-128"]
-        found.append(_case(setting, "compiled", compile_models, shape, mix, size, 3, 45.0))
+        found.append(_case(setting, "compiled", compile_models, shape, mix, size, rank, 45.0))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import shlex
 import signal
 import subprocess
@@ -88,11 +89,28 @@ def errors_of(row: Row) -> list[str]:
 
 
 def _measure(case: Case, remaining: float) -> Row:
+    messages = _Messages()
+    logger = logging.getLogger("fewer")
+    logger.addHandler(messages)
     try:
         with _time_limit(min(PATIENCE * case.seconds + 30.0, remaining + 30.0)):
-            return case.measure()
+            row = case.measure()
     except Exception as error:
-        return describe_error(error)
+        row = describe_error(error)
+    finally:
+        logger.removeHandler(messages)
+    return {**row, "log": messages.texts} if messages.texts else row
+
+
+class _Messages(logging.Handler):
+    """Keeps what the library says once, such as that a kernel is slow here."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
 
 
 @contextmanager

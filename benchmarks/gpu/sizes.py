@@ -32,6 +32,8 @@ class Sizes:
     shapes: tuple[Shape, ...]
     mixes: tuple[str, ...]  # of lengths, names of `inputs.MIXES`
     batches: tuple[int, int, int]  # texts: usual, large, one
+    kernel_mixes: tuple[str, ...]
+    kernel_batches: tuple[int, ...]
     compiled: tuple[int, ...]  # batches of the compiled models
     part: int  # texts of one sub-batch, where a batch is sorted by length
     shrink: int  # by which all lengths are divided
@@ -40,6 +42,7 @@ class Sizes:
     min_rounds: int
     seconds: float  # after which a case starts no further round
     profiled_passes: int
+    configs: tuple[tuple[int, int, int, int], ...]  # queries, keys of a block; warps, stages
     compile_backend: str
 
     def shape(self, name: str) -> Shape:
@@ -81,6 +84,8 @@ FULL = Sizes(
     ),
     mixes=("imdb", "squad", "equal-128", "equal-512"),
     batches=(32, 256, 1),
+    kernel_mixes=("imdb", "squad", "equal-128", "equal-512"),
+    kernel_batches=(32, 256),
     compiled=(1, 32),
     part=32,
     shrink=1,
@@ -89,6 +94,7 @@ FULL = Sizes(
     min_rounds=5,
     seconds=1.5,
     profiled_passes=3,
+    configs=((128, 64, 4, 3), (128, 64, 8, 3), (64, 128, 4, 3), (128, 128, 8, 3), (64, 32, 4, 4)),
     compile_backend="inductor",
 )
 
@@ -100,6 +106,8 @@ DRY = Sizes(
     ),
     mixes=("imdb", "equal-128"),
     batches=(3, 5, 1),
+    kernel_mixes=("imdb",),
+    kernel_batches=(2,),
     compiled=(1,),
     part=2,
     shrink=32,
@@ -108,5 +116,6 @@ DRY = Sizes(
     min_rounds=1,
     seconds=0.0,
     profiled_passes=1,
+    configs=((16, 16, 4, 1),),
     compile_backend="eager",
 )

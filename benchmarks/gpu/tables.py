@@ -67,8 +67,9 @@ def _short_cell(name: str, system: Row) -> str:
         if "synchronisations" in system:
             parts.append(f"{system['synchronisations']} waits {system['idle_share']:.0%} idle")
         return " ".join(parts)
-    factor = system["speedup"].get("padded")
-    if factor is None or name == "padded":
+    bases = [base for base in ("padded", "sdpa-padded") if base in system["speedup"]]
+    factor = system["speedup"][bases[0]] if bases else None
+    if factor is None or name in bases:
         return f"{name} {(system['gpu_ms'] or system['wall_ms'])['median']:.3g} ms"
     return f"{name} {factor:.2f}x"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,12 +11,13 @@ import torch
 
 from benchmarks.gpu import kernels
 from benchmarks.gpu.arms import build_models, calibrate_exits, calibrate_pruning, padded_ratio
+from benchmarks.gpu.cases import Setting
 from benchmarks.gpu.encoder import arm_calls
 from benchmarks.gpu.inputs import MIXES, draw_batches
-from benchmarks.gpu.kernels import compare, draw_call, find_configs, find_kernels, find_received
 from benchmarks.gpu.sizes import DRY, Shape
 from fewer.kernels import AttentionCall, AttentionOutput
-from fewer.kernels import sdpa as sdpa_kernel
+from fewer.kernels.reference import attend as reference_kernel
+from fewer.kernels.sdpa import attend as sdpa_kernel
 
 CPU = torch.device("cpu")
 SIZES = replace(DRY, shrink=8)
@@ -54,30 +56,57 @@ def test_padding_counts_in_the_flops_of_a_padded_batch() -> None:
     assert padded_ratio(spec, [[grid]], [6, 2]) == pytest.approx(2 * cost[0] / sum(cost))
 
 
-CONFIGS = ("small", "large")
-
-
-def _attend(call: AttentionCall, config: str = "small") -> AttentionOutput:
+def attend_blocks(call: AttentionCall, *, config: Any = None) -> AttentionOutput:
+    """Stand in for a kernel with block sizes, of which 16 queries are wrong."""
     output = sdpa_kernel(call)
-    return replace(output, context=output.context + 0.5) if config == "large" else output
+    return replace(output, context=output.context + 0.5) if config == (16, 16, 4, 1) else output
 
 
-def test_each_configuration_of_a_kernel_is_compared_with_the_reference(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    assert find_configs(sdpa_kernel) == ()
-    monkeypatch.setattr("benchmarks.gpu.kernels.find_configs", lambda attend: CONFIGS)
-    monkeypatch.setattr(kernels, "KERNELS", {"reference": None, "native": None, "blocks": _attend})
-    monkeypatch.setattr(kernels, "kernel", {"blocks": _attend}.__getitem__)
-    attends, skipped = find_kernels(torch.device("cuda"))
-    assert list(attends) == ["blocks", "blocks small", "blocks large"]
-    assert skipped.keys() == {"reference", "native"}
-    monkeypatch.undo()
-    call = draw_call((1, 5, 2), DRY.shape("minilm"), torch.float32, CPU, 0)
-    differences = {name: compare(attend, call) for name, attend in attends.items()}
-    assert differences["blocks small"]["context_difference"] < 1e-5
-    assert differences["blocks small"]["received_difference"] < 1e-5
-    assert differences["blocks large"]["context_difference"] == pytest.approx(0.5, abs=1e-5)
+def supports(call: AttentionCall) -> bool:
+    """Return what the stand-in computes: this module is that of the kernel."""
+    return call.window is None
+
+
+def received(call: AttentionCall, logsumexp: Any, *, config: Any = None) -> Any:
+    assert logsumexp.shape == call.q.shape[:2]
+    return sdpa_kernel(replace(call, needs_received=True)).received
+
+
+@pytest.fixture
+def setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setting:
+    """Offer three kernels, of which one takes block sizes."""
+    offered = {"reference": reference_kernel, "sdpa": sdpa_kernel, "blocks": attend_blocks}
+    monkeypatch.setattr(kernels, "KERNELS", offered)
+    monkeypatch.setattr(kernels, "kernel", offered.__getitem__)
+    monkeypatch.setattr(kernels, "MODULES", {"absent": "fewer.kernels.absent"})
+    monkeypatch.setattr(kernels, "find_received", lambda: (received, ""))
+    monkeypatch.setattr(kernels, "build_configs", lambda blocks: {" 16x16x4x1": blocks[0]})
+    return Setting(CPU, DRY, tmp_path, tmp_path)
+
+
+def test_each_kernel_is_timed_in_the_forms_that_it_computes_itself(setting: Setting) -> None:
+    shape = DRY.shape("modernbert")
+    row = kernels.measure(setting, shape, MIXES["imdb"], 3, "fp32")
+    assert list(row["systems"]) == [
+        *("sdpa-padded", "sdpa", "sdpa + received", "sdpa + window"),
+        *("blocks", "blocks + received", "triton.received"),
+    ]
+    assert row["skipped"].keys() == {"reference", "absent", "blocks + window"}
+    assert row["systems"]["blocks"]["context_difference"] < 1e-5
+    assert row["systems"]["blocks"]["received_difference"] < 1e-5
+    pairs = sum(length**2 for length in row["tokens"])  # at least as many as within the texts
+    assert 0 < row["flops"] < 4 * pairs * shape.heads * shape.width
+
+
+def test_block_sizes_are_timed_and_compared_one_by_one(setting: Setting) -> None:
+    row = kernels.measure_configs(setting, DRY.shape("minilm"), MIXES["imdb"], 3, "fp32")
+    assert list(row["systems"]) == [
+        *("sdpa-padded", "blocks", "blocks + received", "triton.received"),
+        *("blocks 16x16x4x1", "blocks + received 16x16x4x1", "triton.received 16x16x4x1"),
+    ]
+    assert row["systems"]["blocks"]["context_difference"] < 1e-5
+    difference = row["systems"]["blocks 16x16x4x1"]["context_difference"]
+    assert difference == pytest.approx(0.5, abs=1e-5)
 
 
 def test_a_kernel_that_cannot_run_here_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,18 +114,6 @@ def test_a_kernel_that_cannot_run_here_is_named(monkeypatch: pytest.MonkeyPatch)
         raise ValueError(f"kernel must run here; got {name}.")
 
     monkeypatch.setattr(kernels, "kernel", refuse)
-    attends, skipped = find_kernels(CPU)
-    assert attends == {}
+    attends, skipped = kernels.find_kernels(CPU)
+    assert "sdpa" not in attends
     assert skipped["sdpa"] == "kernel must run here; got sdpa."
-
-
-def test_the_score_alone_is_measured_where_it_takes_a_call(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    module = type("module", (), {"received": staticmethod(lambda call, config=None: call)})
-    monkeypatch.setattr(kernels.importlib, "import_module", lambda name: module)
-    received, reason = find_received()
-    assert received is not None
-    assert reason == ""
-    module.received = staticmethod(lambda q, k: q)
-    assert find_received() == (None, "takes more than a call")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from functools import partial
 from pathlib import Path
@@ -141,3 +142,12 @@ def test_a_copy_without_git_may_be_told_its_commit(monkeypatch: pytest.MonkeyPat
     row = runner.describe_run(["--dry-run"], CPU, "abc")
     assert row["commit"] == "abc"
     assert row["command"] == "python -m benchmarks.gpu --dry-run"
+
+
+def test_what_the_library_logs_is_kept_in_the_row(tmp_path: Path) -> None:
+    def log() -> dict[str, Any]:
+        logging.getLogger("fewer").warning("a slow kernel runs")
+        return {}
+
+    rows = rows_of(tmp_path / "gpu.jsonl", case("host/a", measure=log), case("host/b"))
+    assert [row.get("log") for row in rows] == [["a slow kernel runs"], None]

@@ -26,7 +26,9 @@ def _varlen_attn(q, k, v, cu_q, cu_k, max_q, max_k, *, return_aux, scale, window
     assert int(cu_q.diff().max()) <= max_q
     assert int(cu_k.diff().max()) <= max_k
     contexts, logsumexps = [], []
-    for begin_q, end_q, begin_k, end_k in zip(cu_q[:-1], cu_q[1:], cu_k[:-1], cu_k[1:], strict=True):
+    for begin_q, end_q, begin_k, end_k in zip(
+        cu_q[:-1], cu_q[1:], cu_k[:-1], cu_k[1:], strict=True
+    ):
         scores = torch.einsum("qhd,khd->hqk", q[begin_q:end_q].float(), k[begin_k:end_k].float())
         scores = scores * scale
         if window_size != (-1, -1):
@@ -104,9 +106,7 @@ def test_the_logsumexp_comes_from_flash_attention_in_inference():
 def test_a_window_over_whole_texts_is_that_of_flash_attention():
     call = _call("long beside short", EXTRAS["plain"], width=WIDTH)
     rows = torch.cat([torch.arange(n) for n in SIZES["long beside short"][1]])
-    call = replace(
-        call, q=call.k, cu_q=call.cu_k, position_q=rows, position_k=rows, window=3
-    )
+    call = replace(call, q=call.k, cu_q=call.cu_k, position_q=rows, position_k=rows, window=3)
     call = replace(call, is_consecutive=True)
     _assert_same(attend(call), reference_attend(call), 1e-5)
 
