@@ -137,7 +137,7 @@ def _kernels(rows: Sequence[Row]) -> str:
 
 
 def _host(rows: Sequence[Row]) -> str:
-    """Write a line for each pass that was taken apart."""
+    """Write a line for each pass that was taken apart, and a table of the compiled models."""
     heads = ("model", "lengths", "batch", "system", "ms", "kernels' ms", "idle", "launches")
     lines = [(*heads, "waits of the host")]
     for row in rows:
@@ -156,6 +156,18 @@ def _host(rows: Sequence[Row]) -> str:
                     str(system["synchronisations"]),
                 )
             )
+    compiled = [row for row in rows if any(map(_is_timed, row["systems"].values()))]
+    parts = [grid(lines, words=4)] if len(lines) > 1 else []
+    return "\n".join([*parts, _compiled(compiled)] if compiled else parts)
+
+
+def _compiled(rows: Sequence[Row]) -> str:
+    lines = [("model", "lengths", "batch", "system", "ms", "against padded")]
+    for row in rows:
+        where = (row["model"], row["lengths"], str(row["batch"]))
+        for name, system in row["systems"].items():
+            if _is_timed(system):
+                lines.append((*where, name, _ms(system["wall_ms"]), _speedup(system, "padded")))
     return grid(lines, words=4)
 
 

@@ -151,3 +151,27 @@ def test_what_the_library_logs_is_kept_in_the_row(tmp_path: Path) -> None:
 
     rows = rows_of(tmp_path / "gpu.jsonl", case("host/a", measure=log), case("host/b"))
     assert [row.get("log") for row in rows] == [["a slow kernel runs"], None]
+
+
+def test_a_row_of_a_gpu_names_it_and_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = SimpleNamespace(
+        name="NVIDIA H100", total_memory=80 * 2**30, multi_processor_count=132, major=9, minor=0
+    )
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    stand_in = SimpleNamespace(
+        run=lambda words, **options: SimpleNamespace(stdout="580.159.04\n580.159.04\n"),
+        SubprocessError=OSError,
+    )
+    monkeypatch.setattr(runner, "subprocess", stand_in)
+    assert runner.describe_run([], torch.device("cuda"), None)["gpu"] == {
+        "name": "NVIDIA H100",
+        "memory_gb": 80.0,
+        "multiprocessors": 132,
+        "capability": "9.0",
+        "driver": "580.159.04",
+    }
+
+
+def test_without_nvidia_smi_the_driver_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert runner._driver() is None

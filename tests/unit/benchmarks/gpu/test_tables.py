@@ -86,6 +86,16 @@ def test_a_block_shows_the_newest_row_of_a_case(section: str, tmp_path: Path) ->
     assert "Measured on NVIDIA H100, driver 580, with cuda 13.0, torch 2.11.0." in block
 
 
+def test_compiled_models_have_a_table_of_their_own(tmp_path: Path) -> None:
+    compiled = row("host", case="host/compiled/x", systems={"padded-compiled": TIMED})
+    block = write_block("host", write(tmp_path, row("host"), compiled))
+    first, second = block.strip().split("\n\n")[:2]
+    assert LINES["host"] in first
+    line = "| bert-base | imdb | 32 | padded-compiled | 2.00 (1.50-3.00) | 2.5x faster |"
+    assert line in second
+    assert LINES["host"] not in write_block("host", write(tmp_path, compiled))
+
+
 def test_the_page_is_filled_by_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     write(tmp_path, laws())
