@@ -138,7 +138,12 @@ SPREAD = 0.7  # of the heads' random weights: their doubts are far apart
 DEEPEST = 8  # layers, no fewer than any model in these tests has
 BACKBONES = tuple(FAMILIES)
 PATTERNED = ("longformer", "big-bird")  # families with a pattern in every layer
-KERNELS = tuple(name for name in _KERNELS if name != "native" or unavailable_reason() is None)
+# that of GPUs has tests of its own (tests/unit/kernels/gpu, tests/gpu)
+KERNELS = tuple(
+    name
+    for name in _KERNELS
+    if name != "gpu" and (name != "native" or unavailable_reason() is None)
+)
 
 # The families that all methods run over by default, and the methods that all families run over.
 CORE_FAMILIES = ("bert", "albert", "modernbert", "longformer")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fewer.backbones.base import Backbone, Tokens, split_heads
@@ -22,8 +23,7 @@ class ModernBertLayer:
 
     module: Any
     heads: int
-    frequencies: Tensor  # (d/2,), of the rotary embedding
-    scaling: float  # of cosine and sine
+    rotary: Rotary
     pattern: Pattern | None  # a window, in a local layer
 
     @property
@@ -42,13 +42,18 @@ class ModernBertLayer:
         """Project the normed states with one fused map, then rotate queries and keys."""
         fused = self.module.attn.Wqkv(self.module.attn_norm(hidden))
         q, k, v = (split_heads(part, self.heads) for part in fused.chunk(3, dim=-1))
-        tables = angles(position, self.frequencies, self.scaling)
-        cos, sin = (table[:, None] for table in tables)
+        cos, sin = self.rotary.tables(position)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         return (q if rows is None else q.index_select(0, rows)), k, v
 
-    def far(self, hidden: Tensor, anchors: Tensor) -> None:
-        """Return `None`: there are no global tokens."""
+    @property
+    def has_global_projections(self) -> bool:
+        """False: there are no global tokens."""
+        return False
+
+    def project_global(self, hidden: Tensor, rows: Tensor) -> NoReturn:
+        """Raise: there are no global tokens."""
+        raise NotImplementedError
 
     def attended(self, context: Tensor, hidden: Tensor) -> Tensor:
         """Compute x + dropout(W context)."""
@@ -81,6 +86,22 @@ class ModernBertLayer:
         )
 
 
+class Rotary:
+    """The rotary embedding of layers of one kind, in one pass."""
+
+    def __init__(self, frequencies: Float[Tensor, "d/2"], scaling: float) -> None:
+        self.frequencies = frequencies
+        self.scaling = scaling  # of cosine and sine
+        self._last: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
+
+    def tables(self, position: Int[Tensor, "T"]) -> tuple[Tensor, Tensor]:
+        """Return cos and sin, `(T, 1, d)`; layers that prune no token share them."""
+        if self._last is None or self._last[0] is not position:
+            cos, sin = angles(position, self.frequencies, self.scaling)
+            self._last = position, (cos[:, None], sin[:, None])
+        return self._last[1]
+
+
 def angles(position: Tensor, frequencies: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
     """Return cos and sin of the rotary angles, `(T, d)` each, in fp32, times `scaling`."""
     angle = position[:, None].float() * frequencies.float()  # (T, d/2)
@@ -108,7 +129,14 @@ def bind(encoder: Any) -> Backbone:
                 f"{rope_type!r}. Load the model with rope_type 'default', 'linear' or 'yarn', or "
                 "do without fewer.attach."
             )
-    layers = [_layer(encoder, module, rotary) for module in encoder.layers]
+    kinds = {
+        kind: Rotary(
+            getattr(rotary, f"{kind}_inv_freq"),
+            float(getattr(rotary, f"{kind}_attention_scaling")),
+        )
+        for kind in rotary.rope_type
+    }
+    layers = [_layer(encoder, module, kinds) for module in encoder.layers]
 
     def embed(tokens: Tokens) -> Tensor:
         hidden: Tensor = tables.drop(tables.norm(tokens.words(tables.tok_embeddings)))
@@ -124,14 +152,13 @@ def bind(encoder: Any) -> Backbone:
     )
 
 
-def _layer(encoder: Any, module: Any, rotary: Any) -> ModernBertLayer:
-    attention, kind = module.attn, module.attention_type
+def _layer(encoder: Any, module: Any, kinds: dict[str, Rotary]) -> ModernBertLayer:
+    attention = module.attn
     refuse_extras(encoder, module, attention, module.mlp)
     window = attention.sliding_window  # one more than the tokens visible on each side
     return ModernBertLayer(
         module=module,
         heads=attention.Wqkv.out_features // (3 * attention.head_dim),
-        frequencies=getattr(rotary, f"{kind}_inv_freq"),
-        scaling=float(getattr(rotary, f"{kind}_attention_scaling")),
+        rotary=kinds[module.attention_type],
         pattern=None if window is None else Pattern(window - 1),
     )

@@ -63,13 +63,17 @@ class PostNormLayer:
             split_heads(in_rows(self.value, hidden), self.heads),
         )
 
-    def far(self, hidden: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Apply the projections of global tokens, if the model has them."""
-        if self.global_projections is None:
-            return None
+    @property
+    def has_global_projections(self) -> bool:
+        """Whether global tokens have projections of their own."""
+        return self.global_projections is not None
+
+    def project_global(self, hidden: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Apply the projections of global tokens."""
+        assert self.global_projections is not None
         query, key, value = self.global_projections
         return (
-            split_heads(in_rows(query, hidden.index_select(0, anchors)), self.heads),
+            split_heads(in_rows(query, hidden.index_select(0, rows)), self.heads),
             split_heads(in_rows(key, hidden), self.heads),
             split_heads(in_rows(value, hidden), self.heads),
         )

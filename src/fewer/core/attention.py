@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -30,8 +32,8 @@ def attention(
     layout: Layout,
     *,
     training: bool,
-) -> tuple[Packed, Evidence, SparseCounts]:
-    """Attend; also measure what the policy needs, and count what differs from full attention."""
+) -> tuple[Packed, Evidence, Callable[[], SparseCounts]]:
+    """Attend; also return evidence for the policy, and a count of what is not full attention."""
     rows = query_rows(tokens, apply)
     q, k, v = layer.qkv(tokens.hidden, tokens.placement.position, rows)
     texts = tokens.split_pairs() if layout.split_pairs else tokens
@@ -54,6 +56,8 @@ def attention(
         needs_logsumexp=needs.pairs or needs.from_others,
         dropout=layer.dropout,
         training=training,
+        is_consecutive=rows is None and texts.placement.is_consecutive,
+        max_length=tokens.grid[1],
     )
     heads = remaining_heads(texts, layout.heads, q.shape[1])
     if heads is None:
@@ -68,7 +72,23 @@ def attention(
     evidence = NO_EVIDENCE
     if needs.received or needs.pairs or needs.from_others or needs.head_context:
         evidence = _measure(texts, needs, layout, rows, call, attended)
-    return tokens.replace(hidden=hidden), evidence, _count(tokens, texts, rows, sparse, heads)
+    if texts is tokens and sparse is None and heads is None:
+        return tokens.replace(hidden=hidden), evidence, SparseCounts
+    count = partial(_count, _without_states(tokens), _without_states(texts), rows, sparse, heads)
+    return tokens.replace(hidden=hidden), evidence, count
+
+
+def count_window(pattern: Pattern | None, tokens: Packed) -> Callable[[], SparseCounts]:
+    """Return a count of the pairs of a sliding window, if there is one, over all tokens."""
+    if pattern is None:
+        return SparseCounts
+    sparse = _sparse_layout(pattern, tokens, None, 1)
+    return partial(_count, _without_states(tokens), _without_states(tokens), None, sparse, None)
+
+
+def _without_states(tokens: Packed) -> Packed:
+    """Let go of the memory of the states, for a count that may come later."""
+    return tokens.replace(hidden=tokens.hidden.new_empty(0))
 
 
 def _active(tokens: Packed) -> Tensor | None:
@@ -86,14 +106,12 @@ def _project_global(
     layer: Layer, tokens: Packed, rows: Tensor | None, q: Tensor, sparse: SparseLayout | None
 ) -> tuple[Tensor, SparseLayout | None]:
     """Project global tokens by maps of their own, if there are any and the layer has such maps."""
-    if sparse is None:
-        return q, None
+    if sparse is None or not layer.has_global_projections:
+        return q, sparse
     queries = sparse.queries.is_global.nonzero().squeeze(1)
     if not len(queries):
         return q, sparse
-    projected = layer.far(tokens.hidden, queries if rows is None else rows[queries])
-    if projected is None:
-        return q, sparse
+    projected = layer.project_global(tokens.hidden, queries if rows is None else rows[queries])
     global_q, k, v = projected
     return q.index_copy(0, queries, global_q), replace(sparse, global_kv=(k, v))
 
@@ -110,11 +128,9 @@ def _count(
     if sparse is not None:
         weight = None if participation is None else gather_rows(participation, rows)
         pairs = sparse.chunks.count_pairs(weight, gate, texts.grid[0])
-    elif texts is not tokens or heads is not None:
+    else:
         pairs = texts.count(participation) * texts.count(gate)
         pairs = pairs if heads is None else pairs * heads.float().mean(1)
-    else:
-        return SparseCounts()
     pairs = pairs.view(tokens.grid[0], -1).sum(1)
     if sparse is None or sparse.global_kv is None:
         return SparseCounts(pairs)
@@ -186,4 +202,4 @@ def query_rows(tokens: Packed, apply: Apply) -> Tensor | None:
     """Rows that are queries, `None` for all; unless tokens are removed, all are computed."""
     if tokens.active is None or not apply.removes:
         return None
-    return tokens.active.nonzero().squeeze(1)
+    return tokens.reader_rows  # all tokens are alive where they are removed

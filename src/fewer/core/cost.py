@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -47,17 +48,16 @@ class LayerCost:
         """FLOPs of one layer for each text; differentiable where the trace is."""
         extra = layer.extra
         pairs = layer.queries * layer.keys if extra.pairs is None else extra.pairs
-        once_more = 0.0 if extra.far is None else self._far(*extra.far)
+        separate = extra.separate_projections
+        queries, keys = (0.0, 0.0) if separate is None else separate
         return (
-            once_more
+            self.query * queries
+            + self.key_value * keys
             + self.key_value * layer.keys
             + (self.query + self.output) * layer.queries
             + (self.pair + (self.score if layer.scored else 0.0)) * pairs
             + self.ffn * layer.read
         )
-
-    def _far(self, anchors: Tensor, keys: Tensor) -> Tensor:
-        return self.query * anchors + self.key_value * keys
 
 
 class Task(Enum):
@@ -89,12 +89,14 @@ class ModelSpec:
         return total if trace.head_flops is None else total + trace.head_flops
 
     def dense_flops(
-        self, lengths: Float[Tensor, "B"], far: tuple[Tensor, Tensor] | None = None
+        self,
+        lengths: Float[Tensor, "B"],
+        separate_projections: tuple[Tensor, Tensor] | None = None,
     ) -> Float[Tensor, "B"]:
         """FLOPs of texts of these lengths when every token reads every layer.
 
         Of a padded batch it is `B * dense_flops(N)`. A model that reads by a pattern of its own
-        keeps to it; `far` is what it projects once more for global tokens (`SparseCounts`), if any,
+        keeps to it; `separate_projections` are those of global tokens (`SparseCounts`), if any,
         whose few pairs are left out.
         """
         n = lengths.detach()
@@ -104,7 +106,13 @@ class ModelSpec:
         }
         full = {
             pattern: LayerTrace(
-                n, n, n, scored=False, extra=SparseCounts(count, None if count is None else far)
+                n,
+                n,
+                n,
+                scored=False,
+                count_extra=partial(
+                    SparseCounts, count, None if count is None else separate_projections
+                ),
             )
             for pattern, count in pairs.items()
         }
@@ -114,7 +122,7 @@ class ModelSpec:
     def dense_flops_of(self, trace: Trace) -> Float[Tensor, "B"]:
         """FLOPs that the texts of a pass would have taken with every token in every layer."""
         return self.dense_flops(
-            _lengths(trace), trace.layers[0].extra.far if trace.layers else None
+            _lengths(trace), trace.layers[0].extra.separate_projections if trace.layers else None
         )
 
     def flops_ratio(self, trace: Trace) -> Float[Tensor, ""]:

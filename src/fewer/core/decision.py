@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int, Int8
 from torch import Tensor
 
 from fewer.core.evidence import Evidence
+from fewer.core.partition import can_look
 from fewer.core.phase import Phase
 
 if TYPE_CHECKING:
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
     from fewer.core.trace import Trace
     from fewer.kernels import Kernel
 
-__all__ = ["Decision", "ExitOutput", "Fate", "Site", "View"]
+__all__ = ["GATE_RULE", "Decision", "ExitOutput", "Fate", "Site", "View"]
+
+GATE_RULE = (
+    "gate must be in [0, 1] and round to the fate where one is given beside it: 0.5 or more for a "
+    "token that is kept, less for one that is gone"
+)
 
 
 class Site(Enum):
@@ -107,6 +113,7 @@ class Decision:
     log_prob: Float[Tensor, "B"] | None = None  # of what was drawn, for each text
     heads: Bool[Tensor, "B H"] | None = None  # attention heads that stay, from the next layer on
     is_combined: bool = False  # of decisions that were checked; their gates have multiplied
+    faults: tuple[Bool[Tensor, ""], ...] = ()  # on a GPU: whether a check failed, not yet read
 
     @classmethod
     def keep(cls, mask: Bool[Tensor, "T"], gate: Tensor | None = None) -> Decision:
@@ -134,29 +141,27 @@ class Decision:
             _join(self.log_prob, other.log_prob, torch.add),
             _join(self.heads, other.heads, torch.logical_and),
             is_combined=True,
+            faults=first.faults + second.faults,
         )
 
     def check(self) -> Decision:
-        """Return this decision. Raises `ValueError` for a gate outside [0, 1] or against fates."""
-        if self.gate is None or self.is_combined:
+        """Return this decision. Raises `ValueError` for a gate outside [0, 1] or against fates.
+
+        On a GPU the check becomes one of `faults`, which the loop reads at the end of the pass.
+        """
+        if self.gate is None or self.is_combined or not self.gate.numel():
             return self
-        gate = self.gate.detach()
-        if gate.numel():
-            low, high = (float(bound) for bound in gate.aminmax())
-            if not 0 <= low <= high <= 1:
-                raise ValueError(
-                    f"gate must be in [0, 1]; got values from {low:g} to {high:g}. Clamp it."
-                )
-        if self.fate is not None:
-            is_kept = self.fate > int(Fate.GONE)
-            disagrees = torch.where(is_kept, gate < 0.5, gate > 0.5)
-            if bool(disagrees.any()):
-                row = int(disagrees.nonzero()[0, 0])
-                raise ValueError(
-                    "gate must round to the fate: 0.5 or more for a token that is kept, less for "
-                    f"one that is gone; got {float(gate[row]):g} for token {row}, which is "
-                    f"{'kept' if bool(is_kept[row]) else 'gone'}. Give the gate alone."
-                )
+        gate, fate = self.gate.detach(), self.fate
+        is_kept = None if fate is None else fate > int(Fate.GONE)
+        is_wrong = ~((gate >= 0) & (gate <= 1))  # NaN too
+        if is_kept is not None:
+            is_wrong = is_wrong | torch.where(is_kept, gate < 0.5, gate > 0.5)
+        if not can_look(gate):
+            return replace(self, faults=(*self.faults, is_wrong.any()))
+        if bool(is_wrong.any()):
+            row = int(is_wrong.nonzero()[0, 0])
+            fate_of = "" if is_kept is None else f", which is {'kept' if is_kept[row] else 'gone'}"
+            raise ValueError(f"{GATE_RULE}; got {float(gate[row]):g} for token {row}{fate_of}.")
         return self
 
     def outputs_only(self) -> Decision:
@@ -167,6 +172,7 @@ class Decision:
             head_flops=self.head_flops,
             carry=self.carry,
             log_prob=self.log_prob,
+            faults=self.faults,
         )
 
     def without_exits(self) -> Decision:

@@ -7,19 +7,22 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from fewer.core.apply import APPLIES, Apply
-from fewer.core.attention import attention, query_rows
+from fewer.core.attention import attention, count_window, query_rows
 from fewer.core.cached_states import CachedStates
-from fewer.core.decision import Site, View
+from fewer.core.decision import GATE_RULE, Site, View
 from fewer.core.evidence import NO_EVIDENCE, Evidence
 from fewer.core.layer import Layer, renormalise_frozen
+from fewer.core.needs import Needs
 from fewer.core.packed import Packed
 from fewer.core.phase import INFERENCE, Phase
 from fewer.core.policy import Policy
 from fewer.core.removed import RemovedStates, gather_rows, scatter_rows
+from fewer.core.replay import Graphs, replay
 from fewer.core.trace import LayerTrace, Trace
 from fewer.kernels import Kernel
 
@@ -35,20 +38,27 @@ def encode(
     phase: Phase = INFERENCE,
     finish: Callable[[Tensor], Tensor] = nn.Identity(),  # noqa: B008 (stateless)
     cached: CachedStates | None = None,
+    graphs: Graphs | None = None,
 ) -> tuple[Float[Tensor, "B N D"], Trace]:
     """Run the tokens through the layers, the policy deciding which go on.
 
     Returns every token's last state in the caller's grid, pruned or not (the output of the last
     layer it finished, passed once through `finish`, the final norm; zeros on padding), and the
-    trace. With `cached` the lower layers compute only the first text of each pair.
+    trace. With `cached` the lower layers compute only the first text of each pair. With `graphs`, a
+    pass in which the policy does nothing is replayed from a CUDA graph.
     """
     run = _Run(layers, policy, phase, attend, tokens)
-    if cached is None:
+    replayed = None if graphs is None or cached is not None else run.replay_layers(tokens, graphs)
+    if replayed is not None:
+        tokens = replayed
+    elif cached is None:
         tokens = run.run_layers(tokens, range(len(layers)))
     else:
         firsts = run.run_layers(cached.first_texts(tokens), range(cached.layers))
         tokens = cached.join(tokens, firsts, run.trace)
         tokens = run.run_layers(tokens, range(cached.layers, len(layers)))
+    if run.trace.faults and bool(torch.stack(run.trace.faults).any()):
+        raise ValueError(f"{GATE_RULE}; got other values. Run it on a CPU: that names the token.")
     return run.removed.restore(tokens, finish), run.trace
 
 
@@ -93,7 +103,7 @@ class _Run:
                 break
             entered, keys = tokens, tokens.count(tokens.gate)
             queries = tokens.count(tokens.participation)
-            tokens, evidence, extra = attention(
+            tokens, evidence, count_extra = attention(
                 layer, tokens, apply, self.attend, needs, layout, training=self.policy.training
             )
             scored = evidence.received is not None or evidence.from_others is not None
@@ -112,7 +122,7 @@ class _Run:
                 read=tokens.count(participation),
                 scored=scored,
                 gate=gate,
-                extra=extra,
+                count_extra=count_extra,
                 slot=tokens.slot,
                 participation=participation,
                 states=tokens.hidden if needs.states else None,
@@ -122,6 +132,36 @@ class _Run:
             _, tokens, _ = self.remove(tokens, tokens, NO_EVIDENCE)
             if tokens.is_empty:
                 break
+        return tokens
+
+    def replay_layers(self, tokens: Packed, graphs: Graphs) -> Packed | None:
+        """Run through all layers by a graph; `None` where the policy acts or there is none."""
+        numbers, policy = range(len(self.layers)), self.policy
+        layouts = [policy.layout(index, self.phase) for index in numbers]
+        patterns = [
+            layer.pattern or layout.pattern
+            for layer, layout in zip(self.layers, layouts, strict=True)
+        ]
+        if (
+            policy.sites
+            or any(policy.needs(index, self.phase) != Needs() for index in numbers)
+            or any(layout.split_pairs or layout.heads is not None for layout in layouts)
+            or any(pattern is not None and not pattern.is_window for pattern in patterns)
+        ):
+            return None
+
+        def run_layers(static: Packed) -> Packed:
+            run = _Run(self.layers, policy, self.phase, self.attend, static)
+            return run.run_layers(static, numbers)
+
+        hidden = replay(tokens, run_layers, graphs)
+        if hidden is None:
+            return None
+        tokens, lengths = tokens.replace(hidden=hidden), tokens.count(None)
+        for pattern in patterns:
+            count = count_window(pattern, tokens)
+            layer = LayerTrace(lengths, lengths, lengths, False, None, count, tokens.slot)
+            self.trace.layers.append(layer)
         return tokens
 
     def decide(

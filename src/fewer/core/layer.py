@@ -44,10 +44,18 @@ class Layer(Protocol):
         """Project to queries (of `rows` only, `None` = all), keys and values."""
         ...
 
-    def far(
-        self, hidden: Float[Tensor, "T D"], anchors: Int[Tensor, "A"]
-    ) -> tuple[Float[Tensor, "A H d"], Float[Tensor, "T H d"], Float[Tensor, "T H d"]] | None:
-        """Project to what anchors ask with and read, where the model has maps of their own."""
+    @property
+    def has_global_projections(self) -> bool:
+        """Whether the model projects global tokens, and what they read, by maps of their own."""
+        ...
+
+    def project_global(
+        self, hidden: Float[Tensor, "T D"], rows: Int[Tensor, "G"]
+    ) -> tuple[Float[Tensor, "G H d"], Float[Tensor, "T H d"], Float[Tensor, "T H d"]]:
+        """Project to queries of the global tokens, which stand in `rows`, and their keys, values.
+
+        Only of layers that have such projections.
+        """
         ...
 
     def attended(

@@ -13,18 +13,18 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from fewer.core.partition import can_look, partition
 from fewer.kernels.pattern import Pattern
 from fewer.kernels.sparse import (
     SparseLayout,
     TokenPositions,
     find_global_tokens,
     find_question_tokens,
-    offsets,
 )
 
-__all__ = ["Packed", "Placement", "Plan", "TextRoles", "plan"]
+__all__ = ["Packed", "Placement", "Plan", "TextRoles", "plan", "text_starts"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Plan:
     slot: Int[Tensor, "T"]  # index into the flattened grid, ascending
     sequence: Int[Tensor, "T"]
     column: Int[Tensor, "T"]
+    is_consecutive: bool  # whether no text has a hole
 
     def take(self, values: Tensor) -> Tensor:
         """Pick the real tokens of `values` `(B, N, ...)`: `(T, ...)`."""
@@ -49,6 +50,7 @@ def plan(mask: Tensor | None, grid: tuple[int, int], device: torch.device) -> Pl
     heads of encoders read column 0.
     """
     rows, columns = grid
+    is_consecutive = True
     if mask is None:
         slot = torch.arange(rows * columns, device=device)
     else:
@@ -64,15 +66,19 @@ def plan(mask: Tensor | None, grid: tuple[int, int], device: torch.device) -> Pl
                 "packed: pass one row per text."
             )
         real = mask.to(device) != 0
-        if rows and columns and not bool(real[:, 0].all()):
-            _refuse(real)
+        if rows and columns:
+            follows = ~real[:, 1:] | real[:, :-1]
+            facts = torch.stack((real[:, 0].all(), follows.all())).tolist()
+            starts_at_0, is_consecutive = facts
+            if not starts_at_0:
+                _refuse(real)
         slot = real.flatten().nonzero().squeeze(1)
     if not rows or not columns:
         raise ValueError(
             f"the batch must have at least one text of one token or more; got the shape {grid}. "
             "The tokenizer adds [CLS]."
         )
-    return Plan(grid, slot, slot // columns, slot % columns)
+    return Plan(grid, slot, slot // columns, slot % columns, is_consecutive)
 
 
 def _refuse(real: Bool[Tensor, "B N"]) -> None:
@@ -100,6 +106,12 @@ class Placement:
     cu: Int[Tensor, "B+1"]  # text b has the rows cu[b]:cu[b+1]
     extent: Int[Tensor, "B"]  # columns of each text as it came, its holes included
     grid: tuple[int, int]
+    is_consecutive: bool = False  # whether columns are known to have no gap in any text
+
+    @cached_property
+    def texts(self) -> Int[Tensor, "b"]:
+        """Texts that have a token."""
+        return (self.cu.diff() > 0).nonzero().squeeze(1)
 
     @cached_property
     def lengths(self) -> Float[Tensor, "B"]:
@@ -122,7 +134,7 @@ class Placement:
     def split_pairs(self, second_text: Bool[Tensor, "T"]) -> Placement:
         """View the two texts of each pair as texts of their own: 2B of them, some maybe empty."""
         sequence, texts = 2 * self.sequence + second_text, 2 * self.grid[0]
-        cu = offsets(torch.bincount(sequence, minlength=texts))
+        cu = text_starts(sequence, texts)
         extent = self.extent.repeat_interleave(2)
         return Placement(sequence, self.position, self.slot, cu, extent, (texts, self.grid[1]))
 
@@ -135,9 +147,10 @@ class Placement:
         if layout is None or layout.pattern != pattern:
             places = self.sequence, self.column, self.extent
             is_global = find_global_tokens(pattern, *places, roles.question)
+            may_be_global = pattern.global_tokens != "none" or pattern.full_up_to > 0
             if roles.global_tokens is not None:
-                is_global = is_global | roles.global_tokens
-            positions = TokenPositions(self.sequence, self.column, is_global)
+                is_global, may_be_global = is_global | roles.global_tokens, True
+            positions = TokenPositions(self.sequence, self.column, is_global, may_be_global)
             layout = SparseLayout(pattern, positions, positions, self.extent, heads)
             self.__dict__["_layout"] = layout
         return layout
@@ -188,9 +201,12 @@ class Packed:
         global_tokens: Tensor | None = None,
     ) -> Packed:
         """Lay the embedded tokens of a plan in one row, all alive and active."""
-        cu = offsets(torch.bincount(plan.sequence, minlength=plan.grid[0]))
+        cu = text_starts(plan.sequence, plan.grid[0])
         extent = plan.column[cu[1:] - 1] + 1
-        placement = Placement(plan.sequence, position, plan.slot, cu, extent, plan.grid)
+        placement = Placement(
+            plan.sequence, position, plan.slot, cu, extent, plan.grid, plan.is_consecutive
+        )
+        placement.__dict__["texts"] = torch.arange(plan.grid[0], device=cu.device)
         question = None
         if second_text is not None:
             question = find_question_tokens(plan.sequence, plan.column, second_text, plan.grid[0])
@@ -224,12 +240,10 @@ class Packed:
     @property
     def texts(self) -> Int[Tensor, "b"]:
         """Texts that are still read: those whose first token, which is protected, is alive."""
-        if self.alive is None and self.grid[0] == 1:
-            return torch.zeros_like(self.cu[:1])  # the only text is there while layers run
-        is_read = self.cu.diff() > 0
-        if self.alive is not None:
-            first = self.cu[:-1].clamp_max(max(0, self.slot.numel() - 1))
-            is_read = is_read & self.alive[first]
+        if self.alive is None:
+            return self.placement.texts
+        first = self.cu[:-1].clamp_max(max(0, self.slot.numel() - 1))
+        is_read = (self.cu.diff() > 0) & self.alive[first]
         return is_read.nonzero().squeeze(1)
 
     @property
@@ -251,10 +265,20 @@ class Packed:
             return self.alive if self.active is None else self.active
         return self.alive & self.active
 
+    @cached_property
+    def reader_rows(self) -> Int[Tensor, "Tr"]:
+        """Rows of the tokens that are alive and active."""
+        readers = self.readers
+        if readers is None:
+            return torch.arange(self.slot.numel(), device=self.slot.device)
+        return readers.nonzero().squeeze(1)
+
     def replace(self, **changes: Any) -> Packed:
         """Copy with some fields changed, as `dataclasses.replace` does at five times the price."""
         new = object.__new__(Packed)
         new.__dict__.update(self.__dict__, **changes)
+        if "alive" in changes or "active" in changes:
+            new.__dict__.pop("reader_rows", None)
         return new
 
     def select(self, rows: Int[Tensor, "Tk"]) -> Packed:
@@ -267,6 +291,25 @@ class Packed:
         )
         hidden, placement = self.hidden.index_select(0, rows), self.placement.select(rows)
         return Packed(hidden, placement, self.roles.select(rows), alive, active, gate, self.heads)
+
+    def without_pruned(self) -> tuple[Packed, Int[Tensor, "Tk"], Int[Tensor, "Tg"]]:
+        """Drop the tokens that are not alive; also return the rows that stay, and those that go.
+
+        On a GPU the host waits once, for all that the next layer must know as well.
+        """
+        alive = self.alive
+        assert alive is not None
+        if can_look(alive):
+            ((rows, gone),) = partition(alive)
+            return self.select(rows).replace(alive=None), rows, gone
+        kept_before = nn.functional.pad(alive.cumsum(0), (1, 0))
+        has_token = kept_before[self.cu].diff() > 0
+        readers = alive if self.active is None else alive & self.active
+        (rows, gone), (texts, _), (reader_rows, _) = partition(alive, has_token, readers)
+        tokens = self.select(rows).replace(alive=None)
+        tokens.placement.__dict__["texts"] = texts
+        tokens.__dict__["reader_rows"] = kept_before[reader_rows]
+        return tokens, rows, gone
 
     def split_pairs(self) -> Packed:
         """View the two texts of each pair as texts of their own."""
@@ -289,4 +332,9 @@ class Packed:
 
     def offsets(self, rows: Int[Tensor, "Tq"]) -> Int[Tensor, "B+1"]:
         """Return where each text begins among `rows` only."""
-        return offsets(torch.bincount(self.sequence.index_select(0, rows), minlength=self.grid[0]))
+        return torch.searchsorted(rows, self.cu)
+
+
+def text_starts(sequence: Int[Tensor, "T"], texts: int) -> Int[Tensor, "B+1"]:
+    """Return where each text starts in ascending text numbers, and where the last ends."""
+    return torch.searchsorted(sequence, torch.arange(texts + 1, device=sequence.device))

@@ -27,13 +27,12 @@ class RemovedStates:
         """Take pruned tokens out of memory, here and in `entered`, whose state they keep."""
         if tokens.alive is None:
             return entered, tokens, evidence
-        rows = tokens.alive.nonzero().squeeze(1)
-        if rows.numel() < tokens.slot.numel():
-            gone = (~tokens.alive).nonzero().squeeze(1)
+        tokens, rows, gone = tokens.without_pruned()
+        if gone.numel():
             self.parts.append((gather_rows(entered.slot, gone), gather_rows(entered.hidden, gone)))
-            tokens, evidence = tokens.select(rows), evidence.select(rows)
+            evidence = evidence.select(rows)
             entered = tokens if tokens.active is None else entered.select(rows)
-        return entered, tokens.replace(alive=None), evidence
+        return entered, tokens, evidence
 
     def restore(self, tokens: Packed, finish: Callable[[Tensor], Tensor]) -> Float[Tensor, "B N D"]:
         """Put all states where the caller expects them, each passed once through `finish`."""

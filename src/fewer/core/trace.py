@@ -5,10 +5,11 @@ Modules store nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,8 +28,8 @@ class SparseCounts:
     """What an attention other than that of all with all multiplies, for each text."""
 
     pairs: Float[Tensor, "B"] | None = None  # of query and key; None: each query with each key
-    # tokens projected once more, for global tokens: to queries, and to keys and values
-    far: tuple[Float[Tensor, "B"], Float[Tensor, "B"]] | None = None
+    # tokens that the separate projections of global tokens read: to queries, to keys and values
+    separate_projections: tuple[Float[Tensor, "B"], Float[Tensor, "B"]] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,16 @@ class LayerTrace:
     read: Float[Tensor, "B"]  # tokens through the feed-forward network
     scored: bool  # whether attention received was summed
     gate: Float[Tensor, "T"] | None = None  # of this layer alone, before they multiply
-    extra: SparseCounts = SparseCounts()  # where not simply each query meets each key
+    # `extra`, counted when it is read: a pass that nobody measures does not count
+    count_extra: Callable[[], SparseCounts] = SparseCounts
     slot: Int[Tensor, "T"] | None = None  # of the tokens after the layer; None: unknown
     participation: Float[Tensor, "T"] | None = None  # how much each took part; None: all in full
     states: Float[Tensor, "T D"] | None = None  # they left with, where a policy needs them
+
+    @cached_property
+    def extra(self) -> SparseCounts:
+        """Pairs and rows where not simply each query meets each key."""
+        return self.count_extra()
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,7 @@ class Trace:
     log_prob: Float[Tensor, "B"] | None = None  # of all that the policy drew
     carried: dict[str, Float[Tensor, "B*N ..."]] = field(default_factory=dict)  # by slot
     real: Int[Tensor, "T"] | None = None  # slots of the tokens that came in; None: every slot
+    faults: list[Tensor] = field(default_factory=list)  # `Decision.faults`
 
     def __repr__(self) -> str:
         """Show counts: its tensors take pages."""
@@ -91,6 +99,7 @@ class Trace:
         """Note what a policy decided about these tokens, and what its heads computed."""
         self.exit_outputs += decision.exit_outputs
         self.predictor_outputs += decision.predictor_outputs
+        self.faults += decision.faults
         self.head_flops = _add(self.head_flops, decision.head_flops)
         self.log_prob = _add(self.log_prob, decision.log_prob)
         for name, values in decision.carry.items():
@@ -109,7 +118,9 @@ class Trace:
             return logits
         flat = logits.flatten(0, -2).clone()
         for output in outputs:
-            flat[output.rows[output.exited]] = output.logits[output.exited].to(flat.dtype)
+            assert output.exited is not None
+            answers, exited = output.logits.to(flat.dtype), output.exited.unsqueeze(1)
+            flat[output.rows] = torch.where(exited, answers, flat[output.rows])
         return flat.view_as(logits)
 
     @property
@@ -130,7 +141,8 @@ class Trace:
                 answered = answered | entry.decision.exits
             is_kept = entry.decision.kept
             if is_kept is not None:  # without removal, decisions are also about pruned tokens
-                gone[entry.slot[~is_kept & ~answered[entry.sequence]]] = True
+                dropped = ~is_kept & ~answered[entry.sequence]
+                gone[entry.slot] = gone[entry.slot] | dropped
         return gone.view(self.grid)
 
     @property

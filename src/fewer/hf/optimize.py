@@ -1,4 +1,4 @@
-"""Optimize a model for inference on this CPU, and undo it."""
+"""Optimize a model for inference on its device, and undo it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from fewer._validation.names import check_known
 from fewer.backbones import bind
 from fewer.backbones.prepacked.autotune import Choice, choose
 from fewer.backbones.prepacked.eligible import NotPrepackable
-from fewer.hf.attach import PRECISION_OF, attach, attachment, evaluating, is_attached, parts
+from fewer.hf.attach import attach, attachment, evaluating, is_attached, parts
+from fewer.hf.attachment import PRECISION_OF
 from fewer.kernels.cpu.batch_invariant import swap_back, swap_in
 from fewer.kernels.cpu.library import unavailable_reason
 
@@ -25,7 +26,7 @@ _logged: set[str] = set()
 
 
 def optimize(model: Model, *, precision: str = "fp32") -> Model:
-    """Prepack a model's weights for this processor, in place, for inference on a CPU.
+    """Make a model's inference fast on its device, in place: prepack its weights for this CPU.
 
     Parameters do not change: the prepacked weights are a copy and take as much memory again (half
     in bf16). They are used in eval mode without gradients (`torch.inference_mode()`); otherwise the
@@ -37,19 +38,30 @@ def optimize(model: Model, *, precision: str = "fp32") -> Model:
     than plain torch, plain torch runs. A model edited afterwards is prepacked again. A model that
     is not attached is attached first, without a method.
 
-    Raises `ValueError` for an unknown precision, for bf16 where the processor cannot multiply it,
-    and for a model that is not on a CPU.
+    On a CUDA device, passes of a model without a method run by CUDA graphs, which saves a small
+    model from waiting for the host; the precision is that of the weights.
+
+    Raises `ValueError` for an unknown precision, for one that the processor cannot multiply or, on
+    a GPU, that is not the weights', and for a model on another device.
     """
     check_known(precision, PRECISIONS, "precision")
     hf_model, encoder = parts(model)
-    if encoder.device.type != "cpu":
+    if encoder.device.type not in ("cpu", "cuda"):
         raise ValueError(
-            f"model must be on a CPU for fewer.optimize; got a model on {encoder.device}. Call "
-            "model.cpu() first, or leave fewer.optimize out."
+            f"model must be on a CPU or a CUDA device for fewer.optimize; got a model on "
+            f"{encoder.device}. Move it, or leave fewer.optimize out."
         )
     if not is_attached(model):
         attach(model)
     deoptimize(model)
+    if encoder.device.type == "cuda":
+        if precision not in ("auto", precision_of(model)):
+            raise ValueError(
+                f"precision must be that of the weights on a GPU, {precision_of(model)!r}, or "
+                f"'auto'; got {precision!r}. Cast the model: model.to(torch.bfloat16)."
+            )
+        attachment(model).set_graphs(encoder)
+        return model
     choice = _choose_isa(encoder, precision)
     if choice.isa is None:
         _log_once(f"not optimized: {choice.reason}")
@@ -86,6 +98,7 @@ def deoptimize(model: Model) -> Model:
     hf_model, _ = parts(model)
     if is_attached(model):
         attachment(model).set_isa(None)
+        attachment(model).set_graphs(None)
     swap_back(hf_model)
     return model
 

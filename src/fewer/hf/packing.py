@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from fewer.backbones.base import Backbone, Tokens
-from fewer.core.packed import Packed, Plan, plan
-from fewer.kernels.sparse import offsets
+from fewer.core.packed import Packed, Plan, plan, text_starts
 
 __all__ = ["pack"]
 
@@ -40,32 +41,23 @@ def pack(
     if backbone.strict_mask and attention_mask is not None:
         _check_binary(attention_mask)
     ids = None if input_ids is None else layout.take(input_ids)
+    ranges = []
     if ids is not None:
-        _check_range(
-            ids,
-            backbone.vocabulary,
-            "input_ids",
-            layout,
-            "Encode texts by the tokenizer of this model.",
-        )
+        advice = "Encode texts by the tokenizer of this model."
+        ranges.append(_Range(ids, backbone.vocabulary, "input_ids", advice))
     segment = None
     if token_type_ids is not None and backbone.segments:
         segment = layout.take(_expand(layout.grid, token_type_ids, "token_type_ids"))
-        _check_range(
-            segment, backbone.segments, "token_type_ids", layout, "Leave it out for single texts."
-        )
+        advice = "Leave it out for single texts."
+        ranges.append(_Range(segment, backbone.segments, "token_type_ids", advice))
     position = _positions(backbone, layout, input_ids, position_ids)
     is_column = position is layout.column  # then the last column is the largest
     if backbone.max_positions is not None and not (
         is_column and layout.grid[1] <= backbone.max_positions
     ):
-        _check_range(
-            position,
-            backbone.max_positions,
-            "positions",
-            layout,
-            "Truncate: tokenizer(..., truncation=True).",
-        )
+        advice = "Truncate: tokenizer(..., truncation=True)."
+        ranges.append(_Range(position, backbone.max_positions, "positions", advice))
+    _check_ranges(ranges, layout)
     embeds = None if inputs_embeds is None else layout.take(inputs_embeds)
     second = (
         _find_second_text(ids, segment, layout)
@@ -146,10 +138,10 @@ def _find_second_text(ids: Tensor | None, segment: Tensor | None, layout: Plan) 
             "input_ids must be passed to find where the first text of a pair ends; got "
             "inputs_embeds. Pass input_ids."
         )
-    ends = torch.bincount(layout.sequence, minlength=layout.grid[0]).cumsum(0)
+    starts = text_starts(layout.sequence, layout.grid[0])
+    starts, ends = starts[:-1], starts[1:]
     separators = ids == ids[ends - 1][layout.sequence]
     before = separators.cumsum(0) - separators.long()  # separators before each token, of all texts
-    starts = torch.nn.functional.pad(ends, (1, 0))[:-1]
     second = before > before[starts][layout.sequence]
     if segment is None:
         return second
@@ -164,12 +156,9 @@ def _find_second_text(ids: Tensor | None, segment: Tensor | None, layout: Plan) 
 
 def _restart_positions(position: Tensor, second: Tensor, layout: Plan) -> Tensor:
     """Restart the positions of second texts at the position of the row's first token."""
-    rows = second.nonzero().squeeze(1)
-    count = torch.bincount(layout.sequence[rows], minlength=layout.grid[0])
-    starts = offsets(count)[:-1]
-    relative = torch.arange(len(rows), device=rows.device) - starts[layout.sequence[rows]]
-    firsts = position[layout.column == 0]
-    return position.index_copy(0, rows, relative + firsts[layout.sequence[rows]])
+    first = text_starts(layout.sequence, layout.grid[0])[:-1][layout.sequence]
+    before = second.cumsum(0) - second.long()  # tokens of second texts before each token
+    return torch.where(second, before - before[first] + position[first], position)
 
 
 def _positions(
@@ -196,14 +185,28 @@ def _expand(grid: tuple[int, int], values: Tensor, name: str) -> Tensor:
     return values.expand(grid)
 
 
-def _check_range(values: Tensor, limit: int, name: str, layout: Plan, advice: str) -> None:
-    if not values.numel():
+@dataclass(frozen=True)
+class _Range:
+    """Values that must be in 0..limit - 1."""
+
+    values: Tensor
+    limit: int
+    name: str
+    advice: str
+
+
+def _check_ranges(ranges: list[_Range], layout: Plan) -> None:
+    """Raise `ValueError` for a value out of its range; the host waits for a GPU once."""
+    ranges = [each for each in ranges if each.values.numel()]
+    if not ranges:
         return
-    low, high = (int(bound) for bound in values.aminmax())
-    if low < 0 or high >= limit:
-        value = low if low < 0 else high
-        text = int(layout.sequence[(values == value).nonzero()[0, 0]])
-        raise ValueError(
-            f"{name} must be in 0..{limit - 1} for this model; got {value} in text {text} of the "
-            f"batch. {advice}"
-        )
+    bounds = torch.stack([bound.long() for each in ranges for bound in each.values.aminmax()])
+    pairs = bounds.view(-1, 2).tolist()
+    for each, (low, high) in zip(ranges, pairs, strict=True):
+        if low < 0 or high >= each.limit:
+            value = low if low < 0 else high
+            text = int(layout.sequence[(each.values == value).nonzero()[0, 0]])
+            raise ValueError(
+                f"{each.name} must be in 0..{each.limit - 1} for this model; got {value} in text "
+                f"{text} of the batch. {each.advice}"
+            )

@@ -63,6 +63,15 @@ class Pattern:
         return self.block == 1 and not self.random
 
     @property
+    def is_window(self) -> bool:
+        """Whether it is a sliding window alone, for texts of any length."""
+        return (
+            self.has_sliding_window
+            and self.global_tokens == "none"
+            and not (self.summary or self.full_up_to)
+        )
+
+    @property
     def chunk_size(self) -> int:
         """Number of neighbouring columns that share their keys in one chunk."""
         return max(self.window, MIN_CHUNK_SIZE) if self.has_sliding_window else self.block

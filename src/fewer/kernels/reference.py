@@ -37,7 +37,7 @@ def attend(call: AttentionCall) -> AttentionOutput:
             context = torch.where(is_global, global_context, context)
         contexts.append(context.flatten(1))
         weight = (
-            torch.ones(rows.stop - rows.start)
+            torch.ones(rows.stop - rows.start, device=call.q.device)
             if call.query_weight is None
             else call.query_weight[rows]
         )
@@ -70,7 +70,9 @@ def _scores(call: AttentionCall, rows: slice, keys: slice) -> Tensor:
             visible = visible | call.window_exempt[keys]
         scores = scores.masked_fill(~visible, masked_score(scores.dtype))
     if call.sparse is not None:
-        query_rows, key_rows = (torch.arange(part.start, part.stop) for part in (rows, keys))
+        query_rows, key_rows = (
+            torch.arange(part.start, part.stop, device=call.q.device) for part in (rows, keys)
+        )
         pairs = call.sparse.create_mask(query_rows, key_rows)
         scores = scores.masked_fill(~pairs, masked_score(scores.dtype))
     return scores

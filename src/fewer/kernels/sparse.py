@@ -36,12 +36,15 @@ class TokenPositions:
     sequence: Int[Tensor, "T"]
     column: Int[Tensor, "T"]  # in the original text
     is_global: Bool[Tensor, "T"]  # global tokens: read, and are read by, all of their text
+    may_be_global: bool = True  # False: it is known that there are no global tokens
 
     def select(self, rows: Int[Tensor, "Tq"] | None) -> TokenPositions:
         """Select these rows; `None` selects all."""
         if rows is None:
             return self
-        return TokenPositions(self.sequence[rows], self.column[rows], self.is_global[rows])
+        return TokenPositions(
+            self.sequence[rows], self.column[rows], self.is_global[rows], self.may_be_global
+        )
 
 
 @dataclass(frozen=True)
@@ -62,15 +65,12 @@ class SparseLayout:
         parts = [_cut_local(self), _cut_global(self)]
         return _join([part for part in parts if part is not None], self)
 
-    @property
+    @cached_property
     def is_band(self) -> bool:
         """Whether the pattern is a sliding window and nothing else."""
-        pattern = self.pattern
-        return (
-            pattern.has_sliding_window
-            and not pattern.summary
-            and not bool(self.keys.is_global.any())
-        )
+        if not self.pattern.has_sliding_window or self.pattern.summary:
+            return False
+        return not self.keys.may_be_global or not bool(self.keys.is_global.any())
 
     @cached_property
     def visible_keys(self) -> Bool[Tensor, "Tk"]:

@@ -19,7 +19,9 @@ def rank_in_text(scores: Float[Tensor, "T"], tokens: Packed) -> Int[Tensor, "T"]
     """Return each token's rank within its text: 0 for the highest score."""
     order = _with_roles(scores.detach(), tokens).argsort(descending=True, stable=True)
     order = order[tokens.sequence[order].argsort(stable=True)]  # text by text
-    place = torch.empty_like(order).index_copy(0, order, torch.arange(len(order)).to(order))
+    place = torch.empty_like(order).index_copy(
+        0, order, torch.arange(len(order), device=order.device)
+    )
     return place - tokens.cu[tokens.sequence]
 
 

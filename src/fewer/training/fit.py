@@ -26,7 +26,8 @@ from fewer._validation.settings import checked, settings, validate
 from fewer._validation.types import Count, NonNegative, Probability, Seed
 from fewer.core.phase import Phase
 from fewer.core.policy import Dense, Inherits, Method, Policy
-from fewer.hf.attach import Attachment, attach, attachment, is_attached, running
+from fewer.hf.attach import attach, attachment, is_attached, running
+from fewer.hf.attachment import Attachment
 from fewer.hf.checkpoint import load, save
 from fewer.hf.side_file import method_to
 from fewer.tasks.rows import data_hash
@@ -34,6 +35,7 @@ from fewer.training.calibration import SAMPLE_TEXTS, calibrate, collator_for, sa
 from fewer.training.checkpoints import is_whole, newest_whole, weights_hash, write_manifest
 from fewer.training.device import training_device
 from fewer.training.precision import Precision, choose
+from fewer.training.processes import Processes
 from fewer.training.qa_collator import TAUGHT
 from fewer.training.trainer import PhaseTrainer, training_only
 
@@ -50,7 +52,7 @@ _LOG = logging.getLogger("fewer")
 class Schedule:
     """Training settings that all phases of all methods share."""
 
-    batch_size: Count = 32
+    batch_size: Count = 32  # texts of a step on each device
     seed: Seed = 42
     precision: Precision = "auto"
     weight_decay: NonNegative = 0.01
@@ -124,8 +126,11 @@ def fit(
         "weights": weights_hash(model),
     }
     rows = _split(train, any(phase.holds_out for _, phase in stages), schedule.seed)
-    with lock_folder(folder):
-        open_run(folder, run, resume)
+    processes = Processes(training_device())
+    with processes.only_main(lock_folder(folder)):
+        with processes.main_writes() as writes:
+            if writes:
+                open_run(folder, run, resume)
         for number, (stage_method, phase) in enumerate(stages):
             phase_folder = folder / f"{number}-{phase.name}"
             if is_whole(phase_folder / "model"):
@@ -134,12 +139,16 @@ def fit(
             _LOG.info("phase %d of %d: %s", number + 1, len(stages), phase.name)
             set_seed((schedule.seed + number) % 2**32)
             _ensure_attached(model, stage_method)
-            _train_phase(model, phase, rows, tokenizer, phase_folder, schedule)
-            _save_with_manifest(model, tokenizer, phase_folder / "model")
-            for checkpoint in phase_folder.glob("checkpoint-*"):
-                shutil.rmtree(checkpoint)
+            _train_phase(model, phase, rows, tokenizer, phase_folder, schedule, processes)
+            with processes.main_writes() as writes:
+                if writes:
+                    _save_with_manifest(model, tokenizer, phase_folder / "model")
+                    for checkpoint in phase_folder.glob("checkpoint-*"):
+                        shutil.rmtree(checkpoint)
         _ensure_attached(model, method)
-        _save_with_manifest(model, tokenizer, folder / "model")
+        with processes.main_writes() as writes:
+            if writes:
+                _save_with_manifest(model, tokenizer, folder / "model")
     model.eval()
     return model
 
@@ -191,6 +200,7 @@ def _train_phase(
     tokenizer: Any,
     folder: Path,
     schedule: Schedule,
+    processes: Processes,
 ) -> None:
     train, sample = rows
     device = training_device()
@@ -201,7 +211,9 @@ def _train_phase(
         calibrate(model, phase, sample, collator, first=True)
     trainer = PhaseTrainer(
         model=model,
-        args=_make_arguments(phase, folder, schedule, precision, len(train), device.type == "cpu"),
+        args=_make_arguments(
+            phase, folder, schedule, precision, len(train) / processes.count, device.type == "cpu"
+        ),
         train_dataset=train,
         data_collator=collator,
         phase=phase,
@@ -215,6 +227,7 @@ def _train_phase(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if phase.calibrate:
         calibrate(model, phase, sample, collator, first=False)
+        processes.share(attachment(model).policy)
 
 
 @contextmanager
@@ -248,8 +261,9 @@ def unwrap_autocast(model: nn.Module) -> Iterator[None]:
 
 
 def _make_arguments(
-    phase: Phase, folder: Path, schedule: Schedule, precision: str, rows: int, cpu: bool
+    phase: Phase, folder: Path, schedule: Schedule, precision: str, rows: float, cpu: bool
 ) -> TrainingArguments:
+    """Make the arguments of a phase; `rows` are those of each process."""
     steps = max(1, round(phase.epochs * rows / schedule.batch_size))
     return TrainingArguments(
         output_dir=str(folder),
@@ -270,6 +284,7 @@ def _make_arguments(
         report_to="none",
         disable_tqdm=False,
         use_cpu=cpu,
+        ddp_find_unused_parameters=False,  # the loss of a method is no output of the model
     )
 
 

@@ -101,6 +101,8 @@ class PhaseTrainer(StrictTrainer):
             losses.append(settings.policy * attached.policy.loss(batch))
             teachers.append(TeacherOutput(logits.detach(), trace))
         loss = torch.stack(losses).sum()
+        if self.args.world_size > 1 and torch.is_grad_enabled():
+            loss = loss + 0.0 * _sum_trained(raw_model)
         return (loss, outputs) if return_outputs else loss
 
     def _run_teacher(self, inputs: Any, head: TaskHead) -> TeacherOutput | None:
@@ -124,6 +126,12 @@ class PhaseTrainer(StrictTrainer):
             )
             self.optimizer = torch.optim.AdamW(groups, lr=self.phase.learning_rate, fused=True)
         return self.optimizer
+
+
+def _sum_trained(model: nn.Module) -> Tensor:
+    """Add up what is trained: each process must have a gradient for the same parameters."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.stack([parameter.float().sum() for parameter in trained]).sum()
 
 
 def teacher_of(model: nn.Module) -> nn.Module:

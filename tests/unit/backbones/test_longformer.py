@@ -75,7 +75,7 @@ def test_projections_of_global_tokens_have_a_cost_only_with_global_tokens():
     for global_tokens in (0, 1):
         with fewer.record() as traces, torch.no_grad():
             model(**_batch(model, global_tokens))
-        costs.append(traces[0].layers[0].extra.far)
+        costs.append(traces[0].layers[0].extra.separate_projections)
     assert costs[0] is None
     queries, keys = costs[1]
     assert queries.tolist() == [1.0] * len(LENGTHS)

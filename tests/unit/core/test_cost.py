@@ -66,9 +66,8 @@ def test_the_flops_ratio_has_a_gradient_where_counts_are_soft():
 
 
 def test_pairs_that_were_counted_take_the_place_of_each_query_with_each_key():
-    split = LayerTrace(
-        FULL.keys, FULL.queries, FULL.read, False, extra=SparseCounts(torch.tensor([13.0, 1.0]))
-    )
+    counts = SparseCounts(torch.tensor([13.0, 1.0]))
+    split = LayerTrace(FULL.keys, FULL.queries, FULL.read, False, count_extra=lambda: counts)
     # of 25 pairs 13 are left: 2 and 3 tokens of split texts
     assert COST.flops(split).tolist() == [1680 - 16 * 12, 272]
 

@@ -14,6 +14,7 @@ from torch.nn.modules.module import register_module_forward_hook
 import fewer
 from fewer import LTP
 from fewer.hf import attach as attach_module
+from fewer.hf import attachment as attachment_module
 from fewer.hf import optimize as optimize_module
 from fewer.kernels.cpu import library
 from fewer.kernels.cpu.batch_invariant import BatchInvariantLinear
@@ -301,7 +302,7 @@ def test_a_pickle_for_another_processor_runs_in_plain_torch(model, messages, mon
     batch, pickled = ragged(model), pickle.dumps(model)
     expected = answers(model, batch)
     pretend(monkeypatch, None)
-    monkeypatch.setattr(attach_module, "available_isas", library.available_isas)
+    monkeypatch.setattr(attachment_module, "available_isas", library.available_isas)
     copied = pickle.loads(pickled)
     torch.testing.assert_close(answers(copied, batch), expected, atol=1e-5, rtol=0)
     answers(copied, batch)
@@ -365,7 +366,7 @@ def test_bf16_is_refused_where_the_processor_cannot_multiply_it(monkeypatch):
 
 
 def test_a_model_on_another_device_is_refused_and_a_moved_model_runs_in_torch(model):
-    with pytest.raises(ValueError, match=r"on meta\. Call model\.cpu\(\) first"):
+    with pytest.raises(ValueError, match=r"on meta\. Move it"):
         fewer.optimize(tiny().to("meta"))
     answers(model, ragged(model))
     model.to("meta")

@@ -1,5 +1,6 @@
 import importlib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,8 +12,15 @@ from fewer.kernels.cpu.library import unavailable_reason
 from tests.tiny import ragged, tiny
 
 
-def test_auto_is_one_of_the_kernels():
-    assert kernel("auto") in KERNELS.values()
+def test_auto_is_the_kernel_of_the_device(monkeypatch):
+    for name in KERNELS:
+        monkeypatch.setattr(fewer.kernels, name, lambda call, name=name: name)
+    on_cpu, on_gpu = (SimpleNamespace(q=SimpleNamespace(is_cuda=flag)) for flag in (False, True))
+    assert kernel("auto")(on_cpu) == ("sdpa" if unavailable_reason() else "native")
+    assert kernel("auto")(on_gpu) == "gpu"
+
+
+def test_every_kernel_is_found_by_its_name():
     kernels = dict(KERNELS)
     if unavailable_reason() is not None:
         del kernels["native"]
@@ -21,7 +29,7 @@ def test_auto_is_one_of_the_kernels():
 
 def test_an_unknown_kernel_is_refused_with_the_known_ones():
     with pytest.raises(
-        ValueError, match="kernel must be one of auto, native, reference, sdpa; got 'flash'"
+        ValueError, match="kernel must be one of auto, gpu, native, reference, sdpa; got 'flash'"
     ):
         kernel("flash")
     with pytest.raises(ValueError, match=r"kernel must be .* got 'flash'"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from fewer.core.cost import LayerCost
 from fewer.kernels import Pattern
 from fewer.kernels.cpu.library import Isa
@@ -34,6 +36,18 @@ class PrepackedLayer:
     def last_norm(self) -> Any:
         """The last norm of the plain layer."""
         return self.plain.last_norm
+
+    @property
+    def has_global_projections(self) -> bool:
+        """Those of the plain layer."""
+        has: bool = self.plain.has_global_projections
+        return has
+
+    def project_global(self, hidden: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Apply the projections of the plain layer; return the dtype of the kernels."""
+        projected = self.plain.project_global(hidden.to(self.plain.query.weight.dtype), rows)
+        q, k, v = (states.to(self.isa.dtype) for states in projected)
+        return q, k, v
 
     @property
     def cost(self) -> LayerCost:

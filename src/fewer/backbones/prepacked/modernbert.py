@@ -56,7 +56,7 @@ class PrepackedModernBert(PrepackedLayer):
         return cls(
             plain=layer,
             isa=isa,
-            frequencies=tuple(layer.frequencies.float().tolist()),
+            frequencies=tuple(layer.rotary.frequencies.float().tolist()),
             projections=Weight.from_modules([plain_linear(attention.Wqkv)], isa),
             output=Weight.from_modules([plain_linear(attention.Wo)], isa),
             value=value,
@@ -73,13 +73,10 @@ class PrepackedModernBert(PrepackedLayer):
         fused = linear(normed, self.projections, dtype=self.isa.dtype)
         q, k, v = (split_heads(part, self.plain.heads) for part in fused.chunk(3, dim=1))
         last = int(position.max()) if position.numel() else 0
-        tables = _angles(self.frequencies, self.plain.scaling, last // BLOCK + 1)
+        tables = _angles(self.frequencies, self.plain.rotary.scaling, last // BLOCK + 1)
         cos, sin = (table.index_select(0, position)[:, None] for table in tables)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         return (q if rows is None else q.index_select(0, rows)), k, v
-
-    def far(self, hidden: Tensor, anchors: Tensor) -> None:
-        """Return `None`: there are no global tokens."""
 
     def attended(self, context: Tensor, hidden: Tensor) -> Tensor:
         """Compute x + W context."""

@@ -72,14 +72,6 @@ class PrepackedPostNorm(PrepackedLayer):
         k, v = linear(hidden, keys_values, dtype=self.isa.dtype).split(third, dim=1)
         return split_heads(q, heads), split_heads(k, heads), split_heads(v, heads)
 
-    def far(self, hidden: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Apply the projections of the plain layer; return the dtype of the kernels."""
-        projected = self.plain.far(hidden.to(self.plain.query.weight.dtype), anchors)
-        if projected is None:
-            return None
-        q, k, v = (states.to(self.isa.dtype) for states in projected)
-        return q, k, v
-
     def attended(self, context: Tensor, hidden: Tensor) -> Tensor:
         """Compute LN(x + W context)."""
         return linear(context, self.output, residual=hidden.contiguous(), norm=self.output_norm)

@@ -4,7 +4,7 @@
 |---|---|---|
 | plain | FlashAttention | FlashAttention |
 | with gates | Triton | FlashAttention, log g in three more columns of q and k |
-| attention received | Triton, in the same pass | Triton for the scores, FlashAttention for gradients |
+| attention received | Triton, in the same pass | Triton; its gradient by FlashAttention |
 | a window over tokens of which some have left | Triton | groups (`fewer.kernels.sdpa`) |
 | dropout | - | attention of nested tensors |
 | fp32 | nested tensors; Triton where more is asked | nested tensors or groups |
@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from functools import cache
+from importlib import import_module
 from types import ModuleType
 
 import torch
@@ -148,9 +149,9 @@ def _with_gate(
     tokens, heads = k.shape[:2]
     columns = torch.stack(parts, -1)[:, None].expand(tokens, heads, len(parts))
     empty = _GATE_COLUMNS - len(parts)
-    ones = q.new_ones(()).expand(len(q), heads, len(parts))
+    factors = q.new_ones(()).expand(len(q), heads, len(parts))
     return (
-        F.pad(torch.cat((q, ones), -1), (0, empty)),
+        F.pad(torch.cat((q, factors), -1), (0, empty)),
         F.pad(torch.cat((k, columns), -1), (0, empty)),
         F.pad(v, (0, _GATE_COLUMNS)),
     )
@@ -176,15 +177,8 @@ def _in_autocast_dtype(call: AttentionCall) -> AttentionCall:
 @cache
 def _triton() -> ModuleType | None:
     """Return the Triton kernels, `None` where they cannot run."""
-    try:
-        from fewer.kernels.triton import support
-    except ImportError:
-        return None
-    if support.unavailable_reason():
-        return None
-    from fewer.kernels import triton
-
-    return triton
+    support = import_module("fewer.kernels.triton.support")
+    return None if support.unavailable_reason() else import_module("fewer.kernels.triton.attention")
 
 
 @cache

@@ -1,9 +1,9 @@
 """Attention received with gradients, from kernels that never form the matrix of probabilities.
 
-Forward, s_j = sum over h and i of w_i A[h, i, j] comes from the queries, the keys and the logsumexp.
-Backward, the gradient of sum_j g_j s_j with respect to q and k is that of an ordinary attention
-whose values are g and whose output's gradient is w: sum_j g_j s_j = sum_i w_i (A g)_i. So the
-backward pass of FlashAttention computes it.
+Forward, s_j = sum over h and i of w_i A[h, i, j] comes from queries, keys and logsumexp. Backward,
+the gradient of sum_j g_j s_j with respect to q and k is that of an ordinary attention whose values
+are g and whose output has the gradient w: sum_j g_j s_j = sum_i w_i (A g)_i. So FlashAttention
+computes it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from torch.autograd.function import once_differentiable
 from fewer.kernels.gpu.flash import Ragged, attend
 
 __all__ = ["received"]
-
-Scores = Callable[[Tensor], Tensor]
 
 
 def received(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fewer.core.cost import ModelSpec
 from fewer.core.decision import Decision, ExitOutput, View
 from fewer.core.learning import OperatingPoints, TrainingBatch
+from fewer.core.partition import can_look
 from fewer.methods.exits.calibrated import CalibratedExits
 from fewer.methods.exits.criteria import ExitEvidence
 from fewer.methods.exits.heads import HEADS
@@ -61,7 +62,7 @@ class ExitPolicy(CalibratedExits):
         output = ExitOutput(view.layer, texts, logits, features)
         flops = self.heads.flops(tokens, 0 if self.doubt is None else self.doubt.in_features)
         is_certain = self._is_certain(output, previous)
-        if not bool(is_certain.any()):
+        if can_look(is_certain) and not bool(is_certain.any()):
             return Decision(exit_outputs=(output,), head_flops=flops)
         exits = torch.zeros(tokens.grid[0], dtype=torch.bool, device=texts.device)
         exits[texts] = is_certain

@@ -30,6 +30,7 @@ from fewer.backbones.fast_linear import in_rows
 from fewer.core.cost import ModelSpec, linear_flops
 from fewer.core.decision import Decision, ExitOutput, View
 from fewer.core.learning import OperatingPoints, TrainingBatch
+from fewer.core.partition import can_look
 from fewer.kernels.call import masked_score
 from fewer.methods.exits.calibrated import CalibratedExits
 from fewer.methods.exits.criteria import in_a_row
@@ -75,7 +76,8 @@ class Bounds:
     @property
     def uncertainty(self) -> Float[Tensor, "B"]:
         """The mean entropy over its largest value, ln n: 0 .. 1."""
-        tokens = torch.bincount(self.text, minlength=self.texts)
+        count = torch.ones_like(self.log_p[:, 0])
+        tokens = count.new_zeros(self.texts).index_add(0, self.text, count)
         return self.entropy / tokens.clamp_min(2).log()
 
     @property
@@ -150,7 +152,7 @@ class SpanExitPolicy(CalibratedExits):
         measure = MEASURES[self.method.criterion](bounds, self.method.patience)
         exits = self.criterion.match(measure, self.threshold)
         exited = exits[bounds[-1].text]
-        if not bool(exited.any()):
+        if can_look(exited) and not bool(exited.any()):
             return Decision(exit_outputs=(output,), head_flops=flops)
         output = replace(output, exited=exited)
         return Decision(exits=exits, exit_outputs=(output,), head_flops=flops)

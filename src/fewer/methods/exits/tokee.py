@@ -146,7 +146,9 @@ class TOKEEPolicy(ExitingPolicy):
             return None
         texts, device = tokens.grid[0], tokens.slot.device
         window = torch.randint(len(WINDOWS), (texts,), device=device)
-        threshold = torch.tensor(DRAWN, device=device)[torch.randint(len(DRAWN), (texts,))]
+        threshold = torch.tensor(DRAWN, device=device)[
+            torch.randint(len(DRAWN), (texts,), device=device)
+        ]
         window[:EAGER], threshold[:EAGER] = 0, DRAWN[-1]
         threshold[max(EAGER, texts - PATIENT) :] = 0.0
         return _Draws(window, threshold)
@@ -169,7 +171,7 @@ class TOKEEPolicy(ExitingPolicy):
             maximum = maxima.gather(0, draws.window[sequence].unsqueeze(0)).squeeze(0)
             is_certain = maximum < self._limit(draws.threshold[sequence], view)
         output = replace(output, exited=is_certain)
-        freezes = torch.zeros_like(tokens.roles.protected).index_fill(0, rows[is_certain], True)
+        freezes = torch.zeros_like(tokens.roles.protected).index_copy(0, rows, is_certain)
         return replace(Decision.freeze(freezes), exit_outputs=(output,), head_flops=flops)
 
     def operating_points(self) -> OperatingPoints:

@@ -10,7 +10,6 @@ from fewer.backbones.fast_linear import in_rows
 from fewer.core.cost import ModelSpec, Task, linear_flops
 from fewer.core.decision import ExitOutput, View
 from fewer.core.learning import OperatingPoints, TrainingBatch
-from fewer.core.packed import Packed
 from fewer.core.policy import Policy
 from fewer.methods.exits.criteria import CRITERIA, normalised_entropy
 from fewer.methods.exits.early_exit import exit_layers
@@ -54,7 +53,7 @@ class WordHeads(nn.Module):
     def compute(self, view: View) -> tuple[ExitOutput, Int[Tensor, "R"], Float[Tensor, "B"]]:
         """Compute the head of every active token: its output, its rows, FLOPs per text."""
         tokens = view.tokens
-        rows = _reader_rows(tokens)
+        rows = tokens.reader_rows
         head = self.maps[self.layers.index(view.layer)]
         logits = in_rows(head, in_dtype_of(head, tokens.hidden.index_select(0, rows))).float()
         computed = torch.zeros_like(tokens.slot, dtype=torch.float32).index_fill(0, rows, 1.0)
@@ -81,13 +80,6 @@ class WordHeads(nn.Module):
         if not bool(labelled.any()):
             return logits.sum() * 0
         return batch.loss(logits[labelled], labels[labelled])
-
-
-def _reader_rows(tokens: Packed) -> Int[Tensor, "R"]:
-    readers = tokens.readers
-    if readers is None:
-        return torch.arange(tokens.slot.numel(), device=tokens.slot.device)
-    return readers.nonzero().squeeze(1)
 
 
 def is_end(view: View) -> Bool[Tensor, "T"]:

@@ -163,7 +163,7 @@ class BlockSkimPolicy(Policy):
         if not self._computes(view.layer, view.phase):
             return None
         blocks = Blocks.of(view.tokens, view.evidence, self.method.block)
-        prunable = torch.unique_consecutive(blocks.index[blocks.passage])
+        prunable = blocks.prunable
         if not prunable.numel():
             return None
         predictor = self._predictor(view.layer)

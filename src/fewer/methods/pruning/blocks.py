@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fewer.core.evidence import Evidence
 from fewer.core.packed import Packed
+from fewer.core.partition import partition
 
 __all__ = ["SCOPES", "AttentionScope", "Blocks", "full_attention", "pair_attention"]
 
@@ -31,6 +32,8 @@ class Blocks:
     text: Int[Tensor, "K"]
     index: Int[Tensor, "T"]  # the block of each token; of pruned tokens, any
     rows: Int[Tensor, "K size"]  # the token at each place, -1 where there is none
+    prunable: Int[Tensor, "P"]  # blocks with a token that may be pruned
+    passage: Int[Tensor, "Tp"]  # the tokens that may be pruned
 
     @classmethod
     def of(cls, tokens: Packed, evidence: Evidence, size: int) -> Blocks:
@@ -38,22 +41,28 @@ class Blocks:
         per_row = -(-tokens.grid[1] // size)
         column = tokens.placement.column
         number = tokens.sequence * per_row + column // size
-        alive = torch.arange(len(number), device=number.device)
-        alive = alive if tokens.alive is None else alive[tokens.alive]
-        numbers = torch.unique_consecutive(number[alive])
-        index = torch.searchsorted(numbers, number).clamp_max(len(numbers) - 1)
-        place = (index * size + column % size)[alive]
-        empty = number.new_full((len(numbers) * size,), -1)
-        rows = empty.index_copy(0, place, alive).view(-1, size)
-        return cls(tokens, evidence, size, numbers, numbers // per_row, index, rows)
-
-    @cached_property
-    def passage(self) -> Int[Tensor, "Tp"]:
-        """The tokens that may be pruned."""
-        prunable = ~self.tokens.roles.protected
-        if self.tokens.alive is not None:
-            prunable = prunable & self.tokens.alive
-        return prunable.nonzero().squeeze(1)
+        may_go = ~tokens.roles.protected
+        alive = torch.ones_like(may_go) if tokens.alive is None else tokens.alive
+        may_go = may_go & alive
+        first = _first_of_block(alive, number)
+        (firsts, _), (prunable, _), (passage, _) = partition(
+            first, _first_of_block(may_go, number), may_go
+        )
+        numbers, index = number[firsts], (first.cumsum(0) - 1).clamp_min(0)
+        rows = number.new_full((len(numbers) * size + 1,), -1)  # the last is that of pruned tokens
+        place = torch.where(alive, index * size + column % size, len(numbers) * size)
+        rows[place] = torch.arange(len(number), device=number.device)
+        return cls(
+            tokens,
+            evidence,
+            size,
+            numbers,
+            numbers // per_row,
+            index,
+            rows[:-1].view(-1, size),
+            index[prunable],
+            passage,
+        )
 
     @cached_property
     def question(self) -> Int[Tensor, "Tq"]:
@@ -98,12 +107,18 @@ class Blocks:
         )
 
     def _lay_out(self, values: Tensor, empty: float = 0.0) -> Tensor:
-        is_token = self.rows.flatten() >= 0
-        rows = values[self.rows.flatten()[is_token]].float()
-        start = rows.new_full((self.rows.numel(), *values.shape[1:]), empty)
-        filled = start.index_copy(0, is_token.nonzero().squeeze(1), rows)
-        by_block: Tensor = filled.unflatten(0, (-1, self.size))
-        return by_block
+        by_block = values[self.rows.clamp_min(0)].float()
+        is_empty = (self.rows < 0).view(*self.rows.shape, *[1] * (values.ndim - 1))
+        return by_block.masked_fill(is_empty, empty)
+
+
+def _first_of_block(mask: Bool[Tensor, "T"], number: Int[Tensor, "T"]) -> Bool[Tensor, "T"]:
+    """Return which tokens are the first of their block in the mask; blocks ascend by number."""
+    starts = torch.ones_like(mask)
+    starts[1:] = number.diff() != 0
+    before = mask.cumsum(0) - mask.long()
+    before_block = torch.where(starts, before, 0).cummax(0).values
+    return mask & (before == before_block)
 
 
 def pair_attention(blocks: Blocks, pairs: Int[Tensor, "P M 2"]) -> Float[Tensor, "P M*H size size"]:

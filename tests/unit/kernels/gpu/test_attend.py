@@ -26,9 +26,8 @@ def _varlen_attn(q, k, v, cu_q, cu_k, max_q, max_k, *, return_aux, scale, window
     assert int(cu_q.diff().max()) <= max_q
     assert int(cu_k.diff().max()) <= max_k
     contexts, logsumexps = [], []
-    for begin_q, end_q, begin_k, end_k in zip(
-        cu_q[:-1], cu_q[1:], cu_k[:-1], cu_k[1:], strict=True
-    ):
+    bounds = zip(cu_q[:-1], cu_q[1:], cu_k[:-1], cu_k[1:], strict=True)
+    for begin_q, end_q, begin_k, end_k in bounds:
         scores = torch.einsum("qhd,khd->hqk", q[begin_q:end_q].float(), k[begin_k:end_k].float())
         scores = scores * scale
         if window_size != (-1, -1):

@@ -171,14 +171,14 @@ class _Layer:
 
     def __init__(self, total, separate=False):
         self.q, self.k, self.v, *self.global_qkv = torch.randn(6, total, HEADS, WIDTH)
-        self.separate = separate
+        self.has_global_projections = separate
 
     def qkv(self, hidden, position, rows):
         return (self.q if rows is None else self.q[rows]), self.k, self.v
 
-    def far(self, hidden, anchors):
+    def project_global(self, hidden, rows):
         q, k, v = self.global_qkv
-        return (q[anchors], k, v) if self.separate else None
+        return q[rows], k, v
 
     def attended(self, context, hidden):
         return hidden

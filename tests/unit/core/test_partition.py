@@ -1,0 +1,93 @@
+"""The host waits for a GPU at most once for each removal, whatever the method."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+import fewer
+import fewer.core.decision
+import fewer.core.packed
+import fewer.methods.exits.policy
+import fewer.methods.exits.spans
+from fewer.core import partition as module
+from fewer.core.partition import partition
+from fewer.kernels import KERNELS, reference
+from tests.contract.table import BACKBONES, METHODS, build
+from tests.syncs import summarise, watch_syncs
+from tests.tiny import logits, ragged
+
+INPUTS = 3  # looks at the mask, at its tokens and at the ranges of ids, before any kernel runs
+WITH_OWN_TEXTS = ("longformer", "big-bird")  # patterns look at their tokens in every layer
+
+
+def _quiet(call):
+    """Attend with a bound on the lengths, as kernels on a GPU need it."""
+    assert call.max_length is not None
+    with _disable_current_modes():
+        return reference(call)
+
+
+def _in_the_loop(places):
+    """Leave out the looks of the reference kernel, which stands in for one of a GPU."""
+    return [place for place in places if not place.startswith("kernels/reference")]
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+    """Let the loop take the steps that it takes on a GPU, on the CPU."""
+    monkeypatch.setitem(KERNELS, "reference", _quiet)
+    exits = fewer.methods.exits
+    for holder in (module, fewer.core.packed, fewer.core.decision, exits.policy, exits.spans):
+        monkeypatch.setattr(holder, "can_look", lambda tensor: False)
+
+
+def _has_pattern(name):
+    return METHODS[name].has_pattern or "whole" in name or "states" in name
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if not _has_pattern(name)])
+def test_each_removal_waits_once(name, on_gpu, monkeypatch):
+    model = build(name, "bert", kernel="reference")
+    batch = ragged(model)
+    with torch.no_grad(), fewer.record() as traces, watch_syncs(monkeypatch) as places:
+        model(**batch)
+    (trace,) = traces
+    removals = sum(entry.decision.kept is not None for entry in trace.decisions)
+    blocks = len(trace.predictor_outputs)  # they are counted
+    places = _in_the_loop(places)
+    assert len(places) <= INPUTS + removals + blocks + bool(trace.faults), summarise(places)
+
+
+@pytest.mark.parametrize("backbone", [name for name in BACKBONES if name not in WITH_OWN_TEXTS])
+def test_a_pass_without_removal_waits_for_its_inputs_only(backbone, on_gpu, monkeypatch):
+    model = build("dense", backbone, kernel="reference")
+    batch = ragged(model)
+    with torch.no_grad(), watch_syncs(monkeypatch) as places:
+        model(**batch)
+    places = _in_the_loop(places)
+    assert len(places) <= INPUTS, summarise(places)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_answers_are_those_of_the_loop_on_a_cpu(name, request):
+    model = build(name, "bert", kernel="reference")
+    batch = ragged(model)
+    with torch.no_grad(), fewer.record() as traces:
+        wanted = logits(model(**batch))
+        request.getfixturevalue("on_gpu")
+        found = logits(model(**batch))
+    assert torch.equal(found, wanted)
+    assert torch.equal(traces[0].layers_read, traces[1].layers_read)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 17])
+def test_rows_are_those_of_nonzero(length, monkeypatch):
+    masks = [torch.rand(length) < share for share in (0.0, 0.5, 1.1)]
+    expected = [(mask.nonzero().squeeze(1), (~mask).nonzero().squeeze(1)) for mask in masks]
+    found = [partition(*masks)]
+    monkeypatch.setattr(module, "can_look", lambda tensor: False)
+    found.append(partition(*masks))
+    for parts in found:
+        for (rows, others), wanted in zip(parts, expected, strict=True):
+            assert torch.equal(rows, wanted[0])
+            assert torch.equal(others, wanted[1])
