@@ -70,6 +70,7 @@ class Models:
     padded: Any
     flash: Any | None  # None where FlashAttention is not installed
     packed: Any
+    optimized: Any  # packed, by CUDA graphs on a GPU
     half: Any
     exits: Any
     spec: ModelSpec
@@ -97,6 +98,9 @@ def build_models(shape: Shape, precision: str, device: torch.device) -> Models:
     plain = copy.deepcopy(reference).to(dtype)
     packed = fewer.attach(copy.deepcopy(plain))
     spec = attachment(packed).spec
+    optimized = fewer.optimize(
+        copy.deepcopy(packed), precision="fp32" if device.type == "cpu" else "auto"
+    )
     exits = fewer.attach(
         copy.deepcopy(plain), fewer.EarlyExit(layers=(spec.num_layers // 2,), head="pooled")
     )
@@ -108,7 +112,7 @@ def build_models(shape: Shape, precision: str, device: torch.device) -> Models:
         flash.load_state_dict(plain.state_dict())
         flash.eval()
     half = fewer.attach(copy.deepcopy(plain), QuantileLTP())
-    return Models(reference, plain, flash, packed, half, exits, spec)
+    return Models(reference, plain, flash, packed, optimized, half, exits, spec)
 
 
 def build_plain(shape: Shape, device: torch.device) -> Any:

@@ -25,7 +25,7 @@ from benchmarks.gpu.timing import interleave
 
 __all__ = ["cases"]
 
-DENSE = ("padded", "padded-flash", "sorted", "packed")  # arms whose logits must agree
+DENSE = ("padded", "padded-flash", "sorted", "packed", "optimized")  # arms whose logits must agree
 FIRST = {("imdb", 0), ("imdb", 1), ("imdb", 2), ("squad", 0), ("equal-128", 0)}
 
 
@@ -95,6 +95,7 @@ def arm_calls(
     else:
         skipped["sorted"] = "a batch of one text"
     calls["packed"] = make_call(models.packed, batches)
+    calls["optimized"] = make_call(models.optimized, batches)
     calls["half"] = make_call(models.half, batches)
     calls["exits"] = make_call(models.exits, batches)
     return calls, skipped

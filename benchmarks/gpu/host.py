@@ -9,14 +9,12 @@ from typing import Any
 
 import torch
 
-import fewer
 from benchmarks.gpu.arms import build_models, build_plain, calibrate_pruning, make_call
 from benchmarks.gpu.cases import Case, Setting
 from benchmarks.gpu.inputs import MIXES, Mix, describe_data, draw_batches
 from benchmarks.gpu.sizes import DTYPES, Shape
 from benchmarks.gpu.timing import (
     count_synchronisations,
-    describe_error,
     interleave,
     kernel_times,
     time_enqueue,
@@ -24,9 +22,6 @@ from benchmarks.gpu.timing import (
 )
 
 __all__ = ["cases"]
-
-# names under which `fewer` may come to offer CUDA graphs or compilation of a packed model
-FEATURES = ("compile", "capture", "graphs", "cuda_graphs")
 
 
 def cases(setting: Setting) -> list[Case]:
@@ -70,10 +65,9 @@ def measure(setting: Setting, shape: Shape, mix: Mix, size: int) -> dict[str, An
     models = build_models(shape, "bf16", device)
     batches = draw_batches(mix, size, models.vocabulary, sizes, device)
     calibrate_pruning(models, batches)
-    arms = {"padded": models.padded, "packed": models.packed, "half": models.half}
     systems = {}
-    for name, model in arms.items():
-        call = make_call(model, batches)
+    for name in ("padded", "packed", "optimized", "half"):
+        call = make_call(getattr(models, name), batches)
         for number in (*range(sizes.input_sets), 0):
             call(number)
         numbers = [number % sizes.input_sets for number in range(sizes.rounds)]
@@ -102,7 +96,7 @@ def measure(setting: Setting, shape: Shape, mix: Mix, size: int) -> dict[str, An
 
 
 def compile_models(setting: Setting, shape: Shape, mix: Mix, size: int) -> dict[str, Any]:
-    """Time the padded model compiled by PyTorch with CUDA graphs, and what `fewer` offers."""
+    """Time the padded model compiled by PyTorch with CUDA graphs, and `fewer.optimize`."""
     device, sizes = setting.device, setting.sizes
     models = build_models(shape, "bf16", device)
     batches = draw_batches(mix, size, models.vocabulary, sizes, device)
@@ -111,23 +105,12 @@ def compile_models(setting: Setting, shape: Shape, mix: Mix, size: int) -> dict[
         options["mode"] = "reduce-overhead"
     plain = build_plain(shape, device).to(DTYPES["bf16"])
     compiled = make_call(torch.compile(plain, **options), batches)
-    calls: dict[str, Callable[[int], Any]] = {
+    calls = {
         "padded": make_call(models.padded, batches),
         "packed": make_call(models.packed, batches),
-        "padded-compiled": lambda number: compiled(number).clone(),
+        "optimized": make_call(models.optimized, batches),
+        "padded-compiled": lambda number: compiled(number).clone(),  # the graph owns its output
     }
-    skipped, failed = {}, {}
-    offered = [name for name in FEATURES if name in fewer.__all__]
-    if not offered:
-        skipped["packed-graphs"] = f"fewer offers none of {', '.join(FEATURES)}"
-    for name in offered:
-        model = fewer.attach(build_plain(shape, device).to(DTYPES["bf16"]))
-        try:
-            calls[f"packed-{name}"] = make_call(getattr(fewer, name)(model), batches)
-        except TimeoutError:
-            raise
-        except Exception as error:
-            failed[f"packed-{name}"] = describe_error(error)
     systems = interleave(calls, device, sizes, against=("padded", "packed"))
     return {
         "model": shape.name,
@@ -135,6 +118,5 @@ def compile_models(setting: Setting, shape: Shape, mix: Mix, size: int) -> dict[
         "batch": size,
         "precision": "bf16",
         **describe_data(mix, batches),
-        "systems": systems | failed,
-        "skipped": skipped,
+        "systems": systems,
     }

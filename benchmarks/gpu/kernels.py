@@ -26,8 +26,8 @@ __all__ = ["cases"]
 Attend = Callable[..., AttentionOutput]
 SMALL = (1, 2, 40, 7, 65)  # lengths of the texts that are compared with the reference
 LEFT_OUT = {"reference": "slow by design; the others are compared with it"}
-# kernels of a GPU that `KERNELS` need not hold, and the module of each function `attend`
-MODULES = {"gpu": "fewer.kernels.gpu.attend", "triton": "fewer.kernels.triton.attention"}
+GPU_ONLY = ("gpu",)  # of `KERNELS`
+TRITON = "fewer.kernels.triton.attention"  # a part of the kernel "gpu"
 RECEIVED = "fewer.kernels.triton.received"
 CONFIG = "fewer.kernels.triton.config"
 UNSUPPORTED = "does not compute this call itself"
@@ -148,22 +148,17 @@ def find_kernels(device: torch.device) -> tuple[dict[str, Attend], dict[str, str
     for name in KERNELS:
         if name in LEFT_OUT:
             continue
+        if name in GPU_ONLY and device.type == "cpu":
+            skipped[name] = "needs a GPU"
+            continue
         try:
             attends[name] = kernel(name)
         except ValueError as error:
             skipped[name] = str(error)
-    for name, path in MODULES.items():
-        if name in KERNELS:
-            continue
-        try:
-            module: Any = importlib.import_module(path)
-        except ImportError as error:
-            skipped[name] = f"{type(error).__name__}: {error}"
-            continue
-        if not hasattr(module, "supports") and device.type == "cpu":
-            skipped[name] = "needs a GPU"
-        elif module.attend not in attends.values():  # there under another name
-            attends[name] = module.attend
+    try:
+        attends["triton"] = importlib.import_module(TRITON).attend
+    except ImportError as error:
+        skipped["triton"] = f"{type(error).__name__}: {error}"
     return attends, skipped
 
 

@@ -42,9 +42,9 @@ def test_half_has_half_of_the_flops_and_half_of_the_texts_exit() -> None:
     assert exits["exit_share"] == 0.5
     assert 0.5 < exits["flops_ratio"] < 1
     calls, skipped = arm_calls(models, batches, 2, CPU)
-    assert list(calls) == ["padded", "sorted", "packed", "half", "exits"]
+    assert list(calls) == ["padded", "sorted", "packed", "optimized", "half", "exits"]
     assert list(skipped) == ["padded-flash"]
-    for name in ("sorted", "packed"):
+    for name in ("sorted", "packed", "optimized"):
         torch.testing.assert_close(calls[name](1), calls["padded"](1), atol=1e-5, rtol=0)
 
 
@@ -78,7 +78,7 @@ def setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setting:
     offered = {"reference": reference_kernel, "sdpa": sdpa_kernel, "blocks": attend_blocks}
     monkeypatch.setattr(kernels, "KERNELS", offered)
     monkeypatch.setattr(kernels, "kernel", offered.__getitem__)
-    monkeypatch.setattr(kernels, "MODULES", {"absent": "fewer.kernels.absent"})
+    monkeypatch.setattr(kernels, "TRITON", "fewer.kernels.absent")
     monkeypatch.setattr(kernels, "find_received", lambda: (received, ""))
     monkeypatch.setattr(kernels, "build_configs", lambda blocks: {" 16x16x4x1": blocks[0]})
     return Setting(CPU, DRY, tmp_path, tmp_path)
@@ -91,7 +91,7 @@ def test_each_kernel_is_timed_in_the_forms_that_it_computes_itself(setting: Sett
         *("sdpa-padded", "sdpa", "sdpa + received", "sdpa + window"),
         *("blocks", "blocks + received", "triton.received"),
     ]
-    assert row["skipped"].keys() == {"reference", "absent", "blocks + window"}
+    assert row["skipped"].keys() == {"reference", "triton", "blocks + window"}
     assert row["systems"]["blocks"]["context_difference"] < 1e-5
     assert row["systems"]["blocks"]["received_difference"] < 1e-5
     pairs = sum(length**2 for length in row["tokens"])  # at least as many as within the texts

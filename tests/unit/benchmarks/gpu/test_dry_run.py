@@ -33,9 +33,9 @@ LAWS = (
 )
 SHARED = {"kind", "time", "command", "versions", "commit", "processor", "seed", "gpu", "dry_run"}
 SYSTEMS = {
-    "encoder": {"padded", "packed", "half", "exits"},
+    "encoder": {"padded", "packed", "optimized", "half", "exits"},
     "kernels": {"sdpa-padded", "sdpa", "sdpa + received"},
-    "host": {"padded", "packed"},
+    "host": {"padded", "packed", "optimized"},
     "training": {"padded", "packed", "ltp-soft"},
     "profile": {"packed", "half"},
 }
@@ -105,7 +105,7 @@ def test_every_row_has_its_provenance_and_its_systems(run: Run) -> None:
 
 def test_no_speed_is_shown_without_equality_and_flops(run: Run) -> None:
     for row in run.of("encoder"):
-        for name in ("packed", "sorted"):
+        for name in ("packed", "sorted", "optimized"):
             if name in row["systems"]:
                 system = row["systems"][name]
                 assert system["logit_difference"] <= 0.05 * system["logit_spread"]
