@@ -19,6 +19,9 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+if not torch.cuda.is_available():  # Triton reads this when it is imported, which torch delays
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 SEED = 0
 HERE = Path(__file__).parent
 THIS_MACHINE = {None, "", "127.0.0.1", "::1", "localhost"}

@@ -1,109 +1,25 @@
 """Law 8. Every kernel equals the reference kernel."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
 
 from fewer.kernels import KERNELS, AttentionCall
+from tests.calls import (
+    EXTRAS,
+    SIZES,
+    TOLERANCE,
+    assert_same_output,
+    draw_call,
+    every_extra,
+    every_size,
+)
 from tests.isas import every_isa, pretend
 from tests.rounding import assert_same
 
 OTHERS = [name for name in KERNELS if name not in ("reference", "gpu")]
 every_other_kernel = pytest.mark.parametrize("kernel", OTHERS)
-
-# rows of queries and of keys for each text
-SIZES = {
-    "ragged": ((1, 9, 2, 5, 4), (1, 9, 2, 5, 4)),
-    "one text": ((6,), (6,)),
-    "one token": ((1,), (1,)),
-    "all of one token": ((1, 1, 1), (1, 1, 1)),
-    "all alike": ((4, 4, 4), (4, 4, 4)),
-    "fewer queries": ((1, 3, 1, 5, 2), (1, 9, 2, 5, 4)),
-    "texts without queries": ((0, 3, 0, 5, 1), (1, 9, 2, 5, 4)),
-    "no query at all": ((0, 0), (3, 2)),
-    "empty texts": ((0, 3, 0, 2), (0, 5, 0, 2)),
-    "long beside short": ((40, 1, 39, 2, 3), (40, 1, 40, 2, 3)),
-}
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
-every_size = pytest.mark.parametrize("sizes", SIZES)
-
-
-@dataclass(frozen=True)
-class Extras:
-    """What a call may ask for besides plain attention."""
-
-    window: int | None = None
-    gate: bool = False
-    query_weight: bool = False
-    needs_received: bool = False
-    needs_logsumexp: bool = False
-
-
-EXTRAS = {
-    "plain": Extras(),
-    "window": Extras(window=2),
-    "gate": Extras(gate=True),
-    "scored": Extras(needs_received=True),
-    "measured": Extras(needs_logsumexp=True),
-    "votes": Extras(query_weight=True, needs_received=True),
-    "everything": Extras(
-        window=3, gate=True, query_weight=True, needs_received=True, needs_logsumexp=True
-    ),
-}
-every_extra = pytest.mark.parametrize("extras", EXTRAS)
-
-
-def _call(sizes, extras, heads=2, width=4, dtype=torch.float32, scale=1.0):
-    """Draw a call; queries are a part of the keys' tokens, which have gaps where some have left."""
-    of_q, of_k = (torch.tensor(lengths) for lengths in SIZES[sizes])
-    tokens_q, tokens_k = int(of_q.sum()), int(of_k.sum())
-    columns = [torch.randperm(2 * int(n) + 1)[: int(n)].sort().values for n in of_k]
-    picked = [column[: int(n)] for column, n in zip(columns, of_q, strict=True)]
-    gate = torch.rand(tokens_k).masked_fill(torch.rand(tokens_k) < 0.2, 0.0)
-    for text in range(len(of_k)):  # [CLS] stays, so that no row is without a key
-        if of_k[text]:
-            gate[int(of_k[:text].sum())] = 1.0
-    if extras.window is not None:  # nor without one in its window
-        _open_a_key_for_every_query(gate, columns, of_q, extras.window)
-    draws = (torch.randn(n, heads, width) * scale for n in (tokens_q, tokens_k, tokens_k))
-    q, k, v = (drawn.to(dtype).requires_grad_() for drawn in draws)
-    return AttentionCall(
-        q=q,
-        k=k,
-        v=v,
-        cu_q=torch.nn.functional.pad(of_q.cumsum(0), (1, 0)),
-        cu_k=torch.nn.functional.pad(of_k.cumsum(0), (1, 0)),
-        position_q=torch.cat(picked),
-        position_k=torch.cat(columns),
-        window=extras.window,
-        gate=gate.requires_grad_() if extras.gate else None,
-        query_weight=torch.rand(tokens_q).requires_grad_() if extras.query_weight else None,
-        needs_received=extras.needs_received,
-        needs_logsumexp=extras.needs_logsumexp,
-    )
-
-
-def _open_a_key_for_every_query(gate, columns, of_q, window):
-    start = 0
-    for column, queries in zip(columns, of_q.tolist(), strict=True):
-        for own in range(queries):
-            near = ((column - column[own]).abs() <= window).nonzero().squeeze(1) + start
-            if not (gate[near] > 0).any():
-                gate[start + own] = 0.5
-        start += len(column)
-
-
-def _assert_same(one, other, tolerance):
-    assert_same(one.context, other.context, tolerance)
-    assert (one.received is None) == (other.received is None)
-    if one.received is not None:
-        assert one.received.dtype == other.received.dtype == torch.float32
-        assert_same(one.received, other.received, tolerance)
-    assert (one.logsumexp is None) == (other.logsumexp is None)
-    if one.logsumexp is not None:
-        assert one.logsumexp.dtype == other.logsumexp.dtype == torch.float32
-        assert_same(one.logsumexp, other.logsumexp, tolerance)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -111,17 +27,17 @@ def _assert_same(one, other, tolerance):
 @every_size
 @every_other_kernel
 def test_a_kernel_equals_the_reference(kernel, sizes, extras, dtype):
-    call = _call(sizes, EXTRAS[extras], dtype=dtype)
+    call = draw_call(sizes, EXTRAS[extras], dtype=dtype)
     with torch.no_grad():
-        _assert_same(KERNELS[kernel](call), KERNELS["reference"](call), TOLERANCE[dtype])
-    _assert_same(KERNELS[kernel](call), KERNELS["reference"](call), TOLERANCE[dtype])
+        assert_same_output(KERNELS[kernel](call), KERNELS["reference"](call), TOLERANCE[dtype])
+    assert_same_output(KERNELS[kernel](call), KERNELS["reference"](call), TOLERANCE[dtype])
 
 
 @every_extra
 @every_size
 @every_other_kernel
 def test_its_gradients_equal_those_of_the_reference(kernel, sizes, extras):
-    call = _call(sizes, EXTRAS[extras])
+    call = draw_call(sizes, EXTRAS[extras])
     leaves = [x for x in (call.q, call.k, call.v, call.gate, call.query_weight) if x is not None]
     weights = torch.randn(call.q.shape[0], call.v.shape[1] * call.v.shape[2])
     of_keys, of_rows = torch.randn(call.k.shape[0]), torch.randn(call.q.shape[:2])
@@ -143,8 +59,8 @@ def test_its_gradients_equal_those_of_the_reference(kernel, sizes, extras):
 @pytest.mark.parametrize(("heads", "width"), [(1, 2), (4, 1), (3, 8), (12, 32)])
 @every_other_kernel
 def test_heads_and_widths_of_every_kind_agree(kernel, heads, width):
-    call = _call("ragged", EXTRAS["everything"], heads, width)
-    _assert_same(KERNELS[kernel](call), KERNELS["reference"](call), 1e-5)
+    call = draw_call("ragged", EXTRAS["everything"], heads, width)
+    assert_same_output(KERNELS[kernel](call), KERNELS["reference"](call), 1e-5)
 
 
 @every_extra
@@ -153,9 +69,11 @@ def test_heads_and_widths_of_every_kind_agree(kernel, heads, width):
 def test_every_instruction_set_equals_the_reference(sizes, extras, isa, monkeypatch):
     pretend(monkeypatch, isa)
     for heads, width in [(2, 4), (1, 20), (3, 33), (2, 64), (1, 256)]:
-        call = _call(sizes, EXTRAS[extras], heads, width, dtype=isa.dtype)
+        call = draw_call(sizes, EXTRAS[extras], heads, width, dtype=isa.dtype)
         with torch.no_grad():
-            _assert_same(KERNELS["native"](call), KERNELS["reference"](call), TOLERANCE[isa.dtype])
+            assert_same_output(
+                KERNELS["native"](call), KERNELS["reference"](call), TOLERANCE[isa.dtype]
+            )
 
 
 @every_isa
@@ -189,7 +107,7 @@ def test_a_text_is_the_same_to_the_last_bit_in_every_batch(isa, monkeypatch):
 @torch.no_grad()
 def test_a_score_that_is_no_number_is_seen_in_the_answer(isa, monkeypatch):
     pretend(monkeypatch, isa)
-    call = _call("ragged", EXTRAS["scored"], 2, 20, dtype=isa.dtype)
+    call = draw_call("ragged", EXTRAS["scored"], 2, 20, dtype=isa.dtype)
     call.k[1, 0, 3] = torch.nan
     mine = KERNELS["native"](call)
     assert mine.context[1:10, :20].isnan().all()
@@ -205,13 +123,13 @@ def test_long_texts_that_fill_a_group_alone_agree(kernel):
     cu = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
     place = torch.cat([torch.arange(int(n)) for n in lengths])
     call = AttentionCall(q, k, v, cu, cu, place, place, window=50, needs_received=True)
-    _assert_same(KERNELS[kernel](call), KERNELS["reference"](call), 1e-5)
+    assert_same_output(KERNELS[kernel](call), KERNELS["reference"](call), 1e-5)
 
 
 @pytest.mark.parametrize("name", KERNELS)
 @every_size
 def test_attention_received_sums_to_one_where_somebody_asks(name, sizes):
-    call = _call(sizes, EXTRAS["scored"])
+    call = draw_call(sizes, EXTRAS["scored"])
     received = KERNELS[name](call).received
     for text, (queries, keys) in enumerate(zip(*SIZES[sizes], strict=True)):
         total = received[call.cu_k[text] : call.cu_k[text + 1]].sum().item()
@@ -221,7 +139,7 @@ def test_attention_received_sums_to_one_where_somebody_asks(name, sizes):
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 @pytest.mark.parametrize("name", KERNELS)
 def test_a_key_with_gate_zero_is_as_good_as_absent(name, scale):
-    call = _call("ragged", EXTRAS["gate"], scale=scale)
+    call = draw_call("ragged", EXTRAS["gate"], scale=scale)
     gate = (call.gate > 0).float()
     keys = gate.bool()
     text = torch.repeat_interleave(torch.arange(5), call.cu_k.diff())[keys]
@@ -239,7 +157,7 @@ def test_a_key_with_gate_zero_is_as_good_as_absent(name, scale):
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_a_text_of_nothing_but_closed_gates_is_finite(name):
-    call = _call("ragged", EXTRAS["everything"])
+    call = draw_call("ragged", EXTRAS["everything"])
     call = replace(call, gate=torch.zeros(21, requires_grad=True))
     attended = KERNELS[name](call)
     (attended.context.sum() + attended.received.sum()).backward()
@@ -250,7 +168,7 @@ def test_a_text_of_nothing_but_closed_gates_is_finite(name):
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_a_vote_of_zero_is_no_vote(name):
-    call = _call("ragged", EXTRAS["votes"])
+    call = draw_call("ragged", EXTRAS["votes"])
     asking = torch.rand(21) < 0.6
     asking[call.cu_q[:-1]] = True
     text = torch.repeat_interleave(torch.arange(5), call.cu_q.diff())[asking]
@@ -268,7 +186,7 @@ def test_a_vote_of_zero_is_no_vote(name):
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_scores_are_taken_before_dropout(name):
-    call = _call("ragged", EXTRAS["scored"])
+    call = draw_call("ragged", EXTRAS["scored"])
     attend = KERNELS[name]
     clean, dropped = attend(call), attend(replace(call, dropout=0.5))
     assert torch.equal(clean.received, dropped.received)

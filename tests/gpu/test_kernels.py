@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fewer.kernels import kernel, reference
-from tests.contract.test_kernels import EXTRAS, SIZES, _call
+from tests.calls import EXTRAS, SIZES, draw_call
 from tests.gpu.device import DEVICE, DTYPES, HAS_GPU, some
 from tests.rounding import ROUNDING, assert_same
 
@@ -46,7 +46,7 @@ def _compare(found, wanted, share):
 @some("extras", EXTRAS, on_cpu=("plain", "everything"))
 @some("sizes", SIZES, on_cpu=("ragged",))
 def test_inference_equals_the_reference(sizes, extras, width, dtype):
-    call = _moved(_call(sizes, EXTRAS[extras], 3, width, dtype=dtype))
+    call = _moved(draw_call(sizes, EXTRAS[extras], 3, width, dtype=dtype))
     with torch.no_grad():
         _compare(kernel("gpu")(call), reference(_single(call)), ROUNDING[dtype])
 
@@ -56,7 +56,7 @@ def test_inference_equals_the_reference(sizes, extras, width, dtype):
 @some("extras", EXTRAS, on_cpu=("plain", "votes"))
 @some("sizes", SIZES, on_cpu=("fewer queries",))
 def test_gradients_equal_those_of_the_reference(sizes, extras, width, dtype):
-    call = _moved(_call(sizes, EXTRAS[extras], 2, width, dtype=dtype))
+    call = _moved(draw_call(sizes, EXTRAS[extras], 2, width, dtype=dtype))
     right = _single(call)
     weights = torch.randn(right.q.shape[0], 2 * width)
     of_keys, of_rows = torch.randn(right.k.shape[0]), torch.randn(right.q.shape[:2])

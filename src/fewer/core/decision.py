@@ -20,12 +20,22 @@ if TYPE_CHECKING:
     from fewer.core.trace import Trace
     from fewer.kernels import Kernel
 
-__all__ = ["GATE_RULE", "Decision", "ExitOutput", "Fate", "Site", "View"]
+__all__ = [
+    "COUNT_RULE",
+    "GATE_RULE",
+    "NO_DECISION",
+    "Decision",
+    "ExitOutput",
+    "Fate",
+    "Site",
+    "View",
+]
 
 GATE_RULE = (
     "gate must be in [0, 1] and round to the fate where one is given beside it: 0.5 or more for a "
     "token that is kept, less for one that is gone"
 )
+COUNT_RULE = "count must be the number of tokens that stay, the protected ones among them"
 
 
 class Site(Enum):
@@ -57,6 +67,7 @@ class View:
     trace: Trace  # the layers before this one
     phase: Phase
     attend: Kernel
+    host_lengths: tuple[int, ...] = ()  # `lengths` on the host
     state: Any = None  # what `Policy.begin` returned for this pass
     soft: bool = True  # whether gates matter: not where pruned tokens leave memory
     scope: str = ""  # the path of a stack's part, before the names of what it carries
@@ -105,6 +116,7 @@ class Decision:
     fate: Int8[Tensor, "T"] | None = None  # None: by the gate, or all ACTIVE
     gate: Float[Tensor, "T"] | None = None
     freezes: bool = False  # whether any token may be FROZEN: saves a look at the device
+    count: int | None = None  # tokens of the batch that stay, if the host knows it: saves another
     exits: Bool[Tensor, "B"] | None = None  # texts that are answered: all of their tokens go
     exit_outputs: tuple[ExitOutput, ...] = ()  # of heads that answer
     predictor_outputs: tuple[ExitOutput, ...] = ()  # of predictors, which answer nothing
@@ -133,6 +145,7 @@ class Decision:
             _join(first._fate, second._fate, torch.minimum),
             _join(first._weight, second._weight, torch.mul) if is_soft else None,
             self.freezes or other.freezes,
+            self.count if second._fate is None else other.count if first._fate is None else None,
             _join(self.exits, other.exits, torch.logical_or),
             self.exit_outputs + other.exit_outputs,
             self.predictor_outputs + other.predictor_outputs,
@@ -193,6 +206,9 @@ class Decision:
             is_spared = protected & (fate == int(Fate.GONE))
             fate = fate.masked_fill(is_spared, int(Fate.ACTIVE))
             gate = None if gate is None else gate.masked_fill(protected, 1.0)
+        faults = self.faults
+        if self.count is not None and fate is not None:
+            faults = (*faults, (fate > int(Fate.GONE)).sum() != self.count)
         if self.freezes and fate is not None:
             reads, readers = fate == int(Fate.ACTIVE), tokens.readers
             reads = reads if readers is None else reads & readers
@@ -203,7 +219,8 @@ class Decision:
                 fate = torch.full_like(has_exited, int(Fate.ACTIVE), dtype=torch.int8)
             fate = fate.masked_fill(has_exited, int(Fate.GONE))
             gate = None if gate is None else gate.masked_fill(has_exited, 0.0)
-        return replace(self, fate=fate, gate=gate, exits=exits)
+        count = self.count if exits is None else None
+        return replace(self, fate=fate, gate=gate, exits=exits, count=count, faults=faults)
 
     @property
     def kept(self) -> Bool[Tensor, "T"] | None:
@@ -234,6 +251,9 @@ class Decision:
         if self.fate is None and self.gate is not None:
             return (self.gate >= 0.5).to(torch.int8) * int(Fate.ACTIVE)
         return self.fate
+
+
+NO_DECISION = Decision()
 
 
 def _join(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fewer.core.apply import APPLIES, Apply
 from fewer.core.attention import attention, count_window, query_rows
 from fewer.core.cached_states import CachedStates
-from fewer.core.decision import GATE_RULE, Site, View
+from fewer.core.decision import COUNT_RULE, GATE_RULE, NO_DECISION, Decision, Site, View
 from fewer.core.evidence import NO_EVIDENCE, Evidence
 from fewer.core.layer import Layer, renormalise_frozen
 from fewer.core.needs import Needs
@@ -58,7 +58,7 @@ def encode(
         tokens = cached.join(tokens, firsts, run.trace)
         tokens = run.run_layers(tokens, range(cached.layers, len(layers)))
     if run.trace.faults and bool(torch.stack(run.trace.faults).any()):
-        raise ValueError(f"{GATE_RULE}; got other values. Run it on a CPU: that names the token.")
+        raise ValueError(f"{GATE_RULE}; {COUNT_RULE}; got other values. A CPU names the token.")
     return run.removed.restore(tokens, finish), run.trace
 
 
@@ -97,8 +97,8 @@ class _Run:
         for index in numbers:
             layer, needs = self.layers[index], self.policy.needs(index, self.phase)
             layout = self.policy.layout(index, self.phase)
-            tokens, _ = self.decide(Site.BEFORE, index, tokens, NO_EVIDENCE)
-            _, tokens, _ = self.remove(tokens, tokens, NO_EVIDENCE)
+            tokens, decision = self.decide(Site.BEFORE, index, tokens, NO_EVIDENCE)
+            _, tokens, _ = self.remove(tokens, tokens, NO_EVIDENCE, decision.count)
             if tokens.is_empty:
                 break
             entered, keys = tokens, tokens.count(tokens.gate)
@@ -107,8 +107,8 @@ class _Run:
                 layer, tokens, apply, self.attend, needs, layout, training=self.policy.training
             )
             scored = evidence.received is not None or evidence.from_others is not None
-            tokens, gate = self.decide(Site.MIDDLE, index, tokens, evidence)
-            entered, tokens, evidence = self.remove(entered, tokens, evidence)
+            tokens, decision = self.decide(Site.MIDDLE, index, tokens, evidence)
+            entered, tokens, evidence = self.remove(entered, tokens, evidence, decision.count)
             rows = query_rows(tokens, apply)
             hidden = layer.ffn(gather_rows(tokens.hidden, rows))
             tokens = tokens.replace(hidden=scatter_rows(entered.hidden, hidden, rows))
@@ -121,15 +121,15 @@ class _Run:
                 queries=queries,
                 read=tokens.count(participation),
                 scored=scored,
-                gate=gate,
+                gate=decision.gate,
                 count_extra=count_extra,
                 slot=tokens.slot,
                 participation=participation,
                 states=tokens.hidden if needs.states else None,
             )
             self.trace.layers.append(layer_trace)
-            tokens, _ = self.decide(Site.AFTER, index, tokens, evidence)
-            _, tokens, _ = self.remove(tokens, tokens, NO_EVIDENCE)
+            tokens, decision = self.decide(Site.AFTER, index, tokens, evidence)
+            _, tokens, _ = self.remove(tokens, tokens, NO_EVIDENCE, decision.count)
             if tokens.is_empty:
                 break
         return tokens
@@ -166,10 +166,10 @@ class _Run:
 
     def decide(
         self, site: Site, layer: int, tokens: Packed, evidence: Evidence
-    ) -> tuple[Packed, Tensor | None]:
-        """Carry out what the policy decides here, and note it; also return its gates."""
+    ) -> tuple[Packed, Decision]:
+        """Carry out what the policy decides here, and note it; also return it."""
         if site not in self.policy.sites:
-            return tokens, None
+            return tokens, NO_DECISION
         view = View(
             layer=layer,
             num_layers=len(self.layers),
@@ -177,6 +177,7 @@ class _Run:
             tokens=tokens,
             evidence=evidence,
             lengths=self.start.placement.lengths,
+            host_lengths=self.start.placement.host_lengths,
             trace=self.trace,
             phase=self.phase,
             attend=self.attend,
@@ -185,7 +186,7 @@ class _Run:
         )
         decision = self.policy(view)
         if decision is None:
-            return tokens, None
+            return tokens, NO_DECISION
         decision = decision.with_guarantees(tokens)
         self.trace.record(decision, tokens)
         if decision.heads is not None:
@@ -193,12 +194,12 @@ class _Run:
             tokens = tokens.replace(heads=heads)
         if decision.fate is not None:
             tokens = self.apply.carry_out(tokens, decision)
-        return tokens, decision.gate
+        return tokens, decision
 
     def remove(
-        self, entered: Packed, tokens: Packed, evidence: Evidence
+        self, entered: Packed, tokens: Packed, evidence: Evidence, count: int | None
     ) -> tuple[Packed, Packed, Evidence]:
         """Take pruned tokens out of memory, where decisions are real."""
         if not self.apply.removes:
             return entered, tokens, evidence
-        return self.removed.remove(entered, tokens, evidence)
+        return self.removed.remove(entered, tokens, evidence, count)

@@ -36,6 +36,7 @@ class Plan:
     sequence: Int[Tensor, "T"]
     column: Int[Tensor, "T"]
     is_consecutive: bool  # whether no text has a hole
+    lengths: tuple[int, ...]  # tokens of each text, on the host
 
     def take(self, values: Tensor) -> Tensor:
         """Pick the real tokens of `values` `(B, N, ...)`: `(T, ...)`."""
@@ -50,7 +51,7 @@ def plan(mask: Tensor | None, grid: tuple[int, int], device: torch.device) -> Pl
     heads of encoders read column 0.
     """
     rows, columns = grid
-    is_consecutive = True
+    is_consecutive, lengths = True, (columns,) * rows
     if mask is None:
         slot = torch.arange(rows * columns, device=device)
     else:
@@ -68,17 +69,18 @@ def plan(mask: Tensor | None, grid: tuple[int, int], device: torch.device) -> Pl
         real = mask.to(device) != 0
         if rows and columns:
             follows = ~real[:, 1:] | real[:, :-1]
-            facts = torch.stack((real[:, 0].all(), follows.all())).tolist()
-            starts_at_0, is_consecutive = facts
+            flags = torch.stack((real[:, 0].all(), follows.all())).long()
+            starts_at_0, follow, *counts = torch.cat((flags, real.sum(1))).tolist()
             if not starts_at_0:
                 _refuse(real)
+            is_consecutive, lengths = bool(follow), tuple(counts)
         slot = real.flatten().nonzero().squeeze(1)
     if not rows or not columns:
         raise ValueError(
             f"the batch must have at least one text of one token or more; got the shape {grid}. "
             "The tokenizer adds [CLS]."
         )
-    return Plan(grid, slot, slot // columns, slot % columns, is_consecutive)
+    return Plan(grid, slot, slot // columns, slot % columns, is_consecutive, lengths)
 
 
 def _refuse(real: Bool[Tensor, "B N"]) -> None:
@@ -107,6 +109,7 @@ class Placement:
     extent: Int[Tensor, "B"]  # columns of each text as it came, its holes included
     grid: tuple[int, int]
     is_consecutive: bool = False  # whether columns are known to have no gap in any text
+    host_lengths: tuple[int, ...] = ()  # tokens of each text, while none is pruned
 
     @cached_property
     def texts(self) -> Int[Tensor, "b"]:
@@ -204,7 +207,14 @@ class Packed:
         cu = text_starts(plan.sequence, plan.grid[0])
         extent = plan.column[cu[1:] - 1] + 1
         placement = Placement(
-            plan.sequence, position, plan.slot, cu, extent, plan.grid, plan.is_consecutive
+            plan.sequence,
+            position,
+            plan.slot,
+            cu,
+            extent,
+            plan.grid,
+            plan.is_consecutive,
+            plan.lengths,
         )
         placement.__dict__["texts"] = torch.arange(plan.grid[0], device=cu.device)
         question = None
@@ -292,15 +302,18 @@ class Packed:
         hidden, placement = self.hidden.index_select(0, rows), self.placement.select(rows)
         return Packed(hidden, placement, self.roles.select(rows), alive, active, gate, self.heads)
 
-    def without_pruned(self) -> tuple[Packed, Int[Tensor, "Tk"], Int[Tensor, "Tg"]]:
+    def without_pruned(
+        self, count: int | None = None
+    ) -> tuple[Packed, Int[Tensor, "Tk"], Int[Tensor, "Tg"]]:
         """Drop the tokens that are not alive; also return the rows that stay, and those that go.
 
-        On a GPU the host waits once, for all that the next layer must know as well.
+        On a GPU the host waits once, for all that the next layer must know as well, or not at all
+        if it knows how many stay.
         """
         alive = self.alive
         assert alive is not None
-        if can_look(alive):
-            ((rows, gone),) = partition(alive)
+        if can_look(alive) or count is not None:
+            ((rows, gone),) = partition(alive, count=count)
             return self.select(rows).replace(alive=None), rows, gone
         kept_before = nn.functional.pad(alive.cumsum(0), (1, 0))
         has_token = kept_before[self.cu].diff() > 0

@@ -17,15 +17,17 @@ def can_look(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
-def partition(*masks: Bool[Tensor, "N"]) -> list[tuple[Int[Tensor, "K"], Int[Tensor, "N-K"]]]:
+def partition(
+    *masks: Bool[Tensor, "N"], count: int | None = None
+) -> list[tuple[Int[Tensor, "K"], Int[Tensor, "N-K"]]]:
     """Return the rows where each mask is True, and those where it is False, all ascending.
 
-    The host waits for the device once, for all masks together.
+    The host waits for the device once, for all masks together; not for one mask of `count` rows.
     """
     if can_look(masks[0]):
         return [_split_on_host(mask) for mask in masks]
     ordered, totals = zip(*map(_order, masks), strict=True)
-    counts = torch.stack(totals).tolist()
+    counts = torch.stack(totals).tolist() if count is None else [count]
     return [(order[:count], order[count:]) for order, count in zip(ordered, counts, strict=True)]
 
 

@@ -22,12 +22,15 @@ class RemovedStates:
     parts: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # slots and states
 
     def remove(
-        self, entered: Packed, tokens: Packed, evidence: Evidence
+        self, entered: Packed, tokens: Packed, evidence: Evidence, count: int | None = None
     ) -> tuple[Packed, Packed, Evidence]:
-        """Take pruned tokens out of memory, here and in `entered`, whose state they keep."""
+        """Take pruned tokens out of memory, here and in `entered`, whose state they keep.
+
+        `count` is how many stay, if the host knows it.
+        """
         if tokens.alive is None:
             return entered, tokens, evidence
-        tokens, rows, gone = tokens.without_pruned()
+        tokens, rows, gone = tokens.without_pruned(count)
         if gone.numel():
             self.parts.append((gather_rows(entered.slot, gone), gather_rows(entered.hidden, gone)))
             evidence = evidence.select(rows)

@@ -1,5 +1,7 @@
 """The host waits for a GPU at most once for each removal, whatever the method."""
 
+from dataclasses import dataclass, replace
+
 import pytest
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
@@ -10,11 +12,14 @@ import fewer.core.packed
 import fewer.methods.exits.policy
 import fewer.methods.exits.spans
 from fewer.core import partition as module
+from fewer.core.decision import Decision, Site
 from fewer.core.partition import partition
+from fewer.core.policy import Policy
 from fewer.kernels import KERNELS, reference
+from fewer.methods.select import keep_top
 from tests.contract.table import BACKBONES, METHODS, build
 from tests.syncs import summarise, watch_syncs
-from tests.tiny import logits, ragged
+from tests.tiny import LENGTHS, logits, ragged, tiny
 
 INPUTS = 3  # looks at the mask, at its tokens and at the ranges of ids, before any kernel runs
 WITH_OWN_TEXTS = ("longformer", "big-bird")  # patterns look at their tokens in every layer
@@ -66,6 +71,49 @@ def test_a_pass_without_removal_waits_for_its_inputs_only(backbone, on_gpu, monk
         model(**batch)
     places = _in_the_loop(places)
     assert len(places) <= INPUTS, summarise(places)
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Keeps so many tokens of each text in every layer: the host knows how many in all."""
+
+    keep: int = 4
+    lie: int = 0
+
+    def build(self, spec):
+        return FixedPolicy(self)
+
+    def phases(self):
+        return ()
+
+
+class FixedPolicy(Policy):
+    sites = frozenset({Site.AFTER})
+
+    def __init__(self, method):
+        super().__init__()
+        self.method = method
+
+    def decide(self, view):
+        count = sum(min(self.method.keep, length) for length in view.host_lengths)
+        scores = view.tokens.hidden[:, 0]
+        keep = keep_top(scores, view.tokens, self.method.keep)
+        return replace(Decision.keep(keep), count=count + self.method.lie)
+
+
+def test_a_method_with_fixed_counts_waits_for_nothing(on_gpu, monkeypatch):
+    model = fewer.attach(tiny(), Fixed(), kernel="reference")
+    batch = ragged(model)
+    with torch.no_grad(), fewer.record() as traces, watch_syncs(monkeypatch) as places:
+        model(**batch)
+    assert len(_in_the_loop(places)) == INPUTS + 1, summarise(places)  # one for all checks
+    assert traces[0].layers[-1].read.tolist() == [min(4, n) for n in LENGTHS]
+
+
+def test_a_wrong_count_is_refused():
+    model = fewer.attach(tiny(), Fixed(lie=1), kernel="reference")
+    with torch.no_grad(), pytest.raises(ValueError, match="count must be the number"):
+        model(**ragged(model))
 
 
 @pytest.mark.parametrize("name", METHODS)

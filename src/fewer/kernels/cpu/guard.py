@@ -6,18 +6,22 @@ import torch
 from torch import nn
 from torch.autograd import forward_ad
 
-__all__ = ["is_pure_inference", "must_match_training"]
+__all__ = ["is_observed", "is_pure_inference", "must_match_training"]
 
 
 def is_pure_inference() -> bool:
-    """Return whether no part of torch observes the operations of a pass.
+    """Return whether no part of torch observes the operations of a pass, gradients included."""
+    return not (torch.is_grad_enabled() or is_observed())
 
-    Gradients, `torch.compile`, tracing, forward-mode derivatives, `torch.func` and dispatch modes
-    (FLOP counters, `make_fx`) observe them, and cannot see the compiled kernels.
+
+def is_observed() -> bool:
+    """Return whether a part of torch other than gradients observes the operations of a pass.
+
+    `torch.compile`, tracing, forward-mode derivatives, `torch.func` and dispatch modes (FLOP
+    counters, `make_fx`) observe them, and cannot see the compiled kernels.
     """
-    return not (
-        torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
+    return bool(
+        torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None
         or torch._C._len_torch_dispatch_stack()
         or torch._C._functorch.peek_interpreter_stack() is not None

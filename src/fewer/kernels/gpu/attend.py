@@ -16,24 +16,34 @@ Without Triton, or in a torch without `varlen`, its rows go to groups too; that 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
-from types import ModuleType
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewer.kernels.call import AttentionCall, AttentionOutput, log_gate
+from fewer.kernels.call import AttentionCall, AttentionOutput, Kernel, log_gate
 from fewer.kernels.chunked import attend as attend_chunked
 from fewer.kernels.gpu import flash
 from fewer.kernels.gpu.flash import Ragged
 from fewer.kernels.gpu.received import received as differentiable_received
 from fewer.kernels.sdpa import attend as attend_sdpa
 from fewer.kernels.sdpa import query_weights
+from fewer.kernels.triton.support import supports, unavailable_reason
 
 __all__ = ["attend"]
+
+
+class Triton(NamedTuple):
+    """The kernels that need Triton."""
+
+    attend: Kernel
+    received: Callable[[AttentionCall, Tensor], Tensor]
+
 
 _HALF = (torch.float16, torch.bfloat16)
 _LOG = logging.getLogger("fewer")
@@ -54,9 +64,8 @@ def attend(call: AttentionCall) -> AttentionOutput:
     triton = _triton()
     if not call.q.shape[0]:
         return attend_sdpa(call)
-    if not is_training and triton is not None and _asks_more(call) and triton.supports(call):
-        attended: AttentionOutput = triton.attend(call)
-        return attended
+    if not is_training and triton is not None and _asks_more(call) and supports(call):
+        return triton.attend(call)
     lack = _lack(call, is_training, has_triton=triton is not None)
     if lack:
         _say_once(lack)
@@ -95,7 +104,7 @@ def _lack(call: AttentionCall, is_training: bool, *, has_triton: bool) -> str | 
     return None
 
 
-def _attend_flash(call: AttentionCall, triton: ModuleType | None) -> AttentionOutput:
+def _attend_flash(call: AttentionCall, triton: Triton | None) -> AttentionOutput:
     width = call.q.shape[2]
     scale = width**-0.5
     ragged = _ragged(call)
@@ -175,10 +184,13 @@ def _in_autocast_dtype(call: AttentionCall) -> AttentionCall:
 
 
 @cache
-def _triton() -> ModuleType | None:
-    """Return the Triton kernels, `None` where they cannot run."""
-    support = import_module("fewer.kernels.triton.support")
-    return None if support.unavailable_reason() else import_module("fewer.kernels.triton.attention")
+def _triton() -> Triton | None:
+    """Return the Triton kernels, `None` where they cannot run. Triton is imported only here."""
+    if unavailable_reason():
+        return None
+    programs = (import_module(f"fewer.kernels.triton.{name}") for name in ("attention", "received"))
+    attention, scores = programs
+    return Triton(attention.attend, scores.received)
 
 
 @cache

@@ -1,7 +1,6 @@
 """The paths of the GPU kernel, on the CPU: FlashAttention and Triton are stood in for."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from fewer.kernels import reference as reference_attend
 from fewer.kernels.gpu import attend as gpu
 from fewer.kernels.gpu import flash
 from fewer.kernels.gpu.attend import attend
-from tests.contract.test_kernels import EXTRAS, SIZES, _assert_same, _call
+from tests.calls import EXTRAS, SIZES, assert_same_output, draw_call
 
 WIDTH = 8
 TRAINED = ("plain", "gate", "scored", "votes")
@@ -51,15 +50,14 @@ def stand_ins(monkeypatch):
     """Replace FlashAttention, in fp32 as well, and Triton's scores; nothing may fall back."""
     monkeypatch.setattr(flash, "_varlen", lambda: (_varlen_attn, "lse"))
     monkeypatch.setattr(gpu, "_HALF", (torch.float16, torch.bfloat16, torch.float32))
-    triton = SimpleNamespace(supports=lambda call: True, received=_received)
-    monkeypatch.setattr(gpu, "_triton", lambda: triton)
+    monkeypatch.setattr(gpu, "_triton", lambda: gpu.Triton(reference_attend, _received))
     monkeypatch.setattr(gpu, "attend_sdpa", lambda call: pytest.fail("fell back to groups"))
 
 
 @pytest.mark.parametrize("extras", TRAINED)
 @pytest.mark.parametrize("sizes", [name for name in SIZES if name != "no query at all"])
 def test_training_equals_the_reference_with_all_gradients(sizes, extras):
-    call = _call(sizes, EXTRAS[extras], width=WIDTH)
+    call = draw_call(sizes, EXTRAS[extras], width=WIDTH)
     leaves = [x for x in (call.q, call.k, call.v, call.gate, call.query_weight) if x is not None]
     weights = torch.randn(call.q.shape[0], call.v.shape[1] * call.v.shape[2])
     of_keys = torch.randn(call.k.shape[0]) * 1e-3
@@ -69,7 +67,7 @@ def test_training_equals_the_reference_with_all_gradients(sizes, extras):
         if attended.received is not None:
             total = total + (attended.received * of_keys).sum()
         gradients.append(torch.autograd.grad(total, leaves, allow_unused=True))
-    _assert_same(attend(call), reference_attend(call), 1e-5)
+    assert_same_output(attend(call), reference_attend(call), 1e-5)
     for found, wanted in zip(*gradients, strict=True):
         assert (found is None) == (wanted is None)
         if wanted is not None:
@@ -78,7 +76,7 @@ def test_training_equals_the_reference_with_all_gradients(sizes, extras):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_gates_keep_the_precision_of_fp32_in_half_precision(dtype):
-    call = _call("long beside short", EXTRAS["gate"], width=WIDTH, dtype=dtype)
+    call = draw_call("long beside short", EXTRAS["gate"], width=WIDTH, dtype=dtype)
     call = replace(call, gate=torch.rand(call.k.shape[0]) ** 8 + 1e-9)  # log g from -20 to 0
     single = replace(call, q=call.q.float(), k=call.k.float(), v=call.v.float())
     error = (attend(call).context - reference_attend(single).context).abs().max()
@@ -90,28 +88,28 @@ def test_gates_keep_the_precision_of_fp32_in_half_precision(dtype):
 
 def test_a_gate_of_zero_in_every_key_leaves_the_row_finite():
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
-        call = _call("ragged", EXTRAS["gate"], width=WIDTH, dtype=dtype)
+        call = draw_call("ragged", EXTRAS["gate"], width=WIDTH, dtype=dtype)
         call = replace(call, gate=torch.zeros_like(call.gate))
         assert attend(call).context.isfinite().all()
 
 
 @torch.no_grad()
 def test_the_logsumexp_comes_from_flash_attention_in_inference():
-    call = _call("fewer queries", EXTRAS["measured"], width=WIDTH)
-    _assert_same(attend(call), reference_attend(call), 1e-5)
+    call = draw_call("fewer queries", EXTRAS["measured"], width=WIDTH)
+    assert_same_output(attend(call), reference_attend(call), 1e-5)
 
 
 @torch.no_grad()
 def test_a_window_over_whole_texts_is_that_of_flash_attention():
-    call = _call("long beside short", EXTRAS["plain"], width=WIDTH)
+    call = draw_call("long beside short", EXTRAS["plain"], width=WIDTH)
     rows = torch.cat([torch.arange(n) for n in SIZES["long beside short"][1]])
     call = replace(call, q=call.k, cu_q=call.cu_k, position_q=rows, position_k=rows, window=3)
     call = replace(call, is_consecutive=True)
-    _assert_same(attend(call), reference_attend(call), 1e-5)
+    assert_same_output(attend(call), reference_attend(call), 1e-5)
 
 
 def test_dropout_keeps_the_scores_and_the_mean_of_the_context():
-    call = _call("ragged", EXTRAS["scored"], width=WIDTH)
+    call = draw_call("ragged", EXTRAS["scored"], width=WIDTH)
     call = replace(call, dropout=0.3)
     wanted = reference_attend(replace(call, dropout=0.0))
     attended = [attend(call) for _ in range(400)]
@@ -125,8 +123,8 @@ def test_without_varlen_plain_calls_run_by_nested_tensors(monkeypatch):
     monkeypatch.setattr(flash, "_varlen", lambda: None)
     for name in ("plain", "gate"):
         for sizes in ("ragged", "fewer queries", "one text", "texts without queries"):
-            call = _call(sizes, EXTRAS[name], width=WIDTH)
-            _assert_same(attend(call), reference_attend(call), 1e-5)
+            call = draw_call(sizes, EXTRAS[name], width=WIDTH)
+            assert_same_output(attend(call), reference_attend(call), 1e-5)
 
 
 @pytest.mark.parametrize("name", LACKING)
@@ -134,7 +132,7 @@ def test_what_no_such_kernel_computes_goes_to_groups_and_is_said_once(name, monk
     fallen = []
     monkeypatch.setattr(gpu, "attend_sdpa", lambda call: fallen.append(call) or "groups")
     gpu._say_once.cache_clear()
-    call = replace(_call("ragged", EXTRAS["plain"], width=WIDTH), **LACKING[name])
+    call = replace(draw_call("ragged", EXTRAS["plain"], width=WIDTH), **LACKING[name])
     assert [attend(call), attend(call)] == ["groups", "groups"]
     assert len(caplog.records) == 1
 
@@ -142,15 +140,15 @@ def test_what_no_such_kernel_computes_goes_to_groups_and_is_said_once(name, monk
 def test_other_head_sizes_and_double_precision_go_to_groups(monkeypatch, caplog):
     monkeypatch.setattr(gpu, "attend_sdpa", lambda call: "groups")
     gpu._say_once.cache_clear()
-    call = _call("ragged", EXTRAS["plain"], width=12)
+    call = draw_call("ragged", EXTRAS["plain"], width=12)
     assert attend(call) == "groups"
     assert "size 12" in caplog.text
-    call = _call("ragged", EXTRAS["plain"], width=WIDTH, dtype=torch.float64)
+    call = draw_call("ragged", EXTRAS["plain"], width=WIDTH, dtype=torch.float64)
     assert attend(call) == "groups"
     assert "float64" in caplog.text
 
 
 def test_a_bound_on_the_lengths_saves_the_look_at_the_device():
-    call = replace(_call("ragged", EXTRAS["plain"], width=WIDTH), max_length=9)
+    call = replace(draw_call("ragged", EXTRAS["plain"], width=WIDTH), max_length=9)
     assert (gpu._ragged(call).max_q, gpu._ragged(call).max_k) == (9, 9)
     assert (gpu._ragged(replace(call, max_length=None)).max_q) == 9

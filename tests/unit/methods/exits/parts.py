@@ -49,7 +49,7 @@ def view(
     outputs = list(exit_outputs)
     trace = Trace(tokens.grid, start.slot.device, lengths, exit_outputs=outputs, real=start.slot)
     place = layer, layers, Site.AFTER, tokens, NO_EVIDENCE, lengths, trace, phase
-    return View(*place, KERNELS["reference"], state)
+    return View(*place, KERNELS["reference"], state=state)
 
 
 def training_batch(
