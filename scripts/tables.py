@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.tables import write_block
 from benchmarks.support.findings import findings
 from benchmarks.support.lengths import (
     lengths_table,
@@ -86,6 +87,8 @@ def _block(name: str) -> str:
         return f"\n{patterns_claim(read_results(path)) if path.exists() else NOTHING}\n"
     if name == "lra":
         return _arena()
+    if (section := name.removeprefix("gpu_")) != name:
+        return write_block(section, RESULTS / "gpu.jsonl")
     if name in SWEPT:
         return _swept(name)
     if name in ASKED:
