@@ -49,9 +49,9 @@ def attend(call: AttentionCall, *, config: Config | None = None) -> AttentionOut
         with torch.cuda.device_of(call.q):
             _launch(call, launch, context, logsumexp, received)
             if received is not None and launch.max_q > launch.config.buffered:
-                other = config or choose_received_config(call.q.dtype, width)
                 longer_than = launch.config.buffered
-                launch = replace(launch, config=other)
+                of_sums = config or choose_received_config(call.q.dtype, width)
+                launch = replace(launch, config=of_sums)
                 sum_received(call, launch, logsumexp, received, longer_than=longer_than)
     elif received is not None:
         received.zero_()

@@ -87,6 +87,6 @@ def _device_reason() -> str | None:
         return "there is no CUDA device"
     capability = torch.cuda.get_device_capability()
     if capability < OLDEST_CAPABILITY:
-        found = ".".join(map(str, capability))
-        return f"the device has compute capability {found}, and 8.0 is needed"
+        number = ".".join(map(str, capability))
+        return f"the device has compute capability {number}, and 8.0 is needed"
     return None
