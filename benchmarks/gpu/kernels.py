@@ -24,7 +24,6 @@ from fewer.kernels.sdpa import attend as attend_sdpa
 __all__ = ["cases"]
 
 Attend = Callable[..., AttentionOutput]
-SMALL = (1, 2, 40, 7, 65)  # lengths of the texts that are compared with the reference
 LEFT_OUT = {"reference": "slow by design; the others are compared with it"}
 GPU_ONLY = ("gpu",)  # of `KERNELS`
 TRITON = "fewer.kernels.triton.attention"  # a part of the kernel "gpu"
@@ -36,18 +35,18 @@ UNSUPPORTED = "does not compute this call itself"
 def cases(setting: Setting) -> list[Case]:
     """List each shape and mix at the larger batches, and two cases of all block sizes."""
     found = []
-    large = setting.sizes.kernel_batches[-1]
+    large, precision = setting.sizes.kernel_batches[-1], setting.sizes.kernel_precision
     for shape in setting.sizes.shapes:
         for mix in (MIXES[name] for name in setting.sizes.kernel_mixes):
             for size in setting.sizes.kernel_batches:
                 is_first = shape.name == "bert-base" and mix.name in ("imdb", "equal-512")
-                name = f"kernels/{shape.name}/{mix.name}/{size}/bf16"
-                function = partial(measure, setting, shape, mix, size, "bf16")
+                name = f"kernels/{shape.name}/{mix.name}/{size}/{precision}"
+                function = partial(measure, setting, shape, mix, size, precision)
                 found.append(Case(name, 1 if is_first else 3, 5.0, function))
     for name, rank in (("bert-base", 2), ("minilm", 3)):
         shape, mix = setting.sizes.shape(name), MIXES["imdb"]
-        function = partial(measure_configs, setting, shape, mix, large, "bf16")
-        found.append(Case(f"kernels/configs/{name}/imdb/{large}/bf16", rank, 40.0, function))
+        function = partial(measure_configs, setting, shape, mix, large, precision)
+        found.append(Case(f"kernels/configs/{name}/imdb/{large}/{precision}", rank, 40.0, function))
     return found
 
 
@@ -229,7 +228,7 @@ def _row(
         if "wall_ms" in system:
             ms = (system["gpu_ms"] or system["wall_ms"])["median"]
             system["tflops_per_s"] = flops / ms / 1e9
-    small = draw_call(SMALL, shape, DTYPES[inputs.precision], setting.device, 0)
+    small = draw_call(setting.sizes.small, shape, DTYPES[inputs.precision], setting.device, 0)
     for name, attend in attends.items():
         if "wall_ms" in systems.get(name, {}):
             systems[name] |= compare(attend, small)

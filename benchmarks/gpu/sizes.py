@@ -34,6 +34,8 @@ class Sizes:
     batches: tuple[int, int, int]  # texts: usual, large, one
     kernel_mixes: tuple[str, ...]
     kernel_batches: tuple[int, ...]
+    kernel_precision: str
+    small: tuple[int, ...]  # lengths of the texts on which kernels are compared
     compiled: tuple[int, ...]  # batches of the compiled models
     part: int  # texts of one sub-batch, where a batch is sorted by length
     shrink: int  # by which all lengths are divided
@@ -86,6 +88,8 @@ FULL = Sizes(
     batches=(32, 256, 1),
     kernel_mixes=("imdb", "squad", "equal-128", "equal-512"),
     kernel_batches=(32, 256),
+    kernel_precision="bf16",
+    small=(1, 2, 40, 7, 65, 300),
     compiled=(1, 32),
     part=32,
     shrink=1,
@@ -108,6 +112,8 @@ DRY = Sizes(
     batches=(3, 5, 1),
     kernel_mixes=("imdb",),
     kernel_batches=(2,),
+    kernel_precision="fp16",  # Triton's interpreter has no bf16
+    small=(1, 2, 17),
     compiled=(1,),
     part=2,
     shrink=32,
