@@ -56,7 +56,7 @@ def _reweigh(folder, change):
         ({"method": {"name": "ltp", "args": {"temperature": -1}}}, "temperature .*-1"),
         (
             {"kernel": "magic"},
-            "kernel must be one of auto, native, reference, sdpa; got 'magic'",
+            "kernel must be one of auto, gpu, native, reference, sdpa; got 'magic'",
         ),
         ({"protect": 5}, "protect .*5"),
         ({"protect": ["[SEP]"]}, "protect"),

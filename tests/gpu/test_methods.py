@@ -19,7 +19,9 @@ CASES = [
 ]
 # in Triton's interpreter, on the CPU
 FEW = [("dense", "bert"), ("ltp", "bert"), ("tokee", "bert"), ("ltp", "modernbert")]
-ONCE = [(name, "bert") for name in METHODS] + [("ltp", "modernbert"), ("dense", "longformer")]
+ONCE = [(name, "bert") for name in ("dense", "ltp", "fastbert", "tokee", "block-skim", "deformer")]
+ONCE += [("ltp", "modernbert"), ("longformer-and-ltp", "bert"), ("dense", "longformer")]
+EVERY = [pytest.param(case, marks=() if case in ONCE else pytest.mark.slow) for case in CASES]
 LOOKS_AT_TOKENS = ("longformer", "big-bird", "whole", "states")  # patterns, and blocks by text
 
 
@@ -27,7 +29,7 @@ def _moved(model, batch, dtype=None):
     return model.to(DEVICE, dtype), {name: tensor.to(DEVICE) for name, tensor in batch.items()}
 
 
-@some("case", CASES, on_cpu=ONCE)
+@some("case", CASES, on_cpu=EVERY)
 @torch.no_grad()
 def test_the_answers_and_the_tokens_left_are_those_of_the_cpu(case):
     model = build(*case, kernel="gpu")
