@@ -152,8 +152,8 @@ def test_the_backward_pass_is_the_derivative(dropout):
 
 def test_dropped_attention_is_right_on_average():
     call = _call([7, 3, 7])
-    mean = torch.stack([sdpa(replace(call, dropout=0.3)).context for _ in range(4000)]).mean(0)
-    torch.testing.assert_close(mean, sdpa(call).context, atol=0.06, rtol=0)
+    mean = torch.stack([sdpa(replace(call, dropout=0.3)).context for _ in range(1000)]).mean(0)
+    torch.testing.assert_close(mean, sdpa(call).context, atol=0.12, rtol=0)
 
 
 def test_attention_under_autocast_is_in_its_precision():

@@ -113,11 +113,11 @@ def test_dropout_keeps_the_scores_and_the_mean_of_the_context():
     call = draw_call("ragged", EXTRAS["scored"], width=WIDTH)
     call = replace(call, dropout=0.3)
     wanted = reference_attend(replace(call, dropout=0.0))
-    attended = [attend(call) for _ in range(400)]
+    attended = [attend(call) for _ in range(100)]
     torch.testing.assert_close(attended[0].received, wanted.received, atol=1e-6, rtol=1e-5)
     mean = torch.stack([a.context.detach() for a in attended]).mean(0)
     assert not torch.equal(attended[0].context, attended[1].context)
-    assert (mean - wanted.context).abs().mean() < 0.05
+    assert (mean - wanted.context).abs().mean() < 0.1
 
 
 def test_without_varlen_plain_calls_run_by_nested_tensors(monkeypatch):
