@@ -59,6 +59,7 @@ SHOWN = {
     "precision": ["precision"],
     "readme": ["imdb-ltp", "sst2-ltp"],
     "claim": ["imdb-ltp"],
+    "training_free": ["training-free"],
 }
 # where the scores of timed runs are
 SCORED = {

@@ -32,7 +32,7 @@ from fewer.methods.exits import (
     FastBERT,
     RightTool,
 )
-from fewer.methods.pruning import BlockSkim
+from fewer.methods.pruning import BlockSkim, TrainingFree
 from tests.contract.policies import ByState, Drop, Freeze, Nobody, Together
 from tests.tiny import FAMILIES, tiny
 
@@ -70,6 +70,9 @@ METHODS = {
     "ltp": Case(LTP_02, may_drop=True),
     "ltp-output": Case(LTP(final_threshold=0.2, soft_rule="output"), may_drop=True),
     "ltp-reference": Case(LTP(final_threshold=0.12, reference_length=16), may_drop=True),
+    "training-free": Case(TrainingFree(), may_drop=True, may_freeze=True),
+    "training-free-cls": Case(TrainingFree(rule="cls"), may_drop=True, may_freeze=True),
+    "training-free-value": Case(TrainingFree(rule="value", only_first_last=False), may_drop=True),
     "drop-middle": Case(Drop(site=Site.MIDDLE), may_drop=True),
     "drop-after": Case(Drop(site=Site.AFTER), may_drop=True),
     "freeze": Case(Freeze(), may_freeze=True),
@@ -226,7 +229,10 @@ def build(
 def open_exits(model: Any) -> Any:
     """Draw what a model's policy learned, so that texts differ and some of them exit."""
     policy = fewer.attachment(model).policy
-    if policy.operating_points() is not None:
+    points = policy.operating_points()
+    if points is not None and points.value.ndim:
+        points.set((1.0,) * points.value.numel())  # the mean score of a text
+    elif points is not None:
         torch.manual_seed(5)
         with torch.no_grad():
             for name, parameter in policy.named_parameters():
