@@ -33,6 +33,7 @@ from fewer.methods.exits import (
     RightTool,
 )
 from fewer.methods.pruning import BlockSkim, TrainingFree
+from fewer.methods.pruning.training_free import TrainingFreePolicy
 from tests.contract.policies import ByState, Drop, Freeze, Nobody, Together
 from tests.tiny import FAMILIES, tiny
 
@@ -229,15 +230,15 @@ def build(
 def open_exits(model: Any) -> Any:
     """Draw what a model's policy learned, so that texts differ and some of them exit."""
     policy = fewer.attachment(model).policy
-    points = policy.operating_points()
-    if points is not None and points.value.ndim:
-        points.set((1.0,) * points.value.numel())  # the mean score of a text
-    elif points is not None:
+    if policy.operating_points() is not None:
         torch.manual_seed(5)
         with torch.no_grad():
             for name, parameter in policy.named_parameters():
                 if "threshold" not in name:  # what LTP learns
                     parameter.normal_(std=SPREAD)
+            for part in policy.modules():
+                if isinstance(part, TrainingFreePolicy):
+                    part.threshold.fill_(1.0)  # the mean score of a text
         fewer.set_threshold(model, threshold=THRESHOLDS.get(_criterion(policy), THRESHOLD))
     return model
 

@@ -44,7 +44,7 @@ from fewer.core.policy import Policy
 __all__ = ["TrainingFree", "TrainingFreePolicy"]
 
 CARRIED = "score"  # of the rule `cumulative`
-# The thresholds times these numbers are the operating points.
+# The operating points: what is fitted, times a factor.
 FACTORS = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0)
 LEAST_SHARE = 0.05  # of the tokens that a layer keeps
 
@@ -68,10 +68,11 @@ class TrainingFree:
 
 
 class TrainingFreePolicy(Policy):
-    """A threshold per layer on relative scores, whose mean over a text is 1."""
+    """A threshold per layer on relative scores, whose mean over a text is 1, and their factor."""
 
     sites = frozenset({Site.BEFORE, Site.MIDDLE})
     threshold: Tensor
+    factor: Tensor
 
     def __init__(self, method: TrainingFree, spec: ModelSpec) -> None:
         super().__init__()
@@ -85,6 +86,7 @@ class TrainingFreePolicy(Policy):
         self.method = method
         self.num_layers = spec.num_layers
         self.register_buffer("threshold", torch.zeros(spec.num_layers))
+        self.register_buffer("factor", torch.ones(()))
         self._share: float | None = None  # that each layer keeps while thresholds are fitted
         self._quantiles: list[tuple[int, float, int]] = []  # layer, threshold, tokens
 
@@ -109,7 +111,7 @@ class TrainingFreePolicy(Policy):
         scores = self._scores(view)
         if self._share is not None:
             self._fit_threshold(view.layer, scores, tokens)
-        decision = Decision.keep(scores >= self.threshold[view.layer])
+        decision = Decision.keep(scores >= self.factor * self.threshold[view.layer])
         if self.method.rule == "cumulative":
             decision = replace(decision, carry={CARRIED: scores})
         return decision
@@ -118,27 +120,25 @@ class TrainingFreePolicy(Policy):
         """Fit quantiles to the target, then a common factor, since the quantiles are averaged."""
         if not data.first:
             return
-        self.threshold.zero_()
+        self.factor.fill_(1.0)
         target = self.method.target
         if self.layers:
             data.bisect(target, self._keep_share, 1.0, 1.0 / LEAST_SHARE, 1.25)
             self._average_quantiles()
-        fitted = self.threshold.clone()
-        gap = data.bisect(target, lambda factor: self._scale(fitted, factor), 1e-3, 1e3, 1.0)
+        gap = data.bisect(target, self.factor.fill_, 1e-3, 1e3, 1.0)
+        self.threshold.mul_(self.factor)
+        self.factor.fill_(1.0)
         if abs(gap) > RATIO_MISSED:
             warnings.warn(
-                f"target must be met on the sample; got {target + gap:.3f} of the FLOPs in place "
-                f"of {target}. The layers before first_layer and protected tokens always stay: "
-                "choose an earlier first_layer or another target.",
+                f"training-free pruning keeps {target + gap:.3f} of the FLOPs, not the target of "
+                f"{target}: the layers before first_layer and protected tokens always stay, and "
+                "tokens of equal score are pruned together",
                 stacklevel=2,
             )
 
     def operating_points(self) -> OperatingPoints:
-        """Return the thresholds; the path is what was fitted times common factors."""
-        value = self.threshold
-        never = tuple([0.0] * len(value))
-        path = tuple(tuple((value * factor).tolist()) for factor in FACTORS)
-        return OperatingPoints(value, never, path, _check_point)
+        """Return the factor of the thresholds: 1 as they were fitted, 0 to prune nothing."""
+        return OperatingPoints(self.factor, 0.0, FACTORS, _check_factor)
 
     def _keep_share(self, inverse: float) -> None:
         self._share, self._quantiles = 1.0 / inverse, []
@@ -153,9 +153,6 @@ class TrainingFreePolicy(Policy):
             if total:
                 self.threshold[layer] = sum(value * count for value, count in of_layer) / total
         self._share = None
-
-    def _scale(self, fitted: Tensor, factor: float) -> None:
-        self.threshold.copy_(fitted * factor)
 
     def _fit_threshold(self, layer: int, scores: Tensor, tokens: Packed) -> None:
         """Set the threshold so that this batch keeps the share of what may be pruned."""
@@ -208,7 +205,8 @@ def _relative(scores: Float[Tensor, "T"], tokens: Packed) -> Float[Tensor, "T"]:
     return scores / mean.clamp_min(torch.finfo(scores.dtype).tiny)[tokens.sequence]
 
 
-def _check_point(point: object) -> None:
-    values = point if isinstance(point, tuple) else (point,)
-    if any(not isinstance(value, int | float) or not value >= 0 for value in values):
-        raise ValueError(f"thresholds of training-free pruning must be 0 or more; got {point!r}.")
+def _check_factor(factor: object) -> None:
+    if not isinstance(factor, int | float) or not 0 <= factor < float("inf"):
+        raise ValueError(
+            f"threshold must be a factor of the fitted thresholds, 0 or more; got {factor!r}."
+        )

@@ -120,7 +120,7 @@ def test_a_larger_factor_prunes_more():
 
 def test_a_target_that_cannot_be_met_is_told_with_the_nearest():
     model = tiny(layers=2, width=16)
-    with pytest.warns(UserWarning, match=r"target must be met on the sample; got 0\.\d+"):
+    with pytest.warns(UserWarning, match=r"keeps 0\.\d+ of the FLOPs, not the target"):
         prune(model, word_tokenizer(), TEXTS, target=0.05)
 
 
