@@ -8,6 +8,7 @@ __all__ = ["commands"]
 
 RULES = ("cumulative", "received", "cls", "value")
 TARGETS = (0.6, 0.5)
+SAMPLE = 300  # texts that thresholds are fitted to; their labels are not read
 # training file and rows, longest text, test file and rows
 SETS = {
     "sst2": ("glue/sst2/train.jsonl.gz", 6000, 64, "glue/sst2/dev.jsonl.gz", 872),
@@ -30,7 +31,7 @@ def commands(data: Path, results: Path) -> list[list[str]]:
                 run = f"{dense}-{rule}-{target:g}"
                 calibrate = [*fit, "--model", f"{dense}/model", "--method", "training_free"]
                 calibrate += ["--set", f"rule={rule}", "--set", f"target={target:g}"]
-                calibrate += ["--dense-epochs", "0", "--limit", "2000", "--output", run]
+                calibrate += ["--dense-epochs", "0", "--limit", str(SAMPLE), "--output", run]
                 evaluate = ["evaluate", f"{run}/model", "--data", str(data / test)]
                 evaluate += ["--limit", str(limit), "--baseline", f"{dense}/model"]
                 evaluate += ["--no-latency", "--threads", "1", "--report", f"{run}/report.html"]
