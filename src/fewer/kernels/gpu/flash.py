@@ -1,8 +1,8 @@
 """Attention over texts of different lengths by torch's own kernels, with gradients.
 
-`torch.nn.attention.varlen` (as it is from torch 2.11 on) is FlashAttention in fp16 and bf16, and returns the
-logsumexp. `scaled_dot_product_attention` of nested tensors is in every release that we support; it
-also drops out, and computes fp32.
+`torch.nn.attention.varlen` (as it is from torch 2.11 on) is FlashAttention in fp16 and bf16, and
+returns the logsumexp. `scaled_dot_product_attention` of nested tensors is in every release that we
+support; it also drops out, and computes fp32.
 """
 
 from __future__ import annotations
