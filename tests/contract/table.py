@@ -32,7 +32,7 @@ from fewer.methods.exits import (
     FastBERT,
     RightTool,
 )
-from fewer.methods.pruning import BlockSkim, TrainingFree
+from fewer.methods.pruning import BlockSkim, SpAtten, TrainingFree
 from fewer.methods.pruning.training_free import TrainingFreePolicy
 from tests.contract.policies import ByState, Drop, Freeze, Nobody, Together
 from tests.tiny import FAMILIES, tiny
@@ -51,6 +51,7 @@ class Case:
     may_freeze: bool = False
     has_exits: bool = False
     has_pattern: bool = False  # refused by models that have a pattern of their own
+    prunes_heads: bool = False  # refused by them too; a head is then a text to the kernel
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -59,7 +60,7 @@ class Case:
 
     def runs_on(self, backbone: str) -> bool:
         """Whether the method may be attached to models of a family."""
-        return not (self.has_pattern and backbone in PATTERNED)
+        return not ((self.has_pattern or self.prunes_heads) and backbone in PATTERNED)
 
 
 LTP_02 = LTP(final_threshold=0.2)
@@ -132,6 +133,11 @@ METHODS = {
     "longformer-deformer": Case(
         Stack((Longformer(attention_window=4), DeFormer(lower=1))), SPANS, has_pattern=True
     ),
+    "spatten": Case(SpAtten(token_ratios=(0.4, 0.8)), may_drop=True),
+    "spatten-heads": Case(
+        SpAtten(token_ratios=(0.3, 0.6), head_ratios=(0.7, 0.7)), may_drop=True, prunes_heads=True
+    ),
+    "spatten-and-ltp": Case(Stack((SpAtten(token_ratios=(0.3, 0.5)), LTP_02)), may_drop=True),
     "big-bird": Case(BIG_BIRD, has_pattern=True),
     "big-bird-exits": Case(Stack((BIG_BIRD, EarlyExit())), TEXTS, has_exits=True, has_pattern=True),
     "big-bird-drops": Case(Stack((BIG_BIRD, Drop())), may_drop=True, has_pattern=True),

@@ -16,7 +16,7 @@ from fewer.methods.exits import (
     FastBERT,
     RightTool,
 )
-from fewer.methods.pruning import LTP, BlockSkim, TrainingFree
+from fewer.methods.pruning import LTP, BlockSkim, SpAtten, TrainingFree
 
 __all__ = ["METHODS"]
 
@@ -25,6 +25,7 @@ METHODS: dict[str, type[Method]] = {
     "ltp": LTP,
     "block_skim": BlockSkim,
     "training_free": TrainingFree,
+    "spatten": SpAtten,
     "deformer": DeFormer,
     "longformer": Longformer,
     "big_bird": BigBird,
