@@ -16,7 +16,7 @@ from fewer.methods.exits import (
     FastBERT,
     RightTool,
 )
-from fewer.methods.pruning import LTP, BlockSkim
+from fewer.methods.pruning import LTP, BlockSkim, PoWERBERT
 
 __all__ = ["METHODS"]
 
@@ -24,6 +24,7 @@ METHODS: dict[str, type[Method]] = {
     "dense": Dense,
     "ltp": LTP,
     "block_skim": BlockSkim,
+    "power_bert": PoWERBERT,
     "deformer": DeFormer,
     "longformer": Longformer,
     "big_bird": BigBird,

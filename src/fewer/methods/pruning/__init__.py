@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from fewer.methods.pruning.block_skim import BlockSkim
 from fewer.methods.pruning.ltp import LTP
+from fewer.methods.pruning.power_bert import PoWERBERT
 
-__all__ = ["LTP", "BlockSkim"]
+__all__ = ["LTP", "BlockSkim", "PoWERBERT"]
