@@ -16,7 +16,7 @@ from fewer.methods.exits import (
     FastBERT,
     RightTool,
 )
-from fewer.methods.pruning import LTP, BlockSkim, SpAtten, TrainingFree
+from fewer.methods.pruning import LTP, BlockSkim, PoWERBERT, SpAtten, TrainingFree
 
 __all__ = ["METHODS"]
 
@@ -26,6 +26,7 @@ METHODS: dict[str, type[Method]] = {
     "block_skim": BlockSkim,
     "training_free": TrainingFree,
     "spatten": SpAtten,
+    "power_bert": PoWERBERT,
     "deformer": DeFormer,
     "longformer": Longformer,
     "big_bird": BigBird,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fewer.methods.pruning.block_skim import BlockSkim
 from fewer.methods.pruning.ltp import LTP
+from fewer.methods.pruning.power_bert import PoWERBERT
 from fewer.methods.pruning.spatten import SpAtten
 from fewer.methods.pruning.training_free import TrainingFree
 
-__all__ = ["LTP", "BlockSkim", "SpAtten", "TrainingFree"]
+__all__ = ["LTP", "BlockSkim", "PoWERBERT", "SpAtten", "TrainingFree"]
