@@ -298,6 +298,7 @@ def test_numbers_stand_between_markers_that_the_tables_fill():
         "long-texts.md": ["patterns", "lengths", "long_texts"],
         "magic-pyramid.md": ["joint", "exits", "buckets"],
         "tokee.md": ["tagging"],
+        "training-free.md": ["training_free"],
         "which-runtime.md": [
             "glance",
             "peers",

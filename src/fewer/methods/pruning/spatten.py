@@ -30,9 +30,11 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import Strict
@@ -201,7 +203,7 @@ class SpAttenPolicy(Policy):
             return Decision(carry=carry)
         scores = total if tokens.heads is None else total.masked_fill(~tokens.heads, -torch.inf)
         order = scores.argsort(dim=1, descending=True, stable=True)
-        count = int(count_kept(torch.tensor([self.heads]), ratio * view.state))
+        count = count_on_host((self.heads,), ratio * view.state)
         keep = torch.zeros_like(order, dtype=torch.bool).scatter(1, order[:, :count], True)
         return Decision(heads=keep, carry=carry)
 
@@ -210,18 +212,21 @@ class SpAttenPolicy(Policy):
 
 
 def count_kept(total: Float[Tensor, "B"], ratio: float) -> Float[Tensor, "B"]:
-    """Return how many of `total` stay where a share of `ratio` is pruned: at least 1.
-
-    In fp32 on any device, so that the host counts as the device does.
-    """
+    """Return how many of `total` stay where a share of `ratio` is pruned: at least 1; in fp32."""
     return (total.float() * (1.0 - min(1.0, ratio))).ceil().clamp_min(1.0)
+
+
+def count_on_host(totals: Sequence[int], ratio: float) -> int:
+    """Add up what `count_kept` returns for these, in the same precision, without a tensor."""
+    share = np.float32(1.0 - min(1.0, ratio))
+    return int(np.maximum(np.ceil(np.asarray(totals, dtype=np.float32) * share), 1.0).sum())
 
 
 def _count_on_host(view: View, ratio: float) -> int | None:
     """Return the tokens of the batch that stay, where the host knows it."""
     if view.scope or not view.host_lengths or not view.tokens.roles.protects_first_only:
         return None  # another part of a stack may prune, or more than [CLS] may be protected
-    return int(count_kept(torch.tensor(view.host_lengths), ratio).sum())
+    return count_on_host(view.host_lengths, ratio)
 
 
 def schedule(first: float, last: float, layers: int, what: str) -> tuple[float, ...]:

@@ -57,13 +57,13 @@ class TokenCounts:
         """
         protected = tokens.count(tokens.roles.protected.float())
         lengths = tokens.placement.host_lengths
-        known = torch.cat((settings.detach().float().flatten(), protected)).tolist()
-        numbers, spared = known[: -len(lengths)], known[-len(lengths) :]
-        kept = [
+        values = torch.cat((settings.detach().float().flatten(), protected)).tolist()
+        numbers, spared = values[: -len(lengths)], values[-len(lengths) :]
+        counts_by_text = [
             [min(length, max(count, int(least))) for count in counts_of(numbers, length)]
             for length, least in zip(lengths, spared, strict=True)
         ]
-        layers = list(zip(*kept, strict=True))
+        layers = list(zip(*counts_by_text, strict=True))
         totals = sum(lengths), *(sum(counts) for counts in layers)
         return cls(torch.tensor(layers, device=tokens.slot.device), totals)
 
