@@ -229,12 +229,12 @@ def _count_on_host(view: View, ratio: float) -> int | None:
     return count_on_host(view.host_lengths, ratio)
 
 
-def schedule(first: float, last: float, layers: int, what: str) -> tuple[float, ...]:
+def schedule(first: float, last: float, layers: int, kind: str) -> tuple[float, ...]:
     """Return the pruned share of each layer: 0 in the dense ones, from there on a line.
 
     The mean of the line is (first + last) / 2; a single layer that prunes has the mean.
     """
-    dense = max(1, math.ceil(DENSE_PERCENT[what] * layers / 100))
+    dense = max(1, math.ceil(DENSE_PERCENT[kind] * layers / 100))
     steps = layers - dense
     if steps == 1:
         return (*(0.0,) * dense, (first + last) / 2)

@@ -41,7 +41,7 @@ class TokenCounts:
     The host knows them before the first layer, so that it need not wait for a GPU in each.
     """
 
-    kept: Int[Tensor, "L B"]  # on the device
+    counts: Int[Tensor, "L B"]  # on the device
     totals: tuple[int, ...]  # tokens of the batch that come in, then those after each layer
 
     @classmethod
@@ -72,6 +72,6 @@ class TokenCounts:
 
         The decision counts them unless another method of a stack has removed tokens before.
         """
-        keep = keep_top(scores, view.tokens, self.kept[view.layer])
+        keep = keep_top(scores, view.tokens, self.counts[view.layer])
         is_alone = view.tokens.slot.numel() == self.totals[view.layer]
         return replace(Decision.keep(keep), count=self.totals[view.layer + 1] if is_alone else None)
