@@ -133,11 +133,11 @@ class SpAttenPolicy(Policy):
 
     def begin(self, tokens: Packed, phase: Phase) -> float:
         """Return the factor, without asking the device for it in every pass."""
-        factor, known = self.factor, self._on_host
+        factor, cached = self.factor, self._on_host
         version = -1 if factor.is_inference() else factor._version
-        if known is None or known[0] is not factor or known[1] != version or version < 0:
-            known = self._on_host = (factor, version, float(factor))
-        return known[2]
+        if cached is None or cached[0] is not factor or cached[1] != version or version < 0:
+            cached = self._on_host = (factor, version, float(factor))
+        return cached[2]
 
     def decide(self, view: View) -> Decision | None:
         """Add to the scores; keep the highest as many as the next layer computes."""
