@@ -25,7 +25,7 @@ from fewer.methods.exits import (
 )
 from fewer.methods.exits.criteria import CRITERIA, ExitEvidence
 from fewer.methods.exits.tokee import DRAWN, EAGER, PATIENT, WINDOWS
-from fewer.methods.pruning import BlockSkim
+from fewer.methods.pruning import BlockSkim, SpAtten
 from fewer.methods.registry import METHODS
 
 EXITS = {
@@ -100,6 +100,13 @@ WANTED = {
         "epochs": 2.0,
         "skimming_epochs": 0.0,
         "learning_rates": (3e-5, 1e-3),
+    },
+    SpAtten: {
+        "token_ratios": (0.1, 0.6),  # ours; theirs is searched for each task
+        "head_ratios": (0.0, 0.0),  # ours; theirs prunes 1 of 11 heads on average
+        "target": None,  # ours
+        "epochs": 1.0,  # ours
+        "learning_rate": 2e-5,  # ours
     },
     DeFormer: {
         "lower": None,  # ours: half of the layers; theirs 9 of 12

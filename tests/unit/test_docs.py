@@ -29,7 +29,7 @@ from fewer.cli.main import app
 from fewer.hf.max_length import resolve_max_length
 from fewer.methods.attention import BigBird, DeFormer, Longformer
 from fewer.methods.exits import PABEE, SENTEE, TOKEE, BERxiT, DeeBERT, FastBERT, RightTool
-from fewer.methods.pruning import BlockSkim
+from fewer.methods.pruning import BlockSkim, SpAtten
 from tests.tiny import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -160,7 +160,7 @@ def names(desk, tmp_path, monkeypatch):
 
 
 # whether a tiny model on few texts meets its target is not what these are about
-TARGET_MISSED = "ignore:LTP keeps .* not the target"
+TARGET_MISSED = r"ignore:\w+ keeps .* not the target"
 
 
 @pytest.mark.filterwarnings(TARGET_MISSED)
@@ -235,6 +235,7 @@ def settings_told(page):
     [
         ("ltp", fewer.LTP),
         ("block-skim", BlockSkim),
+        ("spatten", SpAtten),
         ("early-exit", fewer.EarlyExit),
         ("magic-pyramid", fewer.MagicPyramid),
         ("sentee", SENTEE),
