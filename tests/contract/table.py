@@ -250,7 +250,7 @@ def open_exits(model: Any) -> Any:
                     parameter.normal_(std=SPREAD)
             for part in policy.modules():
                 if isinstance(part, TrainingFreePolicy):
-                    part.threshold.fill_(1.0)  # the mean score of a text
+                    part.threshold.fill_(1.6)  # above the mean score of a text
         fewer.set_threshold(model, threshold=THRESHOLDS.get(_criterion(policy), THRESHOLD))
     return model
 
