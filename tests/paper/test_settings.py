@@ -25,7 +25,7 @@ from fewer.methods.exits import (
 )
 from fewer.methods.exits.criteria import CRITERIA, ExitEvidence
 from fewer.methods.exits.tokee import DRAWN, EAGER, PATIENT, WINDOWS
-from fewer.methods.pruning import BlockSkim
+from fewer.methods.pruning import BlockSkim, PoWERBERT
 from fewer.methods.registry import METHODS
 
 EXITS = {
@@ -100,6 +100,15 @@ WANTED = {
         "epochs": 2.0,
         "skimming_epochs": 0.0,
         "learning_rates": (3e-5, 1e-3),
+    },
+    PoWERBERT: {
+        "retention": None,
+        "target": None,
+        "reference_length": 64,  # of SST-2, as lambda, epochs and rates
+        "counts": "relative",  # ours
+        "strength": 2e-4,
+        "epochs": (3.0, 3.0),
+        "learning_rates": (3e-5, 5e-4, 3e-5),
     },
     DeFormer: {
         "lower": None,  # ours: half of the layers; theirs 9 of 12

@@ -74,6 +74,4 @@ class TokenCounts:
         """
         keep = keep_top(scores, view.tokens, self.kept[view.layer])
         is_alone = view.tokens.slot.numel() == self.totals[view.layer]
-        return replace(
-            Decision.keep(keep), count=self.totals[view.layer + 1] if is_alone else None
-        )
+        return replace(Decision.keep(keep), count=self.totals[view.layer + 1] if is_alone else None)
