@@ -32,9 +32,9 @@ from fewer.methods.exits import (
     FastBERT,
     RightTool,
 )
-from fewer.methods.pruning import BlockSkim, PoWERBERT, SpAtten, TrainingFree
+from fewer.methods.pruning import BlockSkim, SpAtten, TrainingFree
 from fewer.methods.pruning.training_free import TrainingFreePolicy
-from tests.contract.policies import ByState, Drop, Freeze, Nobody, Together
+from tests.contract.policies import ByState, Drop, Freeze, Nobody, Retain, Together
 from tests.tiny import FAMILIES, tiny
 
 TASKS = ("SequenceClassification", "TokenClassification", "QuestionAnswering")
@@ -65,7 +65,6 @@ class Case:
 
 LTP_02 = LTP(final_threshold=0.2)
 LTP_01 = LTP(final_threshold=0.1)
-POWER_BERT = PoWERBERT(retention=(9, 6, 4), reference_length=12)
 BIG_BIRD = BigBird(block_size=2, num_random_blocks=0)
 
 METHODS = {
@@ -119,11 +118,9 @@ METHODS = {
     "span-exit": Case(EarlyExit(), SPANS, has_exits=True),
     "span-right-tool": Case(RightTool(), SPANS, has_exits=True),
     "span-pyramid": Case(MagicPyramid(pruning=LTP_02), SPANS, may_drop=True, has_exits=True),
-    "power-bert": Case(POWER_BERT, may_drop=True),
-    "power-bert-absolute": Case(
-        PoWERBERT(retention=(6, 4, 3), reference_length=12, counts="absolute"), may_drop=True
-    ),
-    "power-bert-and-ltp": Case(Stack((POWER_BERT, LTP_01)), may_drop=True),
+    "power-bert": Case(Retain(), may_drop=True),
+    "power-bert-absolute": Case(Retain(counts="absolute"), may_drop=True),
+    "power-bert-and-ltp": Case(Stack((Retain(), LTP_01)), may_drop=True),
     "deformer": Case(DeFormer(lower=1), SPANS),
     "deformer-and-ltp": Case(Stack((DeFormer(lower=2), LTP_02)), SPANS, may_drop=True),
     "longformer": Case(Longformer(attention_window=4), has_pattern=True),

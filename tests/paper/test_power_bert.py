@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+import fewer
 from fewer import Needs
 from fewer.core.phase import INFERENCE
 from fewer.kernels import KERNELS
@@ -113,8 +114,6 @@ def test_hard_extraction_keeps_the_top_tokens_and_counts_flops(kernel: str) -> N
     ],
 )
 def test_counts_are_shares_of_the_text_or_absolute(counts: str, kept: list[int]) -> None:
-    import fewer
-
     method = PoWERBERT(retention=(4, 4, 4), reference_length=6, counts=counts)
     model = fewer.attach(tiny(), method)
     with torch.no_grad(), fewer.record() as traces:
@@ -134,8 +133,6 @@ def test_counts_are_shares_of_the_text_or_absolute(counts: str, kept: list[int])
 def test_ranks_of_texts_of_other_lengths_share_the_numbers(
     counts: str, numbers: dict[int, list[int]]
 ) -> None:
-    import fewer
-
     model = fewer.attach(tiny(), PoWERBERT(reference_length=6, counts=counts))
     policy = fewer.attachment(model).policy
     number = 0.1 + 0.1 * torch.arange(6.0)

@@ -113,6 +113,14 @@ def test_a_method_with_fixed_counts_waits_for_nothing(on_gpu, monkeypatch):
     assert traces[0].layers[-1].read.tolist() == [min(4, n) for n in LENGTHS]
 
 
+def test_a_learned_schedule_is_looked_at_once(on_gpu, monkeypatch):
+    model = build("power-bert", "bert", kernel="reference")
+    batch = ragged(model)
+    with torch.no_grad(), watch_syncs(monkeypatch) as places:
+        model(**batch)
+    assert len(_in_the_loop(places)) == INPUTS + 2, summarise(places)  # and one for all checks
+
+
 def test_a_wrong_count_is_refused():
     model = fewer.attach(tiny(), Fixed(lie=1), kernel="reference")
     with torch.no_grad(), pytest.raises(ValueError, match="count must be the number"):
