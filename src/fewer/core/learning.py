@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -13,15 +14,26 @@ from fewer.core.phase import Phase
 from fewer.core.trace import Trace
 
 __all__ = [
-    "RATIO_MISSED",
     "CalibrationData",
     "OperatingPoints",
     "PredictorResult",
     "TeacherOutput",
     "TrainingBatch",
+    "warn_if_missed",
 ]
 
 RATIO_MET, RATIO_MISSED = 0.002, 0.01  # distances of a FLOPs ratio from its target
+
+
+def warn_if_missed(method: str, target: float, gap: float, reason: str) -> None:
+    """Warn that a calibration ended `gap` off its target, where that is more than rounding."""
+    if abs(gap) > RATIO_MISSED:
+        warnings.warn(
+            f"{method} keeps {target + gap:.3f} of the FLOPs, not the target of {target}: {reason}",
+            stacklevel=3,
+        )
+
+
 Point = float | tuple[float, ...]
 
 

@@ -32,7 +32,6 @@ phase of training in which blocks really leave (`skimming_epochs`).
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Literal, cast
@@ -46,12 +45,12 @@ from fewer._validation.types import Fraction, NonNegative, Pair, Positive, Propo
 from fewer.core.cost import ModelSpec, Task
 from fewer.core.decision import Decision, ExitOutput, Site, View
 from fewer.core.learning import (
-    RATIO_MISSED,
     CalibrationData,
     OperatingPoints,
     Point,
     PredictorResult,
     TrainingBatch,
+    warn_if_missed,
 )
 from fewer.core.needs import Needs
 from fewer.core.phase import Phase
@@ -216,13 +215,13 @@ class BlockSkimPolicy(Policy):
             return
         low, high = GRID[0] / 100, _EAGER
         gap = data.bisect(target, self.threshold.fill_, low, high, (low * high) ** 0.5)
-        if abs(gap) > RATIO_MISSED:
-            warnings.warn(
-                f"Block-Skim keeps {target + gap:.3f} of the FLOPs, not the target of {target}: "
-                "the first layer, the question and the best block of each text always stay, and "
-                "the predictors cost something",
-                stacklevel=2,
-            )
+        warn_if_missed(
+            "Block-Skim",
+            target,
+            gap,
+            "the first layer, the question and the best block of each text always stay, and "
+            "the predictors cost something",
+        )
 
     def operating_points(self) -> OperatingPoints:
         """Return tau; 0 keeps every block."""

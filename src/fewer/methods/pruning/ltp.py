@@ -29,7 +29,6 @@ What differs from the authors' code, and why:
 
 from __future__ import annotations
 
-import warnings
 from typing import Literal
 
 import torch
@@ -39,7 +38,7 @@ from fewer._validation.settings import settings
 from fewer._validation.types import Count, Fraction, NonNegative, Pair, Positive, Triple
 from fewer.core.cost import ModelSpec
 from fewer.core.decision import Decision, Site, View
-from fewer.core.learning import RATIO_MISSED, CalibrationData, TrainingBatch
+from fewer.core.learning import CalibrationData, TrainingBatch, warn_if_missed
 from fewer.core.needs import Needs
 from fewer.core.phase import Phase
 from fewer.core.policy import Policy
@@ -156,13 +155,13 @@ class LTPPolicy(Policy):
         # from thresholds at the floor (next to no pruning) to all at 1 (only protected tokens stay)
         low, high = FLOOR / float(learned.max()), 1.0 / float(learned.min())
         gap = data.bisect(self.method.target, scale, low, high, 1.0)
-        if abs(gap) > RATIO_MISSED:
-            warnings.warn(
-                f"LTP keeps {self.method.target + gap:.3f} of the FLOPs, not the target of "
-                f"{self.method.target}: the first layer and the protected tokens always stay, and "
-                "tokens of equal score are pruned together",
-                stacklevel=2,
-            )
+        warn_if_missed(
+            "LTP",
+            self.method.target,
+            gap,
+            "the first layer and the protected tokens always stay, and tokens of equal score "
+            "are pruned together",
+        )
 
     def _threshold(self, layer: int) -> Tensor:
         """Return theta of a layer, its gradient in units of `final_threshold`.

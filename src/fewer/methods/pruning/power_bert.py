@@ -31,7 +31,6 @@ What differs from the authors' code, and why:
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Annotated, Literal
@@ -45,7 +44,7 @@ from fewer._validation.settings import settings
 from fewer._validation.types import Count, Fraction, NonNegative, Pair, Triple
 from fewer.core.cost import ModelSpec
 from fewer.core.decision import Decision, Site, View
-from fewer.core.learning import RATIO_MISSED, CalibrationData, TrainingBatch
+from fewer.core.learning import CalibrationData, TrainingBatch, warn_if_missed
 from fewer.core.needs import Needs
 from fewer.core.packed import Packed
 from fewer.core.phase import Phase
@@ -185,13 +184,13 @@ class PoWERBERTPolicy(Policy):
 
         # from all tokens in each layer to one
         gap = data.bisect(target, divide, 1.0 / reference, max(1.01, *masses), 1.0)
-        if abs(gap) > RATIO_MISSED:
-            warnings.warn(
-                f"PoWERBERT keeps {target + gap:.3f} of the FLOPs, not the target of {target}: the "
-                "first attention and the protected tokens are always computed, and counts of "
-                "tokens are whole numbers",
-                stacklevel=2,
-            )
+        warn_if_missed(
+            "PoWERBERT",
+            target,
+            gap,
+            "the first attention and the protected tokens are always computed, and counts of "
+            "tokens are whole numbers",
+        )
 
     def _retain(self, counts: Sequence[float]) -> None:
         """Set the configuration, with the least count so far in each layer."""

@@ -29,7 +29,6 @@ a simulator and the hardware, but no pruning of BERT. What differs, and why:
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated
@@ -44,7 +43,7 @@ from fewer._validation.settings import settings, validate
 from fewer._validation.types import Fraction, NonNegative, Probability
 from fewer.core.cost import ModelSpec
 from fewer.core.decision import Decision, Site, View
-from fewer.core.learning import RATIO_MISSED, CalibrationData, OperatingPoints, Point
+from fewer.core.learning import CalibrationData, OperatingPoints, Point, warn_if_missed
 from fewer.core.needs import Needs
 from fewer.core.packed import Packed
 from fewer.core.phase import Phase
@@ -157,12 +156,12 @@ class SpAttenPolicy(Policy):
         if target is None:
             return
         gap = data.bisect(target, self.factor.fill_, 1 / LARGEST, LARGEST, 1.0)
-        if abs(gap) > RATIO_MISSED:
-            warnings.warn(
-                f"SpAtten keeps {target + gap:.3f} of the FLOPs, not the target of {target}: the "
-                "first layers and the protected tokens always stay",
-                stacklevel=2,
-            )
+        warn_if_missed(
+            "SpAtten",
+            target,
+            gap,
+            "the first layers and the protected tokens always stay",
+        )
 
     def operating_points(self) -> OperatingPoints:
         """Return the factor; 0 prunes nothing."""

@@ -23,19 +23,18 @@ No paper is followed in full: the scores are those of the papers named, the cali
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from fewer._validation.settings import settings
-from fewer._validation.types import Fraction, Natural
+from fewer._validation.settings import settings, validate
+from fewer._validation.types import Fraction, Natural, NonNegative
 from fewer.core.cost import ModelSpec
 from fewer.core.decision import Decision, Site, View
-from fewer.core.learning import RATIO_MISSED, CalibrationData, OperatingPoints
+from fewer.core.learning import CalibrationData, OperatingPoints, Point, warn_if_missed
 from fewer.core.needs import Needs
 from fewer.core.packed import Packed
 from fewer.core.phase import Phase
@@ -105,7 +104,7 @@ class TrainingFreePolicy(Policy):
         if view.site is Site.BEFORE:
             if not (self.skips_last and view.layer == self.num_layers - 1):
                 return None
-            return Decision.freeze(~is_first(tokens))
+            return Decision.freeze(tokens.placement.column != 0)
         if view.layer not in self.layers:
             return None
         scores = self._scores(view)
@@ -128,13 +127,13 @@ class TrainingFreePolicy(Policy):
         gap = data.bisect(target, self.factor.fill_, 1e-3, 1e3, 1.0)
         self.threshold.mul_(self.factor)
         self.factor.fill_(1.0)
-        if abs(gap) > RATIO_MISSED:
-            warnings.warn(
-                f"training-free pruning keeps {target + gap:.3f} of the FLOPs, not the target of "
-                f"{target}: the layers before first_layer and protected tokens always stay, and "
-                "tokens of equal score are pruned together",
-                stacklevel=2,
-            )
+        warn_if_missed(
+            "training-free pruning",
+            target,
+            gap,
+            "the layers before first_layer and protected tokens always stay, and tokens of "
+            "equal score are pruned together",
+        )
 
     def operating_points(self) -> OperatingPoints:
         """Return the factor of the thresholds: 1 as they were fitted, 0 to prune nothing."""
@@ -179,16 +178,10 @@ class TrainingFreePolicy(Policy):
         return relative if before is None else relative + before
 
 
-def is_first(tokens: Packed) -> Bool[Tensor, "T"]:
-    """Return which tokens are the first of their text."""
-    row = torch.arange(tokens.slot.numel(), device=tokens.slot.device)
-    return row == tokens.cu[tokens.sequence]
-
-
 def _of_first_token(view: View, *, weighted: bool) -> Float[Tensor, "T"]:
     """Return the attention of the first token of each text, summed over heads."""
     query, key, logsumexp = view.evidence.attention_inputs
-    first = view.tokens.cu[view.tokens.sequence].clamp_max(len(query) - 1)
+    first = view.tokens.cu[view.tokens.sequence]
     scores = (query[first].float() * key.float()).sum(-1) * query.shape[-1] ** -0.5
     attention = (scores - logsumexp[first]).exp()  # (T, H)
     if weighted:
@@ -200,13 +193,10 @@ def _of_first_token(view: View, *, weighted: bool) -> Float[Tensor, "T"]:
 
 def _relative(scores: Float[Tensor, "T"], tokens: Packed) -> Float[Tensor, "T"]:
     """Divide by the mean over the living tokens of each text."""
-    alive = torch.ones_like(scores) if tokens.gate is None else tokens.gate
-    mean = tokens.count(scores * alive) / tokens.count(alive).clamp_min(1.0)
+    total = tokens.count(scores if tokens.gate is None else scores * tokens.gate)
+    mean = total / tokens.count(tokens.gate).clamp_min(1.0)
     return scores / mean.clamp_min(torch.finfo(scores.dtype).tiny)[tokens.sequence]
 
 
-def _check_factor(factor: object) -> None:
-    if not isinstance(factor, int | float) or not 0 <= factor < float("inf"):
-        raise ValueError(
-            f"threshold must be a factor of the fitted thresholds, 0 or more; got {factor!r}."
-        )
+def _check_factor(factor: Point) -> None:
+    validate(NonNegative, factor, "threshold")
