@@ -28,7 +28,7 @@ def test_replayed_passes_equal_the_loop(backbone, dtype):
     optimize(model, precision="auto")
     for lengths, wanted in zip(SIZES, plain, strict=True):
         assert_same(_answer(model, lengths), wanted, 3e-2 if dtype is torch.bfloat16 else 1e-4)
-    graphs = fewer.attachment(model)._graphs.graphs.cache
+    graphs = fewer.attachment(model)._graphs._graphs.cache
     assert graphs.failure is None
     assert 0 < len(graphs) <= len(set(SIZES))
 

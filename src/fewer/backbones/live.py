@@ -13,9 +13,16 @@ from torch import Tensor, nn
 
 from fewer.kernels.cpu.plain import backward_hooks, forward_hooks, has_replaced_forward
 
-__all__ = ["dropout_probability", "embedding_rows", "refuse_extras"]
+__all__ = ["dropout_probability", "embedding_rows", "own_modules", "refuse_extras"]
 
 _LIBRARY = "transformers."  # its hooks, which record outputs on request, and its classes are known
+
+
+def own_modules(encoder: nn.Module) -> list[nn.Module]:
+    """List the modules of an encoder without those that `attach` added."""
+    attachment = getattr(encoder, "fewer", None)
+    skipped = set(attachment.modules()) if isinstance(attachment, nn.Module) else set()
+    return [module for module in encoder.modules() if module not in skipped]
 
 
 def refuse_extras(encoder: nn.Module, *modules: nn.Module) -> None:

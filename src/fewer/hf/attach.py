@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -51,9 +51,6 @@ from fewer.hf.side_file import (
 from fewer.hf.task_heads import model_spec, pooler_of, task_head
 from fewer.kernels import kernel as find_kernel
 from fewer.kernels.cpu.batch_invariant import swap_back
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "Attachment",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from fewer.backbones.live import own_modules
 from fewer.core.replay import Graphs
 from fewer.kernels.cpu.guard import is_pure_inference
-from fewer.kernels.cpu.plain import has_changed_forward, has_global_hooks
+from fewer.kernels.cpu.plain import has_global_hooks
 from fewer.kernels.cpu.staleness import Fingerprint
 from fewer.kernels.gpu.graphs import GraphCache
 
@@ -25,12 +26,8 @@ class EncoderGraphs:
 
     def _start(self, encoder: nn.Module) -> None:
         """Start without a graph, from the encoder as it is."""
-        attachment = getattr(encoder, "fewer", None)
-        skipped = set(attachment.modules()) if isinstance(attachment, nn.Module) else set()
-        self._modules = [module for module in encoder.modules() if module not in skipped]
-        self._fingerprint = Fingerprint(*self._modules)
-        self._addresses = [(tensor, tensor.data_ptr()) for tensor in encoder.parameters()]
-        self.graphs = Graphs(GraphCache(), id(self))
+        self._fingerprint = Fingerprint(*own_modules(encoder))
+        self._graphs = Graphs(GraphCache(), id(self))
 
     def of(self, encoder: nn.Module) -> Graphs | None:
         """Return the graphs of the encoder as it is; `None` where its modules must be called.
@@ -43,10 +40,8 @@ class EncoderGraphs:
             or torch.is_autocast_enabled("cuda")
             or has_global_hooks()
             or self._fingerprint.is_training
-            or any(has_changed_forward(module) for module in self._modules)
         ):
             return None
-        are_moved = any(tensor.data_ptr() != address for tensor, address in self._addresses)
-        if are_moved or not self._fingerprint.matches():
+        if not self._fingerprint.matches():
             self._start(encoder)
-        return self.graphs
+        return None if self._fingerprint.has_changed_forward else self._graphs

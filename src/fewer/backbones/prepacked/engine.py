@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fewer.backbones import Backbone, bind
 from fewer.backbones.base import BackboneLayer
+from fewer.backbones.live import own_modules
 from fewer.backbones.modernbert import ModernBertLayer
 from fewer.backbones.post_norm import PostNormLayer, TableEmbedding
 from fewer.backbones.prepacked.eligible import NotPrepackable
@@ -65,10 +66,7 @@ class Engine:
 
     def _pack(self, encoder: nn.Module) -> Backbone:
         plain = bind(encoder)
-        attachment = getattr(encoder, "fewer", None)
-        skipped = set(attachment.modules()) if isinstance(attachment, nn.Module) else set()
-        modules = (module for module in encoder.modules() if module not in skipped)
-        fingerprint = Fingerprint(*modules)
+        fingerprint = Fingerprint(*own_modules(encoder))
         reasons: list[str] = []
         cache: dict[int, BackboneLayer] = {}  # layers that share modules share packed weights
         layers = [

@@ -39,11 +39,17 @@ class Fingerprint:
         ]
         tensors = [part for _, _, part in self._parts if isinstance(part, Tensor)]
         self._versions = [(tensor, _version(tensor)) for tensor in tensors]
-        readable = [tensor for tensor in tensors if _is_readable(tensor)]
-        self._addresses = [(tensor, tensor.data_ptr()) for tensor in readable]
+        plain = [tensor for tensor in tensors if _has_address(tensor)]
+        self._addresses = [(tensor, tensor.data_ptr()) for tensor in plain]
+        readable = [tensor for tensor in plain if tensor.device.type == "cpu"]
         self._changed = [has_changed_forward(module) for module in modules]
         self._sample = make_sampler([tensor for tensor in readable if tensor.is_contiguous()])
         self._sampled = self._sample()
+
+    @property
+    def has_changed_forward(self) -> bool:
+        """Whether a call of a module did more than its class, at the time."""
+        return any(self._changed)
 
     @property
     def is_training(self) -> bool:
@@ -62,10 +68,10 @@ class Fingerprint:
         )
 
 
-def _is_readable(tensor: Tensor) -> bool:
-    """Return whether the memory of a tensor can be read by this process."""
-    plain = type(tensor.data) is Tensor and tensor.device.type == "cpu"
-    return plain and tensor.data_ptr() != 0
+def _has_address(tensor: Tensor) -> bool:
+    """Return whether a tensor lies in the memory of a device."""
+    is_plain = type(tensor.data) is Tensor and tensor.device.type != "meta"
+    return is_plain and tensor.data_ptr() != 0
 
 
 def _version(tensor: Tensor) -> int:
