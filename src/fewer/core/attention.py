@@ -39,6 +39,7 @@ def attention(
     texts = tokens.split_pairs() if layout.split_pairs else tokens
     pattern = layer.pattern or layout.pattern
     sparse = None if pattern is None else _sparse_layout(pattern, texts, rows, q.shape[1])
+    pair_layout = sparse
     q, sparse = _project_global(layer, tokens, rows, q, sparse)
     gate, weight = (
         (texts.gate, texts.participation) if apply.attends_by_gate else (None, _active(texts))
@@ -74,7 +75,15 @@ def attention(
         evidence = _measure(texts, needs, layout, rows, call, attended)
     if texts is tokens and sparse is None and heads is None:
         return tokens.replace(hidden=hidden), evidence, SparseCounts
-    count = partial(_count, _without_states(tokens), _without_states(texts), rows, sparse, heads)
+    count = partial(
+        _count,
+        _without_states(tokens),
+        _without_states(texts),
+        rows,
+        pair_layout,
+        heads,
+        has_separate=sparse is not None and sparse.global_kv is not None,
+    )
     return tokens.replace(hidden=hidden), evidence, count
 
 
@@ -82,8 +91,8 @@ def count_window(pattern: Pattern | None, tokens: Packed) -> Callable[[], Sparse
     """Return a count of the pairs of a sliding window, if there is one, over all tokens."""
     if pattern is None:
         return SparseCounts
-    sparse = _sparse_layout(pattern, tokens, None, 1)
-    return partial(_count, _without_states(tokens), _without_states(tokens), None, sparse, None)
+    tokens = _without_states(tokens)
+    return lambda: _count(tokens, tokens, None, _sparse_layout(pattern, tokens, None, 1), None)
 
 
 def _without_states(tokens: Packed) -> Packed:
@@ -122,6 +131,8 @@ def _count(
     rows: Tensor | None,
     sparse: SparseLayout | None,
     heads: Tensor | None,
+    *,
+    has_separate: bool = False,  # whether global tokens have projections of their own
 ) -> SparseCounts:
     """Count pairs and rows as this layer multiplies them, where they are not all with all."""
     participation, gate = texts.participation, texts.gate
@@ -132,7 +143,7 @@ def _count(
         pairs = texts.count(participation) * texts.count(gate)
     pairs = pairs if heads is None else pairs * heads.float().mean(1)
     pairs = pairs.view(tokens.grid[0], -1).sum(1)
-    if sparse is None or sparse.global_kv is None:
+    if sparse is None or not has_separate:
         return SparseCounts(pairs)
     is_global = sparse.keys.is_global.float()
     if tokens.participation is not None:

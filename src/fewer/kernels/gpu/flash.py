@@ -71,12 +71,14 @@ def attend(
     varlen = _varlen()
     assert varlen is not None  # the caller asks `has_varlen` first
     function, aux = varlen
+    cu_q = ragged.cu_q.to(torch.int32)
+    cu_k = cu_q if ragged.cu_k is ragged.cu_q else ragged.cu_k.to(torch.int32)
     context, logsumexp = function(
         q,
         k,
         v,
-        ragged.cu_q.to(torch.int32),
-        ragged.cu_k.to(torch.int32),
+        cu_q,
+        cu_k,
         ragged.max_q,
         ragged.max_k,
         return_aux=aux,
