@@ -19,7 +19,7 @@ from benchmarks.gpu.arms import (
     padded_ratio,
 )
 from benchmarks.gpu.cases import Case, Setting
-from benchmarks.gpu.inputs import MIXES, Batch, Mix, describe_data, draw_batches
+from benchmarks.gpu.inputs import MIXES, Batch, Mix, describe_case, draw_batches
 from benchmarks.gpu.sizes import Shape
 from benchmarks.gpu.timing import interleave
 
@@ -71,11 +71,7 @@ def measure(setting: Setting, shape: Shape, mix: Mix, size: int, precision: str)
             system |= {"texts_per_s": size / seconds, "tokens_per_s": tokens / seconds}
     compare_logits(models, batches, calls, systems)
     return {
-        "model": shape.name,
-        "lengths": mix.name,
-        "batch": size,
-        "precision": precision,
-        **describe_data(mix, batches),
+        **describe_case(shape.name, mix, precision, batches),
         "systems": systems,
         "skipped": skipped,
     }

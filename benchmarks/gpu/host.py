@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.gpu.arms import build_models, build_plain, calibrate_pruning, make_call
 from benchmarks.gpu.cases import Case, Setting
-from benchmarks.gpu.inputs import MIXES, Mix, describe_data, draw_batches
+from benchmarks.gpu.inputs import MIXES, Mix, describe_case, draw_batches
 from benchmarks.gpu.sizes import DTYPES, Shape
 from benchmarks.gpu.timing import (
     count_synchronisations,
@@ -86,11 +86,7 @@ def measure(setting: Setting, shape: Shape, mix: Mix, size: int) -> dict[str, An
             "places": dict(list(places.items())[:12]),
         }
     return {
-        "model": shape.name,
-        "lengths": mix.name,
-        "batch": size,
-        "precision": "bf16",
-        **describe_data(mix, batches),
+        **describe_case(shape.name, mix, "bf16", batches),
         "systems": systems,
     }
 
@@ -113,10 +109,6 @@ def compile_models(setting: Setting, shape: Shape, mix: Mix, size: int) -> dict[
     }
     systems = interleave(calls, device, sizes, against=("padded", "packed"))
     return {
-        "model": shape.name,
-        "lengths": mix.name,
-        "batch": size,
-        "precision": "bf16",
-        **describe_data(mix, batches),
+        **describe_case(shape.name, mix, "bf16", batches),
         "systems": systems,
     }

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.gpu.sizes import Sizes
 
-__all__ = ["MIXES", "Batch", "Mix", "describe_data", "draw_batches", "pad"]
+__all__ = ["MIXES", "Batch", "Mix", "describe_case", "draw_batches", "pad"]
 
 LONGEST = 512
 SHORTEST = 8
@@ -99,8 +99,10 @@ def pad(texts: Sequence[Tensor]) -> dict[str, Tensor]:
     }
 
 
-def describe_data(mix: Mix, batches: Sequence[Batch]) -> dict[str, object]:
-    """Return what a result row says of its data."""
+def describe_case(
+    model: str, mix: Mix, precision: str, batches: Sequence[Batch]
+) -> dict[str, object]:
+    """Return what a result row says of its case and of its data."""
     digest = hashlib.sha256()
     for batch in batches:
         for text in batch.texts:
@@ -108,6 +110,10 @@ def describe_data(mix: Mix, batches: Sequence[Batch]) -> dict[str, object]:
     slots = sum(batch.inputs["input_ids"].numel() for batch in batches)
     tokens = [batch.tokens for batch in batches]
     return {
+        "model": model,
+        "lengths": mix.name,
+        "batch": len(batches[0].lengths),
+        "precision": precision,
         "data": {
             "source": mix.source,
             "hash": digest.hexdigest()[:16],

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.gpu.cases import Case, Setting
-from benchmarks.gpu.inputs import MIXES, Batch, Mix, describe_data, draw_batches
+from benchmarks.gpu.inputs import MIXES, Batch, Mix, describe_case, draw_batches
 from benchmarks.gpu.sizes import DTYPES, Shape
 from benchmarks.gpu.timing import interleave
 from fewer.kernels import KERNELS, AttentionCall, AttentionOutput, kernel
@@ -233,11 +233,7 @@ def _row(
         if "wall_ms" in systems.get(name, {}):
             systems[name] |= compare(attend, small)
     return {
-        "model": shape.name,
-        "lengths": inputs.mix.name,
-        "batch": len(inputs.batches[0].lengths),
-        "precision": inputs.precision,
-        **describe_data(inputs.mix, inputs.batches),
+        **describe_case(shape.name, inputs.mix, inputs.precision, inputs.batches),
         "flops": flops,
         "systems": systems,
         "skipped": skipped,

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.gpu.arms import build_models, calibrate_pruning, make_call
 from benchmarks.gpu.cases import Case, Setting
-from benchmarks.gpu.inputs import MIXES, Mix, describe_data, draw_batches
+from benchmarks.gpu.inputs import MIXES, Mix, describe_case, draw_batches
 from benchmarks.gpu.sizes import Shape
 from benchmarks.gpu.timing import KernelTime, kernel_times
 
@@ -48,11 +48,7 @@ def measure(setting: Setting, shape: Shape, mix: Mix, size: int) -> dict[str, An
     systems["half"] |= calibrated
     (setting.folder / "profile.txt").write_text("\n".join(texts), encoding="utf-8")
     return {
-        "model": shape.name,
-        "lengths": mix.name,
-        "batch": size,
-        "precision": "bf16",
-        **describe_data(mix, batches),
+        **describe_case(shape.name, mix, "bf16", batches),
         "systems": systems,
     }
 

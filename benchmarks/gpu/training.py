@@ -13,7 +13,7 @@ from torch import Tensor
 import fewer
 from benchmarks.gpu.arms import LABELS, build_plain
 from benchmarks.gpu.cases import Case, Setting
-from benchmarks.gpu.inputs import MIXES, Batch, Mix, describe_data, draw_batches
+from benchmarks.gpu.inputs import MIXES, Batch, Mix, describe_case, draw_batches
 from benchmarks.gpu.sizes import Shape
 from benchmarks.gpu.timing import interleave
 from fewer.core.learning import TrainingBatch
@@ -60,11 +60,7 @@ def measure(setting: Setting, shape: Shape, mix: Mix, size: int) -> dict[str, An
         if "wall_ms" in system:
             system["tokens_per_s"] = tokens / system["wall_ms"]["median"] * 1e3
     return {
-        "model": shape.name,
-        "lengths": mix.name,
-        "batch": size,
-        "precision": "bf16 autocast",
-        **describe_data(mix, batches),
+        **describe_case(shape.name, mix, "bf16 autocast", batches),
         "systems": systems,
     }
 

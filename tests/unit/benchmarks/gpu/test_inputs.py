@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu.inputs import MIXES, describe_data, draw_batches
+from benchmarks.gpu.inputs import MIXES, describe_case, draw_batches
 from benchmarks.gpu.sizes import DRY, FULL
 from fewer.measure.rows import read_results
 
@@ -44,7 +44,10 @@ def test_a_batch_is_padded_to_its_longest_text_and_parts_to_their_own() -> None:
 
 def test_a_seed_gives_the_same_data_and_the_row_names_it() -> None:
     first, second = (draw_batches(MIXES["equal-128"], 3, 60, FULL, CPU) for _ in range(2))
-    rows = [describe_data(MIXES["equal-128"], batches) for batches in (first, second)]
+    rows = [
+        describe_case("bert-base", MIXES["equal-128"], "bf16", batches)
+        for batches in (first, second)
+    ]
     assert rows[0] == rows[1]
     assert rows[0]["padding"] == 0
     assert rows[0]["tokens"] == [3 * 128] * FULL.input_sets
