@@ -85,6 +85,27 @@ def _walk(
 
 
 @triton.jit
+def _attend_single_block(
+    q, k, v, stride_k, stride_v, scale, start_k, count_k, gate, position_q, position_k, window,
+    exempt, maximum, total, context, row_weight, partial, stored,
+    WIDTH: tl.constexpr, PADDED: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
+):
+    """Attend to the only block of keys, and store the sums of its first `stored` columns."""
+    scores = _score_block(
+        q, k, stride_k, scale, start_k, 0, count_k, gate, position_q, position_k, window, exempt,
+        WIDTH, PADDED, KEYS, PRECISION,
+    )
+    exponentials, maximum, total, context = _update(
+        scores, v, stride_v, start_k, 0, count_k, maximum, total, context,
+        WIDTH, PADDED, KEYS, PRECISION,
+    )
+    if partial is not None:
+        coefficient = row_weight / tl.where(total == 0.0, 1.0, total)
+        _store_sums(partial, exponentials, coefficient, 0, stored, KEYS)
+    return maximum, total, context
+
+
+@triton.jit
 def _sum_columns(
     q, k, stride_k, scale, steps, exempt_blocks, first_block, start_k, count_k, gate, position_q,
     position_k, window, exempt, shift, coefficient, partial,
@@ -102,11 +123,14 @@ def _sum_columns(
 
 
 @triton.jit
-def _store_context(
-    context, accumulator, total, start_q, head, inside,
+def _store_rows(
+    context, logsumexp, accumulator, maximum, total, start_q, head, inside,
     HEADS: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr,
 ):
-    """Divide by the sums of the exponentials and store the rows of a head."""
+    """Store the rows of a head, over the sums of their exponentials, and the logsumexp of these."""
+    if logsumexp is not None:
+        sums = logsumexp + start_q * HEADS + head + tl.arange(0, ROWS) * HEADS
+        tl.store(sums, (maximum + tl.log2(total)) * LN_2, mask=inside)
     rows = tl.arange(0, ROWS)[:, None]
     columns = tl.arange(0, PADDED)[None, :]
     first = context + (start_q * HEADS + head) * WIDTH
@@ -124,22 +148,45 @@ def _first_key(step, exempt_blocks, first_block, position_k, KEYS: tl.constexpr)
         return (step + (step >= exempt_blocks) * (first_block - exempt_blocks)) * KEYS
 
 
+@triton.jit
+def _find_keys(
+    position_k, count_k, exempt, text, positions, inside, window, ranges, KEYS: tl.constexpr
+):
+    """Return the exempt keys and their blocks, the first block in the window, and all blocks.
+
+    The pointers are those of the text and of the block of queries.
+    """
+    steps = tl.cdiv(count_k, KEYS)
+    exempt_keys = 0
+    exempt_blocks = 0
+    first_block = 0
+    if position_k is not None:
+        if exempt is not None:
+            exempt_keys = tl.load(exempt + text).to(tl.int32)
+        if count_k > KEYS:
+            exempt_blocks = tl.cdiv(exempt_keys, KEYS)
+            low, high = position_bounds(positions, inside, window)
+            first_block, end_block = find_blocks_in_window(
+                position_k, exempt_keys, count_k, low, high, KEYS
+            )
+            steps = exempt_blocks + end_block - first_block
+            if ranges is not None:
+                tl.store(ranges, first_block)
+                tl.store(ranges + 1, end_block)
+    return exempt_keys, exempt_blocks, first_block, steps
+
+
 @triton.jit(do_not_specialize=["window", "blocks", "tokens_k"])
 def attend_program(
-    q,
-    k,
-    v,
+    q, k, v,
     context,  # (Tq, H * d)
     logsumexp,  # (Tq, H), or None
     partial,  # (blocks, H, Tk), or None: what the queries of a block give to each key
     ranges,  # (B, blocks, 2), or None: the blocks of keys in the window of a block of queries
-    cu_q,
-    cu_k,
-    position_q,  # None without a window, as are the next two
-    position_k,
+    cu_q, cu_k,
+    position_q, position_k,  # None without a window, as is the next
     exempt,  # (B): number of keys that are visible from any distance, or None
-    gate,
-    weight,
+    gate, weight,
     stride_q, stride_q_head, stride_k, stride_k_head, stride_v, stride_v_head,
     scale, window, blocks, tokens_k,
     HEADS: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr,
@@ -168,27 +215,15 @@ def attend_program(
     if gate is not None:
         gate += start_k
 
-    steps = tl.cdiv(count_k, KEYS)
     positions = rows
-    exempt_keys = 0
-    exempt_blocks = 0
-    first_block = 0
     if position_k is not None:
         position_k += start_k
         positions = load_positions(position_q + start_q, rows, inside)
-        if exempt is not None:
-            exempt_keys = tl.load(exempt + text).to(tl.int32)
-        if count_k > KEYS:
-            exempt_blocks = tl.cdiv(exempt_keys, KEYS)
-            low, high = position_bounds(positions, inside, window)
-            first_block, end_block = find_blocks_in_window(
-                position_k, exempt_keys, count_k, low, high, KEYS
-            )
-            steps = exempt_blocks + end_block - first_block
-            if ranges is not None:
-                pair = ranges + (text * blocks + block) * 2
-                tl.store(pair, first_block)
-                tl.store(pair + 1, end_block)
+    if ranges is not None:
+        ranges += (text * blocks + block) * 2
+    exempt_keys, exempt_blocks, first_block, steps = _find_keys(
+        position_k, count_k, exempt, text, positions, inside, window, ranges, KEYS
+    )
 
     # the first walk: context
     maximum = tl.full((ROWS,), -INFINITY, tl.float32)
@@ -202,18 +237,11 @@ def attend_program(
         row_weight = load_weights(weight, start_q + rows, inside)
         partial += (block * HEADS + head) * tokens_k + start_k
     if is_single:
-        scores = _score_block(
-            queries, k, stride_k, scale, start_k, 0, count_k, gate, positions, position_k, window,
-            exempt_keys, WIDTH, PADDED, KEYS, PRECISION,
+        maximum, total, accumulator = _attend_single_block(
+            queries, k, v, stride_k, stride_v, scale, start_k, count_k, gate, positions,
+            position_k, window, exempt_keys, maximum, total, accumulator, row_weight, partial,
+            tl.where(count_q <= BUFFERED, count_k, 0), WIDTH, PADDED, KEYS, PRECISION,
         )
-        exponentials, maximum, total, accumulator = _update(
-            scores, v, stride_v, start_k, 0, count_k, maximum, total, accumulator,
-            WIDTH, PADDED, KEYS, PRECISION,
-        )
-        if partial is not None:
-            coefficient = row_weight / tl.where(total == 0.0, 1.0, total)
-            stored = tl.where(count_q <= BUFFERED, count_k, 0)
-            _store_sums(partial, exponentials, coefficient, 0, stored, KEYS)
     else:
         maximum, total, accumulator = _walk(
             queries, k, v, stride_k, stride_v, scale, steps, exempt_blocks, first_block,
@@ -223,10 +251,10 @@ def attend_program(
     # a row without a block of keys
     maximum = tl.where((total == 0.0) & (count_k > 0), MASKED, maximum)
     total = tl.where(total == 0.0, 1.0, total)
-    _store_context(context, accumulator, total, start_q, head, inside, HEADS, WIDTH, PADDED, ROWS)
-    if logsumexp is not None:
-        first_sum = logsumexp + start_q * HEADS + head
-        tl.store(first_sum + rows * HEADS, (maximum + tl.log2(total)) * LN_2, mask=inside)
+    _store_rows(
+        context, logsumexp, accumulator, maximum, total, start_q, head, inside,
+        HEADS, WIDTH, PADDED, ROWS,
+    )
 
     # the second walk: attention received
     if partial is not None:  # noqa: SIM102 (known when compiled; the next is not)

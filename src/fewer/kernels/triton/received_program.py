@@ -20,35 +20,22 @@ from fewer.kernels.triton.blocks import (
 )
 
 
+# One argument per line would hide the program.
+# fmt: off
 @triton.jit(do_not_specialize=["weight", "window", "blocks", "longer_than"])
 def received_program(
-    q,
-    k,
+    q, k,
     logsumexp,  # (Tq, H)
     received,  # (Tk)
-    cu_q,
-    cu_k,
-    position_q,  # None without a window, as are the next two
-    position_k,
+    cu_q, cu_k,
+    position_q, position_k,  # None without a window, as is the next
     exempt,  # (B): number of keys that are visible from any distance, or None
-    gate,
-    weight,
-    stride_q,
-    stride_q_head,
-    stride_k,
-    stride_k_head,
-    stride_l,
-    stride_l_head,
-    scale,
-    window,
-    blocks,
+    gate, weight,
+    stride_q, stride_q_head, stride_k, stride_k_head, stride_l, stride_l_head,
+    scale, window, blocks,
     longer_than,  # texts of no more queries are left alone
-    HEADS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    PADDED: tl.constexpr,
-    ROWS: tl.constexpr,
-    KEYS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    HEADS: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr,
+    KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """Sum what all queries and heads of a text give to one block of its keys."""
     program = tl.program_id(0)
