@@ -16,7 +16,7 @@ from fewer.methods.exits import (
     FastBERT,
     RightTool,
 )
-from fewer.methods.pruning import LTP, BlockSkim, SpAtten
+from fewer.methods.pruning import LTP, BlockSkim, SpAtten, Transkimmer
 
 __all__ = ["METHODS"]
 
@@ -25,6 +25,7 @@ METHODS: dict[str, type[Method]] = {
     "ltp": LTP,
     "block_skim": BlockSkim,
     "spatten": SpAtten,
+    "transkimmer": Transkimmer,
     "deformer": DeFormer,
     "longformer": Longformer,
     "big_bird": BigBird,

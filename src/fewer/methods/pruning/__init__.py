@@ -5,5 +5,6 @@ from __future__ import annotations
 from fewer.methods.pruning.block_skim import BlockSkim
 from fewer.methods.pruning.ltp import LTP
 from fewer.methods.pruning.spatten import SpAtten
+from fewer.methods.pruning.transkimmer import Transkimmer
 
-__all__ = ["LTP", "BlockSkim", "SpAtten"]
+__all__ = ["LTP", "BlockSkim", "SpAtten", "Transkimmer"]
