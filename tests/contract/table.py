@@ -32,7 +32,7 @@ from fewer.methods.exits import (
     FastBERT,
     RightTool,
 )
-from fewer.methods.pruning import BlockSkim, SpAtten, Transkimmer
+from fewer.methods.pruning import TRBERT, BlockSkim, SpAtten, Transkimmer
 from tests.contract.policies import ByState, Drop, Freeze, Nobody, Together
 from tests.tiny import FAMILIES, tiny
 
@@ -136,6 +136,8 @@ METHODS = {
     "spatten-and-ltp": Case(Stack((SpAtten(token_ratios=(0.3, 0.5)), LTP_02)), may_drop=True),
     "transkimmer": Case(Transkimmer(), may_drop=True),
     "transkimmer-and-ltp": Case(Stack((LTP_02, Transkimmer())), may_drop=True),
+    "tr-bert": Case(TRBERT(), may_drop=True),
+    "tr-bert-and-ltp": Case(Stack((LTP_02, TRBERT())), may_drop=True),
     "big-bird": Case(BIG_BIRD, has_pattern=True),
     "big-bird-exits": Case(Stack((BIG_BIRD, EarlyExit())), TEXTS, has_exits=True, has_pattern=True),
     "big-bird-drops": Case(Stack((BIG_BIRD, Drop())), may_drop=True, has_pattern=True),

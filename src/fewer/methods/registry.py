@@ -16,7 +16,7 @@ from fewer.methods.exits import (
     FastBERT,
     RightTool,
 )
-from fewer.methods.pruning import LTP, BlockSkim, SpAtten, Transkimmer
+from fewer.methods.pruning import LTP, TRBERT, BlockSkim, SpAtten, Transkimmer
 
 __all__ = ["METHODS"]
 
@@ -26,6 +26,7 @@ METHODS: dict[str, type[Method]] = {
     "block_skim": BlockSkim,
     "spatten": SpAtten,
     "transkimmer": Transkimmer,
+    "tr_bert": TRBERT,
     "deformer": DeFormer,
     "longformer": Longformer,
     "big_bird": BigBird,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fewer.methods.pruning.block_skim import BlockSkim
 from fewer.methods.pruning.ltp import LTP
 from fewer.methods.pruning.spatten import SpAtten
+from fewer.methods.pruning.tr_bert import TRBERT
 from fewer.methods.pruning.transkimmer import Transkimmer
 
-__all__ = ["LTP", "BlockSkim", "SpAtten", "Transkimmer"]
+__all__ = ["LTP", "TRBERT", "BlockSkim", "SpAtten", "Transkimmer"]

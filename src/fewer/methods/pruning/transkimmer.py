@@ -27,26 +27,20 @@ What differs from the authors' code, and why:
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from fewer._validation.settings import settings, validate
+from fewer._validation.settings import settings
 from fewer._validation.types import Fraction, NonNegative, Pair, Positive, Proportion
 from fewer.core.cost import ModelSpec, linear_flops
 from fewer.core.decision import Decision, Site, View
-from fewer.core.learning import (
-    RATIO_MISSED,
-    CalibrationData,
-    OperatingPoints,
-    Point,
-    TrainingBatch,
-)
+from fewer.core.learning import CalibrationData, OperatingPoints, TrainingBatch
 from fewer.core.phase import Phase
 from fewer.core.policy import Policy
+from fewer.methods.pruning.keep_threshold import fit_threshold, keep_points
 
 __all__ = ["Transkimmer", "TranskimmerPolicy"]
 
@@ -54,8 +48,6 @@ KEEP = 1  # index of z_keep
 BIAS = (-5.0, 5.0)  # b2 at the start
 # the gate of a skimmed token in training; where its score is 16 above the others, it weighs 1e-3
 SKIMMED = 1e-10
-GRID = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
-_ODDS = 1e6  # of keeping, to the threshold: the largest and, inverted, the least that are tried
 
 
 @settings
@@ -155,22 +147,8 @@ class TranskimmerPolicy(Policy):
         target = self.method.target
         if target is None or data.first:
             return
-        gap = data.bisect(target, self._set_odds, 1 / _ODDS, _ODDS, 1.0)
-        if abs(gap) > RATIO_MISSED:
-            warnings.warn(
-                f"Transkimmer keeps {target + gap:.3f} of the FLOPs, not the target of {target}: "
-                "the networks cost something, and the protected tokens always stay",
-                stacklevel=2,
-            )
+        fit_threshold(self.threshold, data, target, "Transkimmer")
 
     def operating_points(self) -> OperatingPoints:
         """Return the threshold; 0 keeps every token."""
-        return OperatingPoints(self.threshold, 0.0, GRID, _check_threshold)
-
-    def _set_odds(self, odds: float) -> None:
-        """Set the threshold by its odds, which have room near 0 and near 1."""
-        self.threshold.fill_(odds / (1.0 + odds))
-
-
-def _check_threshold(value: Point) -> None:
-    validate(Proportion, value, "threshold")
+        return keep_points(self.threshold)
