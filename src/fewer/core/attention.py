@@ -130,7 +130,7 @@ def _count(
         pairs = sparse.chunks.count_pairs(weight, gate, texts.grid[0])
     else:
         pairs = texts.count(participation) * texts.count(gate)
-        pairs = pairs if heads is None else pairs * heads.float().mean(1)
+    pairs = pairs if heads is None else pairs * heads.float().mean(1)
     pairs = pairs.view(tokens.grid[0], -1).sum(1)
     if sparse is None or sparse.global_kv is None:
         return SparseCounts(pairs)

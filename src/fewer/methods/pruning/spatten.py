@@ -31,7 +31,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -54,6 +54,8 @@ __all__ = ["SpAtten", "SpAttenPolicy"]
 DENSE_PERCENT = {"tokens": 15, "heads": 30}  # of the layers, the first, prune none
 FACTORS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 LARGEST = 100.0  # factor, at which every ratio is 1
+_STEPS = 1 << 16
+Whole = TypeVar("Whole", int, Tensor)
 Ratios = Annotated[tuple[Probability, Probability], Strict(False)]
 
 
@@ -131,11 +133,11 @@ class SpAttenPolicy(Policy):
 
     def begin(self, tokens: Packed, phase: Phase) -> float:
         """Return the factor, without asking the device for it in every pass."""
-        factor, known = self.factor, self._on_host
+        factor, cached = self.factor, self._on_host
         version = -1 if factor.is_inference() else factor._version
-        if known is None or known[0] is not factor or known[1] != version or version < 0:
-            known = self._on_host = (factor, version, float(factor))
-        return known[2]
+        if cached is None or cached[0] is not factor or cached[1] != version or version < 0:
+            cached = self._on_host = (factor, version, float(factor))
+        return cached[2]
 
     def decide(self, view: View) -> Decision | None:
         """Add to the scores; keep the highest as many as the next layer computes."""
@@ -177,7 +179,7 @@ class SpAttenPolicy(Policy):
         if not ratio:
             return Decision(carry=carry)
         ratio = ratio * view.state
-        keep = keep_top(total, view.tokens, count_kept(view.lengths, ratio))
+        keep = keep_top(total, view.tokens, count_kept(view.lengths.long(), ratio))
         return replace(Decision.keep(keep), carry=carry, count=_count_on_host(view, ratio))
 
     def _prune_heads(self, view: View, ratio: float) -> Decision:
@@ -201,7 +203,7 @@ class SpAttenPolicy(Policy):
             return Decision(carry=carry)
         scores = total if tokens.heads is None else total.masked_fill(~tokens.heads, -torch.inf)
         order = scores.argsort(dim=1, descending=True, stable=True)
-        count = int(count_kept(torch.tensor([self.heads]), ratio * view.state))
+        count = count_kept(self.heads, ratio * view.state)
         keep = torch.zeros_like(order, dtype=torch.bool).scatter(1, order[:, :count], True)
         return Decision(heads=keep, carry=carry)
 
@@ -209,27 +211,29 @@ class SpAttenPolicy(Policy):
         return float(self.heads) if tokens.heads is None else tokens.heads.float().sum(1)
 
 
-def count_kept(total: Float[Tensor, "B"], ratio: float) -> Float[Tensor, "B"]:
+def count_kept(total: Whole, ratio: float) -> Whole:
     """Return how many of `total` stay where a share of `ratio` is pruned: at least 1.
 
-    In fp32 on any device, so that the host counts as the device does.
+    In whole numbers, so that the host counts as the device does; shares are multiples of 2^-16.
     """
-    return (total.float() * (1.0 - min(1.0, ratio))).ceil().clamp_min(1.0)
+    share = math.floor((1.0 - min(1.0, ratio)) * _STEPS + 1e-6)
+    count = (total * share + _STEPS - 1) // _STEPS
+    return count.clamp_min(1) if isinstance(count, Tensor) else max(1, count)
 
 
 def _count_on_host(view: View, ratio: float) -> int | None:
     """Return the tokens of the batch that stay, where the host knows it."""
     if view.scope or not view.host_lengths or not view.tokens.roles.protects_first_only:
         return None  # another part of a stack may prune, or more than [CLS] may be protected
-    return int(count_kept(torch.tensor(view.host_lengths), ratio).sum())
+    return sum(count_kept(length, ratio) for length in view.host_lengths)
 
 
-def schedule(first: float, last: float, layers: int, what: str) -> tuple[float, ...]:
+def schedule(first: float, last: float, layers: int, prunes: str) -> tuple[float, ...]:
     """Return the pruned share of each layer: 0 in the dense ones, from there on a line.
 
     The mean of the line is (first + last) / 2; a single layer that prunes has the mean.
     """
-    dense = max(1, math.ceil(DENSE_PERCENT[what] * layers / 100))
+    dense = max(1, math.ceil(DENSE_PERCENT[prunes] * layers / 100))
     steps = layers - dense
     if steps == 1:
         return (*(0.0,) * dense, (first + last) / 2)

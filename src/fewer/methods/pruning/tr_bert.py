@@ -213,10 +213,10 @@ class TRBERTPolicy(Policy):
         trace, costs = batch.trace, self.method.length_costs
         assert trace.lengths is not None
         alpha = costs[0] if batch.phase.trains == "policy" else costs[1]
-        kept = torch.stack([trace.layers[point].keys for point in self.points]).mean(0)
+        counts = torch.stack([trace.layers[point].keys for point in self.points]).mean(0)
         # a text of which no token has a label has no likelihood
         losses = batch.losses.detach().float().nan_to_num(0.0).clamp_max(HIGHEST_LOSS)
-        return -losses - alpha * (kept / trace.lengths).detach()
+        return -losses - alpha * (counts / trace.lengths).detach()
 
     def _distance(self, batch: TrainingBatch) -> Tensor:
         """Return the distance to the teacher's answers; 0 without a teacher."""

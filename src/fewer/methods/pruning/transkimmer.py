@@ -139,8 +139,8 @@ class TranskimmerPolicy(Policy):
         if target is not None:
             return self.method.weight * (self.spec.flops_ratio(trace) - target).abs()
         assert trace.lengths is not None  # the loop notes them
-        kept = torch.stack([layer.keys.sum() for layer in trace.layers])
-        return self.method.weight * (kept / trace.lengths.sum()).mean()
+        counts = torch.stack([layer.keys.sum() for layer in trace.layers])
+        return self.method.weight * (counts / trace.lengths.sum()).mean()
 
     def calibrate(self, phase: Phase, data: CalibrationData) -> None:
         """Bisect the threshold after training until the FLOPs ratio is the target, +-0.002."""
