@@ -6,6 +6,7 @@ They draw by a hash of (position, layer): the same whoever is in the batch, howe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ import fewer
 from fewer import Decision, Fate, Phase, Policy, Site, View
 from fewer.core.cost import ModelSpec
 from fewer.core.needs import Needs
+from fewer.methods.pruning import PoWERBERT
 
 
 def chance(view: View, salt: int) -> Tensor:
@@ -125,6 +127,19 @@ class _ByStatePolicy(Policy):
     def decide(self, view: View) -> Decision:
         keep = Decision.keep(view.tokens.hidden[:, 0] >= self.lowest)
         return keep & self.freeze.decide(view)
+
+
+@dataclass(frozen=True)
+class Retain(Untrained):
+    """PoWER-BERT with a configuration for any number of layers: of 12 tokens 9, ... down to 3."""
+
+    counts: Literal["relative", "absolute"] = "relative"
+
+    def build(self, spec: ModelSpec) -> Policy:
+        layers = spec.num_layers
+        retention = tuple(9 - 6 * layer // max(1, layers - 1) for layer in range(layers))
+        method = PoWERBERT(retention=retention, reference_length=12, counts=self.counts)
+        return method.build(spec)
 
 
 @dataclass(frozen=True)

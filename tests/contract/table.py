@@ -32,8 +32,9 @@ from fewer.methods.exits import (
     FastBERT,
     RightTool,
 )
-from fewer.methods.pruning import TRBERT, BlockSkim, SpAtten, Transkimmer
-from tests.contract.policies import ByState, Drop, Freeze, Nobody, Together
+from fewer.methods.pruning import TRBERT, BlockSkim, SpAtten, TrainingFree, Transkimmer
+from fewer.methods.pruning.training_free import TrainingFreePolicy
+from tests.contract.policies import ByState, Drop, Freeze, Nobody, Retain, Together
 from tests.tiny import FAMILIES, tiny
 
 TASKS = ("SequenceClassification", "TokenClassification", "QuestionAnswering")
@@ -71,6 +72,9 @@ METHODS = {
     "ltp": Case(LTP_02, may_drop=True),
     "ltp-output": Case(LTP(final_threshold=0.2, soft_rule="output"), may_drop=True),
     "ltp-reference": Case(LTP(final_threshold=0.12, reference_length=16), may_drop=True),
+    "training-free": Case(TrainingFree(), may_drop=True, may_freeze=True),
+    "training-free-cls": Case(TrainingFree(rule="cls"), may_drop=True, may_freeze=True),
+    "training-free-value": Case(TrainingFree(rule="value", only_first_last=False), may_drop=True),
     "drop-middle": Case(Drop(site=Site.MIDDLE), may_drop=True),
     "drop-after": Case(Drop(site=Site.AFTER), may_drop=True),
     "freeze": Case(Freeze(), may_freeze=True),
@@ -114,6 +118,9 @@ METHODS = {
     "span-exit": Case(EarlyExit(), SPANS, has_exits=True),
     "span-right-tool": Case(RightTool(), SPANS, has_exits=True),
     "span-pyramid": Case(MagicPyramid(pruning=LTP_02), SPANS, may_drop=True, has_exits=True),
+    "power-bert": Case(Retain(), may_drop=True),
+    "power-bert-absolute": Case(Retain(counts="absolute"), may_drop=True),
+    "power-bert-and-ltp": Case(Stack((Retain(), LTP_01)), may_drop=True),
     "deformer": Case(DeFormer(lower=1), SPANS),
     "deformer-and-ltp": Case(Stack((DeFormer(lower=2), LTP_02)), SPANS, may_drop=True),
     "longformer": Case(Longformer(attention_window=4), has_pattern=True),
@@ -242,6 +249,9 @@ def open_exits(model: Any) -> Any:
             for name, parameter in policy.named_parameters():
                 if "threshold" not in name:  # what LTP learns
                     parameter.normal_(std=SPREAD)
+            for part in policy.modules():
+                if isinstance(part, TrainingFreePolicy):
+                    part.threshold.fill_(1.6)  # above the mean score of a text
         fewer.set_threshold(model, threshold=THRESHOLDS.get(_criterion(policy), THRESHOLD))
     return model
 

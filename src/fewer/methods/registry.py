@@ -16,7 +16,15 @@ from fewer.methods.exits import (
     FastBERT,
     RightTool,
 )
-from fewer.methods.pruning import LTP, TRBERT, BlockSkim, SpAtten, Transkimmer
+from fewer.methods.pruning import (
+    LTP,
+    TRBERT,
+    BlockSkim,
+    PoWERBERT,
+    SpAtten,
+    TrainingFree,
+    Transkimmer,
+)
 
 __all__ = ["METHODS"]
 
@@ -24,7 +32,9 @@ METHODS: dict[str, type[Method]] = {
     "dense": Dense,
     "ltp": LTP,
     "block_skim": BlockSkim,
+    "training_free": TrainingFree,
     "spatten": SpAtten,
+    "power_bert": PoWERBERT,
     "transkimmer": Transkimmer,
     "tr_bert": TRBERT,
     "deformer": DeFormer,

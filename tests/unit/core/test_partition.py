@@ -47,7 +47,8 @@ def on_gpu(monkeypatch):
 
 
 def _has_pattern(name):
-    return METHODS[name].has_pattern or "whole" in name or "states" in name
+    # nor are the pairs of pruned heads laid out without a look at each layer
+    return METHODS[name].has_pattern or "whole" in name or "states" in name or "heads" in name
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if not _has_pattern(name)])
@@ -55,16 +56,14 @@ def test_each_removal_waits_once(name, on_gpu, monkeypatch):
     model = build(name, "bert", kernel="reference")
     batch = ragged(model)
     with torch.no_grad():
-        model(**batch)  # a setting is read once
+        model(**batch)  # a setting may be looked at once and kept
     with torch.no_grad(), fewer.record() as traces, watch_syncs(monkeypatch) as places:
         model(**batch)
     (trace,) = traces
     removals = sum(entry.decision.kept is not None for entry in trace.decisions)
     blocks = len(trace.predictor_outputs)  # they are counted
     places = _in_the_loop(places)
-    heads = METHODS[name].prunes_heads * (len(trace.layers) - 1)  # the rows of those that are left
-    allowed = INPUTS + removals + blocks + heads + bool(trace.faults)
-    assert len(places) <= allowed, summarise(places)
+    assert len(places) <= INPUTS + removals + blocks + bool(trace.faults), summarise(places)
 
 
 @pytest.mark.parametrize("backbone", [name for name in BACKBONES if name not in WITH_OWN_TEXTS])
@@ -114,16 +113,12 @@ def test_a_method_with_fixed_counts_waits_for_nothing(on_gpu, monkeypatch):
     assert traces[0].layers[-1].read.tolist() == [min(4, n) for n in LENGTHS]
 
 
-def test_spatten_waits_for_nothing_in_the_loop(on_gpu, monkeypatch):
-    """Its counts are fixed by the lengths, and its factor is read once."""
-    model = build("spatten", "bert", kernel="reference")
+def test_a_learned_schedule_is_looked_at_once(on_gpu, monkeypatch):
+    model = build("power-bert", "bert", kernel="reference")
     batch = ragged(model)
-    with torch.no_grad():
+    with torch.no_grad(), watch_syncs(monkeypatch) as places:
         model(**batch)
-        with fewer.record() as traces, watch_syncs(monkeypatch) as places:
-            model(**batch)
-    assert len(_in_the_loop(places)) == INPUTS + 1, summarise(places)  # one for all checks
-    assert bool(traces[0].dropped.any())
+    assert len(_in_the_loop(places)) == INPUTS + 2, summarise(places)  # and one for all checks
 
 
 def test_a_wrong_count_is_refused():

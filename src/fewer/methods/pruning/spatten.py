@@ -30,9 +30,11 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, TypeVar
+from typing import Annotated
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import Strict
@@ -54,8 +56,6 @@ __all__ = ["SpAtten", "SpAttenPolicy"]
 DENSE_PERCENT = {"tokens": 15, "heads": 30}  # of the layers, the first, prune none
 FACTORS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 LARGEST = 100.0  # factor, at which every ratio is 1
-_STEPS = 1 << 16
-Whole = TypeVar("Whole", int, Tensor)
 Ratios = Annotated[tuple[Probability, Probability], Strict(False)]
 
 
@@ -179,7 +179,7 @@ class SpAttenPolicy(Policy):
         if not ratio:
             return Decision(carry=carry)
         ratio = ratio * view.state
-        keep = keep_top(total, view.tokens, count_kept(view.lengths.long(), ratio))
+        keep = keep_top(total, view.tokens, count_kept(view.lengths, ratio))
         return replace(Decision.keep(keep), carry=carry, count=_count_on_host(view, ratio))
 
     def _prune_heads(self, view: View, ratio: float) -> Decision:
@@ -203,7 +203,7 @@ class SpAttenPolicy(Policy):
             return Decision(carry=carry)
         scores = total if tokens.heads is None else total.masked_fill(~tokens.heads, -torch.inf)
         order = scores.argsort(dim=1, descending=True, stable=True)
-        count = count_kept(self.heads, ratio * view.state)
+        count = count_on_host((self.heads,), ratio * view.state)
         keep = torch.zeros_like(order, dtype=torch.bool).scatter(1, order[:, :count], True)
         return Decision(heads=keep, carry=carry)
 
@@ -211,29 +211,30 @@ class SpAttenPolicy(Policy):
         return float(self.heads) if tokens.heads is None else tokens.heads.float().sum(1)
 
 
-def count_kept(total: Whole, ratio: float) -> Whole:
-    """Return how many of `total` stay where a share of `ratio` is pruned: at least 1.
+def count_kept(total: Float[Tensor, "B"], ratio: float) -> Float[Tensor, "B"]:
+    """Return how many of `total` stay where a share of `ratio` is pruned: at least 1; in fp32."""
+    return (total.float() * (1.0 - min(1.0, ratio))).ceil().clamp_min(1.0)
 
-    In whole numbers, so that the host counts as the device does; shares are multiples of 2^-16.
-    """
-    share = math.floor((1.0 - min(1.0, ratio)) * _STEPS + 1e-6)
-    count = (total * share + _STEPS - 1) // _STEPS
-    return count.clamp_min(1) if isinstance(count, Tensor) else max(1, count)
+
+def count_on_host(totals: Sequence[int], ratio: float) -> int:
+    """Add up what `count_kept` returns for these, in the same precision, without a tensor."""
+    share = np.float32(1.0 - min(1.0, ratio))
+    return int(np.maximum(np.ceil(np.asarray(totals, dtype=np.float32) * share), 1.0).sum())
 
 
 def _count_on_host(view: View, ratio: float) -> int | None:
     """Return the tokens of the batch that stay, where the host knows it."""
     if view.scope or not view.host_lengths or not view.tokens.roles.protects_first_only:
         return None  # another part of a stack may prune, or more than [CLS] may be protected
-    return sum(count_kept(length, ratio) for length in view.host_lengths)
+    return count_on_host(view.host_lengths, ratio)
 
 
-def schedule(first: float, last: float, layers: int, prunes: str) -> tuple[float, ...]:
+def schedule(first: float, last: float, layers: int, kind: str) -> tuple[float, ...]:
     """Return the pruned share of each layer: 0 in the dense ones, from there on a line.
 
     The mean of the line is (first + last) / 2; a single layer that prunes has the mean.
     """
-    dense = max(1, math.ceil(DENSE_PERCENT[prunes] * layers / 100))
+    dense = max(1, math.ceil(DENSE_PERCENT[kind] * layers / 100))
     steps = layers - dense
     if steps == 1:
         return (*(0.0,) * dense, (first + last) / 2)
