@@ -32,7 +32,7 @@ from fewer.methods.exits import (
     FastBERT,
     RightTool,
 )
-from fewer.methods.pruning import BlockSkim, SpAtten, TrainingFree
+from fewer.methods.pruning import TRBERT, BlockSkim, SpAtten, TrainingFree, Transkimmer
 from fewer.methods.pruning.training_free import TrainingFreePolicy
 from tests.contract.policies import ByState, Drop, Freeze, Nobody, Retain, Together
 from tests.tiny import FAMILIES, tiny
@@ -141,6 +141,10 @@ METHODS = {
         SpAtten(token_ratios=(0.3, 0.6), head_ratios=(0.7, 0.7)), may_drop=True, prunes_heads=True
     ),
     "spatten-and-ltp": Case(Stack((SpAtten(token_ratios=(0.3, 0.5)), LTP_02)), may_drop=True),
+    "transkimmer": Case(Transkimmer(), may_drop=True),
+    "transkimmer-and-ltp": Case(Stack((LTP_02, Transkimmer())), may_drop=True),
+    "tr-bert": Case(TRBERT(), may_drop=True),
+    "tr-bert-and-ltp": Case(Stack((LTP_02, TRBERT())), may_drop=True),
     "big-bird": Case(BIG_BIRD, has_pattern=True),
     "big-bird-exits": Case(Stack((BIG_BIRD, EarlyExit())), TEXTS, has_exits=True, has_pattern=True),
     "big-bird-drops": Case(Stack((BIG_BIRD, Drop())), may_drop=True, has_pattern=True),

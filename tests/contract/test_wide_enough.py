@@ -238,6 +238,20 @@ def test_pairs_of_pruned_heads_are_not_counted() -> None:
     assert pairs.tolist() == (lengths.square() * torch.where(lengths < 6, 0.5, 1.0)).tolist()
 
 
+def test_pairs_of_pruned_heads_are_not_counted_in_windows_either() -> None:
+    traces = []
+    for method in (PruneHeads(), fewer.Dense()):
+        model = fewer.attach(tiny("modernbert"), method)
+        with fewer.record() as recorded:
+            outputs(model, ragged(model))
+        traces += recorded
+    pruned, dense = (trace.layers[1].extra.pairs for trace in traces)  # of the local layer
+    assert pruned is not None
+    assert dense is not None
+    short = torch.tensor([1.0, 12.0, 2.0, 7.0, 5.0]) < 6
+    assert pruned.tolist() == (dense * torch.where(short, 0.5, 1.0)).tolist()
+
+
 def test_a_predictor_prunes_before_the_first_attention() -> None:
     model = fewer.attach(tiny(), SkimFirst())
     batch = ragged(model)

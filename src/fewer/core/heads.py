@@ -54,7 +54,10 @@ def attend_some_heads(
             "heads can be pruned in layers of full or sliding attention; got the pattern "
             f"{call.sparse.pattern}. Leave one of the two methods out."
         )
-    (row_q, head_q, cu_q), (row_k, head_k, cu_k) = (_rows_of_heads(mask, text) for text in texts)
+    row_k, head_k, cu_k = _rows_of_heads(mask, texts[1])
+    row_q, head_q, cu_q = row_k, head_k, cu_k
+    if texts[0] is not texts[1]:
+        row_q, head_q, cu_q = _rows_of_heads(mask, texts[0])
 
     def pick(values: Tensor | None, row: Tensor) -> Tensor | None:
         return None if values is None else values[row]

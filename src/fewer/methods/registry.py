@@ -16,7 +16,15 @@ from fewer.methods.exits import (
     FastBERT,
     RightTool,
 )
-from fewer.methods.pruning import LTP, BlockSkim, PoWERBERT, SpAtten, TrainingFree
+from fewer.methods.pruning import (
+    LTP,
+    TRBERT,
+    BlockSkim,
+    PoWERBERT,
+    SpAtten,
+    TrainingFree,
+    Transkimmer,
+)
 
 __all__ = ["METHODS"]
 
@@ -27,6 +35,8 @@ METHODS: dict[str, type[Method]] = {
     "training_free": TrainingFree,
     "spatten": SpAtten,
     "power_bert": PoWERBERT,
+    "transkimmer": Transkimmer,
+    "tr_bert": TRBERT,
     "deformer": DeFormer,
     "longformer": Longformer,
     "big_bird": BigBird,

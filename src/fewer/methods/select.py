@@ -12,17 +12,24 @@ from torch import Tensor
 
 from fewer.core.packed import Packed
 
-__all__ = ["keep_above", "keep_top", "rank_in_text"]
+__all__ = ["keep_above", "keep_top", "rank_by_text", "rank_in_text"]
 
 
 def rank_in_text(scores: Float[Tensor, "T"], tokens: Packed) -> Int[Tensor, "T"]:
     """Return each token's rank within its text: 0 for the highest score."""
-    order = _with_roles(scores.detach(), tokens).argsort(descending=True, stable=True)
-    order = order[tokens.sequence[order].argsort(stable=True)]  # text by text
+    return rank_by_text(_with_roles(scores.detach(), tokens), tokens.sequence, tokens.cu)
+
+
+def rank_by_text(
+    scores: Float[Tensor, "T"], sequence: Int[Tensor, "T"], cu: Int[Tensor, "B+1"]
+) -> Int[Tensor, "T"]:
+    """Return ranks as `rank_in_text` does, of rows that no `Packed` holds, whatever their roles."""
+    order = scores.argsort(descending=True, stable=True)
+    order = order[sequence[order].argsort(stable=True)]  # text by text
     place = torch.empty_like(order).index_copy(
         0, order, torch.arange(len(order), device=order.device)
     )
-    return place - tokens.cu[tokens.sequence]
+    return place - cu[sequence]
 
 
 def keep_top(

@@ -1,7 +1,7 @@
 import torch
 
 from fewer.core.packed import Packed, plan
-from fewer.methods.select import keep_above, keep_top, rank_in_text
+from fewer.methods.select import keep_above, keep_top, rank_by_text, rank_in_text
 
 SCORES = torch.tensor([0.1, 0.5, 0.5, 0.9, 0.3, 0.2, 0.2])
 
@@ -15,6 +15,12 @@ def _tokens(**fields):
 
 def test_protected_tokens_rank_first_and_equal_scores_by_position():
     assert rank_in_text(SCORES, _tokens()).tolist() == [0, 2, 3, 1, 0, 1, 2]
+
+
+def test_rows_without_roles_rank_by_score_alone():
+    tokens = _tokens()
+    ranks = rank_by_text(SCORES, tokens.sequence, tokens.cu)
+    assert ranks.tolist() == [3, 1, 2, 0, 0, 1, 2]
 
 
 def test_pruned_tokens_rank_last():

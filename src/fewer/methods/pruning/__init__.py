@@ -6,6 +6,8 @@ from fewer.methods.pruning.block_skim import BlockSkim
 from fewer.methods.pruning.ltp import LTP
 from fewer.methods.pruning.power_bert import PoWERBERT
 from fewer.methods.pruning.spatten import SpAtten
+from fewer.methods.pruning.tr_bert import TRBERT
 from fewer.methods.pruning.training_free import TrainingFree
+from fewer.methods.pruning.transkimmer import Transkimmer
 
-__all__ = ["LTP", "BlockSkim", "PoWERBERT", "SpAtten", "TrainingFree"]
+__all__ = ["LTP", "TRBERT", "BlockSkim", "PoWERBERT", "SpAtten", "TrainingFree", "Transkimmer"]
