@@ -32,7 +32,7 @@ from fewer.methods.exits import (
     FastBERT,
     RightTool,
 )
-from fewer.methods.pruning import BlockSkim
+from fewer.methods.pruning import BlockSkim, LengthAdaptive
 from tests.contract.policies import ByState, Drop, Freeze, Nobody, Retain, Together
 from tests.tiny import FAMILIES, tiny
 
@@ -48,6 +48,7 @@ class Case:
     task: str | None = None  # of the model's head; None: any
     may_drop: bool = False
     may_freeze: bool = False
+    restores: bool = False  # whether pruned tokens may still be answers
     has_exits: bool = False
     has_pattern: bool = False  # refused by models that have a pattern of their own
 
@@ -116,6 +117,8 @@ METHODS = {
     "power-bert": Case(Retain(), may_drop=True),
     "power-bert-absolute": Case(Retain(counts="absolute"), may_drop=True),
     "power-bert-and-ltp": Case(Stack((Retain(), LTP_01)), may_drop=True),
+    "length-adaptive": Case(LengthAdaptive(drop=0.4), may_drop=True, restores=True),
+    "length-adaptive-and-ltp": Case(Stack((LengthAdaptive(drop=0.4), LTP_01)), may_drop=True),
     "deformer": Case(DeFormer(lower=1), SPANS),
     "deformer-and-ltp": Case(Stack((DeFormer(lower=2), LTP_02)), SPANS, may_drop=True),
     "longformer": Case(Longformer(attention_window=4), has_pattern=True),

@@ -25,7 +25,7 @@ from fewer.methods.exits import (
 )
 from fewer.methods.exits.criteria import CRITERIA, ExitEvidence
 from fewer.methods.exits.tokee import DRAWN, EAGER, PATIENT, WINDOWS
-from fewer.methods.pruning import BlockSkim, PoWERBERT
+from fewer.methods.pruning import BlockSkim, LengthAdaptive, PoWERBERT
 from fewer.methods.registry import METHODS
 
 EXITS = {
@@ -109,6 +109,18 @@ WANTED = {
         "strength": 2e-4,
         "epochs": (3.0, 3.0),
         "learning_rates": (3e-5, 5e-4, 3e-5),
+    },
+    LengthAdaptive: {
+        "drop": 0.2,
+        "random_models": 2,
+        "divergence": "reverse",  # of their code
+        "target": None,
+        "lengths": None,
+        "population": 20,
+        "iterations": 5,  # ours; theirs 30
+        "offspring": 10,  # ours; theirs 30
+        "epochs": 5.0,
+        "learning_rate": 2e-5,  # of GLUE
     },
     DeFormer: {
         "lower": None,  # ours: half of the layers; theirs 9 of 12

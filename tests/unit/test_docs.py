@@ -29,7 +29,7 @@ from fewer.cli.main import app
 from fewer.hf.max_length import resolve_max_length
 from fewer.methods.attention import BigBird, DeFormer, Longformer
 from fewer.methods.exits import PABEE, SENTEE, TOKEE, BERxiT, DeeBERT, FastBERT, RightTool
-from fewer.methods.pruning import BlockSkim, PoWERBERT
+from fewer.methods.pruning import BlockSkim, LengthAdaptive, PoWERBERT
 from tests.tiny import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -236,6 +236,7 @@ def settings_told(page):
         ("ltp", fewer.LTP),
         ("block-skim", BlockSkim),
         ("power-bert", PoWERBERT),
+        ("length-adaptive", LengthAdaptive),
         ("early-exit", fewer.EarlyExit),
         ("magic-pyramid", fewer.MagicPyramid),
         ("sentee", SENTEE),

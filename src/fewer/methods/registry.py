@@ -16,7 +16,7 @@ from fewer.methods.exits import (
     FastBERT,
     RightTool,
 )
-from fewer.methods.pruning import LTP, BlockSkim, PoWERBERT
+from fewer.methods.pruning import LTP, BlockSkim, LengthAdaptive, PoWERBERT
 
 __all__ = ["METHODS"]
 
@@ -25,6 +25,7 @@ METHODS: dict[str, type[Method]] = {
     "ltp": LTP,
     "block_skim": BlockSkim,
     "power_bert": PoWERBERT,
+    "length_adaptive": LengthAdaptive,
     "deformer": DeFormer,
     "longformer": Longformer,
     "big_bird": BigBird,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from fewer.methods.pruning.block_skim import BlockSkim
+from fewer.methods.pruning.length_adaptive import LengthAdaptive
 from fewer.methods.pruning.ltp import LTP
 from fewer.methods.pruning.power_bert import PoWERBERT
 
-__all__ = ["LTP", "BlockSkim", "PoWERBERT"]
+__all__ = ["LTP", "BlockSkim", "LengthAdaptive", "PoWERBERT"]

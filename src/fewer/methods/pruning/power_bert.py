@@ -125,17 +125,17 @@ class PoWERBERTPolicy(Policy):
 
     def __init__(self, method: PoWERBERT, spec: ModelSpec) -> None:
         super().__init__()
-        given, layers = method.retention, spec.num_layers
-        if given is not None and len(given) != layers:
+        retention, layers = method.retention, spec.num_layers
+        if retention is not None and len(retention) != layers:
             raise ValueError(
-                f"retention must have a number for each of the {layers} layers; got {len(given)}. "
+                f"retention must have a number for each of the {layers} layers; got {len(retention)}. "
                 "Give one per layer."
             )
         self.method = method
         self.retention: Tensor
         full = (method.reference_length,) * layers
-        self.register_buffer("retention", torch.tensor(given or full, dtype=torch.float32))
-        if given is None:
+        self.register_buffer("retention", torch.tensor(retention or full, dtype=torch.float32))
+        if retention is None:
             self.scale = nn.Parameter(torch.ones(layers, method.reference_length))
 
     def needs(self, layer: int, phase: Phase) -> Needs:

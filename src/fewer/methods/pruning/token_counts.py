@@ -41,7 +41,7 @@ class TokenCounts:
     The host knows them before the first layer, so that it need not wait for a GPU in each.
     """
 
-    kept: Int[Tensor, "L B"]  # on the device
+    counts: Int[Tensor, "L B"]  # on the device
     totals: tuple[int, ...]  # tokens of the batch that come in, then those after each layer
 
     @classmethod
@@ -57,13 +57,13 @@ class TokenCounts:
         """
         protected = tokens.count(tokens.roles.protected.float())
         lengths = tokens.placement.host_lengths
-        known = torch.cat((settings.detach().float().flatten(), protected)).tolist()
-        numbers, spared = known[: -len(lengths)], known[-len(lengths) :]
-        kept = [
+        looked_up = torch.cat((settings.detach().float().flatten(), protected)).tolist()
+        numbers, spared = looked_up[: -len(lengths)], looked_up[-len(lengths) :]
+        counts_by_text = [
             [min(length, max(count, int(least))) for count in counts_of(numbers, length)]
             for length, least in zip(lengths, spared, strict=True)
         ]
-        layers = list(zip(*kept, strict=True))
+        layers = list(zip(*counts_by_text, strict=True))
         totals = sum(lengths), *(sum(counts) for counts in layers)
         return cls(torch.tensor(layers, device=tokens.slot.device), totals)
 
@@ -72,6 +72,6 @@ class TokenCounts:
 
         The decision counts them unless another method of a stack has removed tokens before.
         """
-        keep = keep_top(scores, view.tokens, self.kept[view.layer])
+        keep = keep_top(scores, view.tokens, self.counts[view.layer])
         is_alone = view.tokens.slot.numel() == self.totals[view.layer]
         return replace(Decision.keep(keep), count=self.totals[view.layer + 1] if is_alone else None)
