@@ -208,7 +208,8 @@ class LengthAdaptivePolicy(Policy):
         """Search configurations on the sample after training; set the budget to the target."""
         if data.first or self.method.lengths is not None:
             return
-        method, real = self.method, phase.in_place("compact", exits=True)
+        # of the data: a stack gives its part of the phase alone
+        method, real = self.method, data.phase.in_place("compact", exits=True)
         self.budget.fill_(FULL)
         full = list(data.run(real))
         if not full:

@@ -40,7 +40,7 @@ __all__ = [
 LEAST = 2  # tokens that stay of every text, as long as there are
 Shares = tuple[float, ...]  # of a text's tokens, that leave each layer; never more than before
 _DIGITS = 4  # of a share: configurations that differ by less are the same
-_GRID = 200  # steps of a constant ratio
+_GRID = 64  # steps of a constant ratio
 _ATTEMPTS = 10  # for each new configuration that is wanted
 _CHANCE = 0.5  # of a layer to be redrawn
 

@@ -128,8 +128,8 @@ class PoWERBERTPolicy(Policy):
         retention, layers = method.retention, spec.num_layers
         if retention is not None and len(retention) != layers:
             raise ValueError(
-                f"retention must have a number for each of the {layers} layers; got {len(retention)}. "
-                "Give one per layer."
+                f"retention must have a number for each of the {layers} layers; got "
+                f"{len(retention)}. Give one per layer."
             )
         self.method = method
         self.retention: Tensor

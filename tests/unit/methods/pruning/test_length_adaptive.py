@@ -8,6 +8,7 @@ import fewer
 from fewer.hf.attach import running
 from fewer.measure.scorers import TextScorer
 from fewer.measure.sweep import present_threshold, sweep
+from fewer.methods.combined import Stack
 from fewer.methods.pruning import LengthAdaptive
 from tests.batches import PHASE, calibration_data, training_batch
 from tests.contract.table import TASKS, every_backbone, read
@@ -170,6 +171,24 @@ def test_the_search_without_labels_prefers_what_answers_as_the_full_model():
         student, teacher = logits.log_softmax(-1), full.log_softmax(-1)
         distances.append(float((student.exp() * (student - teacher)).sum(-1).mean()))
     assert distances == sorted(distances)  # on a front, fewer FLOPs are further away
+
+
+def test_in_a_stack_the_search_runs_with_the_parts_before_it():
+    method = replace(QUICK, iterations=0)
+    model = fewer.attach(tiny(), Stack((fewer.LTP(final_threshold=0.05), method)))
+    batch, phases = ragged(model), []
+    (phase,) = Stack((fewer.LTP(), method)).phases()[2:]
+
+    def passes(current):
+        phases.append(current)
+        with torch.no_grad(), running(model, current), fewer.record() as traces:
+            logits = model(**batch).logits
+        yield training_batch(traces[0], logits, torch.zeros(5, dtype=torch.long))
+
+    data = replace(calibration_data(phase=phase), run=passes)
+    policy_of(model).calibrate(phase, data)
+    assert {(current.part, current.apply) for current in phases} == {((1,), "compact")}
+    assert len(phases) == 1 + method.population
 
 
 @pytest.mark.parametrize("target", [0.6, 0.75])
