@@ -20,6 +20,7 @@ import yaml
 
 from benchmarks.long_texts import commands as long_texts
 from benchmarks.questions import hops, settings, squad
+from benchmarks.training_free import commands as training_free
 from fewer.hf.side_file import method_from
 
 DATA = Path(os.environ.get("FEWER_DATA", "../shared/data"))
@@ -155,6 +156,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "skim-settings": settings(DATA, RESULTS),
         "hops": hops(DATA, RESULTS),
         "training": _speed() + _precisions(),
+        "training-free": training_free(DATA, RESULTS),
         "lengths": [["benchmarks.lengths"]],
         "long-texts": long_texts(),
         "lra": [["lra", "run", "listops,text,pathfinder", "all", "--threads", "1", "--seed", "42"]],

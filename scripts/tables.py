@@ -29,6 +29,7 @@ from benchmarks.support.questions import (
 )
 from benchmarks.support.readme import claim, gains_table
 from benchmarks.support.scored import with_score
+from benchmarks.support.training_free import training_free_table
 from fewer.measure.rows import read_results
 from fewer.report.format import times
 from fewer.report.operating_points import (
@@ -59,6 +60,7 @@ SHOWN = {
     "precision": ["precision"],
     "readme": ["imdb-ltp", "sst2-ltp"],
     "claim": ["imdb-ltp"],
+    "training_free": ["training-free"],
 }
 # where the scores of timed runs are
 SCORED = {
@@ -360,6 +362,7 @@ WRITTEN: dict[str, Callable[[Rows], str]] = {
     "readme": gains_table,
     "training": _training,
     "precision": _precision,
+    "training_free": training_free_table,
 }
 
 PEERS: dict[str, Callable[[Rows], str]] = {

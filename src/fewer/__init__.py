@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fewer.methods.pruning.ltp import LTP
     from fewer.methods.registry import METHODS
     from fewer.training.fit import Schedule, dense_phase, fit
+    from fewer.training.prune import prune
 
 _HOMES = {
     "LTP": "fewer.methods.pruning.ltp",
@@ -52,6 +53,7 @@ _HOMES = {
     "load": "fewer.hf.checkpoint",
     "optimize": "fewer.hf.optimize",
     "predict": "fewer.inference.predict",
+    "prune": "fewer.training.prune",
     "record": "fewer.core.trace",
     "save": "fewer.hf.checkpoint",
     "tag": "fewer.inference.tag",
@@ -85,6 +87,7 @@ __all__ = [
     "load",
     "optimize",
     "predict",
+    "prune",
     "record",
     "save",
     "set_threshold",

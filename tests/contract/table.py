@@ -32,7 +32,8 @@ from fewer.methods.exits import (
     FastBERT,
     RightTool,
 )
-from fewer.methods.pruning import BlockSkim, LengthAdaptive
+from fewer.methods.pruning import BlockSkim, LengthAdaptive, SpAtten, TrainingFree
+from fewer.methods.pruning.training_free import TrainingFreePolicy
 from tests.contract.policies import ByState, Drop, Freeze, Nobody, Retain, Together
 from tests.tiny import FAMILIES, tiny
 
@@ -51,6 +52,7 @@ class Case:
     restores: bool = False  # whether pruned tokens may still be answers
     has_exits: bool = False
     has_pattern: bool = False  # refused by models that have a pattern of their own
+    prunes_heads: bool = False  # refused by them too; a head is then a text to the kernel
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -59,7 +61,7 @@ class Case:
 
     def runs_on(self, backbone: str) -> bool:
         """Whether the method may be attached to models of a family."""
-        return not (self.has_pattern and backbone in PATTERNED)
+        return not ((self.has_pattern or self.prunes_heads) and backbone in PATTERNED)
 
 
 LTP_02 = LTP(final_threshold=0.2)
@@ -71,6 +73,9 @@ METHODS = {
     "ltp": Case(LTP_02, may_drop=True),
     "ltp-output": Case(LTP(final_threshold=0.2, soft_rule="output"), may_drop=True),
     "ltp-reference": Case(LTP(final_threshold=0.12, reference_length=16), may_drop=True),
+    "training-free": Case(TrainingFree(), may_drop=True, may_freeze=True),
+    "training-free-cls": Case(TrainingFree(rule="cls"), may_drop=True, may_freeze=True),
+    "training-free-value": Case(TrainingFree(rule="value", only_first_last=False), may_drop=True),
     "drop-middle": Case(Drop(site=Site.MIDDLE), may_drop=True),
     "drop-after": Case(Drop(site=Site.AFTER), may_drop=True),
     "freeze": Case(Freeze(), may_freeze=True),
@@ -117,8 +122,8 @@ METHODS = {
     "power-bert": Case(Retain(), may_drop=True),
     "power-bert-absolute": Case(Retain(counts="absolute"), may_drop=True),
     "power-bert-and-ltp": Case(Stack((Retain(), LTP_01)), may_drop=True),
-    "length-adaptive": Case(LengthAdaptive(drop=0.4), may_drop=True, restores=True),
-    "length-adaptive-and-ltp": Case(Stack((LengthAdaptive(drop=0.4), LTP_01)), may_drop=True),
+    "length-adaptive": Case(LengthAdaptive(drop=0.5), may_drop=True, restores=True),
+    "length-adaptive-and-ltp": Case(Stack((LengthAdaptive(drop=0.5), LTP_01)), may_drop=True),
     "deformer": Case(DeFormer(lower=1), SPANS),
     "deformer-and-ltp": Case(Stack((DeFormer(lower=2), LTP_02)), SPANS, may_drop=True),
     "longformer": Case(Longformer(attention_window=4), has_pattern=True),
@@ -134,6 +139,11 @@ METHODS = {
     "longformer-deformer": Case(
         Stack((Longformer(attention_window=4), DeFormer(lower=1))), SPANS, has_pattern=True
     ),
+    "spatten": Case(SpAtten(token_ratios=(0.4, 0.8)), may_drop=True),
+    "spatten-heads": Case(
+        SpAtten(token_ratios=(0.3, 0.6), head_ratios=(0.7, 0.7)), may_drop=True, prunes_heads=True
+    ),
+    "spatten-and-ltp": Case(Stack((SpAtten(token_ratios=(0.3, 0.5)), LTP_02)), may_drop=True),
     "big-bird": Case(BIG_BIRD, has_pattern=True),
     "big-bird-exits": Case(Stack((BIG_BIRD, EarlyExit())), TEXTS, has_exits=True, has_pattern=True),
     "big-bird-drops": Case(Stack((BIG_BIRD, Drop())), may_drop=True, has_pattern=True),
@@ -238,6 +248,9 @@ def open_exits(model: Any) -> Any:
             for name, parameter in policy.named_parameters():
                 if "threshold" not in name:  # what LTP learns
                     parameter.normal_(std=SPREAD)
+            for part in policy.modules():
+                if isinstance(part, TrainingFreePolicy):
+                    part.threshold.fill_(1.6)  # above the mean score of a text
         fewer.set_threshold(model, threshold=THRESHOLDS.get(_criterion(policy), THRESHOLD))
     return model
 

@@ -25,7 +25,7 @@ from fewer.methods.exits import (
 )
 from fewer.methods.exits.criteria import CRITERIA, ExitEvidence
 from fewer.methods.exits.tokee import DRAWN, EAGER, PATIENT, WINDOWS
-from fewer.methods.pruning import BlockSkim, LengthAdaptive, PoWERBERT
+from fewer.methods.pruning import BlockSkim, LengthAdaptive, PoWERBERT, SpAtten, TrainingFree
 from fewer.methods.registry import METHODS
 
 EXITS = {
@@ -101,15 +101,6 @@ WANTED = {
         "skimming_epochs": 0.0,
         "learning_rates": (3e-5, 1e-3),
     },
-    PoWERBERT: {
-        "retention": None,
-        "target": None,
-        "reference_length": 64,  # of SST-2, as lambda, epochs and rates
-        "counts": "relative",  # ours
-        "strength": 2e-4,
-        "epochs": (3.0, 3.0),
-        "learning_rates": (3e-5, 5e-4, 3e-5),
-    },
     LengthAdaptive: {
         "drop": 0.2,
         "random_models": 2,
@@ -142,6 +133,28 @@ WANTED = {
         "global_tokens": "ends",
         "epochs": 2.0,
         "learning_rate": 3e-5,
+    },
+    TrainingFree: {
+        "rule": "cumulative",
+        "target": 0.6,
+        "first_layer": 1,
+        "only_first_last": True,
+    },
+    SpAtten: {
+        "token_ratios": (0.1, 0.6),
+        "head_ratios": (0.0, 0.0),
+        "target": None,
+        "epochs": 1.0,
+        "learning_rate": 2e-5,
+    },
+    PoWERBERT: {
+        "retention": None,
+        "target": None,
+        "reference_length": 64,
+        "counts": "relative",
+        "strength": 2e-4,
+        "epochs": (3.0, 3.0),
+        "learning_rates": (3e-5, 5e-4, 3e-5),
     },
     MagicPyramid: {"pruning": LTP(target=0.5), "exits": FastBERT(), "joint_epochs": None},
     Dense: {},

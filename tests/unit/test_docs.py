@@ -29,7 +29,7 @@ from fewer.cli.main import app
 from fewer.hf.max_length import resolve_max_length
 from fewer.methods.attention import BigBird, DeFormer, Longformer
 from fewer.methods.exits import PABEE, SENTEE, TOKEE, BERxiT, DeeBERT, FastBERT, RightTool
-from fewer.methods.pruning import BlockSkim, LengthAdaptive, PoWERBERT
+from fewer.methods.pruning import BlockSkim, LengthAdaptive, PoWERBERT, SpAtten
 from tests.tiny import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -160,7 +160,7 @@ def names(desk, tmp_path, monkeypatch):
 
 
 # whether a tiny model on few texts meets its target is not what these are about
-TARGET_MISSED = "ignore:LTP keeps .* not the target"
+TARGET_MISSED = "ignore:.* keeps .* not the target"
 
 
 @pytest.mark.filterwarnings(TARGET_MISSED)
@@ -237,6 +237,7 @@ def settings_told(page):
         ("block-skim", BlockSkim),
         ("power-bert", PoWERBERT),
         ("length-adaptive", LengthAdaptive),
+        ("spatten", SpAtten),
         ("early-exit", fewer.EarlyExit),
         ("magic-pyramid", fewer.MagicPyramid),
         ("sentee", SENTEE),
@@ -300,6 +301,7 @@ def test_numbers_stand_between_markers_that_the_tables_fill():
         "long-texts.md": ["patterns", "lengths", "long_texts"],
         "magic-pyramid.md": ["joint", "exits", "buckets"],
         "tokee.md": ["tagging"],
+        "training-free.md": ["training_free"],
         "which-runtime.md": [
             "glance",
             "peers",

@@ -70,7 +70,7 @@ def attention(
     if rows is None and tokens.active is not None:  # a policy sees the frozen as they stay
         hidden = torch.where(tokens.active[:, None], hidden, tokens.hidden)
     evidence = NO_EVIDENCE
-    if needs.received or needs.pairs or needs.from_others or needs.head_context:
+    if needs.received or needs.pairs or needs.from_others or needs.values or needs.head_context:
         evidence = _measure(texts, needs, layout, rows, call, attended)
     if texts is tokens and sparse is None and heads is None:
         return tokens.replace(hidden=hidden), evidence, SparseCounts
@@ -130,7 +130,7 @@ def _count(
         pairs = sparse.chunks.count_pairs(weight, gate, texts.grid[0])
     else:
         pairs = texts.count(participation) * texts.count(gate)
-        pairs = pairs if heads is None else pairs * heads.float().mean(1)
+    pairs = pairs if heads is None else pairs * heads.float().mean(1)
     pairs = pairs.view(tokens.grid[0], -1).sum(1)
     if sparse is None or sparse.global_kv is None:
         return SparseCounts(pairs)
@@ -153,7 +153,10 @@ def _measure(
     Tokens without a query have an infinite logsumexp: frozen ones, and global ones with maps of
     their own, whose attention is not that of these queries and keys.
     """
-    evidence = Evidence(received=attended.received if needs.received else None)
+    evidence = Evidence(
+        received=attended.received if needs.received else None,
+        value=call.v if needs.values else None,
+    )
     if needs.head_context:
         context = attended.context.unflatten(1, call.q.shape[1:])
         empty = torch.zeros_like(call.k, dtype=context.dtype)

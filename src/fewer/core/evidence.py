@@ -26,6 +26,7 @@ class Evidence:
     query: Float[Tensor, "T H d"] | None = None
     key: Float[Tensor, "T H d"] | None = None
     logsumexp: Float[Tensor, "T H"] | None = None
+    value: Float[Tensor, "T H d"] | None = None
     pairs: SparseLayout | None = None  # which attend if every token is a query; None: all of a text
     head_context: Float[Tensor, "T H d"] | None = None  # 0 for frozen tokens
 
@@ -41,7 +42,7 @@ class Evidence:
         """Keep the evidence on these rows only."""
         if self is NO_EVIDENCE:
             return self
-        received, from_others, query, key, logsumexp, head_context = (
+        received, from_others, query, key, logsumexp, values, head_context = (
             None if value is None else value.index_select(0, rows)
             for value in (
                 self.received,
@@ -49,11 +50,12 @@ class Evidence:
                 self.query,
                 self.key,
                 self.logsumexp,
+                self.value,
                 self.head_context,
             )
         )
         pairs = None if self.pairs is None else self.pairs.select(rows)
-        return Evidence(received, from_others, query, key, logsumexp, pairs, head_context)
+        return Evidence(received, from_others, query, key, logsumexp, values, pairs, head_context)
 
 
 NO_EVIDENCE = Evidence()

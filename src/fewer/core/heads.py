@@ -14,7 +14,6 @@ from torch import Tensor
 
 from fewer.core.packed import Packed
 from fewer.kernels import AttentionCall, AttentionOutput, Kernel
-from fewer.kernels.sparse import offsets
 
 __all__ = ["attend_some_heads", "remaining_heads"]
 
@@ -95,5 +94,5 @@ def _rows_of_heads(
     row, head = mask[text].nonzero().unbind(1)
     index = text[row] * mask.shape[1] + head
     order = index.argsort(stable=True)
-    starts = offsets(torch.bincount(index, minlength=mask.numel()))
-    return row[order], head[order], starts
+    numbers = torch.arange(mask.numel() + 1, device=index.device)
+    return row[order], head[order], torch.searchsorted(index[order], numbers)

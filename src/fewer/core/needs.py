@@ -28,6 +28,7 @@ class Needs(_Flags):
     received: bool = False  # the attention that each token receives: `Evidence.received`
     from_others: bool = False  # the same without what a token gives itself: `Evidence.from_others`
     pairs: bool = False  # queries, keys, logsumexp: the attention of any pair follows from them
+    values: bool = False  # the values of attention: `Evidence.value`
     head_context: bool = False  # the output of each attention head
     states: bool = False  # the layer's output in the trace
     renormalised: bool = False  # whether frozen states take on the scale and shift of each norm

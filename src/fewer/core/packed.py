@@ -167,6 +167,7 @@ class TextRoles:
     second_text: Bool[Tensor, "T"] | None = None  # of a pair
     question: Bool[Tensor, "T"] | None = None  # as the text came: of the first text, or [CLS]
     global_tokens: Bool[Tensor, "T"] | None = None  # as the caller marked them
+    protects_first_only: bool = False  # whether the host knows that only column 0 is protected
 
     def select(self, rows: Int[Tensor, "Tk"]) -> TextRoles:
         """Keep only these rows."""
@@ -175,7 +176,7 @@ class TextRoles:
             for role in (self.second_text, self.question, self.global_tokens)
         )
         protected = self.protected.index_select(0, rows)
-        return TextRoles(protected, second_text, question, global_tokens)
+        return TextRoles(protected, second_text, question, global_tokens, self.protects_first_only)
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,8 @@ class Packed:
         protected: Tensor,
         second_text: Tensor | None = None,
         global_tokens: Tensor | None = None,
+        *,
+        protects_first_only: bool = False,
     ) -> Packed:
         """Lay the embedded tokens of a plan in one row, all alive and active."""
         cu = text_starts(plan.sequence, plan.grid[0])
@@ -220,7 +223,8 @@ class Packed:
         question = None
         if second_text is not None:
             question = find_question_tokens(plan.sequence, plan.column, second_text, plan.grid[0])
-        return cls(hidden, placement, TextRoles(protected, second_text, question, global_tokens))
+        roles = TextRoles(protected, second_text, question, global_tokens, protects_first_only)
+        return cls(hidden, placement, roles)
 
     @property
     def sequence(self) -> Int[Tensor, "T"]:

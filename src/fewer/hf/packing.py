@@ -79,7 +79,13 @@ def pack(
         protected = protected | torch.isin(ids, torch.tensor(protect, device=ids.device))
     marks = attention_mask if backbone.mask_marks_global else None
     return Packed.start(
-        layout, hidden, position, protected, second, _global_tokens(anchors, marks, layout)
+        layout,
+        hidden,
+        position,
+        protected,
+        second,
+        _global_tokens(anchors, marks, layout),
+        protects_first_only=not (protect or protects_first_text),
     )
 
 

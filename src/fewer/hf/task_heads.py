@@ -169,7 +169,13 @@ def model_spec(model: PreTrainedModel, encoder: PreTrainedModel) -> ModelSpec:
     """Describe a model for methods: the sizes of its encoder and the task of its head."""
     task = _task_of(model)
     labels = int(model.config.num_labels or 0) if task is not Task.OTHER else 0
-    return replace(bind(encoder).shape, labels=labels, task=task)
+    reads_first = task in (Task.TEXT, Task.VECTOR) and _pooling(model.config) == "cls"
+    return replace(bind(encoder).shape, labels=labels, task=task, reads_first_token=reads_first)
+
+
+def _pooling(config: Any) -> str:
+    """Return what a classifier of whole texts reads: all families read [CLS] unless they say so."""
+    return str(getattr(config, "classifier_pooling", "cls"))
 
 
 def _task_of(model: PreTrainedModel) -> Task:

@@ -16,7 +16,7 @@ from fewer.methods.exits import (
     FastBERT,
     RightTool,
 )
-from fewer.methods.pruning import LTP, BlockSkim, LengthAdaptive, PoWERBERT
+from fewer.methods.pruning import LTP, BlockSkim, LengthAdaptive, PoWERBERT, SpAtten, TrainingFree
 
 __all__ = ["METHODS"]
 
@@ -24,6 +24,8 @@ METHODS: dict[str, type[Method]] = {
     "dense": Dense,
     "ltp": LTP,
     "block_skim": BlockSkim,
+    "training_free": TrainingFree,
+    "spatten": SpAtten,
     "power_bert": PoWERBERT,
     "length_adaptive": LengthAdaptive,
     "deformer": DeFormer,

@@ -209,22 +209,24 @@ def _train_phase(
     checkpoint = newest_whole(folder)
     if phase.calibrate and checkpoint is None:
         calibrate(model, phase, sample, collator, first=True)
-    trainer = PhaseTrainer(
-        model=model,
-        args=_make_arguments(
-            phase, folder, schedule, precision, len(train) / processes.count, device.type == "cpu"
-        ),
-        train_dataset=train,
-        data_collator=collator,
-        phase=phase,
-    )
-    with (
-        running(model, phase),
-        training_only(model, phase),
-        _set_dropout(model, schedule.dropout),
-        unwrap_autocast(model),
-    ):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if phase.epochs:
+        rows_each = len(train) / processes.count
+        trainer = PhaseTrainer(
+            model=model,
+            args=_make_arguments(
+                phase, folder, schedule, precision, rows_each, device.type == "cpu"
+            ),
+            train_dataset=train,
+            data_collator=collator,
+            phase=phase,
+        )
+        with (
+            running(model, phase),
+            training_only(model, phase),
+            _set_dropout(model, schedule.dropout),
+            unwrap_autocast(model),
+        ):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if phase.calibrate:
         calibrate(model, phase, sample, collator, first=False)
         processes.share(attachment(model).policy)

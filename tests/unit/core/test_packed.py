@@ -174,3 +174,12 @@ def test_a_copy_keeps_no_count_of_other_rows():
     tokens = _packed()
     assert tokens.placement.lengths.tolist() == [1, 4, 2]
     assert tokens.select(torch.tensor([0, 1, 5])).placement.lengths.tolist() == [1, 1, 1]
+
+
+def test_the_host_knows_that_only_the_first_is_protected_where_it_is_told():
+    where = plan(MASK, (3, 4), MASK.device)
+    first = where.column == 0
+    tokens = Packed.start(where, torch.zeros(7, 1), where.column, first, protects_first_only=True)
+    assert tokens.roles.protects_first_only
+    assert tokens.select(torch.arange(3)).roles.protects_first_only
+    assert not _packed().roles.protects_first_only

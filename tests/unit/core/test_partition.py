@@ -47,13 +47,16 @@ def on_gpu(monkeypatch):
 
 
 def _has_pattern(name):
-    return METHODS[name].has_pattern or "whole" in name or "states" in name
+    # nor are the pairs of pruned heads laid out without a look at each layer
+    return METHODS[name].has_pattern or "whole" in name or "states" in name or "heads" in name
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if not _has_pattern(name)])
 def test_each_removal_waits_once(name, on_gpu, monkeypatch):
     model = build(name, "bert", kernel="reference")
     batch = ragged(model)
+    with torch.no_grad():
+        model(**batch)  # a setting may be looked at once and kept
     with torch.no_grad(), fewer.record() as traces, watch_syncs(monkeypatch) as places:
         model(**batch)
     (trace,) = traces

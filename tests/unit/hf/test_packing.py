@@ -323,3 +323,20 @@ def test_inputs_embeds_are_refused_where_the_question_must_be_located(method):
     model = fewer.attach(tiny(task="QuestionAnswering"), method)
     with pytest.raises(ValueError, match="input_ids must be passed to find where"):
         model(inputs_embeds=torch.randn(2, 5, 16))
+
+
+@pytest.mark.parametrize(
+    ("how", "first_only"),
+    [
+        ({}, True),
+        ({"needs_second_text": True}, True),
+        ({"protect": (7,)}, False),
+        ({"protects_first_text": True}, False),
+    ],
+    ids=str,
+)
+def test_the_host_knows_whether_only_cls_is_protected(how, first_only):
+    ids, mask = _pairs(PAIRS["pair"][0])
+    roles = _packed("bert", ids, mask, **how).roles
+    assert roles.protects_first_only is first_only
+    assert (int(roles.protected.sum()) == 1) is first_only

@@ -1,8 +1,8 @@
 """Attention over texts of different lengths by torch's own kernels, with gradients.
 
-`torch.nn.attention.varlen` (from torch 2.10 on) is FlashAttention in fp16 and bf16, and returns the
-logsumexp. `scaled_dot_product_attention` of nested tensors is in every release that we support; it
-also drops out, and computes fp32.
+`torch.nn.attention.varlen` (as it is from torch 2.11 on) is FlashAttention in fp16 and bf16, and
+returns the logsumexp. `scaled_dot_product_attention` of nested tensors is in every release that we
+support; it also drops out, and computes fp32.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
 import torch
@@ -36,9 +37,15 @@ class Ragged:
 
 @cache
 def _varlen() -> tuple[Callable[..., Any], Any] | None:
-    """Return the function and what asks it for the logsumexp, `None` where torch has neither."""
+    """Return the function and what asks it for the logsumexp, `None` where torch has neither.
+
+    That of torch 2.10 takes neither scale nor window.
+    """
     try:
         module = import_module("torch.nn.attention.varlen")
+        options = signature(module.varlen_attn).parameters
+        if not {"return_aux", "scale", "window_size"} <= set(options):
+            return None
         return module.varlen_attn, module.AuxRequest(lse=True)
     except (ImportError, AttributeError):
         return None

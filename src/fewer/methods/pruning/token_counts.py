@@ -57,8 +57,8 @@ class TokenCounts:
         """
         protected = tokens.count(tokens.roles.protected.float())
         lengths = tokens.placement.host_lengths
-        looked_up = torch.cat((settings.detach().float().flatten(), protected)).tolist()
-        numbers, spared = looked_up[: -len(lengths)], looked_up[-len(lengths) :]
+        values = torch.cat((settings.detach().float().flatten(), protected)).tolist()
+        numbers, spared = values[: -len(lengths)], values[-len(lengths) :]
         counts_by_text = [
             [min(length, max(count, int(least))) for count in counts_of(numbers, length)]
             for length, least in zip(lengths, spared, strict=True)

@@ -1,0 +1,212 @@
+"""Token pruning without training: thresholds from some unlabelled texts.
+
+In every layer from `first_layer` on, between attention and feed-forward network, a token is pruned
+when its score falls below the layer's threshold. Scores are relative to the mean of the text, so
+that a threshold means the same for short and long texts:
+
+| rule | score of token j, before it is divided by the mean over its text |
+|---|---|
+| `received` | attention received, sum over heads and queries (LTP eq. 4; PoWER-BERT) |
+| `cumulative` | the same, added up over the layers so far (SpAtten's cascade) |
+| `cls` | attention of the first token, sum over heads |
+| `value` | attention of the first token times the length of what it carries, sum over heads |
+
+The thresholds are quantiles: each layer keeps the same share of the tokens that it gets, and the
+share is bisected until the FLOPs of the sample are the `target`. Texts differ in how many of their
+tokens lie above the thresholds.
+
+Classifiers of whole texts that read only the first token need no other output of the last layer. So
+there it is the only query (`only_first_last`), which changes no answer.
+
+No paper is followed in full: the scores are those of the papers named, the calibration is ours.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from fewer._validation.settings import settings
+from fewer._validation.types import Fraction, Natural
+from fewer.core.cost import ModelSpec
+from fewer.core.decision import Decision, Site, View
+from fewer.core.learning import RATIO_MISSED, CalibrationData, OperatingPoints
+from fewer.core.needs import Needs
+from fewer.core.packed import Packed
+from fewer.core.phase import Phase
+from fewer.core.policy import Policy
+
+__all__ = ["TrainingFree", "TrainingFreePolicy"]
+
+CARRIED = "score"  # of the rule `cumulative`
+# The operating points: what is fitted, times a factor.
+FACTORS = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0)
+LEAST_SHARE = 0.05  # of the tokens that a layer keeps
+
+
+@settings
+class TrainingFree:
+    """Prune tokens of a model as it is: thresholds are fitted to unlabelled texts."""
+
+    rule: Literal["received", "cumulative", "cls", "value"] = "cumulative"
+    target: Fraction = 0.6  # share of the dense FLOPs to keep
+    first_layer: Natural = 1  # that prunes; the first layer is 0
+    only_first_last: bool = True  # whether the last layer computes the first token only
+
+    def build(self, spec: ModelSpec) -> TrainingFreePolicy:
+        """Make the thresholds, which prune nothing until they are calibrated."""
+        return TrainingFreePolicy(self, spec)
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Calibrate only: no step of training."""
+        return (Phase("calibrate", "compact", "policy", 0.0, 0.0, calibrate=True),)
+
+
+class TrainingFreePolicy(Policy):
+    """A threshold per layer on relative scores, whose mean over a text is 1, and their factor."""
+
+    sites = frozenset({Site.BEFORE, Site.MIDDLE})
+    threshold: Tensor
+    factor: Tensor
+
+    def __init__(self, method: TrainingFree, spec: ModelSpec) -> None:
+        super().__init__()
+        self.skips_last = method.only_first_last and spec.reads_first_token
+        self.layers = range(method.first_layer, spec.num_layers - self.skips_last)
+        if not self.layers and not self.skips_last:
+            raise ValueError(
+                f"first_layer must be below the number of layers, {spec.num_layers}; got "
+                f"{method.first_layer}."
+            )
+        self.method = method
+        self.num_layers = spec.num_layers
+        self.register_buffer("threshold", torch.zeros(spec.num_layers))
+        self.register_buffer("factor", torch.ones(()))
+        self._share: float | None = None  # that each layer keeps while thresholds are fitted
+        self._quantiles: list[tuple[int, float, int]] = []  # layer, threshold, tokens
+
+    def needs(self, layer: int, phase: Phase) -> Needs:
+        """Return what the scores of layers that prune are made of."""
+        if layer not in self.layers:
+            return Needs()
+        rule = self.method.rule
+        if rule in ("received", "cumulative"):
+            return Needs(received=True)
+        return Needs(pairs=True, values=rule == "value")
+
+    def decide(self, view: View) -> Decision | None:
+        """Compare scores with the layer's threshold; freeze all but the first token at last."""
+        tokens = view.tokens
+        if view.site is Site.BEFORE:
+            if not (self.skips_last and view.layer == self.num_layers - 1):
+                return None
+            return Decision.freeze(~is_first(tokens))
+        if view.layer not in self.layers:
+            return None
+        scores = self._scores(view)
+        if self._share is not None:
+            self._fit_threshold(view.layer, scores, tokens)
+        decision = Decision.keep(scores >= self.factor * self.threshold[view.layer])
+        if self.method.rule == "cumulative":
+            decision = replace(decision, carry={CARRIED: scores})
+        return decision
+
+    def calibrate(self, phase: Phase, data: CalibrationData) -> None:
+        """Fit quantiles to the target, then a common factor, since the quantiles are averaged."""
+        if not data.first:
+            return
+        self.factor.fill_(1.0)
+        target = self.method.target
+        if self.layers:
+            data.bisect(target, self._keep_share, 1.0, 1.0 / LEAST_SHARE, 1.25)
+            self._average_quantiles()
+        gap = data.bisect(target, self.factor.fill_, 1e-3, 1e3, 1.0)
+        self.threshold.mul_(self.factor)
+        self.factor.fill_(1.0)
+        if abs(gap) > RATIO_MISSED:
+            warnings.warn(
+                f"training-free pruning keeps {target + gap:.3f} of the FLOPs, not the target of "
+                f"{target}: the layers before first_layer and protected tokens always stay, and "
+                "tokens of equal score are pruned together",
+                stacklevel=2,
+            )
+
+    def operating_points(self) -> OperatingPoints:
+        """Return the factor of the thresholds: 1 as they were fitted, 0 to prune nothing."""
+        return OperatingPoints(self.factor, 0.0, FACTORS, _check_factor)
+
+    def _keep_share(self, inverse: float) -> None:
+        self._share, self._quantiles = 1.0 / inverse, []
+        self.threshold.zero_()
+
+    def _average_quantiles(self) -> None:
+        """Take the mean of each layer's quantiles over the batches, weighted by their tokens."""
+        self.threshold.zero_()
+        for layer in self.layers:
+            of_layer = [(value, count) for at, value, count in self._quantiles if at == layer]
+            total = sum(count for _, count in of_layer)
+            if total:
+                self.threshold[layer] = sum(value * count for value, count in of_layer) / total
+        self._share = None
+
+    def _fit_threshold(self, layer: int, scores: Tensor, tokens: Packed) -> None:
+        """Set the threshold so that this batch keeps the share of what may be pruned."""
+        assert self._share is not None
+        ordered = scores[~tokens.roles.protected].float().sort().values
+        if not len(ordered):
+            self.threshold[layer] = 0.0
+            return
+        place = min(len(ordered) - 1, round((1 - self._share) * len(ordered)))
+        self.threshold[layer] = ordered[place]
+        self._quantiles.append((layer, float(ordered[place]), len(ordered)))
+
+    def _scores(self, view: View) -> Float[Tensor, "T"]:
+        tokens, rule = view.tokens, self.method.rule
+        if rule in ("received", "cumulative"):
+            assert view.evidence.received is not None
+            scores = view.evidence.received
+        else:
+            scores = _of_first_token(view, weighted=rule == "value")
+        relative = _relative(scores, tokens)
+        if rule != "cumulative":
+            return relative
+        before = view.carried(CARRIED)
+        return relative if before is None else relative + before
+
+
+def is_first(tokens: Packed) -> Bool[Tensor, "T"]:
+    """Return which tokens are the first of their text."""
+    row = torch.arange(tokens.slot.numel(), device=tokens.slot.device)
+    return row == tokens.cu[tokens.sequence]
+
+
+def _of_first_token(view: View, *, weighted: bool) -> Float[Tensor, "T"]:
+    """Return the attention of the first token of each text, summed over heads."""
+    query, key, logsumexp = view.evidence.attention_inputs
+    first = view.tokens.cu[view.tokens.sequence].clamp_max(len(query) - 1)
+    scores = (query[first].float() * key.float()).sum(-1) * query.shape[-1] ** -0.5
+    attention = (scores - logsumexp[first]).exp()  # (T, H)
+    if weighted:
+        assert view.evidence.value is not None
+        attention = attention * view.evidence.value.float().norm(dim=-1)
+    total: Tensor = attention.sum(-1)
+    return total
+
+
+def _relative(scores: Float[Tensor, "T"], tokens: Packed) -> Float[Tensor, "T"]:
+    """Divide by the mean over the living tokens of each text."""
+    alive = torch.ones_like(scores) if tokens.gate is None else tokens.gate
+    mean = tokens.count(scores * alive) / tokens.count(alive).clamp_min(1.0)
+    return scores / mean.clamp_min(torch.finfo(scores.dtype).tiny)[tokens.sequence]
+
+
+def _check_factor(factor: object) -> None:
+    if not isinstance(factor, int | float) or not 0 <= factor < float("inf"):
+        raise ValueError(
+            f"threshold must be a factor of the fitted thresholds, 0 or more; got {factor!r}."
+        )

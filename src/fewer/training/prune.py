@@ -1,0 +1,62 @@
+"""`prune`: calibrate a method that needs no training on unlabelled texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from fewer.core.policy import Method
+from fewer.hf.attach import attach
+from fewer.hf.max_length import resolve_max_length
+from fewer.methods.pruning.training_free import TrainingFree
+from fewer.tasks.texts import encode_texts, listed
+from fewer.training.calibration import calibrate, collator_for, sample_size
+
+__all__ = ["prune"]
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+
+
+def prune(
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Iterable[str],
+    *,
+    text_pairs: Iterable[str] | None = None,
+    target: float | None = None,
+    method: Method | None = None,
+    max_length: int | None = None,
+) -> Model:
+    """Attach training-free pruning to a fine-tuned model, in place, and fit it to `texts`.
+
+    No labels, no gradients: thresholds are fitted so that `target` (default 0.6) of the FLOPs are
+    left on the texts, of which as many are used as hold 131,072 tokens. `method` is another method
+    whose phases train nothing, with its own target. Texts beyond `max_length` tokens are truncated.
+
+    Raises `ValueError` for no texts, for a method that trains, and for both a method and a target.
+
+    >>> fewer.prune(model, tokenizer, reviews, target=0.6)  # doctest: +SKIP
+    """
+    if method is not None and target is not None:
+        raise ValueError("target must be left out with a method, which has its own; got both.")
+    if method is None:
+        method = TrainingFree() if target is None else TrainingFree(target=target)
+    phases = method.phases()
+    if not phases or any(phase.epochs for phase in phases):
+        raise ValueError(f"method must train nothing; got {method}. Train it with fewer.fit.")
+    encoded = encode_texts(
+        listed(texts, "texts"),
+        tokenizer,
+        pairs=None if text_pairs is None else listed(text_pairs, "text_pairs"),
+        max_length=resolve_max_length(model, max_length, tokenizer.model_max_length),
+    )
+    if not len(encoded):
+        raise ValueError("texts must hold one text or more; got none. Pass texts as in production.")
+    sample = encoded.select(range(sample_size(encoded["length"])))
+    attach(model, method)
+    collator = collator_for(model, tokenizer)
+    for phase in phases:
+        calibrate(model, phase, sample, collator, first=True)
+    return model
