@@ -32,7 +32,14 @@ from fewer.methods.exits import (
     FastBERT,
     RightTool,
 )
-from fewer.methods.pruning import TRBERT, BlockSkim, SpAtten, TrainingFree, Transkimmer
+from fewer.methods.pruning import (
+    TRBERT,
+    BlockSkim,
+    LengthAdaptive,
+    SpAtten,
+    TrainingFree,
+    Transkimmer,
+)
 from fewer.methods.pruning.training_free import TrainingFreePolicy
 from tests.contract.policies import ByState, Drop, Freeze, Nobody, Retain, Together
 from tests.tiny import FAMILIES, tiny
@@ -49,6 +56,7 @@ class Case:
     task: str | None = None  # of the model's head; None: any
     may_drop: bool = False
     may_freeze: bool = False
+    restores: bool = False  # whether pruned tokens may still be answers
     has_exits: bool = False
     has_pattern: bool = False  # refused by models that have a pattern of their own
     prunes_heads: bool = False  # refused by them too; a head is then a text to the kernel
@@ -121,6 +129,8 @@ METHODS = {
     "power-bert": Case(Retain(), may_drop=True),
     "power-bert-absolute": Case(Retain(counts="absolute"), may_drop=True),
     "power-bert-and-ltp": Case(Stack((Retain(), LTP_01)), may_drop=True),
+    "length-adaptive": Case(LengthAdaptive(drop=0.5), may_drop=True, restores=True),
+    "length-adaptive-and-ltp": Case(Stack((LengthAdaptive(drop=0.5), LTP_01)), may_drop=True),
     "deformer": Case(DeFormer(lower=1), SPANS),
     "deformer-and-ltp": Case(Stack((DeFormer(lower=2), LTP_02)), SPANS, may_drop=True),
     "longformer": Case(Longformer(attention_window=4), has_pattern=True),

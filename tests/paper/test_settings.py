@@ -25,7 +25,15 @@ from fewer.methods.exits import (
 )
 from fewer.methods.exits.criteria import CRITERIA, ExitEvidence
 from fewer.methods.exits.tokee import DRAWN, EAGER, PATIENT, WINDOWS
-from fewer.methods.pruning import TRBERT, BlockSkim, PoWERBERT, SpAtten, TrainingFree, Transkimmer
+from fewer.methods.pruning import (
+    TRBERT,
+    BlockSkim,
+    LengthAdaptive,
+    PoWERBERT,
+    SpAtten,
+    TrainingFree,
+    Transkimmer,
+)
 from fewer.methods.registry import METHODS
 
 EXITS = {
@@ -117,6 +125,18 @@ WANTED = {
         "draws": 2,  # ours, with another baseline; theirs 8
         "epochs": (0.5, 3.0, 3.0),  # of the first ours
         "learning_rates": (3e-5, 1e-3),  # of the networks ours; theirs 3e-5
+    },
+    LengthAdaptive: {
+        "drop": 0.2,
+        "random_models": 2,
+        "divergence": "reverse",  # of their code
+        "target": None,
+        "lengths": None,
+        "population": 20,
+        "iterations": 5,  # ours; theirs 30
+        "offspring": 10,  # ours; theirs 30
+        "epochs": 5.0,
+        "learning_rate": 2e-5,  # of GLUE
     },
     DeFormer: {
         "lower": None,  # ours: half of the layers; theirs 9 of 12

@@ -29,7 +29,14 @@ from fewer.cli.main import app
 from fewer.hf.max_length import resolve_max_length
 from fewer.methods.attention import BigBird, DeFormer, Longformer
 from fewer.methods.exits import PABEE, SENTEE, TOKEE, BERxiT, DeeBERT, FastBERT, RightTool
-from fewer.methods.pruning import TRBERT, BlockSkim, SpAtten, Transkimmer
+from fewer.methods.pruning import (
+    TRBERT,
+    BlockSkim,
+    LengthAdaptive,
+    PoWERBERT,
+    SpAtten,
+    Transkimmer,
+)
 from tests.tiny import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -235,6 +242,8 @@ def settings_told(page):
     [
         ("ltp", fewer.LTP),
         ("block-skim", BlockSkim),
+        ("power-bert", PoWERBERT),
+        ("length-adaptive", LengthAdaptive),
         ("spatten", SpAtten),
         ("transkimmer", Transkimmer),
         ("tr-bert", TRBERT),

@@ -133,16 +133,20 @@ class Trace:
 
     @property
     def dropped(self) -> Bool[Tensor, "B N"]:
-        """Which tokens were pruned before their text was answered."""
+        """Which tokens were pruned before their text was answered, and are no answer themselves."""
         gone = torch.zeros(self.grid[0] * self.grid[1], dtype=torch.bool, device=self.device)
+        restored = torch.zeros_like(gone)
         answered = torch.zeros(self.grid[0], dtype=torch.bool, device=self.device)
         for entry in self.decisions:
             if entry.decision.exits is not None:
                 answered = answered | entry.decision.exits
             is_kept = entry.decision.kept
             if is_kept is not None:  # without removal, decisions are also about pruned tokens
-                dropped = ~is_kept & ~answered[entry.sequence]
-                gone[entry.slot] = gone[entry.slot] | dropped
+                pruned = ~is_kept & ~answered[entry.sequence]
+                if entry.decision.restores:
+                    restored[entry.slot] |= pruned & ~gone[entry.slot]
+                else:
+                    gone[entry.slot] |= pruned & ~restored[entry.slot]
         return gone.view(self.grid)
 
     @property

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -214,6 +216,18 @@ def test_carried_numbers_log_probabilities_and_heads_are_combined():
     assert (first & second).log_prob.tolist() == [-1.5, -2.0]
     assert (first & second).heads.tolist() == [[True, False], [False, True]]
     assert (first & Decision()).heads is first.heads
+
+
+def test_of_two_that_prune_both_must_restore():
+    keep = torch.tensor([True, False])
+    restoring, plain = replace(Decision.keep(keep), restores=True), Decision.keep(keep)
+    assert (restoring & restoring).restores
+    assert not (restoring & plain).restores
+    assert not (plain & restoring).restores
+    only_computes = Decision(head_flops=torch.ones(1))
+    assert (restoring & only_computes).restores
+    assert (only_computes & restoring).restores
+    assert not (only_computes & only_computes).restores
 
 
 def _output(**fields):

@@ -141,3 +141,16 @@ def test_outputs_of_predictors_answer_nothing():
     trace.record(Decision(predictor_outputs=(output,)), _tokens(1))
     logits = torch.zeros(1, 2)
     assert trace.answered(logits) is logits
+
+
+def test_restored_tokens_are_not_dropped_and_whoever_prunes_first_says_so():
+    trace = Trace((1, 3), torch.device("cpu"))
+    slot = torch.arange(3)
+    restoring = replace(Decision.keep(torch.tensor([True, False, True])), restores=True)
+    pruning = Decision.keep(torch.tensor([True, False, False]))
+    trace.decisions.append(DecisionRecord(slot, slot // 3, restoring))
+    assert not trace.dropped.any()
+    trace.decisions.append(DecisionRecord(slot, slot // 3, pruning))  # as without removal
+    assert trace.dropped.tolist() == [[False, False, True]]
+    trace.decisions.reverse()
+    assert trace.dropped.tolist() == [[False, True, True]]

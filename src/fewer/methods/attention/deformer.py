@@ -32,7 +32,7 @@ from fewer.core.needs import InputNeeds, Layout, Needs
 from fewer.core.phase import Phase
 from fewer.core.policy import Policy
 from fewer.core.trace import LayerTrace
-from fewer.kernels.call import masked_score
+from fewer.methods.distillation import distance_to
 
 __all__ = ["DeFormer", "DeFormerPolicy"]
 
@@ -85,6 +85,7 @@ class DeFormerPolicy(Policy):
     def __init__(self, method: DeFormer, spec: ModelSpec) -> None:
         super().__init__()
         self.method = method
+        self.task = spec.task
         self.lower = method.lower_of(spec)
 
     def layout(self, layer: int, phase: Phase) -> Layout:
@@ -101,8 +102,7 @@ class DeFormerPolicy(Policy):
         method, teacher = self.method, batch.teacher
         if teacher is None:
             return batch.logits.new_zeros(())
-        is_token = ~batch.trace.padding
-        distance = _distance(batch.logits, teacher.logits, is_token, method.temperature)
+        distance = distance_to(batch, teacher.logits, self.task, temperature=method.temperature)
         loss = method.distillation * distance
         distances = [
             _similarity(student_layer, teacher_layer)
@@ -112,23 +112,6 @@ class DeFormerPolicy(Policy):
             if student_layer.states is not None and teacher_layer.states is not None
         ]
         return loss + method.similarity * torch.stack(distances).mean() if distances else loss
-
-
-def _distance(student: Tensor, teacher: Tensor, is_token: Tensor, temperature: float) -> Tensor:
-    """Return tau^2 KL(teacher || student) per text; spans compete over the tokens of a text."""
-    if student.ndim == 3:
-        padding, floor = ~is_token[..., None], masked_score(torch.float32)
-        student, teacher = (
-            logits.float().masked_fill(padding, floor).transpose(1, 2).flatten(0, 1)
-            for logits in (student, teacher)
-        )
-    divergence: Tensor = nn.functional.kl_div(
-        torch.log_softmax(student.float() / temperature, -1),
-        torch.log_softmax(teacher.float() / temperature, -1),
-        reduction="batchmean",
-        log_target=True,
-    )
-    return temperature**2 * divergence
 
 
 def _similarity(student: LayerTrace, teacher: LayerTrace) -> Tensor:

@@ -6,17 +6,17 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from fewer.core.decision import ExitOutput
 from fewer.core.learning import TrainingBatch
+from fewer.methods.distillation import distillation
 
 __all__ = [
     "Teacher",
     "Weights",
     "alternating_loss",
-    "distillation",
     "exit_loss",
     "exit_weight",
     "get_labels",
@@ -71,19 +71,6 @@ def alternating_loss(batch: TrainingBatch, training: str, loss: Callable[[], Ten
 def exit_weight(layer: int, num_layers: int, weights: Weights) -> float:
     """Weight of the exit after `layer` (from 0), where the last layer's is 1."""
     return (layer + 1) / num_layers if weights == "depth" else 1.0
-
-
-def distillation(student: Float[Tensor, "R C"], teacher: Float[Tensor, "R C"]) -> Tensor:
-    """KL(teacher || student), averaged over rows; the teacher gets no gradient."""
-    teacher = teacher.detach().float()
-    if teacher.shape[1] == 1:
-        return torch.nn.functional.mse_loss(student.float(), teacher)
-    return torch.nn.functional.kl_div(
-        torch.log_softmax(student.float(), -1),
-        torch.log_softmax(teacher, -1),
-        reduction="batchmean",
-        log_target=True,
-    )
 
 
 def get_labels(batch: TrainingBatch, rows: Int[Tensor, "R"]) -> Tensor:

@@ -32,10 +32,11 @@ from fewer.core.decision import Decision, ExitOutput, View
 from fewer.core.learning import OperatingPoints, TrainingBatch
 from fewer.core.partition import can_look
 from fewer.kernels.call import masked_score
+from fewer.methods.distillation import distillation, split_sides
 from fewer.methods.exits.calibrated import CalibratedExits
 from fewer.methods.exits.criteria import in_a_row
 from fewer.methods.exits.heads import in_dtype_of
-from fewer.methods.exits.losses import alternating_loss, distillation, weighted_sum
+from fewer.methods.exits.losses import alternating_loss, weighted_sum
 
 if TYPE_CHECKING:
     from fewer.methods.exits.early_exit import EarlyExit
@@ -183,7 +184,7 @@ class SpanExitPolicy(CalibratedExits):
             output, grid = batch.trace.exit_outputs[number], batch.trace.grid
             columns = _get_columns(batch)
             is_known = _has_output(columns, output, grid).flatten()
-            sides = _split_sides(_to_grid(output.logits, output.rows, grid))[is_known]
+            sides = split_sides(_to_grid(output.logits, output.rows, grid))[is_known]
             padding = (0, width - grid[1])
             logits.append(nn.functional.pad(sides, padding, value=masked_score(sides.dtype)))
             labels.append(columns.flatten()[is_known])
@@ -209,16 +210,11 @@ def _to_grid(
     return empty.index_copy(0, rows, logits).view(*grid, 2)
 
 
-def _split_sides(logits: Float[Tensor, "B N 2"]) -> Float[Tensor, "2*B N"]:
-    """Put starts and ends below each other, text by text."""
-    return logits.transpose(1, 2).flatten(0, 1)
-
-
 def _distillation_loss(batch: TrainingBatch, output: ExitOutput) -> Tensor:
     grid = batch.trace.grid
     last = batch.logits.flatten(0, 1)[output.rows].float()
     student, teacher = (
-        _split_sides(_to_grid(logits, output.rows, grid)) for logits in (output.logits, last)
+        split_sides(_to_grid(logits, output.rows, grid)) for logits in (output.logits, last)
     )
     return distillation(student, teacher)
 

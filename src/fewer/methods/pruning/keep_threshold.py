@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-
 from torch import Tensor
 
 from fewer._validation.settings import validate
 from fewer._validation.types import Proportion
-from fewer.core.learning import RATIO_MISSED, CalibrationData, OperatingPoints, Point
+from fewer.core.learning import CalibrationData, OperatingPoints, Point, warn_if_missed
 
 __all__ = ["GRID", "fit_threshold", "keep_points"]
 
@@ -31,13 +29,13 @@ def fit_threshold(threshold: Tensor, data: CalibrationData, target: float, metho
         threshold.fill_(odds / (1.0 + odds))
 
     gap = data.bisect(target, set_odds, 1 / _ODDS, _ODDS, 1.0)
-    if abs(gap) > RATIO_MISSED:
-        warnings.warn(
-            f"{method} keeps {target + gap:.3f} of the FLOPs, not the target of {target}: the "
-            "networks cost something, the protected tokens always stay, and tokens of equal "
-            "probability are pruned together",
-            stacklevel=3,
-        )
+    warn_if_missed(
+        method,
+        target,
+        gap,
+        "the networks cost something, the protected tokens always stay, and tokens of equal "
+        "probability are pruned together",
+    )
 
 
 def _check(value: Point) -> None:

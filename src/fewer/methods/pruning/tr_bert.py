@@ -49,7 +49,7 @@ from fewer._validation.types import (
     Proportion,
     Triple,
 )
-from fewer.core.cost import ModelSpec, Task, linear_flops
+from fewer.core.cost import ModelSpec, linear_flops
 from fewer.core.decision import Decision, Site, View
 from fewer.core.learning import CalibrationData, OperatingPoints, TrainingBatch
 from fewer.core.needs import Needs
@@ -57,8 +57,7 @@ from fewer.core.packed import Packed, text_starts
 from fewer.core.phase import Pass, Phase
 from fewer.core.policy import Policy
 from fewer.core.trace import LayerTrace
-from fewer.kernels.call import masked_score
-from fewer.methods.exits.losses import distillation
+from fewer.methods.distillation import distance_to
 from fewer.methods.pruning.keep_threshold import fit_threshold, keep_points
 from fewer.methods.select import rank_by_text
 
@@ -179,7 +178,9 @@ class TRBERTPolicy(Policy):
         if _is_warm(batch.phase):
             return self._imitation(batch)
         if not batch.phase.number:
-            return self._distance(batch)
+            if batch.teacher is None:
+                return batch.logits.new_zeros(())
+            return distance_to(batch, batch.teacher.logits, self.task)
         log_prob, lengths, teacher = batch.trace.log_prob, batch.trace.lengths, batch.teacher
         assert log_prob is not None
         assert lengths is not None  # the loop notes them
@@ -217,27 +218,6 @@ class TRBERTPolicy(Policy):
         # a text of which no token has a label has no likelihood
         losses = batch.losses.detach().float().nan_to_num(0.0).clamp_max(HIGHEST_LOSS)
         return -losses - alpha * (counts / trace.lengths).detach()
-
-    def _distance(self, batch: TrainingBatch) -> Tensor:
-        """Return the distance to the teacher's answers; 0 without a teacher."""
-        if batch.teacher is None:
-            return batch.logits.new_zeros(())
-        student, teacher = batch.logits, batch.teacher.logits
-        if self.task is Task.VECTOR:
-            return nn.functional.mse_loss(student.float(), teacher.float())
-        if student.ndim == 3:
-            padding = batch.trace.padding
-            if self.task is Task.SPAN:  # columns of a text compete
-                student, teacher = (
-                    logits.float()
-                    .masked_fill(padding[..., None], masked_score(torch.float32))
-                    .transpose(1, 2)
-                    .flatten(0, 1)
-                    for logits in (student, teacher)
-                )
-            else:
-                student, teacher = student[~padding], teacher[~padding]
-        return distillation(student, teacher)
 
     def _imitation(self, batch: TrainingBatch) -> Tensor:
         """Return the cross entropy of each point's network against the heuristic's choice."""

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from fewer.core.decision import ExitOutput
-from fewer.methods.exits.losses import distillation, exit_loss, exit_weight, get_labels
+from fewer.methods.distillation import distillation
+from fewer.methods.exits.losses import exit_loss, exit_weight, get_labels
 from tests.unit.methods.exits.parts import training_batch
 
 TEACHER = torch.tensor([[0.5, 0.5], [0.9, 0.1]]).log()
@@ -16,40 +17,6 @@ LABELS = torch.tensor([0, 1])
 
 def _output(logits, layer=0, rows=None):
     return ExitOutput(layer, torch.arange(len(logits)) if rows is None else rows, logits)
-
-
-def test_distillation_is_the_divergence_of_the_student_from_the_teacher():
-    backward = 0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5)
-    assert distillation(STUDENT, TEACHER).item() == pytest.approx(FORWARD / 2)
-    assert distillation(TEACHER, STUDENT).item() == pytest.approx(backward / 2)
-    assert abs(backward - FORWARD) > 0.01
-
-
-def test_distillation_is_0_where_both_have_the_same_probabilities():
-    logits = torch.randn(4, 5)
-    assert distillation(logits, logits).item() == pytest.approx(0.0, abs=1e-6)
-    assert distillation(logits, logits + 3).item() == pytest.approx(0.0, abs=1e-6)
-
-
-def test_the_teacher_gets_no_gradient_and_the_student_its_difference():
-    teacher, student = TEACHER.clone().requires_grad_(), STUDENT.clone().requires_grad_()
-    distillation(student, teacher).backward()
-    assert teacher.grad is None
-    # d KL / dz = q - p, over two rows
-    torch.testing.assert_close(student.grad, (STUDENT.exp() - TEACHER.exp()) / 2)
-
-
-def test_numbers_are_distilled_by_squared_distance():
-    student = torch.tensor([[1.0], [2.0]])
-    teacher = torch.tensor([[2.0], [5.0]], requires_grad=True)
-    assert distillation(student, teacher).item() == 5.0
-    assert distillation(student.requires_grad_(), teacher).requires_grad
-
-
-def test_a_confident_teacher_gives_a_finite_loss():
-    teacher = torch.tensor([[1e4, -1e4]])
-    for student in (-teacher, teacher, torch.zeros(1, 2)):
-        assert torch.isfinite(distillation(student, teacher))
 
 
 def test_labels_teach_by_the_loss_of_the_task():

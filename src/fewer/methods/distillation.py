@@ -1,0 +1,68 @@
+"""How far answers are from those of a teacher, by the kind of answer; for methods that distil."""
+
+from __future__ import annotations
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from fewer.core.cost import Task
+from fewer.core.learning import TrainingBatch
+from fewer.kernels.call import masked_score
+
+__all__ = ["distance_to", "distillation", "split_sides"]
+
+
+def distillation(
+    student: Float[Tensor, "R C"],
+    teacher: Float[Tensor, "R C"],
+    *,
+    temperature: float = 1.0,
+    reverse: bool = False,
+) -> Tensor:
+    """temperature^2 * KL(teacher || student), averaged over rows; the teacher gets no gradient.
+
+    `reverse`: KL(student || teacher). One column is a number: its squared distance.
+    """
+    student, teacher = student.float(), teacher.detach().float()
+    if teacher.shape[1] == 1:
+        return nn.functional.mse_loss(student, teacher)
+    of_student = (student / temperature).log_softmax(-1)
+    of_teacher = (teacher / temperature).log_softmax(-1)
+    first, second = (of_teacher, of_student) if reverse else (of_student, of_teacher)
+    divergence = nn.functional.kl_div(first, second, reduction="batchmean", log_target=True)
+    return temperature**2 * divergence
+
+
+def distance_to(
+    batch: TrainingBatch,
+    teacher: Tensor,
+    task: Task,
+    *,
+    temperature: float = 1.0,
+    reverse: bool = False,
+) -> Tensor:
+    """Return the `distillation` of a batch's answers from logits of the same shape.
+
+    Starts and ends of a span compete over the tokens of their text, tags of a token and classes of
+    a text among themselves; vectors are compared by their squared distance. Padding is left out.
+    """
+    student, padding = batch.logits, batch.trace.padding
+    if task is Task.VECTOR:
+        return nn.functional.mse_loss(student.float(), teacher.detach().float())
+    if task is Task.SPAN:
+        student, teacher = _compete(student, padding), _compete(teacher, padding)
+    elif student.ndim == 3:
+        student, teacher = student[~padding], teacher[~padding]
+    return distillation(student, teacher, temperature=temperature, reverse=reverse)
+
+
+def split_sides(logits: Float[Tensor, "B N 2"]) -> Float[Tensor, "2*B N"]:
+    """Put starts and ends in rows of their own, text by text."""
+    return logits.transpose(1, 2).flatten(0, 1)
+
+
+def _compete(
+    logits: Float[Tensor, "B N 2"], padding: Bool[Tensor, "B N"]
+) -> Float[Tensor, "2*B N"]:
+    hidden = masked_score(logits.dtype)
+    return split_sides(logits.masked_fill(padding[..., None], hidden))
