@@ -157,10 +157,18 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "hops": hops(DATA, RESULTS),
         "training": _speed() + _precisions(),
         "training-free": training_free(DATA, RESULTS),
+        "compare": [_compared("sst2"), _compared("ag-news")],
         "lengths": [["benchmarks.lengths"]],
         "long-texts": long_texts(),
         "lra": [["lra", "run", "listops,text,pathfinder", "all", "--threads", "1", "--seed", "42"]],
     }
+
+
+def _compared(name: str) -> list[str]:
+    """Compare methods, each trained for as many steps."""
+    compare = ["compare", "--recipe", f"recipes/{name}-compare.yaml", "--threads", "1", "--resume"]
+    output = ["--output", f"runs/compare-{name}", "--results", str(RESULTS / "compare.jsonl")]
+    return [*compare, *output]
 
 
 def _exits() -> list[list[str]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.tables import write_block
+from benchmarks.support.compare import compare_block, comparison_figures, newest_comparisons
 from benchmarks.support.findings import findings
 from benchmarks.support.lengths import (
     lengths_table,
@@ -91,6 +92,8 @@ def _block(name: str) -> str:
         return _arena()
     if (section := name.removeprefix("gpu_")) != name:
         return write_block(section, RESULTS / "gpu.jsonl")
+    if (data := name.removeprefix("compare_")) != name:
+        return compare_block(newest_comparisons(RESULTS).get(data)) or f"\n{NOTHING}\n"
     if name in SWEPT:
         return _swept(name)
     if name in ASKED:
@@ -165,6 +168,8 @@ def figures() -> dict[Path, Drawing]:
         for threads, rows in _by_threads().items()
     }
     drawn[ARENA] = _arena_figure()
+    for data, row in newest_comparisons(RESULTS).items():
+        drawn |= comparison_figures(data, row)
     long = RESULTS / "long-texts.jsonl"
     drawn[AXES] = long_texts_figure(read_results(long)) if long.exists() else None
     return {path: figure for path, figure in drawn.items() if figure is not None}
