@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fewer._files.disk import read_json, write_json
 
-__all__ = ["Cells", "Key"]
+__all__ = ["Cells", "Key", "Results"]
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,17 @@ class Key:
         return f"{self.arm}{at}-{self.seed}"
 
 
+@dataclass(frozen=True)
+class Results:
+    """What a model made of the test rows."""
+
+    answers: Any  # input of the scorer
+    tokens: Tensor  # (texts)
+    flops: Tensor  # (texts)
+
+
 class Cells:
-    """The cells of a comparison: a JSON file and the answers to the test rows for each."""
+    """The cells of a comparison: a JSON file and the results on the test rows for each."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -38,11 +48,11 @@ class Cells:
     def __contains__(self, key: Key) -> bool:
         return self._measured(key).exists()
 
-    def store(self, key: Key, cell: dict[str, Any], answers: Any) -> None:
+    def store(self, key: Key, cell: dict[str, Any], results: Results) -> None:
         """Write a cell; it counts as measured once both files are there."""
-        path = self._answers(key)
+        path = self._results(key)
         part = path.with_suffix(".part")
-        torch.save(answers, part)
+        torch.save(vars(results), part)
         part.replace(path)  # atomic
         write_json(cell, self._measured(key))
 
@@ -50,12 +60,12 @@ class Cells:
         """Read what was measured."""
         return read_json(self._measured(key))
 
-    def answers(self, key: Key) -> Any:
-        """Read the answers to the test rows."""
-        return torch.load(self._answers(key), weights_only=True)
+    def results(self, key: Key) -> Results:
+        """Read the results on the test rows."""
+        return Results(**torch.load(self._results(key), weights_only=True))
 
     def _measured(self, key: Key) -> Path:
         return self.folder / f"{key.name}.json"
 
-    def _answers(self, key: Key) -> Path:
+    def _results(self, key: Key) -> Path:
         return self.folder / f"{key.name}.pt"

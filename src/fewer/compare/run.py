@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
+from torch import Tensor
+
 from fewer._files.locking import lock_folder
-from fewer.compare.cells import Cells, Key
+from fewer.compare.cells import Cells, Key, Results
 from fewer.compare.operating_point import choose_point
 from fewer.compare.settings import DENSE, START, Arm, Comparison
 from fewer.compare.training import folder_of, read_cost, train_arm, train_start
@@ -21,10 +24,11 @@ from fewer.hf.checkpoint import load
 from fewer.hf.max_length import resolve_max_length
 from fewer.hf.pretrained import load_tokenizer
 from fewer.hf.side_file import method_from
-from fewer.measure.evaluate import cost_metrics, measure_flops, predict
+from fewer.measure.evaluate import Outcome, cost_metrics, measure_flops, run_all, sum_traces
 from fewer.measure.latency import time_systems
 from fewer.measure.rows import provenance
 from fewer.measure.scorers import Scorer, make_scorer
+from fewer.measure.sweep import Depths
 from fewer.recipe import draw_rows, task_of
 from fewer.tasks.rows import read_rows
 from fewer.training.fit import open_run
@@ -168,8 +172,8 @@ def _train_start(comparison: Comparison, rows: Rows, seed: int, output: Path, ce
     """Train the dense model that all arms of a seed begin with, and measure it."""
     folder, key = train_start(comparison, rows.train, seed, output), Key(START, None, seed)
     if key not in cells:
-        cell, answers = _measure(_Bench(folder, rows, comparison), key, None, None)
-        cells.store(key, cell | {"training": read_cost(folder)}, answers)
+        cell, results = _measure(_Bench(folder, rows, comparison), key)
+        cells.store(key, cell | {"training": read_cost(folder)}, results)
     return folder
 
 
@@ -195,7 +199,7 @@ def _measure_cell(
         else:
             dev_share = bench.measure_share()
         _warn_of_share(key, dev_share)
-    cell, answers = _measure(bench, key, cells.answers(start), cells.read(start)["flops_per_text"])
+    cell, results = _measure(bench, key, cells.results(start))
     cell |= {
         "method": arm.description(target),
         "layers": arm.layers,
@@ -205,23 +209,52 @@ def _measure_cell(
     }
     if timed and comparison.runs and arm.name != DENSE:
         cell["latency_ms"] = _time(comparison, bench, folder_of(output, DENSE, None, key.seed))
-    cells.store(key, cell, answers)
+    cells.store(key, cell, results)
 
 
-def _measure(bench: _Bench, key: Key, dense_answers: Any, dense_flops: float | None) -> Any:
-    """Return the cell of a model and its answers to the test rows."""
-    outcome = predict(bench.model, bench.test, bench.tokenizer, bench.scorer, title=key.name)
-    reference = replace(
-        outcome, answers=outcome.answers if dense_answers is None else dense_answers
-    )
+def _measure(
+    bench: _Bench, key: Key, start: Results | None = None
+) -> tuple[dict[str, Any], Results]:
+    """Return the cell of a model and its results; `start` are those of the first dense model."""
+    model, texts = bench.model, bench.scorer.texts(bench.test)
+    answers, traces, order = run_all(model, bench.test, bench.tokenizer, bench.scorer, key.name)
+    depths = Depths.of(model, traces, [texts[row] for row in order])
+    results = Results(answers, depths.tokens, depths.flops)
+    dense = results if start is None else start
+    cost = sum_traces(model, traces, len(results.flops))
+    outcome, reference = Outcome(answers, *cost), Outcome(dense.answers, *cost)
     cell = {
         **asdict(key),
-        "metrics": bench.scorer.score(outcome.answers),
+        "metrics": bench.scorer.score(answers),
         **cost_metrics(outcome, reference, bench.scorer),
-        "flops_share": outcome.flops_per_text / (dense_flops or outcome.flops_per_text),
+        "flops_share": _share(results, dense),
+        "quartiles": _quartiles(results, dense, bench.scorer),
         **{name: provenance()[name] for name in ("time", "commit", "modified", "threads")},
     }
-    return cell, outcome.answers
+    return cell, results
+
+
+def _quartiles(results: Results, dense: Results, scorer: Scorer) -> list[dict[str, Any]]:
+    """Measure the texts of each quartile of lengths; texts of one length stay together."""
+    tokens = results.tokens
+    edges = tokens.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=tokens.dtype))
+    quartile = torch.bucketize(tokens, edges)
+    parts = [(quartile == number).nonzero().squeeze(1) for number in range(4)]
+    return [
+        {
+            "shortest": int(tokens[rows].min()),
+            "longest": int(tokens[rows].max()),
+            "texts": len(rows),
+            "metrics": scorer.score(results.answers, rows.tolist()),
+            "flops_share": _share(results, dense, rows),
+        }
+        for rows in parts
+        if len(rows)
+    ]
+
+
+def _share(results: Results, dense: Results, rows: Tensor | slice = slice(None)) -> float:
+    return float(results.flops[rows].sum() / dense.flops[rows].sum())
 
 
 def _time(comparison: Comparison, bench: _Bench, dense_folder: Path) -> dict[str, Any]:

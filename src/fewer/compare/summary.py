@@ -64,7 +64,7 @@ def _difference(measured: Measured, first: Group, second: Group) -> dict[str, An
     """Return by how much the second scores more than the first, over the seeds that both have."""
     seeds = measured.comparison.seeds
     answers, references = (
-        [measured.cells.answers(Key(arm, target, seed)) for seed in seeds]
+        [measured.cells.results(Key(arm, target, seed)).answers for seed in seeds]
         for arm, target in (second, first)
     )
     texts = len(measured.rows.test)

@@ -1,6 +1,6 @@
 import torch
 
-from fewer.compare.cells import Cells, Key
+from fewer.compare.cells import Cells, Key, Results
 
 
 def test_a_cell_counts_once_both_files_are_there(tmp_path):
@@ -8,16 +8,17 @@ def test_a_cell_counts_once_both_files_are_there(tmp_path):
     assert key not in cells
     torch.save(torch.ones(1), tmp_path / f"{key.name}.pt")  # a kill between the two
     assert key not in cells
-    cells.store(key, {"score": 1.0}, torch.zeros(3, 2))
+    results = Results(torch.zeros(3, 2), torch.ones(3), torch.ones(3))
+    cells.store(key, {"score": 1.0}, results)
     assert key in cells
     assert cells.read(key) == {"score": 1.0}
-    assert torch.equal(cells.answers(key), torch.zeros(3, 2))
+    assert torch.equal(cells.results(key).answers, torch.zeros(3, 2))
 
 
 def test_answers_of_tags_and_questions_are_words(tmp_path):
     cells, key = Cells(tmp_path), Key("tokee", None, 1)
-    cells.store(key, {}, [["O", "B-PER"], ["O"]])
-    assert cells.answers(key) == [["O", "B-PER"], ["O"]]
+    cells.store(key, {}, Results([["O", "B-PER"], ["O"]], torch.ones(2), torch.ones(2)))
+    assert cells.results(key).answers == [["O", "B-PER"], ["O"]]
 
 
 def test_names_tell_arms_targets_and_seeds_apart():

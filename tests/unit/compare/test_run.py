@@ -1,6 +1,7 @@
 """A whole comparison of a tiny model: alike for all, resumable, told in one row."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -107,6 +108,16 @@ def test_cells_hold_cost_score_and_origin(finished):
     assert measured.cells.read(Key("dense", None, 1))["flops_share"] == pytest.approx(1.0)
 
 
+def test_quartiles_of_length_hold_all_texts(finished):
+    measured, _ = finished
+    key = Key("half", None, 1)
+    quartiles, results = measured.cells.read(key)["quartiles"], measured.cells.results(key)
+    assert sum(part["texts"] for part in quartiles) == 24
+    assert all(a["longest"] < b["shortest"] for a, b in pairwise(quartiles))
+    assert [part["flops_share"] for part in quartiles] == pytest.approx([1 / 3] * len(quartiles))
+    assert results.tokens.min() == quartiles[0]["shortest"]
+
+
 def test_a_finished_comparison_is_not_measured_again(finished, monkeypatch):
     measured, output = finished
 
@@ -127,11 +138,11 @@ def test_an_interrupted_comparison_goes_on_to_the_same_answers(finished, tmp_pat
     class Killed(Exception):
         pass
 
-    def kill_at_second(self, key, cell, answers):
+    def kill_at_second(self, key, cell, results):
         keys.append(key)
         if len(keys) == 2:
             raise Killed
-        store(self, key, cell, answers)
+        store(self, key, cell, results)
 
     monkeypatch.setattr(Cells, "store", kill_at_second)
     with pytest.raises(Killed):
@@ -141,7 +152,9 @@ def test_an_interrupted_comparison_goes_on_to_the_same_answers(finished, tmp_pat
         run(comparison, tmp_path)
     resumed = run(comparison, tmp_path, resume=True)
     for key in resumed.keys:
-        assert torch.allclose(resumed.cells.answers(key), measured.cells.answers(key))
+        assert torch.allclose(
+            resumed.cells.results(key).answers, measured.cells.results(key).answers
+        )
 
 
 def test_another_comparison_in_the_same_folder_is_refused(finished, model_folder, reviews):
