@@ -158,6 +158,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "training": _speed() + _precisions(),
         "training-free": training_free(DATA, RESULTS),
         "compare": [_compared("sst2"), _compared("ag-news")],
+        "length-shift": [["benchmarks.length_shift"]],
         "lengths": [["benchmarks.lengths"]],
         "long-texts": long_texts(),
         "lra": [["lra", "run", "listops,text,pathfinder", "all", "--threads", "1", "--seed", "42"]],

@@ -72,6 +72,12 @@ class Measured:
     rows: Rows
     scorer: Scorer
 
+    @property
+    def quartiles(self) -> list[list[int]]:
+        """The test rows of each quartile of lengths."""
+        tokens = self.cells.results(self.keys[0]).tokens
+        return [rows.tolist() for rows in _split(tokens)]
+
 
 def run(comparison: Comparison, output: Path, *, resume: bool = False) -> Measured:
     """Train and measure all cells; those that are measured already are left as they are.
@@ -237,9 +243,6 @@ def _measure(
 def _quartiles(results: Results, dense: Results, scorer: Scorer) -> list[dict[str, Any]]:
     """Measure the texts of each quartile of lengths; texts of one length stay together."""
     tokens = results.tokens
-    edges = tokens.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=tokens.dtype))
-    quartile = torch.bucketize(tokens, edges)
-    parts = [(quartile == number).nonzero().squeeze(1) for number in range(4)]
     return [
         {
             "shortest": int(tokens[rows].min()),
@@ -248,9 +251,16 @@ def _quartiles(results: Results, dense: Results, scorer: Scorer) -> list[dict[st
             "metrics": scorer.score(results.answers, rows.tolist()),
             "flops_share": _share(results, dense, rows),
         }
-        for rows in parts
-        if len(rows)
+        for rows in _split(tokens)
     ]
+
+
+def _split(tokens: Tensor) -> list[Tensor]:
+    """Return the texts of each quartile of lengths, without those that hold none."""
+    edges = tokens.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=tokens.dtype))
+    quartile = torch.bucketize(tokens, edges)
+    parts = [(quartile == number).nonzero().squeeze(1) for number in range(4)]
+    return [rows for rows in parts if len(rows)]
 
 
 def _share(results: Results, dense: Results, rows: Tensor | slice = slice(None)) -> float:

@@ -67,12 +67,15 @@ def _difference(measured: Measured, first: Group, second: Group) -> dict[str, An
         [measured.cells.results(Key(arm, target, seed)).answers for seed in seeds]
         for arm, target in (second, first)
     )
-    texts = len(measured.rows.test)
-    interval = paired_difference(measured.scorer, answers, references, texts)
+    parts = [range(len(measured.rows.test)), *measured.quartiles]
+    interval, *by_length = (
+        asdict(paired_difference(measured.scorer, answers, references, rows)) for rows in parts
+    )
     return {
         "arm": second[0],
         "target": second[1],
         "reference": first[0],
         "reference_target": first[1],
-        **asdict(interval),
+        **interval,
+        "quartiles": by_length,
     }

@@ -31,9 +31,14 @@ class Interval:
 
 
 def paired_difference(
-    scorer: Scorer, answers: Sequence[Any], references: Sequence[Any], texts: int, *, seed: int = 0
+    scorer: Scorer,
+    answers: Sequence[Any],
+    references: Sequence[Any],
+    rows: Sequence[int],
+    *,
+    seed: int = 0,
 ) -> Interval:
-    """Bootstrap the difference of the first metric, averaged over pairs of answers (seeds).
+    """Bootstrap the difference of the first metric on these texts, averaged over pairs (seeds).
 
     Texts are drawn with replacement, the same for all systems and seeds: the interval tells what
     other texts would give with these trained models, at 95 % confidence.
@@ -41,15 +46,15 @@ def paired_difference(
     from scipy.stats import bootstrap
 
     each = [(scorer.each(a), scorer.each(b)) for a, b in zip(answers, references, strict=True)]
-    differences = [(a - b).numpy() for a, b in each if a is not None and b is not None]
+    differences = [(a - b)[list(rows)].numpy() for a, b in each if a is not None and b is not None]
     statistic: Callable[..., Any] = np.mean
-    data, resamples = np.arange(texts), SLOW_RESAMPLES
+    data, resamples = np.asarray(rows), SLOW_RESAMPLES
     if differences:
         data, resamples = np.mean(differences, axis=0), RESAMPLES
     else:
         statistic = partial(_difference, scorer, answers, references)
     mean = float(statistic(data))
-    if texts < 2:
+    if len(rows) < 2:
         return Interval(mean, mean, mean)
     result = bootstrap(
         (data,),

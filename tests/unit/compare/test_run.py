@@ -186,6 +186,8 @@ def test_the_row_has_an_interval_for_every_difference(finished):
     assert ("start", "dense") in pairs
     assert ("start", "ltp") not in pairs
     assert all(entry["low"] <= entry["mean"] <= entry["high"] for entry in row["differences"])
+    quartiles = row["cells"][0]["quartiles"]
+    assert all(len(entry["quartiles"]) == len(quartiles) for entry in row["differences"])
     assert row["data"]["rows"] == 24
     assert row["settings"]["seeds"] == (1, 2)
 
