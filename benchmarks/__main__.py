@@ -159,10 +159,25 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "training-free": training_free(DATA, RESULTS),
         "compare": [_compared("sst2"), _compared("ag-news")],
         "length-shift": [["benchmarks.length_shift"]],
+        "certificate": _certified(),
         "lengths": [["benchmarks.lengths"]],
         "long-texts": long_texts(),
         "lra": [["lra", "run", "listops,text,pathfinder", "all", "--threads", "1", "--seed", "42"]],
     }
+
+
+def _certified() -> list[list[str]]:
+    """Certify training-free pruning of the dense models that `training-free` trains."""
+    tests = {"sst2": "glue/sst2/test", "ag-news": "ag_news/test", "imdb": "imdb/test"}
+    trains = {"sst2": "glue/sst2/train", "ag-news": "ag_news/train", "imdb": "imdb/train"}
+    return [
+        [
+            *("benchmarks.certificate", f"training-free-{name}"),
+            *(f"runs/training-free-{name}/model", str(DATA / f"{test}.jsonl.gz"), "2000"),
+            *(str(DATA / f"{trains[name]}.jsonl.gz"), "0.6"),
+        ]
+        for name, test in tests.items()
+    ]
 
 
 def _compared(name: str) -> list[str]:

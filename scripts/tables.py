@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.tables import write_block
+from benchmarks.support.certificate import certificate_table
 from benchmarks.support.compare import compare_block, comparison_figures, newest_comparisons
 from benchmarks.support.findings import findings
 from benchmarks.support.lengths import (
@@ -62,6 +63,7 @@ SHOWN = {
     "readme": ["imdb-ltp", "sst2-ltp"],
     "claim": ["imdb-ltp"],
     "training_free": ["training-free"],
+    "certificate": ["certificate"],
 }
 # where the scores of timed runs are
 SCORED = {
@@ -368,6 +370,7 @@ WRITTEN: dict[str, Callable[[Rows], str]] = {
     "training": _training,
     "precision": _precision,
     "training_free": training_free_table,
+    "certificate": certificate_table,
 }
 
 PEERS: dict[str, Callable[[Rows], str]] = {

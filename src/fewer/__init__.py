@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fewer.version import __version__
 
 if TYPE_CHECKING:
+    from fewer.certificate.calibrate import calibrate
     from fewer.core.decision import Decision, Fate, Site, View
     from fewer.core.needs import Needs
     from fewer.core.phase import Phase
@@ -48,6 +49,7 @@ _HOMES = {
     "applying": "fewer.hf.attach",
     "attach": "fewer.hf.attach",
     "attachment": "fewer.hf.attach",
+    "calibrate": "fewer.certificate.calibrate",
     "deoptimize": "fewer.hf.optimize",
     "dense_phase": "fewer.training.fit",
     "detach": "fewer.hf.attach",
@@ -84,6 +86,7 @@ __all__ = [
     "applying",
     "attach",
     "attachment",
+    "calibrate",
     "dense_phase",
     "deoptimize",
     "detach",

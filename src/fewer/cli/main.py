@@ -11,6 +11,7 @@ import typer
 from fewer.cli import (
     ask,
     bench,
+    calibrate,
     compare,
     demo,
     evaluate,
@@ -37,6 +38,7 @@ for command in (
     fit.fit,
     lengthen.lengthen,
     evaluate.evaluate,
+    calibrate.calibrate,
     compare.compare,
     bench.bench,
     set_threshold.set_threshold,

@@ -13,6 +13,7 @@ import copy
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -297,8 +298,9 @@ def is_attached(model: nn.Module) -> bool:
 def set_threshold(model: Model, threshold: float) -> Model:
     """Set the threshold at which texts exit or tokens are frozen, in place.
 
-    Its meaning and range are those of the method's criterion. It is saved with the model. Raises
-    `ValueError` for a value outside the range, and for a method without such a threshold.
+    Its meaning and range are those of the method's criterion. It is saved with the model, which
+    loses a certificate of `fewer.calibrate`. Raises `ValueError` for a value outside the range,
+    and for a method without such a threshold.
 
     >>> fewer.set_threshold(model, threshold=0.3)  # doctest: +SKIP
     """
@@ -310,6 +312,7 @@ def set_threshold(model: Model, threshold: float) -> Model:
             "Early exits have one; LTP learns its own."
         )
     points.set(threshold)
+    attached.settings = replace(attached.settings, certificate=None)
     return model
 
 

@@ -109,9 +109,11 @@ class Attachment(nn.Module):
         kernels = "plain torch" if self.isa is None else self.isa.name
         if self._graphs is not None:
             kernels = "CUDA graphs"
+        certificate = self.settings.certificate
         return (
             f"method={self.method}, precision={precision}, kernels={kernels}, "
             f"attention={self.settings.kernel}"
+            + ("" if certificate is None else f", certificate={certificate}")
         )
 
     def __getstate__(self) -> dict[str, Any]:

@@ -136,6 +136,7 @@ def _attach_method(
         raise ValueError(
             f"{folder / SIDE_FILE} must fit the model of {folder / CONFIG}; got: {error}"
         ) from error
+    attachment(model).settings = settings
     policy = attachment(model).policy
     expected = policy.state_dict()
     shapes = {name: tuple(tensor.shape) for name, (tensor, _) in tensors.items()}

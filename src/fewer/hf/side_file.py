@@ -43,6 +43,7 @@ class Settings:
     method: Method = field(kw_only=False)
     kernel: str = field(default="auto", kw_only=False)
     protect: TokenIds = field(default=(), kw_only=False)
+    certificate: dict[str, Any] | None = None  # of `fewer.calibrate`
 
 
 def method_to(method: Method) -> dict[str, Any]:
@@ -122,6 +123,7 @@ def write_settings(settings: Settings, folder: str | Path) -> None:
         "method": method_to(settings.method),
         "kernel": settings.kernel,
         "protect": list(settings.protect),
+        **({} if settings.certificate is None else {"certificate": settings.certificate}),
     }
     write_json(content, Path(folder) / SIDE_FILE)
 
@@ -153,7 +155,7 @@ def read_settings(folder: str | Path) -> Settings:
         warnings.warn(
             f"{path} was written by fewer {side_file.version}; this is {__version__}.", stacklevel=2
         )
-    return Settings(method, side_file.kernel, side_file.protect)
+    return Settings(method, side_file.kernel, side_file.protect, certificate=side_file.certificate)
 
 
 @settings
@@ -163,6 +165,7 @@ class _SideFile:
     version: str
     kernel: str = "auto"
     protect: TokenIds = ()
+    certificate: dict[str, Any] | None = None
 
 
 def _check_unmarked(path: Path) -> None:

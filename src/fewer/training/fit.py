@@ -7,7 +7,7 @@ import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +114,9 @@ def fit(
             "first: model.merge_and_unload()."
         )
     _check_rows(train)
+    if is_attached(model):  # a certificate is about the weights as they were
+        attached = attachment(model)
+        attached.settings = replace(attached.settings, certificate=None)
     stages = _list_stages(model, method, dense, method.phases() if phases is None else phases)
     for _, phase in stages:
         _check_phase(phase)

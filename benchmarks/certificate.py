@@ -1,0 +1,109 @@
+"""Do certificates hold? `python -m benchmarks.certificate NAME MODEL DATA ROWS [TEXTS TARGET]`.
+
+The answers of a model at every operating point are computed once. Then 500 times texts are drawn,
+and the point is chosen that they certify. Drawn with replacement, the true share of changed answers
+is that of all texts; in a split into halves, the other half tells it, with noise of its own. With a
+file of unlabelled TEXTS the model is dense, and gets training-free pruning fitted to 300 of them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fewer
+from fewer.certificate.calibrate import operating_runs
+from fewer.certificate.p_values import binomial_p_value
+from fewer.cli.common import quiet
+from fewer.hf.pretrained import load_tokenizer
+from fewer.measure.rows import append_row, describe
+from fewer.tasks import read_rows
+from fewer.tasks.texts import encode_texts
+
+RESULTS = Path("benchmarks/results/certificate.jsonl")
+RISKS = (0.005, 0.01, 0.02, 0.05)
+CONFIDENCE = 0.95
+DRAWS = 500
+SAMPLE = 300  # unlabelled texts that pruning is fitted to
+
+
+def main(name: str, model_name: str, data: str, rows: int, texts: str | None, target: str) -> None:
+    """Measure one model on one data set, and add a row."""
+    quiet()
+    torch.set_num_threads(1)
+    table = read_rows(data).shuffle(seed=0)
+    table = table.select(range(min(rows, len(table))))
+    model, tokenizer = fewer.load(model_name), load_tokenizer(model_name)
+    if texts is not None:
+        sample = read_rows(texts).shuffle(seed=0).select(range(SAMPLE))["text"][:]
+        fewer.prune(model, tokenizer, sample, target=float(target))
+    points, changed, shares = operating_runs(model, tokenizer, table["text"][:])
+    encoded = encode_texts(table["text"][:], tokenizer, max_length=int(tokenizer.model_max_length))
+    row = describe(
+        "certificate",
+        model=model_name,
+        method=fewer.attachment(model).method,
+        source=data,
+        table=table,
+        encoded=encoded,
+        max_length=int(tokenizer.model_max_length),
+        seed=0,
+    )
+    generator = torch.Generator().manual_seed(0)
+    row |= {
+        "name": name,
+        "points": list(points),
+        "changed": changed.double().mean(1).tolist(),
+        "flops_shares": shares,
+        "draws": DRAWS,
+        "confidence": CONFIDENCE,
+        "levels": [_try_level(changed, shares, risk, generator) for risk in RISKS],
+    }
+    append_row(row, RESULTS)
+    for level in row["levels"]:
+        print(name, level)
+
+
+def choose(changed: Tensor, risk: float) -> int:
+    """Return how many points of the path, (points, texts), are certified one after another."""
+    texts = changed.shape[1]
+    for number, errors in enumerate(changed.sum(1).tolist()):
+        if binomial_p_value(errors, texts, risk) > 1 - CONFIDENCE:
+            return number
+    return len(changed)
+
+
+def _try_level(
+    changed: Tensor, shares: Sequence[float], risk: float, generator: torch.Generator
+) -> dict[str, Any]:
+    texts = changed.shape[1]
+    everywhere = changed.double().mean(1)
+    broken = broken_in_half = nothing = 0
+    kept: list[float] = []
+    for _ in range(DRAWS):
+        drawn = torch.randint(texts, (texts // 2,), generator=generator)
+        number = choose(changed[:, drawn], risk)
+        kept.append(shares[number - 1] if number else 1.0)
+        nothing += not number
+        broken += bool(number) and bool(everywhere[number - 1] > risk)
+        order = torch.randperm(texts, generator=generator)
+        number = choose(changed[:, order[: texts // 2]], risk)
+        half = changed[:, order[texts // 2 :]].double().mean(1)
+        broken_in_half += bool(number) and bool(half[number - 1] > risk)
+    return {
+        "risk": risk,
+        "broken": broken / DRAWS,
+        "broken_in_half": broken_in_half / DRAWS,
+        "nothing_certified": nothing / DRAWS,
+        "flops_share": sum(kept) / DRAWS,
+    }
+
+
+if __name__ == "__main__":
+    words = sys.argv[1:]
+    main(words[0], words[1], words[2], int(words[3]), *(words[4:] or (None, "")))

@@ -1,0 +1,1 @@
+"""Calibration with a certificate: the fastest setting that provably changes few answers."""

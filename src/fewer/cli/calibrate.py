@@ -1,0 +1,82 @@
+"""`fewer calibrate`: the fastest setting that is certified to change few answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fewer.cli.common import Columns, LimitOption, ThreadsOption, quiet, roles
+from fewer.cli.source import Source
+
+__all__ = ["calibrate"]
+
+
+def calibrate(
+    model: Annotated[str, typer.Argument(help="Folder, hub name, or pypi:PACKAGE of a model.")],
+    texts: Annotated[str, typer.Option(help="Texts as in production; labels are not read.")],
+    output: Annotated[Path, typer.Option(help="Folder for the calibrated model; must be new.")],
+    max_disagreement: Annotated[
+        float, typer.Option(help="Share of answers that may differ from the full model's.")
+    ] = 0.01,
+    confidence: Annotated[float, typer.Option(help="Of the promise.")] = 0.95,
+    conditional: Annotated[
+        bool, typer.Option("--conditional", help="Promise it among the texts that read less.")
+    ] = False,
+    column: Columns = None,
+    split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None,
+    limit: LimitOption = None,
+    max_length: Annotated[int | None, typer.Option(min=2, help="Longest text in tokens.")] = None,
+    threads: ThreadsOption = None,
+    seed: int = 0,
+) -> None:
+    """Certify the fastest setting of a model that changes at most a share of its answers.
+
+    A dense model gets training-free pruning; one with a method is turned along its thresholds.
+    Example: fewer calibrate my-model --texts texts.csv --max-disagreement 0.01 --output certified
+    """
+    import torch
+
+    from fewer.certificate.calibrate import calibrate
+    from fewer.hf.checkpoint import save
+    from fewer.tasks.rows import read_rows
+
+    quiet()
+    if output.exists():
+        raise ValueError(f"--output must be a new folder; got {output}, which exists.")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    rows = read_rows(texts, split=split)
+    if limit is not None and limit < len(rows):
+        rows = rows.shuffle(seed=seed).select(range(limit))
+    source = Source.find(model)
+    loaded = source.load_model(precision=None)
+    tokenizer = source.load_tokenizer(loaded)
+    names = roles(column)
+    first, second = names.get("tokens") or names.get("text"), names.get("text_pair")
+    first = first or _guess_column(rows.column_names)
+    certificate = calibrate(
+        loaded,
+        tokenizer,
+        rows[first][:],
+        text_pairs=None if second is None else rows[second][:],
+        max_disagreement=max_disagreement,
+        confidence=confidence,
+        conditional=conditional,
+        max_length=max_length,
+        seed=seed,
+    )
+    save(loaded, output)
+    tokenizer.save_pretrained(output)
+    typer.echo(f"{certificate.promise}\nsaved in {output}")
+
+
+def _guess_column(names: list[str]) -> str:
+    for name in ("text", "tokens", "sentence"):
+        if name in names:
+            return name
+    raise ValueError(
+        f"--column must name the texts, since no column is text, tokens or sentence; got "
+        f"{', '.join(names)}. Example: --column text=review."
+    )

@@ -1,0 +1,182 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
+
+import fewer
+from fewer.certificate.calibrate import calibrate, operating_runs
+from fewer.certificate.certificate import certificate_of
+from fewer.certificate.p_values import binomial_p_value
+from tests.unit.conftest import WORDS
+
+TEXTS = [
+    " ".join(WORDS[(number * step) % len(WORDS)] for step in range(1, 2 + number % 9))
+    for number in range(80)
+]
+LOOSE = {"max_disagreement": 0.2, "confidence": 0.9}
+
+
+def classifier(model_folder, kind=AutoModelForSequenceClassification, **settings):
+    """Draw all weights anew, so that answers do not depend on what ran before."""
+    model = kind.from_pretrained(model_folder, **settings).eval()
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.2)
+    return model, AutoTokenizer.from_pretrained(model_folder)
+
+
+def with_exits(model_folder, **settings):
+    """Put heads on that are certain of some texts, and not always of the model's answer."""
+    model, tokenizer = classifier(model_folder)
+    torch.manual_seed(4)
+    fewer.attach(model, fewer.EarlyExit(**settings))
+    with torch.no_grad():
+        for head in fewer.attachment(model).policy.modules():
+            if isinstance(head, torch.nn.Linear) and head.out_features == 2:
+                head.weight.normal_(0, 0.5)
+    return model, tokenizer
+
+
+def test_the_most_eager_point_that_passes_is_set(model_folder):
+    """Repeated by hand: answers at each point against those with nothing left out."""
+    model, tokenizer = with_exits(model_folder)
+    certificate = calibrate(model, tokenizer, TEXTS, **LOOSE)
+    points = fewer.attachment(model).policy.operating_points()
+    points.set_never()
+    full = fewer.predict(model, tokenizer, TEXTS).argmax(-1)
+    last = None
+    for point in points.path:
+        points.set(point)
+        errors = int((fewer.predict(model, tokenizer, TEXTS).argmax(-1) != full).sum())
+        if binomial_p_value(errors, len(TEXTS), 0.2) > 0.1:
+            break
+        last, changed = point, errors
+    assert certificate.point == pytest.approx(last)
+    assert certificate.changed == changed
+    assert certificate.texts == 80
+    assert certificate.p_value <= 0.1
+    assert certificate.flops_share <= 1.05
+    assert certificate.tested == points.path[: len(certificate.tested)]
+
+
+def test_the_point_is_set_and_the_certificate_shown_saved_and_loaded(model_folder, tmp_path):
+    model, tokenizer = with_exits(model_folder)
+    certificate = calibrate(model, tokenizer, TEXTS, **LOOSE)
+    assert float(fewer.attachment(model).policy.operating_points().value) == pytest.approx(
+        certificate.point
+    )
+    assert certificate_of(model) == certificate
+    assert "max_disagreement" in repr(model)
+    fewer.save(model, tmp_path)
+    loaded = fewer.load(tmp_path, precision=None)
+    assert certificate_of(loaded) == certificate
+    expected = fewer.predict(model, tokenizer, TEXTS)
+    torch.testing.assert_close(fewer.predict(loaded, tokenizer, TEXTS), expected)
+
+
+def test_another_threshold_or_method_loses_it(model_folder):
+    model, tokenizer = with_exits(model_folder)
+    calibrate(model, tokenizer, TEXTS, **LOOSE)
+    fewer.set_threshold(model, threshold=0.5)
+    assert certificate_of(model) is None
+    calibrate(model, tokenizer, TEXTS, **LOOSE)
+    assert certificate_of(fewer.attach(model)) is None
+
+
+def test_a_dense_model_gets_training_free_pruning(model_folder):
+    model, tokenizer = classifier(model_folder)
+    before = fewer.predict(model, tokenizer, TEXTS).argmax(-1)
+    certificate = calibrate(model, tokenizer, TEXTS, max_disagreement=0.3, confidence=0.9)
+    assert fewer.attachment(model).method.rule in ("cumulative", "received")
+    assert certificate.texts == 56  # 24 were searched with
+    after = fewer.predict(model, tokenizer, TEXTS).argmax(-1)
+    assert float((after != before).float().mean()) <= 0.5
+    assert certificate.flops_share < 1
+
+
+def test_what_cannot_be_certified_reads_everything_with_a_warning(model_folder):
+    model, tokenizer = with_exits(model_folder)
+    with torch.no_grad():  # exits that always answer otherwise than the model
+        model.classifier.bias.copy_(torch.tensor([50.0, -50.0]))
+        for head in fewer.attachment(model).policy.modules():
+            if isinstance(head, torch.nn.Linear) and head.out_features == 2:
+                head.weight.zero_()
+                head.bias.copy_(torch.tensor([-50.0, 50.0]))
+    with pytest.warns(UserWarning, match="max_disagreement"):
+        certificate = calibrate(model, tokenizer, TEXTS, max_disagreement=0.05, confidence=0.9)
+    assert certificate.point is None
+    assert fewer.attachment(model).policy.operating_points().is_never
+    assert "nothing is certified" in certificate.promise
+
+
+def test_the_conditional_promise_counts_the_texts_that_read_less(model_folder):
+    model, tokenizer = with_exits(model_folder)
+    texts = TEXTS * 2
+    certificate = calibrate(
+        model, tokenizer, texts, conditional=True, max_disagreement=0.8, confidence=0.9
+    )
+    assert certificate.conditional
+    assert certificate.texts <= 112  # of those not searched with
+    assert "read less" in certificate.promise
+
+
+def test_tags_and_numbers_are_certified_too(model_folder):
+    tagger, tokenizer = classifier(model_folder, AutoModelForTokenClassification, num_labels=3)
+    fewer.attach(tagger, fewer.METHODS["tokee"]())
+    sentences = [text.split() for text in TEXTS]
+    certificate = calibrate(tagger, tokenizer, sentences, max_disagreement=0.9, confidence=0.9)
+    assert certificate.texts == 80
+    regressor, _ = classifier(model_folder, num_labels=1)
+    fewer.attach(regressor, fewer.EarlyExit(criterion="patience"))
+    with pytest.warns(UserWarning, match="max_disagreement"):  # its heads are not trained
+        certificate = calibrate(regressor, tokenizer, TEXTS, max_disagreement=0.5, confidence=0.9)
+    assert certificate.texts == 80
+
+
+def test_too_few_texts_are_told_with_the_number_needed(model_folder):
+    model, tokenizer = with_exits(model_folder)
+    with pytest.raises(ValueError, match=r"texts.*299.*got 80"):
+        calibrate(model, tokenizer, TEXTS)
+
+
+@pytest.mark.parametrize("settings", [{"max_disagreement": 0.0}, {"confidence": 1.0}])
+def test_values_out_of_range_are_told_by_name(model_folder, settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        calibrate(*with_exits(model_folder), TEXTS, **settings)
+
+
+def test_methods_without_operating_points_and_questions_are_refused(model_folder):
+    model, tokenizer = classifier(model_folder)
+    fewer.attach(model, fewer.LTP())
+    with pytest.raises(ValueError, match="operating points"):
+        calibrate(model, tokenizer, TEXTS, **LOOSE)
+    reader = AutoModelForQuestionAnswering.from_pretrained(model_folder).eval()
+    with pytest.raises(ValueError, match="model must"):
+        calibrate(reader, tokenizer, TEXTS, **LOOSE)
+
+
+def test_a_certificate_is_checked_when_it_is_read(model_folder):
+    model, tokenizer = with_exits(model_folder)
+    calibrate(model, tokenizer, TEXTS, **LOOSE)
+    attached = fewer.attachment(model)
+    broken = {**attached.settings.certificate, "p_value": 2.0}
+    attached.settings = replace(attached.settings, certificate=broken)
+    with pytest.raises(ValueError, match="p_value"):
+        certificate_of(model)
+
+
+def test_all_points_are_run_against_the_full_model(model_folder):
+    model, tokenizer = with_exits(model_folder)
+    points, changed, shares = operating_runs(model, tokenizer, TEXTS)
+    assert points == fewer.attachment(model).policy.operating_points().path
+    assert changed.shape == (len(points), 80)
+    assert shares == sorted(shares, reverse=True)
+    assert changed[-1].any()
