@@ -1,0 +1,18 @@
+"""The figures of the page of claims, by the name of their file in `docs/`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.support.patterns import draw_pattern
+from fewer.report.svg import Drawing
+
+__all__ = ["claim_figures"]
+
+
+def claim_figures(results: Path) -> dict[str, Drawing | None]:
+    """Draw those whose rows are in the folder `results`; patterns need none."""
+    return {
+        "pattern-longformer.svg": draw_pattern("Longformer"),
+        "pattern-big-bird.svg": draw_pattern("BigBird"),
+    }

@@ -1,0 +1,106 @@
+"""The page of claims: every claim has a line, and every number a row."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import benchmarks
+from benchmarks.claims.page import CHAPTERS, COMMANDS, write_chapter
+
+ROOT = Path(__file__).parents[4]
+CLAIMS = [claim for chapter in CHAPTERS.values() for claim in chapter]
+# that are not there yet: a comparison of methods, and of lengths to train on
+TO_COME = {"compare", "length-shift", "skim-architectures"} | {
+    *("length-distributions", "selection-cost", "tokens-remaining", "attention-answers"),
+}
+
+
+def test_without_rows_nothing_is_decided_and_nothing_is_measured(tmp_path):
+    summary = write_chapter("summary", tmp_path)
+    assert f"{len(CLAIMS)} claims and questions: 0 holds" in summary
+    assert summary.count("| not decided |") == len(CLAIMS)
+    written = "".join(write_chapter(chapter, tmp_path) for chapter in CHAPTERS)
+    assert written.count("**Measured**: no rows yet") == len(CLAIMS)
+
+
+def test_keys_are_distinct_anchors():
+    keys = [claim.key for claim in CLAIMS]
+    assert len(set(keys)) == len(keys) > 50
+    assert all(re.fullmatch(r"[a-z0-9-]+", key) for key in keys)
+
+
+def test_every_command_is_a_benchmark():
+    stems = {stem for claim in CLAIMS for stem in claim.stems} - TO_COME
+    known = benchmarks()
+    assert [stem for stem in stems if COMMANDS.get(stem, stem) not in known] == []
+
+
+def test_every_slide_with_a_heading_of_the_talk_is_on_the_page():
+    page = (ROOT / "docs" / "claims.md").read_text()
+    slides = (
+        "Increasingly Verbose, Attention is All We Need?, Method 1: Block-skim, QA Context is "
+        "Lengthy, Block-skim Architecture, CNN Based Block Relevance Prediction, Training "
+        "Block-skim, Block-skim Results: FLOPs, Block-skim Results: Score, Block-skim Results: "
+        "Ablation, Method 2: LTP, Why Using Threshold?, Threshold Token Pruning, Learning the "
+        "Threshold, Training LTP, LTP Results: Main, LTP Results: Comparative, LTP V.S. LAT, "
+        "Method 3: Magic Pyramid, Sequence Length, Training MP, MP Result: Comparative, Extend: "
+        "TOKEE, Method 4: Efficient Attention, Efficient Attention Illustrated, Recap"
+    )
+    assert [slide for slide in slides.split(", ") if slide not in page] == []
+
+
+def test_tests_that_hold_the_formulas_exist():
+    page = (ROOT / "docs" / "claims.md").read_text()
+    paths = re.findall(r"`(tests/[\w/.]+)`", page)
+    assert len(paths) > 5
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+@pytest.fixture
+def results(tmp_path):
+    def write(stem, *rows):
+        (tmp_path / f"{stem}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return tmp_path
+
+    return write
+
+
+def compared(low, high, train="train"):
+    """Make a row of `fewer compare` in which the arm of LTP leads that of LAT."""
+    gap = {"mean": (low + high) / 2, "low": low, "high": high}
+    return {
+        "kind": "compare",
+        "data": {"source": "data/glue/qqp/dev.jsonl.gz", "hash": "1", "rows": 9},
+        "train": {"source": f"data/glue/qqp/{train}.jsonl.gz"},
+        "settings": {"arms": {"lat": {"name": "length_adaptive"}, "ltp": {"name": "ltp"}}},
+        "differences": [{"arm": "lat", "reference": "ltp", "target": 0.5, **gap}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown", "advantage", "alike"),
+    [
+        (-0.03, -0.01, "+2.0", "holds", "does not hold"),
+        (0.01, 0.03, "-2.0", "does not hold", "holds"),
+        (-0.01, 0.01, "0.0", "not decided", "not decided"),
+    ],
+)
+def test_a_comparison_decides_in_the_direction_of_its_arms(
+    results, low, high, shown, advantage, alike
+):
+    folder = results("compare", compared(low, high))
+    page = write_chapter("ltp", folder)
+    verdicts = dict(re.findall(r"\{ #([\w-]+) \}\n\n\*\*Verdict: (.+?)\.\*\*", page))
+    assert verdicts["advantage"] == advantage
+    assert verdicts["alike"] == alike
+    assert f"qqp dev, 50% of the FLOPs {shown} points" in page
+
+
+def test_trained_on_short_texts_is_told_by_the_name_of_the_file(results):
+    folder = results("length-shift", compared(-0.03, -0.01, "short"), compared(0.01, 0.03, "long"))
+    page = write_chapter("ltp", folder)
+    verdicts = dict(re.findall(r"\{ #([\w-]+) \}\n\n\*\*Verdict: (.+?)\.\*\*", page))
+    assert verdicts["shift"] == "holds"
+    assert verdicts["shift-long"] == "holds"
