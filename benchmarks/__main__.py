@@ -158,6 +158,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "training": _speed() + _precisions(),
         "training-free": training_free(DATA, RESULTS),
         "lengths": [["benchmarks.lengths"]],
+        "length-distributions": [["benchmarks.length_distributions"]],
         "long-texts": long_texts(),
         "lra": [["lra", "run", "listops,text,pathfinder", "all", "--threads", "1", "--seed", "42"]],
     }

@@ -16,6 +16,7 @@ from benchmarks.claims.pieces import (
     loss,
     of_each_data_set,
 )
+from benchmarks.support.length_distributions import evaluation_files
 from fewer.report.operating_points import data_set
 
 __all__ = ["LTP"]
@@ -34,11 +35,9 @@ def _trained(measure: Callable[[Row], Interval | None]) -> Callable[[Results], l
 
 def _spread(results: Results) -> list[Case]:
     """Return the third quartile of the lengths of a data set divided by the first."""
-    rows = {row["name"]: row for row in results.rows("length-distributions")}
+    rows = evaluation_files(results.rows("length-distributions"))
     return [
-        Case(name, counted(row["tokens"]["q3"] / row["tokens"]["q1"]))
-        for name, row in rows.items()
-        if row["split"] != "train"
+        Case(name, counted(row["tokens"]["q3"] / row["tokens"]["q1"])) for name, row in rows.items()
     ]
 
 

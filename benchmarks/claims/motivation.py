@@ -9,6 +9,7 @@ from benchmarks.claims.claim import Case, Check, Claim, Results, at_least, at_mo
 from benchmarks.claims.intervals import Interval, counted, difference, growth, in_points, proportion
 from benchmarks.claims.pieces import POINTS, cases_of, loss, of_each_data_set
 from benchmarks.long_texts import ROWS
+from benchmarks.support.length_distributions import evaluation_files
 
 __all__ = ["MOTIVATION", "tokens_saved"]
 
@@ -20,11 +21,11 @@ _PRUNED = ("imdb-ltp", "sst2-ltp", "training-free")
 
 def _long_texts(results: Results) -> list[Case]:
     """Return the share of texts beyond the limit, of the test or dev file of each data set."""
-    rows = {row["name"]: row for row in results.rows("length-distributions")}
+    rows = evaluation_files(results.rows("length-distributions"))
     return [
-        Case(name, proportion(row["tokens"]["over"][_LIMIT] / row["tokens"]["texts"], texts))
+        Case(name, proportion(row["tokens"]["over"][_LIMIT] / texts, texts))
         for name, row in rows.items()
-        if (texts := row["tokens"]["texts"]) and row["split"] != "train"
+        if (texts := int(row["tokens"]["texts"]))
     ]
 
 

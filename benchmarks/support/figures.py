@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks.claims.claim import Results
+from benchmarks.support.length_distributions import draw_lengths
 from benchmarks.support.patterns import draw_pattern
 from fewer.report.svg import Drawing
 
 __all__ = ["claim_figures"]
 
 
-def claim_figures(results: Path) -> dict[str, Drawing | None]:
-    """Draw those whose rows are in the folder `results`; patterns need none."""
+def claim_figures(folder: Path) -> dict[str, Drawing | None]:
+    """Draw those whose rows are in the folder; patterns need none."""
+    results = Results(folder)
     return {
+        "length-distributions.svg": draw_lengths(results.rows("length-distributions")),
         "pattern-longformer.svg": draw_pattern("Longformer"),
         "pattern-big-bird.svg": draw_pattern("BigBird"),
     }
