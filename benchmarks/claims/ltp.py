@@ -143,8 +143,7 @@ _RULES = (
             ),
         ),
         ("length-distributions",),
-        note="Counted over the drawn rows of files that are not for training; the picture is at "
-        "[the first claim](#long).",
+        note="Counted over the drawn rows; the picture is at [the first claim](#long).",
     ),
     Claim(
         "top-k",

@@ -114,7 +114,8 @@ MOTIVATION = (
         ),
         ("length-distributions",),
         note="BERT has 512 positions; a case is for the claim if they are too few for a quarter "
-        "of the texts. Shown are the files that are not for training.",
+        "of the texts. Shown is one file of each data set, not that for training where there is "
+        "another.",
         figures=("length-distributions.svg",),
     ),
     Claim(

@@ -14,19 +14,18 @@ POSITIONS = 512  # of BERT
 
 
 def evaluation_files(rows: Sequence[Row]) -> dict[str, Row]:
-    """Return the rows of files that are not for training, by name; all where a set has no other."""
-    tested = {_folder(row) for row in rows if row["split"] != "train"}
-    return {
-        row["name"]: row for row in rows if row["split"] != "train" or _folder(row) not in tested
-    }
+    """Return the row of one file of each data set: for tests, else not for training, else any."""
+    chosen: dict[str, Row] = {}
+    for row in sorted(rows, key=lambda row: (_RANKS.get(row["split"], 1), row["name"])):
+        chosen.setdefault(row["name"].split()[0], row)
+    return {row["name"]: row for row in chosen.values()}
 
 
-def _folder(row: Row) -> str:
-    return str(row["name"]).split()[0]
+_RANKS = {"test": 0, "train": 2}
 
 
 def draw_lengths(rows: Sequence[Row]) -> Drawing | None:
-    """Draw the quartiles of each file that is not for training."""
+    """Draw the quartiles of one file of each data set."""
     shown = sorted(
         evaluation_files(rows).values(), key=lambda row: (row["tokens"]["median"], row["name"])
     )

@@ -61,12 +61,13 @@ def test_a_row_names_its_file_and_is_drawn(write, tmp_path):
     assert row["tokens"]["texts"] == row["data"]["rows"] == sum(row["lengths"]["counts"]) == 4
 
 
-def test_the_figure_shows_files_that_are_not_for_training():
+def test_the_figure_shows_one_file_of_each_data_set_for_tests_if_there_is_one():
     def row(name, split, lengths):
         return {"name": name, "split": split, "tokens": summarize_lengths(lengths)}
 
     rows = [
         row("long test", "test", [500, 600, 700]),
+        row("long dev", "dev", [1, 2]),
         row("long train", "train", [1, 2]),
         row("only train", "train", [10, 20, 30]),
     ]
