@@ -159,6 +159,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "training-free": training_free(DATA, RESULTS),
         "lengths": [["benchmarks.lengths"]],
         "length-distributions": [["benchmarks.length_distributions"]],
+        "selection-cost": [["benchmarks.selection_cost"]],
         "long-texts": long_texts(),
         "lra": [["lra", "run", "listops,text,pathfinder", "all", "--threads", "1", "--seed", "42"]],
     }
