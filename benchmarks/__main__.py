@@ -20,6 +20,7 @@ import yaml
 
 from benchmarks.long_texts import commands as long_texts
 from benchmarks.questions import hops, settings, squad
+from benchmarks.tokens_remaining import commands as tokens_remaining
 from benchmarks.training_free import commands as training_free
 from fewer.hf.side_file import method_from
 
@@ -157,6 +158,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "hops": hops(DATA, RESULTS),
         "training": _speed() + _precisions(),
         "training-free": training_free(DATA, RESULTS),
+        "tokens-remaining": tokens_remaining(DATA),
         "lengths": [["benchmarks.lengths"]],
         "length-distributions": [["benchmarks.length_distributions"]],
         "selection-cost": [["benchmarks.selection_cost"]],

@@ -7,6 +7,7 @@ from pathlib import Path
 from benchmarks.claims.claim import Results
 from benchmarks.support.length_distributions import draw_lengths
 from benchmarks.support.patterns import draw_pattern
+from benchmarks.support.remaining import draw_remaining
 from benchmarks.support.selection import draw_selection
 from fewer.report.svg import Drawing
 
@@ -19,6 +20,7 @@ def claim_figures(folder: Path) -> dict[str, Drawing | None]:
     return {
         "length-distributions.svg": draw_lengths(results.rows("length-distributions")),
         "selection-cost.svg": draw_selection(results.rows("selection-cost")),
+        "tokens-remaining.svg": draw_remaining(results.rows("tokens-remaining")),
         "pattern-longformer.svg": draw_pattern("Longformer"),
         "pattern-big-bird.svg": draw_pattern("BigBird"),
     }
