@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.attention_answers import commands as attention_answers
 from benchmarks.long_texts import commands as long_texts
 from benchmarks.questions import hops, settings, squad
 from benchmarks.tokens_remaining import commands as tokens_remaining
@@ -158,6 +159,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "hops": hops(DATA, RESULTS),
         "training": _speed() + _precisions(),
         "training-free": training_free(DATA, RESULTS),
+        "attention-answers": attention_answers(DATA),
         "tokens-remaining": tokens_remaining(DATA),
         "lengths": [["benchmarks.lengths"]],
         "length-distributions": [["benchmarks.length_distributions"]],

@@ -59,9 +59,10 @@ _CLAIMS_ON_ATTENTION = (
         ),
         ("attention-answers",),
         note="Plain attention, with no predictor: the mean over heads and question tokens, of an "
-        "encoder fine-tuned on SQuAD. Blocks of 32 tokens of the context. Intervals are a "
-        "bootstrap over questions. The picture shows one of these.",
-        figures=("attention-answers.svg",),
+        "encoder fine-tuned on a slice of SQuAD. Blocks of 32 tokens of the context. Intervals are "
+        "a bootstrap over questions. Pictures: the areas, also before fine-tuning; and the first "
+        "drawn question whose context has five blocks or more.",
+        figures=("attention-areas.svg", "attention-answers.svg"),
     ),
     Claim(
         "predicts",

@@ -16,10 +16,23 @@ from typing import Any, NamedTuple
 
 from benchmarks.claims.intervals import Interval
 from fewer.measure.rows import read_results
+from fewer.report.format import ABSENT, grid
 
-__all__ = ["Bound", "Case", "Check", "Claim", "Results", "Verdict", "at_least", "at_most"]
+__all__ = [
+    "MOST_CASES",
+    "Bound",
+    "Case",
+    "Check",
+    "Claim",
+    "Results",
+    "Verdict",
+    "at_least",
+    "at_most",
+]
 
 Row = dict[str, Any]
+MOST_CASES = 8  # that stand in a line
+_OUTCOMES = {True: "for", False: "against", None: "open"}
 # what tells runs apart; of rows that agree in all of it the newest counts
 _KEYS = (
     *("kind", "model", "mode", "task", "attention", "profile", "seed", "max_length"),
@@ -106,11 +119,29 @@ class Check:
     unit: str = ""
 
     def write(self, cases: Sequence[Case]) -> str:
-        """Write the quantity, its bound and the cases with their intervals."""
+        """Write the quantity, its bound and the cases with their intervals.
+
+        Of more than `MOST_CASES` only the lowest and the highest; `write_table` has all.
+        """
         side = "at least" if self.bound.is_lowest else "at most"
         bound = f"{side} {self._format(self.bound.limit)}{self.unit}"
-        written = "; ".join(map(self._write_case, cases))
-        return f"{self.quantity} (for the claim: {bound}): {written}"
+        shown, count = list(cases), ""
+        if len(shown) > MOST_CASES:
+            ordered = sorted(shown, key=lambda case: case.interval.value)
+            shown, count = [ordered[0], ordered[-1]], f"{len(cases)} cases, from lowest to highest "
+        return f"{self.quantity} (for the claim: {bound}): {count}" + "; ".join(
+            map(self._write_case, shown)
+        )
+
+    def write_table(self, cases: Sequence[Case]) -> str:
+        """Write every case in Markdown, one line each, with its interval and its outcome."""
+        lines = [["case", "measured", "lowest", "highest", "the claim"]]
+        for case in cases:
+            value, low, high = (f"{self._format(n)}{self.unit}" for n in case.interval)
+            limits = [ABSENT, ABSENT] if case.interval.is_counted else [low, high]
+            outcome = _OUTCOMES[self.bound.outcome(case.interval)]
+            lines.append([case.name, value, *limits, outcome])
+        return grid(lines, words=1)
 
     def _write_case(self, case: Case) -> str:
         value, low, high = map(self._format, case.interval)

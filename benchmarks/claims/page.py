@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.claims.attention import ATTENTION
 from benchmarks.claims.block_skim import BLOCK_SKIM
-from benchmarks.claims.claim import Check, Claim, Results, Verdict
+from benchmarks.claims.claim import MOST_CASES, Check, Claim, Results, Verdict
 from benchmarks.claims.ltp import LTP
 from benchmarks.claims.magic_pyramid import MAGIC_PYRAMID
 from benchmarks.claims.motivation import MOTIVATION
@@ -74,12 +74,23 @@ def _write_claim(claim: Claim, results: Results) -> str:
     lines.append(f"- **Command**: {', '.join(commands)}; rows in {_write_files(claim, results)}.")
     drawn = "".join(f"\n![{claim.title}]({path})\n" for path in claim.figures if _drawn(path))
     heading = f"### {claim.title} {{ #{claim.key} }}"
-    return f"{heading}\n\n**Verdict: {verdict}.**\n\n" + "\n".join(lines) + f"\n{drawn}"
+    folded = "".join(_write_all(check, results) for check in claim.checks)
+    body = "\n".join(lines)
+    return f"{heading}\n\n**Verdict: {verdict}.**\n\n{body}\n{folded}{drawn}"
 
 
 def _write_check(check: Check, results: Results) -> str:
     cases = check.measure(results)
     return f"{check.write(cases)}." if cases else ""
+
+
+def _write_all(check: Check, results: Results) -> str:
+    """Write all cases of a check, folded, where they are too many for a line."""
+    cases = check.measure(results)
+    if len(cases) <= MOST_CASES:
+        return ""
+    summary = f"<summary>All cases: {check.quantity}</summary>"
+    return f"\n<details markdown>\n{summary}\n\n{check.write_table(cases)}\n</details>\n"
 
 
 def _write_files(claim: Claim, results: Results) -> str:

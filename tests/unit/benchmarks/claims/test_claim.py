@@ -64,6 +64,18 @@ def test_a_check_writes_its_bound_its_cases_and_their_intervals():
     )
 
 
+def test_many_cases_are_cut_to_their_ends_and_laid_out_in_a_table():
+    cases = [Case(str(number), Interval(number, number - 1, number + 1)) for number in range(10)]
+    written = check(at_least(5)).write(cases)
+    assert written.endswith(
+        ": 10 cases, from lowest to highest 0 0.0 points [-1.0, 1.0]; 9 9.0 points [8.0, 10.0]"
+    )
+    lines = check(at_least(5)).write_table(cases).splitlines()
+    assert len(lines) == 12
+    assert lines[2] == "| 0 | 0.0 points | -1.0 points | 1.0 points | against |"
+    assert [line.split(" | ")[-1] for line in lines[6:9]] == ["open |", "open |", "for |"]
+
+
 def test_the_newest_row_of_a_run_counts_and_a_missing_file_has_none(tmp_path):
     rows = [
         {"model": "a", "data": {"hash": "1"}, "number": 1},
