@@ -222,8 +222,8 @@ _CLAIMS_ON_TRAINING = (
         "deformer",
         "DeFormer shortens inference by cached contexts",
         "Block-skim Results: Score",
-        "DeFormer processes and caches contexts in the early layers, so less is computed per "
-        "question; the table has it beside Block-skim.",
+        "DeFormer processes and caches contexts in the early layers, so that less is left to "
+        "compute per question.",
         (
             Check(
                 "FLOPs of the dense model, packed, against those with cached passages",
@@ -231,13 +231,22 @@ _CLAIMS_ON_TRAINING = (
                 cached_saves,
                 "{:.2f}x",
             ),
-            Check("F1 lost", at_most(1.0), cached_loses, *POINTS),
         ),
         ("passages",),
+        published=f"3.1x ({_PAPER}, as its authors report DeFormer).",
+        note="Half of the layers are cached.",
+    ),
+    Claim(
+        "deformer-score",
+        "DeFormer keeps the score",
+        "Block-skim Results: Score",
+        "the table has DeFormer and a Length-Adaptive Transformer beside Block-skim.",
+        (Check("F1 lost by DeFormer", at_most(1.0), cached_loses, *POINTS),),
+        ("passages",),
         published=f"F1 87.2 at 3.1x, a Length-Adaptive Transformer 88.7 at 2.22x, Block-Skim 88.52 "
-        f"at 3.01x ({_PAPER}, its own figure).",
-        note="Trained for one epoch of a slice, which is too little for DeFormer's score. Half of "
-        "the layers are cached.",
+        f"at 3.01x, dense 88.32 ({_PAPER}, as its authors report them).",
+        note="Here it was trained for one epoch of a slice, which is too little for its score. "
+        "No row has a Length-Adaptive Transformer on questions.",
     ),
     Claim(
         "two-to-three",
