@@ -135,7 +135,7 @@ class Check:
 
     def write_table(self, cases: Sequence[Case]) -> str:
         """Write every case in Markdown, one line each, with its interval and its outcome."""
-        lines = [["case", "measured", "lowest", "highest", "the claim"]]
+        lines = [["case", "measured", "from", "to", "the claim"]]
         for case in cases:
             value, low, high = (f"{self._format(n)}{self.unit}" for n in case.interval)
             limits = [ABSENT, ABSENT] if case.interval.is_counted else [low, high]

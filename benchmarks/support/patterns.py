@@ -57,6 +57,7 @@ def mask_of(pattern: Pattern, tokens: int = TOKENS) -> Bool[Tensor, "n n"]:
     return layout.create_mask(column, column)[0]
 
 
+@cache
 def draw_pattern(name: str) -> Drawing:
     """Draw the mask of a method, its window, random blocks and global tokens apart."""
     pattern = patterns()[name]
