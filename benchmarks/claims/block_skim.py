@@ -266,8 +266,8 @@ _CLAIMS_ON_TRAINING = (
         published=f"3.01x on SQuAD at F1 88.52 (dense 88.32), 1.81x to 3.17x on six data sets "
         f"({_PAPER}, figure of the repository).",
         note="Against the dense model packed, without padding. The released script of the paper "
-        "counts inputs padded to 512 tokens, where packing alone saves about as much. Chosen on one "
-        "half of the questions, read on the other; 1.00x where no threshold loses so little.",
+        "counts inputs padded to 512 tokens, where packing alone saves about as much. Chosen on "
+        "one half of the questions, read on the other; 1.00x where no threshold loses so little.",
     ),
     Claim(
         "significant",
