@@ -65,10 +65,14 @@ def paired_difference(value: float, baseline: float, changed: float, count: int)
 def difference(value: float, baseline: float, count: int) -> Interval:
     """Return the interval of a difference of two means of `count` values in [0, 1] each.
 
-    It takes them as independent. For the same texts it is too wide, as their answers agree.
+    It takes them as independent (Newcombe, 1998, method 10). For the same texts it is too wide, as
+    their answers agree.
     """
-    variance = (value * (1 - value) + baseline * (1 - baseline)) / count
-    return _around(value - baseline, _Z * math.sqrt(variance))
+    first, second = proportion(value, count), proportion(baseline, count)
+    gap = value - baseline
+    below = math.hypot(first.value - first.low, second.high - second.value)
+    above = math.hypot(first.high - first.value, second.value - second.low)
+    return Interval(gap, gap - below, gap + above)
 
 
 def area(auc: float, positives: int, negatives: int) -> Interval:

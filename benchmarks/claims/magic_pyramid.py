@@ -370,13 +370,14 @@ MAGIC_PYRAMID = (
             Check(
                 "FLOPs saved by a model trained step by step divided by those of one trained at "
                 "once, each losing at most a point",
-                at_least(1.0),
+                at_least(1.05),
                 _joint_steps,
                 "{:.2f}x",
             ),
         ),
         ("joint",),
-        note="As many epochs in all; chosen on the texts shown.",
+        note="As many epochs in all, one seed each; chosen on the texts shown. A case is for the "
+        "claim if the steps save 5 % more.",
     ),
     Claim(
         "tokee",

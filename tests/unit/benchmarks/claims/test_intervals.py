@@ -35,9 +35,17 @@ def test_a_paired_difference_counts_the_changed_answers_alone():
 def test_a_difference_of_independent_scores_is_wider():
     paired, independent = paired_difference(0.85, 0.9, 0.16, 400), difference(0.85, 0.9, 400)
     assert independent.value == paired.value
-    # sqrt((0.85 * 0.15 + 0.9 * 0.1) / 400) = 0.0233
-    assert independent.high - independent.value == pytest.approx(1.96 * 0.0233, abs=1e-4)
+    # about sqrt((0.85 * 0.15 + 0.9 * 0.1) / 400) = 0.0233 on both sides
+    assert independent.high - independent.low == pytest.approx(2 * 1.96 * 0.0233, rel=0.01)
     assert independent.high > paired.high
+
+
+def test_a_difference_has_newcombes_interval():
+    # 10/10 against 0/10 gives 0.6075 to 1: Newcombe (1998), table II, method 10
+    assert difference(1.0, 0.0, 10) == pytest.approx((1.0, 0.6075, 1.0), abs=1e-4)
+    value, low, high = difference(0.0, 0.0, 1)
+    assert (value, low) == (0.0, -high)
+    assert high > 0.7  # one text tells nothing
 
 
 def test_an_area_of_one_half_has_the_error_of_mann_whitney():
