@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +35,7 @@ COMMANDS = {
     "exits-latency": "exits",
     "passages": "squad",
 }
-SUMMARY = "summary"
+SUMMARY, DOCS = "summary", Path("docs")
 
 
 def write_chapter(name: str, folder: Path) -> str:
@@ -72,7 +74,7 @@ def _write_claim(claim: Claim, results: Results) -> str:
         lines.append(f"- **Note**: {claim.note}")
     commands = dict.fromkeys(f"`python -m benchmarks {_command(stem)}`" for stem in claim.stems)
     lines.append(f"- **Command**: {', '.join(commands)}; rows in {_write_files(claim, results)}.")
-    drawn = "".join(f"\n![{claim.title}]({path})\n" for path in claim.figures if _drawn(path))
+    drawn = "".join(map(_show_figure, claim.figures))
     heading = f"### {claim.title} {{ #{claim.key} }}"
     folded = "".join(_write_all(check, results) for check in claim.checks)
     body = "\n".join(lines)
@@ -101,5 +103,11 @@ def _command(stem: str) -> str:
     return COMMANDS.get(stem, stem)
 
 
-def _drawn(path: str) -> bool:
-    return (Path("docs") / path).exists()
+def _show_figure(name: str) -> str:
+    """Show a figure of `docs/` that was drawn, with all its numbers as alternative text."""
+    path = DOCS / name
+    label = re.search(r'aria-label="([^"]*)"', path.read_text()) if path.exists() else None
+    if label is None:
+        return ""
+    text = html.unescape(label[1]).translate(str.maketrans("[]", "()"))
+    return f"\n![{text}]({name})\n"

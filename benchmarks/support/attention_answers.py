@@ -18,7 +18,7 @@ def draw_example(rows: Sequence[Row]) -> Drawing | None:
     if not rows:
         return None
     example = rows[-1]["example"]
-    scores, answers = example["scores"], example["answers"]
+    scores, answers, ink = example["scores"], example["answers"], COLOURS["ink"]
     with canvas() as (figure, axes):
         figure.set_size_inches(6.4, 0.9 + 0.38 * len(scores))
         for layer, values in enumerate(scores):
@@ -32,7 +32,9 @@ def draw_example(rows: Sequence[Row]) -> Drawing | None:
                     alpha=min(1.0, share * len(values) / 3),
                     linewidth=0,
                 )
-                axes.text(block + 0.5, layer + 0.5, f"{share:.0%}", ha="center", va="center")
+                axes.text(
+                    block + 0.5, layer + 0.5, f"{share:.0%}", ha="center", va="center", color=ink
+                )
         for block, is_answer in enumerate(answers):
             if is_answer:
                 axes.broken_barh(
@@ -92,7 +94,7 @@ def draw_areas(rows: Sequence[Row]) -> Drawing | None:
         axes.set_ylim(0.4, 1)
         axes.set_xlabel("layer")
         axes.set_ylabel("AUC of attention")
-        axes.legend(loc="upper left", frameon=False)
+        axes.legend(loc="upper left", frameon=False, labelcolor=COLOURS["ink"])
         return drawing(
             figure,
             title="How well attention ranks the block of the answer",

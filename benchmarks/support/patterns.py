@@ -84,7 +84,13 @@ def draw_pattern(name: str) -> Drawing:
         axes.grid(False)
         axes.set_xlabel("key")
         axes.set_ylabel("query")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=3, frameon=False)
+        axes.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.5, 1.12),
+            ncols=3,
+            frameon=False,
+            labelcolor=COLOURS["ink"],
+        )
         return drawing(
             figure,
             title=f"{name}, {TOKENS} tokens",

@@ -39,7 +39,7 @@ def draw_remaining(rows: Sequence[Row]) -> Drawing | None:
         axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
         axes.set_xlabel("layer")
         axes.set_ylabel("tokens that it computes")
-        axes.legend(loc="lower left", frameon=False, fontsize=8)
+        axes.legend(loc="lower left", frameon=False, labelcolor=COLOURS["ink"], fontsize=8)
         return drawing(
             figure,
             title="Tokens that remain",

@@ -44,7 +44,14 @@ def draw_selection(rows: Sequence[Row]) -> Drawing | None:
         axes.axhline(1, color=COLOURS["quiet"], linewidth=1)
         axes.set_xlabel("tokens per text")
         axes.set_ylabel("time, threshold = 1")
-        axes.legend(loc="upper left", ncols=3, fontsize=7, handlelength=3.5, frameon=False)
+        axes.legend(
+            loc="upper left",
+            ncols=3,
+            fontsize=7,
+            handlelength=3.5,
+            frameon=False,
+            labelcolor=COLOURS["ink"],
+        )
         axes.set_ylim(0.7, axes.get_ylim()[1] * 8)
         return drawing(
             figure,

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import benchmarks
+from benchmarks.claims import page
 from benchmarks.claims.page import CHAPTERS, COMMANDS, write_chapter
 
 ROOT = Path(__file__).parents[4]
@@ -23,6 +24,14 @@ def test_without_rows_nothing_is_decided_and_nothing_is_measured(tmp_path):
     assert written.count("**Measured**: no rows yet") == len(CLAIMS)
 
 
+def test_a_figure_has_its_numbers_as_alternative_text(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "DOCS", tmp_path)
+    assert "![" not in write_chapter("motivation", tmp_path)
+    (tmp_path / "length-distributions.svg").write_text('<svg aria-label="5 &lt; 6 [7]">')
+    written = write_chapter("motivation", tmp_path)
+    assert written.count("![5 < 6 (7)](length-distributions.svg)") == 1
+
+
 def test_keys_are_distinct_anchors():
     keys = [claim.key for claim in CLAIMS]
     assert len(set(keys)) == len(keys) > 50
@@ -36,7 +45,7 @@ def test_every_command_is_a_benchmark():
 
 
 def test_every_slide_with_a_heading_of_the_talk_is_on_the_page():
-    page = (ROOT / "docs" / "claims.md").read_text()
+    text = (ROOT / "docs" / "claims.md").read_text()
     slides = (
         "Increasingly Verbose, Attention is All We Need?, Method 1: Block-skim, QA Context is "
         "Lengthy, Block-skim Architecture, CNN Based Block Relevance Prediction, Training "
@@ -46,12 +55,12 @@ def test_every_slide_with_a_heading_of_the_talk_is_on_the_page():
         "Method 3: Magic Pyramid, Sequence Length, Training MP, MP Result: Comparative, Extend: "
         "TOKEE, Method 4: Efficient Attention, Efficient Attention Illustrated, Recap"
     )
-    assert [slide for slide in slides.split(", ") if slide not in page] == []
+    assert [slide for slide in slides.split(", ") if slide not in text] == []
 
 
 def test_tests_that_hold_the_formulas_exist():
-    page = (ROOT / "docs" / "claims.md").read_text()
-    paths = re.findall(r"`(tests/[\w/.]+)`", page)
+    text = (ROOT / "docs" / "claims.md").read_text()
+    paths = re.findall(r"`(tests/[\w/.]+)`", text)
     assert len(paths) > 5
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
@@ -89,16 +98,16 @@ def test_a_comparison_decides_in_the_direction_of_its_arms(
     results, low, high, shown, advantage, alike
 ):
     folder = results("compare", compared(low, high))
-    page = write_chapter("ltp", folder)
-    verdicts = dict(re.findall(r"\{ #([\w-]+) \}\n\n\*\*Verdict: (.+?)\.\*\*", page))
+    written = write_chapter("ltp", folder)
+    verdicts = dict(re.findall(r"\{ #([\w-]+) \}\n\n\*\*Verdict: (.+?)\.\*\*", written))
     assert verdicts["advantage"] == advantage
     assert verdicts["alike"] == alike
-    assert f"qqp dev, 50% of the FLOPs {shown} points" in page
+    assert f"qqp dev, 50% of the FLOPs {shown} points" in written
 
 
 def test_trained_on_short_texts_is_told_by_the_name_of_the_file(results):
     folder = results("length-shift", compared(-0.03, -0.01, "short"), compared(0.01, 0.03, "long"))
-    page = write_chapter("ltp", folder)
-    verdicts = dict(re.findall(r"\{ #([\w-]+) \}\n\n\*\*Verdict: (.+?)\.\*\*", page))
+    written = write_chapter("ltp", folder)
+    verdicts = dict(re.findall(r"\{ #([\w-]+) \}\n\n\*\*Verdict: (.+?)\.\*\*", written))
     assert verdicts["shift"] == "holds"
     assert verdicts["shift-long"] == "holds"
