@@ -161,12 +161,21 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "training-free": training_free(DATA, RESULTS),
         "attention-answers": attention_answers(DATA),
         "tokens-remaining": tokens_remaining(DATA),
+        "compare": [_compared("sst2"), _compared("ag-news")],
+        "length-shift": [["benchmarks.length_shift"]],
         "lengths": [["benchmarks.lengths"]],
         "length-distributions": [["benchmarks.length_distributions"]],
         "selection-cost": [["benchmarks.selection_cost"]],
         "long-texts": long_texts(),
         "lra": [["lra", "run", "listops,text,pathfinder", "all", "--threads", "1", "--seed", "42"]],
     }
+
+
+def _compared(name: str) -> list[str]:
+    """Compare methods, each trained for as many steps."""
+    compare = ["compare", "--recipe", f"recipes/{name}-compare.yaml", "--threads", "1", "--resume"]
+    output = ["--output", f"runs/compare-{name}", "--results", str(RESULTS / "compare.jsonl")]
+    return [*compare, *output]
 
 
 def _exits() -> list[list[str]]:

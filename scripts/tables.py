@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks.claims.page import write_chapter
 from benchmarks.gpu.tables import write_block
+from benchmarks.support.compare import compare_block, comparison_figures, newest_comparisons
 from benchmarks.support.figures import claim_figures
 from benchmarks.support.findings import findings
 from benchmarks.support.lengths import (
@@ -95,6 +96,8 @@ def _block(name: str) -> str:
         return write_block(section, RESULTS / "gpu.jsonl")
     if (chapter := name.removeprefix("claims_")) != name:
         return write_chapter(chapter, RESULTS)
+    if (data := name.removeprefix("compare_")) != name:
+        return compare_block(newest_comparisons(RESULTS).get(data)) or f"\n{NOTHING}\n"
     if name in SWEPT:
         return _swept(name)
     if name in ASKED:
@@ -169,6 +172,8 @@ def figures() -> dict[Path, Drawing]:
         for threads, rows in _by_threads().items()
     }
     drawn[ARENA] = _arena_figure()
+    for data, row in newest_comparisons(RESULTS).items():
+        drawn |= comparison_figures(data, row)
     long = RESULTS / "long-texts.jsonl"
     drawn[AXES] = long_texts_figure(read_results(long)) if long.exists() else None
     drawn |= {Path("docs") / name: figure for name, figure in claim_figures(RESULTS).items()}

@@ -13,6 +13,7 @@ from benchmarks.claims.pieces import (
     cases_of,
     differences,
     flops_saved,
+    lead,
     loss,
     of_each_data_set,
 )
@@ -32,6 +33,45 @@ def _trained(measure: Callable[[Row], Interval | None]) -> Callable[[Results], l
         return cases_of(of_each_data_set(results.rows("imdb-ltp", "sst2-ltp")), measure)
 
     return collect
+
+
+def _compared_saves(results: Results) -> list[Case]:
+    """Return the FLOPs that LTP saves in comparisons, at targets of half or less."""
+    cases = []
+    for row, name, target in _targets(results):
+        shares = [
+            cell["flops_share"]
+            for cell in row["cells"]
+            if cell["target"] == target and cell["method"]["name"] == "ltp"
+        ]
+        cases.append(Case(name, counted(len(shares) / sum(shares))))
+    return cases
+
+
+def _compared_loses(results: Results) -> list[Case]:
+    """Return the points that LTP loses there against the dense model, trained for as long."""
+    return [
+        Case(f"{data_set(dict(row))}, {share}", lead(entry, -sign))
+        for row in results.rows("compare")
+        for share, entry, sign in differences(row, "ltp", "dense")
+        if _target_of(entry) <= _HALF
+    ]
+
+
+def _targets(results: Results) -> list[tuple[Row, str, float]]:
+    return [
+        (row, f"{data_set(dict(row))}, {share}", _target_of(entry))
+        for row in results.rows("compare")
+        for share, entry, _ in differences(row, "ltp", "dense")
+        if _target_of(entry) <= _HALF
+    ]
+
+
+def _target_of(entry: Row) -> float:
+    return float(entry["target"] or entry["reference_target"])
+
+
+_HALF = 0.5
 
 
 def _spread(results: Results) -> list[Case]:
@@ -81,20 +121,28 @@ def _run(row: Row) -> str:
     return f"{row['method']['name']} on {data_set(dict(row))}"
 
 
-def _ahead(
-    stem: str, names: tuple[str, str], trained_on: str = ""
-) -> Callable[[Results], list[Case]]:
-    """Return what compares two methods at each target of `fewer compare`, in points.
+def _ahead(results: Results, names: tuple[str, str]) -> list[Case]:
+    """Compare two methods at each target of `fewer compare`, in points."""
+    return [
+        Case(f"{_test_name(row)}, {share}", lead(entry, sign))
+        for row in results.rows("compare")
+        for share, entry, sign in differences(row, *names)
+    ]
+
+
+def _ahead_by_length(names: tuple[str, str], trained_on: str) -> Callable[[Results], list[Case]]:
+    """Return what compares two methods on each quartile of the test lengths.
 
     `trained_on` is a part of the name of the file that they were trained on.
     """
 
     def measure(results: Results) -> list[Case]:
         return [
-            Case(f"{_test_name(row)}, {entry['target'] or 1:.0%} of the FLOPs", gap)
-            for row in results.rows(stem)
+            Case(f"{_test_name(row)}, quartile {number}", lead(quartile, sign))
+            for row in results.rows("length-shift")
             if trained_on in Path(row["train"]["source"]).stem
-            for entry, gap in differences(row, *names)
+            for _, entry, sign in differences(row, *names)
+            for number, quartile in enumerate(entry["quartiles"], 1)
         ]
 
     return measure
@@ -114,18 +162,23 @@ _RULES = (
         (
             Check(
                 "FLOPs of the dense model, packed, against those of LTP",
-                at_least(2.05),
-                _trained(flops_saved),
+                at_least(1.95),
+                lambda results: [*_trained(flops_saved)(results), *_compared_saves(results)],
                 "{:.2f}x",
             ),
-            Check("accuracy lost", at_most(1.0), _trained(loss), *POINTS),
+            Check(
+                "accuracy lost",
+                at_most(1.0),
+                lambda results: [*_trained(loss)(results), *_compared_loses(results)],
+                *POINTS,
+            ),
         ),
-        ("imdb-ltp", "sst2-ltp"),
+        ("imdb-ltp", "sst2-ltp", "compare"),
         published=f"1.81x (RTE) to 2.10x (QQP, MRPC), accuracy lost 0 to 1.0 points on GLUE; "
         f"SST-2 94.27 to 93.46 at 2.09x ({_PAPER}, table of the paper, not confirmed).",
-        note="One decimal of the talk's number is asked for. The recipe of SST-2 asks for a "
-        "smaller share to be saved. Intervals are paired where the row tells how many answers "
-        "changed, else too wide.",
+        note="Half of the FLOPs count as the talk's number. The recipe of SST-2 asks for less to "
+        "be saved. Comparisons have a dense model that was trained for as long. Intervals are "
+        "paired where the rows tell how many answers changed, else too wide.",
     ),
     Claim(
         "varies",
@@ -226,7 +279,7 @@ _COMPARISONS = (
             Check(
                 "score of LTP less that of LAT, at the same share of the FLOPs",
                 at_least(0.0),
-                _ahead("compare", _COMPARED),
+                lambda results: _ahead(results, _COMPARED),
                 *POINTS,
             ),
         ),
@@ -244,9 +297,7 @@ _COMPARISONS = (
                 "score of LAT less that of LTP on QQP, at the same share of the FLOPs",
                 at_least(0.0),
                 lambda results: [
-                    case
-                    for case in _ahead("compare", _COMPARED[::-1])(results)
-                    if "qqp" in case.name
+                    case for case in _ahead(results, _COMPARED[::-1]) if "qqp" in case.name
                 ],
                 *POINTS,
             ),
@@ -262,7 +313,7 @@ _COMPARISONS = (
             Check(
                 "score of LTP less that of LAT, at the same share of the FLOPs",
                 at_least(0.0),
-                _ahead("length-shift", _COMPARED, "short"),
+                _ahead_by_length(_COMPARED, "short"),
                 *POINTS,
             ),
         ),
@@ -278,7 +329,7 @@ _COMPARISONS = (
             Check(
                 "score of LAT less that of LTP, both trained on the longer half",
                 at_least(0.0),
-                _ahead("length-shift", _COMPARED[::-1], "long"),
+                _ahead_by_length(_COMPARED[::-1], "long"),
                 *POINTS,
             ),
         ),

@@ -12,6 +12,7 @@ from benchmarks.claims.pieces import (
     SIGNED,
     cases_of,
     differences,
+    lead,
     loss_at_equal_score,
     saved_at_equal_score,
 )
@@ -140,9 +141,9 @@ def _longer(results: Results) -> list[Case]:
     Of taggers it is the method's own model with nobody leaving, which was trained for longer.
     """
     cases = [
-        Case(data_set(row), gap)
+        Case(data_set(row), lead(entry, sign))
         for row in results.rows("compare")
-        for _, gap in differences(row, "dense", "start")
+        for _, entry, sign in differences(row, "dense", "start")
     ]
     for row in results.rows("tagging"):
         score = longer_score(row)

@@ -29,6 +29,7 @@ __all__ = [
     "flops_saved",
     "layer_areas",
     "layer_name",
+    "lead",
     "loss",
     "loss_at_equal_score",
     "of_each_data_set",
@@ -118,24 +119,29 @@ def cases_of(rows: Mapping[str, Row], measure: Any) -> list[Case]:
     return [Case(name, interval) for name, interval in cases if interval is not None]
 
 
-def differences(row: Row, first: str, second: str) -> list[tuple[Row, Interval]]:
-    """Return by how many points the first method is ahead of the second, at each common target.
+def differences(row: Row, first: str, second: str) -> list[tuple[str, Row, int]]:
+    """Return where two methods are compared: the share of FLOPs, the entry, and its sign.
 
-    `row` is one of `fewer compare`, whose intervals are a paired bootstrap over texts.
+    `row` is one of `fewer compare`. The sign is -1 where the entry has the second ahead by its
+    difference. Dense arms go by their own name, all others by that of their method.
     """
-    arms = {arm: method["name"] for arm, method in row["settings"]["arms"].items()}
+    arms = {
+        arm: arm if method["name"] == "dense" else method["name"]
+        for arm, method in row["settings"]["arms"].items()
+    }
     compared = []
     for entry in row["differences"]:
-        names = (
-            arms.get(entry["arm"], entry["arm"]),
-            arms.get(entry["reference"], entry["reference"]),
-        )
-        gap = [100 * entry[key] for key in ("mean", "low", "high")]
-        if names == (first, second):
-            compared.append((entry, Interval(*gap)))
-        elif names == (second, first):
-            compared.append((entry, Interval(-gap[0], -gap[2], -gap[1])))
+        names = tuple(arms.get(name, name) for name in (entry["arm"], entry["reference"]))
+        target = entry["target"] or entry["reference_target"] or 1.0
+        if names in ((first, second), (second, first)):
+            compared.append((f"{target:.0%} of the FLOPs", entry, 1 if names[0] == first else -1))
     return compared
+
+
+def lead(entry: Row, sign: int) -> Interval:
+    """Return a difference of `fewer compare` in points; its interval is a paired bootstrap."""
+    mean, low, high = (100 * sign * entry[key] for key in ("mean", "low", "high"))
+    return Interval(mean, min(low, high), max(low, high))
 
 
 def run_name(row: Row) -> str:

@@ -12,6 +12,7 @@ from benchmarks.claims.pieces import (
     cases_of,
     differences,
     flops_saved,
+    lead,
     loss,
     of_each_data_set,
 )
@@ -102,9 +103,9 @@ def _joint(results: Results) -> list[Case]:
 def _blocks_ahead(results: Results) -> list[Case]:
     """Compare skipping blocks with pruning tokens on questions, at each common target."""
     return [
-        Case(f"{data_set(row)}, {entry['target'] or 1:.0%} of the FLOPs", gap)
+        Case(f"{data_set(row)}, {share}", lead(entry, sign))
         for row in results.rows("questions-compare")
-        for entry, gap in differences(row, "block_skim", "ltp")
+        for share, entry, sign in differences(row, "block_skim", "ltp")
     ]
 
 

@@ -21,6 +21,7 @@ from benchmarks.claims.pieces import (
     differences,
     layer_areas,
     layer_name,
+    lead,
     loss_at_equal_score,
     run_name,
 )
@@ -281,9 +282,9 @@ def _cached(results: Results) -> list[tuple[Row, Row]]:
 def architectures(results: Results) -> list[Case]:
     """Return what Block-Skim scores against the dense model, on each other architecture."""
     return [
-        Case(f"{row['settings']['model']}, {entry['target'] or 1:.0%} of the FLOPs", gap)
+        Case(f"{row['settings']['model']}, {share}", lead(entry, sign))
         for row in results.rows("skim-architectures")
-        for entry, gap in differences(row, "block_skim", "dense")
+        for share, entry, sign in differences(row, "block_skim", "dense")
     ]
 
 

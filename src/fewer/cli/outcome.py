@@ -11,7 +11,7 @@ import typer
 from fewer.cli.common import ROLES, Loaded, dense_model, finish, load
 
 if TYPE_CHECKING:
-    from fewer.cli.recipe import Recipe
+    from fewer.recipe import Recipe
 
 __all__ = ["report_outcome"]
 
@@ -41,9 +41,9 @@ def next_command(recipe: Recipe, output: Path, baseline: str | None) -> str:
 
 def _baseline(recipe: Recipe, output: Path) -> str | None:
     """Return the folder of the dense model: from the dense phase, or the plain initial model."""
-    from fewer.cli.recipe import config_of
     from fewer.core.policy import Dense
     from fewer.hf.side_file import method_from, read_settings
+    from fewer.recipe import config_of
 
     if isinstance(method_from(recipe.method), Dense):
         return None  # the model itself is dense

@@ -146,6 +146,7 @@ class OperatingPoints:
     never: Point  # the strictest: all is computed
     path: tuple[Point, ...]  # from strict to eager, for a sweep
     check: Callable[[Point], None]  # raises `ValueError` for a point outside the range
+    one_training: bool = False  # a target sets the point alone: one training serves them all
 
     @property
     def thresholds(self) -> tuple[float, ...]:

@@ -41,6 +41,7 @@ from fewer.hf.refusals import (
     refuse_states,
     refuse_tracing,
 )
+from fewer.hf.sentence_transformers import transformer_of
 from fewer.hf.side_file import (
     MARK,
     Settings,
@@ -211,6 +212,9 @@ def attach(
     be ignored: hooks or patches inside the encoder, offloaded weights, gradient checkpointing,
     recorded outputs, a custom attention.
 
+    A `SentenceTransformer`, `CrossEncoder` or `SparseEncoder` of sentence-transformers may be given
+    itself; its `encode`, `predict` and `rank` stay what they are.
+
     >>> model = fewer.attach(model, fewer.LTP(target=0.5))  # doctest: +SKIP
     """
     hf_model, encoder = parts(model)
@@ -354,8 +358,10 @@ def evaluating(model: Model) -> Iterator[Model]:
 
 
 def parts(model: nn.Module) -> tuple[PreTrainedModel, PreTrainedModel]:
-    """Return the Hugging Face model, without a peft wrapper, and its encoder."""
-    hf_model: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]  # peft
+    """Return the Hugging Face model, out of peft or sentence-transformers, and its encoder."""
+    hf_model: Any = transformer_of(model)
+    if hasattr(hf_model, "get_base_model"):  # peft
+        hf_model = hf_model.get_base_model()
     if not isinstance(hf_model, PreTrainedModel):
         refuse_object(model)
     encoder: Any = hf_model.base_model

@@ -23,6 +23,7 @@ from fewer.hf.pretrained import (
     read_tensors,
     weight_files,
 )
+from fewer.hf.sentence_transformers import is_of_sentence_transformers
 from fewer.hf.side_file import MARK, SIDE_FILE, Settings, read_settings
 
 __all__ = ["load", "local_folder", "save"]
@@ -37,6 +38,12 @@ def save(model: nn.Module, folder: str | Path) -> None:
     """
     hf_model, _ = parts(model)
     attachment(hf_model)
+    if is_of_sentence_transformers(model):
+        raise ValueError(
+            f"model must be a transformers model; got a {type(model).__name__}. Save it by "
+            "model.save_pretrained(folder), which also writes the method; load the model with its "
+            "method by model[0].model = fewer.load(folder)."
+        )
     if hf_model is not model:
         raise ValueError(
             f"model must hold no adapters; got a {type(model).__name__}. Save the model returned "

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from fewer.hf.sentence_transformers import is_of_sentence_transformers
+
 __all__ = ["refuse_call", "refuse_model", "refuse_object", "refuse_states", "refuse_tracing"]
 
 # Attention implementations of transformers; a function registered by a user would not be called.
@@ -35,10 +37,10 @@ def refuse_object(model: object) -> None:
         advice = "Pass the model before torch.compile (its ._orig_mod), then compile it."
     elif hasattr(model, "module") and isinstance(model, nn.Module):
         advice = f"Pass the model before it is wrapped (its .module), then wrap it in {name}."
-    elif type(model).__module__.startswith("sentence_transformers"):
+    elif is_of_sentence_transformers(model):
         advice = (
-            "Pass the transformers model inside: model[0].auto_model of a SentenceTransformer or "
-            "SparseEncoder, model.model of a CrossEncoder."
+            "It must hold a transformers model as its first module, with the torch backend; a "
+            "static embedding has no layers, and other backends run their own."
         )
     elif hasattr(model, "model") and hasattr(model, "tokenizer"):
         advice = "Pass the model inside: its .model."

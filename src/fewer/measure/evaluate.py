@@ -33,6 +33,7 @@ __all__ = [
     "run_all",
     "run_systems",
     "score_systems",
+    "sum_traces",
     "three_way",
 ]
 
@@ -93,7 +94,7 @@ def predict(
     texts = len(set(scorer.texts(encoded)))
     if is_attached(model):
         answers, traces, _ = run_all(model, encoded, tokenizer, scorer, title)
-        return Outcome(answers, *_sum_traces(model, traces, texts))
+        return Outcome(answers, *sum_traces(model, traces, texts))
     lengths = torch.tensor(encoded["length"])
     order = [rows.tolist() for rows in lengths.argsort(stable=True).split(batch_size)]
     answers = scorer.read(model, encoded, tokenizer, order, title)
@@ -196,9 +197,10 @@ def histogram(lengths: list[int], bins: int = 24) -> dict[str, list[int]]:
     return {"edges": edges, "counts": [int(count) for count in counts]}
 
 
-def _sum_traces(
+def sum_traces(
     model: PreTrainedModel, traces: list[Trace], texts: int
 ) -> tuple[float, list[float]]:
+    """Return FLOPs per text, and the mean number of tokens that each layer reads."""
     spec = attachment(model).spec
     flops = sum(float(spec.flops(trace).sum()) for trace in traces)
     tokens = torch.zeros(spec.num_layers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["latency"]
+__all__ = ["latency", "time_systems"]
 
 WARM_UP = 2
 
@@ -31,10 +31,24 @@ def latency(
     seed: int = 0,
     baseline: PreTrainedModel | None = None,
 ) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """Time padded, packed and the method, as `time_systems` does."""
+    systems = build_systems(model, baseline)
+    return time_systems(systems, encoded, tokenizer, batch_sizes=batch_sizes, runs=runs, seed=seed)
+
+
+def time_systems(
+    models: Mapping[str, PreTrainedModel],
+    encoded: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    batch_sizes: Sequence[int] = (1, 8, 32),
+    runs: int = 20,
+    seed: int = 0,
+) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
     """Time `runs` batches of each size, drawn from the data with its own lengths.
 
-    Systems take turns on the same batches, so `speedup` (over packed) is the median of ratios of
-    consecutive times. Returns `{system: {"latency_ms": {size: {median, p5, p95, runs,
+    Systems take turns on the same batches, so `speedup` (over the one named packed) is the median
+    of ratios of consecutive times. Returns `{system: {"latency_ms": {size: {median, p5, p95, runs,
     speedup}}}}`. Raises `ValueError` for sizes or runs below 1, or sizes above the rows.
     """
     if runs < 1 or not batch_sizes or min(batch_sizes) < 1:
@@ -47,16 +61,16 @@ def latency(
             f"batch_sizes must be at most the number of texts, {len(encoded)}; got "
             f"{max(batch_sizes)}."
         )
-    models = build_systems(model, baseline)
+    device = next(iter(models.values())).device
     rows: dict[str, Any] = {name: {"latency_ms": {}} for name in models}
     for size in batch_sizes:
         order = draw_batches(len(encoded), size, runs + WARM_UP, seed)
         times_ms: dict[str, list[float]] = {name: [] for name in models}
         size_batches = batches(encoded, tokenizer, order, size)
         for round_number in track(range(runs + WARM_UP), f"batch {size}"):
-            inputs = {name: value.to(model.device) for name, value in next(size_batches)[1].items()}
+            inputs = {name: value.to(device) for name, value in next(size_batches)[1].items()}
             for name in rotate(list(models), round_number):
-                milliseconds = time_call(partial(models[name], **inputs), model.device)
+                milliseconds = time_call(partial(models[name], **inputs), device)
                 if round_number >= WARM_UP:
                     times_ms[name].append(milliseconds)
         for name, times in times_ms.items():

@@ -8,6 +8,8 @@ from functools import singledispatch
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
+
 from fewer.tasks.classification import TextClassification
 from fewer.tasks.question_answering import QuestionAnswering
 from fewer.tasks.squad import check_answers, squad_rows
@@ -47,6 +49,10 @@ class Scorer(Protocol):
 
     def score(self, answers: Any, rows: Sequence[int] | None = None) -> dict[str, float]:
         """Score answers to the texts `rows` or to all; higher is better."""
+        ...
+
+    def each(self, answers: Any) -> Tensor | None:
+        """Return the score of each text, (texts), whose mean is the first metric, if it is one."""
         ...
 
     def changed(self, answers: Any, reference: Any) -> float:
@@ -90,6 +96,12 @@ class TextScorer:
         rows = range(len(self.labels)) if rows is None else rows
         labels = [self.labels[row] for row in rows]
         return score(answers[list(rows)].numpy(), labels, regression=self.regression)
+
+    def each(self, answers: Tensor) -> Tensor | None:
+        """Return whether each label is right; `None` for numbers, scored by correlation."""
+        if self.regression:
+            return None
+        return (answers.argmax(-1) == torch.tensor(self.labels)).double()
 
     def changed(self, answers: Tensor, reference: Tensor) -> float:
         """Return the share of other labels, or of numbers off by a tenth of the deviation."""
@@ -144,6 +156,9 @@ class TagScorer:
         predicted, gold = ([tags[row] for row in rows] for tags in (answers, self.tags))
         return score_tags(predicted, gold, self.label_names)
 
+    def each(self, answers: Sequence[Sequence[str]]) -> None:
+        """Return `None`: F1 of entities is not a mean over sentences."""
+
     def changed(
         self, answers: Sequence[Sequence[str]], reference: Sequence[Sequence[str]]
     ) -> float:
@@ -194,6 +209,14 @@ class SpanScorer:
         rows = range(len(self.rows)) if rows is None else rows
         ids = self.rows["id"][:]
         return score_answers({ids[row]: answers[row] for row in rows}, self.rows.select(rows))
+
+    def each(self, answers: Sequence[str]) -> Tensor:
+        """Return the F1 of each question."""
+        from fewer.tasks.qa_metrics import f1_of_each
+
+        ids = self.rows["id"][:]
+        predictions = dict(zip(ids, answers, strict=True))
+        return torch.tensor(f1_of_each(predictions, self.rows), dtype=torch.float64)
 
     def changed(self, answers: Sequence[str], reference: Sequence[str]) -> float:
         """Return the share of answers with other words, compared as in SQuAD."""

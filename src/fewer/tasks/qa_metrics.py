@@ -6,7 +6,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from fewer.tasks.squad import squad_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from numpy.typing import NDArray
 
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)  # ASCII only, as in the script
@@ -37,6 +38,25 @@ def score_answers(predictions: Mapping[str, str], rows: Dataset) -> dict[str, fl
     >>> score_answers({"q": "An army!"}, rows)
     {'f1': 0.6666666666666666, 'exact_match': 0.0}
     """
+    scores, has_answer = _score_each(predictions, rows)
+    f1, exact = scores.mean(axis=0)
+    result = {"f1": float(f1), "exact_match": float(exact)}
+    if has_answer.any() and not has_answer.all():
+        f1, exact = scores[has_answer].mean(axis=0)
+        result |= {"has_answer_f1": float(f1), "has_answer_exact_match": float(exact)}
+    if not has_answer.all():
+        result["no_answer_exact_match"] = float(scores[~has_answer, 1].mean())
+    return result
+
+
+def f1_of_each(predictions: Mapping[str, str], rows: Dataset) -> list[float]:
+    """Return the F1 of every question, whose mean `score_answers` gives."""
+    scores: list[float] = _score_each(predictions, rows)[0][:, 0].tolist()
+    return scores
+
+
+def _score_each(predictions: Mapping[str, str], rows: Dataset) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return F1 and exact match of each question, (questions, 2), and whether it has an answer."""
     rows = squad_rows(rows)
     if not len(rows):
         raise ValueError("rows must hold questions to score; got no rows.")
@@ -51,16 +71,7 @@ def score_answers(predictions: Mapping[str, str], rows: Dataset) -> dict[str, fl
     pairs = [
         _score(predictions[name], gold["text"]) for name, gold in zip(ids, answers, strict=True)
     ]
-    scores = np.array(pairs)  # (questions, 2)
-    has_answer = np.array([bool(gold["text"]) for gold in answers])
-    f1, exact = scores.mean(axis=0)
-    result = {"f1": float(f1), "exact_match": float(exact)}
-    if has_answer.any() and not has_answer.all():
-        f1, exact = scores[has_answer].mean(axis=0)
-        result |= {"has_answer_f1": float(f1), "has_answer_exact_match": float(exact)}
-    if not has_answer.all():
-        result["no_answer_exact_match"] = float(scores[~has_answer, 1].mean())
-    return result
+    return np.array(pairs), np.array([bool(gold["text"]) for gold in answers])
 
 
 def _score(prediction: str, gold: list[str]) -> tuple[float, float]:

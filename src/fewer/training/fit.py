@@ -348,9 +348,9 @@ def _load_phase(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
     return phase_model
 
 
-def open_run(folder: Path, run: dict[str, Any], resume: bool) -> None:
+def open_run(folder: Path, run: dict[str, Any], resume: bool, name: str = "fit.json") -> None:
     """Write the settings of a run into its folder, or check that they equal those in it."""
-    run_file = folder / "fit.json"
+    run_file = folder / name
     content = json.loads(json.dumps(run))
     if not run_file.exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import pytest
 
 import fewer
 from fewer.cli.outcome import next_command, report_outcome
-from fewer.cli.recipe import Recipe
+from fewer.recipe import Recipe
 from fewer.training import fit as training
 from tests.unit.cli.test_commands import run
 

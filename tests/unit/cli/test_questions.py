@@ -11,8 +11,8 @@ from transformers import BertForQuestionAnswering
 
 import fewer
 from fewer.core.cost import Task
-from tests.unit.cli.conftest import WORDS
 from tests.unit.cli.test_commands import run
+from tests.unit.conftest import WORDS
 
 QUESTIONS = 20
 

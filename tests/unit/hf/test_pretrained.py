@@ -8,7 +8,6 @@ from transformers import AutoModelForSequenceClassification
 
 import fewer
 from fewer.cli.common import quiet
-from fewer.cli.recipe import labels_of
 from fewer.hf.pretrained import (
     TOKENIZER_FILES,
     load_config,
@@ -17,6 +16,7 @@ from fewer.hf.pretrained import (
     local_folder,
     weight_files,
 )
+from fewer.recipe import labels_of
 from tests.tiny import tiny, word_tokenizer
 
 CODE = """

@@ -227,14 +227,6 @@ def test_objects_that_are_no_models_are_refused_with_the_remedy(model, advice):
         fewer.attach(model)
 
 
-def test_objects_of_sentence_transformers_are_refused_with_the_remedy():
-    cross_encoder = type(
-        "CrossEncoder", (nn.Module,), {"__module__": "sentence_transformers.cross"}
-    )()
-    with pytest.raises(ValueError, match=r"auto_model.*model\.model of a CrossEncoder"):
-        fewer.attach(cross_encoder)
-
-
 def test_a_method_may_be_a_name_but_not_a_class():
     assert fewer.attachment(fewer.attach(tiny(), "ltp")).method == LTP()
     with pytest.raises(ValueError, match="class LTP"):

@@ -68,7 +68,8 @@ class Criterion:
 
     def operating_points(self, value: Tensor, classes: int, exits: int) -> OperatingPoints:
         """Describe the buffer that holds a policy's threshold."""
-        return OperatingPoints(value, self.never_exit, self.grid(classes, exits), self.check)
+        grid = self.grid(classes, exits)
+        return OperatingPoints(value, self.never_exit, grid, self.check, one_training=True)
 
     def check(self, threshold: Point) -> None:
         """Raise `ValueError` for a threshold outside the range."""

@@ -232,7 +232,7 @@ class LengthAdaptivePolicy(Policy):
         """Return the budget: the share of FLOPs to keep at most."""
         points = dict.fromkeys(math.ceil(ratio * 1e4) / 1e4 for ratio in self.ratios.tolist())
         path = tuple(point for point in points if point < FULL)
-        return OperatingPoints(self.budget, FULL, path, self._check_budget)
+        return OperatingPoints(self.budget, FULL, path, self._check_budget, one_training=True)
 
     def configuration(self) -> Shares:
         """Return the share of a text's tokens that leaves each layer at the present budget."""

@@ -13,7 +13,7 @@ from benchmarks.claims.page import CHAPTERS, COMMANDS, write_chapter
 ROOT = Path(__file__).parents[4]
 CLAIMS = [claim for chapter in CHAPTERS.values() for claim in chapter]
 # that are not there yet: a comparison of methods, and of lengths to train on
-TO_COME = {"compare", "length-shift", "questions-compare", "skim-architectures"}
+TO_COME = {"questions-compare", "skim-architectures"}
 
 
 def test_without_rows_nothing_is_decided_and_nothing_is_measured(tmp_path):
@@ -74,15 +74,19 @@ def results(tmp_path):
     return write
 
 
-def compared(low, high, train="train"):
-    """Make a row of `fewer compare` in which the arm of LTP leads that of LAT."""
+def compared(low, high, train="train", arms=("ltp", "length_adaptive")):
+    """Make a row of `fewer compare` in which the second arm leads the first."""
     gap = {"mean": (low + high) / 2, "low": low, "high": high}
+    names = {f"arm-{name}" if name != "dense" else name: {"name": name} for name in arms}
+    first, second = names
+    entry = {"arm": second, "reference": first, "target": 0.5, "reference_target": 0.5}
     return {
         "kind": "compare",
         "data": {"source": "data/glue/qqp/dev.jsonl.gz", "hash": "1", "rows": 9},
         "train": {"source": f"data/glue/qqp/{train}.jsonl.gz"},
-        "settings": {"arms": {"lat": {"name": "length_adaptive"}, "ltp": {"name": "ltp"}}},
-        "differences": [{"arm": "lat", "reference": "ltp", "target": 0.5, **gap}],
+        "settings": {"arms": names},
+        "differences": [{**entry, **gap, "quartiles": [gap, gap]}],
+        "cells": [{"target": 0.5, "method": {"name": "ltp"}, "flops_share": 0.4}],
     }
 
 
@@ -110,4 +114,17 @@ def test_trained_on_short_texts_is_told_by_the_name_of_the_file(results):
     written = write_chapter("ltp", folder)
     verdicts = dict(re.findall(r"\{ #([\w-]+) \}\n\n\*\*Verdict: (.+?)\.\*\*", written))
     assert verdicts["shift"] == "holds"
+    assert "qqp dev, quartile 2 +2.0 points [+1.0, +3.0]" in written
     assert verdicts["shift-long"] == "holds"
+
+
+def test_ltp_is_held_against_the_dense_arm_of_a_comparison(results):
+    row = compared(-0.009, -0.001, arms=("dense", "ltp"))
+    row["settings"]["arms"]["dense-2"] = {"name": "dense"}  # fewer layers: not the baseline
+    row["differences"].append({**row["differences"][0], "reference": "dense-2", "mean": 0.5})
+    written = write_chapter("ltp", results("compare", row))
+    assert (
+        "those of LTP (for the claim: at least 1.95x): glue/qqp, 50% of the FLOPs 2.50x." in written
+    )
+    assert ": glue/qqp, 50% of the FLOPs +0.5 points [+0.1, +0.9]." in written
+    assert "**Verdict: holds.**" in written.split("###")[1]

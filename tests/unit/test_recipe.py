@@ -3,8 +3,8 @@ import torch
 from datasets import Dataset
 
 import fewer
-from fewer.cli.recipe import Recipe, load_for, run
 from fewer.hf.side_file import SIDE_FILE
+from fewer.recipe import Recipe, load_for, run
 from fewer.tasks.classification import infer
 
 ROWS = Dataset.from_dict({"text": ["good film", "bad film"], "label": ["up", "down"]})

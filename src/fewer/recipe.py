@@ -1,7 +1,8 @@
-"""Recipes: the settings of `fewer fit` as plain values, from a YAML file or from options."""
+"""Recipes: the settings of a training as plain values, from a YAML file or from options."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import MinLen
 
 from fewer._validation.settings import build, settings
-from fewer._validation.types import Count, Fraction
+from fewer._validation.types import Count, Fraction, NonNegative
 from fewer._validation.yaml_values import read_values
 from fewer.hf.side_file import method_from
 
@@ -20,10 +21,22 @@ if TYPE_CHECKING:
     from fewer.core.phase import Phase
     from fewer.core.policy import Method
     from fewer.tasks.task import Task
+    from fewer.training.fit import Schedule
 
 _LABELLED_HEADS = ("SequenceClassification", "TokenClassification")  # with names of labels
 
-__all__ = ["Recipe", "config_of", "labels_of", "load_for", "run", "task_of"]
+__all__ = [
+    "Recipe",
+    "build_schedule",
+    "config_of",
+    "draw_rows",
+    "labels_of",
+    "load_for",
+    "run",
+    "scale_epochs",
+    "task_of",
+    "train_rows",
+]
 
 Name = Annotated[str, MinLen(1)]
 
@@ -41,6 +54,8 @@ class Recipe:
     # text, text_pair, label, label_names, ...
     columns: dict[str, Any] = field(default_factory=dict)
     dense: dict[str, Any] | None = None  # epochs, learning_rate; {"epochs": 0}: no dense phase
+    epochs: NonNegative | None = None  # of the method's phases together; each keeps its share
+    layers: Count | None = None  # keep the first layers of the model only; None: all
     learning_rate: Fraction | None = None  # of the model's weights, in each phase that trains them
     schedule: dict[str, Any] = field(default_factory=dict)
     dev: str | None = None  # labelled rows to score the trained model on
@@ -67,26 +82,39 @@ class Recipe:
 
 def run(recipe: Recipe, output_dir: Path, *, resume: bool = False) -> PreTrainedModel:
     """Train a recipe; returns the attached model, which is saved in `output_dir/model`."""
+    from fewer.tasks.rows import read_rows
+
+    rows = read_rows(recipe.train, split=recipe.split)
+    rows = draw_rows(rows, recipe.rows, build_schedule(recipe).seed)
+    return train_rows(recipe, rows, output_dir, resume=resume)
+
+
+def train_rows(
+    recipe: Recipe, rows: Dataset, output_dir: Path, *, resume: bool = False
+) -> PreTrainedModel:
+    """Train a recipe on these rows, whatever file it names."""
     from fewer.hf.max_length import resolve_max_length
     from fewer.hf.pretrained import load_tokenizer
     from fewer.measure.scorers import make_scorer
     from fewer.tasks.rows import read_rows
-    from fewer.training.fit import Schedule, fit
+    from fewer.training.fit import fit
 
-    method, schedule = method_from(recipe.method), build(Schedule, recipe.schedule, "schedule")
+    method, schedule = method_from(recipe.method), build_schedule(recipe)
     rate = recipe.learning_rate
-    rows = read_rows(recipe.train, split=recipe.split)
-    if recipe.rows is not None and recipe.rows < len(rows):
-        rows = rows.shuffle(seed=schedule.seed).select(range(recipe.rows))
     task = task_of(rows, recipe.model, recipe.columns)
     if recipe.dev is not None:  # wrong dev rows are refused before the training
         make_scorer(task, read_rows(recipe.dev))
     tokenizer = load_tokenizer(recipe.model)
-    model, new_head = load_for(task, recipe.model, seed=schedule.seed)
+    model, new_head = load_for(task, recipe.model, seed=schedule.seed, layers=recipe.layers)
     # saved with the model, so that pipelines and `fewer evaluate` truncate as training did
     tokenizer.model_max_length = resolve_max_length(
         model, recipe.max_length, tokenizer.model_max_length
     )
+    phases: Sequence[Phase] | None = None
+    if rate is not None:
+        phases = [_set_rate(phase, rate) for phase in method.phases()]
+    if recipe.epochs is not None:
+        phases = scale_epochs(phases or method.phases(), recipe.epochs)
     return fit(
         model,
         method,
@@ -94,10 +122,38 @@ def run(recipe: Recipe, output_dir: Path, *, resume: bool = False) -> PreTrained
         tokenizer=tokenizer,
         output_dir=output_dir,
         dense=_dense_phase(recipe.dense, new_head, method, rate),
-        phases=None if rate is None else [_set_rate(phase, rate) for phase in method.phases()],
+        phases=phases,
         schedule=schedule,
         resume=resume,
     )
+
+
+def build_schedule(recipe: Recipe) -> Schedule:
+    """Check the schedule of a recipe."""
+    from fewer.training.fit import Schedule
+
+    return build(Schedule, recipe.schedule, "schedule")
+
+
+def draw_rows(rows: Dataset, count: int | None, seed: int) -> Dataset:
+    """Draw so many rows with a seed, or take all."""
+    if count is None or count >= len(rows):
+        return rows
+    return rows.shuffle(seed=seed).select(range(count))
+
+
+def scale_epochs(phases: Sequence[Phase], epochs: float) -> list[Phase]:
+    """Let phases train for so many epochs together, each for its share.
+
+    Raises `ValueError` for phases that train for no epoch.
+    """
+    total = sum(phase.epochs for phase in phases)
+    if epochs and not total:
+        raise ValueError(
+            f"epochs must be absent for a method that trains nothing; got {epochs:g}. Leave it out."
+        )
+    share = epochs / total if total else 0.0
+    return [replace(phase, epochs=phase.epochs * share) for phase in phases]
 
 
 def labels_of(name: str) -> dict[str, Any]:
@@ -127,11 +183,14 @@ def task_of(rows: Dataset, model: str, columns: dict[str, Any]) -> Task:
     return infer(rows, **options)
 
 
-def load_for(task: Task, name: str, *, seed: int) -> tuple[PreTrainedModel, bool]:
+def load_for(
+    task: Task, name: str, *, seed: int, layers: int | None = None
+) -> tuple[PreTrainedModel, bool]:
     """Load a model with a head for the task; returns the model and whether the head is new.
 
     A new head is drawn with the seed. A folder that `fewer fit` or `fewer.save` wrote is loaded
-    with its method.
+    with its method. `layers` keeps the first layers only. Raises `ValueError` for more layers than
+    the model has, and for fewer of a model that has a method.
     """
     import transformers
 
@@ -140,7 +199,18 @@ def load_for(task: Task, name: str, *, seed: int) -> tuple[PreTrainedModel, bool
     from fewer.hf.side_file import MARK, SIDE_FILE, read_settings
 
     folder = local_folder(name)
-    if (folder / SIDE_FILE).exists() and _has_head(config_of(name), task.head):
+    config = config_of(name)
+    if layers is not None and layers > config.num_hidden_layers:
+        raise ValueError(
+            f"layers must be at most the model's, {config.num_hidden_layers}; got {layers}. Leave "
+            "it out to keep all."
+        )
+    if (folder / SIDE_FILE).exists() and _has_head(config, task.head):
+        if layers is not None:
+            raise ValueError(
+                f"layers must be absent for a model with a method; got {layers}, and {name} has "
+                "one. Give the plain model."
+            )
         return load(folder, precision=None), False
     read_settings(folder)  # refuses a lost side file
     transformers.set_seed(seed)
@@ -151,6 +221,7 @@ def load_for(task: Task, name: str, *, seed: int) -> tuple[PreTrainedModel, bool
         id2label=task.id2label,
         label2id=task.label2id,
         problem_type=task.problem_type,
+        **({} if layers is None else {"num_hidden_layers": layers}),
     )
     vars(model.config).pop(MARK, None)
     return model, bool(info["missing_keys"])

@@ -1,0 +1,288 @@
+"""Run a comparison: train, choose operating points on dev rows, measure on test rows."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from fewer._files.locking import lock_folder
+from fewer.compare.cells import Cells, Key, Results
+from fewer.compare.operating_point import choose_point
+from fewer.compare.settings import DENSE, START, Arm, Comparison
+from fewer.compare.training import folder_of, read_cost, train_arm, train_start
+from fewer.core.cost import ModelSpec
+from fewer.core.learning import RATIO_MISSED
+from fewer.hf.attach import attachment
+from fewer.hf.checkpoint import load
+from fewer.hf.max_length import resolve_max_length
+from fewer.hf.pretrained import load_tokenizer
+from fewer.hf.side_file import method_from
+from fewer.measure.evaluate import Outcome, cost_metrics, measure_flops, run_all, sum_traces
+from fewer.measure.latency import time_systems
+from fewer.measure.rows import provenance
+from fewer.measure.scorers import Scorer, make_scorer
+from fewer.measure.sweep import Depths
+from fewer.recipe import draw_rows, task_of
+from fewer.tasks.rows import read_rows
+from fewer.training.fit import open_run
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["Measured", "Planned", "list_cells", "run"]
+
+_LOG = logging.getLogger("fewer")
+_MAY_CHANGE = ("arms", "targets", "seeds")  # where a comparison is resumed
+_DATA_SEED = 0  # of the rows, which are the same for all seeds
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a comparison; no row is in two of them."""
+
+    train: Dataset
+    dev: Dataset
+    test: Dataset
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell to measure: an arm, the share of FLOPs wanted, and the target it is trained for."""
+
+    arm: Arm
+    target: float | None
+    trained_target: float | None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A finished comparison: its cells in order, and what is needed to compare them further."""
+
+    comparison: Comparison
+    keys: list[Key]
+    cells: Cells
+    rows: Rows
+    scorer: Scorer
+
+    @property
+    def quartiles(self) -> list[list[int]]:
+        """The test rows of each quartile of lengths."""
+        tokens = self.cells.results(self.keys[0]).tokens
+        return [rows.tolist() for rows in _split(tokens)]
+
+
+def run(comparison: Comparison, output: Path, *, resume: bool = False) -> Measured:
+    """Train and measure all cells; those that are measured already are left as they are.
+
+    A comparison may be resumed with other arms, targets and seeds. Raises `ValueError` for an
+    output folder whose comparison differs in anything else, for an arm that was another method
+    before, and for a folder with a comparison unless `resume` is true.
+    """
+    with lock_folder(output):
+        settings = asdict(comparison)
+        shared = {name: value for name, value in settings.items() if name not in _MAY_CHANGE}
+        open_run(output, shared, resume, "compare.json")
+        rows = read_all(comparison)
+        cells = Cells(output / "cells")
+        keys: list[Key] = []
+        for number, seed in enumerate(comparison.seeds):
+            keys.append(Key(START, None, seed))
+            start = _train_start(comparison, rows, seed, output, cells)
+            spec = attachment(load(start / "model")).spec
+            for planned in list_cells(comparison, spec):
+                key = Key(planned.arm.name, planned.target, seed)
+                if key in cells:
+                    _check_method(key, planned, cells)
+                else:
+                    _LOG.info("compare: %s", key.name)
+                    _measure_cell(comparison, planned, key, rows, output, cells, timed=not number)
+                keys.append(key)
+        scorer = _Bench(folder_of(output, DENSE, None, comparison.seeds[0]), rows, comparison)
+        return Measured(comparison, keys, cells, rows, scorer.scorer)
+
+
+def list_cells(comparison: Comparison, spec: ModelSpec) -> Iterator[Planned]:
+    """List arms with their targets; a dense model, and one with a fixed pattern, has none."""
+    for arm in comparison.list_arms():
+        points = arm.method.build(spec).operating_points()
+        has_target = "target" in {entry.name for entry in fields(cast("Any", arm.method))}
+        trains_for_targets = has_target and not (points is not None and points.one_training)
+        targets = comparison.targets if has_target or points is not None else (None,)
+        for target in targets:
+            yield Planned(arm, target, target if trains_for_targets else None)
+
+
+def read_all(comparison: Comparison) -> Rows:
+    """Read the rows to train on, to choose operating points on, and to test on."""
+    rows = read_rows(comparison.train)
+    if comparison.dev is not None:
+        train = draw_rows(rows, comparison.rows, _DATA_SEED)
+        dev = draw_rows(read_rows(comparison.dev), comparison.dev_rows, _DATA_SEED)
+    else:
+        size = min(comparison.dev_rows, len(rows) // 5)
+        if not size:
+            raise ValueError(
+                f"train must have 5 rows or more to hold some out; got {len(rows)}. Give dev rows."
+            )
+        rows = rows.shuffle(seed=_DATA_SEED)
+        dev, rows = rows.select(range(size)), rows.select(range(size, len(rows)))
+        count = len(rows) if comparison.rows is None else min(comparison.rows, len(rows))
+        train = rows.select(range(count))
+    test = draw_rows(read_rows(comparison.test), comparison.test_rows, _DATA_SEED)
+    return Rows(train, dev, test)
+
+
+class _Bench:
+    """A trained model with the encoded rows to measure it on."""
+
+    def __init__(self, folder: Path, rows: Rows, comparison: Comparison) -> None:
+        name = str(folder / "model")
+        self.model: PreTrainedModel = load(name)
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(name)
+        length = resolve_max_length(self.model, None, self.tokenizer.model_max_length)
+        task = task_of(rows.test, name, comparison.columns)
+        self.scorer = make_scorer(task, rows.test)
+        self.dev_scorer = make_scorer(task, rows.dev)
+        self.test, self.dev = (
+            task.encode(part, self.tokenizer, max_length=length, training=False)
+            for part in (rows.test, rows.dev)
+        )
+
+    def measure_share(self) -> float:
+        """Return the FLOPs of the dev rows over those of the dense model."""
+        flops, dense = measure_flops(self.model, self.dev, self.tokenizer, self.dev_scorer)
+        return flops / dense
+
+
+def _check_method(key: Key, planned: Planned, cells: Cells) -> None:
+    """Raise `ValueError` where a cell was measured with another method of the same name."""
+    measured = cells.read(key)
+    description = planned.arm.description(planned.trained_target)
+    same_method = method_from(measured["method"]) == method_from(description)
+    if not same_method or measured["layers"] != planned.arm.layers:
+        raise ValueError(
+            f"arm {key.arm!r} must be the method that was measured, {measured['method']}; got "
+            f"{description}. Rename the arm, or take another output folder."
+        )
+
+
+def _train_start(comparison: Comparison, rows: Rows, seed: int, output: Path, cells: Cells) -> Path:
+    """Train the dense model that all arms of a seed begin with, and measure it."""
+    folder, key = train_start(comparison, rows.train, seed, output), Key(START, None, seed)
+    if key not in cells:
+        cell, results = _measure(_Bench(folder, rows, comparison), key)
+        cells.store(key, cell | {"training": read_cost(folder)}, results)
+    return folder
+
+
+def _measure_cell(
+    comparison: Comparison,
+    planned: Planned,
+    key: Key,
+    rows: Rows,
+    output: Path,
+    cells: Cells,
+    *,
+    timed: bool,
+) -> None:
+    """Train what is missing for a cell, and measure it."""
+    arm, target = planned.arm, planned.trained_target
+    folder = train_arm(comparison, arm, target, rows.train, key.seed, output)
+    bench, start = _Bench(folder, rows, comparison), Key(START, None, key.seed)
+    point, dev_share = None, None
+    points = attachment(bench.model).policy.operating_points()
+    if key.target is not None:
+        if points is not None and target is None:
+            point, dev_share = choose_point(points, key.target, bench.measure_share)
+        else:
+            dev_share = bench.measure_share()
+        _warn_of_share(key, dev_share)
+    cell, results = _measure(bench, key, cells.results(start))
+    cell |= {
+        "method": arm.description(target),
+        "layers": arm.layers,
+        "point": point,
+        "dev_flops_share": dev_share,
+        "training": read_cost(folder),
+    }
+    if timed and comparison.runs and arm.name != DENSE:
+        cell["latency_ms"] = _time(comparison, bench, folder_of(output, DENSE, None, key.seed))
+    cells.store(key, cell, results)
+
+
+def _measure(
+    bench: _Bench, key: Key, start: Results | None = None
+) -> tuple[dict[str, Any], Results]:
+    """Return the cell of a model and its results; `start` are those of the first dense model."""
+    model, texts = bench.model, bench.scorer.texts(bench.test)
+    answers, traces, order = run_all(model, bench.test, bench.tokenizer, bench.scorer, key.name)
+    depths = Depths.of(model, traces, [texts[row] for row in order])
+    results = Results(answers, depths.tokens, depths.flops)
+    dense = results if start is None else start
+    cost = sum_traces(model, traces, len(results.flops))
+    outcome, reference = Outcome(answers, *cost), Outcome(dense.answers, *cost)
+    cell = {
+        **asdict(key),
+        "metrics": bench.scorer.score(answers),
+        **cost_metrics(outcome, reference, bench.scorer),
+        "flops_share": _share(results, dense),
+        "quartiles": _quartiles(results, dense, bench.scorer),
+        **{name: provenance()[name] for name in ("time", "commit", "modified", "threads")},
+    }
+    return cell, results
+
+
+def _quartiles(results: Results, dense: Results, scorer: Scorer) -> list[dict[str, Any]]:
+    """Measure the texts of each quartile of lengths; texts of one length stay together."""
+    tokens = results.tokens
+    return [
+        {
+            "shortest": int(tokens[rows].min()),
+            "longest": int(tokens[rows].max()),
+            "texts": len(rows),
+            "metrics": scorer.score(results.answers, rows.tolist()),
+            "flops_share": _share(results, dense, rows),
+        }
+        for rows in _split(tokens)
+    ]
+
+
+def _split(tokens: Tensor) -> list[Tensor]:
+    """Return the texts of each quartile of lengths, without those that hold none."""
+    edges = tokens.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=tokens.dtype))
+    quartile = torch.bucketize(tokens, edges)
+    parts = [(quartile == number).nonzero().squeeze(1) for number in range(4)]
+    return [rows for rows in parts if len(rows)]
+
+
+def _share(results: Results, dense: Results, rows: Tensor | slice = slice(None)) -> float:
+    return float(results.flops[rows].sum() / dense.flops[rows].sum())
+
+
+def _time(comparison: Comparison, bench: _Bench, dense_folder: Path) -> dict[str, Any]:
+    """Time a model and the dense one, taking turns on the same batches of the test rows."""
+    sizes = [size for size in comparison.batch_sizes if size <= len(bench.test)]
+    systems = {"packed": load(dense_folder / "model"), "method": bench.model}
+    rows = time_systems(
+        systems, bench.test, bench.tokenizer, batch_sizes=sizes, runs=comparison.runs
+    )
+    measured: dict[str, Any] = rows["method"]["latency_ms"]
+    return measured
+
+
+def _warn_of_share(key: Key, share: float) -> None:
+    assert key.target is not None
+    if abs(share - key.target) > 5 * RATIO_MISSED:
+        warnings.warn(
+            f"{key.name}: the share of FLOPs nearest the target of {key.target:g} is {share:.3f} "
+            "on the dev rows",
+            stacklevel=2,
+        )

@@ -1,0 +1,96 @@
+"""Embeddings of texts: states of an encoder pooled over the tokens of each text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fewer._validation.names import check_known
+from fewer.hf.attach import attachment, evaluating, is_attached, parts
+from fewer.hf.max_length import resolve_max_length
+from fewer.hf.refusals import refuse_states
+from fewer.inference.batching import token_budget_batches
+from fewer.inference.predict import TOKEN_BUDGET, run_batches
+from fewer.tasks.texts import encode_rows, listed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["embed"]
+
+Pooling = Literal["mean", "cls", "last", "max"]
+
+
+def embed(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Iterable[str],
+    *,
+    pooling: Pooling = "mean",
+    normalize: bool = False,
+    prompt: str = "",
+    token_budget: int = TOKEN_BUDGET,
+    max_length: int | None = None,
+    progress: bool = True,
+) -> Float[Tensor, "texts D"]:
+    """Return one vector per text, in their order, fp32, on the CPU.
+
+    The encoder is that of `AutoModel`, or inside a model with a head. `pooling` must be what it was
+    trained with: the mean over all tokens of a text, [CLS] and [SEP] included, its first or last
+    token, or the maximum. `normalize` divides by the length; `prompt` is put before every text.
+    Batches have at most `token_budget` tokens; longer texts than `max_length` are truncated with
+    one `TruncationWarning`. Raises `ValueError` for an unknown pooling, and for a method that
+    prunes tokens or lets texts exit, whose states are not those of the model.
+
+    >>> vectors = fewer.embed(model, tokenizer, texts, normalize=True)  # doctest: +SKIP
+    """
+    check_known(pooling, sorted(_POOLINGS), "pooling")
+    _, encoder = parts(model)
+    if is_attached(model) and attachment(model).policy.sites:
+        refuse_states(attachment(model).method, encoder)
+    encoded = encode_rows(
+        [f"{prompt}{text}" for text in listed(texts, "texts")],
+        tokenizer,
+        max_length=resolve_max_length(model, max_length, tokenizer.model_max_length),
+    )
+    lengths = torch.tensor(encoded["length"], dtype=torch.long)
+    batches = token_budget_batches(lengths.tolist(), token_budget)
+    vectors = torch.zeros(len(lengths), encoder.config.hidden_size)
+    outputs = ("last_hidden_state",)
+    with evaluating(encoder) as reader:
+        results = run_batches(reader, encoded, tokenizer, batches, outputs, "embed", progress)
+        for rows, width, (states,) in results:
+            is_token = torch.arange(width) < lengths[rows][:, None]
+            vectors[rows] = _POOLINGS[pooling](states, is_token)
+    return nn.functional.normalize(vectors, dim=1) if normalize else vectors
+
+
+def _mean(states: Float[Tensor, "B N D"], is_token: Tensor) -> Tensor:
+    mask = is_token[..., None].float()
+    total: Tensor = (states * mask).sum(1) / mask.sum(1).clamp_min(1)
+    return total
+
+
+def _last(states: Float[Tensor, "B N D"], is_token: Tensor) -> Tensor:
+    last = (is_token.sum(1) - 1).clamp_min(0)
+    return states[torch.arange(len(states)), last]
+
+
+def _max(states: Float[Tensor, "B N D"], is_token: Tensor) -> Tensor:
+    return states.masked_fill(~is_token[..., None], float("-inf")).amax(1)
+
+
+def _cls(states: Float[Tensor, "B N D"], is_token: Tensor) -> Tensor:
+    return states[:, 0]
+
+
+_POOLINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mean": _mean,
+    "cls": _cls,
+    "last": _last,
+    "max": _max,
+}

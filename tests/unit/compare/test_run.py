@@ -1,0 +1,212 @@
+"""A whole comparison of a tiny model: alike for all, resumable, told in one row."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+
+from fewer._files.disk import read_json
+from fewer.compare import run as module
+from fewer.compare.cells import Cells, Key
+from fewer.compare.figure import draw_flops, draw_times, pareto_front
+from fewer.compare.run import read_all, run
+from fewer.compare.settings import Comparison
+from fewer.compare.summary import summarize
+from fewer.compare.table import entries, markdown, table
+from fewer.compare.training import folder_of
+
+ARMS = {
+    "half": {"name": "dense", "layers": 1},
+    "ltp": "ltp",
+    "exits": "fastbert",
+    "free": "training_free",
+}
+
+
+def comparison_of(model_folder, reviews, **changes):
+    values = {
+        "model": str(model_folder),
+        "train": str(reviews),
+        "test": str(reviews),
+        "arms": ARMS,
+        "columns": {"text": "review", "label": "stars"},
+        "dev_rows": 12,
+        "rows": 16,
+        "test_rows": 24,
+        "targets": (0.8,),
+        "seeds": (1, 2),
+        "dense_epochs": 1.0,
+        "epochs": 1.0,
+        "batch_sizes": (1,),
+        "runs": 1,
+        "schedule": {"batch_size": 8, "precision": "fp32"},
+    }
+    return Comparison(**{**values, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(model_folder, reviews, tmp_path_factory):
+    output = tmp_path_factory.mktemp("compare") / "run"
+    comparison = comparison_of(model_folder, reviews)
+    with pytest.warns(UserWarning, match="FLOPs"):
+        measured = run(comparison, output)
+    return measured, output
+
+
+def test_all_arms_are_measured_for_every_seed(finished):
+    measured, _ = finished
+    cells = [(key.arm, key.target, key.seed) for key in measured.keys]
+    of_seed = [
+        ("start", None),
+        ("dense", None),
+        ("half", None),
+        ("ltp", 0.8),
+        ("exits", 0.8),
+        ("free", 0.8),
+    ]
+    assert cells == [(*cell, seed) for seed in (1, 2) for cell in of_seed]
+    assert all(key in measured.cells for key in measured.keys)
+
+
+def test_no_row_is_in_two_parts(model_folder, reviews):
+    rows = read_all(comparison_of(model_folder, reviews))
+    train, dev = (
+        {(row["review"], row["stars"]) for row in part} for part in (rows.train, rows.dev)
+    )
+    assert (len(rows.train), len(rows.dev), len(rows.test)) == (16, 12, 24)
+    assert not train & dev
+
+
+def test_every_arm_trains_for_the_same_number_of_epochs(finished):
+    """Phases share them; a cut model also gets those of the first model, which it lacks."""
+    _, output = finished
+    epochs = {}
+    for arm, target in (("dense", None), ("ltp", 0.8), ("exits", None), ("half", None)):
+        phases = read_json(folder_of(output, arm, target, 1) / "fit.json")["phases"]
+        epochs[arm] = sum(phase["epochs"] for phase in phases)
+    assert epochs == pytest.approx({"dense": 1.0, "ltp": 1.0, "exits": 1.0, "half": 2.0})
+
+
+def test_one_training_serves_all_targets_where_points_are_turned_afterwards(finished):
+    _, output = finished
+    assert folder_of(output, "exits", None, 1).exists()
+    assert not folder_of(output, "exits", 0.8, 1).exists()
+    assert folder_of(output, "ltp", 0.8, 1).exists()
+
+
+def test_cells_hold_cost_score_and_origin(finished):
+    measured, _ = finished
+    cell = measured.cells.read(Key("exits", 0.8, 1))
+    assert cell["flops_share"] > 0
+    assert cell["dev_flops_share"] is not None
+    assert cell["point"] is not None
+    assert {"accuracy", "f1"} <= set(cell["metrics"])
+    assert cell["latency_ms"]["1"]["speedup"] > 0
+    assert "latency_ms" not in measured.cells.read(Key("exits", 0.8, 2))
+    assert measured.cells.read(Key("half", None, 1))["flops_share"] == pytest.approx(1 / 3)
+    assert measured.cells.read(Key("dense", None, 1))["flops_share"] == pytest.approx(1.0)
+
+
+def test_quartiles_of_length_hold_all_texts(finished):
+    measured, _ = finished
+    key = Key("half", None, 1)
+    quartiles, results = measured.cells.read(key)["quartiles"], measured.cells.results(key)
+    assert sum(part["texts"] for part in quartiles) == 24
+    assert all(a["longest"] < b["shortest"] for a, b in pairwise(quartiles))
+    assert [part["flops_share"] for part in quartiles] == pytest.approx([1 / 3] * len(quartiles))
+    assert results.tokens.min() == quartiles[0]["shortest"]
+
+
+def test_a_finished_comparison_is_not_measured_again(finished, monkeypatch):
+    measured, output = finished
+
+    def refuse(*_, **__):
+        pytest.fail("measured again")
+
+    monkeypatch.setattr(module, "_measure_cell", refuse)
+    again = run(measured.comparison, output, resume=True)
+    assert again.keys == measured.keys
+
+
+def test_an_interrupted_comparison_goes_on_to_the_same_answers(finished, tmp_path, monkeypatch):
+    """It is killed while the second cell is stored, after its training."""
+    measured, _ = finished
+    comparison = replace(measured.comparison, arms={"half": ARMS["half"]}, seeds=(1,))
+    store, keys = Cells.store, []
+
+    class Killed(Exception):
+        pass
+
+    def kill_at_second(self, key, cell, results):
+        keys.append(key)
+        if len(keys) == 2:
+            raise Killed
+        store(self, key, cell, results)
+
+    monkeypatch.setattr(Cells, "store", kill_at_second)
+    with pytest.raises(Killed):
+        run(comparison, tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="resume"):
+        run(comparison, tmp_path)
+    resumed = run(comparison, tmp_path, resume=True)
+    for key in resumed.keys:
+        assert torch.allclose(
+            resumed.cells.results(key).answers, measured.cells.results(key).answers
+        )
+
+
+def test_another_comparison_in_the_same_folder_is_refused(finished, model_folder, reviews):
+    _, output = finished
+    other = comparison_of(model_folder, reviews, epochs=2.0)
+    with pytest.raises(ValueError, match="epochs"):
+        run(other, output, resume=True)
+
+
+def test_an_arm_of_the_same_name_must_be_the_same_method(finished):
+    measured, output = finished
+    other = replace(measured.comparison, arms={"half": {"name": "dense", "layers": 2}})
+    with pytest.raises(ValueError, match="arm 'half'"):
+        run(other, output, resume=True)
+
+
+def test_arms_and_seeds_may_be_left_out_or_added_later(finished):
+    measured, output = finished
+    fewer_cells = replace(measured.comparison, arms={"half": ARMS["half"]}, seeds=(2,))
+    keys = run(fewer_cells, output, resume=True).keys
+    assert [(key.arm, key.seed) for key in keys] == [("start", 2), ("dense", 2), ("half", 2)]
+
+
+def test_the_row_has_an_interval_for_every_difference(finished):
+    row = summarize(finished[0])
+    pairs = {(entry["reference"], entry["arm"]) for entry in row["differences"]}
+    assert ("dense", "ltp") in pairs
+    assert ("half", "exits") in pairs
+    assert ("start", "dense") in pairs
+    assert ("start", "ltp") not in pairs
+    assert all(entry["low"] <= entry["mean"] <= entry["high"] for entry in row["differences"])
+    quartiles = row["cells"][0]["quartiles"]
+    assert all(len(entry["quartiles"]) == len(quartiles) for entry in row["differences"])
+    assert row["data"]["rows"] == 24
+    assert row["settings"]["seeds"] == (1, 2)
+
+
+def test_tables_and_figures_name_every_arm(finished):
+    row = summarize(finished[0])
+    names = [entry.arm for entry in entries(row)]
+    assert names == ["start", "dense", *ARMS]
+    assert entries(row)[1].difference is None
+    assert entries(row)[3].spread is not None
+    text = markdown(row)
+    assert all(name in text for name in ARMS)
+    assert "2 seeds" in text
+    assert len(table(row).rows) == len(names)
+    for figure in (draw_flops(row), draw_times(row)):
+        assert figure is not None
+        assert all(name in figure.svg for name in ARMS)
+
+
+def test_the_front_holds_what_no_other_beats():
+    points = [(0.5, 0.8), (0.4, 0.7), (0.6, 0.75), (0.5, 0.6), (1.0, 0.9)]
+    assert pareto_front(points) == [(0.4, 0.7), (0.5, 0.8), (1.0, 0.9)]

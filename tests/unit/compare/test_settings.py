@@ -1,0 +1,84 @@
+import pytest
+
+from fewer.compare.settings import Comparison, read_comparison
+from fewer.methods.exits import FastBERT
+from fewer.methods.pruning import LTP, TrainingFree
+
+NEEDED = {"model": "m", "train": "a.csv", "test": "b.csv"}
+
+
+def test_arms_are_methods_by_name_or_with_settings_and_layers():
+    comparison = Comparison(
+        **NEEDED,
+        arms={
+            "ltp": "ltp",
+            "exits": {"name": "fastbert", "args": {"epochs": 1.0}},
+            "half": {"name": "dense", "layers": 3},
+        },
+    )
+    dense, ltp, exits, half = comparison.list_arms()
+    assert (dense.name, ltp.method, exits.method.epochs) == ("dense", LTP(), 1.0)
+    assert isinstance(exits.method, FastBERT)
+    assert (half.method, half.layers) == (dense.method, 3)
+
+
+def test_an_arm_that_trains_nothing_is_told_apart():
+    arms = Comparison(**NEEDED, arms={"free": "training_free", "ltp": "ltp"}).list_arms()
+    assert [arm.is_trained for arm in arms] == [True, False, True]
+    assert isinstance(arms[1].method, TrainingFree)
+
+
+def test_a_target_becomes_a_setting_of_the_method():
+    arm = Comparison(**NEEDED, arms={"ltp": "ltp"}).list_arms()[1]
+    assert arm.description(0.5)["args"]["target"] == 0.5
+    assert arm.description()["args"]["target"] is None
+
+
+@pytest.mark.parametrize("name", ["dense", "start", "a/b", ""])
+def test_names_that_are_taken_or_no_file_names_are_refused(name):
+    with pytest.raises(ValueError, match="name of an arm"):
+        Comparison(**NEEDED, arms={name: "ltp"})
+
+
+@pytest.mark.parametrize(
+    ("arm", "told"),
+    [
+        ("lpt", "ltp"),
+        ({"name": "ltp", "layers": 0}, "layers"),
+        ({"name": "ltp", "args": {"target": 2}}, "target"),
+    ],
+)
+def test_wrong_arms_are_told_by_their_name(arm, told):
+    with pytest.raises(ValueError, match=rf"(?s)arm 'first'.*{told}"):
+        Comparison(**NEEDED, arms={"first": arm})
+
+
+def test_no_arm_is_refused():
+    with pytest.raises(ValueError, match="arms"):
+        Comparison(**NEEDED, arms={})
+
+
+def test_options_take_precedence_over_the_file(tmp_path):
+    path = tmp_path / "compare.yaml"
+    path.write_text(
+        "model: m\ntrain: a.csv\ntest: b.csv\narms: {ltp: ltp}\ntargets: [0.5]\n"
+        "schedule: {batch_size: 8, warmup: 0.1}\n"
+    )
+    comparison = read_comparison(
+        path, {"targets": (0.7,), "schedule": {"batch_size": 4}, "epochs": None, "seeds": ()}
+    )
+    assert comparison.targets == (0.7,)
+    assert comparison.schedule == {"batch_size": 4, "warmup": 0.1}
+    assert comparison.seeds == (42,)
+
+
+def test_a_file_that_is_no_mapping_is_refused(tmp_path):
+    path = tmp_path / "compare.yaml"
+    path.write_text("- ltp\n")
+    with pytest.raises(ValueError, match=r"compare\.yaml"):
+        read_comparison(path, {})
+
+
+def test_unknown_keys_are_told(tmp_path):
+    with pytest.raises((ValueError, TypeError), match="epoch"):
+        read_comparison(None, {**NEEDED, "arms": {"ltp": "ltp"}, "epoch": 3})
