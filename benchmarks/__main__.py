@@ -18,8 +18,10 @@ from typing import Any
 
 import yaml
 
+from benchmarks.attention_answers import commands as attention_answers
 from benchmarks.long_texts import commands as long_texts
 from benchmarks.questions import hops, settings, squad
+from benchmarks.tokens_remaining import commands as tokens_remaining
 from benchmarks.training_free import commands as training_free
 from fewer.hf.side_file import method_from
 
@@ -157,10 +159,14 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "hops": hops(DATA, RESULTS),
         "training": _speed() + _precisions(),
         "training-free": training_free(DATA, RESULTS),
+        "attention-answers": attention_answers(DATA),
+        "tokens-remaining": tokens_remaining(DATA),
         "compare": [_compared("sst2"), _compared("ag-news")],
         "length-shift": [["benchmarks.length_shift"]],
         "certificate": _certified(),
         "lengths": [["benchmarks.lengths"]],
+        "length-distributions": [["benchmarks.length_distributions"]],
+        "selection-cost": [["benchmarks.selection_cost"]],
         "long-texts": long_texts(),
         "lra": [["lra", "run", "listops,text,pathfinder", "all", "--threads", "1", "--seed", "42"]],
     }

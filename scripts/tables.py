@@ -13,9 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.claims.page import write_chapter
 from benchmarks.gpu.tables import write_block
 from benchmarks.support.certificate import certificate_table
 from benchmarks.support.compare import compare_block, comparison_figures, newest_comparisons
+from benchmarks.support.figures import claim_figures
 from benchmarks.support.findings import findings
 from benchmarks.support.lengths import (
     lengths_table,
@@ -94,6 +96,8 @@ def _block(name: str) -> str:
         return _arena()
     if (section := name.removeprefix("gpu_")) != name:
         return write_block(section, RESULTS / "gpu.jsonl")
+    if (chapter := name.removeprefix("claims_")) != name:
+        return write_chapter(chapter, RESULTS)
     if (data := name.removeprefix("compare_")) != name:
         return compare_block(newest_comparisons(RESULTS).get(data)) or f"\n{NOTHING}\n"
     if name in SWEPT:
@@ -174,6 +178,7 @@ def figures() -> dict[Path, Drawing]:
         drawn |= comparison_figures(data, row)
     long = RESULTS / "long-texts.jsonl"
     drawn[AXES] = long_texts_figure(read_results(long)) if long.exists() else None
+    drawn |= {Path("docs") / name: figure for name, figure in claim_figures(RESULTS).items()}
     return {path: figure for path, figure in drawn.items() if figure is not None}
 
 

@@ -25,6 +25,7 @@ from transformers import (
 from typer.main import get_command
 
 import fewer
+from benchmarks.claims.page import CHAPTERS
 from fewer.cli.main import app
 from fewer.hf.max_length import resolve_max_length
 from fewer.methods.attention import BigBird, DeFormer, Longformer
@@ -308,6 +309,7 @@ def test_numbers_stand_between_markers_that_the_tables_fill():
             *("squad", "skim_curve", "squad_latency", "kept", "skim_settings", "seeds", "hops"),
         ],
         "lra.md": ["lra"],
+        "claims.md": [f"claims_{name}" for name in ("summary", *CHAPTERS)],
         "long-texts.md": ["patterns", "lengths", "long_texts"],
         "magic-pyramid.md": ["joint", "exits", "buckets"],
         "tokee.md": ["tagging"],

@@ -1,0 +1,1 @@
+"""The talk "Efficient PLMs from the perspective of Token", judged claim by claim by rows."""

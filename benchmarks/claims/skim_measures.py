@@ -1,0 +1,293 @@
+"""What the claims on Block-Skim measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+from benchmarks.claims.claim import Case, Results
+from benchmarks.claims.intervals import (
+    Interval,
+    area_error,
+    counted,
+    difference,
+    in_points,
+    mean_of_seeds,
+    proportion,
+)
+from benchmarks.claims.pieces import (
+    cases_of,
+    differences,
+    layer_areas,
+    layer_name,
+    lead,
+    loss_at_equal_score,
+    run_name,
+)
+
+__all__ = [
+    "architectures",
+    "areas_of",
+    "cached_loses",
+    "cached_saves",
+    "evidence_areas",
+    "evidence_score",
+    "gap_of",
+    "irrelevant",
+    "joint_areas",
+    "located",
+    "long_contexts",
+    "lost",
+    "seed_gains",
+    "skimmed",
+    "stages",
+    "top_gain",
+    "unchanged",
+]
+
+Row = Mapping[str, Any]
+
+
+def _setting(results: Results, run: str) -> Row | None:
+    """Return the row of predictors that were trained with one setting changed."""
+    models = {row["model"]: row for row in results.rows("skim-settings")}
+    return models.get(f"runs/skim-{run}/model")
+
+
+def _gap(results: Results, run: str, baseline: str) -> list[Case]:
+    """Compare the areas of two settings, layer by layer, as of independent blocks."""
+    first, second = _setting(results, run), _setting(results, baseline)
+    if first is None or second is None:
+        return []
+    cases = []
+    for entry, other_entry in zip(first["predictors"], second["predictors"], strict=True):
+        errors = [
+            area_error(part["auc"], part["matter"], part["blocks"] - part["matter"])
+            for part in (entry, other_entry)
+        ]
+        gap, margin = entry["auc"] - other_entry["auc"], 1.96 * sum(e**2 for e in errors) ** 0.5
+        interval = Interval(gap, gap - margin, gap + margin)
+        cases.append(Case(layer_name(entry["layer"]), interval))
+    return cases
+
+
+def areas_of(run: str) -> Callable[[Results], list[Case]]:
+    """Return what reads the areas of predictors with one setting changed."""
+
+    def measure(results: Results) -> list[Case]:
+        row = _setting(results, run)
+        areas = {} if row is None else layer_areas(row)
+        return [Case(layer_name(layer), interval) for layer, interval in areas.items()]
+
+    return measure
+
+
+def joint_areas(results: Results) -> list[Case]:
+    """Return the areas of predictors of attention that were trained with the model."""
+    rows = [row for row in results.rows("squad") if "block-skim-42" in row["model"]]
+    return [
+        Case(layer_name(layer), interval)
+        for row in rows
+        for layer, interval in layer_areas(row).items()
+    ]
+
+
+def located(name: str) -> Callable[[Results], list[Case]]:
+    """Return what reads a measure of plain attention, layer by layer, best heads apart."""
+
+    def measure(results: Results) -> list[Case]:
+        rows = results.rows("attention-answers")
+        return [
+            Case(layer_name(entry["layer"]), Interval(*(entry[name][key] for key in _LIMITS)))
+            for row in rows[-1:]
+            for entry in row["layers"]
+        ]
+
+    return measure
+
+
+_LIMITS = ("value", "low", "high")
+
+
+def top_gain(results: Results) -> list[Case]:
+    """Return how often the block of most attention holds the answer, beyond chance."""
+    rows = results.rows("attention-answers")
+    return [
+        Case(
+            layer_name(entry["layer"]),
+            Interval(*(entry["top_block"][key] / row["chance"] for key in _LIMITS)),
+        )
+        for row in rows[-1:]
+        for entry in row["layers"]
+    ]
+
+
+def irrelevant(results: Results) -> list[Case]:
+    """Return the share of blocks without any of the answer, one row per size of block."""
+    cases: dict[int, Case] = {}
+    for row in results.rows("squad", "skim-settings"):
+        for entry in row.get("predictors", [])[:1]:
+            share, block = 1 - entry["matter"] / entry["blocks"], row["method"]["args"]["block"]
+            case = Case(f"blocks of {block}", proportion(share, entry["blocks"]))
+            cases[block] = max(case, cases.get(block, case), key=lambda c: -c.interval.high)
+    return [cases[block] for block in sorted(cases)]
+
+
+def long_contexts(results: Results) -> list[Case]:
+    """Return the median length of question and context, in each file of SQuAD."""
+    rows = {row["name"]: row for row in results.rows("length-distributions")}
+    return [
+        Case(name, counted(row["tokens"]["median"]))
+        for name, row in rows.items()
+        if name.startswith("squad")
+    ]
+
+
+def unchanged(results: Results) -> list[Case]:
+    """Compare answers with nothing skipped to the dense model's, where it was frozen."""
+    cases = []
+    for row in results.rows("squad"):
+        if "0-two_stage" in row["model"]:
+            dense = row["systems"]["packed"]["metrics"]["f1"]
+            gap = row["sweep"][0]["metrics"]["f1"] - dense
+            cases.append(Case("predictors alone trained", counted(100 * abs(gap))))
+    return cases
+
+
+def seed_gains(results: Results) -> list[Case]:
+    """Average over seeds what the second loss adds to F1, nothing skipped."""
+    scores: dict[str, dict[bool, float]] = {}
+    for row in results.rows("skim-seeds"):
+        has_loss = row["method"]["args"]["alpha"] > 0
+        f1 = row["systems"]["packed"]["metrics"]["f1"]
+        scores.setdefault(str(row["training_seed"]), {})[has_loss] = f1
+    gains = [100 * (pair[True] - pair[False]) for pair in scores.values() if len(pair) == 2]
+    return [Case(f"SQuAD, {len(gains)} seeds", mean_of_seeds(gains))] if gains else []
+
+
+def _skim_rows(results: Results) -> dict[str, Row]:
+    return {
+        run_name(row): row
+        for row in results.rows("squad")
+        if row["method"]["name"] == "block_skim" and row.get("sweep")
+    }
+
+
+def skimmed(measure: Callable[[Row], Interval | None]) -> Callable[[Results], list[Case]]:
+    """Return what measures each run of Block-Skim with a sweep."""
+
+    def collect(results: Results) -> list[Case]:
+        return cases_of(_skim_rows(results), lambda row: measure(row) or _NEVER)
+
+    return collect
+
+
+_NEVER = counted(1.0)  # without a threshold that loses at most a point nothing is saved
+
+
+def lost(results: Results) -> list[Case]:
+    """Return the F1 lost at the threshold that was chosen on the other half."""
+    return cases_of(_skim_rows(results), loss_at_equal_score)
+
+
+def stages(results: Results) -> list[Case]:
+    """Compare F1 of joint training with that in stages: nothing skipped, and at equal FLOPs."""
+    rows = _skim_rows(results)
+    joint = rows.get("squad-block-skim-states-43")
+    cases = []
+    for name in ("squad-block-skim-two-stage-44", "squad-block-skim-two-stage-44/0-two_stage"):
+        stages = rows.get(name)
+        if joint is None or stages is None:
+            continue
+        label = "predictors alone" if "0-" in name else "then both"
+        for point in joint["sweep"]:
+            share = point["flops_per_text"] / point["dense_flops_per_text"]
+            if point["threshold"] in (None, _SOME_SKIPPED):
+                nearest = min(
+                    stages["sweep"],
+                    key=lambda p: abs(p["flops_per_text"] - point["flops_per_text"]),
+                )
+                gap = difference(
+                    point["metrics"]["f1"], nearest["metrics"]["f1"], int(point["texts"])
+                )
+                where = f"{label}, {share:.2f} of the FLOPs"
+                cases.append(Case(where, in_points(gap)))
+    return cases
+
+
+_SOME_SKIPPED = 0.3  # a threshold of the sweep at which about a third of the FLOPs is saved
+
+
+def _hops(results: Results) -> dict[str, dict[bool, Row]]:
+    rows: dict[str, dict[bool, Row]] = {}
+    for row in results.rows("hops"):
+        name = row["data"]["source"].split("/")[-2]
+        rows.setdefault(name, {})[row["method"]["args"]["evidence"]] = row
+    return {name: pair for name, pair in rows.items() if len(pair) == 2}
+
+
+def evidence_score(results: Results) -> list[Case]:
+    """Return the points of F1 that evidence as a label adds, on each data set."""
+    cases = []
+    for name, pair in _hops(results).items():
+        scores = [pair[key]["systems"]["packed"]["metrics"]["f1"] for key in (True, False)]
+        gap = difference(scores[0], scores[1], int(pair[True]["data"]["rows"]))
+        cases.append(Case(name, in_points(gap)))
+    return cases
+
+
+def evidence_areas(results: Results) -> list[Case]:
+    """Compare mean areas with and without evidence as a label; each predicts its own label."""
+    cases = []
+    for name, pair in _hops(results).items():
+        means, errors = [], []
+        for key in (True, False):
+            entries = pair[key]["predictors"]
+            means.append(mean(entry["auc"] for entry in entries))
+            errors.append(
+                mean(
+                    area_error(entry["auc"], entry["matter"], entry["blocks"] - entry["matter"])
+                    for entry in entries
+                )
+            )
+        gap, margin = means[0] - means[1], 1.96 * sum(error**2 for error in errors) ** 0.5
+        cases.append(Case(name, Interval(gap, gap - margin, gap + margin)))
+    return cases
+
+
+def cached_saves(results: Results) -> list[Case]:
+    """Return the FLOPs that cached passages save."""
+    return [
+        Case("SQuAD", counted(systems["dense"]["flops_per_text"] / cached["flops_per_text"]))
+        for systems, cached in _cached(results)
+    ]
+
+
+def cached_loses(results: Results) -> list[Case]:
+    """Return the points of F1 that the model of cached passages loses."""
+    cases = []
+    for row in results.rows("passages")[-1:]:
+        dense, cached = (float(row["systems"][name]["metrics"]["f1"]) for name in ("dense", "fp32"))
+        gap = difference(dense, cached, int(row["data"]["rows"]))
+        cases.append(Case("SQuAD", in_points(gap)))
+    return cases
+
+
+def _cached(results: Results) -> list[tuple[Row, Row]]:
+    rows = results.rows("passages")[-1:]
+    return [(row["systems"], row["systems"]["fp32"]) for row in rows]
+
+
+def architectures(results: Results) -> list[Case]:
+    """Return what Block-Skim scores against the dense model, on each other architecture."""
+    return [
+        Case(f"{row['settings']['model']}, {share}", lead(entry, sign))
+        for row in results.rows("skim-architectures")
+        for share, entry, sign in differences(row, "block_skim", "dense")
+    ]
+
+
+def gap_of(run: str, baseline: str) -> Callable[[Results], Sequence[Case]]:
+    """Return what compares the areas of two settings."""
+    return lambda results: _gap(results, run, baseline)
