@@ -183,7 +183,7 @@ class _Bench:
         answers, expected = run.answers, reference.answers
         if not isinstance(answers, Tensor):
             pairs = zip(answers, expected, strict=True)
-            return torch.tensor([given != wanted for given, wanted in pairs])
+            return torch.tensor([tags != reference_tags for tags, reference_tags in pairs])
         changed: Tensor
         if self.task is Task.VECTOR:
             changed = ((answers > 0) != (expected > 0)).any(1)
