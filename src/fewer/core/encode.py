@@ -126,6 +126,7 @@ class _Run:
                 slot=tokens.slot,
                 participation=participation,
                 states=tokens.hidden if needs.states else None,
+                received=evidence.received if needs.received_in_trace else None,
             )
             self.trace.layers.append(layer_trace)
             tokens, decision = self.decide(Site.AFTER, index, tokens, evidence)

@@ -42,7 +42,7 @@ class TeacherOutput:
     """What a teacher computes for a batch: the model before the phase, dense, or another pass."""
 
     logits: Tensor  # as those of the batch
-    trace: Trace  # with the states of the layers that the policy needs
+    trace: Trace  # with what the policy needs in a trace: states, attention received
 
 
 @dataclass(frozen=True)
