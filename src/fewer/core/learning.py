@@ -95,6 +95,10 @@ class CalibrationData:
         """Run the sample batch by batch; the policy's heads compute, but it decides nothing."""
         return self.run(self.phase.in_place("observe"))
 
+    def real_batches(self) -> Iterator[TrainingBatch]:
+        """Run the sample batch by batch with real decisions, in the order of `batches`."""
+        return self.run(self._real)
+
     def of_part(self, number: int) -> CalibrationData:
         """Return the same sample for a part of a stack, with the parts before it in place."""
         return replace(self, phase=replace(self.phase, part=(number,)))
