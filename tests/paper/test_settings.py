@@ -165,6 +165,7 @@ WANTED = {
         "target": 0.6,
         "first_layer": 1,
         "search": True,
+        "merge": True,
         "only_first_last": True,
     },
     SpAtten: {

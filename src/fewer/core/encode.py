@@ -193,6 +193,8 @@ class _Run:
         if decision.heads is not None:
             heads = decision.heads if tokens.heads is None else tokens.heads & decision.heads
             tokens = tokens.replace(heads=heads)
+        if decision.states is not None:
+            tokens = tokens.replace(hidden=decision.states)
         if decision.fate is not None:
             tokens = self.apply.carry_out(tokens, decision)
         return tokens, decision

@@ -70,11 +70,13 @@ def predict_ratio(
     share: float,
     *,
     scored: bool,
+    merges: bool,
     skips_last: bool,
 ) -> float:
     """Predict the FLOPs ratio of texts of these lengths without a pass.
 
-    The layers keep a share of each text's tokens but the first. With `skips_last` the last layer
+    The layers keep a share of each text's tokens but the first, and one more where the others are
+    merged. With `skips_last` the last layer
     computes the first token only. Patterns of attention are taken as full attention.
     """
     tokens, traces = lengths, []
@@ -84,7 +86,9 @@ def predict_ratio(
             traces.append(LayerTrace(tokens, single, single, scored=False))
             continue
         prunes = layer in layers
-        remaining = 1.0 + (tokens - 1.0) * share if prunes else tokens
+        remaining = tokens
+        if prunes:
+            remaining = (1.0 + merges + (tokens - 1.0) * share).minimum(tokens)
         traces.append(LayerTrace(tokens, tokens, remaining, scored=scored and prunes))
         tokens = remaining
     trace = Trace((len(lengths), 1), lengths.device, lengths, traces)

@@ -19,6 +19,9 @@ The thresholds are quantiles: each of these layers keeps the same share of the t
 and the share is bisected until the FLOPs of the sample are the `target`. Texts differ in how many
 of their tokens lie above the thresholds.
 
+The tokens that a layer prunes in a text are merged into the best of them, which stays (`merge`), in
+models whose answer is that of a text.
+
 Classifiers of whole texts that read only the first token need no other output of the last layer. So
 there it is the only query (`only_first_last`), which changes no answer.
 
@@ -36,7 +39,7 @@ from torch import Tensor
 
 from fewer._validation.settings import settings, validate
 from fewer._validation.types import Fraction, Natural, NonNegative
-from fewer.core.cost import ModelSpec
+from fewer.core.cost import ModelSpec, Task
 from fewer.core.decision import Decision, Site, View
 from fewer.core.learning import CalibrationData, OperatingPoints, Point, warn_if_missed
 from fewer.core.needs import Needs
@@ -46,6 +49,7 @@ from fewer.core.policy import Policy
 from fewer.core.trace import Trace
 from fewer.methods.distillation import distance_to
 from fewer.methods.pruning.layer_search import find_share, grow_best, predict_ratio
+from fewer.methods.pruning.merging import keep_merged
 
 __all__ = ["TrainingFree", "TrainingFreePolicy"]
 
@@ -65,6 +69,7 @@ class TrainingFree:
     target: Fraction = 0.6  # share of the dense FLOPs to keep
     first_layer: Natural = 1  # that may prune; the first layer is 0
     search: bool = True  # whether the layers that prune are chosen; else all from the first
+    merge: bool = True  # whether the pruned tokens of a text go on as one
     only_first_last: bool = True  # whether the last layer computes the first token only
 
     def build(self, spec: ModelSpec) -> TrainingFreePolicy:
@@ -85,6 +90,7 @@ class TrainingFreePolicy(Policy):
 
     def __init__(self, method: TrainingFree, spec: ModelSpec) -> None:
         super().__init__()
+        self.merges = method.merge and spec.task in (Task.TEXT, Task.VECTOR)
         self.skips_last = method.only_first_last and spec.reads_first_token
         self.layers = range(method.first_layer, spec.num_layers - self.skips_last)
         if not self.layers and not self.skips_last:
@@ -124,7 +130,8 @@ class TrainingFreePolicy(Policy):
         scores = self._scores(view)
         if self._share is not None:
             self._fit_threshold(view.layer, scores, tokens)
-        decision = Decision.keep(scores >= self.factor * self.threshold[view.layer])
+        keep = scores >= self.factor * self.threshold[view.layer]
+        decision = keep_merged(keep, scores, tokens) if self.merges else Decision.keep(keep)
         if self.method.rule == "cumulative":
             decision = replace(decision, carry={CARRIED: scores})
         return decision
@@ -161,13 +168,15 @@ class TrainingFreePolicy(Policy):
         answers = [batch.logits for batch in dense]
         lengths = torch.cat([_lengths(batch.trace) for batch in dense])
         del dense  # their traces
-        scored = self.method.rule in _OF_RECEIVED
+        settings = {
+            "scored": self.method.rule in _OF_RECEIVED,
+            "merges": self.merges,
+            "skips_last": self.skips_last,
+        }
 
         def distance(layers: range) -> float:
             share = find_share(
-                lambda share: predict_ratio(
-                    self.spec, lengths, layers, share, scored=scored, skips_last=self.skips_last
-                ),
+                lambda share: predict_ratio(self.spec, lengths, layers, share, **settings),
                 self.method.target,
                 LEAST_SHARE,
             )

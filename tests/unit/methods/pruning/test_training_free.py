@@ -182,6 +182,19 @@ def test_the_search_moves_the_answers_less_at_the_same_flops():
     assert divergences[1] < divergences[0]
 
 
+def test_pruned_tokens_go_on_as_one_where_the_answer_is_that_of_a_text():
+    """With thresholds above every score layer 1 leaves [CLS] and the carrier of all others."""
+    for task, merge, left in (
+        ("SequenceClassification", True, 2),
+        ("SequenceClassification", False, 1),
+        ("TokenClassification", True, 1),
+    ):
+        model = fewer.attach(tiny(task=task, layers=3), TrainingFree(merge=merge))
+        fewer.attachment(model).policy.threshold.fill_(99.0)
+        _, trace = read(model, ragged(model, (9, 6)))
+        assert trace.layers[1].read.tolist() == [left, left]
+
+
 def test_layers_that_were_not_chosen_sum_no_attention_also_after_loading(tmp_path):
     model = tiny(layers=6, width=16, initializer_range=0.3)
     prune(model, word_tokenizer(), TEXTS, target=0.7)
