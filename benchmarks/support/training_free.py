@@ -11,7 +11,7 @@ from fewer.report.format import grid
 __all__ = ["training_free_table"]
 
 HEADS = (
-    *("data", "rule", "layers", "target", "FLOPs"),
+    *("data", "rule", "layers", "merged", "target", "FLOPs"),
     *("accuracy, dense", "pruned", "difference", "changed"),
 )
 
@@ -33,7 +33,8 @@ def training_free_table(rows: Sequence[dict[str, Any]]) -> str:
             (
                 f"{_name(row)}, {count:,} texts",
                 f"`{settings['rule']}`",
-                "searched" if settings.get("search", False) else "all",
+                "searched" if settings.get("search") else "all",  # rows of before name neither
+                "yes" if settings.get("merge") else "no",
                 f"{settings['target']:g}",
                 f"{packed['flops_per_text'] / method['flops_per_text']:.2f}x fewer",
                 f"{dense:.4f}",
@@ -42,7 +43,7 @@ def training_free_table(rows: Sequence[dict[str, Any]]) -> str:
                 f"{100 * changed:.1f} %",
             )
         )
-    return grid([HEADS, *lines], words=3)
+    return grid([HEADS, *lines], words=4)
 
 
 def _name(row: dict[str, Any]) -> str:

@@ -18,12 +18,12 @@ def _row(rule, target, accuracy, changed, **settings):
 
 
 def test_a_line_has_flops_scores_and_the_interval_of_the_difference():
-    rows = [_row("cls", 0.5, 0.85, 0.16), _row("received", 0.5, 0.9, 0.04, search=True)]
+    rows = [_row("cls", 0.5, 0.85, 0.16), _row("received", 0.5, 0.9, 0.04, search=True, merge=True)]
     lines = training_free_table([*rows, _row("cls", 0.8, 0.9, 0.0)]).splitlines()[2:]
-    assert [line.split(" | ")[1:4] for line in lines] == [
-        ["`cls`", "all", "0.8"],
-        ["`received`", "searched", "0.5"],  # the best of a target first
-        ["`cls`", "all", "0.5"],  # rows from before the search do not name it
+    assert [line.split(" | ")[1:5] for line in lines] == [
+        ["`cls`", "all", "no", "0.8"],
+        ["`received`", "searched", "yes", "0.5"],  # the best of a target first
+        ["`cls`", "all", "no", "0.5"],  # rows from before the search do not name it
     ]
     # sqrt(0.04 / 400) = 0.01; sqrt((0.16 - 0.05^2) / 400) = 0.0198
     assert "2.00x fewer | 0.9000 | 0.9000 | +0.0 ± 2.0 points | 4.0 % |" in lines[1]
