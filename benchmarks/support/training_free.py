@@ -10,7 +10,10 @@ from fewer.report.format import grid
 
 __all__ = ["training_free_table"]
 
-HEADS = ("data", "rule", "target", "FLOPs", "accuracy, dense", "pruned", "difference", "changed")
+HEADS = (
+    *("data", "rule", "layers", "merged", "target", "FLOPs"),
+    *("accuracy, dense", "pruned", "difference", "changed"),
+)
 
 
 def training_free_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -30,6 +33,8 @@ def training_free_table(rows: Sequence[dict[str, Any]]) -> str:
             (
                 f"{_name(row)}, {count:,} texts",
                 f"`{settings['rule']}`",
+                "searched" if settings.get("search") else "all",  # rows of before name neither
+                "yes" if settings.get("merge") else "no",
                 f"{settings['target']:g}",
                 f"{packed['flops_per_text'] / method['flops_per_text']:.2f}x fewer",
                 f"{dense:.4f}",
@@ -38,7 +43,7 @@ def training_free_table(rows: Sequence[dict[str, Any]]) -> str:
                 f"{100 * changed:.1f} %",
             )
         )
-    return grid([HEADS, *lines], words=2)
+    return grid([HEADS, *lines], words=4)
 
 
 def _name(row: dict[str, Any]) -> str:

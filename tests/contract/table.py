@@ -81,7 +81,9 @@ METHODS = {
     "ltp-output": Case(LTP(final_threshold=0.2, soft_rule="output"), may_drop=True),
     "ltp-reference": Case(LTP(final_threshold=0.12, reference_length=16), may_drop=True),
     "training-free": Case(TrainingFree(), may_drop=True, may_freeze=True),
-    "training-free-cls": Case(TrainingFree(rule="cls"), may_drop=True, may_freeze=True),
+    "training-free-cls": Case(
+        TrainingFree(rule="cls", merge=False), may_drop=True, may_freeze=True
+    ),
     "training-free-value": Case(TrainingFree(rule="value", only_first_last=False), may_drop=True),
     "drop-middle": Case(Drop(site=Site.MIDDLE), may_drop=True),
     "drop-after": Case(Drop(site=Site.AFTER), may_drop=True),

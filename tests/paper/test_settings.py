@@ -93,6 +93,7 @@ WANTED = {
         "target": None,
         "soft_rule": "attention",  # ours
         "reference_length": None,  # ours
+        "ranking": 0.0,  # of ToP; theirs 1e-5 to 1e-2
         "epochs": (1.0, 0.5),  # theirs 1 (large sets) and 5
         "learning_rates": (2e-5, 1e-4, 5e-6),
     },
@@ -163,6 +164,8 @@ WANTED = {
         "rule": "cumulative",
         "target": 0.6,
         "first_layer": 1,
+        "search": True,
+        "merge": True,
         "only_first_last": True,
     },
     SpAtten: {

@@ -53,7 +53,7 @@ def attention(
         gate=gate,
         query_weight=weight if rows is None else None,
         sparse=sparse,
-        needs_received=needs.received or needs.from_others,
+        needs_received=needs.sums_received,
         needs_logsumexp=needs.pairs or needs.from_others,
         dropout=layer.dropout,
         training=training,
@@ -71,7 +71,7 @@ def attention(
     if rows is None and tokens.active is not None:  # a policy sees the frozen as they stay
         hidden = torch.where(tokens.active[:, None], hidden, tokens.hidden)
     evidence = NO_EVIDENCE
-    if needs.received or needs.pairs or needs.from_others or needs.values or needs.head_context:
+    if needs.sums_received or needs.pairs or needs.values or needs.head_context:
         evidence = _measure(texts, needs, layout, rows, call, attended)
     if texts is tokens and sparse is None and heads is None:
         return tokens.replace(hidden=hidden), evidence, SparseCounts
@@ -165,7 +165,7 @@ def _measure(
     their own, whose attention is not that of these queries and keys.
     """
     evidence = Evidence(
-        received=attended.received if needs.received else None,
+        received=attended.received if needs.received or needs.received_in_trace else None,
         value=call.v if needs.values else None,
     )
     if needs.head_context:

@@ -124,6 +124,7 @@ class Decision:
     carry: Mapping[str, Float[Tensor, "T ..."]] = field(default_factory=dict)  # `View.carried`
     log_prob: Float[Tensor, "B"] | None = None  # of what was drawn, for each text
     heads: Bool[Tensor, "B H"] | None = None  # attention heads that stay, from the next layer on
+    states: Float[Tensor, "T D"] | None = None  # with which tokens go on; None: with their own
     restores: bool = False  # whether heads may answer by what is pruned, at its last state
     is_combined: bool = False  # of decisions that were checked; their gates have multiplied
     faults: tuple[Bool[Tensor, ""], ...] = ()  # on a GPU: whether a check failed, not yet read
@@ -139,7 +140,15 @@ class Decision:
         return cls(int(Fate.ACTIVE) - mask.to(torch.int8), freezes=True)
 
     def __and__(self, other: Decision) -> Decision:
-        """Combine two decisions: the lower fate wins, gates multiply, either may let texts exit."""
+        """Combine two decisions: the lower fate wins, gates multiply, either may let texts exit.
+
+        Raises `ValueError` where both replace states.
+        """
+        if self.states is not None and other.states is not None:
+            raise ValueError(
+                "states must come from one method; got two that replace them at the same site. "
+                "Leave merge out of one of the stacked methods."
+            )
         first, second = self.check(), other.check()
         pruning = [decision for decision in (first, second) if decision._fate is not None]
         is_soft = first.gate is not None or second.gate is not None
@@ -155,6 +164,7 @@ class Decision:
             {**self.carry, **other.carry},
             _join(self.log_prob, other.log_prob, torch.add),
             _join(self.heads, other.heads, torch.logical_and),
+            self.states if other.states is None else other.states,
             restores=bool(pruning) and all(decision.restores for decision in pruning),
             is_combined=True,
             faults=first.faults + second.faults,

@@ -126,6 +126,7 @@ class _Run:
                 slot=tokens.slot,
                 participation=participation,
                 states=tokens.hidden if needs.states else None,
+                received=evidence.received if needs.received_in_trace else None,
             )
             self.trace.layers.append(layer_trace)
             tokens, decision = self.decide(Site.AFTER, index, tokens, evidence)
@@ -192,6 +193,8 @@ class _Run:
         if decision.heads is not None:
             heads = decision.heads if tokens.heads is None else tokens.heads & decision.heads
             tokens = tokens.replace(heads=heads)
+        if decision.states is not None:
+            tokens = tokens.replace(hidden=decision.states)
         if decision.fate is not None:
             tokens = self.apply.carry_out(tokens, decision)
         return tokens, decision

@@ -42,7 +42,7 @@ class TeacherOutput:
     """What a teacher computes for a batch: the model before the phase, dense, or another pass."""
 
     logits: Tensor  # as those of the batch
-    trace: Trace  # with the states of the layers that the policy needs
+    trace: Trace  # with what the policy needs in a trace: states, attention received
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,10 @@ class CalibrationData:
     def batches(self) -> Iterator[TrainingBatch]:
         """Run the sample batch by batch; the policy's heads compute, but it decides nothing."""
         return self.run(self.phase.in_place("observe"))
+
+    def real_batches(self) -> Iterator[TrainingBatch]:
+        """Run the sample batch by batch with real decisions, in the order of `batches`."""
+        return self.run(self._real)
 
     def of_part(self, number: int) -> CalibrationData:
         """Return the same sample for a part of a stack, with the parts before it in place."""

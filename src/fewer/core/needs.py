@@ -31,7 +31,13 @@ class Needs(_Flags):
     values: bool = False  # the values of attention: `Evidence.value`
     head_context: bool = False  # the output of each attention head
     states: bool = False  # the layer's output in the trace
+    received_in_trace: bool = False  # `Evidence.received`, in the trace too
     renormalised: bool = False  # whether frozen states take on the scale and shift of each norm
+
+    @property
+    def sums_received(self) -> bool:
+        """Whether the kernel has to sum the attention received."""
+        return self.received or self.received_in_trace or self.from_others
 
 
 @dataclass(frozen=True)

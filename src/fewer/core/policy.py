@@ -119,15 +119,16 @@ class Inherits(Protocol):
 
 
 class ObservingPolicy(Policy):
-    """Decides nothing, but records the states that another policy learns from: for a teacher."""
+    """Decides nothing, but records in the trace what another policy learns from: for a teacher."""
 
     def __init__(self, learner: Policy) -> None:
         super().__init__()
         self._needs = learner.needs  # not the learner: its parameters are none of a teacher's
 
     def needs(self, layer: int, phase: Phase) -> Needs:
-        """Return the states that the learner needs."""
-        return Needs(states=self._needs(layer, phase).states)
+        """Return what the learner needs in the trace: states, attention received."""
+        needs = self._needs(layer, phase)
+        return Needs(states=needs.states, received_in_trace=needs.received_in_trace)
 
 
 @runtime_checkable

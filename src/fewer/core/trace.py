@@ -49,6 +49,7 @@ class LayerTrace:
     slot: Int[Tensor, "T"] | None = None  # of the tokens after the layer; None: unknown
     participation: Float[Tensor, "T"] | None = None  # how much each took part; None: all in full
     states: Float[Tensor, "T D"] | None = None  # they left with, where a policy needs them
+    received: Float[Tensor, "T"] | None = None  # attention, where a policy needs it in the trace
 
     @cached_property
     def extra(self) -> SparseCounts:

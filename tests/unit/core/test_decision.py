@@ -250,3 +250,12 @@ def test_all_rows_or_none_may_be_looked_up():
     empty = output.select(torch.tensor([], dtype=torch.long))
     assert empty.logits.shape == (0, 2)
     assert (empty.features, empty.exited) == (None, None)
+
+
+def test_states_come_from_one_of_two_decisions():
+    states = torch.ones(2, 3)
+    replacing, plain = Decision(states=states), Decision.keep(torch.tensor([True, False]))
+    assert (replacing & plain).states is (plain & replacing).states is states
+    assert replacing.outputs_only().states is None
+    with pytest.raises(ValueError, match="states"):
+        _ = replacing & replacing

@@ -239,3 +239,37 @@ def test_the_trace_holds_the_states_that_a_policy_needs(apply):
     states = dict(zip(layer.slot.tolist(), layer.states[:, 0].tolist(), strict=True))
     assert {slot: states[slot] for slot in (0, 3, 5)} == {0: 32, 3: 39, 5: 45}
     assert len(states) == {"compact": 3, "mask": 5}[apply]
+
+
+class Replacing(Policy):
+    """Doubles the states of the second token at one site of layer 1."""
+
+    def __init__(self, site):
+        super().__init__()
+        self.sites = frozenset({site})
+
+    def decide(self, view):
+        if view.layer != 1:
+            return None
+        second = (view.tokens.placement.column == 1).float().unsqueeze(1)
+        return Decision(states=view.tokens.hidden * (1 + second))
+
+
+@pytest.mark.parametrize("apply", ["compact", "mask", "soften"])
+@pytest.mark.parametrize(
+    ("site", "expected"),
+    [
+        # layer 0 makes (11, 13) and (13, 16, 19); doubled, their means are 18.5 and 64 / 3
+        (Site.BEFORE, [39.5, 54.5, 0, 23 + 64 / 3, 42 + 64 / 3, 29 + 64 / 3]),
+        (Site.MIDDLE, [33, 60, 0, 39, 74, 45]),
+        (Site.AFTER, [33, 70, 0, 39, 84, 45]),
+    ],
+)
+def test_tokens_go_on_with_the_states_that_a_decision_gives(site, expected, apply):
+    states, trace = _read(Replacing(site), apply)
+    assert [*states[0], *states[1]] == pytest.approx(expected)
+    assert trace.layers_read.tolist() == [[2, 2, 0], [2, 2, 2]]
+
+
+def test_observed_decisions_replace_no_state():
+    assert _read(Replacing(Site.MIDDLE), "observe")[0] == _read(Policy())[0]

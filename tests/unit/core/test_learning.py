@@ -59,6 +59,8 @@ def test_measures_run_real_decisions_and_batches_observe():
     assert data.of_part(2).flops_ratio() == 0.5
     real = ("compact", True)
     assert phases == [(*real, (1,)), (*real, (1,)), ("observe", False, (1,)), (*real, (2,))]
+    assert next(data.real_batches()) == 0.5
+    assert phases[-1] == (*real, (1,))
 
 
 def test_a_threshold_is_set_within_its_range():

@@ -66,6 +66,7 @@ class MagicPyramid:
                 regularise=True,
                 calibrate=True,
                 holds_out=True,
+                teacher=first.teacher,
             ),
         )
 

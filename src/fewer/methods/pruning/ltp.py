@@ -25,6 +25,8 @@ What differs from the authors' code, and why:
 - `target` asks for a share of the FLOPs instead of guessing lambda: the penalty becomes lambda *
   |share - target|, and a common factor on the thresholds is fitted by bisection, so that the share
   is met on the training texts.
+- `ranking` adds the ranking distillation of ToP to the soft phase, by this weight: the scores of
+  the early layers learn to rank tokens as the last layer of the model before the phase does.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ from fewer.core.learning import CalibrationData, TrainingBatch, warn_if_missed
 from fewer.core.needs import Needs
 from fewer.core.phase import Phase
 from fewer.core.policy import Policy
+from fewer.methods.pruning.ranking import early_layers, ranking_loss
 
 __all__ = ["LTP", "LTPPolicy"]
 
@@ -59,6 +62,7 @@ class LTP:
     target: Fraction | None = None  # share of the dense FLOPs to keep, in (0, 1)
     soft_rule: Literal["attention", "output"] = "attention"
     reference_length: Count | None = None  # None: divide by living queries; else by this number
+    ranking: NonNegative = 0.0  # weight of the ranking distillation of ToP
     epochs: Pair = (1.0, 0.5)  # of the soft and of the hard phase
     # of the model and of the thresholds in the soft phase, of the model in the hard one
     learning_rates: Triple = (2e-5, 1e-4, 5e-6)
@@ -97,6 +101,7 @@ class LTP:
                 policy_rate,
                 regularise=True,
                 calibrate=self.target is not None,
+                teacher=self.ranking > 0,
             ),
             Phase("hard", "compact", "model", hard, hard_rate),
         )
@@ -120,8 +125,13 @@ class LTPPolicy(Policy):
         self.threshold = nn.Parameter(method.final_threshold * layers / spec.num_layers)
 
     def needs(self, layer: int, phase: Phase) -> Needs:
-        """Attention received in every layer but the first, whose threshold is 0 in the paper."""
-        return Needs(received=layer > 0)
+        """Return the attention received in every layer but the first.
+
+        Its threshold is 0 in the paper. Where a teacher ranks, the trace holds it too.
+        """
+        ranks = phase.teacher and self.method.ranking > 0
+        taught = (*early_layers(self.spec.num_layers), self.spec.num_layers - 1)
+        return Needs(received=layer > 0, received_in_trace=ranks and layer in taught)
 
     def decide(self, view: View) -> Decision | None:
         """Compare the attention received with the layer's threshold."""
@@ -135,12 +145,20 @@ class LTPPolicy(Policy):
         return Decision.keep(margin >= 0, torch.sigmoid(margin / self.method.temperature))
 
     def loss(self, batch: TrainingBatch) -> Tensor:
-        """Weigh the sum over layers of the mean gate, or the distance to the target, by lambda."""
-        trace = batch.trace
-        if self.method.target is not None:
-            return self.method.weight * (self.spec.flops_ratio(trace) - self.method.target).abs()
-        gates = [layer.gate.mean() for layer in trace.layers if layer.gate is not None]
-        return self.method.weight * torch.stack(gates).sum()
+        """Weigh the sum over layers of the mean gate, or the distance to the target, by lambda.
+
+        The ranking distillation is added where the phase has a teacher.
+        """
+        trace, method = batch.trace, self.method
+        if method.target is not None:
+            penalty = (self.spec.flops_ratio(trace) - method.target).abs()
+        else:
+            gates = [layer.gate.mean() for layer in trace.layers if layer.gate is not None]
+            penalty = torch.stack(gates).sum()
+        loss = method.weight * penalty
+        if batch.teacher is None or not method.ranking:
+            return loss
+        return loss + method.ranking * ranking_loss(trace, batch.teacher.trace)
 
     def calibrate(self, phase: Phase, data: CalibrationData) -> None:
         """Bisect a common factor on all thresholds until the FLOPs ratio is the target, +-0.002."""

@@ -1,19 +1,26 @@
 """Token pruning without training: thresholds from some unlabelled texts.
 
-In every layer from `first_layer` on, between attention and feed-forward network, a token is pruned
-when its score falls below the layer's threshold. Scores are relative to the mean of the text, so
+In some neighbouring layers, between attention and feed-forward network, a token is pruned when its
+score falls below the layer's threshold. Scores are relative to the mean of the text, so
 that a threshold means the same for short and long texts:
 
 | rule | score of token j, before it is divided by the mean over its text |
 |---|---|
 | `received` | attention received, sum over heads and queries (LTP eq. 4; PoWER-BERT) |
-| `cumulative` | the same, added up over the layers so far (SpAtten's cascade) |
+| `cumulative` | the same, added up over the layers that prune so far (SpAtten's cascade) |
 | `cls` | attention of the first token, sum over heads |
 | `value` | attention of the first token times the length of what it carries, sum over heads |
 
-The thresholds are quantiles: each layer keeps the same share of the tokens that it gets, and the
-share is bisected until the FLOPs of the sample are the `target`. Texts differ in how many of their
-tokens lie above the thresholds.
+Which layers prune is chosen on the sample, from `first_layer` on (`search`): those with which the
+answers stay closest to those of the unpruned model, by their Kullback-Leibler divergence, at the
+same FLOPs. Without the search all of them prune.
+
+The thresholds are quantiles: each of these layers keeps the same share of the tokens that it gets,
+and the share is bisected until the FLOPs of the sample are the `target`. Texts differ in how many
+of their tokens lie above the thresholds.
+
+The tokens that a layer prunes in a text are merged into the best of them, which stays (`merge`), in
+models whose answer is that of a text.
 
 Classifiers of whole texts that read only the first token need no other output of the last layer. So
 there it is the only query (`only_first_last`), which changes no answer.
@@ -32,13 +39,17 @@ from torch import Tensor
 
 from fewer._validation.settings import settings, validate
 from fewer._validation.types import Fraction, Natural, NonNegative
-from fewer.core.cost import ModelSpec
+from fewer.core.cost import ModelSpec, Task
 from fewer.core.decision import Decision, Site, View
 from fewer.core.learning import CalibrationData, OperatingPoints, Point, warn_if_missed
 from fewer.core.needs import Needs
 from fewer.core.packed import Packed
 from fewer.core.phase import Phase
 from fewer.core.policy import Policy
+from fewer.core.trace import Trace
+from fewer.methods.distillation import distance_to
+from fewer.methods.pruning.layer_search import find_share, grow_best, predict_ratio
+from fewer.methods.pruning.merging import keep_merged
 
 __all__ = ["TrainingFree", "TrainingFreePolicy"]
 
@@ -46,6 +57,8 @@ CARRIED = "score"  # of the rule `cumulative`
 # The operating points: what is fitted, times a factor.
 FACTORS = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0)
 LEAST_SHARE = 0.05  # of the tokens that a layer keeps
+_OF_RECEIVED = ("received", "cumulative")  # rules that sum the attention received
+_NEVER = -1.0  # threshold of a layer that does not prune: scores are 0 or more
 
 
 @settings
@@ -54,7 +67,9 @@ class TrainingFree:
 
     rule: Literal["received", "cumulative", "cls", "value"] = "cumulative"
     target: Fraction = 0.6  # share of the dense FLOPs to keep
-    first_layer: Natural = 1  # that prunes; the first layer is 0
+    first_layer: Natural = 1  # that may prune; the first layer is 0
+    search: bool = True  # whether the layers that prune are chosen; else all from the first
+    merge: bool = True  # whether the pruned tokens of a text go on as one
     only_first_last: bool = True  # whether the last layer computes the first token only
 
     def build(self, spec: ModelSpec) -> TrainingFreePolicy:
@@ -75,6 +90,7 @@ class TrainingFreePolicy(Policy):
 
     def __init__(self, method: TrainingFree, spec: ModelSpec) -> None:
         super().__init__()
+        self.merges = method.merge and spec.task in (Task.TEXT, Task.VECTOR)
         self.skips_last = method.only_first_last and spec.reads_first_token
         self.layers = range(method.first_layer, spec.num_layers - self.skips_last)
         if not self.layers and not self.skips_last:
@@ -83,8 +99,12 @@ class TrainingFreePolicy(Policy):
                 f"{method.first_layer}."
             )
         self.method = method
+        self.spec = spec
         self.num_layers = spec.num_layers
+        self.prunable = self.layers
+        # below 0 in layers that may prune and do not
         self.register_buffer("threshold", torch.zeros(spec.num_layers))
+        self.register_load_state_dict_post_hook(_read_layers)  # type: ignore[no-untyped-call]
         self.register_buffer("factor", torch.ones(()))
         self._share: float | None = None  # that each layer keeps while thresholds are fitted
         self._quantiles: list[tuple[int, float, int]] = []  # layer, threshold, tokens
@@ -94,7 +114,7 @@ class TrainingFreePolicy(Policy):
         if layer not in self.layers:
             return Needs()
         rule = self.method.rule
-        if rule in ("received", "cumulative"):
+        if rule in _OF_RECEIVED:
             return Needs(received=True)
         return Needs(pairs=True, values=rule == "value")
 
@@ -110,7 +130,8 @@ class TrainingFreePolicy(Policy):
         scores = self._scores(view)
         if self._share is not None:
             self._fit_threshold(view.layer, scores, tokens)
-        decision = Decision.keep(scores >= self.factor * self.threshold[view.layer])
+        keep = scores >= self.factor * self.threshold[view.layer]
+        decision = keep_merged(keep, scores, tokens) if self.merges else Decision.keep(keep)
         if self.method.rule == "cumulative":
             decision = replace(decision, carry={CARRIED: scores})
         return decision
@@ -121,7 +142,8 @@ class TrainingFreePolicy(Policy):
             return
         self.factor.fill_(1.0)
         target = self.method.target
-        if self.layers:
+        if self.prunable:
+            self.layers = self._search(data) if self.method.search else self.prunable
             data.bisect(target, self._keep_share, 1.0, 1.0 / LEAST_SHARE, 1.25)
             self._average_quantiles()
         gap = data.bisect(target, self.factor.fill_, 1e-3, 1e3, 1.0)
@@ -134,10 +156,41 @@ class TrainingFreePolicy(Policy):
             "the layers before first_layer and protected tokens always stay, and tokens of "
             "equal score are pruned together",
         )
+        self.threshold[[layer for layer in self.prunable if layer not in self.layers]] = _NEVER
 
     def operating_points(self) -> OperatingPoints:
         """Return the factor of the thresholds: 1 as they were fitted, 0 to prune nothing."""
         return OperatingPoints(self.factor, 0.0, FACTORS, _check_factor)
+
+    def _search(self, data: CalibrationData) -> range:
+        """Return the layers with which the answers stay closest to the unpruned model's."""
+        dense = list(data.batches())
+        answers = [batch.logits for batch in dense]
+        lengths = torch.cat([_lengths(batch.trace) for batch in dense])
+        del dense  # their traces
+        settings = {
+            "scored": self.method.rule in _OF_RECEIVED,
+            "merges": self.merges,
+            "skips_last": self.skips_last,
+        }
+
+        def distance(layers: range) -> float:
+            share = find_share(
+                lambda share: predict_ratio(self.spec, lengths, layers, share, **settings),
+                self.method.target,
+                LEAST_SHARE,
+            )
+            if share is None:
+                return float("inf")
+            self.layers = layers
+            self._keep_share(1.0 / share)
+            distances = [
+                len(logits) * float(distance_to(batch, logits, self.spec.task))
+                for batch, logits in zip(data.real_batches(), answers, strict=True)
+            ]
+            return sum(distances) / len(lengths)
+
+        return grow_best(self.prunable, distance)
 
     def _keep_share(self, inverse: float) -> None:
         self._share, self._quantiles = 1.0 / inverse, []
@@ -166,7 +219,7 @@ class TrainingFreePolicy(Policy):
 
     def _scores(self, view: View) -> Float[Tensor, "T"]:
         tokens, rule = view.tokens, self.method.rule
-        if rule in ("received", "cumulative"):
+        if rule in _OF_RECEIVED:
             assert view.evidence.received is not None
             scores = view.evidence.received
         else:
@@ -196,6 +249,18 @@ def _relative(scores: Float[Tensor, "T"], tokens: Packed) -> Float[Tensor, "T"]:
     total = tokens.count(scores if tokens.gate is None else scores * tokens.gate)
     mean = total / tokens.count(tokens.gate).clamp_min(1.0)
     return scores / mean.clamp_min(torch.finfo(scores.dtype).tiny)[tokens.sequence]
+
+
+def _lengths(trace: Trace) -> Float[Tensor, "B"]:
+    assert trace.lengths is not None  # the loop notes them
+    return trace.lengths
+
+
+def _read_layers(policy: TrainingFreePolicy, _: object) -> None:
+    """Read from thresholds that were loaded which layers prune: the host has to know."""
+    thresholds = policy.threshold.tolist()
+    chosen = [layer for layer in policy.prunable if thresholds[layer] >= 0]
+    policy.layers = range(chosen[0], chosen[-1] + 1) if chosen else policy.prunable
 
 
 def _check_factor(factor: Point) -> None:

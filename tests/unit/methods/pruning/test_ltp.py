@@ -1,8 +1,18 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 import fewer
-from fewer import LTP
+from fewer import LTP, MagicPyramid
+from fewer.core.learning import TeacherOutput
+from fewer.core.needs import Needs
+from fewer.core.phase import INFERENCE
+from fewer.hf.attach import running
+from fewer.methods.combined import Stack
+from fewer.methods.pruning import SpAtten
+from fewer.methods.pruning.ranking import ranking_loss
+from fewer.training.trainer import teacher_of
 from tests.batches import PHASE, calibration_data, training_batch
 from tests.contract.table import every_backbone, read, watched
 from tests.tiny import ragged, tiny
@@ -22,6 +32,7 @@ from tests.tiny import ragged, tiny
         ({"soft_rule": "keys"}, "soft_rule"),
         ({"target": 0.5, "soft_rule": "output"}, "soft_rule must be 'attention' with a target"),
         ({"reference_length": 0}, "reference_length"),
+        ({"ranking": -0.1}, "ranking"),
     ],
 )
 def test_values_out_of_range_are_refused(settings, message):
@@ -134,3 +145,59 @@ def test_a_reference_length_scales_the_score_by_the_texts_length():
         theta = fewer.attachment(model).policy.threshold[view.layer - 1]
         expected = torch.sigmoid(view.evidence.received * alive / 6 - theta)
         torch.testing.assert_close(decision.gate, expected)
+
+
+def _run(model, phase):
+    with torch.no_grad(), running(model, phase), fewer.record() as traces:
+        logits = model(**ragged(model)).logits
+    return TeacherOutput(logits, traces[0])
+
+
+def test_the_ranking_of_the_dense_last_layer_teaches_the_first_third():
+    method = LTP(final_threshold=0.3, temperature=0.1, ranking=0.5)
+    model = fewer.attach(tiny(layers=6, attn_implementation="eager"), method)
+    (phase, _), policy = method.phases(), fewer.attachment(model).policy
+    teacher = _run(teacher_of(model), phase)
+    with torch.no_grad():
+        batch = ragged(model)
+        maps = tiny(layers=6, attn_implementation="eager")(**batch, output_attentions=True)
+    last, mask = maps.attentions[-1].mean(1), batch["attention_mask"]
+    queries = mask[:, :, None] / mask.sum(1)[:, None, None]
+    expected = (last * queries).sum(1)[mask.bool()]
+    torch.testing.assert_close(teacher.trace.layers[-1].received, expected)
+
+    student = _run(model, phase).trace
+    assert [layer.received is not None for layer in student.layers] == [0, 1, 0, 0, 0, 1]
+    plain = float(policy.loss(training_batch(student)))
+    loss = float(policy.loss(training_batch(student, teacher=teacher)))
+    distance = float(ranking_loss(student, teacher.trace))
+    assert distance > 0
+    assert loss == pytest.approx(plain + 0.5 * distance)
+
+
+def test_a_ranking_needs_a_teacher_in_the_soft_phase_alone():
+    soft, hard = LTP(ranking=0.1).phases()
+    assert (soft.teacher, hard.teacher) == (True, False)
+    assert not any(phase.teacher for phase in LTP().phases())
+    pyramid = MagicPyramid(pruning=LTP(target=0.5, ranking=0.1), joint_epochs=1.0)
+    assert [phase.teacher for phase in pyramid.phases()] == [True]
+    policy = fewer.attachment(fewer.attach(tiny(), LTP(ranking=0.1))).policy
+    assert policy.needs(1, soft) == Needs(received=True, received_in_trace=True)
+    assert policy.needs(1, hard) == policy.needs(1, INFERENCE) == Needs(received=True)
+
+
+def test_a_ranking_is_learned_where_a_method_has_pruned_before():
+    method = Stack((SpAtten(token_ratios=(0.0, 0.5)), LTP(final_threshold=0.1, ranking=1.0)))
+    model = fewer.attach(tiny(), method)
+    phase = next(phase for phase in method.phases() if phase.teacher)
+    teacher, attached = _run(teacher_of(model), phase), fewer.attachment(model)
+    with running(model, phase), fewer.record() as traces:
+        model(**ragged(model))
+    batch = training_batch(traces[0], phase=phase, teacher=teacher)
+    without = attached.policy.loss(replace(batch, teacher=None))
+    added = attached.policy.loss(batch) - without
+    torch.testing.assert_close(added, ranking_loss(traces[0], teacher.trace))
+    added.backward()
+    taught, untaught = (model.base_model.encoder.layer[n].attention.self.key for n in (1, 2))
+    assert taught.weight.grad.abs().sum() > 0
+    assert untaught.weight.grad.abs().sum() == 0

@@ -1,13 +1,18 @@
 """Training-free pruning: scores of transformers, targets that are met, an exact last layer."""
 
+import pickle
 from itertools import pairwise
 
 import pytest
 import torch
+from datasets import Dataset
+from transformers import BatchEncoding
 
 import fewer
 from fewer.methods.pruning import TrainingFree
+from fewer.training.calibration import calibrate
 from fewer.training.prune import prune
+from tests.contract.table import read
 from tests.rounding import assert_same
 from tests.tiny import FAMILIES, ragged, tiny, word_tokenizer
 
@@ -155,3 +160,63 @@ def test_fit_calibrates_it_without_a_step(tmp_path):
         fewer.attachment(loaded).policy.threshold, fewer.attachment(model).policy.threshold
     )
     assert float(fewer.attachment(loaded).policy.threshold.max()) > 0
+
+
+def _divergence(model, plain, texts):
+    found = fewer.predict(model, word_tokenizer(), texts, progress=False).log_softmax(1)
+    loss = torch.nn.functional.kl_div
+    return float(loss(found, plain.log_softmax(1), log_target=True, reduction="batchmean"))
+
+
+def test_the_search_moves_the_answers_less_at_the_same_flops():
+    divergences, layers = [], []
+    for search in (False, True):
+        model = tiny(layers=6, width=16, initializer_range=0.3)
+        plain = fewer.predict(model, word_tokenizer(), TEXTS, progress=False)
+        prune(model, word_tokenizer(), TEXTS, method=TrainingFree(target=0.7, search=search))
+        assert _ratio(model, TEXTS) == pytest.approx(0.7, abs=0.02)
+        divergences.append(_divergence(model, plain, TEXTS))
+        layers.append(fewer.attachment(model).policy.layers)
+    assert layers[0] == range(1, 5)
+    assert layers[1] != layers[0]
+    assert divergences[1] < divergences[0]
+
+
+def test_pruned_tokens_go_on_as_one_where_the_answer_is_that_of_a_text():
+    """With thresholds above every score layer 1 leaves [CLS] and the carrier of all others."""
+    for task, merge, left in (
+        ("SequenceClassification", True, 2),
+        ("SequenceClassification", False, 1),
+        ("TokenClassification", True, 1),
+    ):
+        model = fewer.attach(tiny(task=task, layers=3), TrainingFree(merge=merge))
+        fewer.attachment(model).policy.threshold.fill_(99.0)
+        _, trace = read(model, ragged(model, (9, 6)))
+        assert trace.layers[1].read.tolist() == [left, left]
+
+
+def test_layers_that_were_not_chosen_sum_no_attention_also_after_loading(tmp_path):
+    model = tiny(layers=6, width=16, initializer_range=0.3)
+    prune(model, word_tokenizer(), TEXTS, target=0.7)
+    policy = fewer.attachment(model).policy
+    chosen = [layer in policy.layers for layer in range(6)]
+    assert 0 < sum(chosen) < 4
+    assert [value < 0 for value in policy.threshold.tolist()[1:5]] == [not c for c in chosen[1:5]]
+    fewer.save(model, tmp_path)
+    for same in (fewer.load(tmp_path), pickle.loads(pickle.dumps(model))):
+        assert fewer.attachment(same).policy.layers == policy.layers
+        with fewer.record() as traces:
+            fewer.predict(same, word_tokenizer(), TEXTS, progress=False)
+        assert [layer.scored for layer in traces[0].layers] == chosen
+
+
+@pytest.mark.parametrize("task", ["TokenClassification", "QuestionAnswering"])
+def test_other_answers_are_searched_by_too(task):
+    model = fewer.attach(tiny(task=task, layers=6), TrainingFree(target=0.8))
+    attached, batch = fewer.attachment(model), ragged(model, (20, 30, 12))
+    sample = Dataset.from_list([{"input_ids": row} for row in batch["input_ids"].tolist()])
+    (phase,) = TrainingFree(target=0.8).phases()
+    calibrate(model, phase, sample, lambda rows: BatchEncoding(batch), first=True)
+    assert len(attached.policy.layers) < 5
+    _, trace = read(model, batch)
+    assert float(attached.spec.flops_ratio(trace)) == pytest.approx(0.8, abs=0.05)
