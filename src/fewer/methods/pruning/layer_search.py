@@ -76,8 +76,8 @@ def predict_ratio(
     """Predict the FLOPs ratio of texts of these lengths without a pass.
 
     The layers keep a share of each text's tokens but the first, and one more where the others are
-    merged. With `skips_last` the last layer
-    computes the first token only. Patterns of attention are taken as full attention.
+    merged. With `skips_last` the last layer computes the first token only. Patterns of attention
+    are taken as full attention.
     """
     tokens, traces = lengths, []
     for layer in range(spec.num_layers):

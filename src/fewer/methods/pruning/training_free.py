@@ -1,8 +1,8 @@
 """Token pruning without training: thresholds from some unlabelled texts.
 
 In some neighbouring layers, between attention and feed-forward network, a token is pruned when its
-score falls below the layer's threshold. Scores are relative to the mean of the text, so
-that a threshold means the same for short and long texts:
+score falls below the layer's threshold. Scores are relative to the mean of the text, so that a
+threshold means the same for short and long texts:
 
 | rule | score of token j, before it is divided by the mean over its text |
 |---|---|
