@@ -195,6 +195,8 @@ def load(
         kernels=kernels_of(model),
     )
     row |= {"threshold": threshold, **saved}
+    if (certificate := attachment(model).settings.certificate) is not None:
+        row["certificate"] = certificate
     row["training_seed"] = _training_seed(origin.folder)
     encode_training = partial(task.encode, table, tokenizer, max_length=length)
     return Loaded(model, tokenizer, scorer, encoded, row, encode_training)

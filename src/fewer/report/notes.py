@@ -8,14 +8,18 @@ from fewer.inference.predict import CLOSED
 from fewer.report.html import visible
 from fewer.report.settings import Row
 
-__all__ = ["flops_line", "notes"]
+__all__ = ["certificate_line", "flops_line", "notes"]
 
 TOLERANCE = 0.01  # a share this close to its target needs no explanation
 
 
 def notes(rows: Iterable[Row]) -> list[str]:
     """Return the distinct lines to print under the table of these rows."""
-    lines = [line for row in rows for line in (flops_line(row), _closed_note(row), *_remarks(row))]
+    lines = [
+        line
+        for row in rows
+        for line in (flops_line(row), certificate_line(row), _closed_note(row), *_remarks(row))
+    ]
     return list(dict.fromkeys(visible(line) for line in lines if line))
 
 
@@ -34,6 +38,30 @@ def flops_line(row: Row) -> str | None:
     if abs(share - target) <= TOLERANCE:
         return line
     return f"{line} (calibrated on a sample of the training rows)"
+
+
+def certificate_line(row: Row) -> str | None:
+    """Compare the answers that changed here with what the model's certificate promises.
+
+    `None` for a model without one, one about the texts that read less, and another threshold.
+    """
+    from scipy.stats import binom
+
+    certificate, method = row.get("certificate"), row["systems"].get("method", {})
+    changed, texts = method.get("changed"), row["data"]["rows"]
+    if certificate is None or changed is None or row.get("threshold") is not None:
+        return None
+    if certificate["conditional"] or certificate["point"] is None:
+        return None
+    risk = certificate["max_disagreement"]
+    chance = float(binom.sf(round(changed * texts) - 1, texts, risk))
+    verdict = "as promised"
+    if changed > risk:
+        verdict = "more, but within chance" if chance > 0.05 else "broken: these texts are others"
+    return (
+        f"certificate: at most {risk:.2%} of the answers differ from the full model's; here "
+        f"{changed:.2%} of {texts:,} texts do ({verdict})"
+    )
 
 
 def _closed_note(row: Row) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fewer.inference.predict import CLOSED
-from fewer.report.notes import flops_line, notes
+from fewer.report.notes import certificate_line, flops_line, notes
 from tests.unit.measure.results import dense, result, without
 
 
@@ -65,3 +65,36 @@ def test_constant_predictions_have_a_note_for_packed_and_the_method() -> None:
         "packed: no entity was predicted",
         "method: no entity was predicted",
     ]
+
+
+@pytest.mark.parametrize(
+    ("changed", "texts", "verdict"),
+    [
+        (0.005, 1000, "as promised"),
+        (0.011, 1000, "within chance"),
+        (0.03, 1000, "broken"),
+        (0.03, 100, "within chance"),
+    ],
+)
+def test_a_certificate_is_held_against_the_answers_that_changed(
+    changed: float, texts: int, verdict: str
+) -> None:
+    row = result()
+    row["certificate"] = {"max_disagreement": 0.01, "conditional": False, "point": 0.2}
+    row["systems"]["method"]["changed"] = changed
+    row["data"] = {**row["data"], "rows": texts}
+    line = certificate_line(row)
+    assert line is not None
+    assert verdict in line
+
+
+@pytest.mark.parametrize(
+    "changes", [{"conditional": True}, {"point": None}, {"threshold": 0.5}, {"none": True}]
+)
+def test_a_certificate_about_something_else_has_no_line(changes: dict[str, Any]) -> None:
+    row = result(threshold=changes.pop("threshold", None))
+    if not changes.pop("none", False):
+        promise = {"max_disagreement": 0.01, "conditional": False, "point": 0.2}
+        row["certificate"] = promise | changes
+    row["systems"]["method"]["changed"] = 0.5
+    assert certificate_line(row) is None
