@@ -84,8 +84,9 @@ def run(recipe: Recipe, output_dir: Path, *, resume: bool = False) -> PreTrained
     """Train a recipe; returns the attached model, which is saved in `output_dir/model`."""
     from fewer.tasks.rows import read_rows
 
-    rows = read_rows(recipe.train, split=recipe.split)
-    rows = draw_rows(rows, recipe.rows, build_schedule(recipe).seed)
+    method_from(recipe.method)  # a wrong method is told before the rows are read
+    seed = build_schedule(recipe).seed
+    rows = draw_rows(read_rows(recipe.train, split=recipe.split), recipe.rows, seed)
     return train_rows(recipe, rows, output_dir, resume=resume)
 
 

@@ -20,7 +20,7 @@ ARMS = {
     "half": {"name": "dense", "layers": 1},
     "ltp": "ltp",
     "exits": "fastbert",
-    "free": "training_free",
+    "free": {"name": "training_free", "args": {"search": False}},
 }
 
 

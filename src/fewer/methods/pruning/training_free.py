@@ -259,8 +259,8 @@ def _lengths(trace: Trace) -> Float[Tensor, "B"]:
 def _read_layers(policy: TrainingFreePolicy, _: object) -> None:
     """Read from thresholds that were loaded which layers prune: the host has to know."""
     thresholds = policy.threshold.tolist()
-    chosen = [layer for layer in policy.prunable if thresholds[layer] >= 0]
-    policy.layers = range(chosen[0], chosen[-1] + 1) if chosen else policy.prunable
+    layers = [layer for layer in policy.prunable if thresholds[layer] >= 0]
+    policy.layers = range(layers[0], layers[-1] + 1) if layers else policy.prunable
 
 
 def _check_factor(factor: Point) -> None:
