@@ -9,6 +9,7 @@ from fewer.methods.attention import DeFormer
 from fewer.methods.attention.deformer import DeFormerPolicy
 from fewer.methods.pruning import BlockSkim
 from fewer.methods.pruning.block_skim import BlockSkimPolicy
+from fewer.methods.registry import METHODS
 from fewer.training.trainer import PhaseTrainer, parameter_groups, teacher_of, training_only
 from tests.batches import training_batch
 from tests.tiny import ragged, tiny
@@ -265,3 +266,25 @@ def test_the_teacher_computes_in_the_precision_of_training(tmp_path, bf16):
     )
     trainer.compute_loss(model, _draw_answers(model))
     assert autocast_states == [bf16]
+
+
+TEXT_METHODS = sorted(
+    set(METHODS) - {"dense", "block_skim", "deformer", "sentee", "tokee", "stack"}
+)
+
+
+@pytest.mark.parametrize("name", TEXT_METHODS)
+def test_every_method_learns_from_a_pass_under_autocast(name, tmp_path):
+    """Accelerate wraps the model's forward alone: a policy's loss gets states in bf16."""
+    model = fewer.attach(tiny(layers=4), METHODS[name]())
+    batch = ragged(model) | {"labels": torch.tensor([0, 1, 2, 1, 0])}
+    for phase in METHODS[name]().phases():
+        if not phase.epochs:
+            continue
+        trainer = _trainer(model.train(), phase, tmp_path, bf16=True)
+        forward = torch.autocast("cpu", torch.bfloat16)(type(model).forward)
+        with running(model, phase), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(model), "forward", forward)
+            loss = trainer.compute_loss(model, dict(batch))
+        loss.backward()
+        assert torch.isfinite(loss)

@@ -14,7 +14,7 @@ from fewer.core.learning import OperatingPoints, TrainingBatch
 from fewer.core.partition import can_look
 from fewer.methods.exits.calibrated import CalibratedExits
 from fewer.methods.exits.criteria import ExitEvidence
-from fewer.methods.exits.heads import HEADS
+from fewer.methods.exits.heads import HEADS, in_dtype_of
 from fewer.methods.exits.losses import alternating_loss, exit_loss, get_labels
 
 if TYPE_CHECKING:
@@ -109,7 +109,9 @@ class ExitPolicy(CalibratedExits):
     def _uncertainty(self, output: ExitOutput) -> Tensor | None:
         if self.doubt is None:
             return None
-        uncertainty: Tensor = torch.sigmoid(self.doubt(output.features).float()).squeeze(1)
+        assert output.features is not None  # of heads whose doubt is learned
+        features = in_dtype_of(self.doubt, output.features)  # a loss is not under autocast
+        uncertainty: Tensor = torch.sigmoid(self.doubt(features).float()).squeeze(1)
         return uncertainty
 
     def _learning_to_exit_loss(self, batch: TrainingBatch, output: ExitOutput) -> Tensor:
