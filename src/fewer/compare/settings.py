@@ -79,9 +79,17 @@ class Arm:
     layers: int | None = None
 
     @property
-    def is_trained(self) -> bool:
-        """Whether the method trains at all; one that does not begins with the dense arm's model."""
-        return isinstance(self.method, Dense) or any(phase.epochs for phase in self.method.phases())
+    def trains_model(self) -> bool:
+        """Whether training changes the model's weights, not only heads or thresholds."""
+        phases = self.method.phases()
+        return isinstance(self.method, Dense) or any(
+            phase.epochs and phase.trains != "policy" for phase in phases
+        )
+
+    @property
+    def has_epochs(self) -> bool:
+        """Whether the method trains anything."""
+        return any(phase.epochs for phase in self.method.phases())
 
     def description(self, target: float | None = None) -> dict[str, Any]:
         """Return the method as a recipe has it, with a target if it is trained for one."""

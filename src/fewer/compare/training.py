@@ -32,7 +32,7 @@ def train_arm(
     """Train an arm for its epochs, for a target if there is one, and return its folder.
 
     A model with fewer layers begins anew, and trains as long as the first model and its arm
-    together. A method that trains nothing gets the dense arm's model.
+    together. A method that leaves the model's weights as they are gets the dense arm's model.
     """
     method = arm.description(target)
     start = folder_of(output, START, None, seed) / "model"
@@ -42,17 +42,12 @@ def train_arm(
     if arm.name == DENSE:
         dense = {"epochs": comparison.epochs}
         recipe = _recipe(comparison, seed, model=str(start), method=method, dense=dense)
-    elif not arm.is_trained:
-        start = folder_of(output, DENSE, None, seed) / "model"
-        recipe = _recipe(comparison, seed, model=str(start), method=method, dense={"epochs": 0})
     else:
+        if not arm.trains_model:
+            start = folder_of(output, DENSE, None, seed) / "model"
+        epochs = {"epochs": comparison.epochs} if arm.has_epochs else {}
         recipe = _recipe(
-            comparison,
-            seed,
-            model=str(start),
-            method=method,
-            dense={"epochs": 0},
-            epochs=comparison.epochs,
+            comparison, seed, model=str(start), method=method, dense={"epochs": 0}, **epochs
         )
     return _train(recipe, rows, folder)
 
@@ -70,7 +65,7 @@ def read_cost(folder: Path) -> dict[str, float] | None:
 
 def _cut(comparison: Comparison, arm: Arm, seed: int, method: Any) -> Recipe:
     dense = {"epochs": comparison.dense_epochs}
-    epochs = comparison.epochs if arm.is_trained else 0.0
+    epochs = comparison.epochs if arm.has_epochs else 0.0
     if method["name"] == DENSE:
         dense, epochs = {"epochs": comparison.dense_epochs + comparison.epochs}, 0.0
     return _recipe(

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+import fewer
 from fewer._files.disk import read_json
 from fewer.compare import run as module
 from fewer.compare.cells import Cells, Key
@@ -86,6 +87,16 @@ def test_every_arm_trains_for_the_same_number_of_epochs(finished):
         phases = read_json(folder_of(output, arm, target, 1) / "fit.json")["phases"]
         epochs[arm] = sum(phase["epochs"] for phase in phases)
     assert epochs == pytest.approx({"dense": 1.0, "ltp": 1.0, "exits": 1.0, "half": 2.0})
+
+
+def test_heads_alone_are_trained_on_the_model_of_the_dense_arm(finished):
+    """Its weights are those that trained as long as all others'."""
+    _, output = finished
+    folders = [folder_of(output, arm, None, 1) / "model" for arm in ("exits", "dense", "start")]
+    exits, dense, start = (fewer.load(folder, precision=None).state_dict() for folder in folders)
+    name = "bert.encoder.layer.0.output.dense.weight"
+    assert torch.equal(exits[name], dense[name])
+    assert not torch.equal(dense[name], start[name])
 
 
 def test_one_training_serves_all_targets_where_points_are_turned_afterwards(finished):

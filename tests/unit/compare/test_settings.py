@@ -22,10 +22,12 @@ def test_arms_are_methods_by_name_or_with_settings_and_layers():
     assert (half.method, half.layers) == (dense.method, 3)
 
 
-def test_an_arm_that_trains_nothing_is_told_apart():
-    arms = Comparison(**NEEDED, arms={"free": "training_free", "ltp": "ltp"}).list_arms()
-    assert [arm.is_trained for arm in arms] == [True, False, True]
-    assert isinstance(arms[1].method, TrainingFree)
+def test_arms_that_leave_the_model_as_it_is_are_told_apart():
+    arms = {"free": "training_free", "ltp": "ltp", "exits": "fastbert"}
+    dense, free, ltp, exits = Comparison(**NEEDED, arms=arms).list_arms()
+    assert [arm.trains_model for arm in (dense, free, ltp, exits)] == [True, False, True, False]
+    assert [arm.has_epochs for arm in (free, ltp, exits)] == [False, True, True]
+    assert isinstance(free.method, TrainingFree)
 
 
 def test_a_target_becomes_a_setting_of_the_method():
