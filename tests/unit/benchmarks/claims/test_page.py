@@ -86,7 +86,15 @@ def compared(low, high, train="train", arms=("ltp", "length_adaptive")):
         "train": {"source": f"data/glue/qqp/{train}.jsonl.gz"},
         "settings": {"arms": names},
         "differences": [{**entry, **gap, "quartiles": [gap, gap]}],
-        "cells": [{"target": 0.5, "method": {"name": "ltp"}, "flops_share": 0.4}],
+        "cells": [
+            {
+                "target": 0.5,
+                "method": {"name": name},
+                "flops_share": share,
+                "quartiles": [{"flops_share": share}, {"flops_share": share - 0.1}],
+            }
+            for name, share in (("ltp", 0.4), ("length_adaptive", 0.5))
+        ],
     }
 
 
@@ -114,7 +122,7 @@ def test_trained_on_short_texts_is_told_by_the_name_of_the_file(results):
     written = write_chapter("ltp", folder)
     verdicts = dict(re.findall(r"\{ #([\w-]+) \}\n\n\*\*Verdict: (.+?)\.\*\*", written))
     assert verdicts["shift"] == "holds"
-    assert "qqp dev, quartile 2 +2.0 points [+1.0, +3.0]" in written
+    assert "qqp dev, quartile 2 (0.30 and 0.40 of the FLOPs) +2.0 points [+1.0, +3.0]" in written
     assert verdicts["shift-long"] == "holds"
 
 
