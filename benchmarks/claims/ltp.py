@@ -336,8 +336,8 @@ _COMPARISONS = (
         ),
         ("length-shift",),
         published=f"gaps of up to about 16 points on QNLI ({_PAPER}, not confirmed).",
-        note="A threshold carries over to other lengths as another share of the FLOPs, in brackets, "
-        "LTP's first; a length configuration keeps its share.",
+        note="A threshold carries over to other lengths as another share of the FLOPs "
+        "(in brackets, LTP's first); a length configuration keeps its share.",
     ),
     Claim(
         "shift-long",
