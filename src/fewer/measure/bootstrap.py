@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ __all__ = ["CONFIDENCE", "Interval", "paired_difference"]
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+_TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 SLOW_RESAMPLES = 300  # of a score that is no mean over texts, and is computed anew each time
 
 
@@ -43,31 +44,35 @@ def paired_difference(
     Texts are drawn with replacement, the same for all systems and seeds: the interval tells what
     other texts would give with these trained models, at 95 % confidence.
     """
-    from scipy.stats import bootstrap
-
     each = [(scorer.each(a), scorer.each(b)) for a, b in zip(answers, references, strict=True)]
-    differences = [(a - b)[list(rows)].numpy() for a, b in each if a is not None and b is not None]
-    statistic: Callable[..., Any] = np.mean
-    data, resamples = np.asarray(rows), SLOW_RESAMPLES
-    if differences:
-        data, resamples = np.mean(differences, axis=0), RESAMPLES
-    else:
-        statistic = partial(_difference, scorer, answers, references)
-    mean = float(statistic(data))
-    if len(rows) < 2:
-        return Interval(mean, mean, mean)
-    result = bootstrap(
-        (data,),
-        statistic,
-        n_resamples=resamples,
-        batch=200 if differences else None,
-        vectorized=bool(differences),
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        random_state=np.random.default_rng(seed),
-    )
-    interval = result.confidence_interval
-    return Interval(mean, float(interval.low), float(interval.high))
+    gaps = [(a - b)[list(rows)].numpy() for a, b in each if a is not None and b is not None]
+    if not gaps:
+        return _resample_score(scorer, answers, references, rows, seed)
+    values = np.mean(gaps, axis=0)
+    low, high = np.quantile(_draws(len(rows), seed) @ values, _TAILS)
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+@lru_cache(maxsize=8)
+def _draws(texts: int, seed: int) -> NDArray[Any]:
+    """Return the weight of each text in each resample, the same for all pairs of systems."""
+    draw = np.random.default_rng(seed)
+    return draw.multinomial(texts, np.full(texts, 1 / texts), size=RESAMPLES) / texts
+
+
+def _resample_score(
+    scorer: Scorer,
+    answers: Sequence[Any],
+    references: Sequence[Any],
+    rows: Sequence[int],
+    seed: int,
+) -> Interval:
+    """Bootstrap a metric that is no mean over texts: it is computed anew for each resample."""
+    statistic, numbers = partial(_difference, scorer, answers, references), np.asarray(rows)
+    draw = np.random.default_rng(seed)
+    drawn = [statistic(draw.choice(numbers, len(numbers))) for _ in range(SLOW_RESAMPLES)]
+    low, high = np.quantile(drawn, _TAILS)
+    return Interval(statistic(numbers), float(low), float(high))
 
 
 def _difference(
