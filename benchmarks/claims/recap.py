@@ -77,11 +77,7 @@ def _joint_skim(results: Results) -> list[Case]:
     rows = {row["model"]: row for row in results.rows("squad")}
     joint = rows.get("runs/squad-block-skim-states-43/model")
     stages = rows.get("runs/squad-block-skim-two-stage-44/model")
-    if not joint or not stages:
-        return []
-    first, second = (row["sweep"][0]["metrics"]["f1"] for row in (joint, stages))
-    gap = difference(first, second, int(joint["data"]["rows"]))
-    return [Case("Block-Skim on SQuAD", in_points(gap))]
+    return _gap("Block-Skim on SQuAD", joint, stages, "f1")
 
 
 def _joint_pyramid(results: Results) -> list[Case]:
@@ -89,11 +85,15 @@ def _joint_pyramid(results: Results) -> list[Case]:
     rows = {row["model"]: row for row in results.rows("joint")}
     joint = next((row for name, row in rows.items() if "joint" in name), None)
     steps = next((row for name, row in rows.items() if "steps" in name), None)
+    return _gap("Magic Pyramid on AG News", joint, steps, "accuracy")
+
+
+def _gap(name: str, joint: Row | None, steps: Row | None, metric: str) -> list[Case]:
+    """Compare two rows at their strictest point; no case without either."""
     if not joint or not steps:
         return []
-    first, second = (row["sweep"][0]["metrics"]["accuracy"] for row in (joint, steps))
-    gap = difference(first, second, int(joint["data"]["rows"]))
-    return [Case("Magic Pyramid on AG News", in_points(gap))]
+    first, second = (row["sweep"][0]["metrics"][metric] for row in (joint, steps))
+    return [Case(name, in_points(difference(first, second, int(joint["data"]["rows"]))))]
 
 
 def _joint(results: Results) -> list[Case]:
