@@ -40,7 +40,6 @@ __all__ = ["calibrate", "operating_runs"]
 RULES = ("cumulative", "received")  # of training-free pruning, tried on a model without a method
 SEARCH_SHARE = 0.3  # of the texts, that fit and choose among those rules; they certify nothing
 ENOUGH = 3  # times the fewest texts that can certify, to begin with where so many read less
-SAME_NUMBER = 0.1  # numbers closer than this share of their deviation are the same answer
 
 
 def calibrate(
@@ -166,10 +165,7 @@ class _Bench:
         return replace(self, items=items, pairs=pairs, encoded=encoded)
 
     def run_at(self, points: OperatingPoints, point: Point) -> _Run:
-        if point == points.never:
-            points.set_never()
-        else:
-            points.set(point)
+        points.turn_to(point)
         encoded = self.encoded
         answers, traces, order = run_all(
             self.model, encoded, self.tokenizer, self.scorer, f"at {point}"
@@ -180,19 +176,10 @@ class _Bench:
 
     def differs(self, run: _Run, reference: _Run) -> Tensor:
         """Return whether the answer to each text is another, (texts)."""
-        answers, expected = run.answers, reference.answers
-        if not isinstance(answers, Tensor):
-            pairs = zip(answers, expected, strict=True)
-            return torch.tensor([tags != reference_tags for tags, reference_tags in pairs])
-        changed: Tensor
-        if self.task is Task.VECTOR:
-            changed = ((answers > 0) != (expected > 0)).any(1)
-        elif answers.shape[1] == 1:
-            tolerance = SAME_NUMBER * expected.std(correction=0)
-            changed = ((answers - expected).abs() > tolerance).squeeze(1)
-        else:
-            changed = answers.argmax(-1) != expected.argmax(-1)
-        return changed
+        if self.task is Task.VECTOR:  # the labels above 0.5
+            changed: Tensor = ((run.answers > 0) != (reference.answers > 0)).any(1)
+            return changed
+        return self.scorer.differs(run.answers, reference.answers)
 
 
 def _encode(

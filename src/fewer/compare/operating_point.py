@@ -25,10 +25,7 @@ def choose_point(
 
     def share_at(number: int) -> float:
         if number not in shares:
-            if number:
-                points.set(path[number])
-            else:
-                points.set_never()
+            points.turn_to(path[number])
             shares[number] = measure()
         return shares[number]
 
@@ -42,10 +39,7 @@ def choose_point(
     tried = [(path[number], share_at(number)) for number in sorted({low, high})]
     tried += _bisect(points, tried, target, measure)
     point, share = min(tried, key=lambda entry: abs(entry[1] - target))
-    if point == points.never:
-        points.set_never()
-    else:
-        points.set(point)
+    points.turn_to(point)
     return point, share
 
 

@@ -170,6 +170,13 @@ class OperatingPoints:
         """Compute all: the strictest point, which may lie outside the range."""
         self.value.copy_(self._tensor(self.never))
 
+    def turn_to(self, point: Point) -> None:
+        """Set the strictest point or one of the range. Raises `ValueError` for any other."""
+        if point == self.never:
+            self.set_never()
+        else:
+            self.set(point)
+
     @property
     def is_never(self) -> bool:
         """Whether the strictest point is set."""

@@ -55,6 +55,10 @@ class Scorer(Protocol):
         """Return the score of each text, (texts), whose mean is the first metric, if it is one."""
         ...
 
+    def differs(self, answers: Any, reference: Any) -> Tensor:
+        """Return whether the answer to each text is another than the reference's, (texts)."""
+        ...
+
     def changed(self, answers: Any, reference: Any) -> float:
         """Return the share of answers that differ from the reference's, in [0, 1]."""
         ...
@@ -103,12 +107,16 @@ class TextScorer:
             return None
         return (answers.argmax(-1) == torch.tensor(self.labels)).double()
 
+    def differs(self, answers: Tensor, reference: Tensor) -> Tensor:
+        """Return which labels are others, or which numbers are off by a tenth of the deviation."""
+        if not self.regression:
+            return answers.argmax(-1) != reference.argmax(-1)
+        tolerance = SAME_NUMBER * float(reference.std(correction=0)) + ROUNDING
+        return (answers - reference).abs().reshape(-1) > tolerance
+
     def changed(self, answers: Tensor, reference: Tensor) -> float:
         """Return the share of other labels, or of numbers off by a tenth of the deviation."""
-        if not self.regression:
-            return float((answers.argmax(-1) != reference.argmax(-1)).double().mean())
-        tolerance = SAME_NUMBER * float(reference.std(correction=0)) + ROUNDING
-        return float(((answers - reference).abs() > tolerance).double().mean())
+        return float(self.differs(answers, reference).double().mean())
 
     def remark(self, answers: Tensor) -> str:
         """Name the label if all texts get the same."""
@@ -158,6 +166,12 @@ class TagScorer:
 
     def each(self, answers: Sequence[Sequence[str]]) -> None:
         """Return `None`: F1 of entities is not a mean over sentences."""
+
+    def differs(
+        self, answers: Sequence[Sequence[str]], reference: Sequence[Sequence[str]]
+    ) -> Tensor:
+        """Return which sentences have another tag anywhere."""
+        return torch.tensor([tags != old for tags, old in zip(answers, reference, strict=True)])
 
     def changed(
         self, answers: Sequence[Sequence[str]], reference: Sequence[Sequence[str]]
@@ -218,15 +232,16 @@ class SpanScorer:
         predictions = dict(zip(ids, answers, strict=True))
         return torch.tensor(f1_of_each(predictions, self.rows), dtype=torch.float64)
 
-    def changed(self, answers: Sequence[str], reference: Sequence[str]) -> float:
-        """Return the share of answers with other words, compared as in SQuAD."""
+    def differs(self, answers: Sequence[str], reference: Sequence[str]) -> Tensor:
+        """Return which answers have other words, compared as in SQuAD."""
         from fewer.tasks.qa_metrics import normalize_answer
 
-        pairs = list(zip(answers, reference, strict=True))
-        changed = sum(
-            normalize_answer(text) != normalize_answer(expected) for text, expected in pairs
-        )
-        return changed / max(len(pairs), 1)
+        pairs = zip(answers, reference, strict=True)
+        return torch.tensor([normalize_answer(a) != normalize_answer(b) for a, b in pairs])
+
+    def changed(self, answers: Sequence[str], reference: Sequence[str]) -> float:
+        """Return the share of answers with other words, compared as in SQuAD."""
+        return float(self.differs(answers, reference).sum()) / max(len(answers), 1)
 
     def remark(self, answers: Sequence[str]) -> str:
         """Report that every answer is empty."""

@@ -88,3 +88,17 @@ def test_a_vector_is_set_as_a_whole():
         _ = points.thresholds
     points.set_never()
     assert points.is_never
+
+
+def test_a_path_is_turned_to_each_of_its_points_and_to_the_strictest():
+    def check(point):
+        if not 0.1 <= point <= 0.9:
+            raise ValueError(point)
+
+    points = OperatingPoints(torch.tensor(0.5), 0.0, (0.1, 0.9), check)
+    points.turn_to(0.9)
+    assert float(points.value) == pytest.approx(0.9)
+    points.turn_to(0.0)  # the strictest, outside the range
+    assert points.is_never
+    with pytest.raises(ValueError, match=r"0\.95"):
+        points.turn_to(0.95)

@@ -162,3 +162,16 @@ def test_answers_that_are_all_the_same_get_a_remark(scorer: Any, answers: Any, r
 def test_three_systems_are_compared_with_the_dense_model() -> None:
     results = three_way(_model(), _encoded(), word_tokenizer(), make_scorer(TASK, ROWS))
     assert [results[name]["changed"] for name in ("padded", "packed")] == [0.0, 0.0]
+
+
+def test_answers_are_told_apart_text_by_text() -> None:
+    logits = torch.tensor([[2.0, 1], [0, 1]])
+    assert TextScorer([]).differs(logits, logits.flip(1)).tolist() == [True, True]
+    assert TextScorer([]).differs(logits, 3 * logits).tolist() == [False, False]
+    numbers = torch.tensor([[0.0], [10.0]])  # a deviation of 5
+    differs = TextScorer([], regression=True).differs(
+        numbers + torch.tensor([[0.4], [0.6]]), numbers
+    )
+    assert differs.tolist() == [False, True]
+    tags = TagScorer([], [])
+    assert tags.differs([["O", "B-A"], ["O"]], [["O", "O"], ["O"]]).tolist() == [True, False]
