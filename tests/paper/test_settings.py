@@ -250,6 +250,7 @@ def test_each_criterion_has_its_range_and_its_default(name, default, never, mini
 def test_sweeps_try_these_thresholds():
     """Shares of the largest uncertainty from strict to eager; of patience all counts."""
     shares = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    shares += (0.95, 0.99, 0.999, 1.0)
     assert CRITERIA["normalised_entropy"].grid(4, 5) == shares
     assert CRITERIA["patient_confidence"].grid(4, 5) == shares
     assert CRITERIA["learned"].grid(4, 5) == (0.005, *shares)

@@ -128,7 +128,10 @@ def _uncertainties(classes: int, exits: int) -> tuple[float, ...]:
     return _FINE
 
 
-_FINE = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+_FINE = (
+    *(0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+    *(0.95, 0.99, 0.999, 1.0),  # where heads that are unsure of everything begin to exit
+)
 
 CRITERIA: dict[str, Criterion] = {
     criterion.name: criterion
