@@ -129,6 +129,7 @@ WANTED = {
     },
     LengthAdaptive: {
         "drop": 0.2,
+        "layer_drop": 0.0,  # ours; theirs 0.2
         "random_models": 2,
         "divergence": "reverse",  # of their code
         "target": None,

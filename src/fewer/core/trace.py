@@ -18,9 +18,18 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from fewer.core.decision import Decision, ExitOutput
+    from fewer.core.needs import Needs
     from fewer.core.packed import Packed
 
-__all__ = ["DecisionRecord", "LayerTrace", "SparseCounts", "Trace", "publish", "record"]
+__all__ = [
+    "DecisionRecord",
+    "LayerTrace",
+    "SparseCounts",
+    "Trace",
+    "publish",
+    "record",
+    "skipped_layer",
+]
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,17 @@ class LayerTrace:
     def extra(self) -> SparseCounts:
         """Pairs and rows where not simply each query meets each key."""
         return self.count_extra()
+
+
+def skipped_layer(tokens: Packed, needs: Needs) -> LayerTrace:
+    """Return the trace of a layer that computes nothing."""
+    none = torch.zeros_like(tokens.placement.lengths)
+    return LayerTrace(
+        *(none, none, none, False, None),
+        slot=tokens.slot,
+        participation=torch.zeros_like(tokens.slot, dtype=torch.float32),
+        states=tokens.hidden if needs.states else None,
+    )
 
 
 @dataclass(frozen=True)
