@@ -82,6 +82,7 @@ class ModelSpec:
     labels: int = 0  # outputs of the model's own head; 0 where it has none
     task: Task = Task.OTHER  # of that head
     reads_first_token: bool = False  # whether that head reads the first token and no other
+    vocabulary: int = 0  # ids of tokens are below it
 
     def flops(self, trace: Trace) -> Float[Tensor, "B"]:
         """FLOPs that a pass really took, for each text (fp32), the policy's own heads included."""
