@@ -166,6 +166,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "compare": [_compared("sst2"), _compared("ag-news")],
         "length-shift": [["benchmarks.length_shift"]],
         "certificate": _certified(),
+        "reranking": [["benchmarks.reranking"]],
         "lengths": [["benchmarks.lengths"]],
         "length-distributions": [["benchmarks.length_distributions"]],
         "selection-cost": [["benchmarks.selection_cost"]],

@@ -32,6 +32,7 @@ from benchmarks.support.questions import (
     seeds_table,
 )
 from benchmarks.support.readme import claim, gains_table
+from benchmarks.support.reranking import reranking_table
 from benchmarks.support.scored import with_score
 from benchmarks.support.training_free import training_free_table
 from fewer.measure.rows import read_results
@@ -66,6 +67,7 @@ SHOWN = {
     "claim": ["imdb-ltp"],
     "training_free": ["training-free"],
     "certificate": ["certificate"],
+    "reranking": ["reranking"],
 }
 # where the scores of timed runs are
 SCORED = {
@@ -376,6 +378,7 @@ WRITTEN: dict[str, Callable[[Rows], str]] = {
     "precision": _precision,
     "training_free": training_free_table,
     "certificate": certificate_table,
+    "reranking": reranking_table,
 }
 
 PEERS: dict[str, Callable[[Rows], str]] = {

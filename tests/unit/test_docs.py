@@ -314,6 +314,7 @@ def test_numbers_stand_between_markers_that_the_tables_fill():
         "magic-pyramid.md": ["joint", "exits", "buckets"],
         "tokee.md": ["tagging"],
         "training-free.md": ["training_free"],
+        "cascade.md": ["reranking"],
         "certificate.md": ["certificate"],
         "which-runtime.md": [
             "glance",

@@ -145,6 +145,15 @@ class Trace:
         return flat.view_as(logits)
 
     @property
+    def exited(self) -> Bool[Tensor, "B"]:
+        """Which texts were answered by an exit of whole texts."""
+        exited = torch.zeros(self.grid[0], dtype=torch.bool, device=self.device)
+        for output in self.exit_outputs:
+            if output.exited is not None:
+                exited[output.rows[output.exited]] = True
+        return exited
+
+    @property
     def padding(self) -> Bool[Tensor, "B N"]:
         """Which places of the caller's grid hold no token."""
         empty = torch.zeros(self.grid[0] * self.grid[1], dtype=torch.bool, device=self.device)
