@@ -11,7 +11,7 @@ from fewer.tasks.texts import listed
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Ranked", "rank"]
+__all__ = ["Ranked", "check_reranker", "rank"]
 
 
 class Ranked(NamedTuple):
@@ -42,11 +42,7 @@ def rank(
     """
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be 1 or more; got {top_k}. Leave it out for all documents.")
-    if model.config.num_labels != 1:
-        raise ValueError(
-            f"model must have one logit, the relevance; got {model.config.num_labels}. Use "
-            "fewer.predict for a classifier, and choose the logit yourself."
-        )
+    check_reranker(model)
     texts = listed(documents, "documents")
     if not isinstance(query, str):
         raise TypeError(f"query must be a string; got a {type(query).__name__}.")
@@ -67,3 +63,12 @@ def rank(
         )
     order = scores.argsort(descending=True, stable=True).tolist()[:top_k]
     return [Ranked(number, float(scores[number])) for number in order]
+
+
+def check_reranker(model: PreTrainedModel) -> None:
+    """Raise `ValueError` for a model with several logits."""
+    if model.config.num_labels != 1:
+        raise ValueError(
+            f"model must have one logit, the relevance; got {model.config.num_labels}. Use "
+            "fewer.predict for a classifier, and choose the logit yourself."
+        )
