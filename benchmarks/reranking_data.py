@@ -1,7 +1,7 @@
 """SQuAD as a retrieval set: each question and the 100 paragraphs that TF-IDF finds for it.
 
 The paragraph that the question was asked about is the relevant one, though others may answer it
-too. Training rows have it and three of the next 30; calibration rows have lists of 25, whose labels
+too. Training rows have it and two of the first 30; calibration rows have lists of 25, whose labels
 nothing reads.
 """
 
@@ -22,7 +22,8 @@ __all__ = ["FOLDER", "LIST", "write"]
 
 FOLDER = Path("runs/data/squad-rerank")
 LIST = 100  # documents of a list that is reranked
-TRAIN, CALIBRATE, DEV, TEST = 1500, 400, 150, 250  # questions
+TRAIN, CALIBRATE, DEV, TEST = 3000, 400, 150, 250  # questions
+NEGATIVES = 2  # for each relevant paragraph of a training question
 Question = tuple[str, int]  # and the number of its paragraph
 
 
@@ -40,7 +41,7 @@ def write(data: Path) -> None:
         paragraphs,
         questions[:TRAIN],
         [
-            [gold, *draw.sample([number for number in documents[:30] if number != gold], 3)]
+            [gold, *draw.sample([number for number in documents[:30] if number != gold], NEGATIVES)]
             for (_, gold), documents in zip(questions[:TRAIN], lists[:TRAIN].tolist(), strict=True)
         ],
     )
@@ -86,7 +87,7 @@ def _write(
     lists: Iterable[Sequence[int]],
 ) -> None:
     rows: list[dict[str, Any]] = [
-        {"text": text, "text_b": paragraphs[number], "label": float(number == gold)}
+        {"query": text, "document": paragraphs[number], "label": int(number == gold)}
         for (text, gold), documents in zip(questions, lists, strict=True)
         for number in documents
     ]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from fewer.tasks.texts import EncodedRows
 
-__all__ = ["Ranked", "rank"]
+__all__ = ["Ranked", "check_reranker", "rank"]
 
 LIST_BUDGET = 4 * TOKEN_BUDGET  # documents leave sooner the more of them they are compared with
 
@@ -59,11 +59,7 @@ def rank(
     """
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be 1 or more; got {top_k}. Leave it out for all documents.")
-    if model.config.num_labels != 1:
-        raise ValueError(
-            f"model must have one logit, the relevance; got {model.config.num_labels}. Use "
-            "fewer.predict for a classifier, and choose the logit yourself."
-        )
+    check_reranker(model)
     texts = listed(documents, "documents")
     if not isinstance(query, str):
         raise TypeError(f"query must be a string; got a {type(query).__name__}.")
@@ -112,3 +108,12 @@ def _read_list(
             scores[numbers], is_read[numbers] = logits[:, 0], ~left
             candidates.add(logits[~left, 0])
     return scores, is_read
+
+
+def check_reranker(model: PreTrainedModel) -> None:
+    """Raise `ValueError` for a model with several logits."""
+    if model.config.num_labels != 1:
+        raise ValueError(
+            f"model must have one logit, the relevance; got {model.config.num_labels}. Use "
+            "fewer.predict for a classifier, and choose the logit yourself."
+        )

@@ -42,7 +42,7 @@ from torch import Tensor
 
 from fewer._validation.settings import settings
 from fewer._validation.types import Fraction, Natural
-from fewer.core.cost import ModelSpec, Task
+from fewer.core.cost import WHOLE_TEXT, ModelSpec
 from fewer.core.decision import Decision, Site, View
 from fewer.core.learning import CalibrationData, OperatingPoints, warn_if_missed
 from fewer.core.needs import Needs
@@ -96,7 +96,7 @@ class TrainingFreePolicy(Policy):
 
     def __init__(self, method: TrainingFree, spec: ModelSpec) -> None:
         super().__init__()
-        self.merges = method.merge and spec.task in (Task.TEXT, Task.VECTOR)
+        self.merges = method.merge and spec.task in WHOLE_TEXT
         self.skips_last = method.only_first_last and spec.reads_first_token
         self.layers = range(method.first_layer, spec.num_layers - self.skips_last)
         if not self.layers and not self.skips_last:
