@@ -52,6 +52,15 @@ _WINDOWS = {
     "pad_token_id": 0,
 }
 
+_DISENTANGLED = {
+    "relative_attention": True,
+    "position_buckets": 4,
+    "pos_att_type": ["p2c", "c2p"],
+    "norm_rel_ebd": "layer_norm",
+    "position_biased_input": False,
+    "share_att_key": True,
+}
+
 FAMILIES = {
     "bert": Family("Bert", _BERT, {}),
     "roberta": Family("Roberta", _BERT, {}),
@@ -66,6 +75,7 @@ FAMILIES = {
     "longformer": Family("Longformer", _BERT, {"attention_window": 4}),
     "big-bird": Family("BigBird", _BERT, {"block_size": 2, "num_random_blocks": 1}),
     "modernbert": Family("ModernBert", _BERT, _WINDOWS, **_MODERN),
+    "deberta-v2": Family("DebertaV2", _BERT, _DISENTANGLED, key="attention.self.key_proj"),
 }
 
 

@@ -49,11 +49,12 @@ class AttentionPredictor(Predictor, nn.Sequential):
     def score_blocks(self, blocks: Blocks, index: Int[Tensor, "P"]) -> Float[Tensor, "P 2"]:
         """Score the attention maps of these blocks, by the compiled kernel where it can.
 
-        It computes no sparse patterns.
+        It computes no sparse patterns and no relative scores.
         """
         tokens, evidence, scope = blocks.tokens, blocks.evidence, self.scope
         inputs = evidence.attention_inputs
-        compiled = not self.training and evidence.pairs is None and supports(inputs[0])
+        is_plain = evidence.pairs is None and evidence.relative is None
+        compiled = not self.training and is_plain and supports(inputs[0])
         if compiled and scope.pairs is not None:
             pairs = scope.pairs(blocks, index)
             attended = *inputs, tokens.gate
