@@ -54,11 +54,17 @@ _WINDOWS = {
 
 _DISENTANGLED = {
     "relative_attention": True,
-    "position_buckets": 4,
     "pos_att_type": ["p2c", "c2p"],
+    "position_buckets": 16,
+    "share_att_key": True,
     "norm_rel_ebd": "layer_norm",
     "position_biased_input": False,
-    "share_att_key": True,
+}
+_EVERY_DISTANCE = {
+    "relative_attention": True,
+    "pos_att_type": ["c2p", "p2c"],
+    "norm_rel_ebd": "layer_norm",
+    "type_vocab_size": 2,
 }
 
 FAMILIES = {
@@ -75,7 +81,8 @@ FAMILIES = {
     "longformer": Family("Longformer", _BERT, {"attention_window": 4}),
     "big-bird": Family("BigBird", _BERT, {"block_size": 2, "num_random_blocks": 1}),
     "modernbert": Family("ModernBert", _BERT, _WINDOWS, **_MODERN),
-    "deberta-v2": Family("DebertaV2", _BERT, _DISENTANGLED, key="attention.self.key_proj"),
+    "deberta-v2": Family("DebertaV2", _BERT, _EVERY_DISTANCE, key="attention.self.key_proj"),
+    "deberta-v3": Family("DebertaV2", _BERT, _DISENTANGLED, key="attention.self.key_proj"),
 }
 
 

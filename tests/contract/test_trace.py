@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import fewer
@@ -25,13 +26,24 @@ from tests.tiny import FAMILIES, LENGTHS, ragged, text, tiny
 TASK = "TokenClassification"  # whose encoders have no pooler
 
 
+def _positions(model):
+    """Return how many relative positions a layer projects; no text has as many tokens."""
+    stack = getattr(model.base_model, "encoder", None)
+    return stack.rel_embeddings.num_embeddings if hasattr(stack, "rel_embeddings") else None
+
+
 @contextmanager
 def _rows(model, ends):
     """Count the rows that pass through the linear maps whose names end so, call by call."""
-    counted, hooks = [], []
+    counted, hooks, positions = [], [], _positions(model)
+
+    def count(_, x, __):
+        if len(x[0]) != positions:
+            counted.append(len(x[0]))
+
     for name, module in model.base_model.named_modules():
         if ("." + name).endswith("." + ends):
-            hooks.append(module.register_forward_hook(lambda _, x, __: counted.append(len(x[0]))))
+            hooks.append(module.register_forward_hook(count))
     assert hooks
     try:
         yield counted
@@ -46,12 +58,23 @@ def _multiplications(shape):
 
 
 def _counted(model, batch):
-    """Ask torch for the FLOPs of an encoder, without the pooler of its texts."""
+    """Ask torch for the FLOPs of an encoder, without the pooler of its texts.
+
+    Nor those of projecting relative positions: no text's length changes them.
+    """
+    projected, positions = [], _positions(model)
+
+    def count(module, x, _):
+        if isinstance(module, nn.Linear) and x[0].shape[-2] == positions:
+            projected.append(2 * positions * module.weight.numel())
+
+    hook = nn.modules.module.register_module_forward_hook(count)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.base_model(**batch)
+    hook.remove()
     pooled = getattr(model.base_model, "pooler", None)
     pooler = 0 if pooled is None else 2 * sum(p.numel() for p in pooled.parameters() if p.ndim == 2)
-    return counter.get_total_flops() - pooler * len(batch["input_ids"])
+    return counter.get_total_flops() - pooler * len(batch["input_ids"]) - sum(projected)
 
 
 @law_of_families(kernels=True)

@@ -23,7 +23,7 @@ __all__ = ["PositionScores", "bind"]
 def bind(encoder: Any) -> Backbone:
     """Adapt a `DebertaV2Model`.
 
-    Raises `ValueError` for a convolution after the first layer, and for more than one decoding step.
+    Raises `ValueError` for a convolution after the first layer, and for repeated last layers.
     """
     config, tables, stack = encoder.config, encoder.embeddings, encoder.encoder
     refuse_extras(encoder, stack, tables)

@@ -59,7 +59,7 @@ def _scores(call: AttentionCall, rows: slice, keys: slice) -> Tensor:
         assert call.position_q is not None
         assert call.position_k is not None
         buckets = call.relative.buckets(call.position_q[rows], call.position_k[keys])
-        scores = scores + call.relative.scores(q, k, buckets) * q.shape[-1] ** -0.5
+        scores = scores + call.relative.scores(q, k, buckets).float() * q.shape[-1] ** -0.5
     if call.sparse is not None and call.sparse.global_kv is not None:
         global_keys = call.sparse.global_kv[0][keys].permute(1, 2, 0)
         global_scores = (q @ global_keys).float() * q.shape[-1] ** -0.5

@@ -57,26 +57,37 @@ class RelativeScores:
         distance = position_q[..., :, None] - position_k[..., None, :]
         return self.bucket[distance.clamp(-self.reach, self.reach) + self.reach].long()
 
+    def narrow(self, buckets: Int[Tensor, "*p"]) -> tuple[RelativeScores, Int[Tensor, "*p"]]:
+        """Keep the rows between the buckets of these pairs; return the buckets in them too.
+
+        Short texts have few distances.
+        """
+        if not buckets.numel():
+            return self, buckets
+        first, last = (int(bound) for bound in buckets.aminmax())
+        kept = slice(first, last + 1)
+        narrowed = replace(
+            self,
+            key=None if self.key is None else self.key[kept],
+            query=None if self.query is None else self.query[kept],
+        )
+        return narrowed, buckets - first
+
     def scores(
         self,
         q: Float[Tensor, "*b H q d"],
         k: Float[Tensor, "*b H k d"],
         buckets: Int[Tensor, "*b q k"],
-    ) -> Float[Tensor, "*b H q k"] | float:
+    ) -> Float[Tensor, "*b H q k"]:
         """Return what is added to `q . k`, before both are divided by sqrt(d)."""
-        if not buckets.numel():
-            return 0.0
-        # short texts have few distances: no column is computed that none of them has
-        first, last = (int(bound) for bound in buckets.aminmax())
-        index = (buckets - first).unsqueeze(-3)  # (*b, 1, q, k)
-        shape = (*q.shape[:-1], k.shape[-2])
-        scores: Tensor | float = 0.0
+        index = buckets.unsqueeze(-3).expand(*q.shape[:-1], k.shape[-2])
+        scores = q.new_zeros(index.shape)
         if self.key is not None:
-            columns = q @ self.key[first : last + 1].permute(1, 2, 0)  # (*b, H, q, R)
-            scores = columns.gather(-1, index.expand(shape))
+            columns = q @ self.key.permute(1, 2, 0)  # (*b, H, q, R)
+            scores = columns.gather(-1, index)
         if self.query is not None:
-            rows = self.query[first : last + 1].transpose(0, 1) @ k.transpose(-1, -2)
-            scores = scores + rows.gather(-2, index.expand(shape))  # (*b, H, R, k)
+            rows = self.query.transpose(0, 1) @ k.transpose(-1, -2)  # (*b, H, R, k)
+            scores = scores + rows.gather(-2, index)
         return scores
 
     def scores_of_pairs(
@@ -84,12 +95,12 @@ class RelativeScores:
         q: Float[Tensor, "P H d"],
         k: Float[Tensor, "P H d"],
         distance: Int[Tensor, "P"],
-    ) -> Float[Tensor, "P H"] | float:
+    ) -> Float[Tensor, "P H"]:
         """Return what is added to the score of each of some pairs, before the division; in fp32."""
         bucket = self.bucket[distance.clamp(-self.reach, self.reach) + self.reach]
-        scores: Tensor | float = 0.0
+        scores = torch.zeros(q.shape[:2], device=q.device)
         if self.key is not None:
-            scores = (q.float() * self.key[bucket].float()).sum(-1)
+            scores = scores + (q.float() * self.key[bucket].float()).sum(-1)
         if self.query is not None:
             scores = scores + (k.float() * self.query[bucket].float()).sum(-1)
         return scores

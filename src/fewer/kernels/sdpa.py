@@ -110,8 +110,9 @@ def _attend_relative(
     contexts, received, logsumexps = [], [], []
     for q, k, v, position_q, position_k, weight_g, bias in rows:
         q_g, k_g = q.transpose(1, 2), k.transpose(1, 2)
-        added = relative.scores(q_g, k_g, relative.buckets(position_q, position_k))
-        scores = q_g @ k_g.transpose(2, 3) + added  # (b, H, nq, nk)
+        narrow, buckets = relative.narrow(relative.buckets(position_q, position_k))
+        # (b, H, nq, nk)
+        scores = q_g @ k_g.transpose(2, 3) + narrow.scores(q_g, k_g, buckets)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * scale
         scores = scores if bias is None else scores + bias
         probabilities = scores.softmax(-1)

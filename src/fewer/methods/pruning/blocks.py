@@ -94,7 +94,7 @@ class Blocks:
         attention: Tensor = exponentials * gate[keys][:, None, None]
         return attention
 
-    def _relative_scores(self, queries: Tensor, keys: Tensor) -> Tensor | float:
+    def _relative_scores(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Return what is added to the scaled scores, by the columns of the tokens."""
         assert self.evidence.relative is not None
         query, key, *_ = self._by_block
