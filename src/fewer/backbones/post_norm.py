@@ -116,7 +116,7 @@ class PostNormLayer:
             pair=4.0 * self.query.out_features,
             score=float(self.heads),
             pattern=self.pattern,
-            relative=sum(self.relative_flops),
+            relative=self.relative_flops,
         )
 
 

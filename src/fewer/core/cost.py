@@ -43,9 +43,9 @@ class LayerCost:
     pair: float  # both matrix products, all heads: 4 * D
     score: float  # summing attention received: one addition a head
     pattern: Pattern | None = None  # which pairs there are; None: all of a text
-    # products of a query and a key with the relative positions of the layer, counted above too;
-    # projecting the positions is not counted: no text changes it
-    relative: float = 0.0
+    # of a query and of a key: their products with the relative positions of the layer, counted in
+    # `query` and `key_value`; projecting the positions is not counted, since no text changes it
+    relative: tuple[float, float] = (0.0, 0.0)
 
     def flops(self, layer: LayerTrace) -> Float[Tensor, "B"]:
         """FLOPs of one layer for each text; differentiable where the trace is."""
