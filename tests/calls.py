@@ -102,7 +102,9 @@ def draw_relative(heads, width, dtype=torch.float32, scale=1.0, buckets=11, reac
     bucket = near + (distance - near).div(3, rounding_mode="trunc") + buckets // 2
     bucket = bucket.clamp(0, buckets - 1).int()
     key, query = torch.randn(2, buckets, heads, width) * scale
-    return RelativeScores(bucket, key.to(dtype).requires_grad_(), query.to(dtype).requires_grad_())
+    bias = torch.randn(buckets, heads) * scale
+    parts = (part.to(dtype).requires_grad_() for part in (key, query, bias))
+    return RelativeScores(bucket, *parts)
 
 
 def _open_a_key_for_every_query(gate, columns, of_q, window):

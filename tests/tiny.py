@@ -67,6 +67,8 @@ _EVERY_DISTANCE = {
     "type_vocab_size": 2,
 }
 
+_MPNET = {"key": "attention.attn.k", "output": "attention.attn.o"}
+
 FAMILIES = {
     "bert": Family("Bert", _BERT, {}),
     "roberta": Family("Roberta", _BERT, {}),
@@ -82,6 +84,9 @@ FAMILIES = {
     "big-bird": Family("BigBird", _BERT, {"block_size": 2, "num_random_blocks": 1}),
     "modernbert": Family("ModernBert", _BERT, _WINDOWS, **_MODERN),
     "deberta-v2": Family("DebertaV2", _BERT, _EVERY_DISTANCE, key="attention.self.key_proj"),
+    "mpnet": Family("MPNet", _BERT, {}, **_MPNET),
+    "data2vec-text": Family("Data2VecText", _BERT, {}),
+    "ernie": Family("Ernie", _BERT, {"use_task_id": True}),
     "deberta-v3": Family("DebertaV2", _BERT, _DISENTANGLED, key="attention.self.key_proj"),
 }
 

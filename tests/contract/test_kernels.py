@@ -40,7 +40,11 @@ def test_a_kernel_equals_the_reference(kernel, sizes, extras, dtype):
 def test_its_gradients_equal_those_of_the_reference(kernel, sizes, extras):
     call = draw_call(sizes, EXTRAS[extras])
     leaves = [x for x in (call.q, call.k, call.v, call.gate, call.query_weight) if x is not None]
-    leaves += [] if call.relative is None else [call.relative.key, call.relative.query]
+    leaves += (
+        []
+        if call.relative is None
+        else [call.relative.key, call.relative.query, call.relative.bias]
+    )
     weights = torch.randn(call.q.shape[0], call.v.shape[1] * call.v.shape[2])
     of_keys, of_rows = torch.randn(call.k.shape[0]), torch.randn(call.q.shape[:2])
     gradients = []
@@ -191,10 +195,10 @@ def test_a_vote_of_zero_is_no_vote(name):
 
 
 @pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.parametrize("absent", ["key", "query"])
-def test_either_half_of_the_relative_scores_may_be_absent(name, absent):
+@pytest.mark.parametrize("absent", ["key", "query", "bias"])
+def test_each_part_of_the_relative_scores_may_be_absent(name, absent):
     call = draw_call("fewer queries", EXTRAS["relative and everything"])
-    zeros = torch.zeros_like(call.relative.key)
+    zeros = torch.zeros_like(getattr(call.relative, absent))
     with_zeros, without = (
         replace(call, relative=replace(call.relative, **{absent: value})) for value in (zeros, None)
     )

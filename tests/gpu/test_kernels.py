@@ -30,7 +30,7 @@ def _moved(call, device=DEVICE):
 def _moved_scores(relative, device):
     states = {
         name: getattr(relative, name).detach().to(device).requires_grad_()
-        for name in ("key", "query")
+        for name in ("key", "query", "bias")
     }
     return replace(relative, bucket=relative.bucket.to(device), **states)
 

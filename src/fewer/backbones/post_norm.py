@@ -47,7 +47,7 @@ class PostNormLayer:
     pattern: Pattern | None = None
     query_scale: float = 1.0  # of the queries, which the kernel divides by sqrt(d)
     relative_scores: Callable[[], RelativeScores | None] = _no_scores
-    relative_flops: tuple[float, float] = (0.0, 0.0)  # a token: of queries, of keys
+    relative_flops: tuple[float, float] | None = None  # a token: of queries, of keys
     # query, key and value of global tokens, if they have separate projections
     global_projections: tuple[Any, Any, Any] | None = None
 
@@ -108,9 +108,10 @@ class PostNormLayer:
     @property
     def cost(self) -> LayerCost:
         """FLOPs of the matrices of this layer."""
+        of_query, of_key = self.relative_flops or (0.0, 0.0)
         return LayerCost(
-            query=linear_flops(self.query) + self.relative_flops[0],
-            key_value=linear_flops(self.key, self.value) + self.relative_flops[1],
+            query=linear_flops(self.query) + of_query,
+            key_value=linear_flops(self.key, self.value) + of_key,
             output=linear_flops(self.output),
             ffn=linear_flops(self.wide, self.narrow),
             pair=4.0 * self.query.out_features,

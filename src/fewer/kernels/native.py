@@ -79,6 +79,7 @@ def attend(call: AttentionCall) -> AttentionOutput:
             relative.reach,
             _pointer(relative.keys),
             _pointer(relative.queries),
+            _pointer(relative.bias),
             _pointer(bias),
             _pointer(weight),
             _pointer(received),
@@ -99,6 +100,7 @@ class _RelativeInputs(NamedTuple):
     reach: int
     keys: Tensor | None
     queries: Tensor | None
+    bias: Tensor | None
     position_q: Tensor | None
     position_k: Tensor | None
 
@@ -106,7 +108,7 @@ class _RelativeInputs(NamedTuple):
 def _relative_inputs(call: AttentionCall) -> _RelativeInputs:
     relative = call.relative
     if relative is None:
-        return _RelativeInputs(None, 0, None, None, call.position_q, call.position_k)
+        return _RelativeInputs(None, 0, None, None, None, call.position_q, call.position_k)
     assert call.position_q is not None
     assert call.position_k is not None
     keys, queries = (
@@ -118,6 +120,7 @@ def _relative_inputs(call: AttentionCall) -> _RelativeInputs:
         relative.reach,
         keys,
         queries,
+        None if relative.bias is None else relative.bias.float().contiguous(),
         call.position_q.long().contiguous(),
         call.position_k.long().contiguous(),
     )

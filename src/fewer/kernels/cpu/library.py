@@ -138,6 +138,7 @@ class AttentionStruct(Structure):
         ("reach", c_int64),
         ("position_keys", c_void_p),
         ("position_queries", c_void_p),
+        ("bucket_bias", c_void_p),
         ("bias", c_void_p),
         ("query_weight", c_void_p),
         ("received", c_void_p),

@@ -9,7 +9,7 @@
 | dropout | - | attention of nested tensors |
 | fp32 | nested tensors; Triton where more is asked | nested tensors or groups |
 | fp64, a logsumexp with gradients, a head size FlashAttention lacks | groups | groups |
-| scores by distance (DeBERTa) | groups | groups |
+| scores by distance (DeBERTa, MPNet) | groups | groups |
 
 Without Triton, or in a torch without `varlen`, its rows go to groups too; that is said once.
 """

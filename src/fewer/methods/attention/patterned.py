@@ -49,12 +49,12 @@ class PatternPolicy(Policy):
                 "method: the model's pattern is used, and global_attention_mask names its global "
                 "tokens."
             )
-        has_relative = any(any(cost.relative) for cost in spec.layers)
+        has_relative = any(cost.relative is not None for cost in spec.layers)
         random = max((pattern.random for pattern in patterns), default=0)
         if has_relative and random:
             raise ValueError(
-                "num_random_blocks must be 0 for a model with relative scores (DeBERTa), whose "
-                f"heads share their pairs; got {random}. Set num_random_blocks=0."
+                "num_random_blocks must be 0 for a model with relative scores (DeBERTa, MPNet), "
+                f"whose heads share their pairs; got {random}. Set num_random_blocks=0."
             )
         self._patterns = tuple(patterns)
         question = any(pattern.global_tokens == "question" for pattern in patterns)

@@ -43,7 +43,7 @@ class AttentionPredictor(Predictor, nn.Sequential):
         area = block**2
         convolved = heads * (maps * heads * area + heads * area // 4)
         self.scope = scope
-        relative = max((sum(layer.relative) for layer in spec.layers), default=0.0)
+        relative = max((sum(layer.relative or ()) for layer in spec.layers), default=0.0)
         # of the attention of two blocks
         self.pair_flops = 2.0 * area * spec.hidden_size + block * relative
         self.cnn_flops = 2.0 * (_KERNEL * convolved + heads * area // 16 * 2)  # per block

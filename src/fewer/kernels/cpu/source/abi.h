@@ -54,6 +54,7 @@ struct AttentionCall {
   int64_t reach;
   const void *position_keys;                // (buckets, heads * width) for queries, or null
   const void *position_queries;             // (buckets, heads * width) for keys, or null
+  const float *bucket_bias;                 // (buckets, heads), or null
   const float *bias;                        // added to the scores of a key, or null
   const float *query_weight;                // weight of a query in received, or null
   float *received;                          // (keys), or null

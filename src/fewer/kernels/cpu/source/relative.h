@@ -1,6 +1,6 @@
 // Scores by distance: a bucket of distances has one position key and one position query.
 //
-// A task multiplies its keys by the position queries, and each block of its queries by the position
+// A bucket may also have a bias of each head. A task multiplies its keys by the position queries, and each block of its queries by the position
 // keys, only for the buckets of the distances that occur in it; scores gather from both tables.
 
 struct Buckets {
@@ -49,6 +49,7 @@ struct Relative {
   long padded, pitch;
   Number *panels;              // of position queries, then of position keys
   float *of_keys, *of_queries;  // keys, and a block of queries, by bucket
+  float *bias;                 // of each bucket, before the division by sqrt(width); or null
   int32_t *offset;             // of each key, from the first position of the task
 
   Relative(const AttentionCall &c, long q0, long count, long k0, long n, long operand_depth)
@@ -63,7 +64,7 @@ struct Relative {
 
   bool any() const { return padded > 0; }
   size_t halves() const { return (size_t)padded * depth; }
-  size_t floats() const { return any() ? (size_t)(round_up(keys, P::BLOCK) + P::BLOCK) * pitch + keys : 0; }
+  size_t floats() const { return any() ? (size_t)(round_up(keys, P::BLOCK) + P::BLOCK) * pitch + keys + padded : 0; }
 
   // `place` hands out memory; `stage` is that of a block of rows as left operand.
   template <class Place>
@@ -73,11 +74,15 @@ struct Relative {
     of_keys = (float *)place((size_t)round_up(keys, P::BLOCK) * pitch * 4);
     of_queries = (float *)place((size_t)P::BLOCK * pitch * 4);
     offset = (int32_t *)place((size_t)keys * 4);
+    bias = call.bucket_bias ? (float *)place((size_t)padded * 4) : 0;
   }
 
   void prepare(const Number *k, long head, Number *stage) {
     if (!any()) return;
     for (long j = 0; j < keys; j++) offset[j] = (int32_t)(position_k[j] - queries.low);
+    const float root = __builtin_sqrtf((float)call.width);
+    for (long c = 0; bias && c < buckets.end - buckets.first; c++)
+      bias[c] = call.bucket_bias[(buckets.first + c) * call.heads + head] * root;
     if (call.position_queries) {
       pack(call.position_queries, head);
       for (long j = 0; j < keys; j += P::BLOCK) {
@@ -126,6 +131,7 @@ struct Relative {
       distance = distance < -reach ? -reach : distance > reach ? reach : distance;
       const int32_t column = bucket[distance] - first;
       float score = by_query ? of_query[column] : 0.0f;
+      if (bias) score += bias[column];
       if (by_key) score += of_keys[j * pitch + column];
       scores[j - from] += score;
     }
