@@ -169,6 +169,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "reranking": [["benchmarks.reranking"]],
         "lengths": [["benchmarks.lengths"]],
         "length-distributions": [["benchmarks.length_distributions"]],
+        "deberta": [["benchmarks.deberta"]],
         "selection-cost": [["benchmarks.selection_cost"]],
         "long-texts": long_texts(),
         "lra": [["lra", "run", "listops,text,pathfinder", "all", "--threads", "1", "--seed", "42"]],

@@ -17,6 +17,7 @@ from benchmarks.claims.page import write_chapter
 from benchmarks.gpu.tables import write_block
 from benchmarks.support.certificate import certificate_table
 from benchmarks.support.compare import compare_block, comparison_figures, newest_comparisons
+from benchmarks.support.deberta import deberta_table
 from benchmarks.support.figures import claim_figures
 from benchmarks.support.findings import findings
 from benchmarks.support.lengths import (
@@ -91,6 +92,10 @@ def _block(name: str) -> str:
         return _glance(_by_threads().get(1, []))
     if name == "score":
         return _score()
+    if name == "deberta":
+        path = RESULTS / "deberta.jsonl"
+        table = deberta_table(read_results(path)[-1], str(path)) if path.exists() else NOTHING
+        return f"\n{table}\n\n"
     if name == "patterns":
         path = RESULTS / "lengths.jsonl"
         return f"\n{patterns_claim(read_results(path)) if path.exists() else NOTHING}\n"

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fewer.kernels import AttentionCall
+from fewer.kernels.relative import RelativeScores
 from tests.rounding import assert_same
 
 # rows of queries and of keys for each text
@@ -34,6 +35,7 @@ class Extras:
     query_weight: bool = False
     needs_received: bool = False
     needs_logsumexp: bool = False
+    relative: bool = False
 
 
 EXTRAS = {
@@ -46,8 +48,20 @@ EXTRAS = {
     "everything": Extras(
         window=3, gate=True, query_weight=True, needs_received=True, needs_logsumexp=True
     ),
+    "relative": Extras(relative=True),
+    "relative and everything": Extras(
+        window=3,
+        gate=True,
+        query_weight=True,
+        needs_received=True,
+        needs_logsumexp=True,
+        relative=True,
+    ),
 }
 every_extra = pytest.mark.parametrize("extras", EXTRAS)
+every_triton_extra = pytest.mark.parametrize(
+    "extras", [name for name, extras in EXTRAS.items() if not extras.relative]
+)
 
 
 def draw_call(sizes, extras, heads=2, width=4, dtype=torch.float32, scale=1.0):
@@ -75,9 +89,22 @@ def draw_call(sizes, extras, heads=2, width=4, dtype=torch.float32, scale=1.0):
         window=extras.window,
         gate=gate.requires_grad_() if extras.gate else None,
         query_weight=torch.rand(tokens_q).requires_grad_() if extras.query_weight else None,
+        relative=draw_relative(heads, width, dtype, scale) if extras.relative else None,
         needs_received=extras.needs_received,
         needs_logsumexp=extras.needs_logsumexp,
     )
+
+
+def draw_relative(heads, width, dtype=torch.float32, scale=1.0, buckets=11, reach=9):
+    """Draw positions of some buckets, the inner ones of one distance each."""
+    distance = torch.arange(-reach, reach + 1)
+    near = distance.clamp(-3, 3)
+    bucket = near + (distance - near).div(3, rounding_mode="trunc") + buckets // 2
+    bucket = bucket.clamp(0, buckets - 1).int()
+    key, query = torch.randn(2, buckets, heads, width) * scale
+    bias = torch.randn(buckets, heads) * scale
+    parts = (part.to(dtype).requires_grad_() for part in (key, query, bias))
+    return RelativeScores(bucket, *parts)
 
 
 def _open_a_key_for_every_query(gate, columns, of_q, window):

@@ -52,6 +52,23 @@ _WINDOWS = {
     "pad_token_id": 0,
 }
 
+_DISENTANGLED = {
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_buckets": 16,
+    "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+    "position_biased_input": False,
+}
+_EVERY_DISTANCE = {
+    "relative_attention": True,
+    "pos_att_type": ["c2p", "p2c"],
+    "norm_rel_ebd": "layer_norm",
+    "type_vocab_size": 2,
+}
+
+_MPNET = {"key": "attention.attn.k", "output": "attention.attn.o"}
+
 FAMILIES = {
     "bert": Family("Bert", _BERT, {}),
     "roberta": Family("Roberta", _BERT, {}),
@@ -66,6 +83,11 @@ FAMILIES = {
     "longformer": Family("Longformer", _BERT, {"attention_window": 4}),
     "big-bird": Family("BigBird", _BERT, {"block_size": 2, "num_random_blocks": 1}),
     "modernbert": Family("ModernBert", _BERT, _WINDOWS, **_MODERN),
+    "deberta-v2": Family("DebertaV2", _BERT, _EVERY_DISTANCE, key="attention.self.key_proj"),
+    "mpnet": Family("MPNet", _BERT, {}, **_MPNET),
+    "data2vec-text": Family("Data2VecText", _BERT, {}),
+    "ernie": Family("Ernie", _BERT, {"use_task_id": True}),
+    "deberta-v3": Family("DebertaV2", _BERT, _DISENTANGLED, key="attention.self.key_proj"),
 }
 
 

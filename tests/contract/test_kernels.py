@@ -12,6 +12,7 @@ from tests.calls import (
     TOLERANCE,
     assert_same_output,
     draw_call,
+    draw_relative,
     every_extra,
     every_size,
 )
@@ -39,6 +40,11 @@ def test_a_kernel_equals_the_reference(kernel, sizes, extras, dtype):
 def test_its_gradients_equal_those_of_the_reference(kernel, sizes, extras):
     call = draw_call(sizes, EXTRAS[extras])
     leaves = [x for x in (call.q, call.k, call.v, call.gate, call.query_weight) if x is not None]
+    leaves += (
+        []
+        if call.relative is None
+        else [call.relative.key, call.relative.query, call.relative.bias]
+    )
     weights = torch.randn(call.q.shape[0], call.v.shape[1] * call.v.shape[2])
     of_keys, of_rows = torch.randn(call.k.shape[0]), torch.randn(call.q.shape[:2])
     gradients = []
@@ -84,9 +90,13 @@ def test_a_text_is_the_same_to_the_last_bit_in_every_batch(isa, monkeypatch):
     starts = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
     place = torch.cat([torch.arange(int(n)) for n in lengths])
     q, k, v = torch.randn(3, int(lengths.sum()), 2, 20).to(isa.dtype)
-    for window in (None, 30):
+    relative = draw_relative(2, 20, isa.dtype, buckets=101, reach=200)
+    for window, scores in ((None, None), (30, None), (None, relative), (30, relative)):
         call = AttentionCall(
-            q, k, v, starts, starts, place, place, window=window, needs_received=True
+            *(q, k, v, starts, starts, place, place),
+            window=window,
+            relative=scores,
+            needs_received=True,
         )
         together = KERNELS["native"](call)
         for text, length in enumerate(lengths.tolist()):
@@ -182,6 +192,20 @@ def test_a_vote_of_zero_is_no_vote(name):
     attend = KERNELS[name]
     voted = attend(replace(call, query_weight=asking.float())).received
     assert_same(voted, attend(fewer_queries).received)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("absent", ["key", "query", "bias"])
+def test_each_part_of_the_relative_scores_may_be_absent(name, absent):
+    call = draw_call("fewer queries", EXTRAS["relative and everything"])
+    zeros = torch.zeros_like(getattr(call.relative, absent))
+    with_zeros, without = (
+        replace(call, relative=replace(call.relative, **{absent: value})) for value in (zeros, None)
+    )
+    with torch.no_grad():
+        attended = KERNELS[name](without)
+        assert_same_output(attended, KERNELS[name](with_zeros), 1e-6)
+        assert not torch.allclose(attended.context, KERNELS[name](call).context, atol=1e-2)
 
 
 @pytest.mark.parametrize("name", KERNELS)

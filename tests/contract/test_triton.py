@@ -17,7 +17,7 @@ from fewer.kernels.triton.attention import attend
 from fewer.kernels.triton.config import Config
 from fewer.kernels.triton.received import received
 from fewer.kernels.triton.support import supports, unavailable_reason
-from tests.calls import EXTRAS, assert_same_output, draw_call, every_extra, every_size
+from tests.calls import EXTRAS, assert_same_output, draw_call, every_size, every_triton_extra
 from tests.contract.test_patterns import PATTERNS
 from tests.contract.test_patterns import call_of as draw_sparse_call
 from tests.rounding import ROUNDING, assert_same
@@ -128,7 +128,7 @@ def test_it_equals_the_reference(sizes):
     _assert_equals_reference(draw_call(sizes, EXTRAS["everything"]))
 
 
-@every_extra
+@every_triton_extra
 def test_every_option_equals_the_reference(extras):
     _assert_equals_reference(draw_call("fewer queries", EXTRAS[extras]))
 

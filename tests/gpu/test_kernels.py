@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fewer.kernels import kernel, reference
+from fewer.kernels.relative import RelativeScores
 from tests.calls import EXTRAS, SIZES, draw_call
 from tests.gpu.device import DEVICE, DTYPES, HAS_GPU, some
 from tests.rounding import ROUNDING, assert_same
@@ -20,16 +21,29 @@ def _moved(call, device=DEVICE):
         value = getattr(call, field.name)
         if isinstance(value, torch.Tensor):
             changes[field.name] = value.detach().to(device).requires_grad_(value.requires_grad)
+        elif isinstance(value, RelativeScores):
+            changes[field.name] = _moved_scores(value, device)
     moved = replace(call, **changes)
     return replace(moved, cu_q=moved.cu_k) if call.cu_q is call.cu_k else moved
+
+
+def _moved_scores(relative, device):
+    states = {
+        name: getattr(relative, name).detach().to(device).requires_grad_()
+        for name in ("key", "query", "bias")
+    }
+    return replace(relative, bucket=relative.bucket.to(device), **states)
 
 
 def _single(call):
     """The same call in fp32, on the CPU: what is right."""
     call = _moved(call, "cpu")
     names = ("q", "k", "v")
+    relative = None if call.relative is None else call.relative.to(torch.float32)
     return replace(
-        call, **{name: getattr(call, name).detach().float().requires_grad_() for name in names}
+        call,
+        relative=relative,
+        **{name: getattr(call, name).detach().float().requires_grad_() for name in names},
     )
 
 

@@ -37,6 +37,9 @@ class PencilLayer:
     pattern: None = None
     dropout: float = 0.0
 
+    def relative_scores(self):
+        return None
+
     def qkv(self, hidden: Tensor, position: Tensor, rows: Any) -> tuple[Tensor, ...]:
         q = ATTENTION.log().transpose(0, 1)[position] * 3**0.5  # kernels divide by sqrt(d)
         k = torch.eye(3)[position][:, None].expand(-1, 2, -1)

@@ -60,6 +60,9 @@ class Uniform:
     pattern: None = None
     dropout: float = 0.0
 
+    def relative_scores(self):
+        return None
+
     def qkv(self, hidden, position, rows):
         k = torch.zeros(len(hidden), 1, 4)
         return k if rows is None else k[rows], k, k

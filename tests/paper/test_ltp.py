@@ -51,6 +51,9 @@ class PencilLayer:
     pattern: None = None
     dropout: float = 0.0
 
+    def relative_scores(self):
+        return None
+
     def qkv(self, hidden, position, rows):
         q = ATTENTION.log().transpose(0, 1)[position] * 3**0.5  # kernels divide by sqrt(d)
         k = torch.eye(3)[position][:, None].expand(-1, 2, -1)

@@ -55,6 +55,9 @@ class PencilLayer:
     dropout: float = 0.0
     has_global_projections: bool = False
 
+    def relative_scores(self):
+        return None
+
     def qkv(self, hidden, position, rows):
         q = ATTENTION.log().transpose(0, 1)[position] * 2  # kernels divide by sqrt(4)
         k = torch.eye(4)[position][:, None].expand(-1, 2, -1)

@@ -51,6 +51,9 @@ class PencilLayer:
     dropout: float = 0.0
     has_global_projections: bool = False
 
+    def relative_scores(self):
+        return None
+
     def qkv(self, hidden, position, rows):
         zeros = torch.zeros_like(hidden)[:, None]
         return zeros, zeros, hidden[:, None]

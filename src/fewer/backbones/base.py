@@ -65,7 +65,7 @@ class Backbone:
     vocabulary: int
     segments: int = 0  # number of segment ids; 0 if the architecture has none
     max_positions: int | None = None  # rows of the position table; None if positions are computed
-    output: type[Any] = BaseModelOutputWithPooling  # output class of the encoder
+    output: Callable[..., Any] = BaseModelOutputWithPooling  # of the encoder
     padding_id: int | None = None  # if set, positions count the other ids, from padding_id + 1 on
     mask_marks_global: bool = False  # whether a 2 in the attention mask means global attention
     strict_mask: bool = False  # whether transformers computes with mask values other than 0 and 1

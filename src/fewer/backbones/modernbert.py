@@ -46,6 +46,9 @@ class ModernBertLayer:
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         return (q if rows is None else q.index_select(0, rows)), k, v
 
+    def relative_scores(self) -> None:
+        """None: rotations are part of queries and keys."""
+
     @property
     def has_global_projections(self) -> bool:
         """False: there are no global tokens."""

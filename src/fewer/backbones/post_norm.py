@@ -14,12 +14,17 @@ from fewer.backbones.fast_linear import drop, in_rows, linear_together
 from fewer.core.cost import LayerCost, linear_flops
 from fewer.kernels import Pattern
 from fewer.kernels.cpu.guard import must_match_training
+from fewer.kernels.relative import RelativeScores
 
 __all__ = ["PostNormLayer", "TableEmbedding", "segment_of"]
 
 
 def _identity(hidden: Tensor) -> Tensor:
     return hidden
+
+
+def _no_scores() -> None:
+    """Return none: the scores of a layer do not depend on distances."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +45,9 @@ class PostNormLayer:
     narrow_dropout: Callable[[Tensor], Tensor] = _identity
     narrow_norm: Any
     pattern: Pattern | None = None
+    query_scale: float = 1.0  # of the queries, which the kernel divides by sqrt(d)
+    relative_scores: Callable[[], RelativeScores | None] = _no_scores
+    relative_flops: tuple[float, float] | None = None  # a token: of queries, of keys
     # query, key and value of global tokens, if they have separate projections
     global_projections: tuple[Any, Any, Any] | None = None
 
@@ -55,13 +63,16 @@ class PostNormLayer:
         if rows is None and must_match_training(self.query):
             projected = linear_together(hidden, self.query, self.key, self.value)
             query, key, value = (split_heads(states, self.heads) for states in projected)
-            return query, key, value
+            return self._scaled(query), key, value
         queries = hidden if rows is None else hidden.index_select(0, rows)
         return (
-            split_heads(in_rows(self.query, queries), self.heads),
+            self._scaled(split_heads(in_rows(self.query, queries), self.heads)),
             split_heads(in_rows(self.key, hidden), self.heads),
             split_heads(in_rows(self.value, hidden), self.heads),
         )
+
+    def _scaled(self, query: Tensor) -> Tensor:
+        return query if self.query_scale == 1.0 else query * self.query_scale
 
     @property
     def has_global_projections(self) -> bool:
@@ -97,14 +108,16 @@ class PostNormLayer:
     @property
     def cost(self) -> LayerCost:
         """FLOPs of the matrices of this layer."""
+        of_query, of_key = self.relative_flops or (0.0, 0.0)
         return LayerCost(
-            query=linear_flops(self.query),
-            key_value=linear_flops(self.key, self.value),
+            query=linear_flops(self.query) + of_query,
+            key_value=linear_flops(self.key, self.value) + of_key,
             output=linear_flops(self.output),
             ffn=linear_flops(self.wide, self.narrow),
             pair=4.0 * self.query.out_features,
             score=float(self.heads),
             pattern=self.pattern,
+            relative=self.relative_flops,
         )
 
 
@@ -115,6 +128,7 @@ class TableEmbedding:
     tables: Any  # the embeddings module of the model
     projections: tuple[nn.Module, ...] = ()
     segments: bool = True
+    positions: bool = True
 
     def __call__(self, tokens: Tokens) -> Tensor:
         """Embed packed tokens."""
@@ -122,7 +136,8 @@ class TableEmbedding:
         summed = tokens.words(tables.word_embeddings)
         if self.segments:
             summed = summed + tables.token_type_embeddings(segment_of(tokens))
-        summed = summed + tables.position_embeddings(tokens.position)
+        if self.positions:
+            summed = summed + tables.position_embeddings(tokens.position)
         hidden: Tensor = drop(tables.dropout, tables.LayerNorm(summed))
         for projection in self.projections:
             hidden = projection(hidden)

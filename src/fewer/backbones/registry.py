@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fewer.backbones import albert, bert, big_bird, distilbert, longformer, modernbert
+from fewer.backbones import (
+    albert,
+    bert,
+    big_bird,
+    deberta,
+    distilbert,
+    ernie,
+    longformer,
+    modernbert,
+    mpnet,
+)
 from fewer.backbones.base import Backbone
 
 __all__ = ["bind", "supported"]
@@ -15,10 +25,14 @@ _ADAPTERS: dict[str, Callable[[Any], Backbone]] = {
     "bert": bert.bind,
     "big_bird": big_bird.bind,
     "camembert": bert.bind_roberta,
+    "data2vec-text": bert.bind_roberta,
+    "deberta-v2": deberta.bind,
     "distilbert": distilbert.bind,
     "electra": bert.bind_electra,
+    "ernie": ernie.bind,
     "longformer": longformer.bind,
     "modernbert": modernbert.bind,
+    "mpnet": mpnet.bind,
     "roberta": bert.bind_roberta,
     "xlm-roberta": bert.bind_roberta,
 }
@@ -27,7 +41,7 @@ _ADAPTERS: dict[str, Callable[[Any], Backbone]] = {
 def supported() -> tuple[str, ...]:
     """Return the supported model types, sorted.
 
-    MiniLM and E5 are `bert` or `xlm-roberta`.
+    MiniLM and E5 are `bert` or `xlm-roberta`, DeBERTa-v3 is `deberta-v2`.
     """
     return tuple(sorted(_ADAPTERS))
 

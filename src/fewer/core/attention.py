@@ -44,15 +44,21 @@ def attention(
     gate, weight = (
         (texts.gate, texts.participation) if apply.attends_by_gate else (None, _active(texts))
     )
+    relative, column = layer.relative_scores(), None
+    if relative is not None:
+        relative, column = relative.to(q.dtype), tokens.placement.column
     call = AttentionCall(
         q=q,
         k=k,
         v=v,
         cu_q=texts.cu if rows is None else texts.offsets(rows),
         cu_k=texts.cu,
+        position_q=None if column is None else gather_rows(column, rows),
+        position_k=column,
         gate=gate,
         query_weight=weight if rows is None else None,
         sparse=sparse,
+        relative=relative,
         needs_received=needs.sums_received,
         needs_logsumexp=needs.pairs or needs.from_others,
         dropout=layer.dropout,
@@ -192,7 +198,14 @@ def _measure(
     if needs.from_others:
         evidence = replace(evidence, from_others=_from_others(texts, call, attended, q, logsumexp))
     if needs.pairs:
-        evidence = replace(evidence, query=q, key=call.k, logsumexp=logsumexp, pairs=pairs)
+        evidence = replace(
+            evidence,
+            query=q,
+            key=call.k,
+            logsumexp=logsumexp,
+            pairs=pairs,
+            relative=call.relative,
+        )
     return evidence
 
 
@@ -201,7 +214,11 @@ def _from_others(
 ) -> Tensor:
     """Take what each token gives itself from the attention received."""
     assert attended.received is not None  # the call asked for it
-    scores = (q.float() * call.k.float()).sum(-1) * q.shape[-1] ** -0.5
+    scores = (q.float() * call.k.float()).sum(-1)
+    if call.relative is not None:
+        distance = torch.zeros_like(texts.sequence)
+        scores = scores + call.relative.scores_of_pairs(q, call.k, distance)
+    scores = scores * q.shape[-1] ** -0.5
     to_itself = (scores - logsumexp).exp().mean(1)
     if call.gate is not None:
         to_itself = to_itself * call.gate

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fewer.kernels.relative import RelativeScores
 from fewer.kernels.sparse import SparseLayout
 
 __all__ = ["NO_EVIDENCE", "Evidence"]
@@ -17,8 +18,8 @@ class Evidence:
     """What `Policy.needs` asked of a layer's attention; `None` is not computed.
 
     A[h, i, j] = exp(query[i, h] . key[j, h] / sqrt(d) - logsumexp[i, h]) is the attention of a pair
-    of tokens. It is 0 for frozen i, for pairs that the layout leaves out, and for global i with
-    projections of their own.
+    of tokens, with the scores of `relative` added in a layer that has some. It is 0 for frozen i,
+    for pairs that the layout leaves out, and for global i with projections of their own.
     """
 
     received: Float[Tensor, "T"] | None = None  # mean of A over heads and queries of the text
@@ -29,6 +30,7 @@ class Evidence:
     value: Float[Tensor, "T H d"] | None = None
     pairs: SparseLayout | None = None  # which attend if every token is a query; None: all of a text
     head_context: Float[Tensor, "T H d"] | None = None  # 0 for frozen tokens
+    relative: RelativeScores | None = None  # by the columns of a pair
 
     @property
     def attention_inputs(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -55,7 +57,17 @@ class Evidence:
             )
         )
         pairs = None if self.pairs is None else self.pairs.select(rows)
-        return Evidence(received, from_others, query, key, logsumexp, values, pairs, head_context)
+        return Evidence(
+            received,
+            from_others,
+            query,
+            key,
+            logsumexp,
+            values,
+            pairs,
+            head_context,
+            self.relative,
+        )
 
 
 NO_EVIDENCE = Evidence()

@@ -54,6 +54,8 @@ def attend_some_heads(
             "heads can be pruned in layers of full or sliding attention; got the pattern "
             f"{call.sparse.pattern}. Leave one of the two methods out."
         )
+    if call.relative is not None and call.q.shape[1] > 1:
+        return _attend_head_by_head(call, attend, mask, texts)
     row_k, head_k, cu_k = _rows_of_heads(mask, texts[1])
     row_q, head_q, cu_q = row_k, head_k, cu_k
     if texts[0] is not texts[1]:
@@ -88,6 +90,39 @@ def attend_some_heads(
         logsumexp = attended.logsumexp.new_full(call.q.shape[:2], torch.inf)
         logsumexp = logsumexp.index_put((row_q, head_q), attended.logsumexp.squeeze(1))
     return AttentionOutput(context.flatten(1), received, logsumexp)
+
+
+def _attend_head_by_head(
+    call: AttentionCall,
+    attend: Kernel,
+    mask: Bool[Tensor, "B H"],
+    texts: tuple[Int[Tensor, "Tq"], Int[Tensor, "Tk"]],
+) -> AttentionOutput:
+    """Attend by each head in turn: relative scores have positions of their own for each head."""
+    assert call.relative is not None
+    outputs = [
+        attend_some_heads(
+            replace(
+                call,
+                q=call.q[:, head : head + 1],
+                k=call.k[:, head : head + 1],
+                v=call.v[:, head : head + 1],
+                relative=call.relative.select_head(head),
+            ),
+            attend,
+            mask[:, head : head + 1],
+            texts,
+        )
+        for head in range(call.q.shape[1])
+    ]
+    received = [each.received for each in outputs if each.received is not None]
+    logsumexp = [each.logsumexp for each in outputs if each.logsumexp is not None]
+    count = mask.sum(1).clamp_min(1)[texts[1]]  # a pruned head receives nothing
+    return AttentionOutput(
+        torch.cat([each.context for each in outputs], 1),
+        torch.stack(received).sum(0) / count if received else None,
+        torch.cat(logsumexp, 1) if logsumexp else None,
+    )
 
 
 def _rows_of_heads(

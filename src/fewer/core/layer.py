@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fewer.core.packed import Packed
 from fewer.kernels import Pattern
+from fewer.kernels.relative import RelativeScores
 
 __all__ = ["Layer", "renormalise_frozen"]
 
@@ -42,6 +43,10 @@ class Layer(Protocol):
         rows: Int[Tensor, "Tq"] | None,
     ) -> tuple[Float[Tensor, "Tq H d"], Float[Tensor, "T H d"], Float[Tensor, "T H d"]]:
         """Project to queries (of `rows` only, `None` = all), keys and values."""
+        ...
+
+    def relative_scores(self) -> RelativeScores | None:
+        """Return what the layer adds to scores by distance; `None` where it adds nothing."""
         ...
 
     @property

@@ -72,6 +72,8 @@ def lengthen(model: Model, to: int, *, method: Method | None = None) -> Model:
     rows = _tile(embeddings.position_embeddings, limit, to)
     _resize_buffers(embeddings, rows)
     for config in (hf_model.config, encoder.config):
+        if getattr(config, "max_relative_positions", 1) < 1:  # DeBERTa: as many as the table has
+            config.max_relative_positions = config.max_position_embeddings
         config.max_position_embeddings = rows
     return model
 

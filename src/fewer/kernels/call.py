@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from fewer.kernels.relative import RelativeScores
 from fewer.kernels.sparse import SparseLayout
 
 __all__ = ["AttentionCall", "AttentionOutput", "Kernel", "log_gate", "masked_score"]
@@ -20,10 +21,10 @@ class AttentionCall:
 
     Query rows and key rows are separate: frozen tokens are keys only.
 
-    The scores are `q . k / sqrt(d)` plus `log(gate)` of the key. A pair attends if
-    `|position_q - position_k| <= window` or its key is exempt from the window, or, with `sparse`
-    (then `window` is None), if the pattern contains it. The output of a query that sees no key is
-    finite and otherwise undefined.
+    The scores are `q . k / sqrt(d)` plus `log(gate)` of the key, plus those of `relative`. A pair
+    attends if `|position_q - position_k| <= window` or its key is exempt from the window, or, with
+    `sparse` (then `window` is None), if the pattern contains it. The output of a query that sees no
+    key is finite and otherwise undefined.
     """
 
     q: Float[Tensor, "Tq H d"]
@@ -31,7 +32,7 @@ class AttentionCall:
     v: Float[Tensor, "Tk H d"]
     cu_q: Int[Tensor, "B+1"]
     cu_k: Int[Tensor, "B+1"]
-    # original positions, read by a window: it does not widen when tokens are pruned
+    # original positions, read by windows and relative scores, which pruning does not change
     position_q: Int[Tensor, "Tq"] | None = None
     position_k: Int[Tensor, "Tk"] | None = None
     window: int | None = None  # largest distance between query and key
@@ -42,6 +43,7 @@ class AttentionCall:
     query_weight: Float[Tensor, "Tq"] | None = (
         None  # weight of each query in `received`, 0..1; None: all 1
     )
+    relative: RelativeScores | None = None  # scores by the distance of a pair
     needs_received: bool = False  # whether to return the attention that each key receives
     needs_logsumexp: bool = False  # whether to return the logsumexp of each query's scores
     dropout: float = 0.0  # of the attention probabilities; `received` is computed before it

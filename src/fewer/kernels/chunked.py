@@ -12,10 +12,18 @@ __all__ = ["attend"]
 
 
 def attend(call: AttentionCall, kernel: Kernel) -> AttentionOutput:
-    """Attend chunk by chunk, each a short text with its own keys; scatter the results back."""
+    """Attend chunk by chunk, each a short text with its own keys; scatter the results back.
+
+    Raises `ValueError` for relative scores in a pattern that differs from head to head.
+    """
     sparse = call.sparse
     assert sparse is not None  # kernels check it
     chunks = sparse.chunks
+    if call.relative is not None and chunks.rows_per_token > 1:
+        raise ValueError(
+            "pattern must be the same for all heads of a layer with relative scores; got "
+            f"{sparse.pattern}. Take a pattern without random blocks."
+        )
     rows_q, rows_k = (
         chunks.queries // chunks.rows_per_token,
         chunks.keys // chunks.rows_per_token % len(call.k),
@@ -36,6 +44,7 @@ def attend(call: AttentionCall, kernel: Kernel) -> AttentionOutput:
             window_exempt=chunks.window_exempt,
             gate=None if call.gate is None else call.gate[rows_k],
             query_weight=None if call.query_weight is None else call.query_weight[rows_q],
+            relative=call.relative,
             needs_received=call.needs_received,
             needs_logsumexp=call.needs_logsumexp,
             dropout=call.dropout,

@@ -8,6 +8,8 @@ devices and dtypes) go through `sdpa`.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -55,6 +57,7 @@ def attend(call: AttentionCall) -> AttentionOutput:
     exempt = None
     if call.window_exempt is not None and call.window is not None:
         exempt = _count_per_text(call.window_exempt, call.cu_k)
+    relative = _relative_inputs(call)
     run_kernel(
         AttentionStruct(
             q.data_ptr(),
@@ -68,10 +71,15 @@ def attend(call: AttentionCall) -> AttentionOutput:
             call.cu_q.numel() - 1,
             heads,
             width,
-            _pointer(call.position_q),
-            _pointer(call.position_k),
+            _pointer(relative.position_q),
+            _pointer(relative.position_k),
             window,
             _pointer(exempt),
+            _pointer(relative.bucket),
+            relative.reach,
+            _pointer(relative.keys),
+            _pointer(relative.queries),
+            _pointer(relative.bias),
             _pointer(bias),
             _pointer(weight),
             _pointer(received),
@@ -83,6 +91,39 @@ def attend(call: AttentionCall) -> AttentionOutput:
         )
     )
     return AttentionOutput(context, received, logsumexp)
+
+
+class _RelativeInputs(NamedTuple):
+    """The relative scores of a call as the kernel reads them, and positions."""
+
+    bucket: Tensor | None
+    reach: int
+    keys: Tensor | None
+    queries: Tensor | None
+    bias: Tensor | None
+    position_q: Tensor | None
+    position_k: Tensor | None
+
+
+def _relative_inputs(call: AttentionCall) -> _RelativeInputs:
+    relative = call.relative
+    if relative is None:
+        return _RelativeInputs(None, 0, None, None, None, call.position_q, call.position_k)
+    assert call.position_q is not None
+    assert call.position_k is not None
+    keys, queries = (
+        None if states is None else states.to(call.q.dtype).contiguous()
+        for states in (relative.key, relative.query)
+    )
+    return _RelativeInputs(
+        relative.bucket.int().contiguous(),
+        relative.reach,
+        keys,
+        queries,
+        None if relative.bias is None else relative.bias.float().contiguous(),
+        call.position_q.long().contiguous(),
+        call.position_k.long().contiguous(),
+    )
 
 
 def join_heads(states: Tensor) -> Tensor:

@@ -55,6 +55,11 @@ def attend(call: AttentionCall) -> AttentionOutput:
 def _scores(call: AttentionCall, rows: slice, keys: slice) -> Tensor:
     q, k = call.q[rows].transpose(0, 1), call.k[keys].transpose(0, 1)  # (H, n, d)
     scores: Tensor = (q @ k.transpose(1, 2)).float() * q.shape[-1] ** -0.5
+    if call.relative is not None:
+        assert call.position_q is not None
+        assert call.position_k is not None
+        buckets = call.relative.buckets(call.position_q[rows], call.position_k[keys])
+        scores = scores + call.relative.scores(q, k, buckets).float() * q.shape[-1] ** -0.5
     if call.sparse is not None and call.sparse.global_kv is not None:
         global_keys = call.sparse.global_kv[0][keys].permute(1, 2, 0)
         global_scores = (q @ global_keys).float() * q.shape[-1] ** -0.5

@@ -12,10 +12,7 @@ attention received needs them, and on a CPU the backward pass of the fused kerne
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -26,41 +23,9 @@ from torch.autograd.function import once_differentiable
 from fewer.kernels.call import AttentionCall, AttentionOutput, log_gate, masked_score
 from fewer.kernels.chunked import attend as attend_chunked
 from fewer.kernels.dropout import flag_dropped_
+from fewer.kernels.groups import GroupedRows, group_rows, split_masked, split_optional
 
 __all__ = ["attend", "query_weights"]
-
-# Elements in the probabilities of one group: 4 MB in fp32, which fits the L2 cache of a core.
-# 256 tokens x 12 heads are 0.8 M.
-GROUP_ELEMENTS = 1 << 20
-MAX_PADDING = 0.125
-
-
-@dataclass(frozen=True)
-class _GroupedRows:
-    """The rows of queries or keys in groups.
-
-    `gather` lists the rows group after group, `inverse` undoes it; `None`: rows are in that order.
-    """
-
-    gather: Tensor | None
-    inverse: Tensor | None
-    sizes: tuple[tuple[int, int], ...]  # (texts, longest length) of each group
-    masks: tuple[Tensor | None, ...]  # (texts, longest length): False for padding; None: all True
-
-    def split(self, values: Tensor) -> list[Tensor]:
-        """Cut `(T, ...)` into groups `(b, n, ...)`."""
-        rows = values if self.gather is None else values.index_select(0, self.gather)
-        pieces = rows.split([texts * longest for texts, longest in self.sizes])
-        return [piece.unflatten(0, size) for piece, size in zip(pieces, self.sizes, strict=True)]
-
-    def join(self, groups: Sequence[Tensor]) -> Tensor:
-        """Undo `split`, without the padding."""
-        rows = (
-            groups[0].flatten(0, 1)
-            if len(groups) == 1
-            else torch.cat([group.flatten(0, 1) for group in groups])
-        )
-        return rows if self.inverse is None else rows.index_select(0, self.inverse)
 
 
 def attend(call: AttentionCall) -> AttentionOutput:
@@ -77,7 +42,9 @@ def attend(call: AttentionCall) -> AttentionOutput:
         )
     starts_q = tuple(call.cu_q.tolist())
     starts_k = starts_q if call.cu_k is call.cu_q else tuple(call.cu_k.tolist())
-    queries, keys = _group_rows(starts_q, starts_k, call.q.shape[1], call.q.device)
+    queries, keys = group_rows(starts_q, starts_k, call.q.shape[1], call.q.device)
+    if call.relative is not None:
+        return _attend_relative(call, queries, keys)
     needs_probabilities = call.needs_received or call.needs_logsumexp or call.dropout
     is_training = torch.is_grad_enabled() or call.training
     if needs_probabilities or (is_training and not _is_fused_training_faster(call)):
@@ -108,7 +75,7 @@ def _attend_fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tenso
 
 
 def _attend_explicitly(
-    call: AttentionCall, queries: _GroupedRows, keys: _GroupedRows
+    call: AttentionCall, queries: GroupedRows, keys: GroupedRows
 ) -> AttentionOutput:
     device = call.v.device.type
     is_autocast = torch.is_autocast_enabled(device)
@@ -123,6 +90,43 @@ def _attend_explicitly(
     apply: Any = _Attention.apply
     context, received, logsumexp = apply(q, k, v, log, weight, groups)
     return AttentionOutput(context.flatten(1), received, logsumexp)
+
+
+def _attend_relative(
+    call: AttentionCall, queries: GroupedRows, keys: GroupedRows
+) -> AttentionOutput:
+    """Attend with scores by distance, whose matrices are formed for one group at a time."""
+    assert call.relative is not None
+    assert call.position_q is not None
+    assert call.position_k is not None
+    relative, scale = call.relative, call.q.shape[-1] ** -0.5
+    weight = query_weights(call) if call.needs_received else None
+    rows = zip(
+        *(queries.split(call.q), keys.split(call.k), keys.split(call.v)),
+        *(queries.split(call.position_q), keys.split(call.position_k)),
+        *(split_masked(queries, weight), _form_biases(call, queries, keys)),
+        strict=True,
+    )
+    contexts, received, logsumexps = [], [], []
+    for q, k, v, position_q, position_k, weight_g, bias in rows:
+        q_g, k_g = q.transpose(1, 2), k.transpose(1, 2)
+        narrow, buckets = relative.narrow(relative.buckets(position_q, position_k))
+        # (b, H, nq, nk)
+        scores = q_g @ k_g.transpose(2, 3) + narrow.scores(q_g, k_g, buckets)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * scale
+        scores = scores if bias is None else scores + bias
+        probabilities = scores.softmax(-1)
+        if call.needs_logsumexp:
+            logsumexps.append(scores.logsumexp(-1).transpose(1, 2))
+        if weight_g is not None:
+            received.append((weight_g[:, None] @ probabilities.sum(1)).squeeze(1))
+        dropped = F.dropout(probabilities, call.dropout).to(v.dtype)
+        contexts.append((dropped @ v.transpose(1, 2)).transpose(1, 2))
+    return AttentionOutput(
+        queries.join(contexts).flatten(1),
+        keys.join(received) if call.needs_received else None,
+        queries.join(logsumexps) if call.needs_logsumexp else None,
+    )
 
 
 def query_weights(call: AttentionCall) -> Tensor:
@@ -143,8 +147,8 @@ def query_weights(call: AttentionCall) -> Tensor:
 class _Groups:
     """The inputs of attention in groups that have no gradients."""
 
-    queries: _GroupedRows
-    keys: _GroupedRows
+    queries: GroupedRows
+    keys: GroupedRows
     biases: list[Tensor | None]  # of padding and windows
     dropout: float
     needs_logsumexp: bool
@@ -174,7 +178,7 @@ class _Attention(torch.autograd.Function):
         contexts, received, logsumexps, saved = [], [], [], []
         rows = zip(
             *(queries.split(q), keys.split(k), keys.split(v)),
-            *(_split(keys, log), _split_masked(queries, weight), groups.biases),
+            *(split_optional(keys, log), split_masked(queries, weight), groups.biases),
             strict=True,
         )
         with torch.autocast(q.device.type, enabled=False):
@@ -221,8 +225,8 @@ class _Attention(torch.autograd.Function):
         grad = grad / (1 - dropout) if dropout else grad
         rows = zip(
             *(queries.split(q), keys.split(k), keys.split(v)),
-            *(_split_masked(queries, values) for values in (grad, delta, weight)),
-            *(_split(keys, None if weight is None else grad_received), probabilities),
+            *(split_masked(queries, values) for values in (grad, delta, weight)),
+            *(split_optional(keys, None if weight is None else grad_received), probabilities),
             strict=True,
         )
         with torch.autocast(q.device.type, enabled=False):
@@ -291,22 +295,8 @@ def _compute_gradients(
     return grad_q, grad_k, grad_v, grad_log, grad_weight
 
 
-def _split(rows: _GroupedRows, values: Tensor | None) -> list[Tensor] | list[None]:
-    return [None] * len(rows.sizes) if values is None else rows.split(values)
-
-
-def _split_masked(rows: _GroupedRows, values: Tensor | None) -> list[Tensor] | list[None]:
-    """Cut into groups, with zeros in place of padding."""
-    if values is None:
-        return [None] * len(rows.sizes)
-    return [
-        group if mask is None else group * mask.view(*mask.shape, *[1] * (group.ndim - 2))
-        for group, mask in zip(rows.split(values), rows.masks, strict=True)
-    ]
-
-
 def _form_biases(
-    call: AttentionCall, queries: _GroupedRows, keys: _GroupedRows
+    call: AttentionCall, queries: GroupedRows, keys: GroupedRows
 ) -> list[Tensor | None]:
     """Form the bias of the scores of each group: `(b, 1, 1 or nq, nk)` in fp32, or `None`."""
     biases: list[Tensor | None] = [
@@ -322,7 +312,7 @@ def _form_biases(
         assert call.position_k is not None
         groups = zip(
             *(queries.split(call.position_q), keys.split(call.position_k)),
-            *(_split(keys, call.window_exempt), biases),
+            *(split_optional(keys, call.window_exempt), biases),
             strict=True,
         )
         biases = []
@@ -342,71 +332,3 @@ def _mask_scores(mask: Tensor) -> Tensor:
     return torch.zeros(mask.shape, device=mask.device).masked_fill_(
         mask, masked_score(torch.float32)
     )
-
-
-@lru_cache(maxsize=32)  # the layers of a pass without pruning share their groups
-@torch.inference_mode(False)  # a later training step may read the cached tensors
-def _group_rows(
-    starts_q: tuple[int, ...], starts_k: tuple[int, ...], heads: int, device: torch.device
-) -> tuple[_GroupedRows, _GroupedRows]:
-    groups = _group_texts(starts_q, starts_k, heads)
-    queries = _list_rows(groups, starts_q, device)
-    return queries, queries if starts_k is starts_q else _list_rows(groups, starts_k, device)
-
-
-def _group_texts(
-    starts_q: tuple[int, ...], starts_k: tuple[int, ...], heads: int
-) -> list[list[int]]:
-    """Group texts of similar length, within the bounds on size and padding."""
-    queries = [end - start for start, end in pairwise(starts_q)]
-    keys = [end - start for start, end in pairwise(starts_k)]
-    groups: list[list[int]] = []
-    pairs = 0
-    for text in sorted(range(len(keys)), key=lambda t: (keys[t], queries[t]), reverse=True):
-        area = queries[text] * keys[text]
-        if groups:
-            padded = (
-                (len(groups[-1]) + 1)
-                * max(queries[t] for t in (*groups[-1], text))
-                * keys[groups[-1][0]]
-            )
-            if heads * padded <= GROUP_ELEMENTS and pairs + area >= (1 - MAX_PADDING) * padded:
-                groups[-1].append(text)
-                pairs += area
-                continue
-        groups.append([text])
-        pairs = area
-    return groups
-
-
-def _list_rows(
-    groups: list[list[int]], starts: tuple[int, ...], device: torch.device
-) -> _GroupedRows:
-    """List the rows of each group, padded to its longest text."""
-    rows: list[Tensor] = []
-    masks: list[Tensor | None] = []
-    sizes: list[tuple[int, int]] = []
-    for texts in groups:
-        lengths = torch.tensor([starts[t + 1] - starts[t] for t in texts])
-        longest = int(lengths.max())
-        column = torch.arange(longest)
-        # padding repeats the last row of its text (or any row, in a text without rows): finite,
-        # and masked
-        last = (lengths - 1).clamp_min(0)[:, None]
-        first = torch.tensor([min(starts[t], starts[-1] - 1) for t in texts])[:, None]
-        rows.append((first + torch.minimum(column, last)).flatten())
-        mask = column < lengths[:, None]
-        masks.append(None if bool(mask.all()) else mask.to(device))
-        sizes.append((len(texts), longest))
-    gather = torch.cat(rows)
-    if gather.numel() == starts[-1] and bool((gather.diff() == 1).all()):
-        return _GroupedRows(None, None, tuple(sizes), tuple(masks))
-    is_token = torch.cat(
-        [
-            torch.ones(b * n, dtype=torch.bool) if mask is None else mask.flatten().cpu()
-            for (b, n), mask in zip(sizes, masks, strict=True)
-        ]
-    )
-    inverse = torch.empty(starts[-1], dtype=torch.long)
-    inverse[gather[is_token]] = is_token.nonzero().squeeze(1)
-    return _GroupedRows(gather.to(device), inverse.to(device), tuple(sizes), tuple(masks))

@@ -14,16 +14,16 @@ def test_every_supported_architecture_is_a_family_of_the_tests():
 
 
 def test_an_unsupported_architecture_is_named_with_the_supported_ones():
-    config = hf.MPNetConfig(
+    config = hf.RoFormerConfig(
         vocab_size=60,
         hidden_size=16,
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=32,
     )
-    message = rf"model_type must be one of {', '.join(KINDS)}; got 'mpnet' \(MPNetModel\)"
+    message = rf"model_type must be one of {', '.join(KINDS)}; got 'roformer' \(RoFormerModel\)"
     with pytest.raises(ValueError, match=message):
-        fewer.attach(hf.MPNetForSequenceClassification(config))
+        fewer.attach(hf.RoFormerForSequenceClassification(config))
 
 
 def test_a_module_that_is_no_transformers_model_is_refused():

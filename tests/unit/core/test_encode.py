@@ -18,6 +18,9 @@ class Averaging:
     pattern: None = None
     dropout: float = 0.0
 
+    def relative_scores(self):
+        return None
+
     def qkv(self, hidden, position, rows):
         values = hidden[:, None]
         queries = values if rows is None else values[rows]

@@ -12,7 +12,7 @@ from fewer.methods.attention import BigBird, Longformer
 from tests.isas import needs_kernels, optimized
 from tests.tiny import FAMILIES, ragged, tiny
 
-TABLED = [name for name in FAMILIES if name != "modernbert"]
+TABLED = [name for name in FAMILIES if name not in ("modernbert", "deberta-v3")]
 NUMBERED = {"roberta", "xlm-roberta", "camembert", "longformer"}  # from the padding id on
 every_table = pytest.mark.parametrize("family", TABLED)
 
@@ -160,9 +160,10 @@ def test_lengths_up_to_the_current_limit_are_refused(family, limit):
         lengthen(tiny(family), limit)
 
 
-def test_a_model_that_computes_its_positions_needs_no_lengthening():
+@pytest.mark.parametrize("family", ["modernbert", "deberta-v3"])
+def test_a_model_that_computes_its_positions_needs_no_lengthening(family):
     with pytest.raises(ValueError, match=r"model must have a table.*no limit to lift.*= 8192"):
-        lengthen(tiny("modernbert"), 8192)
+        lengthen(tiny(family), 8192)
 
 
 def test_an_unknown_architecture_is_refused_by_name():

@@ -1,4 +1,3 @@
-import importlib
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -6,7 +5,7 @@ import pytest
 import torch
 
 import fewer
-from fewer.kernels import KERNELS, AttentionCall, kernel, sdpa
+from fewer.kernels import KERNELS, AttentionCall, groups, kernel, sdpa
 from fewer.kernels.call import log_gate, masked_score
 from fewer.kernels.cpu.library import unavailable_reason
 from tests.tiny import ragged, tiny
@@ -67,8 +66,7 @@ def _call(lengths, **extras):
 def test_groups_of_every_size_give_the_same_output(elements, monkeypatch):
     lengths = [3, 17, 4, 16, 1, 18, elements % 7 + 1]  # lengths that no other test has cached
     call = _call(lengths, needs_received=True)
-    module = importlib.import_module("fewer.kernels.sdpa")  # the package's `sdpa` is its function
-    monkeypatch.setattr(module, "GROUP_ELEMENTS", elements)
+    monkeypatch.setattr(groups, "GROUP_ELEMENTS", elements)
     grouped, expected = sdpa(call), KERNELS["reference"](call)
     torch.testing.assert_close(grouped.context, expected.context)
     torch.testing.assert_close(grouped.received, expected.received)

@@ -10,6 +10,7 @@ from torch import Tensor
 from fewer.core.cost import LayerCost
 from fewer.kernels import Pattern
 from fewer.kernels.cpu.library import Isa
+from fewer.kernels.relative import RelativeScores
 
 __all__ = ["PrepackedLayer"]
 
@@ -36,6 +37,11 @@ class PrepackedLayer:
     def last_norm(self) -> Any:
         """The last norm of the plain layer."""
         return self.plain.last_norm
+
+    def relative_scores(self) -> RelativeScores | None:
+        """Those of the plain layer."""
+        relative: RelativeScores | None = self.plain.relative_scores()
+        return relative
 
     @property
     def has_global_projections(self) -> bool:

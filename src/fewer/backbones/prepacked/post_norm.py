@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
+import torch
 from torch import Tensor, nn
 
 from fewer.backbones.base import Tokens, split_heads
@@ -18,6 +20,7 @@ from fewer.backbones.prepacked.eligible import (
 from fewer.backbones.prepacked.layer import PrepackedLayer
 from fewer.kernels.cpu.library import Isa
 from fewer.kernels.cpu.ops import Norm, Weight, embed, feed_forward, linear
+from fewer.kernels.relative import RelativeScores
 
 __all__ = ["PrepackedEmbedding", "PrepackedPostNorm"]
 
@@ -47,7 +50,7 @@ class PrepackedPostNorm(PrepackedLayer):
         return cls(
             plain=layer,
             isa=isa,
-            projections=Weight.from_modules(projections, isa),
+            projections=_pack_projections(projections, layer.query_scale, isa),
             output=Weight.from_modules([plain_linear(layer.output)], isa),
             output_norm=Norm.from_module(norm_of(layer.output_norm)),
             wide=Weight.from_modules([plain_linear(layer.wide)], isa),
@@ -72,6 +75,15 @@ class PrepackedPostNorm(PrepackedLayer):
         k, v = linear(hidden, keys_values, dtype=self.isa.dtype).split(third, dim=1)
         return split_heads(q, heads), split_heads(k, heads), split_heads(v, heads)
 
+    def relative_scores(self) -> RelativeScores | None:
+        """Those of the plain layer, projected once: they depend on nothing but the weights."""
+        return self._relative
+
+    @cached_property
+    def _relative(self) -> RelativeScores | None:
+        relative = self.plain.relative_scores()
+        return None if relative is None else relative.to(self.isa.dtype)
+
     def attended(self, context: Tensor, hidden: Tensor) -> Tensor:
         """Compute LN(x + W context)."""
         return linear(context, self.output, residual=hidden.contiguous(), norm=self.output_norm)
@@ -79,6 +91,19 @@ class PrepackedPostNorm(PrepackedLayer):
     def ffn(self, hidden: Tensor) -> Tensor:
         """Compute LN(x + W2 act(W1 x))."""
         return feed_forward(hidden, self.wide, self.narrow, self.narrow_norm, self.activation)
+
+
+def _pack_projections(modules: list[nn.Linear], query_scale: float, isa: Isa) -> Weight:
+    """Pack query, key and value, the scale of the queries folded in."""
+    if query_scale == 1.0:
+        return Weight.from_modules(modules, isa)
+    scales = (query_scale, 1.0, 1.0)
+    parts = list(zip(modules, scales, strict=True))
+    weight = torch.cat([module.weight.detach().float() * scale for module, scale in parts])
+    biases = [
+        module.bias.detach().float() * scale for module, scale in parts if module.bias is not None
+    ]
+    return Weight.from_matrix(weight, torch.cat(biases) if biases else None, isa)
 
 
 @dataclass(frozen=True)
@@ -90,7 +115,7 @@ class PrepackedEmbedding:
 
     plain: TableEmbedding
     isa: Isa
-    tables: tuple[Tensor, Tensor | None, Tensor]
+    tables: tuple[Tensor, Tensor | None, Tensor | None]
     norm: Norm
 
     @classmethod
@@ -103,7 +128,8 @@ class PrepackedEmbedding:
         tables = (
             _read_table(module.word_embeddings, ids),
             _read_table(module.token_type_embeddings, max(1, segments)) if plain.segments else None,
-            _read_table(module.position_embeddings, 0),  # any size: positions are checked before
+            # any size: positions are checked before
+            _read_table(module.position_embeddings, 0) if plain.positions else None,
         )
         return cls(plain, isa, tables, Norm.from_module(norm_of(module.LayerNorm)))
 

@@ -9,6 +9,7 @@
 | dropout | - | attention of nested tensors |
 | fp32 | nested tensors; Triton where more is asked | nested tensors or groups |
 | fp64, a logsumexp with gradients, a head size FlashAttention lacks | groups | groups |
+| scores by distance (DeBERTa, MPNet) | groups | groups |
 
 Without Triton, or in a torch without `varlen`, its rows go to groups too; that is said once.
 """
@@ -86,6 +87,8 @@ def _asks_more(call: AttentionCall) -> bool:
 def _lack(call: AttentionCall, is_training: bool, *, has_triton: bool) -> str | None:
     """Say why torch's kernels for texts of different lengths cannot compute the call, if so."""
     dtype, size = call.q.dtype, call.q.shape[2]
+    if call.relative is not None:
+        return "neither FlashAttention nor the Triton kernel adds scores by distance"
     needs_varlen = call.needs_received or call.needs_logsumexp or call.window is not None
     if dtype not in (*_HALF, torch.float32):
         return f"no kernel for texts of different lengths computes {dtype}"

@@ -44,6 +44,8 @@ def unsupported_reason(call: AttentionCall) -> str | None:
         return "a call that needs gradients"
     if call.dropout:
         return "dropout"
+    if call.relative is not None:
+        return "scores by distance"
     if not (call.q.dtype == call.k.dtype == call.v.dtype and call.q.dtype in DTYPES):
         return f"the dtypes {call.q.dtype}, {call.k.dtype}, {call.v.dtype} of q, k and v"
     if call.q.dtype == torch.bfloat16 and _is_interpreted():

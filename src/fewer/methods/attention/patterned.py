@@ -36,7 +36,8 @@ def sparse_phase(epochs: float, learning_rate: float) -> tuple[Phase, ...]:
 class PatternPolicy(Policy):
     """Gives each layer its pattern; layers with one of the model's own keep theirs.
 
-    Raises `ValueError` for a model that has one in every layer: nothing would change.
+    Raises `ValueError` for a model that has one in every layer, since nothing would change, and for
+    random blocks, which differ from head to head, in a model with relative scores.
     """
 
     def __init__(self, patterns: Sequence[Pattern], spec: ModelSpec) -> None:
@@ -47,6 +48,13 @@ class PatternPolicy(Policy):
                 f"pattern of their own, the first {spec.layers[0].pattern}. Attach without this "
                 "method: the model's pattern is used, and global_attention_mask names its global "
                 "tokens."
+            )
+        has_relative = any(cost.relative is not None for cost in spec.layers)
+        random = max((pattern.random for pattern in patterns), default=0)
+        if has_relative and random:
+            raise ValueError(
+                "num_random_blocks must be 0 for a model with relative scores (DeBERTa, MPNet), "
+                f"whose heads share their pairs; got {random}. Set num_random_blocks=0."
             )
         self._patterns = tuple(patterns)
         question = any(pattern.global_tokens == "question" for pattern in patterns)

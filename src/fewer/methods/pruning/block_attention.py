@@ -43,17 +43,20 @@ class AttentionPredictor(Predictor, nn.Sequential):
         area = block**2
         convolved = heads * (maps * heads * area + heads * area // 4)
         self.scope = scope
-        self.pair_flops = 2.0 * area * spec.hidden_size  # of the attention of two blocks
+        relative = max((sum(layer.relative or ()) for layer in spec.layers), default=0.0)
+        # of the attention of two blocks
+        self.pair_flops = 2.0 * area * spec.hidden_size + block * relative
         self.cnn_flops = 2.0 * (_KERNEL * convolved + heads * area // 16 * 2)  # per block
 
     def score_blocks(self, blocks: Blocks, index: Int[Tensor, "P"]) -> Float[Tensor, "P 2"]:
         """Score the attention maps of these blocks, by the compiled kernel where it can.
 
-        It computes no sparse patterns.
+        It computes no sparse patterns and no relative scores.
         """
         tokens, evidence, scope = blocks.tokens, blocks.evidence, self.scope
         inputs = evidence.attention_inputs
-        compiled = not self.training and evidence.pairs is None and supports(inputs[0])
+        is_plain = evidence.pairs is None and evidence.relative is None
+        compiled = not self.training and is_plain and supports(inputs[0])
         if compiled and scope.pairs is not None:
             pairs = scope.pairs(blocks, index)
             attended = *inputs, tokens.gate

@@ -83,6 +83,8 @@ class Blocks:
         """
         query, key, logsumexp, gate = self._by_block
         scores = torch.einsum("pihd,pjhd->phij", query[queries], key[keys])
+        if self.evidence.relative is not None:
+            scores = scores + self._relative_scores(queries, keys)
         scores = scores - logsumexp[queries].transpose(1, 2).unsqueeze(-1)
         absent = (gate[keys] == 0)[:, None, None]
         pairs = self.evidence.pairs
@@ -91,6 +93,17 @@ class Blocks:
         exponentials = scores.masked_fill(absent, -torch.inf).exp()
         attention: Tensor = exponentials * gate[keys][:, None, None]
         return attention
+
+    def _relative_scores(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Return what is added to the scaled scores, by the columns of the tokens."""
+        assert self.evidence.relative is not None
+        query, key, *_ = self._by_block
+        root: float = query.shape[-1] ** 0.5  # the queries of `_by_block` are divided by it
+        relative = self.evidence.relative.to(query.dtype)
+        column = self._lay_out(self.tokens.placement.column).long()
+        buckets = relative.buckets(column[queries], column[keys])
+        states = root * query[queries].transpose(1, 2), key[keys].transpose(1, 2)
+        return relative.scores(*states, buckets) / root
 
     @cached_property
     def _by_block(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:

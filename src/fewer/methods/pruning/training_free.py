@@ -241,7 +241,12 @@ def _of_first_token(view: View, *, weighted: bool) -> Float[Tensor, "T"]:
     """Return the attention of the first token of each text, summed over heads."""
     query, key, logsumexp = view.evidence.attention_inputs
     first = view.tokens.cu[view.tokens.sequence]
-    scores = (query[first].float() * key.float()).sum(-1) * query.shape[-1] ** -0.5
+    scores = (query[first].float() * key.float()).sum(-1)
+    if view.evidence.relative is not None:
+        column = view.tokens.placement.column
+        distance = column[first] - column
+        scores = scores + view.evidence.relative.scores_of_pairs(query[first], key, distance)
+    scores = scores * query.shape[-1] ** -0.5
     attention = (scores - logsumexp[first]).exp()  # (T, H)
     if weighted:
         assert view.evidence.value is not None

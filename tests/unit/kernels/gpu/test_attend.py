@@ -9,13 +9,14 @@ from fewer.kernels import reference as reference_attend
 from fewer.kernels.gpu import attend as gpu
 from fewer.kernels.gpu import flash
 from fewer.kernels.gpu.attend import attend
-from tests.calls import EXTRAS, SIZES, assert_same_output, draw_call
+from tests.calls import EXTRAS, SIZES, assert_same_output, draw_call, draw_relative
 
 WIDTH = 8
 TRAINED = ("plain", "gate", "scored", "votes")
 LACKING = {  # what no kernel for texts of different lengths computes here
     "logsumexp": {"needs_logsumexp": True},
     "window": {"window": 2},
+    "relative": {"relative": draw_relative(2, 8)},
 }
 
 

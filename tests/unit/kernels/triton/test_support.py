@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fewer.kernels import AttentionCall
 from fewer.kernels.triton import support
 from fewer.kernels.triton.support import supports, unavailable_reason, unsupported_reason
+from tests.calls import draw_relative
 
 pytest.importorskip("triton", reason="Triton is not installed")
 needs_triton = pytest.mark.skipif(
@@ -76,6 +77,7 @@ def test_without_a_device_only_the_interpreter_runs(monkeypatch):
         (_draw(torch.float64), "float64"),
         (_draw(width=257), "257"),
         (_draw(dropout=0.1), "dropout"),
+        (_draw(relative=draw_relative(2, 8)), "distance"),
         (_draw(training=True), "gradients"),
         (replace(_draw(), k=torch.zeros(5, 2, 8, device="meta")), "meta"),
         (replace(_draw(), k=torch.zeros(5, 2, 8, dtype=torch.float16)), "float16"),

@@ -173,6 +173,9 @@ class _Layer:
         self.q, self.k, self.v, *self.global_qkv = torch.randn(6, total, HEADS, WIDTH)
         self.has_global_projections = separate
 
+    def relative_scores(self):
+        return None
+
     def qkv(self, hidden, position, rows):
         return (self.q if rows is None else self.q[rows]), self.k, self.v
 

@@ -47,9 +47,14 @@ struct AttentionCall {
   int64_t q_stride, k_stride, v_stride;
   const int64_t *cu_q, *cu_k;
   int64_t texts, heads, width;              // width of a head
-  const int64_t *position_q, *position_k;   // read if window >= 0
+  const int64_t *position_q, *position_k;   // read if window >= 0, and by relative scores
   int64_t window;                           // -1: none
   const int64_t *exempt;                    // count of first keys visible in spite of it; or null
+  const int32_t *bucket;                    // row of the distances -reach..reach; null: no relative scores
+  int64_t reach;
+  const void *position_keys;                // (buckets, heads * width) for queries, or null
+  const void *position_queries;             // (buckets, heads * width) for keys, or null
+  const float *bucket_bias;                 // (buckets, heads), or null
   const float *bias;                        // added to the scores of a key, or null
   const float *query_weight;                // weight of a query in received, or null
   float *received;                          // (keys), or null

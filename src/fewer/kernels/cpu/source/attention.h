@@ -90,23 +90,26 @@ struct Head {
   long keys, padded, width, depth;
   Number *k_panels, *v_panels, *q_block, *weights;
   float *scores, *mixed;
+  Relative<P> relative;
   const int64_t *position;  // of the keys, or null
   long exempt;              // number of first keys that are visible from any distance
   long k0;                  // row of the first key
 
-  // Memory of one task, laid out in the thread's scratch.
-  Head(const AttentionCall &c, long n)
-      : call(c), keys(n), padded(round_up(n, 32)), width(c.width), depth(round_up(c.width, P::DEPTH)) {
+  // Memory of one task, laid out in the thread's scratch: `count` queries from row q0 on, n keys.
+  Head(const AttentionCall &c, long q0, long count, long first_key, long n)
+      : call(c), keys(n), padded(round_up(n, 32)), width(c.width), depth(round_up(c.width, P::DEPTH)),
+        relative(c, q0, count, first_key, n, round_up(c.width, P::DEPTH)), k0(first_key) {
     const long dims = round_up(width, COLUMNS), rows = P::BLOCK;
-    const size_t halves = (size_t)padded * (depth + dims) + rows * (depth + padded);
-    const size_t floats = (size_t)rows * (padded + PADDING + dims);
-    char *memory = (char *)scratch(&head_scratch, halves * sizeof(Number) + floats * 4 + 64 * 8);
+    const size_t halves = (size_t)padded * (depth + dims) + rows * (depth + padded) + relative.halves();
+    const size_t floats = (size_t)rows * (padded + PADDING + dims) + relative.floats();
+    char *memory = (char *)scratch(&head_scratch, halves * sizeof(Number) + floats * 4 + 64 * 12);
     k_panels = allocate<Number>(memory, padded * depth);
     v_panels = allocate<Number>(memory, padded * dims);
     q_block = allocate<Number>(memory, rows * depth);
     weights = allocate<Number>(memory, rows * padded);
     scores = allocate<float>(memory, rows * (padded + PADDING));
     mixed = allocate<float>(memory, rows * dims);
+    relative.allocate([&](size_t bytes) { return allocate<char>(memory, bytes); });
   }
   template <class T>
   static T *allocate(char *&memory, size_t count) {
@@ -119,6 +122,7 @@ struct Head {
     for (long j = 0; j < padded; j += COLUMNS)
       P::pack_keys(k + j * call.k_stride, call.k_stride, keys - j, width, k_panels + j * depth);
     P::pack_values(v, call.v_stride, keys, padded, width, v_panels);
+    relative.prepare(k, number, q_block);
   }
 
   // Computes `rows` queries from row `first` on; adds the attention that keys receive to `received`.
@@ -131,6 +135,7 @@ struct Head {
     const long pitch = span + PADDING;
     for (long j = from; j < to; j += COLUMNS)
       P::product(queries, depth, rows, k_panels + j * depth, depth, scores + j - from, pitch);
+    relative.add(queries, call.position_q + first, rows, from, at_most(to, keys), scores, pitch);
     const float scale = 1.0f / __builtin_sqrtf((float)width);
     float normalizer[P::BLOCK];
     for (long i = 0; i < rows; i++) {
@@ -213,8 +218,8 @@ static void run_task(const AttentionCall &call, const Task &task, float *receive
     k0 += first, keys = visible.end - first;
     if (received) received += first;
   }
-  Head<P> head(call, keys);
-  head.number = task.head, head.exempt = exempt, head.k0 = k0;
+  Head<P> head(call, q0, task.queries, k0, keys);
+  head.number = task.head, head.exempt = exempt;
   head.position = call.window >= 0 ? call.position_k + k0 : 0;
   head.pack((const Number *)call.k + k0 * call.k_stride + at, (const Number *)call.v + k0 * call.v_stride + at);
   for (long i = 0; i < task.queries; i += P::BLOCK) {

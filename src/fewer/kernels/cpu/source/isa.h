@@ -19,6 +19,7 @@ typedef Bf16 Precision;
 typedef Float Precision;
 #endif
 //
+#include "relative.h"
 #include "attention.h"
 #include "block_cnn.h"
 #include "layers.h"
