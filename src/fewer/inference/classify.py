@@ -60,15 +60,15 @@ def classify(
         progress=progress,
     )
     if is_multi_label:
-        probabilities, chosen = logits.sigmoid(), label_margins(config, logits) > 0
+        probabilities, applies = logits.sigmoid(), label_margins(config, logits) > 0
     else:
         probabilities = logits.softmax(-1)
-        chosen = logits.argmax(-1, keepdim=True) == torch.arange(logits.shape[1])
+        applies = logits.argmax(-1, keepdim=True) == torch.arange(logits.shape[1])
     names: Any = config.id2label
-    rows = zip(probabilities, chosen, strict=True)
-    return [_name_labels(row, is_chosen, names) for row, is_chosen in rows]
+    rows = zip(probabilities, applies, strict=True)
+    return [_name_labels(row, label_applies, names) for row, label_applies in rows]
 
 
-def _name_labels(row: Tensor, chosen: Tensor, names: Mapping[int, str]) -> list[ScoredLabel]:
+def _name_labels(row: Tensor, applies: Tensor, names: Mapping[int, str]) -> list[ScoredLabel]:
     order = row.argsort(descending=True, stable=True).tolist()
-    return [ScoredLabel(str(names[label]), float(row[label])) for label in order if chosen[label]]
+    return [ScoredLabel(str(names[label]), float(row[label])) for label in order if applies[label]]

@@ -188,9 +188,9 @@ class MultiLabelScorer:
 
     def remark(self, answers: Tensor) -> str:
         """Name the labels if all texts get the same."""
-        if len(answers) < 2 or len(chosen := (answers > 0).unique(dim=0)) > 1:
+        if len(answers) < 2 or len(label_sets := (answers > 0).unique(dim=0)) > 1:
             return ""
-        numbers = chosen[0].nonzero().flatten().tolist()
+        numbers = label_sets[0].nonzero().flatten().tolist()
         names = ", ".join(repr(self.label_names[number]) for number in numbers)
         return f"every text gets the labels {names}" if names else "no text gets a label"
 

@@ -156,9 +156,9 @@ def write_explanation(explanation: Explanation, path: str | Path) -> Path:
 
 def _list_alternatives(prediction: Prediction) -> list[tuple[str, float]]:
     """List the five most probable labels that were not predicted."""
-    chosen = {prediction.label, *(prediction.labels or ())}
+    predicted = {prediction.label, *(prediction.labels or ())}
     ranked = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
-    return [(name, value) for name, value in ranked if name not in chosen][:5]
+    return [(name, value) for name, value in ranked if name not in predicted][:5]
 
 
 # Position of a word in its text: start, end, layers read.

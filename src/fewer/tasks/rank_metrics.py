@@ -34,8 +34,8 @@ def score_rankings(
     from sklearn.metrics import label_ranking_average_precision_score, ndcg_score
 
     ranked, grades = _tables(scores, relevance, queries)
-    kept = grades.max(1, initial=0) > 0
-    ranked, grades = ranked[kept], grades[kept]
+    is_scored = grades.max(1, initial=0) > 0
+    ranked, grades = ranked[is_scored], grades[is_scored]
     if not len(ranked):
         return {f"ndcg@{CUTOFF}": 0.0, f"mrr@{CUTOFF}": 0.0, "map": 0.0}
     return {

@@ -29,5 +29,5 @@ def _(task: Reranking, rows: Dataset, count: int, seed: int) -> Dataset:
     numbers = np.asarray(task.queries(rows))
     order = np.random.default_rng(seed).permutation(numbers.max() + 1)
     sizes = np.bincount(numbers)[order].cumsum()
-    chosen = order[: int((sizes < count).sum()) + 1]
-    return rows.select(np.flatnonzero(np.isin(numbers, chosen)).tolist())
+    drawn_queries = order[: int((sizes < count).sum()) + 1]
+    return rows.select(np.flatnonzero(np.isin(numbers, drawn_queries)).tolist())

@@ -105,6 +105,8 @@ def test_reranking_is_scored_by_query(model_folder: Path) -> None:
     limited = write(Path("limited.csv"), ["query", "document", "label"], rows[5:])
     row = measure(model, limited, "--no-latency", "--limit", 12)
     assert row["data"]["rows"] == 15  # three queries of five documents
+    assert run("bench", model, "--data", limited, "--batch", 4, "--runs", 1) == 0
+    assert run("bench", model, "--data", limited, "--peers") == 2  # scores of single rows
     documents = [str(line[1]) for line in rows[:5]]
     (first, *_) = fewer.rank(reader, tokenizer, str(rows[0][0]), documents)
     assert first.document == int(scores[:5].argmax())
