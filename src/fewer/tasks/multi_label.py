@@ -140,7 +140,10 @@ class MultiLabel:
 
 
 def is_multi_label(rows: Dataset) -> bool:
-    """Check whether the column of labels holds lists, or is called `labels` and holds `a|b`."""
+    """Check whether the column of labels holds lists, or is called `labels` and holds `a|b`.
+
+    Also `a;b`, which `infer_multi_label` refuses: it would else be the name of a class.
+    """
     label = _find_column(rows)
     if label is None:
         return False
@@ -148,7 +151,9 @@ def is_multi_label(rows: Dataset) -> bool:
     if any(isinstance(value, list) for value in values):
         return True
     strings = [value for value in values if isinstance(value, str)]
-    return label.lower() == "labels" and any(SEPARATOR in value for value in strings)
+    return label.lower() == "labels" and any(
+        mark in value for value in strings for mark in (SEPARATOR, ";")
+    )
 
 
 def infer_multi_label(
@@ -210,8 +215,8 @@ def _infer_names(rows: Dataset, label: str, separator: str) -> tuple[str, ...]:
     if any(";" in value for value in strings) and not any(separator in value for value in strings):
         raise ValueError(
             f"column {label!r}: names must be separated by {separator!r}; got {strings[0]!r:.60}, "
-            "with semicolons. Replace them, or set separator=';' (label_names if they belong to "
-            "names)."
+            "with semicolons. Replace them, or set separator=';' in Python or a recipe's columns; "
+            "if a row has one label, name its column: --column label=..., infer(label=...)."
         )
     names = sorted(
         {

@@ -105,6 +105,7 @@ def test_a_name_with_the_separator_needs_lists():
 
 
 def test_semicolons_are_not_silently_part_of_a_name():
+    assert is_multi_label(rows(["a;b", "c"]))
     with pytest.raises(ValueError, match=r"names must be separated by '\|'.*'a;b'"):
         infer_multi_label(rows(["a;b", "c"]))
 
