@@ -51,7 +51,7 @@ class Recipe:
     split: str | None = None
     rows: Count | None = None  # train on this many rows, drawn with the schedule's seed; None: all
     max_length: Count | None = None  # in tokens; None: the lower limit of tokenizer and model
-    # text, text_pair, label, label_names, labels, separator, query, document, ...
+    # text, text_pair, label, label_names, labels, query, document, ...
     columns: dict[str, Any] = field(default_factory=dict)
     dense: dict[str, Any] | None = None  # epochs, learning_rate; {"epochs": 0}: no dense phase
     epochs: NonNegative | None = None  # of the method's phases together; each keeps its share

@@ -203,6 +203,9 @@ def load(
         precision=precision_of(model),
         kernels=kernels_of(model),
     )
+    queries = len(set(scorer.texts(encoded)))
+    if queries < len(table):  # their documents are scored together
+        row["data"] |= {"queries": queries}
     row |= {"threshold": threshold, **saved}
     if (certificate := attachment(model).settings.certificate) is not None:
         row["certificate"] = certificate

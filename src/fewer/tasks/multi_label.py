@@ -1,9 +1,10 @@
 """Multi-label classification: any number of labels per text, none included.
 
 `infer_multi_label` guesses a `MultiLabel` from rows. The labels of a row are a list of names or, as
-text (csv), names with `|` between them: `politics|sport`. An empty list, or empty text, is a row to
-which no label applies. `encode` writes vectors of 0.0 and 1.0, as Hugging Face's
-`problem_type="multi_label_classification"` wants them (binary cross entropy of each label).
+text (csv), names with `|` between them: `politics|sport`; in a column without any `|` also `;`. An
+empty list, or empty text, is a row to which no label applies. `encode` writes vectors of 0.0 and
+1.0, as Hugging Face's `problem_type="multi_label_classification"` wants them: the loss is the
+binary cross entropy of each label.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MultiLabel", "infer_multi_label", "is_multi_label"]
 
-SEPARATOR = "|"
+SEPARATORS = ("|", ";")  # the first that occurs in a column, and in no known name
 _MAX_LABELS = 1000
 
 
@@ -40,7 +41,8 @@ class MultiLabel:
 
     The labels of a row are names of `label_names`, which are in the order of the model's outputs,
     or their indices; or one number of 0.0 or 1.0 for each name. If names are numbers, a whole
-    number is always a name. In rows of text, `separator` stands between names.
+    number is always a name. In rows of text `|` stands between names, or `;` where a column has no
+    `|`; neither does if a known name contains it.
 
     >>> task = MultiLabel(label_names=("politics", "sport", "weather"))
     >>> task.num_labels, task.problem_type
@@ -54,14 +56,12 @@ class MultiLabel:
     text_pair: str | None = None
     label: str = "labels"
     label_names: tuple[str, ...] = ()
-    separator: str = SEPARATOR
 
     def __post_init__(self) -> None:
         if not self.label_names:
             raise ValueError("label_names must hold a name; got none.")
         if len(set(self.label_names)) < len(self.label_names):
             raise ValueError(f"label_names must be unique; got {list_names(self.label_names)}.")
-        _check_separator(self.separator)
 
     @property
     def num_labels(self) -> int:
@@ -103,11 +103,11 @@ class MultiLabel:
         values = column_values(rows, self.label)
         if _are_vectors(values):
             return [self._check_vector(value, row) for row, value in enumerate(values)]
-        self._check_names(values)
+        separator = _find_separator(values, self.label_names)
         outputs, vectors = index_names(self.label_names), []
         for row, value in enumerate(values):
             vector = [0.0] * self.num_labels
-            for name in _read_names(value, row, self.label, self.separator):
+            for name in _read_names(value, row, self.label, separator):
                 if name not in outputs:
                     raise ValueError(
                         f"{_place(self.label, row)} must hold labels among "
@@ -118,16 +118,6 @@ class MultiLabel:
                 vector[outputs[name]] = 1.0
             vectors.append(vector)
         return vectors
-
-    def _check_names(self, values: Sequence[object]) -> None:
-        """Raise `ValueError` for names that rows of text cannot hold."""
-        joined = [name for name in self.label_names if self.separator in name]
-        if joined and any(isinstance(value, str) for value in values):
-            raise ValueError(
-                f"label_names must be without the separator {self.separator!r} where labels are "
-                f"text; got {list_names(joined)}. Write the labels of a row as a list, in JSON "
-                "lines, or choose another separator."
-            )
 
     def _check_vector(self, value: object, row: int) -> list[float]:
         """Check a row of one number per label."""
@@ -147,8 +137,7 @@ def is_multi_label(rows: Dataset) -> bool:
     values = column_values(rows, label)
     if any(isinstance(value, list) for value in values):
         return True
-    strings = [value for value in values if isinstance(value, str)]
-    return label.lower() == "labels" and any(SEPARATOR in value for value in strings)
+    return label.lower() == "labels" and _find_separator(values) is not None
 
 
 def infer_multi_label(
@@ -158,7 +147,6 @@ def infer_multi_label(
     text_pair: str | None = None,
     labels: str | None = None,
     label_names: Sequence[str] | None = None,
-    separator: str = SEPARATOR,
 ) -> MultiLabel:
     """Guess the task of rows with any number of labels each; arguments that are set are not.
 
@@ -168,7 +156,6 @@ def infer_multi_label(
     """
     if not len(rows):
         raise ValueError("rows must hold rows to infer a task from; got no rows.")
-    _check_separator(separator)
     label = _find_column(rows) if labels is None else known_column(labels, rows)
     if label is None:
         raise ValueError(
@@ -178,14 +165,8 @@ def infer_multi_label(
         )
     text, text_pair = find_text_columns(rows, text, text_pair, label)
     if label_names is None:
-        label_names = _infer_names(rows, label, separator)
-    return MultiLabel(
-        text=text,
-        text_pair=text_pair,
-        label=label,
-        label_names=tuple(label_names),
-        separator=separator,
-    )
+        label_names = _infer_names(rows, label)
+    return MultiLabel(text=text, text_pair=text_pair, label=label, label_names=tuple(label_names))
 
 
 def _find_column(rows: Dataset) -> str | None:
@@ -195,7 +176,7 @@ def _find_column(rows: Dataset) -> str | None:
     return next((columns[name] for name in names if name in columns), None)
 
 
-def _infer_names(rows: Dataset, label: str, separator: str) -> tuple[str, ...]:
+def _infer_names(rows: Dataset, label: str) -> tuple[str, ...]:
     """Return the names that a column of lists declares, or its values, sorted."""
     from datasets import ClassLabel
 
@@ -206,13 +187,7 @@ def _infer_names(rows: Dataset, label: str, separator: str) -> tuple[str, ...]:
     if _are_vectors(values):
         size = len(next(value for value in values if value))
         return tuple(map(str, range(size)))
-    strings = [value for value in values if isinstance(value, str)]
-    if any(";" in value for value in strings) and not any(separator in value for value in strings):
-        raise ValueError(
-            f"column {label!r}: names must be separated by {separator!r}; got {strings[0]!r:.60}, "
-            "with semicolons. Replace them, or set separator=';' (label_names if they belong to "
-            "names)."
-        )
+    separator = _find_separator(values)
     names = sorted(
         {
             name
@@ -230,22 +205,31 @@ def _infer_names(rows: Dataset, label: str, separator: str) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _find_separator(values: Sequence[object], names: Sequence[str] = ()) -> str | None:
+    """Return what stands between names in rows of text; `None` where nothing does."""
+    texts = [value for value in values if isinstance(value, str)]
+    candidates = [mark for mark in SEPARATORS if not any(mark in name for name in names)]
+    return next((mark for mark in candidates if any(mark in text for text in texts)), None)
+
+
 def _are_vectors(values: Sequence[Any]) -> bool:
     """Check for rows of one number with a decimal point per label."""
     items = [item for value in values if isinstance(value, list) for item in value]
     return bool(items) and all(isinstance(item, float) for item in items)
 
 
-def _read_names(value: object, row: int, label: str, separator: str) -> list[str]:
+def _read_names(value: object, row: int, label: str, separator: str | None) -> list[str]:
     """Return the labels of a row as names."""
     if isinstance(value, str) and not value.strip():
         return []
     is_text = isinstance(value, str)
-    items = value.split(separator) if isinstance(value, str) else value
+    items = [value] if is_text else value
+    if isinstance(value, str) and separator is not None:
+        items = list(value.split(separator))
     if not isinstance(items, list):
         hint = "an empty list, or in csv no text, is a row without labels"
         raise ValueError(
-            f"{_place(label, row)} must be a list of labels, or names separated by {separator!r}; "
+            f"{_place(label, row)} must be a list of labels, or names separated by '|'; "
             f"got {value!r:.80} ({hint}). Correct or remove the row."
         )
     names = []
@@ -267,8 +251,3 @@ def _read_names(value: object, row: int, label: str, separator: str) -> list[str
 
 def _place(label: str, row: int) -> str:
     return f"column {label!r}, row {row} (the first is 0),"
-
-
-def _check_separator(separator: object) -> None:
-    if not isinstance(separator, str) or not separator.strip():
-        raise ValueError(f"separator must be a character between names; got {separator!r}.")

@@ -100,7 +100,7 @@ def test_reranking_is_scored_by_query(model_folder: Path) -> None:
     expected = score_rankings(scores.tolist(), columns[2], queries)
     assert row["systems"]["method"]["metrics"] == pytest.approx(expected)
     assert list(expected) == ["ndcg@10", "mrr@10", "map"]
-    assert row["data"]["rows"] == 60
+    assert (row["data"]["rows"], row["data"]["queries"]) == (60, 12)
 
     limited = write(Path("limited.csv"), ["query", "document", "label"], rows[5:])
     row = measure(model, limited, "--no-latency", "--limit", 12)

@@ -95,18 +95,23 @@ def test_wrong_labels_are_refused_with_their_row(values, message):
         NEWS.labels(rows(values))
 
 
-def test_a_name_with_the_separator_needs_lists():
+def test_semicolons_part_names_in_a_column_without_bars():
+    table = rows(["sport;politics", "", "weather"])
+    assert is_multi_label(table)
+    assert infer_multi_label(table).label_names == ("politics", "sport", "weather")
+    assert NEWS.labels(table) == [BOTH, NONE, ONE]
+    assert infer_multi_label(rows(["a|b;c", "d"])).label_names == ("a", "b;c", "d")
+
+
+def test_what_a_known_name_contains_parts_no_names():
     task = MultiLabel(label_names=("a|b", "c"))
+    assert task.labels(rows(["a|b;c", "c"])) == [[1.0, 1.0], [0.0, 1.0]]
+    assert task.labels(rows(["a|b", "c"])) == [[1.0, 0.0], [0.0, 1.0]]
     assert task.labels(rows([["a|b"], ["c"]])) == [[1.0, 0.0], [0.0, 1.0]]
-    with pytest.raises(ValueError, match=r"label_names must be without the separator '\|'"):
-        task.labels(rows(["a|b", "c"]))
-    table = rows(["a|b;c", "c"])
-    assert infer_multi_label(table, separator=";").label_names == ("a|b", "c")
-
-
-def test_semicolons_are_not_silently_part_of_a_name():
-    with pytest.raises(ValueError, match=r"names must be separated by '\|'.*'a;b'"):
-        infer_multi_label(rows(["a;b", "c"]))
+    task = MultiLabel(label_names=("a|b", "c;d"))
+    assert task.labels(rows(["a|b", "c;d"])) == [[1.0, 0.0], [0.0, 1.0]]
+    with pytest.raises(ValueError, match=r"row 0 .*unknown label 'a\|b;c;d'"):
+        task.labels(rows(["a|b;c;d", ""]))
 
 
 def test_rows_without_any_label_need_names():
