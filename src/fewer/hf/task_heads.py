@@ -225,9 +225,12 @@ def _roberta_pooler(model: Any, encoder: Any) -> Any:
 _CLASSIFIER = "ForSequenceClassification"
 _POOLERS: dict[str, Callable[[Any, Any], Any]] = {  # by `model_type`
     "bert": _bert_pooler,
+    "ernie": _bert_pooler,
     "albert": _albert_pooler,
     "roberta": _roberta_pooler,
     "xlm-roberta": _roberta_pooler,
     "camembert": _roberta_pooler,
     "longformer": _roberta_pooler,
+    "mpnet": _roberta_pooler,
+    "data2vec-text": _roberta_pooler,
 }

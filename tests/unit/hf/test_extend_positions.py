@@ -13,7 +13,14 @@ from tests.isas import needs_kernels, optimized
 from tests.tiny import FAMILIES, ragged, tiny
 
 TABLED = [name for name in FAMILIES if name not in ("modernbert", "deberta-v3")]
-NUMBERED = {"roberta", "xlm-roberta", "camembert", "longformer"}  # from the padding id on
+NUMBERED = {
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "longformer",
+    "mpnet",
+    "data2vec-text",
+}  # from the padding id on
 every_table = pytest.mark.parametrize("family", TABLED)
 
 

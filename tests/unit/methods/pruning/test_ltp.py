@@ -71,7 +71,7 @@ def test_the_loss_reaches_thresholds_queries_and_keys(backbone):
     attached.policy.loss(training_batch(traces[0])).backward()
     assert (attached.policy.threshold.grad < 0).all()  # a higher threshold, fewer gates, less loss
     learned = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-    assert any(part in name for name in learned for part in ("query", "q_lin", "Wqkv"))
+    assert any(part in name for name in learned for part in ("query", "q_lin", "Wqkv", "attn.q."))
 
 
 def test_the_penalty_of_a_target_is_the_distance_to_it():

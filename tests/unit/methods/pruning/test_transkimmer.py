@@ -88,7 +88,7 @@ def test_the_loss_reaches_every_network_and_the_model(backbone):
     with torch.no_grad():
         for predictor in policy.predictors:
             predictor[4].bias.zero_()
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     with running(model, Transkimmer().phases()[0]), fewer.record() as traces:
         loss = model(**ragged(model)).logits.square().mean()
     penalty = policy.loss(training_batch(traces[0]))
