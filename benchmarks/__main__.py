@@ -167,6 +167,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "length-shift": [["benchmarks.length_shift"]],
         "certificate": _certified(),
         "reranking": [["benchmarks.reranking"]],
+        "embedding": [["benchmarks.embedding"]],
         "lengths": [["benchmarks.lengths"]],
         "length-distributions": [["benchmarks.length_distributions"]],
         "deberta": [["benchmarks.deberta"]],

@@ -18,6 +18,7 @@ from benchmarks.gpu.tables import write_block
 from benchmarks.support.certificate import certificate_table
 from benchmarks.support.compare import compare_block, comparison_figures, newest_comparisons
 from benchmarks.support.deberta import deberta_table
+from benchmarks.support.embedding import embedding_table
 from benchmarks.support.figures import claim_figures
 from benchmarks.support.findings import findings
 from benchmarks.support.lengths import (
@@ -69,6 +70,7 @@ SHOWN = {
     "training_free": ["training-free"],
     "certificate": ["certificate"],
     "reranking": ["reranking"],
+    "embedding": ["embedding"],
 }
 # where the scores of timed runs are
 SCORED = {
@@ -384,6 +386,7 @@ WRITTEN: dict[str, Callable[[Rows], str]] = {
     "training_free": training_free_table,
     "certificate": certificate_table,
     "reranking": reranking_table,
+    "embedding": embedding_table,
 }
 
 PEERS: dict[str, Callable[[Rows], str]] = {
