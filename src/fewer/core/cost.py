@@ -44,8 +44,8 @@ class LayerCost:
     score: float  # summing attention received: one addition a head
     pattern: Pattern | None = None  # which pairs there are; None: all of a text
     # in a layer with scores by distance: products of a query, and of a key, with its relative
-    # positions, counted in
-    # `query` and `key_value`; projecting the positions is not counted, since no text changes it
+    # positions, part of `query` and `key_value`; projecting the positions is not counted, since no
+    # text changes it
     relative: tuple[float, float] | None = None
 
     def flops(self, layer: LayerTrace) -> Float[Tensor, "B"]:

@@ -15,7 +15,8 @@ from fewer.hf.max_length import resolve_max_length
 from fewer.hf.refusals import refuse_states
 from fewer.inference.batching import token_budget_batches
 from fewer.inference.predict import TOKEN_BUDGET, run_batches
-from fewer.tasks.texts import encode_rows, listed
+from fewer.tasks.text_windows import LongTexts, encode_long, merge_windows
+from fewer.tasks.texts import listed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -35,6 +36,7 @@ def embed(
     prompt: str = "",
     token_budget: int = TOKEN_BUDGET,
     max_length: int | None = None,
+    overlong: LongTexts = "truncate",
     progress: bool = True,
 ) -> Float[Tensor, "texts D"]:
     """Return one vector per text, in their order, fp32, on the CPU.
@@ -42,9 +44,12 @@ def embed(
     The encoder is that of `AutoModel`, or inside a model with a head. `pooling` must be what it was
     trained with: the mean over all tokens of a text, [CLS] and [SEP] included, its first or last
     token, or the maximum. `normalize` divides by the length; `prompt` is put before every text.
-    Batches have at most `token_budget` tokens; longer texts than `max_length` are truncated with
-    one `TruncationWarning`. Raises `ValueError` for an unknown pooling, and for a method that
-    prunes tokens or lets texts exit, whose states are not those of the model.
+    Batches have at most `token_budget` tokens. Texts beyond `max_length` are truncated with one
+    `TruncationWarning`, refused ("error"), or embedded in windows that share a quarter of their
+    tokens, the vectors merged by "max" or "mean" before they are normalised.
+
+    Raises `ValueError` for an unknown pooling, and for a method that prunes tokens or lets texts
+    exit, whose states are not those of the model.
 
     >>> vectors = fewer.embed(model, tokenizer, texts, normalize=True)  # doctest: +SKIP
     """
@@ -52,10 +57,12 @@ def embed(
     _, encoder = parts(model)
     if is_attached(model) and attachment(model).policy.sites:
         refuse_states(attachment(model).method, encoder)
-    encoded = encode_rows(
-        [f"{prompt}{text}" for text in listed(texts, "texts")],
+    texts = [f"{prompt}{text}" for text in listed(texts, "texts")]
+    encoded, owners = encode_long(
+        texts,
         tokenizer,
         max_length=resolve_max_length(model, max_length, tokenizer.model_max_length),
+        overlong=overlong,
     )
     lengths = torch.tensor(encoded["length"], dtype=torch.long)
     batches = token_budget_batches(lengths.tolist(), token_budget)
@@ -66,6 +73,8 @@ def embed(
         for rows, width, (states,) in results:
             is_token = torch.arange(width) < lengths[rows][:, None]
             vectors[rows] = _POOLINGS[pooling](states, is_token)
+    if owners is not None:
+        vectors = merge_windows(vectors, owners, len(texts), overlong)
     return nn.functional.normalize(vectors, dim=1) if normalize else vectors
 
 

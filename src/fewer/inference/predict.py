@@ -13,7 +13,8 @@ from fewer._progress import track
 from fewer.hf.attach import attachment, evaluating, is_attached
 from fewer.hf.max_length import resolve_max_length
 from fewer.inference.batching import token_budget_batches
-from fewer.tasks.texts import EncodedRows, encode_rows, listed
+from fewer.tasks.text_windows import LongTexts, encode_long, merge_windows
+from fewer.tasks.texts import EncodedRows, listed
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -48,27 +49,33 @@ def predict(
     text_pairs: Iterable[str] | None = None,
     token_budget: int = TOKEN_BUDGET,
     max_length: int | None = None,
+    overlong: LongTexts = "truncate",
     progress: bool = True,
 ) -> Tensor:
     """Return the logits of texts, or of pairs of texts: `(texts, C)` in their order, fp32, CPU.
 
     The model, attached or not, processes batches of at most `token_budget` tokens, in eval mode.
     Texts beyond `max_length` tokens (default: the limit of tokenizer and model) are truncated with
-    one `TruncationWarning`; every string gets logits. No texts give `(0, C)`. Raises `TypeError`
-    for items that are no strings and `ValueError` for a model without one row of logits per text.
+    one `TruncationWarning`, refused ("error"), or read in windows that share a quarter of their
+    tokens, the second text of a pair cut, the logits merged by their "max" or "mean". Every string
+    gets logits. No texts give `(0, C)`. Raises `TypeError` for items that are no strings and
+    `ValueError` for a model without one row of logits per text.
 
     >>> fewer.predict(model, tokenizer, reviews).argmax(-1)  # doctest: +SKIP
     """
-    encoded = encode_rows(
-        listed(texts, "texts"),
+    texts = listed(texts, "texts")
+    encoded, owners = encode_long(
+        texts,
         tokenizer,
         pairs=None if text_pairs is None else listed(text_pairs, "text_pairs"),
         max_length=resolve_max_length(model, max_length, tokenizer.model_max_length),
+        overlong=overlong,
     )
     batches = token_budget_batches(list(encoded["length"]), token_budget)
     warn_if_closed(model)
     with evaluating(model) as reader:
-        return logits_of(reader, encoded, tokenizer, batches, progress=progress)
+        logits = logits_of(reader, encoded, tokenizer, batches, progress=progress)
+    return logits if owners is None else merge_windows(logits, owners, len(texts), overlong)
 
 
 def is_closed(model: nn.Module) -> bool:

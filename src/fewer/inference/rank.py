@@ -14,7 +14,8 @@ from fewer.hf.attach import attachment, evaluating, is_attached
 from fewer.hf.max_length import resolve_max_length
 from fewer.inference.batching import token_budget_batches
 from fewer.inference.predict import TOKEN_BUDGET, logits_of, run_batches
-from fewer.tasks.texts import encode_rows, listed
+from fewer.tasks.text_windows import LongTexts, encode_long, merge_windows
+from fewer.tasks.texts import listed
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -43,6 +44,7 @@ def rank(
     top_k: int | None = None,
     token_budget: int | None = None,
     max_length: int | None = None,
+    overlong: LongTexts = "truncate",
     progress: bool = True,
 ) -> list[Ranked]:
     """Rank documents by their relevance to a query, the best first; ties keep their order.
@@ -51,9 +53,10 @@ def rank(
     the best only; above the number of documents it returns all. With `Cascade` attached documents
     that fall behind are not read to the end: give those first that a retriever thinks best. A pass
     holds at most `token_budget` tokens, by default 8,192, or 32,768 where documents compete.
+    `overlong` is that of `predict`: "max" scores a long document by its best window.
 
     Raises `ValueError` for a model with several logits, for a `top_k` below 1, and for a score that
-    is not a number.
+    is not a number, and for documents in windows that would leave a list by `Cascade`.
 
     >>> fewer.rank(model, tokenizer, "what is pruning?", passages, top_k=3)  # doctest: +SKIP
     """
@@ -63,15 +66,21 @@ def rank(
     texts = listed(documents, "documents")
     if not isinstance(query, str):
         raise TypeError(f"query must be a string; got a {type(query).__name__}.")
-    encoded = encode_rows(
+    encoded, owners = encode_long(
         [query] * len(texts),
         tokenizer,
         pairs=texts,
         max_length=resolve_max_length(model, max_length, tokenizer.model_max_length),
+        overlong=overlong,
     )
     is_list_wise = top_k is not None and (
         is_attached(model) and attachment(model).policy.inputs.candidates
     )
+    if is_list_wise and owners is not None:
+        raise ValueError(
+            f"overlong must be 'truncate' or 'error' with Cascade and top_k; got {overlong!r}. "
+            "Leave top_k out, or truncate."
+        )
     budget = token_budget or (LIST_BUDGET if is_list_wise else TOKEN_BUDGET)
     batches = token_budget_batches(list(encoded["length"]), budget, in_order=is_list_wise)
     with evaluating(model) as reader:
@@ -79,6 +88,8 @@ def rank(
             scores, is_read = _read_list(reader, encoded, tokenizer, batches, top_k, progress)
         else:
             logits = logits_of(reader, encoded, tokenizer, batches, title="rank", progress=progress)
+            if owners is not None:
+                logits = merge_windows(logits, owners, len(texts), overlong)
             scores, is_read = logits[:, 0], torch.ones(len(texts), dtype=torch.bool)
     if not bool(scores.isfinite().all()):
         number = int((~scores.isfinite()).nonzero()[0])

@@ -81,9 +81,10 @@ def encode_rows(
     *,
     pairs: Sequence[str] | None = None,
     max_length: int,
+    overlong: Overlong = "truncate",
 ) -> Dataset | EncodedRows:
     """Encode as `encode_texts`; up to `BATCH_TEXTS` texts without the cost of a `Dataset`."""
-    batches = _encode_batches(texts, tokenizer, pairs, max_length, "truncate")
+    batches = _encode_batches(texts, tokenizer, pairs, max_length, overlong)
     return as_dataset(batches) if len(texts) > BATCH_TEXTS else EncodedRows(*batches)
 
 
