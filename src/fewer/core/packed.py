@@ -226,8 +226,8 @@ class Packed:
         question = None
         if second_text is not None:
             question = find_question_tokens(plan.sequence, plan.column, second_text, plan.grid[0])
-        known = protected, second_text, question, global_tokens
-        roles = TextRoles(*known, protects_first_only, ids)
+        columns = protected, second_text, question, global_tokens
+        roles = TextRoles(*columns, protects_first_only, ids)
         return cls(hidden, placement, roles)
 
     @property
