@@ -23,6 +23,7 @@ from benchmarks.long_texts import commands as long_texts
 from benchmarks.questions import hops, settings, squad
 from benchmarks.tokens_remaining import commands as tokens_remaining
 from benchmarks.training_free import commands as training_free
+from benchmarks.training_free import pairs as training_free_pairs
 from fewer.hf.side_file import method_from
 
 DATA = Path(os.environ.get("FEWER_DATA", "../shared/data"))
@@ -159,11 +160,14 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "hops": hops(DATA, RESULTS),
         "training": _speed() + _precisions(),
         "training-free": training_free(DATA, RESULTS),
+        "training-free-pairs": training_free_pairs(DATA, RESULTS),
         "attention-answers": attention_answers(DATA),
         "tokens-remaining": tokens_remaining(DATA),
         "compare": [_compared("sst2"), _compared("ag-news")],
         "length-shift": [["benchmarks.length_shift"]],
         "certificate": _certified(),
+        "reranking": [["benchmarks.reranking"]],
+        "embedding": [["benchmarks.embedding"]],
         "lengths": [["benchmarks.lengths"]],
         "length-distributions": [["benchmarks.length_distributions"]],
         "deberta": [["benchmarks.deberta"]],

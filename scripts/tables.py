@@ -18,6 +18,7 @@ from benchmarks.gpu.tables import write_block
 from benchmarks.support.certificate import certificate_table
 from benchmarks.support.compare import compare_block, comparison_figures, newest_comparisons
 from benchmarks.support.deberta import deberta_table
+from benchmarks.support.embedding import embedding_table
 from benchmarks.support.figures import claim_figures
 from benchmarks.support.findings import findings
 from benchmarks.support.lengths import (
@@ -33,6 +34,7 @@ from benchmarks.support.questions import (
     seeds_table,
 )
 from benchmarks.support.readme import claim, gains_table
+from benchmarks.support.reranking import reranking_table
 from benchmarks.support.scored import with_score
 from benchmarks.support.training_free import training_free_table
 from fewer.measure.rows import read_results
@@ -67,6 +69,8 @@ SHOWN = {
     "claim": ["imdb-ltp"],
     "training_free": ["training-free"],
     "certificate": ["certificate"],
+    "reranking": ["reranking"],
+    "embedding": ["embedding"],
 }
 # where the scores of timed runs are
 SCORED = {
@@ -381,6 +385,8 @@ WRITTEN: dict[str, Callable[[Rows], str]] = {
     "precision": _precision,
     "training_free": training_free_table,
     "certificate": certificate_table,
+    "reranking": reranking_table,
+    "embedding": embedding_table,
 }
 
 PEERS: dict[str, Callable[[Rows], str]] = {

@@ -33,8 +33,7 @@ def training_free_table(rows: Sequence[dict[str, Any]]) -> str:
             (
                 f"{_name(row)}, {count:,} texts",
                 f"`{settings['rule']}`",
-                "searched" if settings.get("search") else "all",  # rows of before name neither
-                "yes" if settings.get("merge") else "no",
+                *_variant(settings),
                 f"{settings['target']:g}",
                 f"{packed['flops_per_text'] / method['flops_per_text']:.2f}x fewer",
                 f"{dense:.4f}",
@@ -44,6 +43,14 @@ def training_free_table(rows: Sequence[dict[str, Any]]) -> str:
             )
         )
     return grid([HEADS, *lines], words=4)
+
+
+def _variant(settings: dict[str, Any]) -> tuple[str, str]:
+    """Return which layers prune and whether the pruned are merged; rows of before name neither."""
+    if settings["rule"] == "lexical":
+        return "before the first", "no"
+    searched = "searched" if settings.get("search") else "all"
+    return searched, "yes" if settings.get("merge") else "no"
 
 
 def _name(row: dict[str, Any]) -> str:

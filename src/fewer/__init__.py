@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fewer.hf.checkpoint import load, save
     from fewer.hf.optimize import deoptimize, optimize
     from fewer.inference.answer import answer
+    from fewer.inference.classify import classify
     from fewer.inference.embed import embed
     from fewer.inference.predict import predict
     from fewer.inference.rank import rank
@@ -51,6 +52,7 @@ _HOMES = {
     "attachment": "fewer.hf.attach",
     "calibrate": "fewer.certificate.calibrate",
     "deoptimize": "fewer.hf.optimize",
+    "classify": "fewer.inference.classify",
     "dense_phase": "fewer.training.fit",
     "detach": "fewer.hf.attach",
     "embed": "fewer.inference.embed",
@@ -87,6 +89,7 @@ __all__ = [
     "attach",
     "attachment",
     "calibrate",
+    "classify",
     "dense_phase",
     "deoptimize",
     "detach",

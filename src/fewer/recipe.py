@@ -51,7 +51,7 @@ class Recipe:
     split: str | None = None
     rows: Count | None = None  # train on this many rows, drawn with the schedule's seed; None: all
     max_length: Count | None = None  # in tokens; None: the lower limit of tokenizer and model
-    # text, text_pair, label, label_names, ...
+    # text, text_pair, label, label_names, labels, query, document, ...
     columns: dict[str, Any] = field(default_factory=dict)
     dense: dict[str, Any] | None = None  # epochs, learning_rate; {"epochs": 0}: no dense phase
     epochs: NonNegative | None = None  # of the method's phases together; each keeps its share
@@ -94,11 +94,14 @@ def train_rows(
     recipe: Recipe, rows: Dataset, output_dir: Path, *, resume: bool = False
 ) -> PreTrainedModel:
     """Train a recipe on these rows, whatever file it names."""
+    from fewer.hf.label_thresholds import set_label_thresholds
     from fewer.hf.max_length import resolve_max_length
     from fewer.hf.pretrained import load_tokenizer
     from fewer.measure.scorers import make_scorer
+    from fewer.tasks.multi_label import MultiLabel
     from fewer.tasks.rows import read_rows
     from fewer.training.fit import fit
+    from fewer.training.label_thresholds import save_label_thresholds
 
     method, schedule = method_from(recipe.method), build_schedule(recipe)
     rate = recipe.learning_rate
@@ -116,7 +119,7 @@ def train_rows(
         phases = [_set_rate(phase, rate) for phase in method.phases()]
     if recipe.epochs is not None:
         phases = scale_epochs(phases or method.phases(), recipe.epochs)
-    return fit(
+    model = fit(
         model,
         method,
         task.encode(rows, tokenizer, max_length=tokenizer.model_max_length),
@@ -127,6 +130,15 @@ def train_rows(
         schedule=schedule,
         resume=resume,
     )
+    if recipe.dev is not None and isinstance(task, MultiLabel):
+        encoded = task.encode(
+            read_rows(recipe.dev), tokenizer, max_length=tokenizer.model_max_length
+        )
+        dense = output_dir / "0-dense" / "model"
+        if dense.is_dir():  # compared with thresholds of its own
+            save_label_thresholds(dense, tokenizer, encoded)
+        set_label_thresholds(model, save_label_thresholds(output_dir / "model", tokenizer, encoded))
+    return model
 
 
 def build_schedule(recipe: Recipe) -> Schedule:
@@ -162,26 +174,58 @@ def labels_of(name: str) -> dict[str, Any]:
     config = config_of(name)
     if not any(_has_head(config, head) for head in _LABELLED_HEADS):
         return {}
-    if config.problem_type == "regression" or config.num_labels == 1:
+    is_multi_label = config.problem_type == "multi_label_classification"
+    if not is_multi_label and (config.problem_type == "regression" or config.num_labels == 1):
         return {"regression": True}
     return {"label_names": [config.id2label[label] for label in range(config.num_labels)]}
 
 
 def task_of(rows: Dataset, model: str, columns: dict[str, Any]) -> Task:
-    """Infer the task of rows: tagging for lists of words, question answering, or classification.
+    """Infer the task of rows, by the named columns, the model's head and the usual columns.
 
-    The labels of the model's head and the named columns take precedence.
+    Tagging for lists of words, question answering, reranking for queries with documents (and a
+    model with one logit or a new head), labels for lists of them, classification or regression.
     """
     from fewer.tasks.classification import infer
+    from fewer.tasks.multi_label import infer_multi_label, is_multi_label
     from fewer.tasks.question_answering import infer_question_answering, is_question_answering
+    from fewer.tasks.reranking import is_reranking
     from fewer.tasks.tagging import infer_tagging, is_tagging
 
-    options = {**labels_of(model), **columns}
-    if {"tokens", "tags"} & set(columns) or is_tagging(rows):
+    head, named = labels_of(model), set(columns)
+    options = {**head, **columns}
+    if named & {"tokens", "tags"} or is_tagging(rows):
         return infer_tagging(rows, **options)
     if not columns and is_question_answering(rows):
         return infer_question_answering(rows)
+    problem_type = config_of(model).problem_type if head else None
+    has_one_logit = len(head.get("label_names", ())) <= 1
+    is_plain = not named & {"text", "text_pair", "labels", "label_names", "regression"}
+    if named & {"query", "document", "query_id"} or (
+        has_one_logit and is_plain and is_reranking(rows)
+    ):
+        return _reranking_of(rows, problem_type, columns)
+    has_labels = problem_type == "multi_label_classification"
+    if "labels" in named and head and not has_labels:
+        raise ValueError(
+            f"the column labels must belong to a multi-label model; got labels="
+            f"{columns['labels']!r} for {model}, trained for one label per text. Name the column "
+            "as label, or start from a model without a head."
+        )
+    is_guessed = not head and not named & {"label", "regression"} and is_multi_label(rows)
+    if has_labels or "labels" in named or is_guessed:
+        if "label" in named:
+            options["labels"] = options.pop("label")
+        return infer_multi_label(rows, **options)
     return infer(rows, **options)
+
+
+def _reranking_of(rows: Dataset, problem_type: str | None, columns: dict[str, Any]) -> Task:
+    """Infer a task of reranking; a head that was trained for grades or without keeps its loss."""
+    from fewer.tasks.reranking import infer_reranking
+
+    graded = {"regression": True, "multi_label_classification": False}.get(problem_type or "")
+    return infer_reranking(rows, **{"graded": graded, **columns})
 
 
 def load_for(

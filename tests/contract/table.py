@@ -40,6 +40,7 @@ from fewer.methods.pruning import (
     TrainingFree,
     Transkimmer,
 )
+from fewer.methods.pruning.lexical import LexicalPolicy
 from fewer.methods.pruning.training_free import TrainingFreePolicy
 from tests.contract.policies import ByState, Drop, Freeze, Nobody, Retain, Together
 from tests.tiny import FAMILIES, tiny
@@ -85,6 +86,9 @@ METHODS = {
         TrainingFree(rule="cls", merge=False), may_drop=True, may_freeze=True
     ),
     "training-free-value": Case(TrainingFree(rule="value", only_first_last=False), may_drop=True),
+    "training-free-lexical": Case(
+        TrainingFree(rule="lexical"), TEXTS, may_drop=True, may_freeze=True
+    ),
     "drop-middle": Case(Drop(site=Site.MIDDLE), may_drop=True),
     "drop-after": Case(Drop(site=Site.AFTER), may_drop=True),
     "freeze": Case(Freeze(), may_freeze=True),
@@ -264,6 +268,9 @@ def open_exits(model: Any) -> Any:
             for part in policy.modules():
                 if isinstance(part, TrainingFreePolicy):
                     part.threshold.fill_(1.6)  # above the mean score of a text
+                if isinstance(part, LexicalPolicy):
+                    part.idf.uniform_()
+                    part.threshold.fill_(1.1)
         fewer.set_threshold(model, threshold=THRESHOLDS.get(_criterion(policy), THRESHOLD))
     return model
 

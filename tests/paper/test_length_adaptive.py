@@ -87,11 +87,38 @@ def test_length_drop_draws_each_layer_between_a_share_and_all_of_the_one_before(
     policy = fewer.attachment(model).policy
     torch.manual_seed(0)
     tokens = _tokens_of_length(1000)
-    drawn = [policy.begin(tokens, SANDWICH.of_pass(2)).counts[:, 0].tolist() for _ in range(200)]
+    draws = [policy.begin(tokens, SANDWICH.of_pass(2)).counts for _ in range(200)]
+    drawn = [plan.counts[:, 0].tolist() for plan in draws]
     ratios = torch.tensor(drawn).float() / torch.tensor([[1000, *row[:-1]] for row in drawn])
     assert float(ratios.min()) == pytest.approx(0.5, abs=0.02)
     assert float(ratios.max()) == pytest.approx(1.0, abs=0.02)
     assert ratios.mean(0).tolist() == pytest.approx([0.75] * 3, abs=0.03)
+
+
+def test_layer_drop_takes_layers_from_every_model_of_a_step() -> None:
+    """With probability 0.2 each, the full model's too; a dropped layer does not shorten the text.
+
+    Of 1,000 tokens 800 leave the first layer of three that is not dropped, 640 the second.
+    """
+    policy = fewer.attachment(fewer.attach(tiny(), LengthAdaptive(layer_drop=0.2))).policy
+    tokens = _tokens_of_length(1000)
+    torch.manual_seed(0)
+    for number in range(3):
+        draws = [policy.begin(tokens, SANDWICH.of_pass(number)) for _ in range(400)]
+        dropped = [sum(layer in draw.dropped for draw in draws) / 400 for layer in range(3)]
+        assert dropped == pytest.approx([0.2] * 3, abs=0.06)
+    draw = next(draw for draw in draws if draw.dropped == {1})
+    assert draw.counts.counts[0] == draw.counts.counts[1]
+    full, trained = (
+        LengthAdaptive(layer_drop=drop).build(SPEC).begin(tokens, INFERENCE) for drop in (0.0, 0.9)
+    )
+    assert (full.dropped, trained.dropped) == (frozenset(), frozenset())  # never after training
+
+
+def test_a_dropped_layer_is_passed_by() -> None:
+    model = fewer.attach(tiny(), LengthAdaptive(drop=0.2, layer_drop=1 - 1e-9))
+    assert _kept(model, 0) == [[0] * 5] * 3
+    assert _kept(model, 1) == [[0] * 5] * 3
 
 
 def _tokens_of_length(length: int) -> Any:

@@ -18,6 +18,7 @@ from fewer.methods.exits import (
     SENTEE,
     TOKEE,
     BERxiT,
+    Cascade,
     DeeBERT,
     EarlyExit,
     FastBERT,
@@ -65,6 +66,7 @@ WANTED = {
     BERxiT: EXITS
     | {"head": "pooled", "criterion": "learned", "training": "alternating", "teacher": "labels"}
     | {"epochs": 3.0},
+    Cascade: {"margin": 1.0},  # ours; the Cascade Transformer drops fixed shares
     RightTool: EXITS
     | {"head": "mixed", "criterion": "probability", "training": "joint", "teacher": "labels"}
     | {"temperature": True, "epochs": 3.0, "learning_rates": (3e-5, 1e-3)},
@@ -129,6 +131,7 @@ WANTED = {
     },
     LengthAdaptive: {
         "drop": 0.2,
+        "layer_drop": 0.0,  # ours; theirs 0.2
         "random_models": 2,
         "divergence": "reverse",  # of their code
         "target": None,

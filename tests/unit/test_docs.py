@@ -44,7 +44,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 # Sections that stand alone; every other page is read from its beginning to its end.
-ALONE = {"docs/how-to.md"}
+ALONE = {"docs/how-to.md", "docs/tasks.md"}
 WORDS = "a the film text of rare beauty i left after an hour is no not never short longer one . ,"
 LABELS = {0: "negative", 1: "positive"}
 
@@ -146,6 +146,9 @@ def desk(tmp_path_factory):
     (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
     tagged = {"tokens": ["a", "film", "of", "rare", "beauty"], "tags": ["O", "O", "O", "B-X", "O"]}
     (folder / "sentences.jsonl").write_text("\n".join([json.dumps(tagged)] * 20))
+    topics = [f"{text},{('', 'film', 'text|film')[row % 3]}" for row, text in enumerate(texts)]
+    for name in ("topics.csv", "topics-dev.csv"):
+        (folder / name).write_text("\n".join(["text,labels", *topics]))
     answer = {"text": "rare", "answer_start": 10}
     asked = [
         {"id": "q1", "question": "the film", "answers": [answer]},
@@ -164,7 +167,14 @@ def names(desk, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with patch.dict(fewer.METHODS):
         model = BertForSequenceClassification.from_pretrained("my-model").eval()
-        yield {"__name__": "page", "model": model, "tokenizer": tokenizer()}
+        nli = {0: "entailment", 1: "neutral", 2: "contradiction"}
+        labels = {"id2label": nli, "label2id": {name: index for index, name in nli.items()}}
+        yield {
+            "__name__": "page",
+            "model": model,
+            "nli": BertForSequenceClassification(config(**labels)).eval(),
+            "tokenizer": tokenizer(),
+        }
 
 
 # whether a tiny model on few texts meets its target is not what these are about
@@ -314,6 +324,8 @@ def test_numbers_stand_between_markers_that_the_tables_fill():
         "magic-pyramid.md": ["joint", "exits", "buckets"],
         "tokee.md": ["tagging"],
         "training-free.md": ["training_free"],
+        "cascade.md": ["reranking"],
+        "embed-and-rerank.md": ["embedding"],
         "certificate.md": ["certificate"],
         "which-runtime.md": [
             "glance",

@@ -82,7 +82,8 @@ class Backbone:
         """The sizes and costs that methods may read; computed at each call."""
         costs = tuple(layer.cost for layer in self.layers)
         embed = linear_flops(*self.projections)
-        return ModelSpec(len(costs), self.hidden_size, self.heads, embed, costs)
+        sizes = len(costs), self.hidden_size, self.heads
+        return ModelSpec(*sizes, embed, costs, vocabulary=self.vocabulary)
 
 
 def while_training(module: nn.Module, dropout: float) -> float:

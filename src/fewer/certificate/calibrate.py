@@ -22,7 +22,7 @@ from fewer.hf.attach import attach, attachment, is_attached
 from fewer.hf.max_length import resolve_max_length
 from fewer.hf.optimize import precision_of
 from fewer.measure.evaluate import run_all
-from fewer.measure.scorers import Scorer, TagScorer, TextScorer
+from fewer.measure.scorers import MultiLabelScorer, Scorer, TagScorer, TextScorer
 from fewer.measure.sweep import Depths
 from fewer.methods.pruning.training_free import TrainingFree
 from fewer.tasks.rows import data_hash
@@ -176,9 +176,6 @@ class _Bench:
 
     def differs(self, run: _Run, reference: _Run) -> Tensor:
         """Return whether the answer to each text is another, (texts)."""
-        if self.task is Task.VECTOR:  # the labels above 0.5
-            changed: Tensor = ((run.answers > 0) != (reference.answers > 0)).any(1)
-            return changed
         return self.scorer.differs(run.answers, reference.answers)
 
 
@@ -192,8 +189,10 @@ def _encode(
     task = attachment(model).spec.task
     labels: Any = model.config.id2label
     names = [labels[number] for number in range(len(labels))]
-    if task is Task.TEXT or (task is Task.VECTOR and model.config.problem_type != "regression"):
-        scorer: Scorer = TextScorer([], regression=task is Task.TEXT and len(names) == 1)
+    if task is Task.TEXT:
+        scorer: Scorer = TextScorer([], regression=len(names) == 1)
+    elif task is Task.MULTI_LABEL:
+        scorer = MultiLabelScorer([], names)
     elif task is Task.TOKEN:
         scorer = TagScorer([], names)
     else:

@@ -38,16 +38,24 @@ __all__ = [
     "settings",
 ]
 
-ROLES = ("text", "text_pair", "label", "tokens", "tags")
+ROLES = (
+    *("text", "text_pair", "label", "labels", "tokens", "tags"),
+    *("query", "document", "query_id"),
+)
 Columns = Annotated[
     list[str] | None,
     typer.Option(
         "--column",
-        help="A column by its role: text=review, label=stars; tokens=words, tags=ner. Repeatable.",
+        help="A column by its role: text=review, label=stars; labels=topics; query=q, document=d; "
+        "tokens=words, tags=ner. Repeatable.",
     ),
 ]
 LimitOption = Annotated[
-    int | None, typer.Option(min=1, help="Use this many rows, drawn with the seed; default all.")
+    int | None,
+    typer.Option(
+        min=1,
+        help="Use this many rows, drawn with the seed; of rankings whole queries. Default all.",
+    ),
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's.")]
 ThresholdOption = Annotated[
@@ -162,6 +170,7 @@ def load(
     from fewer.measure.sweep import present_threshold
     from fewer.recipe import task_of
     from fewer.tasks.rows import read_rows
+    from fewer.tasks.sampling import sample_rows
 
     quiet()
     if threads is not None:
@@ -169,9 +178,9 @@ def load(
     origin = Source.find(model_name)
     # data first: a wrong column is reported before the slower loading of the model
     table = read_rows(data, split=split)
-    if limit is not None and limit < len(table):
-        table = table.shuffle(seed=seed).select(range(limit))
     task = task_of(table, model_name, roles(columns))
+    if limit is not None and limit < len(table):
+        table = sample_rows(task, table, limit, seed)
     scorer = make_scorer(task, table)
     model = origin.load_model()
     tokenizer = origin.load_tokenizer(model)
@@ -194,6 +203,9 @@ def load(
         precision=precision_of(model),
         kernels=kernels_of(model),
     )
+    queries = len(set(scorer.texts(encoded)))
+    if queries < len(table):  # their documents are scored together
+        row["data"] |= {"queries": queries}
     row |= {"threshold": threshold, **saved}
     if (certificate := attachment(model).settings.certificate) is not None:
         row["certificate"] = certificate

@@ -35,6 +35,9 @@ def fit(
         str | None,
         typer.Option(help="Names of numeric labels, from 0 on: negative,positive."),
     ] = None,
+    regression: Annotated[
+        bool, typer.Option("--regression", help="Labels are grades, also whole numbers.")
+    ] = False,
     limit: LimitOption = None,
     max_length: Annotated[int | None, typer.Option(min=2, help="Longest text in tokens.")] = None,
     dense_epochs: Annotated[
@@ -84,6 +87,8 @@ def fit(
     if label_names is not None:
         names = [name.strip() for name in label_names.split(",")]
         content["columns"] = {**content.get("columns", {}), "label_names": names}
+    if regression:
+        content["columns"] = {**content.get("columns", {}), "regression": True}
     if dense_epochs is not None:
         content["dense"] = {**(content.get("dense") or {}), "epochs": dense_epochs}
     if learning_rate is not None and content.get("dense"):

@@ -20,15 +20,30 @@ SAMPLE_ROWS = 512  # training rows to measure FLOPs on, where there are no dev r
 
 def report_outcome(recipe: Recipe, output: Path) -> None:
     """Score a finished run on its dev rows, if there are any; print the next command."""
+    from fewer.recipe import config_of
+
     baseline = _baseline(recipe, output)
     if recipe.dev is not None:
         _score(_load(recipe, output, recipe.dev, None), baseline)
+        if line := _thresholds_line(config_of(str(output / "model")), recipe.dev):
+            typer.echo(line)
     else:
         _measure(recipe, output)
         typer.echo(
             "no score was measured; fewer fit --dev FILE measures one, as does the next command"
         )
     typer.echo(f"next: {next_command(recipe, output, baseline)}")
+
+
+def _thresholds_line(config: Any, dev: str) -> str:
+    """Describe the thresholds of a multi-label model that dev rows chose; "" for other models."""
+    from fewer.hf.label_thresholds import KEY, label_thresholds
+
+    if getattr(config, KEY, None) is None:
+        return ""
+    pairs = zip(config.id2label.values(), label_thresholds(config).tolist(), strict=True)
+    listing = ", ".join(f"{name} {value:.2f}" for name, value in pairs)
+    return f"label thresholds: {listing} (best F1 on {dev}, so its scores are optimistic)"
 
 
 def next_command(recipe: Recipe, output: Path, baseline: str | None) -> str:

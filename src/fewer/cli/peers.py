@@ -45,10 +45,13 @@ def compare_peers(
     from fewer.runtimes.roofline import gemm_peak
     from fewer.runtimes.tables import tables
 
-    if attachment(loaded.model).spec.task is not Task.TEXT:
+    rows = list(range(len(loaded.encoded)))
+    task = attachment(loaded.model).spec.task
+    if task is not Task.TEXT or loaded.scorer.texts(loaded.encoded) != rows:
         raise ValueError(
-            "--peers must be given with a text classifier or regressor; got a "
-            f"{type(loaded.model).__name__}. Leave it out to time padded, packed and the method."
+            "--peers must be given with a classifier of one label per text, or a regressor; got a "
+            f"{type(loaded.model).__name__} for rows of another task. Leave it out to time padded, "
+            "packed and the method."
         )
     console, dense = Console(), dense_model(baseline)
     profiles = _encode_profiles(loaded, plan)

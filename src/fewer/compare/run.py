@@ -30,6 +30,7 @@ from fewer.measure.rows import provenance
 from fewer.measure.scorers import Scorer, make_scorer
 from fewer.measure.sweep import Depths
 from fewer.recipe import draw_rows, task_of
+from fewer.tasks.reranking import Reranking
 from fewer.tasks.rows import read_rows
 from fewer.training.fit import open_run
 
@@ -123,6 +124,11 @@ def list_cells(comparison: Comparison, spec: ModelSpec) -> Iterator[Planned]:
 def read_all(comparison: Comparison) -> Rows:
     """Read the rows to train on, to choose operating points on, and to test on."""
     rows = read_rows(comparison.train)
+    if isinstance(task_of(rows, comparison.model, comparison.columns), Reranking):
+        raise ValueError(
+            f"train must have one text per row; got {comparison.train}, with queries and their "
+            "documents, which fewer compare would part. Use fewer fit and fewer evaluate."
+        )
     if comparison.dev is not None:
         train = draw_rows(rows, comparison.rows, _DATA_SEED)
         dev = draw_rows(read_rows(comparison.dev), comparison.dev_rows, _DATA_SEED)

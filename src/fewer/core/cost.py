@@ -14,7 +14,7 @@ from fewer.core.trace import LayerTrace, SparseCounts, Trace
 from fewer.kernels.pattern import Pattern
 from fewer.kernels.sparse import dense_pairs
 
-__all__ = ["LayerCost", "ModelSpec", "Task", "linear_flops"]
+__all__ = ["WHOLE_TEXT", "LayerCost", "ModelSpec", "Task", "linear_flops"]
 
 
 def linear_flops(*modules: nn.Module) -> float:
@@ -69,9 +69,13 @@ class Task(Enum):
 
     OTHER = "other"  # a masked language model, hidden states
     TEXT = "text"  # one class or number per text
-    VECTOR = "vector"  # several labels or numbers per text
+    MULTI_LABEL = "multi_label"  # any number of labels per text, each with a logit of its own
+    VECTOR = "vector"  # several numbers per text
     TOKEN = "token"  # one tag per token
     SPAN = "span"  # start and end of the answer to a question, within a passage
+
+
+WHOLE_TEXT = (Task.TEXT, Task.MULTI_LABEL, Task.VECTOR)  # one row of logits per text
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ class ModelSpec:
     labels: int = 0  # outputs of the model's own head; 0 where it has none
     task: Task = Task.OTHER  # of that head
     reads_first_token: bool = False  # whether that head reads the first token and no other
+    vocabulary: int = 0  # ids of tokens are below it
 
     def flops(self, trace: Trace) -> Float[Tensor, "B"]:
         """FLOPs that a pass really took, for each text (fp32), the policy's own heads included."""

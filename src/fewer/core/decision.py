@@ -126,6 +126,7 @@ class Decision:
     heads: Bool[Tensor, "B H"] | None = None  # attention heads that stay, from the next layer on
     states: Float[Tensor, "T D"] | None = None  # with which tokens go on; None: with their own
     restores: bool = False  # whether heads may answer by what is pruned, at its last state
+    skips_layer: bool = False  # before a layer: whether all tokens pass it by, as they are
     is_combined: bool = False  # of decisions that were checked; their gates have multiplied
     faults: tuple[Bool[Tensor, ""], ...] = ()  # on a GPU: whether a check failed, not yet read
 
@@ -166,6 +167,7 @@ class Decision:
             _join(self.heads, other.heads, torch.logical_and),
             self.states if other.states is None else other.states,
             restores=bool(pruning) and all(decision.restores for decision in pruning),
+            skips_layer=self.skips_layer or other.skips_layer,
             is_combined=True,
             faults=first.faults + second.faults,
         )

@@ -23,7 +23,7 @@ from fewer.core.phase import INFERENCE, Phase
 from fewer.core.policy import Policy
 from fewer.core.removed import RemovedStates, gather_rows, scatter_rows
 from fewer.core.replay import Graphs, replay
-from fewer.core.trace import LayerTrace, Trace
+from fewer.core.trace import LayerTrace, Trace, skipped_layer
 from fewer.kernels import Kernel
 
 __all__ = ["encode", "read_through"]
@@ -101,6 +101,9 @@ class _Run:
             _, tokens, _ = self.remove(tokens, tokens, NO_EVIDENCE, decision.count)
             if tokens.is_empty:
                 break
+            if decision.skips_layer:
+                self.trace.layers.append(skipped_layer(tokens, needs))
+                continue
             entered, keys = tokens, tokens.count(tokens.gate)
             queries = tokens.count(tokens.participation)
             tokens, evidence, count_extra = attention(

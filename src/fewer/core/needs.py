@@ -68,4 +68,6 @@ class InputNeeds(_Flags):
     """What a policy needs of the packed inputs."""
 
     second_text: bool = False  # which tokens are of the second text of a pair
+    ids: bool = False  # `TextRoles.ids`, the ids of the vocabulary
+    candidates: bool = False  # whether it compares the texts of a list, where there is one
     restarts_positions: bool = False  # the second text of a pair numbered from 0 on

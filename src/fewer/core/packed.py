@@ -168,15 +168,17 @@ class TextRoles:
     question: Bool[Tensor, "T"] | None = None  # as the text came: of the first text, or [CLS]
     global_tokens: Bool[Tensor, "T"] | None = None  # as the caller marked them
     protects_first_only: bool = False  # whether the host knows that only column 0 is protected
+    ids: Int[Tensor, "T"] | None = None  # of the vocabulary
 
     def select(self, rows: Int[Tensor, "Tk"]) -> TextRoles:
         """Keep only these rows."""
-        second_text, question, global_tokens = (
+        second_text, question, global_tokens, ids = (
             None if role is None else role.index_select(0, rows)
-            for role in (self.second_text, self.question, self.global_tokens)
+            for role in (self.second_text, self.question, self.global_tokens, self.ids)
         )
         protected = self.protected.index_select(0, rows)
-        return TextRoles(protected, second_text, question, global_tokens, self.protects_first_only)
+        roles = protected, second_text, question, global_tokens
+        return TextRoles(*roles, self.protects_first_only, ids)
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,7 @@ class Packed:
         global_tokens: Tensor | None = None,
         *,
         protects_first_only: bool = False,
+        ids: Tensor | None = None,
     ) -> Packed:
         """Lay the embedded tokens of a plan in one row, all alive and active."""
         cu = text_starts(plan.sequence, plan.grid[0])
@@ -223,7 +226,8 @@ class Packed:
         question = None
         if second_text is not None:
             question = find_question_tokens(plan.sequence, plan.column, second_text, plan.grid[0])
-        roles = TextRoles(protected, second_text, question, global_tokens, protects_first_only)
+        known = protected, second_text, question, global_tokens
+        roles = TextRoles(*known, protects_first_only, ids)
         return cls(hidden, placement, roles)
 
     @property

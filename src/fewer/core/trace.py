@@ -18,9 +18,18 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from fewer.core.decision import Decision, ExitOutput
+    from fewer.core.needs import Needs
     from fewer.core.packed import Packed
 
-__all__ = ["DecisionRecord", "LayerTrace", "SparseCounts", "Trace", "publish", "record"]
+__all__ = [
+    "DecisionRecord",
+    "LayerTrace",
+    "SparseCounts",
+    "Trace",
+    "publish",
+    "record",
+    "skipped_layer",
+]
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,17 @@ class LayerTrace:
     def extra(self) -> SparseCounts:
         """Pairs and rows where not simply each query meets each key."""
         return self.count_extra()
+
+
+def skipped_layer(tokens: Packed, needs: Needs) -> LayerTrace:
+    """Return the trace of a layer that computes nothing."""
+    none = torch.zeros_like(tokens.placement.lengths)
+    return LayerTrace(
+        *(none, none, none, False, None),
+        slot=tokens.slot,
+        participation=torch.zeros_like(tokens.slot, dtype=torch.float32),
+        states=tokens.hidden if needs.states else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -123,6 +143,15 @@ class Trace:
             answers, exited = output.logits.to(flat.dtype), output.exited.unsqueeze(1)
             flat[output.rows] = torch.where(exited, answers, flat[output.rows])
         return flat.view_as(logits)
+
+    @property
+    def exited(self) -> Bool[Tensor, "B"]:
+        """Which texts were answered by an exit of whole texts."""
+        exited = torch.zeros(self.grid[0], dtype=torch.bool, device=self.device)
+        for output in self.exit_outputs:
+            if output.exited is not None:
+                exited[output.rows[output.exited]] = True
+        return exited
 
     @property
     def padding(self) -> Bool[Tensor, "B N"]:

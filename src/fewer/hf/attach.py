@@ -126,6 +126,7 @@ class _PackedEncoder(_Attached):
             protects_first_text=attachment.protects_first_text,
             restarts_positions=attachment.policy.inputs.restarts_positions,
             needs_second_text=attachment.policy.inputs.second_text,
+            needs_ids=attachment.policy.inputs.ids,
             anchors=global_attention_mask,
         )
         hidden, trace = encode(

@@ -25,6 +25,7 @@ def pack(
     protects_first_text: bool = False,
     restarts_positions: bool = False,
     needs_second_text: bool = False,
+    needs_ids: bool = False,
     anchors: Tensor | None = None,
 ) -> Packed:
     """Check a padded batch, drop its padding and embed the rest.
@@ -67,6 +68,11 @@ def pack(
     if second is not None and restarts_positions:
         position = _restart_positions(position, second, layout)
     hidden = backbone.embed(Tokens(ids, embeds, position, segment))
+    if needs_ids and ids is None:
+        raise ValueError(
+            "input_ids must be passed to a method that reads words; got inputs_embeds. Pass "
+            "input_ids."
+        )
     protected = layout.column == 0
     if second is not None and protects_first_text:
         protected = protected | ~second
@@ -86,6 +92,7 @@ def pack(
         second,
         _global_tokens(anchors, marks, layout),
         protects_first_only=not (protect or protects_first_text),
+        ids=ids if needs_ids else None,
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fewer.backbones import bind
-from fewer.core.cost import Task
+from fewer.core.cost import WHOLE_TEXT, Task
 from fewer.core.trace import Trace
 from fewer.kernels.call import masked_score
 
@@ -84,14 +84,21 @@ class TextHead(TaskHead):
         """Do nothing: labels are not those of tokens."""
 
 
-class VectorHead(TextHead):
-    """Several labels or numbers per text: multi-label classification, vectors."""
+class MultiLabelHead(TextHead):
+    """Any number of labels per text, or one probability: a logit each."""
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean over labels of the binary cross entropy, or of the squared error."""
-        if self.config.problem_type == "regression":
-            return nn.functional.mse_loss(logits.float(), labels.float())
-        return nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float())
+        """Return the mean over labels of the binary cross entropy."""
+        targets = labels.float().reshape(logits.shape)
+        return nn.functional.binary_cross_entropy_with_logits(logits.float(), targets)
+
+
+class VectorHead(TextHead):
+    """Several numbers per text."""
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean over numbers of the squared error."""
+        return nn.functional.mse_loss(logits.float(), labels.float())
 
 
 class TokenHead(TaskHead):
@@ -149,6 +156,7 @@ class SpanHead(TextHead):
 _HEADS: dict[Task, type[TaskHead]] = {
     Task.OTHER: TaskHead,
     Task.TEXT: TextHead,
+    Task.MULTI_LABEL: MultiLabelHead,
     Task.VECTOR: VectorHead,
     Task.TOKEN: TokenHead,
     Task.SPAN: SpanHead,
@@ -169,7 +177,7 @@ def model_spec(model: PreTrainedModel, encoder: PreTrainedModel) -> ModelSpec:
     """Describe a model for methods: the sizes of its encoder and the task of its head."""
     task = _task_of(model)
     labels = int(model.config.num_labels or 0) if task is not Task.OTHER else 0
-    reads_first = task in (Task.TEXT, Task.VECTOR) and _pooling(model.config) == "cls"
+    reads_first = task in WHOLE_TEXT and _pooling(model.config) == "cls"
     return replace(bind(encoder).shape, labels=labels, task=task, reads_first_token=reads_first)
 
 
@@ -182,10 +190,12 @@ def _task_of(model: PreTrainedModel) -> Task:
     config, class_name = model.config, type(model).__name__
     tasks = [task for ending, task in _TASKS.items() if class_name.endswith(ending)]
     task = tasks[0] if tasks else Task.OTHER
-    has_vector_target = config.problem_type == "multi_label_classification" or (
-        config.problem_type == "regression" and config.num_labels != 1
-    )
-    return Task.VECTOR if has_vector_target and task is Task.TEXT else task
+    if task is not Task.TEXT:
+        return task
+    if config.problem_type == "multi_label_classification":
+        return Task.MULTI_LABEL
+    has_vector = config.problem_type == "regression" and config.num_labels != 1
+    return Task.VECTOR if has_vector else task
 
 
 def pooler_of(model: PreTrainedModel, encoder: PreTrainedModel) -> nn.Linear | None:

@@ -8,9 +8,11 @@ __all__ = ["token_budget_batches"]
 
 
 def token_budget_batches(
-    lengths: Sequence[int], budget: int, max_texts: int | None = None
+    lengths: Sequence[int], budget: int, max_texts: int | None = None, *, in_order: bool = False
 ) -> list[list[int]]:
     """Group texts of similar length into batches of at most `budget` tokens, longest first.
+
+    With `in_order` texts stay in their order instead.
 
     Every text is in exactly one batch; a text that is longer than the budget is a batch alone.
     Similar lengths need little padding in the model's inputs, and the first batch takes the most
@@ -25,7 +27,8 @@ def token_budget_batches(
         )
     batches: list[list[int]] = []
     room = 0
-    for text in sorted(range(len(lengths)), key=lambda text: -lengths[text]):
+    texts = range(len(lengths))
+    for text in texts if in_order else sorted(texts, key=lambda text: -lengths[text]):
         if not batches or lengths[text] > room or len(batches[-1]) == max_texts:
             batches.append([])
             room = budget

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from fewer.inference.predict import TOKEN_BUDGET, predict
-from fewer.tasks.texts import listed
+import torch
+from torch import Tensor
+
+from fewer.core.candidates import Candidates, among_candidates
+from fewer.core.trace import record
+from fewer.hf.attach import attachment, evaluating, is_attached
+from fewer.hf.max_length import resolve_max_length
+from fewer.inference.batching import token_budget_batches
+from fewer.inference.predict import TOKEN_BUDGET, logits_of, run_batches
+from fewer.tasks.texts import encode_rows, listed
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Ranked", "rank"]
+    from fewer.tasks.texts import EncodedRows
+
+__all__ = ["Ranked", "check_reranker", "rank"]
+
+LIST_BUDGET = 4 * TOKEN_BUDGET  # documents leave sooner the more of them they are compared with
 
 
 class Ranked(NamedTuple):
@@ -28,42 +41,79 @@ def rank(
     documents: Iterable[str],
     *,
     top_k: int | None = None,
-    token_budget: int = TOKEN_BUDGET,
+    token_budget: int | None = None,
     max_length: int | None = None,
     progress: bool = True,
 ) -> list[Ranked]:
     """Rank documents by their relevance to a query, the best first; ties keep their order.
 
     The model scores pairs (query, document) with one logit, as cross-encoders do. `top_k` returns
-    the best only; above the number of documents it returns all. Raises `ValueError` for a model
-    with several logits, for a `top_k` below 1, and for a score that is not a number.
+    the best only; above the number of documents it returns all. With `Cascade` attached documents
+    that fall behind are not read to the end: give those first that a retriever thinks best. A pass
+    holds at most `token_budget` tokens, by default 8,192, or 32,768 where documents compete.
+
+    Raises `ValueError` for a model with several logits, for a `top_k` below 1, and for a score that
+    is not a number.
 
     >>> fewer.rank(model, tokenizer, "what is pruning?", passages, top_k=3)  # doctest: +SKIP
     """
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be 1 or more; got {top_k}. Leave it out for all documents.")
-    if model.config.num_labels != 1:
-        raise ValueError(
-            f"model must have one logit, the relevance; got {model.config.num_labels}. Use "
-            "fewer.predict for a classifier, and choose the logit yourself."
-        )
+    check_reranker(model)
     texts = listed(documents, "documents")
     if not isinstance(query, str):
         raise TypeError(f"query must be a string; got a {type(query).__name__}.")
-    scores = predict(
-        model,
-        tokenizer,
+    encoded = encode_rows(
         [query] * len(texts),
-        text_pairs=texts,
-        token_budget=token_budget,
-        max_length=max_length,
-        progress=progress,
-    )[:, 0]
+        tokenizer,
+        pairs=texts,
+        max_length=resolve_max_length(model, max_length, tokenizer.model_max_length),
+    )
+    is_list_wise = top_k is not None and (
+        is_attached(model) and attachment(model).policy.inputs.candidates
+    )
+    budget = token_budget or (LIST_BUDGET if is_list_wise else TOKEN_BUDGET)
+    batches = token_budget_batches(list(encoded["length"]), budget, in_order=is_list_wise)
+    with evaluating(model) as reader:
+        if top_k is not None and is_list_wise:
+            scores, is_read = _read_list(reader, encoded, tokenizer, batches, top_k, progress)
+        else:
+            logits = logits_of(reader, encoded, tokenizer, batches, title="rank", progress=progress)
+            scores, is_read = logits[:, 0], torch.ones(len(texts), dtype=torch.bool)
     if not bool(scores.isfinite().all()):
         number = int((~scores.isfinite()).nonzero()[0])
         raise ValueError(
             f"scores must be finite; got {scores[number]} for document {number}. Check the model's "
             "weights."
         )
-    order = scores.argsort(descending=True, stable=True).tolist()[:top_k]
-    return [Ranked(number, float(scores[number])) for number in order]
+    order = scores.masked_fill(~is_read, -torch.inf).argsort(descending=True, stable=True)
+    return [Ranked(number, float(scores[number])) for number in order.tolist()[:top_k]]
+
+
+def _read_list(
+    model: PreTrainedModel,
+    encoded: Dataset | EncodedRows,
+    tokenizer: PreTrainedTokenizerBase,
+    batches: Sequence[Sequence[int]],
+    top_k: int,
+    progress: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return the score of each document, and whether it was read to the end."""
+    scores, is_read = torch.zeros(len(encoded)), torch.ones(len(encoded), dtype=torch.bool)
+    with record() as traces, among_candidates(Candidates(top_k)) as candidates:
+        results = run_batches(model, encoded, tokenizer, batches, ("logits",), "rank", progress)
+        for rows, _, (logits,) in results:
+            numbers = torch.tensor(rows)
+            left = traces.pop().exited.cpu()
+            scores[numbers], is_read[numbers] = logits[:, 0], ~left
+            candidates.add(logits[~left, 0])
+    return scores, is_read
+
+
+def check_reranker(model: PreTrainedModel) -> None:
+    """Raise `ValueError` for a model with several logits."""
+    if model.config.num_labels != 1:
+        raise ValueError(
+            f"model must have one logit, the relevance; got {model.config.num_labels}. Use "
+            "fewer.predict for a classifier, and choose the logit yourself."
+        )

@@ -14,7 +14,7 @@ from fewer.measure.scorers import Scorer
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["CONFIDENCE", "Interval", "paired_difference"]
+__all__ = ["CONFIDENCE", "Interval", "paired_difference", "paired_mean"]
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -48,9 +48,13 @@ def paired_difference(
     gaps = [(a - b)[list(rows)].numpy() for a, b in each if a is not None and b is not None]
     if not gaps:
         return _resample_score(scorer, answers, references, rows, seed)
-    values = np.mean(gaps, axis=0)
-    low, high = np.quantile(_draws(len(rows), seed) @ values, _TAILS)
-    return Interval(float(values.mean()), float(low), float(high))
+    return paired_mean(np.mean(gaps, axis=0), seed=seed)
+
+
+def paired_mean(gaps: NDArray[Any], *, seed: int = 0) -> Interval:
+    """Bootstrap the mean of paired differences, one per text (or query); draws as above."""
+    low, high = np.quantile(_draws(len(gaps), seed) @ gaps, _TAILS)
+    return Interval(float(gaps.mean()), float(low), float(high))
 
 
 @lru_cache(maxsize=8)

@@ -1,7 +1,8 @@
-"""Answers of a model to a data set and their scores, for texts, tagged words and questions."""
+"""Answers of a model to a data set and their scores: one scorer per kind of task."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import singledispatch
@@ -11,7 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from fewer.tasks.classification import TextClassification
+from fewer.tasks.columns import DataWarning
+from fewer.tasks.multi_label import MultiLabel
 from fewer.tasks.question_answering import QuestionAnswering
+from fewer.tasks.reranking import Reranking
 from fewer.tasks.squad import check_answers, squad_rows
 from fewer.tasks.tagging import Tagging
 
@@ -22,7 +26,15 @@ if TYPE_CHECKING:
 
     from fewer.tasks.task import Task
 
-__all__ = ["Scorer", "SpanScorer", "TagScorer", "TextScorer", "make_scorer"]
+__all__ = [
+    "MultiLabelScorer",
+    "RankingScorer",
+    "Scorer",
+    "SpanScorer",
+    "TagScorer",
+    "TextScorer",
+    "make_scorer",
+]
 
 Batches = Sequence[Sequence[int]]
 SAME_NUMBER = 0.1  # numbers within this share of their deviation are equal
@@ -127,6 +139,60 @@ class TextScorer:
         label, *more_labels = answers.argmax(-1).unique().tolist()
         name = repr(self.label_names[label]) if self.label_names else f"number {label}"
         return "" if more_labels else f"every text gets the label {name}"
+
+
+@dataclass(frozen=True)
+class MultiLabelScorer:
+    """Scores texts by any number of labels each; answers are logits above thresholds (texts, C)."""
+
+    labels: Sequence[Sequence[float]]  # 0.0 or 1.0 for each label name
+    label_names: Sequence[str]
+
+    def texts(self, encoded: Dataset) -> list[int]:
+        """Return the row numbers, as each row is a text."""
+        return list(range(len(encoded)))
+
+    def read(
+        self,
+        model: PreTrainedModel,
+        encoded: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        batches: Batches,
+        title: str,
+    ) -> Tensor:
+        """Return logits less those of the model's own thresholds: above 0 a label applies."""
+        from fewer.hf.label_thresholds import label_margins
+        from fewer.inference.predict import logits_of
+
+        logits = logits_of(model, encoded, tokenizer, batches, title=title)
+        return label_margins(model.config, logits)
+
+    def score(self, answers: Tensor, rows: Sequence[int] | None = None) -> dict[str, float]:
+        """Return micro and macro F1."""
+        from fewer.tasks.metrics import score_labels
+
+        rows = list(range(len(self.labels)) if rows is None else rows)
+        return score_labels((answers[rows] > 0).numpy(), [self.labels[row] for row in rows])
+
+    def each(self, answers: Tensor) -> Tensor | None:
+        """Return `None`: F1 is no mean over texts."""
+        return None
+
+    def differs(self, answers: Tensor, reference: Tensor) -> Tensor:
+        """Return which texts get another set of labels."""
+        return ((answers > 0) != (reference > 0)).any(1)
+
+    def changed(self, answers: Tensor, reference: Tensor) -> float:
+        """Return the share of texts with another set of labels."""
+        return float(self.differs(answers, reference).double().mean())
+
+    def remark(self, answers: Tensor) -> str:
+        """Name the labels if all texts get the same."""
+        if len(answers) < 2 or len(label_sets := (answers > 0).unique(dim=0)) > 1:
+            return ""
+        numbers = label_sets[0].nonzero().flatten().tolist()
+        names = ", ".join(repr(self.label_names[number]) for number in numbers)
+        return f"every text gets the labels {names}" if names else "no text gets a label"
 
 
 @dataclass(frozen=True)
@@ -248,6 +314,78 @@ class SpanScorer:
         return "" if any(answers) else "every answer is empty"
 
 
+@dataclass(frozen=True)
+class RankingScorer:
+    """Scores the ranking of each query's documents; answers are scores (documents)."""
+
+    relevance: Sequence[float]
+    queries: Sequence[int]  # of each document, from 0 in order of appearance
+
+    def texts(self, encoded: Dataset) -> list[int]:
+        """Return the query number of each row."""
+        return list(self.queries)
+
+    def read(
+        self,
+        model: PreTrainedModel,
+        encoded: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        batches: Batches,
+        title: str,
+    ) -> Tensor:
+        """Return the logit of each pair. Raises `ValueError` for a model with several."""
+        from fewer.inference.predict import logits_of
+        from fewer.inference.rank import check_reranker
+
+        check_reranker(model)
+        return logits_of(model, encoded, tokenizer, batches, title=title)[:, 0]
+
+    def score(self, answers: Tensor, rows: Sequence[int] | None = None) -> dict[str, float]:
+        """Return nDCG@10, MRR@10 and MAP, over the queries with a relevant document."""
+        from fewer.tasks.rank_metrics import score_rankings
+
+        documents = self._documents
+        numbers = range(len(documents)) if rows is None else rows
+        drawn = [documents[number] for number in numbers]  # a query may be drawn twice
+        order = list(chain(*drawn))
+        queries = [number for number, group in enumerate(drawn) for _ in group]
+        relevance = [self.relevance[row] for row in order]
+        return score_rankings(answers[order].double().numpy(), relevance, queries)
+
+    def each(self, answers: Tensor) -> Tensor | None:
+        """Return nDCG@10 of each query; `None` where one has no relevant document."""
+        from fewer.tasks.rank_metrics import has_relevant, ndcg_of_each
+
+        if not has_relevant(self.relevance, self.queries).all():
+            return None
+        scores = answers.double().numpy()
+        return torch.from_numpy(ndcg_of_each(scores, self.relevance, self.queries))
+
+    def differs(self, answers: Tensor, reference: Tensor) -> Tensor:
+        """Return which queries get another first document."""
+        return torch.tensor(
+            [answers[rows].argmax() != reference[rows].argmax() for rows in self._documents]
+        )
+
+    def changed(self, answers: Tensor, reference: Tensor) -> float:
+        """Return the share of queries with another first document."""
+        return float(self.differs(answers, reference).double().mean())
+
+    def remark(self, answers: Tensor) -> str:
+        """Report that all documents have one score."""
+        if len(answers) < 2 or answers.std(correction=0):
+            return ""
+        return "every document gets the same score"
+
+    @property
+    def _documents(self) -> list[list[int]]:
+        """The rows of each query's documents."""
+        documents: list[list[int]] = [[] for _ in range(max(self.queries) + 1)]
+        for row, query in enumerate(self.queries):
+            documents[query].append(row)
+        return documents
+
+
 @singledispatch
 def make_scorer(task: Task, table: Dataset) -> Scorer:
     """Return the scorer of a task, with the labels of these rows."""
@@ -259,6 +397,32 @@ def make_scorer(task: Task, table: Dataset) -> Scorer:
 @make_scorer.register(TextClassification)
 def _(task: TextClassification, table: Dataset) -> Scorer:
     return TextScorer(task.labels(table), task.regression, task.label_names)
+
+
+@make_scorer.register(MultiLabel)
+def _(task: MultiLabel, table: Dataset) -> Scorer:
+    return MultiLabelScorer(task.labels(table), task.label_names)
+
+
+@make_scorer.register(Reranking)
+def _(task: Reranking, table: Dataset) -> Scorer:
+    from fewer.tasks.rank_metrics import has_relevant
+
+    relevance, queries = task.relevance(table), task.queries(table)
+    is_scored = has_relevant(relevance, queries)
+    if not is_scored.any():
+        raise ValueError(
+            f"column {task.label!r} must be above 0 for a document of a query; got none that is "
+            f"relevant to one of {len(is_scored)} queries."
+        )
+    if not is_scored.all():
+        warnings.warn(
+            f"{int((~is_scored).sum())} of {len(is_scored)} queries have no relevant document; "
+            "they are left out of the scores.",
+            DataWarning,
+            stacklevel=2,
+        )
+    return RankingScorer(relevance, queries)
 
 
 @make_scorer.register(Tagging)

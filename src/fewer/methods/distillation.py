@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -9,7 +10,7 @@ from fewer.core.cost import Task
 from fewer.core.learning import TrainingBatch
 from fewer.kernels.call import masked_score
 
-__all__ = ["distance_to", "distillation", "split_sides"]
+__all__ = ["binary_logits", "distance_to", "distillation", "split_sides"]
 
 
 def distillation(
@@ -18,13 +19,18 @@ def distillation(
     *,
     temperature: float = 1.0,
     reverse: bool = False,
+    independent: bool = False,
 ) -> Tensor:
     """temperature^2 * KL(teacher || student), averaged over rows; the teacher gets no gradient.
 
-    `reverse`: KL(student || teacher). One column is a number: its squared distance.
+    `reverse`: KL(student || teacher). `independent`: each column is a label that applies or not,
+    with sigmoid(z) its probability; the divergences of all labels are averaged. Without it, one
+    column is a number: its squared distance.
     """
     student, teacher = student.float(), teacher.detach().float()
-    if teacher.shape[1] == 1:
+    if independent:
+        student, teacher = (binary_logits(z).flatten(0, 1) for z in (student, teacher))
+    elif teacher.shape[1] == 1:
         return nn.functional.mse_loss(student, teacher)
     of_student = (student / temperature).log_softmax(-1)
     of_teacher = (teacher / temperature).log_softmax(-1)
@@ -44,7 +50,8 @@ def distance_to(
     """Return the `distillation` of a batch's answers from logits of the same shape.
 
     Starts and ends of a span compete over the tokens of their text, tags of a token and classes of
-    a text among themselves; vectors are compared by their squared distance. Padding is left out.
+    a text among themselves; labels of a text are independent, and vectors are compared by their
+    squared distance. Padding is left out.
     """
     student, padding = batch.logits, batch.trace.padding
     if task is Task.VECTOR:
@@ -53,7 +60,18 @@ def distance_to(
         student, teacher = _compete(student, padding), _compete(teacher, padding)
     elif student.ndim == 3:
         student, teacher = student[~padding], teacher[~padding]
-    return distillation(student, teacher, temperature=temperature, reverse=reverse)
+    return distillation(
+        student,
+        teacher,
+        temperature=temperature,
+        reverse=reverse,
+        independent=task is Task.MULTI_LABEL,
+    )
+
+
+def binary_logits(logits: Float[Tensor, "R C"]) -> Float[Tensor, "R C 2"]:
+    """Logits of two classes for each label, 0 and z: softmax gives 1 - sigmoid(z), sigmoid(z)."""
+    return torch.stack((torch.zeros_like(logits), logits), -1)
 
 
 def split_sides(logits: Float[Tensor, "B N 2"]) -> Float[Tensor, "2*B N"]:

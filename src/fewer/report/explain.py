@@ -14,6 +14,7 @@ from torch import Tensor
 from fewer.core.cost import Task
 from fewer.core.trace import Trace, record
 from fewer.hf.attach import attachment, evaluating
+from fewer.hf.label_thresholds import label_margins
 from fewer.hf.max_length import resolve_max_length
 from fewer.inference.answer import STRIDE, answer
 from fewer.tasks.texts import clean, kept_tokens, shorten
@@ -53,10 +54,11 @@ class Passage:
 class Prediction:
     """The output of the model; empty for a model without a head for texts or answers."""
 
-    label: str | None = None  # most probable; None for regression
+    label: str | None = None  # most probable; None for regression and several labels
     probabilities: Mapping[str, float] = field(default_factory=dict)  # by label
     value: float | None = None  # of regression
     answer: Span | None = None  # to the first text, a question, in the second
+    labels: tuple[str, ...] | None = None  # of a multi-label model, above their thresholds
 
 
 @dataclass(frozen=True)
@@ -148,10 +150,15 @@ def write_explanation(explanation: Explanation, path: str | Path) -> Path:
             for depth in [*range(layers, -1, -1), None]
         },
         max_tokens=max(explanation.tokens_per_layer),
-        alternatives=sorted(
-            explanation.prediction.probabilities.items(), key=lambda item: -item[1]
-        )[1:6],
+        alternatives=_list_alternatives(explanation.prediction),
     )
+
+
+def _list_alternatives(prediction: Prediction) -> list[tuple[str, float]]:
+    """List the five most probable labels that were not predicted."""
+    predicted = {prediction.label, *(prediction.labels or ())}
+    ranked = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
+    return [(name, value) for name, value in ranked if name not in predicted][:5]
 
 
 # Position of a word in its text: start, end, layers read.
@@ -282,12 +289,19 @@ def _read_prediction(config: Any, logits: Tensor | None) -> Prediction:
     if logits is None or logits.ndim != 2:
         return Prediction()
     row = logits[0].float()
-    if config.problem_type == "regression" or len(row) == 1:
+    is_multi_label = config.problem_type == "multi_label_classification"
+    if not is_multi_label and (config.problem_type == "regression" or len(row) == 1):
         return Prediction(value=float(row[0])) if len(row) == 1 else Prediction()
-    multi_label = config.problem_type == "multi_label_classification"
-    values = (row.sigmoid() if multi_label else row.softmax(-1)).tolist()
-    probabilities = {str(config.id2label[index]): value for index, value in enumerate(values)}
-    return Prediction(max(probabilities, key=probabilities.__getitem__), probabilities)
+    values = (row.sigmoid() if is_multi_label else row.softmax(-1)).tolist()
+    names = [str(config.id2label[index]) for index in range(len(values))]
+    probabilities = dict(zip(names, values, strict=True))
+    if is_multi_label:
+        applies = (label_margins(config, row[None])[0] > 0).tolist()
+        labels = [name for name, is_chosen in zip(names, applies, strict=True) if is_chosen]
+        labels.sort(key=lambda name: -probabilities[name])
+        return Prediction(labels=tuple(labels), probabilities=probabilities)
+    label = max(probabilities, key=probabilities.__getitem__)
+    return Prediction(label, probabilities=probabilities)
 
 
 def _split_passage(text: str, spans: Iterable[WordSpan], tokenised: int) -> Passage:

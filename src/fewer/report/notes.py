@@ -18,7 +18,13 @@ def notes(rows: Iterable[Row]) -> list[str]:
     lines = [
         line
         for row in rows
-        for line in (flops_line(row), certificate_line(row), _closed_note(row), *_remarks(row))
+        for line in (
+            flops_line(row),
+            certificate_line(row),
+            _closed_note(row),
+            _queries_note(row),
+            *_remarks(row),
+        )
     ]
     return list(dict.fromkeys(visible(line) for line in lines if line))
 
@@ -48,7 +54,8 @@ def certificate_line(row: Row) -> str | None:
     from scipy.stats import binom
 
     certificate, method = row.get("certificate"), row["systems"].get("method", {})
-    changed, texts = method.get("changed"), row["data"]["rows"]
+    data = row["data"]
+    changed, texts = method.get("changed"), data.get("queries", data["rows"])
     if certificate is None or changed is None or row.get("threshold") is not None:
         return None
     if certificate["conditional"] or certificate["point"] is None:
@@ -68,6 +75,14 @@ def _closed_note(row: Row) -> str | None:
     """Explain that no text exits, where neither training nor the user set the threshold."""
     unset = "saved_threshold" in row and row["saved_threshold"] is None
     return CLOSED if unset and row.get("threshold") is None else None
+
+
+def _queries_note(row: Row) -> str | None:
+    """Explain what a text of the table is, where the documents of a query belong together."""
+    queries = row.get("data", {}).get("queries")
+    if queries is None:
+        return None
+    return f"a text is a query with its documents: {queries:,} of {row['data']['rows']:,} rows"
 
 
 def _remarks(row: Row) -> list[str]:

@@ -10,10 +10,19 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, TypeGuard
+from typing import TYPE_CHECKING, ClassVar
 
 from fewer._validation.names import nearest
 from fewer.tasks.columns import column_values, is_null_name, known_column, list_names
+from fewer.tasks.label_values import (
+    check_spelling,
+    format_label,
+    index_names,
+    is_integer,
+    is_integral,
+    is_number,
+    sort_key,
+)
 from fewer.tasks.texts import Overlong, check_strings, encode_texts
 
 if TYPE_CHECKING:
@@ -43,13 +52,11 @@ TEXT_COLUMNS = (
 LABEL_COLUMNS = ("label", "labels", "target", "class", "category", "score", "rating", "stars")
 
 _MAX_CLASSES = 1000
-_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 # the name of a column without one in pandas and `read_rows`
 _UNNAMED = re.compile(r"unnamed: \d+(\.1)?")
 _MULTI_LABEL = (
-    "several labels per row are not supported by infer. Give fewer.fit a Dataset with the "
-    "tokenizer's columns and a column 'labels' of 0.0 and 1.0 for each class, and a model with "
-    "problem_type='multi_label_classification'."
+    "For several labels per row use fewer.tasks.infer_multi_label, with a column of lists of names "
+    "(in csv 'labels', names separated by '|')."
 )
 
 
@@ -121,13 +128,9 @@ class TextClassification:
 
         Columns: those of `encode_texts`, and for training labels (int, or float for regression).
         """
-        labels = self.labels(rows) if training else []
-        texts = _read_strings(rows, self.text)
-        pairs = None if self.text_pair is None else _read_strings(rows, self.text_pair)
-        encoded = encode_texts(
-            texts, tokenizer, pairs=pairs, max_length=max_length, overlong=overlong
-        )
-        return encoded.add_column("labels", labels) if training else encoded
+        labels = self.labels(rows) if training else None
+        columns = (self.text, self.text_pair)
+        return encode_columns(rows, columns, labels, tokenizer, max_length, overlong)
 
     def labels(self, rows: Dataset) -> list[int] | list[float]:
         """Return the labels: indices of `label_names`, or numbers for regression.
@@ -138,13 +141,13 @@ class TextClassification:
         for row, value in enumerate(values):
             _check_label(value, row, self.label)
         if self.regression:
-            return [_parse_number(value, row, self.label) for row, value in enumerate(values)]
-        indices = self._index_labels()
+            return [parse_number(value, row, self.label) for row, value in enumerate(values)]
+        indices = index_names(self.label_names)
         try:
-            return [indices[_format_label(value)] for value in values]
+            return [indices[format_label(value)] for value in values]
         except KeyError:
             row = next(
-                row for row, value in enumerate(values) if _format_label(value) not in indices
+                row for row, value in enumerate(values) if format_label(value) not in indices
             )
         raise ValueError(
             f"column {self.label!r}, row {row} (the first is 0), must be one of "
@@ -152,13 +155,6 @@ class TextClassification:
             f"{nearest(values[row], self.label_names)}. Correct or remove the row, or choose "
             "another column or other label names."
         )
-
-    def _index_labels(self) -> dict[str, int]:
-        """Map the values of labels to outputs: names, and indices unless names are numbers."""
-        names = self.label2id
-        if any(map(_is_integer, names)):
-            return names
-        return {str(index): index for index in names.values()} | names
 
 
 def infer(
@@ -180,7 +176,7 @@ def infer(
     if not len(rows):
         raise ValueError("rows must hold rows to infer a task from; got no rows.")
     label = _find_label_column(rows, label)
-    text, text_pair = _find_text_columns(rows, text, text_pair, label)
+    text, text_pair = find_text_columns(rows, text, text_pair, label)
     if regression is None:
         regression = label_names is None and _is_scale(rows, label)
     names: tuple[str, ...] = ()
@@ -212,12 +208,12 @@ def _is_binary(rows: Dataset, name: str) -> bool:
     """Check whether a column holds 0 and 1 only, as numbers or as text, and both of them."""
     head = rows[name][:1000]  # most other columns have another value in their first rows
     binary = all(isinstance(value, str | int | float) for value in head) and {
-        _format_label(value) for value in head
+        format_label(value) for value in head
     } <= {"0", "1"}
-    return binary and {_format_label(value) for value in rows[name][:]} == {"0", "1"}
+    return binary and {format_label(value) for value in rows[name][:]} == {"0", "1"}
 
 
-def _find_text_columns(
+def find_text_columns(
     rows: Dataset, text: str | None, text_pair: str | None, label: str
 ) -> tuple[str, str | None]:
     """Return the column of texts, and that of second texts if there is one."""
@@ -262,7 +258,7 @@ def _is_scale(rows: Dataset, label: str) -> bool:
         return bool(values)
     if not all(isinstance(value, str) for value in values):
         return False
-    return all(map(_is_number, values)) and not all(map(_is_integer, values))
+    return all(map(is_number, values)) and not all(map(is_integer, values))
 
 
 def _infer_label_names(rows: Dataset, label: str) -> tuple[str, ...]:
@@ -275,13 +271,13 @@ def _infer_label_names(rows: Dataset, label: str) -> tuple[str, ...]:
     values = column_values(rows, label)
     for row, value in enumerate(values):
         _check_label(value, row, label)
-        if not (isinstance(value, str | int) or _is_integral(value)) or is_null_name(str(value)):
+        if not (isinstance(value, str | int) or is_integral(value)) or is_null_name(str(value)):
             raise ValueError(
                 f"column {label!r}, row {row} (the first is 0), must be a label, a string or an "
                 f"integer; got {value!r} ({type(value).__name__}). Correct or remove the row; for "
                 "numbers on a scale set regression=True."
             )
-    names = sorted({_format_label(value) for value in values}, key=_sort_key)
+    names = sorted({format_label(value) for value in values}, key=sort_key)
     if len(names) == 1:
         raise ValueError(
             f"column {label!r} must hold two labels at least; got the same label {names[0]!r} in "
@@ -293,27 +289,8 @@ def _infer_label_names(rows: Dataset, label: str) -> tuple[str, ...]:
             f"different values ({list_names(names, 3)}). Choose another column, or set "
             "regression=True for numbers on a scale."
         )
-    _check_spelling(names, label)
+    check_spelling(names, label)
     return tuple(names)
-
-
-def _check_spelling(names: list[str], label: str) -> None:
-    """Raise `ValueError` for a class in two spellings, and for numbers with a decimal comma."""
-    stripped: dict[str, str] = {}
-    for name in names:
-        spelling = stripped.setdefault(name.strip(), name)
-        if spelling != name:
-            raise ValueError(
-                f"column {label!r}: labels must differ by more than blanks; got {spelling!r} and "
-                f"{name!r}. Remove the blanks, or set label_names=(...)"
-            )
-    if all(_DECIMAL_COMMA.fullmatch(name) or _is_integer(name) for name in names) and any(
-        map(_DECIMAL_COMMA.fullmatch, names)
-    ):
-        raise ValueError(
-            f"column {label!r}: numbers must be written with a decimal point; got {names[-1]!r}. "
-            "Replace the comma, or set label_names=(...)"
-        )
 
 
 def _check_label(value: object, row: int, label: str) -> None:
@@ -321,7 +298,7 @@ def _check_label(value: object, row: int, label: str) -> None:
     if isinstance(value, list | dict | tuple):
         raise ValueError(
             f"column {label!r}, row {row} (the first is 0): a row must have one label; got "
-            f"{str(value)[:60]}: {_MULTI_LABEL}"
+            f"{str(value)[:60]}. {_MULTI_LABEL}"
         )
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise ValueError(
@@ -330,48 +307,34 @@ def _check_label(value: object, row: int, label: str) -> None:
         )
 
 
+def encode_columns(
+    rows: Dataset,
+    columns: tuple[str, str | None],
+    labels: Sequence[object] | None,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    overlong: Overlong,
+) -> Dataset:
+    """Encode the columns of texts and of second texts; add the labels, if there are any."""
+    text, text_pair = columns
+    texts = _read_strings(rows, text)
+    pairs = None if text_pair is None else _read_strings(rows, text_pair)
+    encoded = encode_texts(texts, tokenizer, pairs=pairs, max_length=max_length, overlong=overlong)
+    return encoded if labels is None else encoded.add_column("labels", list(labels))
+
+
 def _read_strings(rows: Dataset, column: str) -> list[str]:
     values = column_values(rows, column)
     check_strings(values, f"column {column!r}")
     return values
 
 
-def _format_label(value: object) -> str:
-    """Format a label as a name: 1, 1.0 and True are "1"."""
-    return str(int(value)) if isinstance(value, bool) or _is_integral(value) else str(value)
-
-
-def _parse_number(value: object, row: int, column: str) -> float:
+def parse_number(value: object, row: int, column: str) -> float:
     """Parse a label of regression."""
-    if isinstance(value, int | float) or (isinstance(value, str) and _is_number(value)):
+    if isinstance(value, int | float) or (isinstance(value, str) and is_number(value)):
         number = float(value)
         if math.isfinite(number):
             return number
     raise ValueError(
         f"column {column!r}, row {row} (the first is 0), must be a finite number; got {value!r}."
     )
-
-
-def _is_integral(value: object) -> TypeGuard[float]:
-    return isinstance(value, float) and value.is_integer()
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_integer(text: str) -> bool:
-    try:
-        int(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _sort_key(name: str) -> tuple[bool, int, str]:
-    """Return a key that sorts numbers by value, before words."""
-    return (False, int(name), name) if _is_integer(name) else (True, 0, name)

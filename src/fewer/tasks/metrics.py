@@ -1,4 +1,4 @@
-"""Metrics of predictions: accuracy, F1, Matthews; Pearson, Spearman.
+"""Metrics of predictions: accuracy, F1, Matthews; micro and macro F1; Pearson, Spearman.
 
 Every number is finite: a correlation (Matthews is one) with a constant is 0.0, and so is the F1 of
 a class that is never predicted or never occurs.
@@ -36,6 +36,34 @@ def score(predictions: ArrayLike, labels: ArrayLike, *, regression: bool) -> dic
     if predicted.ndim == 1:
         return _score_classes(predicted, targets, int(max(predicted.max(), targets.max())) + 1)
     return _score_classes(predicted.argmax(-1), targets, predicted.shape[1])
+
+
+def score_labels(predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+    """Score labels (B, C) that apply (true) or not against the true ones; higher is better.
+
+    `micro_f1` counts all labels of all texts together; `macro_f1` is the mean of the F1 of each
+    label that occurs in predictions or labels.
+
+    >>> score_labels([[1, 0], [1, 1]], [[1, 0], [0, 1]])
+    {'micro_f1': 0.8, 'macro_f1': 0.833...}
+    """
+    predicted, targets = np.asarray(predictions) > 0, np.asarray(labels) > 0
+    if predicted.ndim != 2 or predicted.shape != targets.shape:
+        raise ValueError(
+            f"predictions and labels must have one shape (B, C); got {predicted.shape} and "
+            f"{targets.shape}."
+        )
+    if not len(targets):
+        raise ValueError("labels must have rows to score; got no rows.")
+    from sklearn.metrics import f1_score
+
+    micro = float(f1_score(targets.ravel(), predicted.ravel(), zero_division=0.0))
+    occurring = np.flatnonzero((predicted | targets).any(0))
+    macro = micro  # of one label or none
+    if len(occurring) > 1:
+        settings = {"average": "macro", "zero_division": 0.0}
+        macro = float(f1_score(targets[:, occurring], predicted[:, occurring], **settings))
+    return {"micro_f1": micro, "macro_f1": macro}
 
 
 def _score_classes(

@@ -1,5 +1,6 @@
 """A whole comparison of a tiny model: alike for all, resumable, told in one row."""
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 
@@ -77,6 +78,14 @@ def test_no_row_is_in_two_parts(model_folder, reviews):
     )
     assert (len(rows.train), len(rows.dev), len(rows.test)) == (16, 12, 24)
     assert not train & dev
+
+
+def test_documents_of_a_query_are_not_parted(model_folder, reviews, tmp_path):
+    path = tmp_path / "ranking.jsonl"
+    rows = [{"query": "a", "document": f"d{n}", "label": n % 2} for n in range(10)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ValueError, match=r"train must have one text per row; got .*ranking"):
+        read_all(comparison_of(model_folder, reviews, train=str(path), columns={}))
 
 
 def test_every_arm_trains_for_the_same_number_of_epochs(finished):

@@ -274,5 +274,34 @@ def test_tokens_go_on_with_the_states_that_a_decision_gives(site, expected, appl
     assert trace.layers_read.tolist() == [[2, 2, 0], [2, 2, 2]]
 
 
+class Skipping(Policy):
+    """Drops layer 0, and prunes the second token before layer 1."""
+
+    sites = frozenset({Site.BEFORE, Site.AFTER})
+
+    def decide(self, view):
+        if view.layer == 0:
+            assert view.site is Site.BEFORE  # nothing is decided in a layer that is dropped
+            return Decision(skips_layer=True)
+        return Decision.keep(view.tokens.placement.column != 1) if view.site is Site.AFTER else None
+
+
+@pytest.mark.parametrize("apply", ["compact", "mask", "soften"])
+def test_a_skipped_layer_computes_nothing(apply):
+    states, trace = _read(Skipping(), apply)
+    assert states == _read(Policy(), layers=1)[0]
+    assert trace.layers_read.tolist() == [[1, 1, 0], [1, 1, 1]]
+    assert [layer.keys.tolist() for layer in trace.layers] == [[0, 0], [2, 3]]
+    assert [layer.queries.tolist() for layer in trace.layers] == [[0, 0], [2, 3]]
+
+
+def test_stacked_decisions_skip_a_layer_if_either_does():
+    skip, keep = Decision(skips_layer=True), Decision.keep(torch.tensor([True]))
+    assert (skip & keep).skips_layer
+    assert (keep & skip).skips_layer
+    assert not (keep & keep).skips_layer
+    assert not skip.outputs_only().skips_layer
+
+
 def test_observed_decisions_replace_no_state():
     assert _read(Replacing(Site.MIDDLE), "observe")[0] == _read(Policy())[0]

@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import fewer
+from fewer.recipe import load_for
+from fewer.tasks import infer_reranking
 
 st = pytest.importorskip("sentence_transformers")
 
@@ -89,3 +92,32 @@ def test_an_object_without_a_transformer_is_refused():
     model = st.SentenceTransformer(modules=[torch.nn.Embedding(4, 8)], device="cpu")
     with pytest.raises(ValueError, match="SentenceTransformer"):
         fewer.attach(model)
+
+
+@pytest.mark.parametrize("graded", [False, True])
+def test_a_reranker_that_was_fitted_opens_as_a_cross_encoder(model_folder, tmp_path, graded):
+    pairs = [(query, text) for query in ("good film", "dull plot") for text in TEXTS]
+    rows = Dataset.from_dict(
+        {
+            "query": [query for query, _ in pairs],
+            "document": [text for _, text in pairs],
+            "label": [number % (4 if graded else 2) for number in range(len(pairs))],
+        }
+    )
+    task = infer_reranking(rows)
+    model, _ = load_for(task, str(model_folder), seed=0)
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    data = task.encode(rows, tokenizer, max_length=24)
+    dense = fewer.dense_phase(epochs=1)
+    fewer.fit(
+        model, fewer.Dense(), data, tokenizer=tokenizer, output_dir=tmp_path / "run", dense=dense
+    )
+    logits = fewer.predict(
+        model, tokenizer, rows["query"], text_pairs=rows["document"], max_length=24
+    )[:, 0]
+    encoder = st.CrossEncoder(str(tmp_path / "run" / "model"), device="cpu", max_length=24)
+    expected = logits.sigmoid().numpy()  # its default for one logit
+    np.testing.assert_allclose(encoder.predict(pairs), expected, atol=1e-5)
+    order = [entry["corpus_id"] for entry in encoder.rank("good film", TEXTS)]
+    ranking = fewer.rank(model, tokenizer, "good film", TEXTS, max_length=24)
+    assert [document for document, _ in ranking] == order

@@ -42,7 +42,7 @@ def test_a_model_spec_holds_the_task_of_the_head(backbone, model_class, task, la
     [
         ({"problem_type": "regression", "num_labels": 1}, Task.TEXT, 1),
         ({"problem_type": "regression", "num_labels": 4}, Task.VECTOR, 4),
-        ({"problem_type": "multi_label_classification"}, Task.VECTOR, 3),
+        ({"problem_type": "multi_label_classification"}, Task.MULTI_LABEL, 3),
     ],
 )
 def test_vector_targets_are_a_task_of_their_own_which_exits_refuse(settings, task, labels):

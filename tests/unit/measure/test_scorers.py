@@ -10,11 +10,25 @@ from datasets import Dataset
 
 import fewer
 from fewer.core.policy import Dense
+from fewer.hf.label_thresholds import set_label_thresholds
 from fewer.inference.answer import answer
+from fewer.measure.bootstrap import paired_difference
 from fewer.measure.evaluate import predict, three_way
-from fewer.measure.scorers import SpanScorer, TagScorer, TextScorer, make_scorer
+from fewer.measure.scorers import (
+    MultiLabelScorer,
+    SpanScorer,
+    TagScorer,
+    TextScorer,
+    make_scorer,
+)
 from fewer.measure.sweep import Depths
-from fewer.tasks import QuestionAnswering, Tagging, TextClassification
+from fewer.tasks import (
+    MultiLabel,
+    QuestionAnswering,
+    Tagging,
+    TextClassification,
+    score_labels,
+)
 from fewer.tasks.qa_metrics import score_answers
 from tests.tiny import tiny, word_tokenizer
 
@@ -175,3 +189,34 @@ def test_answers_are_told_apart_text_by_text() -> None:
     assert differs.tolist() == [False, True]
     tags = TagScorer([], [])
     assert tags.differs([["O", "B-A"], ["O"]], [["O", "O"], ["O"]]).tolist() == [True, False]
+
+
+def test_labels_apply_above_the_thresholds_of_the_model_that_reads() -> None:
+    table = Dataset.from_dict({"text": ["w1", "w2 w3", "w4"], "labels": [["a"], [], ["a", "b"]]})
+    task = MultiLabel(label_names=("a", "b"))
+    scorer = make_scorer(task, table)
+    model = fewer.attach(tiny(num_labels=2, problem_type="multi_label_classification"), fewer.LTP())
+    set_label_thresholds(model, [0.3, 0.6])
+    encoded = task.encode(table, word_tokenizer(), max_length=8, training=False)
+    results = three_way(model, encoded, word_tokenizer(), scorer)
+    probabilities = fewer.predict(model, word_tokenizer(), table["text"][:]).sigmoid()
+    expected = score_labels(probabilities > torch.tensor([0.3, 0.6]), task.labels(table))
+    assert results["method"]["metrics"] == expected
+    dense = predict(fewer.detach(model), encoded, word_tokenizer(), scorer).answers
+    assert scorer.each(dense) is None
+    assert results["packed"]["metrics"] == results["padded"]["metrics"] == scorer.score(dense)
+    interval = paired_difference(scorer, [dense], [dense], range(3))
+    assert (interval.mean, interval.low, interval.high) == (0.0, 0.0, 0.0)
+
+
+def test_a_text_differs_by_its_set_of_labels() -> None:
+    scorer = MultiLabelScorer([[1.0, 0.0]] * 2, ("a", "b"))
+    first, second = (
+        torch.tensor([[1.0, -1.0], [2.0, 3.0]]),
+        torch.tensor([[4.0, -9.0], [2.0, -3.0]]),
+    )
+    assert scorer.differs(first, second).tolist() == [False, True]
+    assert scorer.changed(first, second) == 0.5
+    assert scorer.remark(first) == ""
+    assert scorer.remark(second) == "every text gets the labels 'a'"
+    assert scorer.remark(-second.abs()) == "no text gets a label"

@@ -98,3 +98,11 @@ def test_tags_are_compared_token_by_token_without_padding():
 def test_sides_of_spans_lie_in_rows_of_their_own():
     logits = torch.arange(12.0).view(2, 3, 2)
     assert split_sides(logits).tolist() == [[0, 2, 4], [1, 3, 5], [6, 8, 10], [7, 9, 11]]
+
+
+def test_independent_labels_diverge_as_binary_answers():
+    student, teacher = torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, -1.0]])
+    p, q = teacher.sigmoid().double(), student.sigmoid().double()
+    expected = (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).mean()
+    assert distillation(student, teacher, independent=True) == pytest.approx(float(expected))
+    assert float(distillation(teacher, teacher, independent=True)) == pytest.approx(0.0, abs=1e-7)

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 import fewer
+from fewer.hf.label_thresholds import set_label_thresholds
 from fewer.inference.answer import STRIDE, encode_questions
 from fewer.report.explain import Explanation, Passage, Prediction, Word, explain, write_explanation
 from fewer.tasks.texts import clean, encode_texts
@@ -363,3 +364,21 @@ def test_a_real_explanation_has_a_page(tmp_path: Path) -> None:
     assert TEXT.replace("\x00", "␀") in page.text
     (passage,) = [paragraph for paragraph in page.named("p") if paragraph.get("class") == "passage"]
     assert passage["dir"] == "auto"
+
+
+def test_a_multi_label_page_shows_all_labels_above_their_thresholds(tmp_path: Path) -> None:
+    model = pruned(problem_type="multi_label_classification")
+    probabilities = explain(model, wordpiece(), TEXT).prediction.probabilities
+    names, values = list(probabilities), list(probabilities.values())
+    set_label_thresholds(model, [max(value - 0.001, 1e-6) for value in values])
+    explanation = explain(model, wordpiece(), TEXT)
+    assert explanation.prediction.labels == tuple(sorted(names, key=lambda n: -probabilities[n]))
+    assert explanation.prediction.label is None
+    page = self_contained(write_explanation(explanation, tmp_path / "all.html"))
+    assert all(f"{value:.4f}" in page.text for value in values)
+
+    set_label_thresholds(model, [min(value + 0.001, 1 - 1e-6) for value in values])
+    explanation = explain(model, wordpiece(), TEXT)
+    assert explanation.prediction.labels == ()
+    page = self_contained(write_explanation(explanation, tmp_path / "none.html"))
+    assert "no label" in page.text

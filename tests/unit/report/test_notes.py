@@ -98,3 +98,9 @@ def test_a_certificate_about_something_else_has_no_line(changes: dict[str, Any])
         row["certificate"] = promise | changes
     row["systems"]["method"]["changed"] = 0.5
     assert certificate_line(row) is None
+
+
+def test_a_text_of_a_ranking_is_a_query() -> None:
+    row = result()
+    row["data"] |= {"rows": 1020, "queries": 102}
+    assert "a text is a query with its documents: 102 of 1,020 rows" in notes([row])

@@ -187,7 +187,7 @@ def test_a_decimal_comma_is_no_class():
 @pytest.mark.parametrize("names", [None, ("a", "b")])
 def test_several_labels_in_a_row_are_refused_with_the_fix(label, names):
     table = rows(text=["x", "y"], label=[label, label])
-    with pytest.raises(ValueError, match=r"'label', row 0 .*not supported by infer.*Dataset"):
+    with pytest.raises(ValueError, match=r"'label', row 0 .*infer_multi_label"):
         infer(table, label_names=names).labels(table)
 
 
@@ -196,7 +196,7 @@ def test_several_columns_of_0_and_1_count_as_several_labels(kind):
     table = rows(text=["x", "y"], toxic=[kind(0), kind(1)], rude=[kind(1), kind(0)], id=[3, 4])
     if kind is str:
         table = rows(text=["x", "y"], toxic=["0", "1"], rude=["1", "0"], id=["0", "4"])
-    with pytest.raises(ValueError, match=r"'toxic', 'rude' hold 0 and 1: .*not supported by infer"):
+    with pytest.raises(ValueError, match=r"'toxic', 'rude' hold 0 and 1: .*infer_multi_label"):
         infer(table)
     with pytest.raises(ValueError, match=r"^label must be .*label='...'$"):
         infer(table.remove_columns("rude"))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fewer.tasks.metrics import score
+from fewer.tasks.metrics import score, score_labels
 
 
 def test_binary_scores_by_hand():
@@ -111,3 +111,27 @@ def test_shapes_that_do_not_fit_are_named(predictions, labels, regression):
 def test_nothing_to_score_is_an_error():
     with pytest.raises(ValueError, match="no rows"):
         score([], [], regression=False)
+
+
+def test_micro_f1_counts_all_labels_and_macro_f1_averages_labels():
+    predicted = [[1, 0, 0], [1, 1, 0], [0, 0, 0]]
+    targets = [[1, 0, 0], [0, 1, 0], [1, 0, 0]]
+    # label 0: 1 hit, 1 false, 1 missed; label 1: 1 hit; label 2 never occurs
+    result = score_labels(predicted, targets)
+    assert result == {"micro_f1": pytest.approx(2 / 3), "macro_f1": pytest.approx(0.75)}
+
+
+@pytest.mark.parametrize(("predicted", "score"), [([[1], [0]], 1.0), ([[0], [1]], 0.0)])
+def test_one_label_is_scored_by_its_own_f1(predicted, score):
+    assert score_labels(predicted, [[1], [0]]) == {"micro_f1": score, "macro_f1": score}
+
+
+def test_no_label_at_all_scores_zero():
+    assert score_labels([[0, 0]], [[0, 0]]) == {"micro_f1": 0.0, "macro_f1": 0.0}
+
+
+def test_labels_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"one shape \(B, C\); got \(1, 2\) and \(2, 1\)"):
+        score_labels([[1, 0]], [[1], [0]])
+    with pytest.raises(ValueError, match="labels must have rows"):
+        score_labels(np.zeros((0, 2)), np.zeros((0, 2)))

@@ -9,6 +9,10 @@
 | `patient_confidence` | the largest U of the last P exits | it < theta | 0 .. 1 | PCEE-BERT |
 | `learned` | u = sigmoid(w f + b), one w for all layers | u < theta | 0 .. 1 | BERxiT |
 
+Where labels are independent (multi-label), p_c = sigmoid(z_c) of each label: E is the mean over
+labels of the binary entropy -p ln p - (1 - p) ln (1 - p), in 0 .. ln 2, U = E / ln 2, m that of the
+least certain label, min_c max(p_c, 1 - p_c), and exits agree when they give the same labels.
+
 All is computed in fp32, with 0 ln 0 = 0. The released code of DeeBERT and BERxiT takes the
 logarithm of a softmax: where a probability underflows it gives NaN, and the most certain text never
 exits; that of SENTEE and TOKEE exponentiates logits, which overflow.
@@ -25,6 +29,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fewer.core.learning import OperatingPoints, Point
+from fewer.methods.distillation import binary_logits
 
 __all__ = ["CRITERIA", "Criterion", "ExitEvidence", "entropy", "in_a_row", "normalised_entropy"]
 
@@ -38,6 +43,7 @@ class ExitEvidence:
     uncertainty: Float[Tensor, "R"] | None = None  # of a learned criterion, 0..1
     patience: int = 1  # of `patient_confidence`
     tolerance: float = 0.0  # within which two numbers agree, where the answer is a number
+    independent: bool = False  # whether each column is a label that applies or not
 
 
 @dataclass(frozen=True)
@@ -80,26 +86,39 @@ class Criterion:
             )
 
 
-def entropy(logits: Float[Tensor, "R C"]) -> Float[Tensor, "R"]:
-    """E = -sum_c p_c ln p_c in nats, 0 .. ln C; finite for finite logits of any dtype."""
+def entropy(logits: Float[Tensor, "R C"], *, independent: bool = False) -> Float[Tensor, "R"]:
+    """E = -sum_c p_c ln p_c in nats, 0 .. ln C; finite for finite logits of any dtype.
+
+    `independent`: the mean of the binary entropies of all labels, 0 .. ln 2.
+    """
+    if independent:
+        return entropy(binary_logits(logits.float())).mean(-1)
     # entr(p) = -p ln p is 0 at 0, where a probability underflows
     terms: Tensor = torch.special.entr(logits.float().softmax(-1))
     return terms.sum(-1)
 
 
-def normalised_entropy(logits: Float[Tensor, "R C"]) -> Float[Tensor, "R"]:
-    """U = E / ln C, 0 .. 1."""
-    return entropy(logits) / math.log(logits.shape[-1])
+def normalised_entropy(
+    logits: Float[Tensor, "R C"], *, independent: bool = False
+) -> Float[Tensor, "R"]:
+    """U = E / ln C, 0 .. 1; E / ln 2 of independent labels."""
+    classes = 2 if independent else logits.shape[-1]
+    return entropy(logits, independent=independent) / math.log(classes)
 
 
 def _probability(evidence: ExitEvidence) -> Tensor:
+    if evidence.independent:  # of the least certain label
+        return binary_logits(evidence.logits).softmax(-1).amax(-1).amin(-1)
     return evidence.logits.softmax(-1).amax(-1)
 
 
 def _agreements(evidence: ExitEvidence) -> Tensor:
     """Count, back from this exit, the exits in a row that agreed with the one before them."""
     logits = torch.stack((*evidence.previous, evidence.logits))  # (E, R, C)
-    if logits.shape[2] == 1:
+    if evidence.independent:
+        applies = logits > 0
+        same = (applies[1:] == applies[:-1]).all(2)
+    elif logits.shape[2] == 1:
         same = logits.squeeze(2).diff(dim=0).abs() < evidence.tolerance
     else:
         same = logits.argmax(2).diff(dim=0) == 0  # (E - 1, R)
@@ -115,7 +134,10 @@ def _largest_uncertainty(evidence: ExitEvidence) -> Tensor:
     exits = (*evidence.previous, evidence.logits)
     if len(exits) < evidence.patience:
         return torch.full_like(evidence.logits[:, 0], math.inf)
-    uncertainties = [normalised_entropy(logits) for logits in exits[-evidence.patience :]]
+    uncertainties = [
+        normalised_entropy(logits, independent=evidence.independent)
+        for logits in exits[-evidence.patience :]
+    ]
     return torch.stack(uncertainties).amax(0)
 
 
@@ -138,7 +160,7 @@ CRITERIA: dict[str, Criterion] = {
     for criterion in (
         Criterion(
             "entropy",
-            lambda evidence: entropy(evidence.logits),
+            lambda evidence: entropy(evidence.logits, independent=evidence.independent),
             always_exit=100.0,  # above ln C of any C
             maximum=math.inf,
             default=0.1,
@@ -146,7 +168,7 @@ CRITERIA: dict[str, Criterion] = {
         ),
         Criterion(
             "normalised_entropy",
-            lambda evidence: normalised_entropy(evidence.logits),
+            lambda evidence: normalised_entropy(evidence.logits, independent=evidence.independent),
             default=0.1,
             grid=_uncertainties,
         ),

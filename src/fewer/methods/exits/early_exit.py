@@ -63,8 +63,8 @@ class EarlyExit:
     def exits_of(self, spec: ModelSpec) -> tuple[int, ...]:
         """Return the layers, from 0, after which a model of this shape has an exit.
 
-        Raises `ValueError` for a layer that it lacks, and for a model whose answers are neither one
-        label or number for each text nor a span of it.
+        Raises `ValueError` for a layer that it lacks, and for a model whose answers are neither
+        labels or one number for each text nor a span of it.
         """
         if spec.task not in _POLICIES or spec.labels < 1:
             raise ValueError(
@@ -116,5 +116,6 @@ def exit_layers(layers: tuple[int, ...] | None, spec: ModelSpec) -> tuple[int, .
 
 _POLICIES: dict[Task, Callable[[EarlyExit, ModelSpec], Policy]] = {
     Task.TEXT: ExitPolicy,
+    Task.MULTI_LABEL: ExitPolicy,
     Task.SPAN: SpanExitPolicy,
 }

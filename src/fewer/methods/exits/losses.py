@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -34,16 +35,18 @@ def exit_loss(
     teacher: Teacher,
     weights: Weights,
     num_layers: int,
+    *,
+    independent: bool = False,
 ) -> Tensor:
     """Add up the losses of all exits but the last, which is the model's own head.
 
     `labels`: the task's loss. `last`: KL(p_L || p_l), the last layer's answer detached (FastBERT);
-    squared distance where the answer is a number. `depth` weighs the exit of layer l by l / L
-    (PABEE: l / sum of l; the same up to a factor of the whole loss, with the last layer's at 1).
+    its mean over `independent` labels; squared distance where the answer is a number. `depth`
+    weighs the exit of layer l by l / L (PABEE: l / sum of l; the same up to a factor of the whole
+    loss, with the last layer's at 1).
     """
-    return weighted_sum(
-        outputs, weights, num_layers, lambda output: _output_loss(batch, output, teacher)
-    )
+    score = partial(_output_loss, batch, teacher=teacher, independent=independent)
+    return weighted_sum(outputs, weights, num_layers, score)
 
 
 def weighted_sum(
@@ -74,18 +77,25 @@ def exit_weight(layer: int, num_layers: int, weights: Weights) -> float:
 
 
 def get_labels(batch: TrainingBatch, rows: Int[Tensor, "R"]) -> Tensor:
-    """Labels of the texts or tokens of an exit. Raises `ValueError` without labels."""
+    """Labels of the texts or tokens of an exit, `(R)`, or `(R, C)` where a text has several.
+
+    Raises `ValueError` without labels.
+    """
     if batch.labels is None:
         raise ValueError(
             "labels must be given to exits that learn from labels; got none. Add the column."
         )
-    return batch.labels.flatten()[rows]
+    labels = batch.labels.reshape(batch.logits.flatten(0, -2).shape[0], -1)[rows]
+    return labels.squeeze(1) if labels.shape[1] == 1 else labels
 
 
-def _output_loss(batch: TrainingBatch, output: ExitOutput, teacher: Teacher) -> Tensor:
+def _output_loss(
+    batch: TrainingBatch, output: ExitOutput, *, teacher: Teacher, independent: bool
+) -> Tensor:
     score: Callable[[Tensor, Tensor], Tensor]
     if teacher == "last":
-        score, target = distillation, batch.logits.flatten(0, -2)[output.rows]
+        score = partial(distillation, independent=independent)
+        target = batch.logits.flatten(0, -2)[output.rows]
     else:
         score, target = batch.loss, get_labels(batch, output.rows)
     labelled = _is_labelled(batch, output.rows)

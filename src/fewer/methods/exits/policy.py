@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fewer.core.cost import ModelSpec
+from fewer.core.cost import ModelSpec, Task
 from fewer.core.decision import Decision, ExitOutput, View
 from fewer.core.learning import OperatingPoints, TrainingBatch
 from fewer.core.partition import can_look
@@ -30,13 +30,14 @@ class ExitPolicy(CalibratedExits):
 
     def __init__(self, method: EarlyExit, spec: ModelSpec) -> None:
         super().__init__(method, spec)
-        self.labels = spec.labels
-        if spec.labels == 1 and method.criterion not in ("patience", "learned"):
+        self.independent = spec.task is Task.MULTI_LABEL
+        self.classes = 2 if self.independent else spec.labels  # of each answer; 1: a number
+        if self.classes == 1 and method.criterion not in ("patience", "learned"):
             raise ValueError(
                 "criterion must be 'learned' or 'patience' for a model that answers with a number; "
                 f"got {method.criterion!r}, which compares classes."
             )
-        if spec.labels == 1 and method.temperature:
+        if self.classes == 1 and method.temperature:
             raise ValueError(
                 "temperature must be False for a model that answers with a number; got True. There "
                 "are no probabilities to calibrate."
@@ -71,7 +72,7 @@ class ExitPolicy(CalibratedExits):
 
     def operating_points(self) -> OperatingPoints:
         """Return the threshold."""
-        return self.criterion.operating_points(self.threshold, self.labels, len(self.layers))
+        return self.criterion.operating_points(self.threshold, self.classes, len(self.layers))
 
     def loss(self, batch: TrainingBatch) -> Tensor:
         """Add up the exits' losses, and that of the learned criterion."""
@@ -80,7 +81,14 @@ class ExitPolicy(CalibratedExits):
             alternating_loss(
                 batch,
                 method.training,
-                lambda: exit_loss(batch, outputs, method.teacher, method.weights, self.num_layers),
+                lambda: exit_loss(
+                    batch,
+                    outputs,
+                    method.teacher,
+                    method.weights,
+                    self.num_layers,
+                    independent=self.independent,
+                ),
             )
         ]
         if self.doubt is not None:
@@ -103,6 +111,7 @@ class ExitPolicy(CalibratedExits):
             uncertainty=self._uncertainty(output),
             patience=self.method.patience,
             tolerance=self.method.tolerance,
+            independent=self.independent,
         )
         return self.criterion.exits(evidence, self.threshold)
 
@@ -115,10 +124,16 @@ class ExitPolicy(CalibratedExits):
         return uncertainty
 
     def _learning_to_exit_loss(self, batch: TrainingBatch, output: ExitOutput) -> Tensor:
-        """(u - t)^2, t = whether the exit is wrong; for a number how far off, tanh |y - z|."""
+        """(u - t)^2, t = whether the exit is wrong; for a number how far off, tanh |y - z|.
+
+        With independent labels an exit is wrong if one of them is.
+        """
         labels, uncertainty = get_labels(batch, output.rows), self._uncertainty(output)
         assert uncertainty is not None
-        if output.logits.shape[1] == 1:
+        if self.independent:
+            applies = labels.reshape(output.logits.shape) > 0.5
+            error = ((output.logits > 0) != applies).any(1).float()
+        elif output.logits.shape[1] == 1:
             error = torch.tanh((output.logits.detach().squeeze(1) - labels).abs())
         else:
             error = (output.logits.argmax(1) != labels).float()

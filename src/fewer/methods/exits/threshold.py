@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from fewer.core.learning import CalibrationData, OperatingPoints, TrainingBatch
@@ -25,17 +25,22 @@ WIDEST = 4.0  # of |ln T|
 CLOSE = 0.002  # of a ratio
 
 
-def fitted_temperature(logits: Float[Tensor, "R C"], labels: Int[Tensor, "R"]) -> float:
+def fitted_temperature(logits: Float[Tensor, "R C"], labels: Tensor) -> float:
     """T > 0 that minimises the negative log-likelihood of softmax(z / T): Guo et al. (2017).
 
-    The logarithm is searched, so T cannot cross 0; never worse than T = 1 on these rows.
+    `labels` are classes (R); or 0.0 and 1.0 of independent labels (R, C), of sigmoid(z / T). The
+    logarithm is searched, so T cannot cross 0; never worse than T = 1 on these rows.
     """
     from scipy.optimize import minimize_scalar
 
     logits, labels = logits.detach().double().cpu(), labels.cpu()
+    loss: Callable[[Tensor, Tensor], Tensor] = torch.nn.functional.cross_entropy
+    if labels.is_floating_point():
+        labels = labels.double().reshape(logits.shape)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits
 
     def likelihood(log_t: float) -> float:
-        return float(torch.nn.functional.cross_entropy(logits / math.exp(log_t), labels))
+        return float(loss(logits / math.exp(log_t), labels))
 
     result = minimize_scalar(likelihood, bounds=(-WIDEST, WIDEST), method="bounded")
     return math.exp(result.x) if result.fun < likelihood(0.0) else 1.0

@@ -16,8 +16,8 @@ What differs from the authors' code, and why:
 
 - Lengths are shares of the text: a text of n tokens keeps ceil(share * n), two at least. Theirs are
   counts of a padded length. A random share is a real number, theirs a whole count.
-- There is no LayerDrop: the loop has no way to skip a layer. Theirs drops layers with probability
-  0.2, in the full model too.
+- LayerDrop, which drops each layer of each pass of training, the full model's too, is off by
+  default; theirs has 0.2.
 - Scores leave out padding and dropout, and survivors stay in the order of the text.
 - The search is on held-out rows and by the mean loss, not by accuracy on the data that it is then
   reported for; without labels, by how closely the full model's answers are met. FLOPs are those of
@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
@@ -43,7 +43,7 @@ from pydantic import Strict
 from torch import Tensor
 
 from fewer._validation.settings import settings
-from fewer._validation.types import Count, Fraction, Natural, NonNegative
+from fewer._validation.types import Count, Fraction, Natural, NonNegative, Probability
 from fewer.core.cost import ModelSpec
 from fewer.core.decision import Decision, Site, View
 from fewer.core.learning import (
@@ -84,6 +84,7 @@ class LengthAdaptive:
     """Train for every length configuration at once; then search the best for each budget."""
 
     drop: Fraction = 0.2  # p: a layer drops at most so much of what came in
+    layer_drop: Probability = 0.0  # with which a pass of training drops a layer
     random_models: Natural = 2  # n: random configurations of each step
     # the divergence from the full model's answers: KL(random || full) as in their code, or usual
     divergence: Literal["reverse", "forward"] = "reverse"
@@ -140,8 +141,6 @@ class LengthAdaptivePolicy(Policy):
     Until the search the archive holds constant-ratio configurations, and the budget is full.
     """
 
-    sites = frozenset({Site.MIDDLE})
-
     def __init__(self, method: LengthAdaptive, spec: ModelSpec) -> None:
         super().__init__()
         lengths, layers = method.lengths, spec.num_layers
@@ -150,6 +149,7 @@ class LengthAdaptivePolicy(Policy):
                 f"lengths must have a share for each of the {layers} layers; got {len(lengths)}. "
                 "Give one per layer."
             )
+        self.sites = frozenset({Site.BEFORE, Site.MIDDLE} if method.layer_drop else {Site.MIDDLE})
         self.method = method
         self.spec = spec
         self.budget: Tensor
@@ -171,31 +171,36 @@ class LengthAdaptivePolicy(Policy):
         """Attention received, but not in the full model of a step."""
         return Needs(received=not _is_full(phase))
 
-    def begin(self, tokens: Packed, phase: Phase) -> TokenCounts | None:
+    def begin(self, tokens: Packed, phase: Phase) -> _Draw:
         """Choose the length configuration of a pass: of the budget, or as the sandwich rule has it.
 
-        Full, then the smallest, then a random one for each further pass.
+        Full, then the smallest, then a random one for each further pass. A layer that is dropped
+        prunes nothing.
         """
-        if _is_full(phase):
-            return None
         if not phase.passes:
             archived = torch.cat((self.budget[None], self.ratios, self.archive.flatten()))
-            return TokenCounts.plan(tokens, archived, self._counts_by_budget)
-        layers = len(self.archive[0])
+            return _Draw(TokenCounts.plan(tokens, archived, self._counts_by_budget))
+        layers, drop = len(self.archive[0]), self.method.layer_drop
+        is_dropped = torch.rand(layers) < drop if drop else torch.zeros(layers, dtype=torch.bool)
+        dropped = frozenset(is_dropped.nonzero().flatten().tolist())
+        if _is_full(phase):
+            return _Draw(None, dropped)
         ratios = torch.full((layers,), 1 - self.method.drop)
         if phase.number > 1:
             ratios = 1 - self.method.drop * torch.rand(layers)
-        shares = ratios.cumprod(0).to(tokens.slot.device)
-        return TokenCounts.plan(tokens, shares, _counts)
+        shares = ratios.masked_fill(is_dropped, 1.0).cumprod(0).to(tokens.slot.device)
+        return _Draw(TokenCounts.plan(tokens, shares, _counts), dropped)
 
     def decide(self, view: View) -> Decision | None:
         """Keep the tokens that receive most attention, as many as the configuration says."""
-        if view.state is None:
+        draw: _Draw = view.state
+        if view.site is Site.BEFORE:
+            return Decision(skips_layer=True) if view.layer in draw.dropped else None
+        if draw.counts is None:
             return None
         received = view.evidence.received
         assert received is not None
-        counts: TokenCounts = view.state
-        return replace(counts.decide(view, received), restores=True)
+        return replace(draw.counts.decide(view, received), restores=True)
 
     def loss(self, batch: TrainingBatch) -> Tensor:
         """Return how far a smaller model's answers are from those of the full one."""
@@ -328,6 +333,14 @@ class LengthAdaptivePolicy(Policy):
     def _distance(self, batch: TrainingBatch, goal: Tensor) -> Tensor:
         reverse = self.method.divergence == "reverse"
         return distance_to(batch, goal, self.spec.task, reverse=reverse)
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """What is chosen for a pass: tokens that stay (`None`: all), and layers that are dropped."""
+
+    counts: TokenCounts | None
+    dropped: frozenset[int] = frozenset()
 
 
 def _is_full(phase: Phase) -> bool:

@@ -39,15 +39,16 @@ from jaxtyping import Float
 from pydantic import Strict
 from torch import Tensor
 
-from fewer._validation.settings import settings, validate
+from fewer._validation.settings import settings
 from fewer._validation.types import Fraction, NonNegative, Probability
 from fewer.core.cost import ModelSpec
 from fewer.core.decision import Decision, Site, View
-from fewer.core.learning import CalibrationData, OperatingPoints, Point, warn_if_missed
+from fewer.core.learning import CalibrationData, OperatingPoints, warn_if_missed
 from fewer.core.needs import Needs
 from fewer.core.packed import Packed
 from fewer.core.phase import Phase
 from fewer.core.policy import Policy
+from fewer.methods.pruning.factor_points import factor_points
 from fewer.methods.select import keep_top
 
 __all__ = ["SpAtten", "SpAttenPolicy"]
@@ -165,7 +166,7 @@ class SpAttenPolicy(Policy):
 
     def operating_points(self) -> OperatingPoints:
         """Return the factor; 0 prunes nothing."""
-        return OperatingPoints(self.factor, 0.0, FACTORS, _check_factor)
+        return factor_points(self.factor, FACTORS)
 
     def _prune_tokens(self, view: View, ratio: float) -> Decision:
         """Add the attention received to each token's score, and keep the highest."""
@@ -239,7 +240,3 @@ def schedule(first: float, last: float, layers: int, kind: str) -> tuple[float, 
         return (*(0.0,) * dense, (first + last) / 2)
     line = (first + (last - first) * step / (steps - 1) for step in range(steps))
     return (*(0.0,) * dense, *line)
-
-
-def _check_factor(value: Point) -> None:
-    validate(NonNegative, value, "threshold")

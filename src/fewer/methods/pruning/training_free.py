@@ -11,6 +11,9 @@ threshold means the same for short and long texts:
 | `cls` | attention of the first token, sum over heads |
 | `value` | attention of the first token times the length of what it carries, sum over heads |
 
+Of pairs, such as a query and a document, the rule `lexical` prunes the second text before the first
+layer, by how near a token is to words of the first; no layer is searched and nothing merged.
+
 Which layers prune is chosen on the sample, from `first_layer` on (`search`): those with which the
 answers stay closest to those of the unpruned model, by their Kullback-Leibler divergence, at the
 same FLOPs. Without the search all of them prune.
@@ -37,25 +40,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fewer._validation.settings import settings, validate
-from fewer._validation.types import Fraction, Natural, NonNegative
-from fewer.core.cost import ModelSpec, Task
+from fewer._validation.settings import settings
+from fewer._validation.types import Fraction, Natural
+from fewer.core.cost import WHOLE_TEXT, ModelSpec
 from fewer.core.decision import Decision, Site, View
-from fewer.core.learning import CalibrationData, OperatingPoints, Point, warn_if_missed
+from fewer.core.learning import CalibrationData, OperatingPoints, warn_if_missed
 from fewer.core.needs import Needs
 from fewer.core.packed import Packed
 from fewer.core.phase import Phase
 from fewer.core.policy import Policy
 from fewer.core.trace import Trace
 from fewer.methods.distillation import distance_to
+from fewer.methods.pruning.factor_points import factor_points
 from fewer.methods.pruning.layer_search import find_share, grow_best, predict_ratio
+from fewer.methods.pruning.lexical import LexicalPolicy
 from fewer.methods.pruning.merging import keep_merged
 
 __all__ = ["TrainingFree", "TrainingFreePolicy"]
 
 CARRIED = "score"  # of the rule `cumulative`
-# The operating points: what is fitted, times a factor.
-FACTORS = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0)
 LEAST_SHARE = 0.05  # of the tokens that a layer keeps
 _OF_RECEIVED = ("received", "cumulative")  # rules that sum the attention received
 _NEVER = -1.0  # threshold of a layer that does not prune: scores are 0 or more
@@ -65,15 +68,18 @@ _NEVER = -1.0  # threshold of a layer that does not prune: scores are 0 or more
 class TrainingFree:
     """Prune tokens of a model as it is: thresholds are fitted to unlabelled texts."""
 
-    rule: Literal["received", "cumulative", "cls", "value"] = "cumulative"
+    rule: Literal["received", "cumulative", "cls", "value", "lexical"] = "cumulative"
     target: Fraction = 0.6  # share of the dense FLOPs to keep
     first_layer: Natural = 1  # that may prune; the first layer is 0
     search: bool = True  # whether the layers that prune are chosen; else all from the first
     merge: bool = True  # whether the pruned tokens of a text go on as one
     only_first_last: bool = True  # whether the last layer computes the first token only
 
-    def build(self, spec: ModelSpec) -> TrainingFreePolicy:
+    def build(self, spec: ModelSpec) -> TrainingFreePolicy | LexicalPolicy:
         """Make the thresholds, which prune nothing until they are calibrated."""
+        if self.rule == "lexical":
+            skips_last = self.only_first_last and spec.reads_first_token
+            return LexicalPolicy(self, spec, self.target, skips_last=skips_last)
         return TrainingFreePolicy(self, spec)
 
     def phases(self) -> tuple[Phase, ...]:
@@ -90,7 +96,7 @@ class TrainingFreePolicy(Policy):
 
     def __init__(self, method: TrainingFree, spec: ModelSpec) -> None:
         super().__init__()
-        self.merges = method.merge and spec.task in (Task.TEXT, Task.VECTOR)
+        self.merges = method.merge and spec.task in WHOLE_TEXT
         self.skips_last = method.only_first_last and spec.reads_first_token
         self.layers = range(method.first_layer, spec.num_layers - self.skips_last)
         if not self.layers and not self.skips_last:
@@ -160,7 +166,7 @@ class TrainingFreePolicy(Policy):
 
     def operating_points(self) -> OperatingPoints:
         """Return the factor of the thresholds: 1 as they were fitted, 0 to prune nothing."""
-        return OperatingPoints(self.factor, 0.0, FACTORS, _check_factor)
+        return factor_points(self.factor)
 
     def _search(self, data: CalibrationData) -> range:
         """Return the layers with which the answers stay closest to the unpruned model's."""
@@ -266,7 +272,3 @@ def _read_layers(policy: TrainingFreePolicy, _: object) -> None:
     thresholds = policy.threshold.tolist()
     layers = [layer for layer in policy.prunable if thresholds[layer] >= 0]
     policy.layers = range(layers[0], layers[-1] + 1) if layers else policy.prunable
-
-
-def _check_factor(factor: Point) -> None:
-    validate(NonNegative, factor, "threshold")

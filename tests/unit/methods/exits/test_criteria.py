@@ -183,3 +183,37 @@ def test_no_text_exits_at_never_exit_in_half_precision(name, dtype):
     criterion = CRITERIA[name]
     certain = ExitEvidence(CERTAIN, (CERTAIN, CERTAIN), uncertainty=torch.tensor([0.0, 1.0]))
     assert not criterion.exits(certain, torch.tensor(criterion.never_exit).to(dtype)).any()
+
+
+PROBABILITIES = torch.tensor([[0.5, 0.25], [0.9, 0.9]], dtype=torch.float64)
+
+
+def _binary_entropy(p):
+    return -p * math.log(p) - (1 - p) * math.log(1 - p)
+
+
+def test_independent_labels_have_the_mean_of_their_binary_entropies():
+    logits = torch.logit(PROBABILITIES)
+    expected = [(math.log(2) + _binary_entropy(0.25)) / 2, _binary_entropy(0.9)]
+    assert _measure("entropy", logits, independent=True) == pytest.approx(expected)
+    shares = [value / math.log(2) for value in expected]
+    assert _measure("normalised_entropy", logits, independent=True) == pytest.approx(shares)
+    assert _measure("patient_confidence", logits, independent=True) == pytest.approx(shares)
+
+
+def test_independent_labels_are_as_probable_as_the_least_certain():
+    measured = _measure("probability", torch.logit(PROBABILITIES), independent=True)
+    assert measured == pytest.approx([0.5, 0.9])
+
+
+def test_independent_labels_agree_as_sets():
+    exits = [torch.tensor([[1.0, -1.0], [1.0, 1.0]]), torch.tensor([[9.0, -0.1], [1.0, -0.1]])]
+    assert _measure("patience", *exits, independent=True) == [1, 0]
+
+
+@pytest.mark.parametrize("name", ["entropy", "normalised_entropy", "probability"])
+def test_one_independent_label_has_a_certainty_too(name):
+    logits = torch.tensor([[0.0], [1e4], [-1e4]])
+    never = CRITERIA[name]
+    evidence = ExitEvidence(logits, (), independent=True)
+    assert never.exits(evidence, torch.tensor(never.default)).tolist() == [False, True, True]

@@ -96,7 +96,6 @@ def test_one_layer_is_too_few():
         ("Model", {}),
         ("TokenClassification", {}),
         ("MaskedLM", {}),
-        ("SequenceClassification", {"problem_type": "multi_label_classification"}),
         ("SequenceClassification", {"problem_type": "regression", "num_labels": 2}),
     ],
 )

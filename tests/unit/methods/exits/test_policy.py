@@ -1,5 +1,6 @@
 """Exits of whole texts, whichever head, criterion and training."""
 
+import dataclasses
 import pickle
 from itertools import pairwise
 
@@ -14,6 +15,7 @@ from fewer.methods.combined import Stack
 from fewer.methods.exits import PABEE, BERxiT, DeeBERT, EarlyExit, FastBERT, RightTool
 from fewer.methods.exits.criteria import CRITERIA
 from fewer.methods.exits.heads import HEADS
+from fewer.methods.exits.threshold import fitted_temperature
 from fewer.training.trainer import training_only
 from tests.batches import calibration_data
 from tests.tiny import LENGTHS, ragged, text, tiny
@@ -371,3 +373,55 @@ def test_a_regression_with_a_criterion_that_compares_classes_is_refused(criterio
 def test_a_temperature_of_a_regression_is_refused():
     with pytest.raises(ValueError, match="temperature must be False"):
         fewer.attach(tiny(num_labels=1), EarlyExit(criterion="learned", temperature=True))
+
+
+MULTI_LABEL = {"problem_type": "multi_label_classification", "num_labels": 4}
+
+
+@pytest.mark.parametrize("teacher", ["labels", "last"])
+@pytest.mark.parametrize("criterion", ["normalised_entropy", "learned"])
+def test_exits_of_multi_label_models_learn_each_label_alone(teacher, criterion):
+    model = fewer.attach(tiny(**MULTI_LABEL), EarlyExit(teacher=teacher, criterion=criterion))
+    policy = fewer.attachment(model).policy
+    logits = torch.tensor([[2.0, -1.0, 0.5, -3.0], [0.1, 0.2, -0.3, 0.4]])
+    targets = torch.tensor([[1.0, 0.0, 1.0, 0.0], [0.0, 0.0, 1.0, 1.0]])
+    features = torch.randn(2, policy.heads.width)
+    output = ExitOutput(0, torch.tensor([0, 1]), logits.requires_grad_(), features)
+    batch = training_batch(torch.ones(2, 4), targets, output)
+    batch = dataclasses.replace(batch, loss=fewer.attachment(model).head.loss)
+    loss = policy.loss(batch)
+    bce = torch.nn.functional.binary_cross_entropy_with_logits
+    soft = torch.full((2, 4), 1.0).sigmoid()
+    expected = (
+        bce(logits, targets)
+        if teacher == "labels"
+        else bce(logits, soft) - bce(torch.logit(soft), soft)
+    )
+    if criterion == "learned":  # of both texts, only the first has all its labels right
+        u = policy._uncertainty(output)
+        expected = expected + (u - torch.tensor([0.0, 1.0])).square().mean()
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+@pytest.mark.parametrize("criterion", ["entropy", "normalised_entropy", "probability", "patience"])
+def test_texts_exit_a_multi_label_model_with_the_logits_of_their_exit(criterion):
+    model = fewer.attach(tiny(**MULTI_LABEL), EarlyExit(criterion=criterion))
+    policy = fewer.attachment(model).policy
+    batch = ragged(model)
+    with torch.inference_mode():
+        full = model(**batch).logits
+        policy.threshold.fill_(policy.criterion.always_exit)
+        with fewer.record() as traces:
+            early = model(**batch).logits
+    first = next(iter(traces[0].exit_outputs))
+    assert full.shape == early.shape
+    assert torch.equal(early, first.logits)
+    assert not torch.allclose(full, early)
+
+
+def test_the_temperature_of_independent_labels_is_that_of_their_likelihood():
+    probabilities = torch.tensor([[0.2], [0.7]], dtype=torch.float64).expand(2, 1000)
+    generator = torch.Generator().manual_seed(0)
+    labels = (torch.rand(2, 1000, generator=generator) < probabilities).double()
+    overconfident = 3 * torch.logit(probabilities)
+    assert fitted_temperature(overconfident, labels) == pytest.approx(3.0, rel=0.15)

@@ -30,6 +30,7 @@ def policy_of(model):
     [
         ({"drop": 0.0}, "drop"),
         ({"drop": 1.0}, "drop"),
+        ({"layer_drop": 1.0}, "layer_drop"),
         ({"random_models": -1}, "random_models"),
         ({"divergence": "both"}, "divergence"),
         ({"target": 1.0}, "target"),

@@ -220,3 +220,41 @@ def test_other_answers_are_searched_by_too(task):
     assert len(attached.policy.layers) < 5
     _, trace = read(model, batch)
     assert float(attached.spec.flops_ratio(trace)) == pytest.approx(0.8, abs=0.05)
+
+
+QUESTIONS = [" ".join(text.split()[1:3]) for text in TEXTS]
+
+
+def test_the_lexical_rule_meets_its_target_on_pairs_and_keeps_first_texts():
+    model, tokenizer = tiny(layers=4, width=16), word_tokenizer()
+    prune(
+        *(model, tokenizer, QUESTIONS),
+        text_pairs=TEXTS,
+        method=TrainingFree(rule="lexical", target=0.7),
+    )
+    batch = tokenizer(QUESTIONS, TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad(), fewer.record() as traces:
+        model(**batch)
+    trace, spec = traces[0], fewer.attachment(model).spec
+    assert float(spec.flops_ratio(trace)) == pytest.approx(0.7, abs=0.02)
+    read = trace.layers_read
+    assert bool((read[batch["token_type_ids"].eq(0) & batch["attention_mask"].bool()] >= 3).all())
+    assert int((read == 0).sum()) > int((batch["attention_mask"] == 0).sum())
+
+
+def test_the_lexical_rule_is_refused_for_single_texts_and_embeddings():
+    method = TrainingFree(rule="lexical")
+    with pytest.raises(ValueError, match="lexical"):
+        prune(tiny(), word_tokenizer(), TEXTS, method=method)
+    model = fewer.attach(tiny(), method)
+    with pytest.raises(ValueError, match="input_ids"):
+        model(inputs_embeds=torch.zeros(1, 3, model.config.hidden_size))
+
+
+def test_frequencies_are_saved_with_the_model(tmp_path):
+    model, tokenizer = tiny(layers=4, width=16), word_tokenizer()
+    method = TrainingFree(rule="lexical", target=0.7)
+    prune(model, tokenizer, QUESTIONS, text_pairs=TEXTS, method=method)
+    fewer.save(model, tmp_path)
+    batch = tokenizer(QUESTIONS, TEXTS, padding=True, return_tensors="pt")
+    assert_same(read(fewer.load(tmp_path), batch)[0], read(model, batch)[0])

@@ -1,0 +1,95 @@
+"""SQuAD as a retrieval set: each question and the 100 paragraphs that TF-IDF finds for it.
+
+The paragraph that the question was asked about is the relevant one, though others may answer it
+too. Training rows have it and two of the first 30; calibration rows have lists of 25, whose labels
+nothing reads.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+__all__ = ["FOLDER", "LIST", "write"]
+
+FOLDER = Path("runs/data/squad-rerank")
+LIST = 100  # documents of a list that is reranked
+TRAIN, CALIBRATE, DEV, TEST = 3000, 400, 150, 250  # questions
+NEGATIVES = 2  # for each relevant paragraph of a training question
+Question = tuple[str, int]  # and the number of its paragraph
+
+
+def write(data: Path) -> None:
+    """Write the four files, once."""
+    if (FOLDER / "test.jsonl").exists():
+        return
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    draw = random.Random(0)
+    paragraphs, questions = _read(data / "squad/train-v1.1.json.gz")
+    questions = draw.sample(questions, TRAIN + CALIBRATE)
+    lists = _retrieve(paragraphs, questions)
+    _write(
+        "train",
+        paragraphs,
+        questions[:TRAIN],
+        [
+            [gold, *draw.sample([number for number in documents[:30] if number != gold], NEGATIVES)]
+            for (_, gold), documents in zip(questions[:TRAIN], lists[:TRAIN].tolist(), strict=True)
+        ],
+    )
+    _write(
+        "calibrate",
+        paragraphs,
+        questions[TRAIN:],
+        [
+            sorted(draw.sample(documents, 25), key=documents.index)
+            for documents in lists[TRAIN:].tolist()
+        ],
+    )
+    paragraphs, questions = _read(data / "squad/dev-v1.1.json.gz")
+    questions = draw.sample(questions, DEV + TEST)
+    lists = _retrieve(paragraphs, questions).tolist()
+    _write("dev", paragraphs, questions[:DEV], lists[:DEV])
+    _write("test", paragraphs, questions[DEV:], lists[DEV:])
+
+
+def _read(path: Path) -> tuple[list[str], list[Question]]:
+    with gzip.open(path, "rt", encoding="utf-8") as stream:
+        articles = json.load(stream)["data"]
+    texts = [paragraph for article in articles for paragraph in article["paragraphs"]]
+    questions = [
+        (asked["question"], number) for number, text in enumerate(texts) for asked in text["qas"]
+    ]
+    return [text["context"] for text in texts], questions
+
+
+def _retrieve(paragraphs: Sequence[str], questions: Sequence[Question]) -> NDArray[np.intp]:
+    """Return the numbers of the paragraphs nearest to each question, the best first."""
+    vectorizer = TfidfVectorizer(sublinear_tf=True, stop_words="english")
+    documents = vectorizer.fit_transform(paragraphs)
+    scores = vectorizer.transform([text for text, _ in questions]) @ documents.T
+    order: NDArray[np.intp] = np.argsort(-scores.toarray(), axis=1, kind="stable")
+    return order[:, :LIST]
+
+
+def _write(
+    name: str,
+    paragraphs: Sequence[str],
+    questions: Sequence[Question],
+    lists: Iterable[Sequence[int]],
+) -> None:
+    rows: list[dict[str, Any]] = [
+        {"query": text, "document": paragraphs[number], "label": int(number == gold)}
+        for (text, gold), documents in zip(questions, lists, strict=True)
+        for number in documents
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (FOLDER / f"{name}.jsonl").write_text(lines, encoding="utf-8")

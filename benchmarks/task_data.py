@@ -1,0 +1,123 @@
+"""Write the rows of three more tasks: `python -m benchmarks.task_data [ROWS [SEED]]`.
+
+They are made of the data at hand, since it has no published set of these tasks:
+
+- `topics`, multi-label: the kinds of names (LOC, MISC, ORG, PER) that a sentence of CoNLL-2003
+  holds, none in a fifth of them. Its train, dev and test files.
+- `similarity`, STS-B as it is, with its columns renamed as in the original files.
+- `answers`, reranking: a question of SQuAD 1.1 and ten sentences, of its paragraph and then of
+  others of the article; relevant is the one that holds the answer. Questions of dev are of other
+  articles than those of test.
+
+Files of JSON lines in `runs/data/tasks/`; training files have ROWS rows (2,000), drawn with SEED.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import random
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+DATA = Path(os.environ.get("FEWER_DATA", "../shared/data"))
+FOLDER = Path("runs/data/tasks")
+ROWS, TEST_ROWS, DOCUMENTS = 2000, 1000, 10
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])")
+Row = dict[str, Any]
+
+
+def write(rows: int = ROWS, seed: int = 42) -> None:
+    """Write all files."""
+    for split in ("train", "dev", "test"):
+        count = rows if split == "train" else TEST_ROWS
+        for name, read in (("topics", topics), ("similarity", similarity), ("answers", answers)):
+            drawn = read(split, count, random.Random(f"{seed} {name} {split}"))
+            path = FOLDER / f"{name}-{split}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(json.dumps(row) + "\n" for row in drawn), encoding="utf-8")
+
+
+def topics(split: str, count: int, draw: random.Random) -> list[Row]:
+    """Sentences with the kinds of names in them."""
+    rows = _read_lines(f"conll2003/{split}.jsonl.gz")
+    drawn = draw.sample(rows, min(count, len(rows)))
+    return [
+        {
+            "text": " ".join(row["tokens"]),
+            "labels": sorted({tag[2:] for tag in row["ner_tags"] if tag != "O"}),
+        }
+        for row in drawn
+    ]
+
+
+def similarity(split: str, count: int, draw: random.Random) -> list[Row]:
+    """Pairs of sentences with a score from 0 to 5."""
+    rows = _read_lines(f"glue/stsb/{split}.jsonl.gz")
+    return [
+        {"sentence1": row["text"], "sentence2": row["text_b"], "score": row["label"]}
+        for row in draw.sample(rows, min(count, len(rows)))
+    ]
+
+
+def answers(split: str, count: int, draw: random.Random) -> list[Row]:
+    """Questions with the sentence that answers them, among others of the article."""
+    articles = _read_squad("train" if split == "train" else "dev")
+    if split != "train":  # the two halves of the articles of SQuAD's dev
+        articles = articles[split == "test" :: 2]
+    queries = [query for article in articles for query in _queries(article, draw)]
+    drawn = draw.sample(queries, min(count // DOCUMENTS, len(queries)))
+    return [row for query in drawn for row in query]
+
+
+def _queries(article: Row, draw: random.Random) -> Iterator[list[Row]]:
+    """Yield the rows of each question of an article that has enough sentences."""
+    paragraphs = [_split_sentences(paragraph["context"]) for paragraph in article["paragraphs"]]
+    everything = [sentence for sentences in paragraphs for _, sentence in sentences]
+    for paragraph, sentences in zip(article["paragraphs"], paragraphs, strict=True):
+        for question in paragraph["qas"]:
+            start = question["answers"][0]["answer_start"]
+            relevant = [text for first, text in sentences if first <= start][-1]
+            others = [text for _, text in sentences if text != relevant]
+            strangers = draw.sample(everything, min(3 * DOCUMENTS, len(everything)))
+            others += [text for text in strangers if text not in (relevant, *others)]
+            others = list(dict.fromkeys(others))[: DOCUMENTS - 1]
+            if len(others) < DOCUMENTS - 1:
+                continue
+            documents = [relevant, *others]
+            draw.shuffle(documents)
+            yield [
+                {
+                    "query_id": question["id"],
+                    "query": question["question"],
+                    "document": document,
+                    "relevance": int(document == relevant),
+                }
+                for document in documents
+            ]
+
+
+def _split_sentences(text: str) -> list[tuple[int, str]]:
+    """Split a text after full stops; returns each sentence with its first character."""
+    starts = [0, *(match.end() for match in _SENTENCE.finditer(text))]
+    ends = [*starts[1:], len(text)]
+    return [(start, text[start:end].strip()) for start, end in zip(starts, ends, strict=True)]
+
+
+def _read_lines(name: str) -> list[Row]:
+    with gzip.open(DATA / name, "rt", encoding="utf-8") as stream:
+        return [json.loads(line) for line in stream]
+
+
+def _read_squad(split: str) -> list[Row]:
+    with gzip.open(DATA / "squad" / f"{split}-v1.1.json.gz", "rt", encoding="utf-8") as stream:
+        articles: list[Row] = json.load(stream)["data"]
+    return articles
+
+
+if __name__ == "__main__":
+    write(*map(int, sys.argv[1:]))

@@ -1,0 +1,167 @@
+"""Cascade reranking: documents leave the list of a query once they cannot reach the top k.
+
+Of the documents of one query only the best are wanted, so the worst need not be read to the end.
+After each layer but the last a linear head estimates the score that the model will give, from the
+first state x and the mean m of the states of a document's tokens:
+
+    s_l = w_l . [x; m] + b_l
+
+A document leaves when s_l < t - margin * e_l, t the k-th best estimate of the list (or score of a
+document that was read to the end), e_l the standard deviation of the estimate's error. The Cascade
+Transformer (Soldaini and Moschitti, ACL 2020, https://aclanthology.org/2020.acl-main.504) drops a
+fixed share of the list after some layers, by heads that it trains. Here the heads are ridge
+regressions on the model's own scores of unlabelled pairs, so nothing trains, the model stays as it
+is, and how many leave depends on the list.
+
+What a document scores depends on no other; whether it is read to the end does. So only
+`fewer.rank(..., top_k=k)` lets documents leave. In all other passes the model is dense.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fewer._validation.settings import settings, validate
+from fewer._validation.types import NonNegative
+from fewer.core.candidates import Candidates, current_candidates
+from fewer.core.cost import ModelSpec
+from fewer.core.decision import Decision, ExitOutput, Site, View
+from fewer.core.learning import CalibrationData, OperatingPoints, Point
+from fewer.core.needs import InputNeeds
+from fewer.core.packed import Packed
+from fewer.core.phase import Phase
+from fewer.core.policy import ExitingPolicy
+from fewer.methods.exits.heads import first_rows
+
+__all__ = ["Cascade", "CascadePolicy"]
+
+MARGINS = (4.0, 3.0, 2.5, 2.0, 1.5, 1.0, 0.75, 0.5, 0.25, 0.0)
+LEAST_PAIRS = 16  # for a regression and its error
+PENALTIES = tuple(10.0**power for power in range(-1, 6))  # of ridge regressions, cross-validated
+
+
+@settings
+class Cascade:
+    """Let documents leave a list that is reranked; heads are fitted to unlabelled pairs."""
+
+    margin: NonNegative = 1.0  # standard deviations of an estimate's error
+
+    def build(self, spec: ModelSpec) -> CascadePolicy:
+        """Make the heads, by which nothing leaves until they are calibrated."""
+        return CascadePolicy(self, spec)
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Calibrate only: no step of training."""
+        return (Phase("calibrate", "compact", "policy", 0.0, 0.0, calibrate=True),)
+
+
+class CascadePolicy(ExitingPolicy):
+    """A linear head after each layer but the last, the spread of its error, and the margin."""
+
+    sites = frozenset({Site.AFTER})
+    inputs = InputNeeds(candidates=True)
+    weight: Tensor
+    bias: Tensor
+    spread: Tensor
+    margin: Tensor
+
+    def __init__(self, method: Cascade, spec: ModelSpec) -> None:
+        super().__init__()
+        if spec.labels != 1:
+            raise ValueError(
+                f"model must have one logit, the relevance, for Cascade; got {spec.labels}. Use a "
+                "reranker, or an early exit for a classifier."
+            )
+        if spec.num_layers < 2:
+            raise ValueError(
+                f"model must have two layers or more for Cascade; got {spec.num_layers}."
+            )
+        self.method = method
+        self.layers = range(spec.num_layers - 1)
+        self.width = 2 * spec.hidden_size
+        self.register_buffer("weight", torch.zeros(len(self.layers), self.width))
+        self.register_buffer("bias", torch.zeros(len(self.layers)))
+        self.register_buffer("spread", torch.full((len(self.layers),), math.inf))
+        self.register_buffer("margin", torch.tensor(method.margin))
+        self._features: list[list[Tensor]] | None = None  # of each layer, while heads are fitted
+
+    def begin(self, tokens: Packed, phase: Phase) -> Candidates | None:
+        """Return the list that the pass is of, if it is of one."""
+        return current_candidates()
+
+    def decide(self, view: View) -> Decision | None:
+        """Estimate the scores; those documents leave that fall behind."""
+        if view.layer not in self.layers:
+            return None
+        tokens, candidates = view.tokens, view.state
+        if self._features is not None:
+            self._features[view.layer].append(_features(tokens).cpu())
+        texts = tokens.texts
+        if candidates is None or len(texts) + len(candidates.best) <= candidates.top_k:
+            return None
+        layer = view.layer
+        scores = (_features(tokens) @ self.weight[layer] + self.bias[layer])[:, None]
+        worst = candidates.worst_wanted(scores[:, 0])
+        leaves = scores[:, 0] < worst - self.margin * self.spread[layer]
+        exits = torch.zeros(tokens.grid[0], dtype=torch.bool, device=texts.device)
+        exits[texts] = leaves
+        flops = torch.zeros(tokens.grid[0], device=texts.device)
+        flops[texts] = 2.0 * self.width
+        output = ExitOutput(layer, texts, scores, exited=leaves)
+        return Decision(exits=exits, exit_outputs=(output,), head_flops=flops)
+
+    def calibrate(self, phase: Phase, data: CalibrationData) -> None:
+        """Fit each layer's head to the scores of the sample, and measure its error."""
+        if not data.first:
+            return
+        self._features = [[] for _ in self.layers]
+        scores = torch.cat([batch.logits[:, 0].float().cpu() for batch in data.batches()])
+        collected, self._features = self._features, None
+        if len(scores) < LEAST_PAIRS:
+            raise ValueError(
+                f"the sample must have {LEAST_PAIRS} pairs or more for Cascade; got {len(scores)}."
+            )
+        for layer, features in enumerate(collected):
+            weight, bias, spread = _fit(torch.cat(features), scores)
+            self.weight[layer] = weight
+            self.bias[layer], self.spread[layer] = bias, spread
+
+    def operating_points(self) -> OperatingPoints:
+        """Return the margin; documents leave sooner by a small one."""
+        return OperatingPoints(self.margin, math.inf, MARGINS, _check_margin)
+
+
+def _features(tokens: Packed) -> Float[Tensor, "b F"]:
+    """Join the first state of each document and the mean of all, in fp32."""
+    texts, hidden = tokens.texts, tokens.hidden.float()
+    if tokens.alive is not None:
+        hidden = hidden * tokens.alive.unsqueeze(1)
+    sums = torch.zeros(tokens.grid[0], hidden.shape[1], device=hidden.device)
+    sums.index_add_(0, tokens.sequence, hidden)
+    count = tokens.count(None if tokens.alive is None else tokens.alive.float())
+    return torch.cat((hidden[first_rows(tokens)], sums[texts] / count[texts].unsqueeze(1)), 1)
+
+
+def _fit(
+    features: Float[Tensor, "R F"], scores: Float[Tensor, "R"]
+) -> tuple[Float[Tensor, "F"], float, float]:
+    """Return weight and bias of a ridge regression, and the error of one on the other half."""
+    from sklearn.linear_model import RidgeCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    inputs, goals = features.double().numpy(), scores.double().numpy()
+    pipeline = make_pipeline(StandardScaler(), RidgeCV(PENALTIES))
+    errors = goals[1::2] - pipeline.fit(inputs[::2], goals[::2]).predict(inputs[1::2])
+    scaler, ridge = (step for _, step in pipeline.fit(inputs, goals).steps)
+    weight = ridge.coef_ / scaler.scale_
+    bias = float(ridge.intercept_ - scaler.mean_ @ weight)
+    return torch.as_tensor(weight).float(), bias, float((errors**2).mean() ** 0.5)
+
+
+def _check_margin(margin: Point) -> None:
+    validate(NonNegative, margin, "threshold")

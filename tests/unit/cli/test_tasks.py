@@ -1,0 +1,114 @@
+"""Multi-label, similarity and reranking from a file of one's own, through every subcommand."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+import fewer
+from fewer.hf.label_thresholds import label_thresholds
+from fewer.hf.pretrained import load_tokenizer
+from fewer.tasks import DataWarning, score_labels, score_rankings
+from tests.unit.cli.test_commands import run
+from tests.unit.conftest import WORDS
+
+FIT = ("--max-length", 24, "--dense-epochs", 1, "--batch-size", 16, "--seed", 7)
+
+
+def write(path: Path, names: list[str], rows: list[list[object]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([names, *rows])
+    return path
+
+
+def text(number: int) -> str:
+    return " ".join(WORDS[(number * 5 + k * number) % len(WORDS)] for k in range(1 + number % 6))
+
+
+def train(folder: Path, data: Path, output: str, *options: object) -> Path:
+    words = ("fit", "--model", folder, "--train", data, "--output", output, *FIT, *options)
+    assert run(*words, "--precision", "fp32") == 0
+    return Path(output) / "model"
+
+
+def measure(model: Path, data: Path, *options: object) -> dict[str, object]:
+    words = ("evaluate", model, "--data", data, "--runs", 1, "--results", "rows.jsonl", *options)
+    assert run(*words) == 0
+    row: dict[str, object] = json.loads(Path("rows.jsonl").read_text().splitlines()[-1])
+    return row
+
+
+def test_multi_label_with_exits(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    topics = ["", "film", "plot|film", "beauty"]
+    rows: list[list[object]] = [[text(number), topics[number % 4]] for number in range(40)]
+    data = write(Path("topics.csv"), ["text", "labels"], rows)
+    model = train(model_folder, data, "run", "--dev", data, "--method", "fastbert")
+    assert "label thresholds: beauty 0." in capsys.readouterr().out
+
+    row = measure(model, data, "--no-latency", "--sweep")
+    reader, tokenizer = fewer.load(model), load_tokenizer(model)
+    assert reader.config.problem_type == "multi_label_classification"
+    assert list(reader.config.id2label.values()) == ["beauty", "film", "plot"]
+    chosen = label_thresholds(reader.config)
+    assert chosen.tolist() != [0.5, 0.5, 0.5]
+    logits = fewer.predict(reader, tokenizer, [str(line[0]) for line in rows])
+    names = reader.config.id2label.values()
+    targets = [[float(name in str(line[1]).split("|")) for name in names] for line in rows]
+    assert row["systems"]["method"]["metrics"] == score_labels(logits.sigmoid() > chosen, targets)
+    assert len(row["sweep"]) > 3
+
+    assert run("bench", model, "--data", data, "--batch", 4, "--runs", 1) == 0
+    assert run("explain", model, text(3), "--output", "page.html") == 0
+    (labels,) = fewer.classify(reader, tokenizer, [text(3)])
+    assert all(label.label in Path("page.html").read_text() for label in labels)
+
+
+def test_similarity_of_pairs_is_scored_by_correlations(model_folder: Path) -> None:
+    rows: list[list[object]] = [[text(n), text(n + 1), f"{n % 11 / 2:.1f}"] for n in range(40)]
+    data = write(Path("pairs.csv"), ["sentence1", "sentence2", "score"], rows)
+    model = train(model_folder, data, "run", "--method", "dense")
+    row = measure(model, data, "--no-latency")
+    assert set(row["systems"]["packed"]["metrics"]) == {"pearson", "spearman"}
+    assert fewer.load(model).config.problem_type == "regression"
+
+
+def test_whole_numbers_are_grades_with_the_option(model_folder: Path) -> None:
+    rows: list[list[object]] = [[text(n), text(n + 1), n % 6] for n in range(32)]
+    data = write(Path("pairs.csv"), ["sentence1", "sentence2", "score"], rows)
+    model = train(model_folder, data, "run", "--method", "dense", "--regression")
+    assert fewer.load(model).config.num_labels == 1
+
+
+def test_reranking_is_scored_by_query(model_folder: Path) -> None:
+    rows: list[list[object]] = [
+        [f"{WORDS[n // 5 % 12]} {WORDS[n // 5 * 7 % 12]}", text(n), int(n % 5 == 1 and n >= 5)]
+        for n in range(60)
+    ]
+    data = write(Path("ranking.csv"), ["query", "document", "label"], rows)
+    with pytest.warns(DataWarning, match="1 of 12 queries have no relevant document"):
+        model = train(model_folder, data, "run", "--method", "ltp", "--set", "target=0.8")
+    with pytest.warns(DataWarning, match="1 of 12 queries"):
+        row = measure(model, data, "--no-latency")
+
+    reader, tokenizer = fewer.load(model), load_tokenizer(model)
+    columns = list(zip(*rows, strict=True))
+    scores = fewer.predict(reader, tokenizer, columns[0], text_pairs=columns[1])[:, 0]
+    queries = [n // 5 for n in range(60)]
+    expected = score_rankings(scores.tolist(), columns[2], queries)
+    assert row["systems"]["method"]["metrics"] == pytest.approx(expected)
+    assert list(expected) == ["ndcg@10", "mrr@10", "map"]
+    assert (row["data"]["rows"], row["data"]["queries"]) == (60, 12)
+
+    limited = write(Path("limited.csv"), ["query", "document", "label"], rows[5:])
+    row = measure(model, limited, "--no-latency", "--limit", 12)
+    assert row["data"]["rows"] == 15  # three queries of five documents
+    assert run("bench", model, "--data", limited, "--batch", 4, "--runs", 1) == 0
+    assert run("bench", model, "--data", limited, "--peers") == 2  # scores of single rows
+    documents = [str(line[1]) for line in rows[:5]]
+    (first, *_) = fewer.rank(reader, tokenizer, str(rows[0][0]), documents)
+    assert first.document == int(scores[:5].argmax())
+    assert run("explain", model, "good film", "--pair", "a dull plot", "--output", "p.html") == 0
+    assert "relevance" in Path("p.html").read_text()
