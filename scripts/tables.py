@@ -69,14 +69,18 @@ SHOWN = {
     "claim": ["imdb-ltp"],
     "training_free": ["training-free"],
     "certificate": ["certificate"],
-    "reranking": ["reranking"],
-    "embedding": ["embedding"],
 }
 # where the scores of timed runs are
 SCORED = {
     "latency": ["imdb-ltp"],
     "squad_latency": ["squad"],
     "exits_latency": ["exits", "tagging"],
+}
+# a file whose newest row is a table with notes of its own
+ALONE: dict[str, Callable[[dict[str, Any], str], str]] = {
+    "deberta": deberta_table,
+    "embedding": embedding_table,
+    "reranking": reranking_table,
 }
 ARENA, AXES = Path("docs/lra.svg"), Path("docs/long-texts.svg")
 NOTHING = "Not measured yet: run `make bench`.\n"
@@ -94,10 +98,10 @@ def _block(name: str) -> str:
         return _glance(_by_threads().get(1, []))
     if name == "score":
         return _score()
-    if name == "deberta":
-        path = RESULTS / "deberta.jsonl"
-        table = deberta_table(read_results(path)[-1], str(path)) if path.exists() else NOTHING
-        return f"\n{table}\n\n"
+    if name in ALONE:
+        path = RESULTS / f"{name}.jsonl"
+        rows = read_results(path) if path.exists() else []
+        return f"\n{ALONE[name](rows[-1], str(path)) if rows else NOTHING}\n\n"
     if name == "patterns":
         path = RESULTS / "lengths.jsonl"
         return f"\n{patterns_claim(read_results(path)) if path.exists() else NOTHING}\n"
@@ -385,8 +389,6 @@ WRITTEN: dict[str, Callable[[Rows], str]] = {
     "precision": _precision,
     "training_free": training_free_table,
     "certificate": certificate_table,
-    "reranking": reranking_table,
-    "embedding": embedding_table,
 }
 
 PEERS: dict[str, Callable[[Rows], str]] = {

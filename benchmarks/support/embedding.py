@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from fewer.report.format import grid
@@ -10,24 +9,23 @@ from fewer.report.format import grid
 __all__ = ["embedding_table"]
 
 
-def embedding_table(rows: Sequence[dict[str, Any]]) -> str:
+def embedding_table(row: dict[str, Any], path: str) -> str:
     """Write a table for each, the fastest first."""
-    parts = []
-    for row in rows:
-        lengths, peers = row["lengths"], row["peers"]
-        versions = ", ".join(f"{name} {version}" for name, version in peers.items())
-        parts += [
+    lengths, peers = row["lengths"], row["peers"]
+    versions = ", ".join(f"{name} {version}" for name, version in peers.items())
+    return "\n\n".join(
+        (
             f"Embedding {row['texts']} texts (mean {lengths['mean']:.0f} tokens, longest "
             f"{lengths['max']}):",
             _table(row["embedding"]),
             f"Scoring {row['pairs']} pairs of a question and a paragraph by a `CrossEncoder`:",
             _table(row["ranking"]),
             f"{row['processor']}, {row['threads']} thread, batches of {row['batch']}; CPU seconds, "
-            f"median of {row['rounds']} rounds in turn; speed over the first line of "
-            f"sentence-transformers; the largest difference of a number of a unit vector, or of a "
-            f"score, from it. {versions}.",
-        ]
-    return "\n\n".join(parts)
+            f"median of {row['rounds']} rounds in turn; speed over sentence-transformers in fp32; "
+            "difference: the largest from it, of a number of a unit vector, or of a score. "
+            f"{versions}. Rows in `{path}`.",
+        )
+    )
 
 
 def _table(systems: dict[str, Any]) -> str:
