@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fewer.core.candidates import Candidates, among_candidates
-from fewer.core.trace import record
+from fewer.core.trace import publish, record
 from fewer.hf.attach import attachment, evaluating, is_attached
 from fewer.hf.max_length import resolve_max_length
 from fewer.inference.batching import token_budget_batches
@@ -115,9 +115,11 @@ def _read_list(
         results = run_batches(model, encoded, tokenizer, batches, ("logits",), "rank", progress)
         for rows, _, (logits,) in results:
             numbers = torch.tensor(rows)
-            left = traces.pop().exited.cpu()
+            left = traces[-1].exited.cpu()
             scores[numbers], is_read[numbers] = logits[:, 0], ~left
             candidates.add(logits[~left, 0])
+    for trace in traces:
+        publish(trace)  # to a `record` of the caller
     return scores, is_read
 
 

@@ -51,7 +51,10 @@ def test_with_a_wide_margin_the_best_are_those_of_the_dense_model(dense):
 @pytest.mark.parametrize("budget", [None, 100])
 def test_without_a_margin_fewer_are_read_and_each_keeps_its_score(dense, budget):
     model, scores = reranker(Cascade(margin=0.0)), dict(dense)
-    ranked = rank(model, token_budget=budget)
+    with fewer.record() as traces:
+        ranked = rank(model, token_budget=budget)
+    assert sum(trace.grid[0] for trace in traces) == 60
+    assert sum(int(trace.exited.sum()) for trace in traces) > 20
     assert len(ranked) == 5
     for document, score in ranked:
         assert score == pytest.approx(scores[document], abs=1e-4)
