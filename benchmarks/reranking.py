@@ -4,8 +4,8 @@
 token pruning and the heads of `Cascade` are fitted to its unlabelled calibration pairs. Each list
 is read once to its end, with all estimates: since no score depends on other documents, who would
 have left at any margin follows exactly. The margin is chosen on dev questions: the smallest that
-loses at most `LOSS` points of nDCG@10 there. Some test lists are then ranked in earnest, all
-systems in turn, for the time that it takes, and must give the same documents.
+loses at most `LOSS` points of nDCG@10 there to reading all. Some test lists are then ranked in
+earnest, all systems in turn, for the time that it takes, and must give the same documents.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torch import Tensor
 
 import fewer
 from benchmarks.reranking_data import FOLDER, LIST, write
+from benchmarks.support.reranking import choose_margin
 from fewer.cli.common import quiet
 from fewer.core.candidates import Candidates, among_candidates
 from fewer.core.stack import list_policies
@@ -117,8 +118,7 @@ def main() -> None:
             part: [_point(margin, readings[part], dense[part], model) for margin in MARGINS]
             for part in QUESTIONS
         }
-        allowed = [point["margin"] for point in curves["dev"] if point["difference"][0] >= -LOSS]
-        margin = min(allowed, default=max(MARGINS))
+        margin = choose_margin(curves["dev"], LOSS)
         systems[name] = {
             "margin": margin,
             "all": _point(math.inf, readings["test"], dense["test"], model),

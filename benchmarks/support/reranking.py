@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fewer.report.format import grid
 
-__all__ = ["reranking_table"]
+__all__ = ["choose_margin", "reranking_table"]
 
 HEADS = ("token pruning", "leaves", "margin", "FLOPs", "nDCG@10", "difference, points", "speed")
 NAMES = {"dense": "none", "lexical": "`lexical`, before the first layer", "tokens": "`cumulative`"}
 
 
+def choose_margin(curve: Sequence[dict[str, Any]], loss: float) -> float:
+    """Return the smallest margin that loses at most so many points to the widest one."""
+    widest = max(curve, key=lambda point: point["margin"])["difference"][0]
+    return float(min(point["margin"] for point in curve if point["difference"][0] >= widest - loss))
+
+
 def reranking_table(row: dict[str, Any], path: str) -> str:
-    """Write two lines per way of pruning tokens: all documents read to their end, and not."""
+    """Write two lines per way of pruning tokens: all documents read to their end, and not.
+
+    The margin is chosen on the dev curve, and the line is the test curve's at that margin.
+    """
     lines = []
     for name, system in row["cascades"].items():
-        for kind in ("all", "best"):
-            point = system[kind]
+        margin = choose_margin(system["curves"]["dev"], row["loss"])
+        at_margin = next(one for one in system["curves"]["test"] if one["margin"] == margin)
+        speed = system["best"]["speed"] if margin == system["margin"] else None
+        for point, leaves, ratio in (
+            (system["all"], "", system["all"]["speed"]),
+            (at_margin, f"{margin:g}", speed),
+        ):
             mean, low, high = point["difference"]
             lines.append(
                 (
                     NAMES[name],
-                    "yes" if kind == "best" else "no",
-                    f"{point['margin']:g}" if kind == "best" else "",
+                    "yes" if leaves else "no",
+                    leaves,
                     f"{1 / point['flops_share']:.2f}x fewer",
                     f"{point['ndcg']:.4f}",
                     f"{mean:+.1f} ({low:+.1f} to {high:+.1f})",
-                    f"{point['speed']:.2f}x",
+                    "-" if ratio is None else f"{ratio:.2f}x",
                 )
             )
     note = (

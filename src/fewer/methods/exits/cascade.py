@@ -48,7 +48,7 @@ PENALTIES = tuple(10.0**power for power in range(-1, 6))  # of ridge regressions
 class Cascade:
     """Let documents leave a list that is reranked; heads are fitted to unlabelled pairs."""
 
-    margin: NonNegative = 1.0  # standard deviations of an estimate's error
+    margin: NonNegative = 1.5  # standard deviations of an estimate's error
 
     def build(self, spec: ModelSpec) -> CascadePolicy:
         """Make the heads, by which nothing leaves until they are calibrated."""
