@@ -10,7 +10,15 @@ from fewer.backbones.base import Backbone
 from fewer.backbones.live import dropout_probability, embedding_rows, refuse_extras
 from fewer.backbones.post_norm import PostNormLayer, TableEmbedding
 
-__all__ = ["bert_backbone", "bert_layer", "bind", "bind_electra", "bind_roberta", "refuse_decoder"]
+__all__ = [
+    "after_attention",
+    "bert_backbone",
+    "bert_layer",
+    "bind",
+    "bind_electra",
+    "bind_roberta",
+    "refuse_decoder",
+]
 
 
 def bind(encoder: Any) -> Backbone:
@@ -80,21 +88,32 @@ def bert_layer(encoder: Any, module: Any, heads: int, dropout: float) -> PostNor
 
     `dropout` is the current dropout of attention probabilities: 0 in eval mode.
     """
-    attention, output = module.attention.self, module.attention.output
-    refuse_extras(encoder, module, module.attention, attention, output)
-    refuse_extras(encoder, module.intermediate, module.output)
+    attention = module.attention.self
     return PostNormLayer(
         heads=heads,
         query=attention.query,
         key=attention.key,
         value=attention.value,
         dropout=dropout,
-        output=output.dense,
-        output_dropout=output.dropout,
-        output_norm=output.LayerNorm,
-        wide=module.intermediate.dense,
-        activation=module.intermediate.intermediate_act_fn,
-        narrow=module.output.dense,
-        narrow_dropout=module.output.dropout,
-        narrow_norm=module.output.LayerNorm,
+        **after_attention(encoder, module),
     )
+
+
+def after_attention(encoder: Any, module: Any) -> dict[str, Any]:
+    """Return a layer's modules of BERT's names that follow its attention, for `PostNormLayer`.
+
+    Raises `ValueError` for adapters and other extras anywhere in the layer.
+    """
+    attention, output = module.attention.self, module.attention.output
+    refuse_extras(encoder, module, module.attention, attention, output)
+    refuse_extras(encoder, module.intermediate, module.output)
+    return {
+        "output": output.dense,
+        "output_dropout": output.dropout,
+        "output_norm": output.LayerNorm,
+        "wide": module.intermediate.dense,
+        "activation": module.intermediate.intermediate_act_fn,
+        "narrow": module.output.dense,
+        "narrow_dropout": module.output.dropout,
+        "narrow_norm": module.output.LayerNorm,
+    }

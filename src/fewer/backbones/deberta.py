@@ -12,6 +12,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
 from fewer.backbones.base import Backbone, Tokens, split_heads
+from fewer.backbones.bert import after_attention
 from fewer.backbones.fast_linear import drop
 from fewer.backbones.live import dropout_probability, embedding_rows, refuse_extras
 from fewer.backbones.post_norm import PostNormLayer, TableEmbedding, segment_of
@@ -128,9 +129,8 @@ def bucket_table(span: int, buckets: int, max_distance: int) -> Tensor:
 
 
 def _layer(encoder: Any, module: Any) -> PostNormLayer:
-    attention, output = module.attention.self, module.attention.output
-    refuse_extras(encoder, module, module.attention, attention, output)
-    refuse_extras(encoder, module.intermediate, module.output)
+    attention = module.attention.self
+    modules = after_attention(encoder, module)
     scale = (1 + ("c2p" in attention.pos_att_type) + ("p2c" in attention.pos_att_type)) ** -0.5
     relative: dict[str, Any] = {}
     if attention.relative_attention and attention.pos_att_type:
@@ -145,13 +145,6 @@ def _layer(encoder: Any, module: Any) -> PostNormLayer:
         value=attention.value_proj,
         query_scale=scale,
         dropout=dropout_probability(encoder, attention.dropout),
-        output=output.dense,
-        output_dropout=output.dropout,
-        output_norm=output.LayerNorm,
-        wide=module.intermediate.dense,
-        activation=module.intermediate.intermediate_act_fn,
-        narrow=module.output.dense,
-        narrow_dropout=module.output.dropout,
-        narrow_norm=module.output.LayerNorm,
+        **modules,
         **relative,
     )

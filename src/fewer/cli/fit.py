@@ -82,13 +82,8 @@ def fit(
         content["method"] = _update_method(
             content.get("method", "ltp"), method, settings(set_, "--set")
         )
-    if column:
-        content["columns"] = {**content.get("columns", {}), **roles(column)}
-    if label_names is not None:
-        names = [name.strip() for name in label_names.split(",")]
-        content["columns"] = {**content.get("columns", {}), "label_names": names}
-    if regression:
-        content["columns"] = {**content.get("columns", {}), "regression": True}
+    if columns := _columns(column, label_names, regression=regression):
+        content["columns"] = {**content.get("columns", {}), **columns}
     if dense_epochs is not None:
         content["dense"] = {**(content.get("dense") or {}), "epochs": dense_epochs}
     if learning_rate is not None and content.get("dense"):
@@ -99,6 +94,18 @@ def fit(
     resolved = Recipe.from_dict(content, str(recipe or "options"))
     run(resolved, output, resume=resume)
     report_outcome(resolved, output)
+
+
+def _columns(
+    column: list[str] | None, label_names: str | None, *, regression: bool
+) -> dict[str, Any]:
+    """Return what options say of the columns of a recipe."""
+    columns: dict[str, Any] = dict(roles(column)) if column else {}
+    if label_names is not None:
+        columns["label_names"] = [name.strip() for name in label_names.split(",")]
+    if regression:
+        columns["regression"] = True
+    return columns
 
 
 def _update_method(

@@ -80,8 +80,20 @@ class Scorer(Protocol):
         ...
 
 
+class _CountsDifferences:
+    """A scorer whose answers change as one by one they differ."""
+
+    def differs(self, answers: Tensor, reference: Tensor) -> Tensor:
+        """Return which answers are others."""
+        raise NotImplementedError
+
+    def changed(self, answers: Tensor, reference: Tensor) -> float:
+        """Return the share of answers that differ."""
+        return float(self.differs(answers, reference).double().mean())
+
+
 @dataclass(frozen=True)
-class TextScorer:
+class TextScorer(_CountsDifferences):
     """Scores texts by one label or number each; answers are logits (texts, C)."""
 
     labels: Sequence[float]
@@ -126,10 +138,6 @@ class TextScorer:
         tolerance = SAME_NUMBER * float(reference.std(correction=0)) + ROUNDING
         return (answers - reference).abs().reshape(-1) > tolerance
 
-    def changed(self, answers: Tensor, reference: Tensor) -> float:
-        """Return the share of other labels, or of numbers off by a tenth of the deviation."""
-        return float(self.differs(answers, reference).double().mean())
-
     def remark(self, answers: Tensor) -> str:
         """Name the label if all texts get the same."""
         if len(answers) < 2:
@@ -142,7 +150,7 @@ class TextScorer:
 
 
 @dataclass(frozen=True)
-class MultiLabelScorer:
+class MultiLabelScorer(_CountsDifferences):
     """Scores texts by any number of labels each; answers are logits above thresholds (texts, C)."""
 
     labels: Sequence[Sequence[float]]  # 0.0 or 1.0 for each label name
@@ -181,10 +189,6 @@ class MultiLabelScorer:
     def differs(self, answers: Tensor, reference: Tensor) -> Tensor:
         """Return which texts get another set of labels."""
         return ((answers > 0) != (reference > 0)).any(1)
-
-    def changed(self, answers: Tensor, reference: Tensor) -> float:
-        """Return the share of texts with another set of labels."""
-        return float(self.differs(answers, reference).double().mean())
 
     def remark(self, answers: Tensor) -> str:
         """Name the labels if all texts get the same."""
@@ -315,7 +319,7 @@ class SpanScorer:
 
 
 @dataclass(frozen=True)
-class RankingScorer:
+class RankingScorer(_CountsDifferences):
     """Scores the ranking of each query's documents; answers are scores (documents)."""
 
     relevance: Sequence[float]
@@ -366,10 +370,6 @@ class RankingScorer:
         return torch.tensor(
             [answers[rows].argmax() != reference[rows].argmax() for rows in self._documents]
         )
-
-    def changed(self, answers: Tensor, reference: Tensor) -> float:
-        """Return the share of queries with another first document."""
-        return float(self.differs(answers, reference).double().mean())
 
     def remark(self, answers: Tensor) -> str:
         """Report that all documents have one score."""

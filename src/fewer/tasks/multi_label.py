@@ -23,6 +23,7 @@ from fewer.tasks.label_values import (
     is_integral,
     sort_key,
 )
+from fewer.tasks.named_labels import NamedLabels
 from fewer.tasks.texts import Overlong
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _MAX_LABELS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultiLabel:
+class MultiLabel(NamedLabels):
     """A task of multi-label classification: its columns and label names.
 
     The labels of a row are names of `label_names`, which are in the order of the model's outputs,
@@ -62,21 +63,6 @@ class MultiLabel:
             raise ValueError("label_names must hold a name; got none.")
         if len(set(self.label_names)) < len(self.label_names):
             raise ValueError(f"label_names must be unique; got {list_names(self.label_names)}.")
-
-    @property
-    def num_labels(self) -> int:
-        """Outputs of the model: one per label."""
-        return len(self.label_names)
-
-    @property
-    def id2label(self) -> dict[int, str]:
-        """Name of each output."""
-        return dict(enumerate(self.label_names))
-
-    @property
-    def label2id(self) -> dict[str, int]:
-        """Output of each name."""
-        return {name: index for index, name in self.id2label.items()}
 
     def encode(
         self,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from fewer._validation.names import nearest
 from fewer.tasks import bio
 from fewer.tasks.columns import DataWarning, column_values, is_null_name, known_column, list_names
+from fewer.tasks.named_labels import NamedLabels
 from fewer.tasks.tag_scheme import OUTSIDE, canonical, check_spelling, outside
 from fewer.tasks.words import NO_WORD, Overlong, check_words, encode_words
 
@@ -35,7 +36,7 @@ _PREFIXES = "BIMLEUSW"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tagging:
+class Tagging(NamedLabels):
     """A task of tagging: its columns and label names.
 
     A row holds the words of a sentence, and as many tags: names of `label_names`, which are in the
@@ -57,21 +58,6 @@ class Tagging:
             raise ValueError(f"label_names must be two at least; got {list(self.label_names)}.")
         if len(set(self.label_names)) < len(self.label_names):
             raise ValueError(f"label_names must be unique; got {list_names(self.label_names)}.")
-
-    @property
-    def num_labels(self) -> int:
-        """Outputs of the model."""
-        return len(self.label_names)
-
-    @property
-    def id2label(self) -> dict[int, str]:
-        """Name of each output."""
-        return dict(enumerate(self.label_names))
-
-    @property
-    def label2id(self) -> dict[str, int]:
-        """Output of each name."""
-        return {name: index for index, name in self.id2label.items()}
 
     @property
     def problem_type(self) -> None:
