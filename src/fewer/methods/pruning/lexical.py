@@ -127,7 +127,7 @@ def _may_go(tokens: Packed) -> Bool[Tensor, "T"]:
     """Return which tokens may be pruned: those of second texts but the last, a separator."""
     _, second = _ids_and_second(tokens)
     last = torch.zeros_like(second)
-    last[tokens.cu[1:] - 1] = True
+    last.index_fill_(0, tokens.cu[1:] - 1, True)
     return second & ~last
 
 
@@ -145,7 +145,7 @@ def _spread(weight: Float[Tensor, "T"], tokens: Packed) -> Float[Tensor, "T"]:
     """
     texts, columns = tokens.grid
     level = torch.full((texts * columns,), -torch.inf, device=weight.device)
-    level[tokens.slot] = weight.log()
+    level[tokens.slot] = weight.float().log()
     slope = -math.log(DECAY) * torch.arange(columns, device=weight.device)
     grid = level.view(texts, columns)
     before = (grid + slope).cummax(1).values - slope
