@@ -26,6 +26,7 @@ _WAITING = {
     "aten::unique_dim_consecutive",
     "aten::equal",
     "aten::is_nonzero",
+    "aten::isin",
 }
 
 

@@ -102,8 +102,8 @@ def test_gradients_equal_those_of_the_reference(sizes, extras, width, dtype):
         found, wanted = (torch.zeros(()) if g is None else g.float().cpu() for g in (found, wanted))
         assert torch.isfinite(found).all()
         share = GRADIENT[dtype]
-        if leaf is right.gate:  # d log g / dg is 1 / g, which rounding is multiplied by
-            share = share / float(leaf.detach()[leaf.detach() > 0].min().clamp(0.1, 1.0))
+        if leaf is right.gate:  # its terms are as large as the root of the width, and may cancel
+            share = share * width**0.5 / 2
         assert_same(*torch.broadcast_tensors(found, wanted), share)
 
 

@@ -176,7 +176,7 @@ def _detached(call: AttentionCall) -> AttentionCall:
         None if values is None else values.detach() for values in (call.gate, call.query_weight)
     )
     q, k, v = (states.detach() for states in (call.q, call.k, call.v))
-    return replace(call, q=q, k=k, v=v, gate=gate, query_weight=weight, dropout=0.0)
+    return replace(call, q=q, k=k, v=v, gate=gate, query_weight=weight, dropout=0.0, training=False)
 
 
 def _in_autocast_dtype(call: AttentionCall) -> AttentionCall:

@@ -113,7 +113,9 @@ def lexical_scores(tokens: Packed, idf: Float[Tensor, "V"]) -> Float[Tensor, "T"
     """
     ids, second = _ids_and_second(tokens)
     key = tokens.sequence * len(idf) + ids
-    is_shared = second & torch.isin(key, torch.where(second, -1, key))
+    of_first = key.masked_fill(second, tokens.grid[0] * len(idf)).sort().values  # the others last
+    place = torch.searchsorted(of_first, key).clamp_max(max(0, len(key) - 1))
+    is_shared = second & (of_first[place] == key)  # torch.isin would wait for a GPU
     weight = torch.where(is_shared, idf[ids], 0.0)
     spread = _spread(weight, tokens) * second
     total = tokens.count(spread)

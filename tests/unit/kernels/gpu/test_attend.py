@@ -41,7 +41,9 @@ def _varlen_attn(q, k, v, cu_q, cu_k, max_q, max_k, *, return_aux, scale, window
 
 
 def _received(call, logsumexp):
-    assert not any(states.requires_grad for states in (call.q, call.k, call.v))  # Triton refuses
+    states = call.q, call.k, call.v, call.gate, call.query_weight
+    assert not any(each is not None and each.requires_grad for each in states)  # Triton refuses
+    assert not call.training
     wanted = reference_attend(replace(call, v=call.k, needs_received=True, needs_logsumexp=True))
     torch.testing.assert_close(logsumexp, wanted.logsumexp, atol=3e-2, rtol=3e-2)
     return wanted.received
@@ -60,7 +62,7 @@ def stand_ins(monkeypatch):
 @pytest.mark.parametrize("extras", TRAINED)
 @pytest.mark.parametrize("sizes", [name for name in SIZES if name != "no query at all"])
 def test_training_equals_the_reference_with_all_gradients(sizes, extras):
-    call = draw_call(sizes, EXTRAS[extras], width=WIDTH)
+    call = replace(draw_call(sizes, EXTRAS[extras], width=WIDTH), training=True)
     leaves = [x for x in (call.q, call.k, call.v, call.gate, call.query_weight) if x is not None]
     weights = torch.randn(call.q.shape[0], call.v.shape[1] * call.v.shape[2])
     of_keys = torch.randn(call.k.shape[0]) * 1e-3
