@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import logging
+import time
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from fewer._validation.settings import validate
 from fewer._validation.types import Fraction
 from fewer.certificate.certificate import Certificate
 from fewer.certificate.p_values import binomial_p_value, fewest_texts
-from fewer.core.cost import Task
+from fewer.core.cost import ModelSpec, Task
 from fewer.core.learning import OperatingPoints, Point
-from fewer.core.policy import Dense
+from fewer.core.policy import Dense, Method
 from fewer.hf.attach import attach, attachment, is_attached
 from fewer.hf.max_length import resolve_max_length
 from fewer.hf.optimize import precision_of
 from fewer.measure.evaluate import run_all
 from fewer.measure.scorers import MultiLabelScorer, Scorer, TagScorer, TextScorer
 from fewer.measure.sweep import Depths
+from fewer.methods.exits.probe_exit import ProbeExit
+from fewer.methods.exits.ridge import LEAST_ROWS
 from fewer.methods.pruning.training_free import TrainingFree
 from fewer.tasks.rows import data_hash
 from fewer.tasks.texts import encode_texts, listed
@@ -35,9 +40,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["calibrate", "operating_runs"]
+__all__ = ["OperatingRuns", "calibrate", "operating_runs"]
 
-RULES = ("cumulative", "received")  # of training-free pruning, tried on a model without a method
+_LOG = logging.getLogger("fewer")
+RULES: tuple[Literal["cumulative", "received"], ...] = ("cumulative", "received")  # of pruning
 SEARCH_SHARE = 0.3  # of the texts, that fit and choose among those rules; they certify nothing
 ENOUGH = 3  # times the fewest texts that can certify, to begin with where so many read less
 
@@ -61,12 +67,15 @@ def calibrate(
     a sentence (`texts` are lists of words then). With `conditional` the promise is about the texts
     that read less than all, which an average over easy texts may hide.
 
-    A model without a method gets training-free pruning, fitted to 30 % of the texts, which are
-    drawn with the seed; the others certify. With `conditional` they choose the first point that is
-    tested, where enough texts read less. The certificate is saved with the model. Without a
-    certified point the model is set to read everything, with a warning. Raises `ValueError` for
-    fewer texts than can certify the promise at all (299 for 1 % at 95 %), for a method without
-    operating points, and for question answering.
+    A model without a method gets the one that reads least of those that need no training: exits of
+    linear probes, or pruning. They are fitted to 30 % of the texts, which are drawn with the seed
+    (to choose between them, to half of these, and tried on the other half); the rest certifies.
+    With `conditional` the 30 % choose the first point that is tested, where enough texts read less.
+    The certificate is saved with the model. Without a certified point the model is set to read
+    everything, with a warning.
+
+    Raises `ValueError` for fewer texts than can certify the promise at all (299 for 1 % at 95 %),
+    for a method without operating points, and for question answering.
 
     >>> fewer.calibrate(model, tokenizer, texts, max_disagreement=0.01)  # doctest: +SKIP
     """
@@ -81,7 +90,7 @@ def calibrate(
     _check_count(len(tested), goal)
     if is_dense:
         assert search is not None
-        _choose_pruning(search, goal)
+        _choose_method(search, goal)
     points = _points_of(model)
     if conditional:
         assert search is not None
@@ -109,17 +118,28 @@ def operating_runs(
     *,
     text_pairs: Iterable[str] | None = None,
     max_length: int | None = None,
-) -> tuple[tuple[Point, ...], Tensor, list[float]]:
-    """Run a model at every operating point, from strict to eager, which leaves the last one set.
-
-    Returns the points, whether each answer is another than the full model's, (points, texts), and
-    the shares of the FLOPs.
-    """
+) -> OperatingRuns:
+    """Run a model at every operating point, from strict to eager, which leaves the last one set."""
     bench, points = _encode(model, tokenizer, texts, text_pairs, max_length), _points_of(model)
     reference = bench.run_at(points, points.never)
     runs = [bench.run_at(points, point) for point in points.path]
-    changed = torch.stack([bench.differs(run, reference) for run in runs])
-    return points.path, changed, [run.share for run in runs]
+    return OperatingRuns(
+        points.path,
+        torch.stack([bench.differs(run, reference) for run in runs]),
+        [run.share for run in runs],
+        [run.cpu_s for run in runs],
+        reference.cpu_s,
+    )
+
+
+class OperatingRuns(NamedTuple):
+    """What a model answers at every operating point, and what that costs."""
+
+    points: tuple[Point, ...]
+    changed: Bool[Tensor, "P texts"]  # whether an answer is another than the full model's
+    flops_shares: list[float]
+    cpu_s: list[float]  # of the processor, over all texts
+    full_cpu_s: float  # of the full model
 
 
 @dataclass(frozen=True)
@@ -136,6 +156,7 @@ class _Run:
     answers: Any
     flops: Tensor  # (texts)
     dense_flops: Tensor  # (texts)
+    cpu_s: float
 
     @property
     def share(self) -> float:
@@ -166,13 +187,13 @@ class _Bench:
 
     def run_at(self, points: OperatingPoints, point: Point) -> _Run:
         points.turn_to(point)
-        encoded = self.encoded
+        encoded, start = self.encoded, time.process_time()
         answers, traces, order = run_all(
             self.model, encoded, self.tokenizer, self.scorer, f"at {point}"
         )
-        texts = self.scorer.texts(encoded)
+        cpu_s, texts = time.process_time() - start, self.scorer.texts(encoded)
         depths = Depths.of(self.model, traces, [texts[row] for row in order])
-        return _Run(answers, depths.flops, depths.dense_flops)
+        return _Run(answers, depths.flops, depths.dense_flops, cpu_s)
 
     def differs(self, run: _Run, reference: _Run) -> Tensor:
         """Return whether the answer to each text is another, (texts)."""
@@ -245,34 +266,53 @@ def _points_of(model: PreTrainedModel) -> OperatingPoints:
     return points
 
 
-def _choose_pruning(search: _Bench, goal: _Goal) -> None:
-    """Attach the rule of training-free pruning that reads least on the search texts.
+def _choose_method(search: _Bench, goal: _Goal) -> None:
+    """Attach the method without training that reads least, fitted to the search texts.
 
-    Of each rule, the most eager point counts before which no more answers change than allowed.
+    Each is fitted to every other text and tried on the rest: of its path the most eager point
+    counts before which no more answers change than allowed.
     """
-    shares: dict[str, float] = {}
-    for rule in RULES:
-        _prune(search, rule)
-        points = _points_of(search.model)
-        reference = search.run_at(points, points.never)
-        shares[rule] = 1.0
-        for point in points.path:
-            run = search.run_at(points, point)
-            if float(search.differs(run, reference).double().mean()) > goal.max_disagreement:
-                break
-            shares[rule] = run.share
-    _prune(search, min(shares, key=lambda rule: shares[rule]))
+    order = range(len(search))
+    fitted, tried = search.select(order[::2]), search.select(order[1::2])
+    methods = _list_methods(attachment(search.model).spec, len(fitted))
+    best = min(methods, key=lambda method: _try_method(method, fitted, tried, goal))
+    _LOG.info("calibrate: %s", best)
+    _fit(best, search)
 
 
-def _prune(search: _Bench, rule: Any) -> None:
-    prune(
-        search.model,
-        search.tokenizer,
-        search.items,
-        text_pairs=search.pairs,
-        method=TrainingFree(rule=rule),
-        max_length=search.max_length,
-    )
+def _list_methods(spec: ModelSpec, texts: int) -> list[Method]:
+    """List the methods without training that fit a model and so many texts."""
+    methods: list[Method] = [TrainingFree(rule=rule) for rule in RULES]
+    if spec.labels > 1 and spec.num_layers > 1 and texts >= LEAST_ROWS:
+        methods.append(ProbeExit())
+    return methods
+
+
+def _try_method(method: Method, fitted: _Bench, tried: _Bench, goal: _Goal) -> float:
+    """Return the share of the FLOPs at the last point that changes few enough answers."""
+    _fit(method, fitted)
+    points, share = _points_of(tried.model), 1.0
+    reference = tried.run_at(points, points.never)
+    for point in points.path:
+        run = tried.run_at(points, point)
+        if float(tried.differs(run, reference).double().mean()) > goal.max_disagreement:
+            break
+        share = run.share
+    return share
+
+
+def _fit(method: Method, bench: _Bench) -> None:
+    with warnings.catch_warnings():
+        # nobody asked for the method's target: the points around it are what is tested
+        warnings.filterwarnings("ignore", message=".*not the target of")
+        prune(
+            bench.model,
+            bench.tokenizer,
+            bench.items,
+            text_pairs=bench.pairs,
+            method=method,
+            max_length=bench.max_length,
+        )
 
 
 def _choose_start(search: _Bench, points: OperatingPoints, texts: int, goal: _Goal) -> int:

@@ -13,6 +13,7 @@ import fewer
 from fewer.certificate.calibrate import calibrate, operating_runs
 from fewer.certificate.certificate import certificate_of
 from fewer.certificate.p_values import binomial_p_value
+from fewer.methods.exits import ProbeExit
 from tests.unit.conftest import WORDS
 
 TEXTS = [
@@ -102,6 +103,25 @@ def test_a_dense_model_gets_training_free_pruning(model_folder):
     assert certificate.flops_share < 1
 
 
+def test_with_more_texts_a_dense_model_gets_what_reads_least(model_folder):
+    """States of random layers tell the answer well, so that exits read less than pruning."""
+    model, tokenizer = classifier(model_folder)
+    texts = [f"{text} {WORDS[number % 5]}" for number in range(2) for text in TEXTS]
+    certificate = calibrate(model, tokenizer, texts, max_disagreement=0.3, confidence=0.9)
+    method = fewer.attachment(model).method
+    assert isinstance(method, ProbeExit)
+    assert fewer.attachment(model).policy.margin.item() == pytest.approx(certificate.point)
+    assert certificate.flops_share < 0.9
+
+
+def test_a_dense_tagger_is_calibrated_on_sentences(model_folder):
+    model, tokenizer = classifier(model_folder, AutoModelForTokenClassification, num_labels=3)
+    sentences = [text.split() for text in TEXTS] * 2
+    certificate = calibrate(model, tokenizer, sentences, max_disagreement=0.4, confidence=0.9)
+    assert certificate.texts == 112
+    assert not isinstance(fewer.attachment(model).method, fewer.Dense)
+
+
 def test_what_cannot_be_certified_reads_everything_with_a_warning(model_folder):
     model, tokenizer = with_exits(model_folder)
     with torch.no_grad():  # exits that always answer otherwise than the model
@@ -175,7 +195,7 @@ def test_a_certificate_is_checked_when_it_is_read(model_folder):
 
 def test_all_points_are_run_against_the_full_model(model_folder):
     model, tokenizer = with_exits(model_folder)
-    points, changed, shares = operating_runs(model, tokenizer, TEXTS)
+    points, changed, shares, *_ = operating_runs(model, tokenizer, TEXTS)
     assert points == fewer.attachment(model).policy.operating_points().path
     assert changed.shape == (len(points), 80)
     assert shares == sorted(shares, reverse=True)

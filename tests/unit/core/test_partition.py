@@ -11,6 +11,7 @@ import fewer.core.decision
 import fewer.core.packed
 import fewer.core.removed
 import fewer.methods.exits.policy
+import fewer.methods.exits.probe_exit
 import fewer.methods.exits.spans
 from fewer.core import partition as module
 from fewer.core.decision import Decision, Site
@@ -44,7 +45,7 @@ def on_gpu(monkeypatch):
     monkeypatch.setitem(KERNELS, "reference", _quiet)
     exits = fewer.methods.exits
     core = fewer.core.packed, fewer.core.decision, fewer.core.removed
-    for holder in (module, *core, exits.policy, exits.spans):
+    for holder in (module, *core, exits.policy, exits.probe_exit, exits.spans):
         monkeypatch.setattr(holder, "can_look", lambda tensor: False)
 
 
