@@ -12,7 +12,7 @@ from transformers import (
 import fewer
 from fewer.certificate.calibrate import calibrate, operating_runs
 from fewer.certificate.certificate import certificate_of
-from fewer.certificate.p_values import binomial_p_value
+from fewer.certificate.p_values import binomial_p_value, binomial_upper_bound
 from fewer.methods.exits import ProbeExit
 from tests.unit.conftest import WORDS
 
@@ -120,6 +120,37 @@ def test_a_dense_tagger_is_calibrated_on_sentences(model_folder):
     certificate = calibrate(model, tokenizer, sentences, max_disagreement=0.4, confidence=0.9)
     assert certificate.texts == 112
     assert not isinstance(fewer.attachment(model).method, fewer.Dense)
+
+
+def test_a_budget_is_kept_and_what_may_differ_is_bounded(model_folder):
+    model, tokenizer = with_exits(model_folder)
+    certificate = calibrate(model, tokenizer, TEXTS, flops_share=0.7, confidence=0.9)
+    points = fewer.attachment(model).policy.operating_points()
+    assert points.value.item() == pytest.approx(certificate.point)
+    strict = points.path[points.path.index(certificate.point) - 1]
+    shares = dict(
+        zip(points.path, operating_runs(model, tokenizer, TEXTS).flops_shares, strict=True)
+    )
+    assert shares[certificate.point] < 0.75  # of all texts; it was chosen on a part
+    assert shares[strict] > 0.6
+    expected = binomial_upper_bound(certificate.changed, 56, 0.9)
+    assert certificate.max_disagreement == pytest.approx(expected)
+    assert certificate_of(model) == certificate
+
+
+def test_a_budget_for_a_dense_model_chooses_what_changes_least(model_folder):
+    model, tokenizer = classifier(model_folder)
+    certificate = calibrate(model, tokenizer, TEXTS * 2, flops_share=0.8, confidence=0.9)
+    assert certificate.flops_share < 0.85
+    assert certificate.changed < 112
+
+
+def test_a_budget_that_no_point_reaches_and_two_goals_are_refused(model_folder):
+    model, tokenizer = with_exits(model_folder)
+    with pytest.raises(ValueError, match="flops_share must be"):
+        calibrate(model, tokenizer, TEXTS, flops_share=0.01)
+    with pytest.raises(ValueError, match="max_disagreement must be left out"):
+        calibrate(model, tokenizer, TEXTS, flops_share=0.5, max_disagreement=0.1)
 
 
 def test_what_cannot_be_certified_reads_everything_with_a_warning(model_folder):
