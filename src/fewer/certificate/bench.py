@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from fewer.hf.max_length import resolve_max_length
 from fewer.measure.evaluate import run_all
 from fewer.measure.scorers import MultiLabelScorer, Scorer, TagScorer, TextScorer
 from fewer.measure.sweep import Depths
-from fewer.tasks.texts import encode_texts, listed
+from fewer.tasks.texts import TruncationWarning, encode_texts, listed
 from fewer.tasks.words import encode_sentences
 
 if TYPE_CHECKING:
@@ -61,7 +62,9 @@ class Bench:
         """Keep these texts."""
         items = [self.items[number] for number in numbers]
         pairs = None if self.pairs is None else [self.pairs[number] for number in numbers]
-        encoded = _encode_items(self.tokenizer, items, pairs, self.max_length)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TruncationWarning)  # told once, of all texts
+            encoded = _encode_items(self.tokenizer, items, pairs, self.max_length)
         return replace(self, items=items, pairs=pairs, encoded=encoded)
 
     def run_at(self, points: OperatingPoints, point: Point) -> Run:

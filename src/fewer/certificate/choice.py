@@ -16,6 +16,7 @@ from fewer.hf.attach import attachment
 from fewer.methods.exits.probe_exit import ProbeExit
 from fewer.methods.exits.ridge import LEAST_ROWS
 from fewer.methods.pruning.training_free import TrainingFree
+from fewer.tasks.texts import TruncationWarning
 from fewer.training.prune import prune
 
 __all__ = ["choose_method", "disagreement_at_share", "find_point", "share_at_risk"]
@@ -86,6 +87,7 @@ def _list_methods(spec: ModelSpec, texts: int) -> list[Method]:
 
 def _fit(method: Method, bench: Bench) -> None:
     with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TruncationWarning)
         # nobody asked for the method's target: the points around it are what is tested
         warnings.filterwarnings("ignore", message=".*not the target of")
         prune(
