@@ -30,6 +30,7 @@ __all__ = [
     "Loaded",
     "ThreadsOption",
     "ThresholdOption",
+    "TopKOption",
     "dense_model",
     "finish",
     "load",
@@ -58,6 +59,12 @@ LimitOption = Annotated[
     ),
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's.")]
+TopKOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Of ranking lists whose documents may leave: how many are wanted; default 10."
+    ),
+]
 ThresholdOption = Annotated[
     float | None, typer.Option(help="Set the method's threshold first; default: as saved.")
 ]
@@ -158,6 +165,7 @@ def load(
     seed: int,
     threads: int | None,
     threshold: float | None = None,
+    top_k: int | None = None,
 ) -> Loaded:
     """Load a saved model and the labelled rows to measure it on."""
     import torch
@@ -165,6 +173,7 @@ def load(
     from fewer.hf.attach import attachment, set_threshold
     from fewer.hf.max_length import resolve_max_length
     from fewer.hf.optimize import kernels_of, precision_of
+    from fewer.measure.ranking_scorer import for_best
     from fewer.measure.rows import describe
     from fewer.measure.scorers import make_scorer
     from fewer.measure.sweep import present_threshold
@@ -184,6 +193,8 @@ def load(
     scorer = make_scorer(task, table)
     model = origin.load_model()
     tokenizer = origin.load_tokenizer(model)
+    if top_k is not None:
+        scorer = for_best(scorer, model, top_k)
     saved = {}
     if attachment(model).policy.operating_points() is not None:
         saved["saved_threshold"] = present_threshold(model)
@@ -206,6 +217,8 @@ def load(
     queries = len(set(scorer.texts(encoded)))
     if queries < len(table):  # their documents are scored together
         row["data"] |= {"queries": queries}
+    if (lists := scorer.lists(model)) is not None:
+        row["top_k"] = lists.top_k
     row |= {"threshold": threshold, **saved}
     if (certificate := attachment(model).settings.certificate) is not None:
         row["certificate"] = certificate

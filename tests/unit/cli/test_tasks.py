@@ -112,3 +112,25 @@ def test_reranking_is_scored_by_query(model_folder: Path) -> None:
     assert first.document == int(scores[:5].argmax())
     assert run("explain", model, "good film", "--pair", "a dull plot", "--output", "p.html") == 0
     assert "relevance" in Path("p.html").read_text()
+
+
+def test_a_list_is_evaluated_for_its_best(
+    model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows: list[list[object]] = [
+        [f"{WORDS[n // 10 % 12]} {WORDS[n // 10 * 7 % 12]}", text(n), int(n % 5 == 1)]
+        for n in range(60)
+    ]
+    data = write(Path("ranking.csv"), ["query", "document", "label"], rows)
+    model = train(model_folder, data, "run", "--method", "cascade", "--set", "margin=0")
+    row = measure(model, data, "--sweep", "--top-k", 2)
+    assert row["top_k"] == 2
+    systems = row["systems"]
+    assert systems["method"]["flops_per_text"] < systems["packed"]["flops_per_text"]
+    assert list(systems["method"]["latency_ms"]) == ["1", "8", "10"]
+    assert row["sweep"][-1]["flops_per_text"] < row["sweep"][0]["flops_per_text"]
+    assert measure(model, data, "--no-latency")["top_k"] == 10
+    assert run("bench", model, "--data", data, "--runs", 1, "--top-k", 3) == 0
+    dense = train(model_folder, data, "dense", "--method", "dense")
+    assert run("evaluate", dense, "--data", data, "--top-k", 3) == 2
+    assert "top_k" in capsys.readouterr().err
