@@ -166,6 +166,7 @@ def load(
     threads: int | None,
     threshold: float | None = None,
     top_k: int | None = None,
+    overlong: str | None = None,
 ) -> Loaded:
     """Load a saved model and the labelled rows to measure it on."""
     import torch
@@ -173,6 +174,7 @@ def load(
     from fewer.hf.attach import attachment, set_threshold
     from fewer.hf.max_length import resolve_max_length
     from fewer.hf.optimize import kernels_of, precision_of
+    from fewer.inference.candidate_lists import check_whole
     from fewer.measure.ranking_scorer import for_best
     from fewer.measure.rows import describe
     from fewer.measure.scorers import make_scorer
@@ -195,13 +197,19 @@ def load(
     tokenizer = origin.load_tokenizer(model)
     if top_k is not None:
         scorer = for_best(scorer, model, top_k)
+    encoding: dict[str, Any] = {}
+    if overlong is not None:
+        scorer = scorer.for_overlong(overlong)
+        if scorer.lists(model) is not None:
+            check_whole(overlong)
+        encoding["overlong"] = overlong
     saved = {}
     if attachment(model).policy.operating_points() is not None:
         saved["saved_threshold"] = present_threshold(model)
     if threshold is not None:
         set_threshold(model, threshold=threshold)
     length = resolve_max_length(model, max_length, tokenizer.model_max_length)
-    encoded = task.encode(table, tokenizer, max_length=length, training=False)
+    encoded = task.encode(table, tokenizer, max_length=length, training=False, **encoding)
     row = describe(
         kind,
         model=model_name,
@@ -219,7 +227,7 @@ def load(
         row["data"] |= {"queries": queries}
     if (lists := scorer.lists(model)) is not None:
         row["top_k"] = lists.top_k
-    row |= {"threshold": threshold, **saved}
+    row |= {**encoding, "threshold": threshold, **saved}
     if (certificate := attachment(model).settings.certificate) is not None:
         row["certificate"] = certificate
     row["training_seed"] = _training_seed(origin.folder)

@@ -36,6 +36,13 @@ def evaluate(
     column: Columns = None,
     limit: LimitOption = None,
     max_length: Annotated[int | None, typer.Option(min=2, help="Longest text in tokens.")] = None,
+    overlong: Annotated[
+        str | None,
+        typer.Option(
+            help="Texts beyond it: truncate (with a warning), error, or max or mean, which read "
+            "them in windows and merge the logits; window for tagging. Default truncate."
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     latency: Annotated[bool, typer.Option(help="Also time batches of 1, 8 and 32.")] = True,
     runs: Annotated[int, typer.Option(min=1, help="Timed batches per batch size.")] = 20,
@@ -76,6 +83,7 @@ def evaluate(
         threads=threads,
         threshold=threshold,
         top_k=top_k,
+        overlong=overlong,
     )
     outcomes = run_systems(
         loaded.model,

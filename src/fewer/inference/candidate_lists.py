@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from fewer.tasks.texts import EncodedRows
 
-__all__ = ["LIST_BUDGET", "CandidateLists", "compares_candidates", "lower_unread"]
+__all__ = ["LIST_BUDGET", "CandidateLists", "check_whole", "compares_candidates", "lower_unread"]
 
 LIST_BUDGET = 4 * TOKEN_BUDGET  # documents leave sooner the more of them they are compared with
 
@@ -36,6 +36,15 @@ LIST_BUDGET = 4 * TOKEN_BUDGET  # documents leave sooner the more of them they a
 def compares_candidates(model: nn.Module) -> bool:
     """Return whether the model's method compares the documents of a list, as `Cascade` does."""
     return is_attached(model) and attachment(model).policy.inputs.candidates
+
+
+def check_whole(overlong: str) -> None:
+    """Raise `ValueError` for windows: a list holds whole documents, which leave whole."""
+    if overlong not in ("truncate", "error"):
+        raise ValueError(
+            f"overlong must be 'truncate' or 'error' where documents leave a list, as by Cascade; "
+            f"got {overlong!r}. Leave top_k out, or truncate."
+        )
 
 
 def lower_unread(scores: Float[Tensor, "R"], is_read: Bool[Tensor, "R"]) -> Float[Tensor, "R"]:

@@ -13,6 +13,7 @@ from fewer.inference.batching import token_budget_batches
 from fewer.inference.candidate_lists import (
     LIST_BUDGET,
     CandidateLists,
+    check_whole,
     compares_candidates,
     lower_unread,
 )
@@ -73,12 +74,8 @@ def rank(
     )
     lists = None
     if top_k is not None and compares_candidates(model):
+        check_whole(overlong)
         lists = CandidateLists([range(len(texts))], top_k)
-    if lists is not None and owners is not None:
-        raise ValueError(
-            f"overlong must be 'truncate' or 'error' with Cascade and top_k; got {overlong!r}. "
-            "Leave top_k out, or truncate."
-        )
     lengths = list(encoded["length"])
     with evaluating(model) as reader:
         if lists is not None:

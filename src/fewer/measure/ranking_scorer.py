@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fewer.measure.scorer import Batches, CountsDifferences, Scorer
+from fewer.measure.scorer import Batches, LogitScorer, Scorer
 from fewer.tasks.rank_metrics import CUTOFF
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ __all__ = ["RankingScorer", "for_best"]
 
 
 @dataclass(frozen=True)
-class RankingScorer(CountsDifferences):
+class RankingScorer(LogitScorer):
     """Scores the ranking of each query's documents; answers are scores (documents).
 
     A model that compares the documents of a query reads them as a list, for its best `top_k`.
@@ -35,7 +35,7 @@ class RankingScorer(CountsDifferences):
 
     def texts(self, encoded: Dataset) -> list[int]:
         """Return the query number of each row."""
-        return list(self.queries)
+        return [self.queries[text] for text in super().texts(encoded)]
 
     def lists(self, model: nn.Module) -> CandidateLists | None:
         """Return the list of each query, if the model compares its documents."""
@@ -56,13 +56,12 @@ class RankingScorer(CountsDifferences):
         Raises `ValueError` for a model with several logits.
         """
         from fewer.inference.candidate_lists import lower_unread
-        from fewer.inference.predict import logits_of
         from fewer.inference.rank import check_reranker
 
         check_reranker(model)
         if (lists := self.lists(model)) is not None:
             return lower_unread(*lists.read(model, encoded, tokenizer, batches, title=title))
-        return logits_of(model, encoded, tokenizer, batches, title=title)[:, 0]
+        return self.logits(model, encoded, tokenizer, batches, title)[:, 0]
 
     def score(self, answers: Tensor, rows: Sequence[int] | None = None) -> dict[str, float]:
         """Return nDCG@10, MRR@10 and MAP, over the queries with a relevant document."""

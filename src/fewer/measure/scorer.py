@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from fewer.tasks.text_windows import LongTexts, check_overlong, merge_windows, window_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -12,7 +15,7 @@ if TYPE_CHECKING:
 
     from fewer.inference.candidate_lists import CandidateLists
 
-__all__ = ["Batches", "CountsDifferences", "Scorer"]
+__all__ = ["Batches", "LogitScorer", "Scorer"]
 
 Batches = Sequence[Sequence[int]]
 
@@ -27,6 +30,16 @@ class Scorer(Protocol):
     def lists(self, model: nn.Module) -> CandidateLists | None:
         """Return the lists of rows that the model compares with each other, if it compares any."""
         return None
+
+    def for_overlong(self, overlong: str) -> Scorer:
+        """Return the scorer of rows that a task encoded by this rule for long texts.
+
+        Raises `ValueError` for a rule that the task does not know.
+        """
+        raise ValueError(
+            f"overlong must be left out for this task, which reads long texts in windows; got "
+            f"{overlong!r}."
+        )
 
     def read(
         self,
@@ -60,8 +73,41 @@ class Scorer(Protocol):
         ...
 
 
-class CountsDifferences(Scorer, Protocol):
-    """A scorer whose answers change as one by one they differ."""
+@dataclass(frozen=True, kw_only=True)
+class LogitScorer(Scorer):
+    """A scorer of answers that are made of one row of logits per text, or of its windows' merged.
+
+    Its answers change as one by one they differ.
+    """
+
+    overlong: LongTexts = "truncate"  # as texts are encoded
+
+    def texts(self, encoded: Dataset) -> list[int]:
+        """Return the number of the text of each row, which is a text or one of its windows."""
+        texts = window_texts(encoded)
+        return list(range(len(encoded))) if texts is None else texts
+
+    def for_overlong(self, overlong: str) -> Scorer:
+        """Merge the logits of windows by this rule."""
+        check_overlong(overlong)
+        return replace(self, overlong=cast("LongTexts", overlong))
+
+    def logits(
+        self,
+        model: PreTrainedModel,
+        encoded: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        batches: Batches,
+        title: str,
+    ) -> Tensor:
+        """Return the logits of each text, in fp32 on the CPU."""
+        from fewer.inference.predict import logits_of
+
+        logits = logits_of(model, encoded, tokenizer, batches, title=title)
+        texts = window_texts(encoded)
+        if texts is None:
+            return logits
+        return merge_windows(logits, texts, max(texts) + 1, self.overlong)
 
     def changed(self, answers: Tensor, reference: Tensor) -> float:
         """Return the share of answers that differ."""

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fewer._validation.names import check_known
 from fewer.measure.ranking_scorer import RankingScorer
-from fewer.measure.scorer import Batches, CountsDifferences, Scorer
+from fewer.measure.scorer import Batches, LogitScorer, Scorer
 from fewer.tasks.classification import TextClassification
 from fewer.tasks.columns import DataWarning
 from fewer.tasks.multi_label import MultiLabel
@@ -43,16 +44,12 @@ ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
-class TextScorer(CountsDifferences):
+class TextScorer(LogitScorer):
     """Scores texts by one label or number each; answers are logits (texts, C)."""
 
     labels: Sequence[float]
     regression: bool = False
     label_names: Sequence[str] = ()
-
-    def texts(self, encoded: Dataset) -> list[int]:
-        """Return the row numbers, as each row is a text."""
-        return list(range(len(encoded)))
 
     def read(
         self,
@@ -63,9 +60,7 @@ class TextScorer(CountsDifferences):
         title: str,
     ) -> Tensor:
         """Return logits, in fp32 on the CPU."""
-        from fewer.inference.predict import logits_of
-
-        return logits_of(model, encoded, tokenizer, batches, title=title)
+        return self.logits(model, encoded, tokenizer, batches, title)
 
     def score(self, answers: Tensor, rows: Sequence[int] | None = None) -> dict[str, float]:
         """Return accuracy, F1 and Matthews, or correlations."""
@@ -100,15 +95,11 @@ class TextScorer(CountsDifferences):
 
 
 @dataclass(frozen=True)
-class MultiLabelScorer(CountsDifferences):
+class MultiLabelScorer(LogitScorer):
     """Scores texts by any number of labels each; answers are logits above thresholds (texts, C)."""
 
     labels: Sequence[Sequence[float]]  # 0.0 or 1.0 for each label name
     label_names: Sequence[str]
-
-    def texts(self, encoded: Dataset) -> list[int]:
-        """Return the row numbers, as each row is a text."""
-        return list(range(len(encoded)))
 
     def read(
         self,
@@ -120,9 +111,8 @@ class MultiLabelScorer(CountsDifferences):
     ) -> Tensor:
         """Return logits less those of the model's own thresholds: above 0 a label applies."""
         from fewer.hf.label_thresholds import label_margins
-        from fewer.inference.predict import logits_of
 
-        logits = logits_of(model, encoded, tokenizer, batches, title=title)
+        logits = self.logits(model, encoded, tokenizer, batches, title)
         return label_margins(model.config, logits)
 
     def score(self, answers: Tensor, rows: Sequence[int] | None = None) -> dict[str, float]:
@@ -159,6 +149,11 @@ class TagScorer(Scorer):
     def texts(self, encoded: Dataset) -> list[int]:
         """Return the sentence number of each row."""
         return list(encoded["sentence"])
+
+    def for_overlong(self, overlong: str) -> Scorer:
+        """Return the scorer itself: words are merged in one way."""
+        check_known(overlong, ["error", "truncate", "window"], "overlong")
+        return self
 
     def read(
         self,
