@@ -34,6 +34,7 @@ from fewer.hf.attachment import Attachment
 from fewer.hf.cached_states import current_states
 from fewer.hf.eval_view import eval_view
 from fewer.hf.exit_logits import answering_forward
+from fewer.hf.gliner import text_encoder_of
 from fewer.hf.packing import pack
 from fewer.hf.refusals import (
     refuse_call,
@@ -215,7 +216,8 @@ def attach(
     recorded outputs, a custom attention.
 
     A `SentenceTransformer`, `CrossEncoder` or `SparseEncoder` of sentence-transformers may be given
-    itself; its `encode`, `predict` and `rank` stay what they are.
+    itself; its `encode`, `predict` and `rank` stay what they are. So may a GLiNER object, whose
+    text encoder is attached.
 
     >>> model = fewer.attach(model, fewer.LTP(target=0.5))  # doctest: +SKIP
     """
@@ -362,8 +364,8 @@ def evaluating(model: Model) -> Iterator[Model]:
 
 
 def parts(model: nn.Module) -> tuple[PreTrainedModel, PreTrainedModel]:
-    """Return the Hugging Face model, out of peft or sentence-transformers, and its encoder."""
-    hf_model: Any = transformer_of(model)
+    """Return the Hugging Face model, out of peft or another library's object, and its encoder."""
+    hf_model: Any = text_encoder_of(transformer_of(model))
     if hasattr(hf_model, "get_base_model"):  # peft
         hf_model = hf_model.get_base_model()
     if not isinstance(hf_model, PreTrainedModel):

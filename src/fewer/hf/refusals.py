@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from fewer.hf.gliner import is_of_gliner
 from fewer.hf.sentence_transformers import is_of_sentence_transformers
 
 __all__ = ["refuse_call", "refuse_model", "refuse_object", "refuse_states", "refuse_tracing"]
@@ -41,6 +42,11 @@ def refuse_object(model: object) -> None:
         advice = (
             "It must hold a transformers model as its first module, with the torch backend; a "
             "static embedding has no layers, and other backends run their own."
+        )
+    elif is_of_gliner(model):
+        advice = (
+            "It must hold a transformers model as its text encoder: no runtime such as ONNX, and "
+            "no decoder."
         )
     elif hasattr(model, "model") and hasattr(model, "tokenizer"):
         advice = "Pass the model inside: its .model."
