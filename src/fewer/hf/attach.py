@@ -35,6 +35,7 @@ from fewer.hf.cached_states import current_states
 from fewer.hf.eval_view import eval_view
 from fewer.hf.exit_logits import answering_forward
 from fewer.hf.gliner import text_encoder_of
+from fewer.hf.hidden_states import RecordingPolicy, padded_states
 from fewer.hf.packing import pack
 from fewer.hf.refusals import (
     refuse_call,
@@ -107,6 +108,7 @@ class _PackedEncoder(_Attached):
         inputs_embeds: Tensor | None = None,
         global_attention_mask: Tensor | None = None,
         return_dict: bool | None = None,
+        output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> ModelOutput | tuple[Any, ...]:
         """Encode a padded batch by the packed loop; the output is padded too, with zeros."""
@@ -130,9 +132,14 @@ class _PackedEncoder(_Attached):
             needs_ids=attachment.policy.inputs.ids,
             anchors=global_attention_mask,
         )
+        policy = attachment.policy
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if output_hidden_states:
+            policy = RecordingPolicy(policy, attachment.method)
         hidden, trace = encode(
             backbone.layers,
-            attachment.policy,
+            policy,
             tokens,
             attend=find_kernel(attachment.settings.kernel),
             phase=attachment.phase_of(training=self.training),
@@ -143,6 +150,8 @@ class _PackedEncoder(_Attached):
         publish(trace)
         pooled = None if backbone.pool is None else backbone.pool(hidden)
         output: ModelOutput = backbone.output(last_hidden_state=hidden, pooler_output=pooled)
+        if output_hidden_states:
+            output["hidden_states"] = padded_states(tokens, trace.layers, hidden)
         wants_dict = self.config.return_dict if return_dict is None else return_dict
         return output if wants_dict else output.to_tuple()
 

@@ -20,9 +20,11 @@ def is_of_gliner(model: object) -> bool:
 def text_encoder_of(model: Any) -> Any:
     """Return the transformers model that reads the texts, or the object itself if it is another.
 
-    A bi-encoder's second model, which reads the labels, is not meant.
+    A bi-encoder's second model, which reads the labels, is not meant. Where layers are fused it is
+    the object itself too: the fuser averages over padding, so its answers are those of a padded
+    batch.
     """
-    if not is_of_gliner(model):
+    if not is_of_gliner(model) or getattr(model.config, "fuse_layers", False):
         return model
     inner = model
     for name in PATH:

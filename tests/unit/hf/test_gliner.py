@@ -32,6 +32,7 @@ class Gliner(nn.Module):
 
     def __init__(self, encoder: nn.Module | None) -> None:
         super().__init__()
+        self.config = SimpleNamespace(fuse_layers=False)
         self.model = SimpleNamespace(
             token_rep_layer=SimpleNamespace(bert_layer=SimpleNamespace(model=encoder))
         )
@@ -61,18 +62,22 @@ def test_its_text_encoder_is_attached_and_detached() -> None:
 def test_an_object_without_a_text_encoder_is_refused() -> None:
     with pytest.raises(ValueError, match="text encoder"):
         fewer.attach(Gliner(None))
+    fused = Gliner(tiny("deberta-v3", "Model"))
+    fused.config.fuse_layers = True
+    with pytest.raises(ValueError, match="fuse_layers"):
+        fewer.attach(fused)
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
-@pytest.mark.parametrize("span_mode", ["markerV0", "token_level"])
+@pytest.mark.parametrize("settings", [{}, {"span_mode": "token_level"}], ids=str)
 @pytest.mark.filterwarnings("ignore")  # of its package
 def test_logits_of_the_real_package_stay_the_same(
-    kind: str, span_mode: str, model_folder: Any
+    kind: str, settings: dict[str, Any], model_folder: Any
 ) -> None:
     gliner = pytest.importorskip("gliner")
     torch.manual_seed(0)
     inner = {"model_type": kind, "vocab_size": 200, "intermediate_size": 32, **SIZES}
-    config = {"model_name": str(model_folder), "hidden_size": 12, "span_mode": span_mode}
+    config: dict[str, Any] = {"model_name": str(model_folder), "hidden_size": 12, **settings}
     config |= {"encoder_config": inner | ENCODERS[kind], "vocab_size": 200, "max_width": 4}
     model = gliner.GLiNER.from_config(config, backbone_from_pretrained=False).eval()
     prepared = model.prepare_batch(TEXTS, LABELS)
