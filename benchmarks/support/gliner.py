@@ -34,7 +34,7 @@ def gliner_table(row: dict[str, Any], path: str) -> str:
     """Write the speed of each system over the padded model, for the encoder and for all of it."""
     parts = row["profiles"]["flat_long"]["cpu_s"]
     names = [name for name in next(iter(parts.values())) if name != "padded"]
-    lines = [("measured", "lengths", "real tokens", "padded, s", *names)]
+    lines = [("measured", "lengths", "not padding", "padded, s", *names)]
     for part in parts:
         for profile, measured in row["profiles"].items():
             lengths, seconds = measured["lengths"], measured["cpu_s"][part]
