@@ -326,6 +326,7 @@ def test_numbers_stand_between_markers_that_the_tables_fill():
         "training-free.md": ["training_free"],
         "cascade.md": ["reranking"],
         "probe-exit.md": ["probe_exit"],
+        "ner-and-guards.md": ["gliner"],
         "embed-and-rerank.md": ["embedding"],
         "certificate.md": ["certificate"],
         "which-runtime.md": [

@@ -13,6 +13,7 @@ from fewer.cli.common import (
     Loaded,
     ThreadsOption,
     ThresholdOption,
+    TopKOption,
     dense_model,
     finish,
     load,
@@ -33,7 +34,10 @@ def bench(
     limit: LimitOption = 512,
     max_length: Annotated[int | None, typer.Option(min=2, help="Longest text in tokens.")] = None,
     batch: Annotated[
-        list[int] | None, typer.Option(min=1, help="Batch size; repeatable. Default 1, 8, 32.")
+        list[int] | None,
+        typer.Option(
+            min=1, help="Batch size; repeatable. Default 1, 8, 32, of ranking lists those that fit."
+        ),
     ] = None,
     runs: Annotated[int, typer.Option(min=1, help="Timed batches per batch size.")] = 30,
     peers: Annotated[
@@ -53,6 +57,7 @@ def bench(
         list[str] | None, typer.Option(help="With --peers: leave out this system. Repeatable.")
     ] = None,
     threshold: ThresholdOption = None,
+    top_k: TopKOption = None,
     threads: ThreadsOption = None,
     seed: int = 0,
     results: Annotated[Path | None, typer.Option(help="Add the row to this .jsonl file.")] = None,
@@ -77,9 +82,10 @@ def bench(
         seed=seed,
         threads=threads,
         threshold=threshold,
+        top_k=top_k,
     )
     plan = BenchPlan(
-        batch_sizes=batch or [1, 8, 32],
+        batch_sizes=batch or _default_sizes(loaded),
         runs=runs,
         num_batches=batches,
         seed=seed,
@@ -91,6 +97,14 @@ def bench(
         compare_peers(loaded, plan, baseline, results)
     else:
         _time_systems(loaded, plan, baseline, results, report)
+
+
+def _default_sizes(loaded: Loaded) -> list[int]:
+    """Return the usual sizes, or for ranking lists those that a query's documents fill."""
+    from fewer.measure.latency import BATCH_SIZES, default_sizes
+
+    lists = loaded.scorer.lists(loaded.model)
+    return list(BATCH_SIZES) if lists is None else default_sizes(len(loaded.encoded), lists)
 
 
 def _time_systems(
@@ -108,6 +122,7 @@ def _time_systems(
         runs=plan.runs,
         seed=plan.seed,
         baseline=dense,
+        lists=loaded.scorer.lists(loaded.model),
     )
     outcomes = run_systems(
         loaded.model, loaded.encoded, loaded.tokenizer, loaded.scorer, baseline=dense

@@ -30,6 +30,7 @@ __all__ = [
     "Loaded",
     "ThreadsOption",
     "ThresholdOption",
+    "TopKOption",
     "dense_model",
     "finish",
     "load",
@@ -58,6 +59,12 @@ LimitOption = Annotated[
     ),
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's.")]
+TopKOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Of ranking lists whose documents may leave: how many are wanted; default 10."
+    ),
+]
 ThresholdOption = Annotated[
     float | None, typer.Option(help="Set the method's threshold first; default: as saved.")
 ]
@@ -158,6 +165,8 @@ def load(
     seed: int,
     threads: int | None,
     threshold: float | None = None,
+    top_k: int | None = None,
+    overlong: str | None = None,
 ) -> Loaded:
     """Load a saved model and the labelled rows to measure it on."""
     import torch
@@ -165,6 +174,8 @@ def load(
     from fewer.hf.attach import attachment, set_threshold
     from fewer.hf.max_length import resolve_max_length
     from fewer.hf.optimize import kernels_of, precision_of
+    from fewer.inference.candidate_lists import check_whole
+    from fewer.measure.ranking_scorer import for_best
     from fewer.measure.rows import describe
     from fewer.measure.scorers import make_scorer
     from fewer.measure.sweep import present_threshold
@@ -184,13 +195,21 @@ def load(
     scorer = make_scorer(task, table)
     model = origin.load_model()
     tokenizer = origin.load_tokenizer(model)
+    if top_k is not None:
+        scorer = for_best(scorer, model, top_k)
+    encoding: dict[str, Any] = {}
+    if overlong is not None:
+        scorer = scorer.for_overlong(overlong)
+        if scorer.lists(model) is not None:
+            check_whole(overlong)
+        encoding["overlong"] = overlong
     saved = {}
     if attachment(model).policy.operating_points() is not None:
         saved["saved_threshold"] = present_threshold(model)
     if threshold is not None:
         set_threshold(model, threshold=threshold)
     length = resolve_max_length(model, max_length, tokenizer.model_max_length)
-    encoded = task.encode(table, tokenizer, max_length=length, training=False)
+    encoded = task.encode(table, tokenizer, max_length=length, training=False, **encoding)
     row = describe(
         kind,
         model=model_name,
@@ -206,7 +225,9 @@ def load(
     queries = len(set(scorer.texts(encoded)))
     if queries < len(table):  # their documents are scored together
         row["data"] |= {"queries": queries}
-    row |= {"threshold": threshold, **saved}
+    if (lists := scorer.lists(model)) is not None:
+        row["top_k"] = lists.top_k
+    row |= {**encoding, "threshold": threshold, **saved}
     if (certificate := attachment(model).settings.certificate) is not None:
         row["certificate"] = certificate
     row["training_seed"] = _training_seed(origin.folder)

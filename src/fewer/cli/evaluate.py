@@ -13,6 +13,7 @@ from fewer.cli.common import (
     Loaded,
     ThreadsOption,
     ThresholdOption,
+    TopKOption,
     dense_model,
     finish,
     load,
@@ -35,6 +36,13 @@ def evaluate(
     column: Columns = None,
     limit: LimitOption = None,
     max_length: Annotated[int | None, typer.Option(min=2, help="Longest text in tokens.")] = None,
+    overlong: Annotated[
+        str | None,
+        typer.Option(
+            help="Texts beyond it: truncate (with a warning), error, or max or mean, which read "
+            "them in windows and merge the logits; window for tagging. Default truncate."
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     latency: Annotated[bool, typer.Option(help="Also time batches of 1, 8 and 32.")] = True,
     runs: Annotated[int, typer.Option(min=1, help="Timed batches per batch size.")] = 20,
@@ -45,6 +53,7 @@ def evaluate(
         bool, typer.Option("--predictors", help="Also score the predictor of each layer.")
     ] = False,
     threshold: ThresholdOption = None,
+    top_k: TopKOption = None,
     threads: ThreadsOption = None,
     seed: int = 0,
     results: Annotated[Path | None, typer.Option(help="Add the row to this .jsonl file.")] = None,
@@ -53,6 +62,7 @@ def evaluate(
     """Compare padded, packed and the method: score, FLOPs, tokens kept, milliseconds.
 
     With --sweep also the curve of score against FLOPs, over the thresholds of exits or Block-Skim.
+    A reranker with cascade reads the documents of each query as one list, for its best --top-k.
 
     Padded and packed run the baseline if it is given, else the model's own weights without its
     method. Example: fewer evaluate runs/reviews/model --data test.csv
@@ -72,6 +82,8 @@ def evaluate(
         seed=seed,
         threads=threads,
         threshold=threshold,
+        top_k=top_k,
+        overlong=overlong,
     )
     outcomes = run_systems(
         loaded.model,
@@ -96,12 +108,18 @@ def evaluate(
 def _time_systems(
     systems: dict[str, dict[str, Any]], loaded: Loaded, runs: int, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """Add the latency of batches of 1, 8 and 32 texts to each system."""
-    from fewer.measure.latency import latency
+    """Add the latency of batches of 1, 8 and 32 texts, or of a list, to each system."""
+    from fewer.measure.latency import default_sizes, latency
 
-    sizes = [size for size in (1, 8, 32) if size <= len(loaded.encoded)]
+    lists = loaded.scorer.lists(loaded.model)
     times = latency(
-        loaded.model, loaded.encoded, loaded.tokenizer, batch_sizes=sizes, runs=runs, seed=seed
+        loaded.model,
+        loaded.encoded,
+        loaded.tokenizer,
+        batch_sizes=default_sizes(len(loaded.encoded), lists),
+        runs=runs,
+        seed=seed,
+        lists=lists,
     )
     return {name: {**system, **times[name]} for name, system in systems.items()}
 

@@ -39,6 +39,9 @@ def explain(
     tokenizer = source.load_tokenizer(reader)
     warn_if_closed(reader)
     explanation = explain_text(reader, tokenizer, text, pair)
+    words = [word for passage in explanation.passages for word in passage.words]
+    if unread := sum(word.layers_read is None for word in words):
+        typer.echo(f"{unread} of {len(words)} words are beyond the limit and not read", err=True)
     page = write_explanation(explanation, output or _unused_path(Path("fewer-explain.html")))
     typer.echo(f"page written to {page}")
 

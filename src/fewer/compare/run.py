@@ -25,7 +25,7 @@ from fewer.hf.max_length import resolve_max_length
 from fewer.hf.pretrained import load_tokenizer
 from fewer.hf.side_file import method_from
 from fewer.measure.evaluate import Outcome, cost_metrics, measure_flops, run_all, sum_traces
-from fewer.measure.latency import time_systems
+from fewer.measure.latency import largest_batch, time_systems
 from fewer.measure.rows import provenance
 from fewer.measure.scorers import Scorer, make_scorer
 from fewer.measure.sweep import Depths
@@ -275,10 +275,17 @@ def _share(results: Results, dense: Results, rows: Tensor | slice = slice(None))
 
 def _time(comparison: Comparison, bench: _Bench, dense_folder: Path) -> dict[str, Any]:
     """Time a model and the dense one, taking turns on the same batches of the test rows."""
-    sizes = [size for size in comparison.batch_sizes if size <= len(bench.test)]
+    lists = bench.scorer.lists(bench.model)
+    largest = largest_batch(len(bench.test), lists)
+    sizes = [size for size in comparison.batch_sizes if size <= largest]
     systems = {"packed": load(dense_folder / "model"), "method": bench.model}
     rows = time_systems(
-        systems, bench.test, bench.tokenizer, batch_sizes=sizes, runs=comparison.runs
+        systems,
+        bench.test,
+        bench.tokenizer,
+        batch_sizes=sizes,
+        runs=comparison.runs,
+        lists=lists,
     )
     measured: dict[str, Any] = rows["method"]["latency_ms"]
     return measured

@@ -34,6 +34,8 @@ from fewer.hf.attachment import Attachment
 from fewer.hf.cached_states import current_states
 from fewer.hf.eval_view import eval_view
 from fewer.hf.exit_logits import answering_forward
+from fewer.hf.gliner import text_encoder_of
+from fewer.hf.hidden_states import RecordingPolicy, padded_states
 from fewer.hf.packing import pack
 from fewer.hf.refusals import (
     refuse_call,
@@ -106,6 +108,7 @@ class _PackedEncoder(_Attached):
         inputs_embeds: Tensor | None = None,
         global_attention_mask: Tensor | None = None,
         return_dict: bool | None = None,
+        output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> ModelOutput | tuple[Any, ...]:
         """Encode a padded batch by the packed loop; the output is padded too, with zeros."""
@@ -129,9 +132,14 @@ class _PackedEncoder(_Attached):
             needs_ids=attachment.policy.inputs.ids,
             anchors=global_attention_mask,
         )
+        policy = attachment.policy
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if output_hidden_states:
+            policy = RecordingPolicy(policy, attachment.method)
         hidden, trace = encode(
             backbone.layers,
-            attachment.policy,
+            policy,
             tokens,
             attend=find_kernel(attachment.settings.kernel),
             phase=attachment.phase_of(training=self.training),
@@ -142,6 +150,8 @@ class _PackedEncoder(_Attached):
         publish(trace)
         pooled = None if backbone.pool is None else backbone.pool(hidden)
         output: ModelOutput = backbone.output(last_hidden_state=hidden, pooler_output=pooled)
+        if output_hidden_states:
+            output["hidden_states"] = padded_states(tokens, trace.layers, hidden)
         wants_dict = self.config.return_dict if return_dict is None else return_dict
         return output if wants_dict else output.to_tuple()
 
@@ -215,7 +225,8 @@ def attach(
     recorded outputs, a custom attention.
 
     A `SentenceTransformer`, `CrossEncoder` or `SparseEncoder` of sentence-transformers may be given
-    itself; its `encode`, `predict` and `rank` stay what they are.
+    itself; its `encode`, `predict` and `rank` stay what they are. So may a GLiNER object, whose
+    text encoder is attached.
 
     >>> model = fewer.attach(model, fewer.LTP(target=0.5))  # doctest: +SKIP
     """
@@ -362,8 +373,8 @@ def evaluating(model: Model) -> Iterator[Model]:
 
 
 def parts(model: nn.Module) -> tuple[PreTrainedModel, PreTrainedModel]:
-    """Return the Hugging Face model, out of peft or sentence-transformers, and its encoder."""
-    hf_model: Any = transformer_of(model)
+    """Return the Hugging Face model, out of peft or another library's object, and its encoder."""
+    hf_model: Any = text_encoder_of(transformer_of(model))
     if hasattr(hf_model, "get_base_model"):  # peft
         hf_model = hf_model.get_base_model()
     if not isinstance(hf_model, PreTrainedModel):

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from fewer._files.disk import read_json
 from fewer._files.manifest import check_files, write_manifest
 from fewer.hf.attach import attach, attachment, parts
+from fewer.hf.gliner import is_of_gliner
 from fewer.hf.optimize import optimize
 from fewer.hf.pretrained import (
     CONFIG,
@@ -43,6 +44,11 @@ def save(model: nn.Module, folder: str | Path) -> None:
             f"model must be a transformers model; got a {type(model).__name__}. Save it by "
             "model.save_pretrained(folder), which also writes the method; load the model with its "
             "method by model[0].model = fewer.load(folder)."
+        )
+    if is_of_gliner(model):
+        raise ValueError(
+            f"model must be a transformers model; got a {type(model).__name__}. Save it by "
+            "model.save_pretrained(folder), load it by its own library, and attach it again."
         )
     if hf_model is not model:
         raise ValueError(

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from fewer.hf.gliner import is_of_gliner
 from fewer.hf.sentence_transformers import is_of_sentence_transformers
 
 __all__ = ["refuse_call", "refuse_model", "refuse_object", "refuse_states", "refuse_tracing"]
@@ -23,7 +24,6 @@ _ATTENTION = (
     "flash_attention_4",
     "flex_attention",
 )
-_RECORDS = ("output_attentions", "output_hidden_states")
 _DECODERS = ("LMHeadModel", "ForCausalLM")
 _WITHOUT_EFFECT = ("num_items_in_batch", "use_cache")  # on the forward pass of an encoder
 
@@ -41,6 +41,11 @@ def refuse_object(model: object) -> None:
         advice = (
             "It must hold a transformers model as its first module, with the torch backend; a "
             "static embedding has no layers, and other backends run their own."
+        )
+    elif is_of_gliner(model):
+        advice = (
+            "It must hold a transformers model as its text encoder: no runtime such as ONNX, no "
+            "decoder, and no fuse_layers, which averages over padding."
         )
     elif hasattr(model, "model") and hasattr(model, "tokenizer"):
         advice = "Pass the model inside: its .model."
@@ -131,24 +136,22 @@ def _check_attention(model: PreTrainedModel, encoder: PreTrainedModel) -> str | 
 
 
 def _check_recording(model: PreTrainedModel, encoder: PreTrainedModel) -> str | None:
-    for name in _RECORDS:
-        if getattr(encoder.config, name):
-            return (
-                f"must have config.{name} = False, since the packed encoder does not record it; "
-                f"got True. Set model.config.{name} = False."
-            )
+    if encoder.config.output_attentions:
+        return (
+            "must have config.output_attentions = False, since the packed encoder does not record "
+            "it; got True. Set model.config.output_attentions = False."
+        )
     return None
 
 
 def refuse_call(config: Any, arguments: Mapping[str, Any]) -> None:
     """Raise `ValueError` for arguments of an encoder's forward that would have no effect."""
-    for name in _RECORDS:
-        value = arguments.get(name)
-        if value or (value is None and getattr(config, name)):
-            raise ValueError(
-                f"{name} must be off, since the packed encoder does not record it; got "
-                f"{value or True}. Call fewer.detach(model) to inspect it."
-            )
+    attentions = arguments.get("output_attentions")
+    if attentions or (attentions is None and config.output_attentions):
+        raise ValueError(
+            "output_attentions must be off, since the packed encoder does not record it; got "
+            f"{attentions or True}. Call fewer.detach(model) to inspect it."
+        )
     for name, value in arguments.items():
         if value is None or value is False or name in _WITHOUT_EFFECT:
             continue

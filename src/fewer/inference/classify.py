@@ -14,6 +14,8 @@ from fewer.inference.predict import TOKEN_BUDGET, predict
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from fewer.tasks.text_windows import LongTexts
+
 __all__ = ["ScoredLabel", "classify"]
 
 
@@ -32,13 +34,15 @@ def classify(
     text_pairs: Iterable[str] | None = None,
     token_budget: int = TOKEN_BUDGET,
     max_length: int | None = None,
+    overlong: LongTexts = "truncate",
     progress: bool = True,
 ) -> list[list[ScoredLabel]]:
     """Return the labels of each text, the most probable first.
 
     A multi-label model gives all labels above their threshold (`config.label_thresholds`, else
     0.5), which may be none; any other classifier gives the one most probable label. The rest is as
-    for `predict`. Raises `ValueError` for a model that answers with numbers.
+    for `predict`, so with `overlong="max"` a label of a multi-label model applies to a long text if
+    it applies to one of its windows. Raises `ValueError` for a model that answers with numbers.
 
     >>> fewer.classify(model, tokenizer, ["rain stopped the match"])  # doctest: +SKIP
     [[ScoredLabel(label='weather', score=0.93), ScoredLabel(label='sport', score=0.71)]]
@@ -57,6 +61,7 @@ def classify(
         text_pairs=text_pairs,
         token_budget=token_budget,
         max_length=max_length,
+        overlong=overlong,
         progress=progress,
     )
     if is_multi_label:

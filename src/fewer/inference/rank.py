@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
 
-from fewer.core.candidates import Candidates, among_candidates
-from fewer.core.trace import publish, record
-from fewer.hf.attach import attachment, evaluating, is_attached
+from fewer.hf.attach import evaluating
 from fewer.hf.max_length import resolve_max_length
 from fewer.inference.batching import token_budget_batches
-from fewer.inference.predict import TOKEN_BUDGET, logits_of, run_batches
+from fewer.inference.candidate_lists import (
+    LIST_BUDGET,
+    CandidateLists,
+    check_whole,
+    compares_candidates,
+    lower_unread,
+)
+from fewer.inference.predict import TOKEN_BUDGET, logits_of
 from fewer.tasks.text_windows import LongTexts, encode_long, merge_windows
 from fewer.tasks.texts import listed
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from fewer.tasks.texts import EncodedRows
-
 __all__ = ["Ranked", "check_reranker", "rank"]
-
-LIST_BUDGET = 4 * TOKEN_BUDGET  # documents leave sooner the more of them they are compared with
 
 
 class Ranked(NamedTuple):
@@ -73,20 +72,19 @@ def rank(
         max_length=resolve_max_length(model, max_length, tokenizer.model_max_length),
         overlong=overlong,
     )
-    is_list_wise = top_k is not None and (
-        is_attached(model) and attachment(model).policy.inputs.candidates
-    )
-    if is_list_wise and owners is not None:
-        raise ValueError(
-            f"overlong must be 'truncate' or 'error' with Cascade and top_k; got {overlong!r}. "
-            "Leave top_k out, or truncate."
-        )
-    budget = token_budget or (LIST_BUDGET if is_list_wise else TOKEN_BUDGET)
-    batches = token_budget_batches(list(encoded["length"]), budget, in_order=is_list_wise)
+    lists = None
+    if top_k is not None and compares_candidates(model):
+        check_whole(overlong)
+        lists = CandidateLists([range(len(texts))], top_k)
+    lengths = list(encoded["length"])
     with evaluating(model) as reader:
-        if top_k is not None and is_list_wise:
-            scores, is_read = _read_list(reader, encoded, tokenizer, batches, top_k, progress)
+        if lists is not None:
+            batches = lists.batches(lengths, token_budget or LIST_BUDGET)
+            scores, is_read = lists.read(
+                reader, encoded, tokenizer, batches, title="rank", progress=progress
+            )
         else:
+            batches = token_budget_batches(lengths, token_budget or TOKEN_BUDGET)
             logits = logits_of(reader, encoded, tokenizer, batches, title="rank", progress=progress)
             if owners is not None:
                 logits = merge_windows(logits, owners, len(texts), overlong)
@@ -97,30 +95,8 @@ def rank(
             f"scores must be finite; got {scores[number]} for document {number}. Check the model's "
             "weights."
         )
-    order = scores.masked_fill(~is_read, -torch.inf).argsort(descending=True, stable=True)
+    order = lower_unread(scores, is_read).argsort(descending=True, stable=True)
     return [Ranked(number, float(scores[number])) for number in order.tolist()[:top_k]]
-
-
-def _read_list(
-    model: PreTrainedModel,
-    encoded: Dataset | EncodedRows,
-    tokenizer: PreTrainedTokenizerBase,
-    batches: Sequence[Sequence[int]],
-    top_k: int,
-    progress: bool,
-) -> tuple[Tensor, Tensor]:
-    """Return the score of each document, and whether it was read to the end."""
-    scores, is_read = torch.zeros(len(encoded)), torch.ones(len(encoded), dtype=torch.bool)
-    with record() as traces, among_candidates(Candidates(top_k)) as candidates:
-        results = run_batches(model, encoded, tokenizer, batches, ("logits",), "rank", progress)
-        for rows, _, (logits,) in results:
-            numbers = torch.tensor(rows)
-            left = traces[-1].exited.cpu()
-            scores[numbers], is_read[numbers] = logits[:, 0], ~left
-            candidates.add(logits[~left, 0])
-    for trace in traces:
-        publish(trace)  # to a `record` of the caller
-    return scores, is_read
 
 
 def check_reranker(model: PreTrainedModel) -> None:

@@ -87,9 +87,10 @@ def predict(
 ) -> Outcome:
     """Run a model over encoded rows, sorted by length; a progress bar shows on a terminal.
 
-    Batches of an attached model have `TOKEN_BUDGET` tokens, those of any other `batch_size` texts;
-    its FLOPs are counted for batches padded in the order of the data, as users run them. The cost
-    of a text is that of all its windows.
+    Batches of an attached model have `TOKEN_BUDGET` tokens, or are the list of a query where its
+    method compares documents; those of any other have `batch_size` texts, and its FLOPs are counted
+    for batches padded in the order of the data, as users run them. The cost of a text is that of
+    all its windows.
     """
     texts = len(set(scorer.texts(encoded)))
     if is_attached(model):
@@ -109,7 +110,8 @@ def run_all(
     title: str,
 ) -> tuple[Any, list[Trace], list[int]]:
     """Run an attached model over all rows; return its answers, the traces and the row order."""
-    order = token_budget_batches(list(encoded["length"]), TOKEN_BUDGET)
+    lengths, lists = list(encoded["length"]), scorer.lists(model)
+    order = token_budget_batches(lengths, TOKEN_BUDGET) if lists is None else lists.batches(lengths)
     with record() as traces:
         answers = scorer.read(model, encoded, tokenizer, order, title)
     return answers, traces, [row for batch in order for row in batch]

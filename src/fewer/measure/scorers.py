@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 
+from fewer._validation.names import check_known
+from fewer.measure.ranking_scorer import RankingScorer
+from fewer.measure.scorer import Batches, LogitScorer, Scorer
 from fewer.tasks.classification import TextClassification
 from fewer.tasks.columns import DataWarning
 from fewer.tasks.multi_label import MultiLabel
@@ -36,73 +39,17 @@ __all__ = [
     "make_scorer",
 ]
 
-Batches = Sequence[Sequence[int]]
 SAME_NUMBER = 0.1  # numbers within this share of their deviation are equal
 ROUNDING = 1e-6
 
 
-class Scorer(Protocol):
-    """Computes a model's answers to the texts of a data set, and scores them by the labels."""
-
-    def texts(self, encoded: Dataset) -> list[int]:
-        """Return the text number of each encoded row; a text may have several rows."""
-        ...
-
-    def read(
-        self,
-        model: PreTrainedModel,
-        encoded: Dataset,
-        tokenizer: PreTrainedTokenizerBase,
-        batches: Batches,
-        title: str,
-    ) -> Any:
-        """Return a model's answers to all texts, in their order; it computes in these batches."""
-        ...
-
-    def score(self, answers: Any, rows: Sequence[int] | None = None) -> dict[str, float]:
-        """Score answers to the texts `rows` or to all; higher is better."""
-        ...
-
-    def each(self, answers: Any) -> Tensor | None:
-        """Return the score of each text, (texts), whose mean is the first metric, if it is one."""
-        ...
-
-    def differs(self, answers: Any, reference: Any) -> Tensor:
-        """Return whether the answer to each text is another than the reference's, (texts)."""
-        ...
-
-    def changed(self, answers: Any, reference: Any) -> float:
-        """Return the share of answers that differ from the reference's, in [0, 1]."""
-        ...
-
-    def remark(self, answers: Any) -> str:
-        """Describe answers that are all the same; "" for any others."""
-        ...
-
-
-class _CountsDifferences:
-    """A scorer whose answers change as one by one they differ."""
-
-    def differs(self, answers: Tensor, reference: Tensor) -> Tensor:
-        """Return which answers are others."""
-        raise NotImplementedError
-
-    def changed(self, answers: Tensor, reference: Tensor) -> float:
-        """Return the share of answers that differ."""
-        return float(self.differs(answers, reference).double().mean())
-
-
 @dataclass(frozen=True)
-class TextScorer(_CountsDifferences):
+class TextScorer(LogitScorer):
     """Scores texts by one label or number each; answers are logits (texts, C)."""
 
     labels: Sequence[float]
     regression: bool = False
     label_names: Sequence[str] = ()
-
-    def texts(self, encoded: Dataset) -> list[int]:
-        """Return the row numbers, as each row is a text."""
-        return list(range(len(encoded)))
 
     def read(
         self,
@@ -113,9 +60,7 @@ class TextScorer(_CountsDifferences):
         title: str,
     ) -> Tensor:
         """Return logits, in fp32 on the CPU."""
-        from fewer.inference.predict import logits_of
-
-        return logits_of(model, encoded, tokenizer, batches, title=title)
+        return self.logits(model, encoded, tokenizer, batches, title)
 
     def score(self, answers: Tensor, rows: Sequence[int] | None = None) -> dict[str, float]:
         """Return accuracy, F1 and Matthews, or correlations."""
@@ -150,15 +95,11 @@ class TextScorer(_CountsDifferences):
 
 
 @dataclass(frozen=True)
-class MultiLabelScorer(_CountsDifferences):
+class MultiLabelScorer(LogitScorer):
     """Scores texts by any number of labels each; answers are logits above thresholds (texts, C)."""
 
     labels: Sequence[Sequence[float]]  # 0.0 or 1.0 for each label name
     label_names: Sequence[str]
-
-    def texts(self, encoded: Dataset) -> list[int]:
-        """Return the row numbers, as each row is a text."""
-        return list(range(len(encoded)))
 
     def read(
         self,
@@ -170,9 +111,8 @@ class MultiLabelScorer(_CountsDifferences):
     ) -> Tensor:
         """Return logits less those of the model's own thresholds: above 0 a label applies."""
         from fewer.hf.label_thresholds import label_margins
-        from fewer.inference.predict import logits_of
 
-        logits = logits_of(model, encoded, tokenizer, batches, title=title)
+        logits = self.logits(model, encoded, tokenizer, batches, title)
         return label_margins(model.config, logits)
 
     def score(self, answers: Tensor, rows: Sequence[int] | None = None) -> dict[str, float]:
@@ -200,7 +140,7 @@ class MultiLabelScorer(_CountsDifferences):
 
 
 @dataclass(frozen=True)
-class TagScorer:
+class TagScorer(Scorer):
     """Scores words by one tag each; answers are legal tags."""
 
     tags: Sequence[Sequence[str]]
@@ -209,6 +149,11 @@ class TagScorer:
     def texts(self, encoded: Dataset) -> list[int]:
         """Return the sentence number of each row."""
         return list(encoded["sentence"])
+
+    def for_overlong(self, overlong: str) -> Scorer:
+        """Return the scorer itself: words are merged in one way."""
+        check_known(overlong, ["error", "truncate", "window"], "overlong")
+        return self
 
     def read(
         self,
@@ -260,7 +205,7 @@ class TagScorer:
 
 
 @dataclass(frozen=True)
-class SpanScorer:
+class SpanScorer(Scorer):
     """Scores questions by the answers of `squad_rows`; answers are one text per question."""
 
     rows: Dataset
@@ -316,74 +261,6 @@ class SpanScorer:
     def remark(self, answers: Sequence[str]) -> str:
         """Report that every answer is empty."""
         return "" if any(answers) else "every answer is empty"
-
-
-@dataclass(frozen=True)
-class RankingScorer(_CountsDifferences):
-    """Scores the ranking of each query's documents; answers are scores (documents)."""
-
-    relevance: Sequence[float]
-    queries: Sequence[int]  # of each document, from 0 in order of appearance
-
-    def texts(self, encoded: Dataset) -> list[int]:
-        """Return the query number of each row."""
-        return list(self.queries)
-
-    def read(
-        self,
-        model: PreTrainedModel,
-        encoded: Dataset,
-        tokenizer: PreTrainedTokenizerBase,
-        batches: Batches,
-        title: str,
-    ) -> Tensor:
-        """Return the logit of each pair. Raises `ValueError` for a model with several."""
-        from fewer.inference.predict import logits_of
-        from fewer.inference.rank import check_reranker
-
-        check_reranker(model)
-        return logits_of(model, encoded, tokenizer, batches, title=title)[:, 0]
-
-    def score(self, answers: Tensor, rows: Sequence[int] | None = None) -> dict[str, float]:
-        """Return nDCG@10, MRR@10 and MAP, over the queries with a relevant document."""
-        from fewer.tasks.rank_metrics import score_rankings
-
-        documents = self._documents
-        numbers = range(len(documents)) if rows is None else rows
-        drawn = [documents[number] for number in numbers]  # a query may be drawn twice
-        order = list(chain(*drawn))
-        queries = [number for number, group in enumerate(drawn) for _ in group]
-        relevance = [self.relevance[row] for row in order]
-        return score_rankings(answers[order].double().numpy(), relevance, queries)
-
-    def each(self, answers: Tensor) -> Tensor | None:
-        """Return nDCG@10 of each query; `None` where one has no relevant document."""
-        from fewer.tasks.rank_metrics import has_relevant, ndcg_of_each
-
-        if not has_relevant(self.relevance, self.queries).all():
-            return None
-        scores = answers.double().numpy()
-        return torch.from_numpy(ndcg_of_each(scores, self.relevance, self.queries))
-
-    def differs(self, answers: Tensor, reference: Tensor) -> Tensor:
-        """Return which queries get another first document."""
-        return torch.tensor(
-            [answers[rows].argmax() != reference[rows].argmax() for rows in self._documents]
-        )
-
-    def remark(self, answers: Tensor) -> str:
-        """Report that all documents have one score."""
-        if len(answers) < 2 or answers.std(correction=0):
-            return ""
-        return "every document gets the same score"
-
-    @property
-    def _documents(self) -> list[list[int]]:
-        """The rows of each query's documents."""
-        documents: list[list[int]] = [[] for _ in range(max(self.queries) + 1)]
-        for row, query in enumerate(self.queries):
-            documents[query].append(row)
-        return documents
 
 
 @singledispatch

@@ -23,7 +23,8 @@ from fewer.tasks.label_values import (
     is_number,
     sort_key,
 )
-from fewer.tasks.texts import Overlong, check_strings, encode_texts
+from fewer.tasks.text_windows import COLUMN, LongTexts, check_overlong, encode_windows
+from fewer.tasks.texts import as_dataset, check_strings, encode_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -121,12 +122,14 @@ class TextClassification:
         tokenizer: PreTrainedTokenizerBase,
         *,
         max_length: int,
-        overlong: Overlong = "truncate",
+        overlong: LongTexts = "truncate",
         training: bool = True,
     ) -> Dataset:
         """Encode texts and labels without padding: one row per text, in the same order.
 
         Columns: those of `encode_texts`, and for training labels (int, or float for regression).
+        With `overlong` "max" or "mean", not for training, a long text has several rows, its
+        windows, and the column `text` holds the number of the text.
         """
         labels = self.labels(rows) if training else None
         columns = (self.text, self.text_pair)
@@ -313,12 +316,21 @@ def encode_columns(
     labels: Sequence[object] | None,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
-    overlong: Overlong,
+    overlong: LongTexts,
 ) -> Dataset:
     """Encode the columns of texts and of second texts; add the labels, if there are any."""
     text, text_pair = columns
     texts = _read_strings(rows, text)
     pairs = None if text_pair is None else _read_strings(rows, text_pair)
+    check_overlong(overlong)
+    if overlong == "max" or overlong == "mean":
+        if labels is not None:
+            raise ValueError(
+                f"overlong must be 'truncate' or 'error' for training; got {overlong!r}. A window "
+                "has no label of its own."
+            )
+        windows, owners = encode_windows(texts, tokenizer, pairs=pairs, max_length=max_length)
+        return as_dataset([{**windows.columns, COLUMN: owners}])
     encoded = encode_texts(texts, tokenizer, pairs=pairs, max_length=max_length, overlong=overlong)
     return encoded if labels is None else encoded.add_column("labels", list(labels))
 

@@ -24,7 +24,7 @@ from fewer.tasks.label_values import (
     sort_key,
 )
 from fewer.tasks.named_labels import NamedLabels
-from fewer.tasks.texts import Overlong
+from fewer.tasks.text_windows import LongTexts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -70,7 +70,7 @@ class MultiLabel(NamedLabels):
         tokenizer: PreTrainedTokenizerBase,
         *,
         max_length: int,
-        overlong: Overlong = "truncate",
+        overlong: LongTexts = "truncate",
         training: bool = True,
     ) -> Dataset:
         """Encode texts and labels without padding: one row per text, in the same order.

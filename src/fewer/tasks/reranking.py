@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from fewer.tasks.classification import encode_columns, parse_number
 from fewer.tasks.columns import column_values, known_column, list_names
 from fewer.tasks.label_values import is_number
-from fewer.tasks.texts import Overlong
+from fewer.tasks.text_windows import LongTexts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -68,7 +68,7 @@ class Reranking:
         tokenizer: PreTrainedTokenizerBase,
         *,
         max_length: int,
-        overlong: Overlong = "truncate",
+        overlong: LongTexts = "truncate",
         training: bool = True,
     ) -> Dataset:
         """Encode pairs of query and document: one row per pair, in the same order.

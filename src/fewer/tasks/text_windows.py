@@ -6,8 +6,10 @@ query with the passages of a document (Dai and Callan, SIGIR 2019, https://arxiv
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -20,9 +22,19 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["LongTexts", "encode_long", "merge_windows"]
+__all__ = [
+    "COLUMN",
+    "LongTexts",
+    "check_overlong",
+    "encode_long",
+    "encode_windows",
+    "merge_windows",
+    "window_texts",
+]
 
+log = logging.getLogger("fewer")
 LongTexts = Literal["truncate", "error", "max", "mean"]
+COLUMN = "text"  # of encoded rows: the number of the text that a window is of
 SHARED = 4  # neighbouring windows share one of so many tokens
 LEAST_ROOM = 8  # tokens of a text that a window has besides a first text and special tokens
 
@@ -40,10 +52,26 @@ def encode_long(
     Raises `OverlongError` for a long text and "error", and `ValueError` for a first text that
     leaves a window of its second no room.
     """
-    check_known(overlong, ["error", "max", "mean", "truncate"], "overlong")
+    check_overlong(overlong)
     if overlong == "truncate" or overlong == "error":
         rows = encode_rows(texts, tokenizer, pairs=pairs, max_length=max_length, overlong=overlong)
         return rows, None
+    return encode_windows(texts, tokenizer, pairs=pairs, max_length=max_length)
+
+
+def check_overlong(overlong: str) -> None:
+    """Raise `ValueError` for an unknown rule."""
+    check_known(overlong, sorted(get_args(LongTexts)), "overlong")
+
+
+def encode_windows(
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    pairs: Sequence[str] | None = None,
+    max_length: int,
+) -> tuple[EncodedRows, list[int]]:
+    """Encode texts in windows, and return whose window each row is."""
     check_strings(texts, "texts", pairs="text_pairs")
     check_strings(pairs or (), "text_pairs")
     check_tokenizer(tokenizer, max_length, pair=pairs is not None)
@@ -66,7 +94,17 @@ def encode_long(
                     columns[name].append([values[token] for token in tokens])
                 columns["length"].append(len(tokens))
                 owners.append(row)
+    if count := sum(windows > 1 for windows in Counter(owners).values()):
+        log.info(
+            "%d of %d texts are longer than max_length=%d tokens; they are read in windows",
+            *(count, len(texts), max_length),
+        )
     return EncodedRows(columns), owners
+
+
+def window_texts(encoded: Dataset | EncodedRows) -> list[int] | None:
+    """Return the number of the text of each row that a task encoded; `None` without windows."""
+    return list(encoded[COLUMN]) if COLUMN in encoded.column_names else None
 
 
 def merge_windows(

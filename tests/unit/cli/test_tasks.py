@@ -11,7 +11,7 @@ import pytest
 import fewer
 from fewer.hf.label_thresholds import label_thresholds
 from fewer.hf.pretrained import load_tokenizer
-from fewer.tasks import DataWarning, score_labels, score_rankings
+from fewer.tasks import DataWarning, TruncationWarning, score_labels, score_rankings
 from tests.unit.cli.test_commands import run
 from tests.unit.conftest import WORDS
 
@@ -112,3 +112,58 @@ def test_reranking_is_scored_by_query(model_folder: Path) -> None:
     assert first.document == int(scores[:5].argmax())
     assert run("explain", model, "good film", "--pair", "a dull plot", "--output", "p.html") == 0
     assert "relevance" in Path("p.html").read_text()
+
+
+def test_a_list_is_evaluated_for_its_best(
+    model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows: list[list[object]] = [
+        [f"{WORDS[n // 10 % 12]} {WORDS[n // 10 * 7 % 12]}", text(n), int(n % 5 == 1)]
+        for n in range(60)
+    ]
+    data = write(Path("ranking.csv"), ["query", "document", "label"], rows)
+    model = train(model_folder, data, "run", "--method", "cascade", "--set", "margin=0")
+    row = measure(model, data, "--sweep", "--top-k", 2)
+    assert row["top_k"] == 2
+    systems = row["systems"]
+    assert systems["method"]["flops_per_text"] < systems["packed"]["flops_per_text"]
+    assert list(systems["method"]["latency_ms"]) == ["1", "8", "10"]
+    assert row["sweep"][-1]["flops_per_text"] < row["sweep"][0]["flops_per_text"]
+    assert measure(model, data, "--no-latency")["top_k"] == 10
+    assert run("bench", model, "--data", data, "--runs", 1, "--top-k", 3) == 0
+    dense = train(model_folder, data, "dense", "--method", "dense")
+    assert run("evaluate", dense, "--data", data, "--top-k", 3) == 2
+    assert "top_k" in capsys.readouterr().err
+
+
+def test_long_texts_are_counted_and_read_in_windows_if_asked(
+    model_folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    rows: list[list[object]] = [[" ".join([text(n)] * 9), n % 2] for n in range(20)]
+    data = write(Path("long.csv"), ["text", "label"], rows)
+    with pytest.warns(TruncationWarning):
+        model = train(model_folder, data, "run", "--method", "dense")
+    with pytest.warns(TruncationWarning, match="of 20 texts are longer"):
+        cut = measure(model, data, "--no-latency")
+    row = measure(model, data, "--no-latency", "--overlong", "max")
+    assert row["overlong"] == "max"
+    assert row["systems"]["packed"]["flops_per_text"] > cut["systems"]["packed"]["flops_per_text"]
+    assert "12 of 20 texts are longer than max_length=24" in caplog.text
+    assert run("evaluate", model, "--data", data, "--overlong", "error") == 2
+    assert "max_length=24" in capsys.readouterr().err
+    assert run("explain", model, " ".join(["film"] * 40), "--output", "page.html") == 0
+    assert "18 of 40 words are beyond the limit" in capsys.readouterr().err
+
+
+def test_words_beyond_the_limit_are_tagged_in_windows_if_asked(model_folder: Path) -> None:
+    words = [[*text(n).split(), *WORDS] for n in range(20)]
+    lines = [{"tokens": row, "tags": ["B-X", *["O"] * (len(row) - 1)]} for row in words]
+    data = Path("tags.jsonl")
+    data.write_text("\n".join(map(json.dumps, lines)))
+    with pytest.warns(TruncationWarning):
+        model = train(model_folder, data, "run", "--method", "dense", "--max-length", 12)
+    with pytest.warns(TruncationWarning):
+        cut = measure(model, data, "--no-latency")
+    row = measure(model, data, "--no-latency", "--overlong", "window")
+    assert row["systems"]["packed"]["flops_per_text"] > cut["systems"]["packed"]["flops_per_text"]
+    assert run("evaluate", model, "--data", data, "--overlong", "max") == 2

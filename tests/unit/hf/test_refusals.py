@@ -181,11 +181,10 @@ def test_gradient_checkpointing_is_refused_before_and_after():
         getattr(model, f"{name}_enable")()
 
 
-@pytest.mark.parametrize("name", ["output_hidden_states", "output_attentions"])
-def test_recorded_outputs_in_the_config_are_refused(name):
+def test_recorded_attention_in_the_config_is_refused():
     model = tiny(attn_implementation="eager")
-    setattr(model.config, name, True)
-    _refused(model, name)
+    model.config.output_attentions = True
+    _refused(model, "output_attentions")
 
 
 def test_a_custom_attention_is_refused():

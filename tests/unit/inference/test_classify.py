@@ -7,6 +7,7 @@ import torch
 
 import fewer
 from fewer.hf.label_thresholds import set_label_thresholds
+from fewer.tasks.texts import OverlongError, TruncationWarning
 from tests.tiny import tiny, word_tokenizer
 
 TEXTS = ["w1", "w2 w3 w4 w5", "", "w9 w9"]
@@ -65,3 +66,23 @@ def test_labels_are_those_of_the_pipeline_of_transformers():
     (labels,) = fewer.classify(model, word_tokenizer(), ["w2 w3"])
     assert dict(labels) == pytest.approx(expected)
     assert torch.tensor([row["score"] for row in rows]).sum() != pytest.approx(1.0)
+
+
+LONG = " ".join(f"w{number % 50}" for number in range(40))
+PARTS = [" ".join(LONG.split()[start : start + 14]) for start in (0, 11, 22, 33)]
+
+
+def test_a_label_of_a_long_text_is_that_of_its_windows():
+    model = model_of(problem_type="multi_label_classification")
+    windows = fewer.predict(model, word_tokenizer(), PARTS).sigmoid()
+    options = {"max_length": 16, "progress": False}
+    for rule in ("max", "mean"):
+        (labels,) = fewer.classify(model, word_tokenizer(), [LONG], overlong=rule, **options)
+        scores = windows.amax(0) if rule == "max" else windows.logit().mean(0).sigmoid()
+        assert dict(labels) == pytest.approx(
+            {NAMES[n]: float(scores[n]) for n in range(3) if scores[n] > 0.5}, abs=1e-5
+        )
+    with pytest.raises(OverlongError, match="max_length"):
+        fewer.classify(model, word_tokenizer(), [LONG], overlong="error", **options)
+    with pytest.warns(TruncationWarning, match="1 of 2 texts"):
+        fewer.classify(model, word_tokenizer(), ["w1", LONG], **options)

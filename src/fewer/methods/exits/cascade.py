@@ -13,8 +13,9 @@ fixed share of the list after some layers, by heads that it trains. Here the hea
 regressions on the model's own scores of unlabelled pairs, so nothing trains, the model stays as it
 is, and how many leave depends on the list.
 
-What a document scores depends on no other; whether it is read to the end does. So only
-`fewer.rank(..., top_k=k)` lets documents leave. In all other passes the model is dense.
+What a document scores depends on no other; whether it is read to the end does. So documents leave
+only in `fewer.rank(..., top_k=k)` and where lists are evaluated. In all other passes the model is
+dense.
 """
 
 from __future__ import annotations
