@@ -66,13 +66,13 @@ class PrepackedPostNorm(PrepackedLayer):
         heads, third = self.plain.heads, self.projections.struct.n // 3
         keys_values = None if rows is None else self.projections.drop_first(third)
         if rows is None or keys_values is None:
-            fused = linear(hidden, self.projections, dtype=self.isa.dtype)
+            fused = linear(hidden, self.projections, dtype=self.isa.attention_dtype)
             q, k, v = fused.view(-1, 3, heads, third // heads).unbind(1)
             return (q if rows is None else q.index_select(0, rows)), k, v
         q = linear(
-            hidden.index_select(0, rows), self.projections.take_first(third), dtype=self.isa.dtype
+            hidden.index_select(0, rows), self.projections.take_first(third), dtype=self.isa.attention_dtype
         )
-        k, v = linear(hidden, keys_values, dtype=self.isa.dtype).split(third, dim=1)
+        k, v = linear(hidden, keys_values, dtype=self.isa.attention_dtype).split(third, dim=1)
         return split_heads(q, heads), split_heads(k, heads), split_heads(v, heads)
 
     def relative_scores(self) -> RelativeScores | None:
@@ -82,7 +82,7 @@ class PrepackedPostNorm(PrepackedLayer):
     @cached_property
     def _relative(self) -> RelativeScores | None:
         relative = self.plain.relative_scores()
-        return None if relative is None else relative.to(self.isa.dtype)
+        return None if relative is None else relative.to(self.isa.attention_dtype)
 
     def attended(self, context: Tensor, hidden: Tensor) -> Tensor:
         """Compute LN(x + W context)."""
