@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fewer._files.disk import read_json
+from fewer._validation.names import check_known
 from fewer._validation.yaml_values import read_values
 from fewer.cli.source import Source
 
@@ -60,6 +61,9 @@ LimitOption = Annotated[
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's.")]
 ThresholdOption = Annotated[
     float | None, typer.Option(help="Set the method's threshold first; default: as saved.")
+]
+PrecisionOption = Annotated[
+    str, typer.Option(help="Of the model's matrix products: fp32, bf16, int8 or auto.")
 ]
 
 
@@ -158,13 +162,14 @@ def load(
     seed: int,
     threads: int | None,
     threshold: float | None = None,
+    precision: str = "fp32",
 ) -> Loaded:
     """Load a saved model and the labelled rows to measure it on."""
     import torch
 
     from fewer.hf.attach import attachment, set_threshold
     from fewer.hf.max_length import resolve_max_length
-    from fewer.hf.optimize import kernels_of, precision_of
+    from fewer.hf.optimize import PRECISIONS, kernels_of, precision_of
     from fewer.measure.rows import describe
     from fewer.measure.scorers import make_scorer
     from fewer.measure.sweep import present_threshold
@@ -173,6 +178,7 @@ def load(
     from fewer.tasks.sampling import sample_rows
 
     quiet()
+    check_known(precision, PRECISIONS, "--precision")
     if threads is not None:
         torch.set_num_threads(threads)
     origin = Source.find(model_name)
@@ -182,7 +188,7 @@ def load(
     if limit is not None and limit < len(table):
         table = sample_rows(task, table, limit, seed)
     scorer = make_scorer(task, table)
-    model = origin.load_model()
+    model = origin.load_model(precision)
     tokenizer = origin.load_tokenizer(model)
     saved = {}
     if attachment(model).policy.operating_points() is not None:

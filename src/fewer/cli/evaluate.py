@@ -11,6 +11,7 @@ from fewer.cli.common import (
     Columns,
     LimitOption,
     Loaded,
+    PrecisionOption,
     ThreadsOption,
     ThresholdOption,
     dense_model,
@@ -44,6 +45,7 @@ def evaluate(
     predictors: Annotated[
         bool, typer.Option("--predictors", help="Also score the predictor of each layer.")
     ] = False,
+    precision: PrecisionOption = "fp32",
     threshold: ThresholdOption = None,
     threads: ThreadsOption = None,
     seed: int = 0,
@@ -72,6 +74,7 @@ def evaluate(
         seed=seed,
         threads=threads,
         threshold=threshold,
+        precision=precision,
     )
     outcomes = run_systems(
         loaded.model,

@@ -29,13 +29,14 @@ def optimize(model: Model, *, precision: str = "fp32") -> Model:
     """Make a model's inference fast on its device, in place: prepack its weights for this CPU.
 
     Parameters do not change: the prepacked weights are a copy and take as much memory again (half
-    in bf16, a quarter in int8). They are used in eval mode without gradients (`torch.inference_mode()`); otherwise the
-    plain layers run. In fp32, inference is batch-invariant: outputs are bit-equal whatever else is
-    in the batch. `bf16` multiplies in bf16 and keeps sums, norms and the states between layers in
-    fp32. `int8` multiplies integers of 8 bits, with a scale per output of a weight and per token,
-    and computes attention as `bf16` does where the processor can; a linear map whose weights it
-    would distort is not quantised, which is logged. All three are batch-invariant. `auto` selects bf16 where a short timing on this machine shows that it is clearly faster;
-    two replicas of a service may select differently and give different outputs, so name the
+    in bf16, a quarter in int8). They are used in eval mode without gradients
+    (`torch.inference_mode()`); otherwise the plain layers run. Inference is batch-invariant in
+    each precision: outputs are bit-equal whatever else is in the batch. `bf16` multiplies in bf16
+    and keeps sums, norms and the states between layers in fp32. `int8` multiplies 8-bit integers,
+    with a scale per output of a weight and one per token, and attends as `bf16` does where the
+    processor can; a linear map that it would distort is not quantised, which is logged. `auto`
+    selects bf16 where a short timing on this machine shows that it is clearly faster, and never
+    int8; two replicas of a service may select differently and give different outputs, so name the
     precision there. The selection is logged and shown by `print(model)`; where nothing is faster
     than plain torch, plain torch runs. A model edited afterwards is prepacked again. A model that
     is not attached is attached first, without a method.

@@ -355,7 +355,9 @@ def test_adapters_on_an_optimized_model_take_part_and_are_packed_when_merged(mod
 
 
 def test_an_unknown_precision_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="precision must be one of auto, fp32, bf16, int8; got 'int4'"):
+    with pytest.raises(
+        ValueError, match="precision must be one of auto, fp32, bf16, int8; got 'int4'"
+    ):
         fewer.optimize(tiny(), precision="int4")
 
 

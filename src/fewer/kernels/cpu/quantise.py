@@ -6,10 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["MAX_ERROR", "MAX_INPUTS", "measure_error", "quantise"]
+__all__ = ["MAX_ERROR", "MAX_INPUTS", "measure_error", "quantise", "split_outliers"]
 
 MAX_INPUTS = 65_536  # above, a sum of products of 8 bits might not fit 32 bits
 MAX_ERROR = 0.05  # normally distributed weights have 0.01, the worst of MiniLM 0.02
+
+MAX_COPIES = 32  # inputs added by `split_outliers`: one panel of the map that computes them
 
 
 def quantise(weight: Float[Tensor, "N K"]) -> tuple[Float[Tensor, "N K"], Float[Tensor, "N"]]:
@@ -31,3 +33,27 @@ def measure_error(
     error = (weight - integers * scale[:, None]).abs().sum(1)
     rest = size.sum(1) - size.amax(1)
     return float(torch.where(error > 0, error / rest, 0.0).mean())
+
+
+def split_outliers(weight: Float[Tensor, "N K"]) -> tuple[Float[Tensor, "N M"], list[int]]:
+    """Split outliers of a weight over copies of their inputs (Zhao et al. 2019, arXiv:1901.09504).
+
+    Returns the weight with at most `MAX_COPIES` columns more, and the inputs that they copy. The
+    map does not change: the pieces of a number add up to it. Numbers above the limit, a multiple of
+    the mean of the others, are split; the limit rises until there are few enough copies.
+    """
+    size = weight.abs()
+    typical = (size.sum(1) - size.amax(1))[:, None] / max(1, size.shape[1] - 1)
+    for limit in (16, 24, 32, 48, 64, 96, 128):
+        pieces = (size / (limit * typical).clamp_min(1e-30)).ceil().clamp_min(1)  # of each number
+        copies = pieces.amax(0) - 1  # of each input
+        if copies.sum() <= MAX_COPIES:
+            break
+    else:
+        return weight, []
+    columns, inputs = [weight / pieces], []
+    for j, count in enumerate(copies.int().tolist()):
+        piece = (weight[:, j] / pieces[:, j])[:, None]
+        columns += [piece * (number < pieces[:, j])[:, None] for number in range(1, count + 1)]
+        inputs += [j] * count
+    return torch.cat(columns, 1), inputs
