@@ -21,6 +21,7 @@ from benchmarks.support.deberta import deberta_table
 from benchmarks.support.embedding import embedding_table
 from benchmarks.support.figures import claim_figures
 from benchmarks.support.findings import findings
+from benchmarks.support.int8 import int8_table
 from benchmarks.support.lengths import (
     lengths_table,
     long_texts_figure,
@@ -80,6 +81,7 @@ SCORED = {
 ALONE: dict[str, Callable[[dict[str, Any], str], str]] = {
     "deberta": deberta_table,
     "embedding": embedding_table,
+    "int8": int8_table,
     "reranking": reranking_table,
 }
 ARENA, AXES = Path("docs/lra.svg"), Path("docs/long-texts.svg")
