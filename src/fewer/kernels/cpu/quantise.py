@@ -8,7 +8,7 @@ from torch import Tensor
 
 __all__ = ["MAX_ERROR", "MAX_INPUTS", "measure_error", "quantise", "split_outliers"]
 
-MAX_INPUTS = 65_536  # above, a sum of products of 8 bits might not fit 32 bits
+MAX_INPUTS = 32_768  # above, two sums of products of 8 bits might not fit 32 bits
 MAX_ERROR = 0.05  # normally distributed weights have 0.01, the worst of MiniLM 0.02
 
 MAX_COPIES = 32  # inputs added by `split_outliers`: one panel of the map that computes them

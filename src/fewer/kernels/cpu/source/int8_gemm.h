@@ -166,7 +166,8 @@ struct Int8 {
       const bool is_finite = sum(not_finite) == 0.0f, is_zero = range < 1e-30f;  // 255 / range overflows
       const float inverse = is_zero || !is_finite ? 0.0f : 255.0f / range;
       const float scale = is_finite ? range / 255.0f : __builtin_nanf("");
-      const RowScale end = {is_zero ? 0.0f : scale, (int32_t)__builtin_rintf(is_finite ? -least * inverse : 0.0f)};
+      const float shift = is_finite ? -least * inverse : 0.0f;
+      const RowScale end = {is_zero ? 0.0f : scale, (int32_t)__builtin_rintf(shift)};
       for (long j = 0; j < k; j += LANES) store_quantised(quantised + j, row(j) * all(inverse), end.zero);
       __builtin_memcpy(quantised + pitch(k) - sizeof end / sizeof(Number), &end, sizeof end);
     }
