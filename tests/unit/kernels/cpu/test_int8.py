@@ -9,14 +9,7 @@ from torch import nn
 
 from fewer.kernels.cpu.library import Isa, best_isa
 from fewer.kernels.cpu.ops import Norm, Weight, feed_forward, linear
-from fewer.kernels.cpu.quantise import (
-    MAX_COPIES,
-    MAX_ERROR,
-    MAX_INPUTS,
-    measure_error,
-    quantise,
-    split_outliers,
-)
+from fewer.kernels.cpu.quantise import MAX_ERROR, MAX_INPUTS, quantise
 from tests.isas import HALVES, INT8S, every_int8_isa
 
 SHAPES = [(1, 1), (3, 5), (4, 16), (30, 17), (64, 32), (65, 33), (130, 100), (384, 40)]
@@ -127,21 +120,6 @@ def test_a_feed_forward_block_equals_its_two_maps(isa):
     assert torch.equal(feed_forward(x, wide, narrow, norm, "gelu"), expected)
 
 
-def test_weights_are_symmetric_integers_with_a_scale_per_channel():
-    weight = torch.tensor([[1.0, -2.0, 0.5], [0.0, 0.0, 0.0], [127.0, 1.4, -1.6]])
-    integers, scale = quantise(weight)
-    assert integers.tolist() == [[64, -127, 32], [0, 0, 0], [127, 1, -2]]
-    torch.testing.assert_close(scale, torch.tensor([2 / 127, 0.0, 1.0]))
-
-
-def test_the_error_of_a_channel_is_seen_beside_an_outlier():
-    weight = torch.randn(8, 300)
-    assert 0.005 < measure_error(weight, *quantise(weight)) < 0.02
-    weight[3, 0] = 1e4  # rounds the others to nothing, though they are 1 % of its norm
-    assert measure_error(weight, *quantise(weight)) > 0.9 / 8
-    assert measure_error(torch.eye(4), *quantise(torch.eye(4))) == 0
-
-
 @every_int8_isa
 def test_a_weight_that_int8_would_distort_stays_in_the_dtype_of_attention(isa):
     weight = torch.randn(40, 300)
@@ -174,27 +152,3 @@ def test_a_feed_forward_block_of_two_kinds_of_maps_is_that_of_torch(isa):
 def test_a_weight_with_too_many_inputs_for_exact_sums_is_not_quantised(isa):
     packed = Weight.from_matrix(torch.ones(1, MAX_INPUTS + 1), None, isa)
     assert f"more than {MAX_INPUTS}" in packed.unquantised
-
-
-def test_outliers_are_split_over_copies_of_their_inputs():
-    weight = torch.randn(20, 300).clamp(-3, 3)
-    weight[3, 7], weight[3, 9], weight[5, 7] = 100.0, -30.0, 60.0
-    split, inputs = split_outliers(weight)
-    assert set(inputs) == {7, 9}
-    assert 0 < len(inputs) <= MAX_COPIES
-    assert split.shape == (20, 300 + len(inputs))
-    x = torch.randn(50, 300, dtype=torch.float64)
-    copied = torch.cat((x, x[:, inputs]), 1)
-    torch.testing.assert_close(
-        copied @ split.double().t(), x @ weight.double().t(), atol=1e-4, rtol=0
-    )
-    assert measure_error(weight, *quantise(weight)) > 2 * measure_error(split, *quantise(split))
-
-
-def test_weights_without_outliers_or_with_too_many_are_not_split():
-    plain, many = torch.randn(20, 300), torch.randn(20, 300)
-    many[:, 0] = 1e4
-    for weight in (plain, many, torch.zeros(3, 5)):
-        split, inputs = split_outliers(weight)
-        assert inputs == []
-        assert torch.equal(split, weight)
