@@ -179,15 +179,16 @@ def benchmarks() -> dict[str, list[list[str]]]:
 
 
 def _certified() -> list[list[str]]:
-    """Certify training-free pruning of the dense models that `training-free` trains."""
+    """Certify, without training, the dense models that `training-free` trains."""
     tests = {"sst2": "glue/sst2/test", "ag-news": "ag_news/test", "imdb": "imdb/test"}
     trains = {"sst2": "glue/sst2/train", "ag-news": "ag_news/train", "imdb": "imdb/train"}
     return [
         [
-            *("benchmarks.certificate", f"training-free-{name}"),
+            *("benchmarks.certificate", f"{method.replace('_', '-')}-{name}"),
             *(f"runs/training-free-{name}/model", str(DATA / f"{test}.jsonl.gz"), "2000"),
-            *(str(DATA / f"{trains[name]}.jsonl.gz"), "0.6"),
+            *(str(DATA / f"{trains[name]}.jsonl.gz"), method),
         ]
+        for method in ("training_free", "probe_exit")
         for name, test in tests.items()
     ]
 

@@ -1,15 +1,15 @@
-"""Do certificates hold? `python -m benchmarks.certificate NAME MODEL DATA ROWS [TEXTS TARGET]`.
+"""Do certificates hold? `python -m benchmarks.certificate NAME MODEL DATA ROWS [TEXTS METHOD]`.
 
 The answers of a model at every operating point are computed once. Then 500 times texts are drawn,
 and the point is chosen that they certify. Drawn with replacement, the true share of changed answers
 is that of all texts; in a split into halves, the other half tells it, with noise of its own. With a
-file of unlabelled TEXTS the model is dense, and gets training-free pruning fitted to 300 of them.
+file of unlabelled TEXTS the model is dense, and gets a METHOD that needs no training, fitted to 300
+of them.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 import fewer
-from fewer.certificate.calibrate import operating_runs
+from fewer.certificate.calibrate import OperatingRuns, operating_runs
 from fewer.certificate.p_values import binomial_p_value
 from fewer.cli.common import quiet
 from fewer.hf.pretrained import load_tokenizer
+from fewer.hf.side_file import method_from
 from fewer.measure.rows import append_row, describe
 from fewer.tasks import read_rows
 from fewer.tasks.texts import encode_texts
@@ -32,7 +33,7 @@ DRAWS = 500
 SAMPLE = 300  # unlabelled texts that pruning is fitted to
 
 
-def main(name: str, model_name: str, data: str, rows: int, texts: str | None, target: str) -> None:
+def main(name: str, model_name: str, data: str, rows: int, texts: str | None, method: str) -> None:
     """Measure one model on one data set, and add a row."""
     quiet()
     torch.set_num_threads(1)
@@ -41,8 +42,9 @@ def main(name: str, model_name: str, data: str, rows: int, texts: str | None, ta
     model, tokenizer = fewer.load(model_name), load_tokenizer(model_name)
     if texts is not None:
         sample = read_rows(texts).shuffle(seed=0).select(range(SAMPLE))["text"][:]
-        fewer.prune(model, tokenizer, sample, target=float(target))
-    points, changed, shares = operating_runs(model, tokenizer, table["text"][:])
+        fewer.prune(model, tokenizer, sample, method=method_from(method))
+    runs = operating_runs(model, tokenizer, table["text"][:])
+    changed, shares = runs.changed, runs.flops_shares
     encoded = encode_texts(table["text"][:], tokenizer, max_length=int(tokenizer.model_max_length))
     row = describe(
         "certificate",
@@ -57,12 +59,13 @@ def main(name: str, model_name: str, data: str, rows: int, texts: str | None, ta
     generator = torch.Generator().manual_seed(0)
     row |= {
         "name": name,
-        "points": list(points),
+        "points": list(runs.points),
         "changed": changed.double().mean(1).tolist(),
         "flops_shares": shares,
+        "speedups": [runs.full_cpu_s / cpu_s for cpu_s in runs.cpu_s],  # of processor time
         "draws": DRAWS,
         "confidence": CONFIDENCE,
-        "levels": [_try_level(changed, shares, risk, generator) for risk in RISKS],
+        "levels": [_try_level(runs, risk, generator) for risk in RISKS],
     }
     append_row(row, RESULTS)
     for level in row["levels"]:
@@ -78,17 +81,17 @@ def choose(changed: Tensor, risk: float) -> int:
     return len(changed)
 
 
-def _try_level(
-    changed: Tensor, shares: Sequence[float], risk: float, generator: torch.Generator
-) -> dict[str, Any]:
-    texts = changed.shape[1]
+def _try_level(runs: OperatingRuns, risk: float, generator: torch.Generator) -> dict[str, Any]:
+    changed, texts = runs.changed, runs.changed.shape[1]
     everywhere = changed.double().mean(1)
     broken = broken_in_half = nothing = 0
-    kept: list[float] = []
+    shares: list[float] = []
+    speedups: list[float] = []
     for _ in range(DRAWS):
         drawn = torch.randint(texts, (texts // 2,), generator=generator)
         number = choose(changed[:, drawn], risk)
-        kept.append(shares[number - 1] if number else 1.0)
+        shares.append(runs.flops_shares[number - 1] if number else 1.0)
+        speedups.append(runs.full_cpu_s / runs.cpu_s[number - 1] if number else 1.0)
         nothing += not number
         broken += bool(number) and bool(everywhere[number - 1] > risk)
         order = torch.randperm(texts, generator=generator)
@@ -100,7 +103,8 @@ def _try_level(
         "broken": broken / DRAWS,
         "broken_in_half": broken_in_half / DRAWS,
         "nothing_certified": nothing / DRAWS,
-        "flops_share": sum(kept) / DRAWS,
+        "flops_share": sum(shares) / DRAWS,
+        "speedup": sum(speedups) / DRAWS,
     }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.claims.page import write_chapter
 from benchmarks.gpu.tables import write_block
-from benchmarks.support.certificate import certificate_table
+from benchmarks.support.certificate import certificate_table, probe_exit_table
 from benchmarks.support.compare import compare_block, comparison_figures, newest_comparisons
 from benchmarks.support.deberta import deberta_table
 from benchmarks.support.embedding import embedding_table
@@ -70,6 +70,7 @@ SHOWN = {
     "claim": ["imdb-ltp"],
     "training_free": ["training-free"],
     "certificate": ["certificate"],
+    "probe_exit": ["certificate"],
 }
 # where the scores of timed runs are
 SCORED = {
@@ -391,6 +392,7 @@ WRITTEN: dict[str, Callable[[Rows], str]] = {
     "precision": _precision,
     "training_free": training_free_table,
     "certificate": certificate_table,
+    "probe_exit": probe_exit_table,
 }
 
 PEERS: dict[str, Callable[[Rows], str]] = {

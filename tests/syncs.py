@@ -26,6 +26,7 @@ _WAITING = {
     "aten::unique_dim_consecutive",
     "aten::equal",
     "aten::is_nonzero",
+    "aten::isin",
 }
 
 
@@ -43,6 +44,8 @@ class _Watch(TorchDispatchMode):
             waits = (kwargs or {}).get("output_size") is None
         if name in ("aten::index.Tensor", "aten::index", "aten::index_put_", "aten::index_put"):
             waits = any(isinstance(x, Tensor) and x.dtype is torch.bool for x in args[1])
+        if name == "aten::lift_fresh":  # a number becomes a tensor, to be copied to the device
+            waits = args[0].ndim == 0
         if waits:
             self.places.append(f"{_place()}: {name}")
         return func(*args, **(kwargs or {}))

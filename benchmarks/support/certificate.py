@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from fewer.report.format import grid
 
-__all__ = ["certificate_table"]
+__all__ = ["certificate_table", "probe_exit_table"]
 
-HEADS = ("model", "promised", "broken", "in the other half", "nothing certified", "FLOPs")
+MARGINS = (3.0, 2.0, 1.5, 1.2, 1.0, 0.7)
+PROBE_HEADS = ("data", "margin", "changed", "FLOPs", "speed")
+HEADS = ("model", "promised", "broken", "in the other half", "nothing certified", "FLOPs", "speed")
 
 
 def certificate_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -22,8 +25,29 @@ def certificate_table(rows: Sequence[dict[str, Any]]) -> str:
             *(f"{100 * level[key]:.1f} %" for key in ("broken", "broken_in_half")),
             f"{100 * level['nothing_certified']:.0f} %",
             f"{1 / level['flops_share']:.2f}x fewer",
+            f"{level['speedup']:.2f}x" if "speedup" in level else "-",
         )
         for name, row in newest.items()
         for level in row["levels"]
     ]
     return grid([HEADS, *lines], words=2)
+
+
+def probe_exit_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Write what some margins of `ProbeExit` change and save on each data set."""
+    newest = {row["name"]: row for row in rows if row["method"]["name"] == "probe_exit"}
+    lines = [
+        (
+            f"{Path(row['source']).parent.name}, {row['data']['rows']:,} texts",
+            f"{margin:g}",
+            f"{100 * changed:.1f} %",
+            f"{1 / share:.2f}x fewer",
+            f"{speedup:.2f}x",
+        )
+        for row in newest.values()
+        for margin, changed, share, speedup in zip(
+            *(row[key] for key in ("points", "changed", "flops_shares", "speedups")), strict=True
+        )
+        if margin in MARGINS
+    ]
+    return grid([PROBE_HEADS, *lines], words=1)

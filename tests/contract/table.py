@@ -30,8 +30,10 @@ from fewer.methods.exits import (
     DeeBERT,
     EarlyExit,
     FastBERT,
+    ProbeExit,
     RightTool,
 )
+from fewer.methods.exits.probe_exit import ProbeExitPolicy
 from fewer.methods.pruning import (
     TRBERT,
     BlockSkim,
@@ -100,6 +102,8 @@ METHODS = {
     "deebert": Case(DeeBERT(), TEXTS, has_exits=True),
     "fastbert": Case(FastBERT(), TEXTS, has_exits=True),
     "pabee": Case(PABEE(), TEXTS, has_exits=True),
+    "probe-exit": Case(ProbeExit(), TEXTS, has_exits=True),
+    "probe-exit-of-tags": Case(ProbeExit(), TAGS, has_exits=True),
     "berxit": Case(BERxiT(), TEXTS, has_exits=True),
     "patient-confidence": Case(
         EarlyExit(criterion="patient_confidence", head="linear", patience=2), TEXTS, has_exits=True
@@ -268,6 +272,8 @@ def open_exits(model: Any) -> Any:
             for part in policy.modules():
                 if isinstance(part, TrainingFreePolicy):
                     part.threshold.fill_(1.6)  # above the mean score of a text
+                if isinstance(part, ProbeExitPolicy):
+                    part.spread.fill_(0.5 if part.of_tokens else 5.0)
                 if isinstance(part, LexicalPolicy):
                     part.idf.uniform_()
                     part.threshold.fill_(1.1)

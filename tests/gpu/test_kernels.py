@@ -98,10 +98,13 @@ def test_gradients_equal_those_of_the_reference(sizes, extras, width, dtype):
             x for x in (each.q, each.k, each.v, each.gate, each.query_weight) if x is not None
         ]
         gradients.append(torch.autograd.grad(total, leaves, allow_unused=True))
-    for found, wanted in zip(*gradients, strict=True):
+    for leaf, found, wanted in zip(leaves, *gradients, strict=True):
         found, wanted = (torch.zeros(()) if g is None else g.float().cpu() for g in (found, wanted))
         assert torch.isfinite(found).all()
-        assert_same(*torch.broadcast_tensors(found, wanted), GRADIENT[dtype])
+        share = GRADIENT[dtype]
+        if leaf is right.gate:  # its terms are as large as the root of the width, and may cancel
+            share = share * width**0.5 / 2
+        assert_same(*torch.broadcast_tensors(found, wanted), share)
 
 
 @some("length", (1, 63, 64, 65, 300, 1500), on_cpu=(65,))

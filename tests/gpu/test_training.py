@@ -43,8 +43,9 @@ def test_gradients_are_those_of_the_cpu(name, family):
     wanted = _gradients(name, family, torch.device("cpu"))
     found = _gradients(name, family, DEVICE)
     assert found.keys() == wanted.keys()
-    for key, gradient in wanted.items():
-        assert_same(found[key], gradient, 2e-3, least=float(gradient.abs().max()) + 1e-6)
+    largest = max(float(gradient.abs().max()) for gradient in wanted.values())
+    for key, gradient in wanted.items():  # that of a key's bias is 0, and rounding elsewhere
+        assert_same(found[key], gradient, 2e-3, least=1e-2 * largest)
 
 
 @some("family", ("bert", "modernbert"), on_cpu=("bert",))

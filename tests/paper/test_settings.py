@@ -22,6 +22,7 @@ from fewer.methods.exits import (
     DeeBERT,
     EarlyExit,
     FastBERT,
+    ProbeExit,
     RightTool,
 )
 from fewer.methods.exits.criteria import CRITERIA, ExitEvidence
@@ -66,6 +67,7 @@ WANTED = {
     BERxiT: EXITS
     | {"head": "pooled", "criterion": "learned", "training": "alternating", "teacher": "labels"}
     | {"epochs": 3.0},
+    ProbeExit: {"margin": None, "target": None},  # ours, no paper: 1.5 errors of a probe
     Cascade: {"margin": 1.5},  # ours; the Cascade Transformer drops fixed shares
     RightTool: EXITS
     | {"head": "mixed", "criterion": "probability", "training": "joint", "teacher": "labels"}

@@ -325,6 +325,7 @@ def test_numbers_stand_between_markers_that_the_tables_fill():
         "tokee.md": ["tagging"],
         "training-free.md": ["training_free"],
         "cascade.md": ["reranking"],
+        "probe-exit.md": ["probe_exit"],
         "embed-and-rerank.md": ["embedding"],
         "certificate.md": ["certificate"],
         "which-runtime.md": [

@@ -3,42 +3,42 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from fewer._validation.settings import validate
 from fewer._validation.types import Fraction
+from fewer.certificate.bench import Bench, Run, encode_bench, points_of, rows_of
 from fewer.certificate.certificate import Certificate
-from fewer.certificate.p_values import binomial_p_value, fewest_texts
-from fewer.core.cost import Task
+from fewer.certificate.choice import (
+    choose_method,
+    disagreement_at_share,
+    find_point,
+    share_at_risk,
+)
+from fewer.certificate.p_values import binomial_p_value, binomial_upper_bound, fewest_texts
 from fewer.core.learning import OperatingPoints, Point
 from fewer.core.policy import Dense
 from fewer.hf.attach import attach, attachment, is_attached
-from fewer.hf.max_length import resolve_max_length
 from fewer.hf.optimize import precision_of
-from fewer.measure.evaluate import run_all
-from fewer.measure.scorers import MultiLabelScorer, Scorer, TagScorer, TextScorer
-from fewer.measure.sweep import Depths
-from fewer.methods.pruning.training_free import TrainingFree
 from fewer.tasks.rows import data_hash
-from fewer.tasks.texts import encode_texts, listed
-from fewer.tasks.words import encode_sentences
-from fewer.training.prune import prune
 from fewer.version import __version__
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["calibrate", "operating_runs"]
+__all__ = ["OperatingRuns", "calibrate", "operating_runs"]
 
-RULES = ("cumulative", "received")  # of training-free pruning, tried on a model without a method
-SEARCH_SHARE = 0.3  # of the texts, that fit and choose among those rules; they certify nothing
+NEARLY_ALL = 0.9999  # of the answers: a promise of nothing
+RISK = 0.01  # where neither a risk nor a budget is given
+SEARCH_SHARE = 0.3  # of the texts, that fit and choose a method; they certify nothing
 ENOUGH = 3  # times the fewest texts that can certify, to begin with where so many read less
 
 
@@ -48,7 +48,8 @@ def calibrate(
     texts: Iterable[Any],
     *,
     text_pairs: Iterable[str] | None = None,
-    max_disagreement: float = 0.01,
+    max_disagreement: float | None = None,
+    flops_share: float | None = None,
     confidence: float = 0.95,
     conditional: bool = False,
     max_length: int | None = None,
@@ -58,40 +59,48 @@ def calibrate(
 
     No labels are needed: the full model, at its strictest point, is the teacher. An answer is a
     label, the labels above 0.5, a number to a tenth of the numbers' deviation, or all the tags of
-    a sentence (`texts` are lists of words then). With `conditional` the promise is about the texts
-    that read less than all, which an average over easy texts may hide.
+    a sentence (`texts` are lists of words then). At most a share `max_disagreement` of the answers
+    may differ (default 0.01). With `flops_share` instead, the point is the strictest that keeps at
+    most this share of the FLOPs, and the share of answers that may differ is what it certifies.
+    With `conditional` the promise is about the texts that read less than all, which an average over
+    easy texts may hide.
 
-    A model without a method gets training-free pruning, fitted to 30 % of the texts, which are
-    drawn with the seed; the others certify. With `conditional` they choose the first point that is
-    tested, where enough texts read less. The certificate is saved with the model. Without a
-    certified point the model is set to read everything, with a warning. Raises `ValueError` for
-    fewer texts than can certify the promise at all (299 for 1 % at 95 %), for a method without
-    operating points, and for question answering.
+    A model without a method gets the best of those that need no training: exits of linear probes,
+    or pruning. They are fitted to 30 % of the texts, which are drawn with the seed (to choose
+    between them, to half of these, and tried on the other half); the rest certifies. With
+    `conditional` the 30 % choose the first point that is tested, where enough texts read less; with
+    `flops_share`, the point itself. The certificate is saved with the model. Without a certified
+    point the model is set to read everything, with a warning.
+
+    Raises `ValueError` for fewer texts than can certify the promise at all (299 for 1 % at 95 %),
+    for a share of FLOPs that no point reaches, for a method without operating points, and for
+    question answering.
 
     >>> fewer.calibrate(model, tokenizer, texts, max_disagreement=0.01)  # doctest: +SKIP
     """
-    for name, value in (("max_disagreement", max_disagreement), ("confidence", confidence)):
-        validate(Fraction, value, name)
+    goal = _read_goal(max_disagreement, flops_share, confidence, conditional)
     if not is_attached(model):
         attach(model)
-    bench = _encode(model, tokenizer, texts, text_pairs, max_length)
-    goal = _Goal(max_disagreement, confidence, conditional)
-    is_dense, start = isinstance(attachment(model).method, Dense), 0
-    search, tested = _split(bench, seed) if is_dense or conditional else (None, bench)
+    bench = encode_bench(model, tokenizer, texts, text_pairs, max_length)
+    is_dense = isinstance(attachment(model).method, Dense)
+    searches = is_dense or conditional or flops_share is not None
+    search, tested = _split(bench, seed) if searches else (bench, bench)
     _check_count(len(tested), goal)
     if is_dense:
-        assert search is not None
-        _choose_pruning(search, goal)
-    points = _points_of(model)
-    if conditional:
-        assert search is not None
-        start = _choose_start(search, points, len(tested), goal)
-    certificate = _certify(tested, points, start, goal)
+        rate = partial(share_at_risk, risk=goal.risk)
+        if flops_share is not None:
+            rate = partial(disagreement_at_share, share=flops_share)
+        choose_method(search, rate)
+    points = points_of(model)
+    if flops_share is not None:
+        certificate = _certify_share(search, tested, points, flops_share, goal)
+    else:
+        start = _choose_start(search, points, len(tested), goal) if conditional else 0
+        certificate = _certify(tested, points, start, goal)
     if certificate.point is None:
         warnings.warn(
-            f"max_disagreement of {max_disagreement:g} could not be certified at any operating "
-            f"point on {len(tested)} texts: the model reads everything. Allow more, or give more "
-            "texts",
+            f"max_disagreement of {goal.risk:g} could not be certified at any operating point on "
+            f"{len(tested)} texts: the model reads everything. Allow more, or give more texts",
             stacklevel=2,
         )
         points.set_never()
@@ -109,116 +118,60 @@ def operating_runs(
     *,
     text_pairs: Iterable[str] | None = None,
     max_length: int | None = None,
-) -> tuple[tuple[Point, ...], Tensor, list[float]]:
-    """Run a model at every operating point, from strict to eager, which leaves the last one set.
-
-    Returns the points, whether each answer is another than the full model's, (points, texts), and
-    the shares of the FLOPs.
-    """
-    bench, points = _encode(model, tokenizer, texts, text_pairs, max_length), _points_of(model)
+) -> OperatingRuns:
+    """Run a model at every operating point, from strict to eager, which leaves the last one set."""
+    bench, points = encode_bench(model, tokenizer, texts, text_pairs, max_length), points_of(model)
     reference = bench.run_at(points, points.never)
     runs = [bench.run_at(points, point) for point in points.path]
-    changed = torch.stack([bench.differs(run, reference) for run in runs])
-    return points.path, changed, [run.share for run in runs]
+    return OperatingRuns(
+        points.path,
+        torch.stack([bench.differs(run, reference) for run in runs]),
+        [run.share for run in runs],
+        [run.cpu_s for run in runs],
+        reference.cpu_s,
+    )
+
+
+class OperatingRuns(NamedTuple):
+    """What a model answers at every operating point, and what that costs."""
+
+    points: tuple[Point, ...]
+    changed: Bool[Tensor, "P texts"]  # whether an answer is another than the full model's
+    flops_shares: list[float]
+    cpu_s: list[float]  # of the processor, over all texts
+    full_cpu_s: float  # of the full model
 
 
 @dataclass(frozen=True)
 class _Goal:
-    max_disagreement: float
+    risk: float  # 1 where a budget is given: whatever the point certifies
     confidence: float
     conditional: bool
 
 
-@dataclass(frozen=True)
-class _Run:
-    """A pass over all texts at one operating point."""
-
-    answers: Any
-    flops: Tensor  # (texts)
-    dense_flops: Tensor  # (texts)
-
-    @property
-    def share(self) -> float:
-        return float(self.flops.sum() / self.dense_flops.sum())
-
-
-@dataclass(frozen=True)
-class _Bench:
-    """A model and the texts that it is run on."""
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    task: Task
-    scorer: Scorer
-    items: Sequence[Any]
-    pairs: Sequence[str] | None
-    max_length: int
-    encoded: Dataset
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def select(self, numbers: Sequence[int]) -> _Bench:
-        items = [self.items[number] for number in numbers]
-        pairs = None if self.pairs is None else [self.pairs[number] for number in numbers]
-        encoded = _encode_items(self.tokenizer, items, pairs, self.max_length)
-        return replace(self, items=items, pairs=pairs, encoded=encoded)
-
-    def run_at(self, points: OperatingPoints, point: Point) -> _Run:
-        points.turn_to(point)
-        encoded = self.encoded
-        answers, traces, order = run_all(
-            self.model, encoded, self.tokenizer, self.scorer, f"at {point}"
-        )
-        texts = self.scorer.texts(encoded)
-        depths = Depths.of(self.model, traces, [texts[row] for row in order])
-        return _Run(answers, depths.flops, depths.dense_flops)
-
-    def differs(self, run: _Run, reference: _Run) -> Tensor:
-        """Return whether the answer to each text is another, (texts)."""
-        return self.scorer.differs(run.answers, reference.answers)
-
-
-def _encode(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Iterable[Any],
-    text_pairs: Iterable[str] | None,
-    max_length: int | None,
-) -> _Bench:
-    task = attachment(model).spec.task
-    labels: Any = model.config.id2label
-    names = [labels[number] for number in range(len(labels))]
-    if task is Task.TEXT:
-        scorer: Scorer = TextScorer([], regression=len(names) == 1)
-    elif task is Task.MULTI_LABEL:
-        scorer = MultiLabelScorer([], names)
-    elif task is Task.TOKEN:
-        scorer = TagScorer([], names)
-    else:
+def _read_goal(
+    max_disagreement: float | None,
+    flops_share: float | None,
+    confidence: float,
+    conditional: bool,
+) -> _Goal:
+    if max_disagreement is not None and flops_share is not None:
         raise ValueError(
-            f"model must classify texts or tag words to be calibrated; got a "
-            f"{type(model).__name__}. Questions and several numbers are not certified yet."
+            f"max_disagreement must be left out with flops_share, at which it is measured; got "
+            f"{max_disagreement} and {flops_share}."
         )
-    length = resolve_max_length(model, max_length, tokenizer.model_max_length)
-    items = listed(texts, "texts", item="sentence" if task is Task.TOKEN else "text")
-    pairs = None if text_pairs is None else listed(text_pairs, "text_pairs")
-    encoded = _encode_items(tokenizer, items, pairs, length)
-    return _Bench(model, tokenizer, task, scorer, items, pairs, length, encoded)
+    given = {
+        "max_disagreement": max_disagreement,
+        "flops_share": flops_share,
+        "confidence": confidence,
+    }
+    for name, value in given.items():
+        validate(Fraction | None, value, name)
+    risk = RISK if max_disagreement is None else max_disagreement
+    return _Goal(1.0 if flops_share is not None else risk, confidence, conditional)
 
 
-def _encode_items(
-    tokenizer: PreTrainedTokenizerBase,
-    items: Sequence[Any],
-    pairs: Sequence[str] | None,
-    max_length: int,
-) -> Any:
-    if items and not isinstance(items[0], str):
-        return encode_sentences(items, tokenizer, max_length=max_length)
-    return encode_texts(items, tokenizer, pairs=pairs, max_length=max_length)
-
-
-def _split(bench: _Bench, seed: int) -> tuple[_Bench, _Bench]:
+def _split(bench: Bench, seed: int) -> tuple[Bench, Bench]:
     """Draw the texts to search with, and those to certify on."""
     order = torch.randperm(len(bench), generator=torch.Generator().manual_seed(seed)).tolist()
     size = round(SEARCH_SHARE * len(order))
@@ -226,59 +179,18 @@ def _split(bench: _Bench, seed: int) -> tuple[_Bench, _Bench]:
 
 
 def _check_count(count: int, goal: _Goal) -> None:
-    needed = fewest_texts(goal.max_disagreement, goal.confidence)
+    needed = fewest_texts(goal.risk, goal.confidence) if goal.risk < 1 else 1
     if count < needed:
         raise ValueError(
-            f"texts must leave {needed} or more to certify {goal.max_disagreement:g} at "
-            f"{goal.confidence:g}, beside those that are searched with; got {count}. Give more "
-            "texts, or allow more."
+            f"texts must leave {needed} or more to certify {goal.risk:g} at {goal.confidence:g}, "
+            f"beside those that are searched with; got {count}. Give more texts, or allow more."
         )
 
 
-def _points_of(model: PreTrainedModel) -> OperatingPoints:
-    points = attachment(model).policy.operating_points()
-    if points is None:
-        raise ValueError(
-            f"method must have operating points to calibrate; got {attachment(model).method}, "
-            "whose strength is trained. Calibrate the dense model, or a method with a threshold."
-        )
-    return points
-
-
-def _choose_pruning(search: _Bench, goal: _Goal) -> None:
-    """Attach the rule of training-free pruning that reads least on the search texts.
-
-    Of each rule, the most eager point counts before which no more answers change than allowed.
-    """
-    shares: dict[str, float] = {}
-    for rule in RULES:
-        _prune(search, rule)
-        points = _points_of(search.model)
-        reference = search.run_at(points, points.never)
-        shares[rule] = 1.0
-        for point in points.path:
-            run = search.run_at(points, point)
-            if float(search.differs(run, reference).double().mean()) > goal.max_disagreement:
-                break
-            shares[rule] = run.share
-    _prune(search, min(shares, key=lambda rule: shares[rule]))
-
-
-def _prune(search: _Bench, rule: Any) -> None:
-    prune(
-        search.model,
-        search.tokenizer,
-        search.items,
-        text_pairs=search.pairs,
-        method=TrainingFree(rule=rule),
-        max_length=search.max_length,
-    )
-
-
-def _choose_start(search: _Bench, points: OperatingPoints, texts: int, goal: _Goal) -> int:
+def _choose_start(search: Bench, points: OperatingPoints, texts: int, goal: _Goal) -> int:
     """Return the first point at which enough of so many texts will read less to be tested."""
     reference = search.run_at(points, points.never)
-    needed = ENOUGH * fewest_texts(goal.max_disagreement, goal.confidence) / max(1, texts)
+    needed = ENOUGH * fewest_texts(goal.risk, goal.confidence) / max(1, texts)
     for number, point in enumerate(points.path):
         run = search.run_at(points, point)
         if float((run.flops < reference.flops).double().mean()) >= needed:
@@ -286,35 +198,15 @@ def _choose_start(search: _Bench, points: OperatingPoints, texts: int, goal: _Go
     return len(points.path)
 
 
-def _certify(bench: _Bench, points: OperatingPoints, start: int, goal: _Goal) -> Certificate:
+def _certify(bench: Bench, points: OperatingPoints, start: int, goal: _Goal) -> Certificate:
     """Test the points of the path from strict to eager, until one fails."""
     reference = bench.run_at(points, points.never)
-    lengths = list(bench.encoded["length"])
-    certificate = Certificate(
-        max_disagreement=goal.max_disagreement,
-        confidence=goal.confidence,
-        conditional=goal.conditional,
-        point=None,
-        changed=0,
-        texts=len(bench),
-        p_value=1.0,
-        flops_share=1.0,
-        shortest=min(lengths),
-        longest=max(lengths),
-        data=data_hash(_rows(bench)),
-        date=datetime.now(timezone.utc).date().isoformat(),
-        version=__version__,
-        precision=precision_of(bench.model),
-    )
+    certificate = _describe(bench, goal)
     tested: list[float] = []
     for point in points.path[start:]:
         assert not isinstance(point, tuple)  # of a threshold, a factor or a budget
-        run = bench.run_at(points, point)
-        is_counted = torch.ones(len(bench), dtype=torch.bool)
-        if goal.conditional:
-            is_counted = run.flops < reference.flops
-        changed = bench.differs(run, reference)[is_counted]
-        p_value = binomial_p_value(int(changed.sum()), len(changed), goal.max_disagreement)
+        changed, run = _changed_at(bench, points, point, reference, goal)
+        p_value = binomial_p_value(int(changed.sum()), len(changed), goal.risk)
         tested.append(point)
         if p_value > 1 - goal.confidence:
             break
@@ -329,6 +221,59 @@ def _certify(bench: _Bench, points: OperatingPoints, start: int, goal: _Goal) ->
     return replace(certificate, tested=tuple(tested))
 
 
-def _rows(bench: _Bench) -> Any:
-    pairs: Sequence[str | None] = bench.pairs or [None] * len(bench)
-    return [{"text": text, "pair": pair} for text, pair in zip(bench.items, pairs, strict=True)]
+def _certify_share(
+    search: Bench, tested: Bench, points: OperatingPoints, share: float, goal: _Goal
+) -> Certificate:
+    """Bound how many answers change at the strictest point that keeps a share of the FLOPs."""
+    point = find_point(search, share)
+    if point is None:
+        least = search.run_at(points, points.path[-1]).share
+        raise ValueError(
+            f"flops_share must be {least:.3f} or more, which {attachment(search.model).method} "
+            f"keeps at its most eager point; got {share:g}."
+        )
+    assert not isinstance(point, tuple)
+    reference = tested.run_at(points, points.never)
+    changed, run = _changed_at(tested, points, point, reference, goal)
+    errors, texts = int(changed.sum()), len(changed)
+    bound = binomial_upper_bound(errors, texts, goal.confidence)
+    return replace(
+        _describe(tested, goal),
+        max_disagreement=min(bound, NEARLY_ALL),
+        point=point if bound < NEARLY_ALL else None,
+        changed=errors,
+        texts=texts,
+        p_value=binomial_p_value(errors, texts, bound),
+        flops_share=run.share,
+        tested=(point,),
+    )
+
+
+def _changed_at(
+    bench: Bench, points: OperatingPoints, point: Point, reference: Run, goal: _Goal
+) -> tuple[Tensor, Run]:
+    """Return whether the answers that are counted change at a point, and the run there."""
+    run = bench.run_at(points, point)
+    changed = bench.differs(run, reference)
+    return (changed[run.flops < reference.flops] if goal.conditional else changed), run
+
+
+def _describe(bench: Bench, goal: _Goal) -> Certificate:
+    """Describe the texts of a certificate that certifies nothing yet."""
+    lengths = list(bench.encoded["length"])
+    return Certificate(
+        max_disagreement=min(goal.risk, NEARLY_ALL),
+        confidence=goal.confidence,
+        conditional=goal.conditional,
+        point=None,
+        changed=0,
+        texts=len(bench),
+        p_value=1.0,
+        flops_share=1.0,
+        shortest=min(lengths),
+        longest=max(lengths),
+        data=data_hash(rows_of(bench)),
+        date=datetime.now(timezone.utc).date().isoformat(),
+        version=__version__,
+        precision=precision_of(bench.model),
+    )

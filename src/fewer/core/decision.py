@@ -133,7 +133,7 @@ class Decision:
     @classmethod
     def keep(cls, mask: Bool[Tensor, "T"], gate: Tensor | None = None) -> Decision:
         """Prune the tokens where `mask` is False."""
-        return cls(mask.to(torch.int8) * int(Fate.ACTIVE), gate)
+        return cls(mask.view(torch.int8) * int(Fate.ACTIVE), gate)  # a byte of a bool is 0 or 1
 
     @classmethod
     def freeze(cls, mask: Bool[Tensor, "T"]) -> Decision:
@@ -218,7 +218,7 @@ class Decision:
         fate, gate, exits = self._fate, self.gate, self.exits
         if fate is not None:
             protected = tokens.roles.protected
-            is_spared = protected & (fate == int(Fate.GONE))
+            is_spared = protected & (fate == int(Fate.GONE)) if self.freezes else protected
             fate = fate.masked_fill(is_spared, int(Fate.ACTIVE))
             gate = None if gate is None else gate.masked_fill(protected, 1.0)
         faults = self.faults

@@ -98,7 +98,7 @@ class _Run:
             layer, needs = self.layers[index], self.policy.needs(index, self.phase)
             layout = self.policy.layout(index, self.phase)
             tokens, decision = self.decide(Site.BEFORE, index, tokens, NO_EVIDENCE)
-            _, tokens, _ = self.remove(tokens, tokens, NO_EVIDENCE, decision.count)
+            _, tokens, _ = self.remove(tokens, tokens, NO_EVIDENCE, decision)
             if tokens.is_empty:
                 break
             if decision.skips_layer:
@@ -111,7 +111,9 @@ class _Run:
             )
             scored = evidence.received is not None or evidence.from_others is not None
             tokens, decision = self.decide(Site.MIDDLE, index, tokens, evidence)
-            entered, tokens, evidence = self.remove(entered, tokens, evidence, decision.count)
+            if Site.AFTER not in self.policy.sites and not needs.received_in_trace:
+                evidence = NO_EVIDENCE  # nobody reads it any more
+            entered, tokens, evidence = self.remove(entered, tokens, evidence, decision)
             rows = query_rows(tokens, apply)
             hidden = layer.ffn(gather_rows(tokens.hidden, rows))
             tokens = tokens.replace(hidden=scatter_rows(entered.hidden, hidden, rows))
@@ -133,7 +135,7 @@ class _Run:
             )
             self.trace.layers.append(layer_trace)
             tokens, decision = self.decide(Site.AFTER, index, tokens, evidence)
-            _, tokens, _ = self.remove(tokens, tokens, NO_EVIDENCE, decision.count)
+            _, tokens, _ = self.remove(tokens, tokens, NO_EVIDENCE, decision)
             if tokens.is_empty:
                 break
         return tokens
@@ -203,9 +205,9 @@ class _Run:
         return tokens, decision
 
     def remove(
-        self, entered: Packed, tokens: Packed, evidence: Evidence, count: int | None
+        self, entered: Packed, tokens: Packed, evidence: Evidence, decision: Decision
     ) -> tuple[Packed, Packed, Evidence]:
         """Take pruned tokens out of memory, where decisions are real."""
         if not self.apply.removes:
             return entered, tokens, evidence
-        return self.removed.remove(entered, tokens, evidence, count)
+        return self.removed.remove(entered, tokens, evidence, decision)

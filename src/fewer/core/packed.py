@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from fewer.core.partition import can_look, partition
+from fewer.kernels.compact import compact
 from fewer.kernels.pattern import Pattern
 from fewer.kernels.sparse import (
     SparseLayout,
@@ -170,13 +171,16 @@ class TextRoles:
     protects_first_only: bool = False  # whether the host knows that only column 0 is protected
     ids: Int[Tensor, "T"] | None = None  # of the vocabulary
 
-    def select(self, rows: Int[Tensor, "Tk"]) -> TextRoles:
-        """Keep only these rows."""
+    def select(
+        self, rows: Int[Tensor, "Tk"], protected: Bool[Tensor, "Tk"] | None = None
+    ) -> TextRoles:
+        """Keep only these rows; `protected` is given where it has been selected already."""
         second_text, question, global_tokens, ids = (
             None if role is None else role.index_select(0, rows)
             for role in (self.second_text, self.question, self.global_tokens, self.ids)
         )
-        protected = self.protected.index_select(0, rows)
+        if protected is None:
+            protected = self.protected.index_select(0, rows)
         roles = protected, second_text, question, global_tokens
         return TextRoles(*roles, self.protects_first_only, ids)
 
@@ -311,15 +315,17 @@ class Packed:
         return Packed(hidden, placement, self.roles.select(rows), alive, active, gate, self.heads)
 
     def without_pruned(
-        self, count: int | None = None
+        self, count: int | None = None, *, ends_texts: bool = True
     ) -> tuple[Packed, Int[Tensor, "Tk"], Int[Tensor, "Tg"]]:
         """Drop the tokens that are not alive; also return the rows that stay, and those that go.
 
         On a GPU the host waits once, for all that the next layer must know as well, or not at all
-        if it knows how many stay.
+        if it knows how many stay. `ends_texts` says whether a text may lose all of its tokens.
         """
         alive = self.alive
         assert alive is not None
+        if not can_look(alive) and self.active is None and not ends_texts:
+            return self._compact(alive, count)
         if can_look(alive) or count is not None:
             ((rows, gone),) = partition(alive, count=count)
             return self.select(rows).replace(alive=None), rows, gone
@@ -331,6 +337,30 @@ class Packed:
         tokens.placement.__dict__["texts"] = texts
         tokens.__dict__["reader_rows"] = kept_before[reader_rows]
         return tokens, rows, gone
+
+    def _compact(
+        self, alive: Bool[Tensor, "T"], count: int | None
+    ) -> tuple[Packed, Int[Tensor, "Tk"], Int[Tensor, "Tg"]]:
+        """Drop the tokens that are not alive where every text keeps one, all being active."""
+        old = self.placement
+        kept = compact(
+            alive,
+            old.cu,
+            (old.sequence, old.position, old.slot),
+            self.roles.protected,
+            count,
+        )
+        rows = kept.rows
+        if len(rows) == len(alive):
+            return self.replace(alive=None), rows, kept.gone
+        places = kept.sequence, kept.position, kept.slot, kept.cu
+        placement = Placement(*places, old.extent, old.grid)
+        if "texts" in old.__dict__:  # the first token of a text is protected
+            placement.__dict__["texts"] = old.texts
+        gate = None if self.gate is None else self.gate.index_select(0, rows)
+        roles = self.roles.select(rows, kept.protected)
+        hidden = self.hidden.index_select(0, rows)
+        return Packed(hidden, placement, roles, gate=gate, heads=self.heads), rows, kept.gone
 
     def split_pairs(self) -> Packed:
         """View the two texts of each pair as texts of their own."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fewer.core.decision import Decision
 from fewer.core.evidence import Evidence
 from fewer.core.packed import Packed
+from fewer.core.partition import can_look
 from fewer.kernels.cpu.buffers import zeros
 
 __all__ = ["RemovedStates", "gather_rows", "scatter_rows"]
@@ -22,15 +25,13 @@ class RemovedStates:
     parts: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # slots and states
 
     def remove(
-        self, entered: Packed, tokens: Packed, evidence: Evidence, count: int | None = None
+        self, entered: Packed, tokens: Packed, evidence: Evidence, decision: Decision
     ) -> tuple[Packed, Packed, Evidence]:
-        """Take pruned tokens out of memory, here and in `entered`, whose state they keep.
-
-        `count` is how many stay, if the host knows it.
-        """
+        """Take what was pruned out of memory, here and in `entered`, whose state it keeps."""
         if tokens.alive is None:
             return entered, tokens, evidence
-        tokens, rows, gone = tokens.without_pruned(count)
+        ends_texts = decision.exits is not None
+        tokens, rows, gone = tokens.without_pruned(decision.count, ends_texts=ends_texts)
         if gone.numel():
             self.parts.append((gather_rows(entered.slot, gone), gather_rows(entered.hidden, gone)))
             evidence = evidence.select(rows)
@@ -44,7 +45,11 @@ class RemovedStates:
             padded: Tensor = finish(last).unflatten(0, grid)
             return padded
         restored: Tensor | None = None
-        for slot, hidden in (*self.parts, (tokens.slot, last)):
+        parts = [*self.parts, (tokens.slot, last)]
+        if not can_look(last):  # few large steps rather than no copy
+            slots, states_of = zip(*parts, strict=True)
+            parts = [(torch.cat(slots), torch.cat([states.to(last.dtype) for states in states_of]))]
+        for slot, hidden in parts:
             if slot.numel():
                 states = finish(hidden.to(last.dtype))
                 if restored is None:

@@ -14,7 +14,7 @@ from fewer.kernels.gpu.graphs import GraphCache, bucket
 
 __all__ = ["Graphs", "replay"]
 
-MAX_TOKENS = 1 << 15  # of a bucket: beyond it the device is slower than the host
+MAX_NUMBERS = 12 << 20  # in the states of a bucket: beyond it the device is slower than the host
 FEWEST_TEXTS = 8
 
 
@@ -35,8 +35,8 @@ def replay(tokens: Packed, run_layers: Callable[[Packed], Packed], graphs: Graph
     if roles.second_text is not None or roles.global_tokens is not None:
         return None
     count, texts = tokens.slot.numel(), tokens.grid[0]
-    size = bucket(count + 1)
-    if size > MAX_TOKENS:
+    size = bucket(count)
+    if size * tokens.hidden.shape[1] > MAX_NUMBERS:
         return None
     fill, rows = size - count, bucket(texts + 1, FEWEST_TEXTS)
     columns, is_consecutive = bucket(max(tokens.grid[1], fill)), placement.is_consecutive

@@ -15,6 +15,7 @@ from fewer.methods.exits import (
     DeeBERT,
     EarlyExit,
     FastBERT,
+    ProbeExit,
     RightTool,
 )
 from fewer.methods.pruning import (
@@ -49,6 +50,7 @@ METHODS: dict[str, type[Method]] = {
     "fastbert": FastBERT,
     "pabee": PABEE,
     "berxit": BERxiT,
+    "probe_exit": ProbeExit,
     "cascade": Cascade,
     "sentee": SENTEE,
     "tokee": TOKEE,

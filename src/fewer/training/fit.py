@@ -103,8 +103,10 @@ def fit(
     default those of the method). Each phase has its own folder, so `resume=True` continues after a
     kill from the newest complete checkpoint. A model trained for the first method of a stack (LTP,
     for a Magic Pyramid with the same LTP) keeps its learned parameters: `dense` and the phases of
-    that method are skipped. Raises `ValueError` for an empty data set, for an `output_dir` with
-    another run, and for one with this run unless `resume` is true.
+    that method are skipped. Weights in half precision become float32.
+
+    Raises `ValueError` for an empty data set, for an `output_dir` with another run, and for one
+    with this run unless `resume` is true.
     """
     schedule = schedule or Schedule()
     folder = Path(output_dir)
@@ -114,6 +116,10 @@ def fit(
             "first: model.merge_and_unload()."
         )
     _check_rows(train)
+    if model.dtype in (torch.float16, torch.bfloat16):  # in them small updates round to none
+        name = str(model.dtype).removeprefix("torch.")
+        _LOG.info("the weights are %s: trained and saved as float32", name)
+        model.float()
     if is_attached(model):  # a certificate is about the weights as they were
         attached = attachment(model)
         attached.settings = replace(attached.settings, certificate=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -12,6 +12,7 @@ from fewer.hf.attach import attach
 from fewer.hf.max_length import resolve_max_length
 from fewer.methods.pruning.training_free import TrainingFree
 from fewer.tasks.texts import encode_texts, listed
+from fewer.tasks.words import encode_words
 from fewer.training.calibration import calibrate, collator_for, sample_size
 
 __all__ = ["prune"]
@@ -22,7 +23,7 @@ Model = TypeVar("Model", bound=PreTrainedModel)
 def prune(
     model: Model,
     tokenizer: PreTrainedTokenizerBase,
-    texts: Iterable[str],
+    texts: Iterable[Any],
     *,
     text_pairs: Iterable[str] | None = None,
     target: float | None = None,
@@ -33,7 +34,8 @@ def prune(
 
     No labels, no gradients: thresholds are fitted so that `target` (default 0.6) of the FLOPs are
     left on the texts, of which as many are used as hold 131,072 tokens. `method` is another method
-    whose phases train nothing, with its own target. Texts beyond `max_length` tokens are truncated.
+    whose phases train nothing (`ProbeExit()`), with its own target. For a model that tags words,
+    `texts` are lists of words. Texts beyond `max_length` tokens are truncated.
 
     Raises `ValueError` for no texts, for a method that trains, and for both a method and a target.
 
@@ -46,14 +48,15 @@ def prune(
     phases = method.phases()
     if not phases or any(phase.epochs for phase in phases):
         raise ValueError(f"method must train nothing; got {method}. Train it with fewer.fit.")
-    encoded = encode_texts(
-        listed(texts, "texts"),
-        tokenizer,
-        pairs=None if text_pairs is None else listed(text_pairs, "text_pairs"),
-        max_length=resolve_max_length(model, max_length, tokenizer.model_max_length),
-    )
-    if not len(encoded):
+    items = listed(texts, "texts")
+    length = resolve_max_length(model, max_length, tokenizer.model_max_length)
+    if not items:
         raise ValueError("texts must hold one text or more; got none. Pass texts as in production.")
+    if isinstance(items[0], list | tuple):
+        encoded = encode_words(items, tokenizer, max_length=length)
+    else:
+        pairs = None if text_pairs is None else listed(text_pairs, "text_pairs")
+        encoded = encode_texts(items, tokenizer, pairs=pairs, max_length=length)
     sample = encoded.select(range(sample_size(encoded["length"])))
     attach(model, method)
     collator = collator_for(model, tokenizer)

@@ -12,7 +12,8 @@ from transformers import (
 import fewer
 from fewer.certificate.calibrate import calibrate, operating_runs
 from fewer.certificate.certificate import certificate_of
-from fewer.certificate.p_values import binomial_p_value
+from fewer.certificate.p_values import binomial_p_value, binomial_upper_bound
+from fewer.methods.exits import ProbeExit
 from tests.unit.conftest import WORDS
 
 TEXTS = [
@@ -102,6 +103,56 @@ def test_a_dense_model_gets_training_free_pruning(model_folder):
     assert certificate.flops_share < 1
 
 
+def test_with_more_texts_a_dense_model_gets_what_reads_least(model_folder):
+    """States of random layers tell the answer well, so that exits read less than pruning."""
+    model, tokenizer = classifier(model_folder)
+    texts = [f"{text} {WORDS[number % 5]}" for number in range(2) for text in TEXTS]
+    certificate = calibrate(model, tokenizer, texts, max_disagreement=0.3, confidence=0.9)
+    method = fewer.attachment(model).method
+    assert isinstance(method, ProbeExit)
+    assert fewer.attachment(model).policy.margin.item() == pytest.approx(certificate.point)
+    assert certificate.flops_share < 0.9
+
+
+def test_a_dense_tagger_is_calibrated_on_sentences(model_folder):
+    model, tokenizer = classifier(model_folder, AutoModelForTokenClassification, num_labels=3)
+    sentences = [text.split() for text in TEXTS] * 2
+    certificate = calibrate(model, tokenizer, sentences, max_disagreement=0.4, confidence=0.9)
+    assert certificate.texts == 112
+    assert not isinstance(fewer.attachment(model).method, fewer.Dense)
+
+
+def test_a_budget_is_kept_and_what_may_differ_is_bounded(model_folder):
+    model, tokenizer = with_exits(model_folder)
+    certificate = calibrate(model, tokenizer, TEXTS, flops_share=0.7, confidence=0.9)
+    points = fewer.attachment(model).policy.operating_points()
+    assert points.value.item() == pytest.approx(certificate.point)
+    strict = points.path[points.path.index(certificate.point) - 1]
+    shares = dict(
+        zip(points.path, operating_runs(model, tokenizer, TEXTS).flops_shares, strict=True)
+    )
+    assert shares[certificate.point] < 0.75  # of all texts; it was chosen on a part
+    assert shares[strict] > 0.6
+    expected = binomial_upper_bound(certificate.changed, 56, 0.9)
+    assert certificate.max_disagreement == pytest.approx(expected)
+    assert certificate_of(model) == certificate
+
+
+def test_a_budget_for_a_dense_model_chooses_what_changes_least(model_folder):
+    model, tokenizer = classifier(model_folder)
+    certificate = calibrate(model, tokenizer, TEXTS * 2, flops_share=0.8, confidence=0.9)
+    assert certificate.flops_share < 0.85
+    assert certificate.changed < 112
+
+
+def test_a_budget_that_no_point_reaches_and_two_goals_are_refused(model_folder):
+    model, tokenizer = with_exits(model_folder)
+    with pytest.raises(ValueError, match="flops_share must be"):
+        calibrate(model, tokenizer, TEXTS, flops_share=0.01)
+    with pytest.raises(ValueError, match="max_disagreement must be left out"):
+        calibrate(model, tokenizer, TEXTS, flops_share=0.5, max_disagreement=0.1)
+
+
 def test_what_cannot_be_certified_reads_everything_with_a_warning(model_folder):
     model, tokenizer = with_exits(model_folder)
     with torch.no_grad():  # exits that always answer otherwise than the model
@@ -175,7 +226,7 @@ def test_a_certificate_is_checked_when_it_is_read(model_folder):
 
 def test_all_points_are_run_against_the_full_model(model_folder):
     model, tokenizer = with_exits(model_folder)
-    points, changed, shares = operating_runs(model, tokenizer, TEXTS)
+    points, changed, shares, *_ = operating_runs(model, tokenizer, TEXTS)
     assert points == fewer.attachment(model).policy.operating_points().path
     assert changed.shape == (len(points), 80)
     assert shares == sorted(shares, reverse=True)

@@ -9,7 +9,9 @@ from torch.utils._python_dispatch import _disable_current_modes
 import fewer
 import fewer.core.decision
 import fewer.core.packed
+import fewer.core.removed
 import fewer.methods.exits.policy
+import fewer.methods.exits.probe_exit
 import fewer.methods.exits.spans
 from fewer.core import partition as module
 from fewer.core.decision import Decision, Site
@@ -42,7 +44,8 @@ def on_gpu(monkeypatch):
     """Let the loop take the steps that it takes on a GPU, on the CPU."""
     monkeypatch.setitem(KERNELS, "reference", _quiet)
     exits = fewer.methods.exits
-    for holder in (module, fewer.core.packed, fewer.core.decision, exits.policy, exits.spans):
+    core = fewer.core.packed, fewer.core.decision, fewer.core.removed
+    for holder in (module, *core, exits.policy, exits.probe_exit, exits.spans):
         monkeypatch.setattr(holder, "can_look", lambda tensor: False)
 
 
@@ -70,6 +73,8 @@ def test_each_removal_waits_once(name, on_gpu, monkeypatch):
 def test_a_pass_without_removal_waits_for_its_inputs_only(backbone, on_gpu, monkeypatch):
     model = build("dense", backbone, kernel="reference")
     batch = ragged(model)
+    with torch.no_grad():
+        model(**batch)  # tables are made once
     with torch.no_grad(), watch_syncs(monkeypatch) as places:
         model(**batch)
     places = _in_the_loop(places)

@@ -1,6 +1,7 @@
 import torch
 from torch import nn
 
+from fewer.core.decision import NO_DECISION
 from fewer.core.evidence import NO_EVIDENCE, Evidence
 from fewer.core.packed import Packed, plan
 from fewer.core.removed import RemovedStates, gather_rows, scatter_rows
@@ -18,7 +19,7 @@ def test_pruned_tokens_leave_with_the_state_they_entered_with():
     finished, entered = RemovedStates(), _tokens(100.0)
     tokens = _tokens().replace(alive=torch.tensor([True, False, True, True, False]))
     evidence = Evidence(received=torch.arange(5.0))
-    entered, tokens, evidence = finished.remove(entered, tokens, evidence)
+    entered, tokens, evidence = finished.remove(entered, tokens, evidence, NO_DECISION)
     assert tokens.slot.tolist() == [0, 3, 4]
     assert tokens.alive is None
     assert evidence.received.tolist() == [0, 2, 3]
@@ -30,15 +31,16 @@ def test_frozen_tokens_keep_the_state_they_entered_with():
     entered = _tokens(100.0)
     active = torch.tensor([True, True, False, True, True])
     tokens = _tokens().replace(alive=torch.arange(5) > 0, active=active)
-    entered, tokens, _ = RemovedStates().remove(entered, tokens, NO_EVIDENCE)
+    entered, tokens, _ = RemovedStates().remove(entered, tokens, NO_EVIDENCE, NO_DECISION)
     assert entered.hidden[:, 0].tolist() == [101, 102, 103, 104]
 
 
 def test_without_pruning_nothing_is_copied():
     tokens, finished = _tokens(), RemovedStates()
-    assert finished.remove(tokens, tokens, NO_EVIDENCE) == (tokens, tokens, NO_EVIDENCE)
+    unpruned = finished.remove(tokens, tokens, NO_EVIDENCE, NO_DECISION)
+    assert unpruned == (tokens, tokens, NO_EVIDENCE)
     alive = tokens.replace(alive=torch.ones(5, dtype=torch.bool))
-    _, kept, _ = finished.remove(alive, alive, NO_EVIDENCE)
+    _, kept, _ = finished.remove(alive, alive, NO_EVIDENCE, NO_DECISION)
     assert kept.hidden is tokens.hidden
     assert finished.parts == []
 

@@ -64,7 +64,7 @@ def test_methods_that_decide_or_look_at_values_run_by_the_loop(method, cache):
 
 @torch.no_grad()
 def test_large_batches_run_by_the_loop(cache, monkeypatch):
-    monkeypatch.setattr(module, "MAX_TOKENS", 64)
+    monkeypatch.setattr(module, "MAX_NUMBERS", 64 * 16)
     model = fewer.attach(tiny(), kernel="sdpa")
     model(**ragged(model, (12,) * 8))
     assert not len(cache)

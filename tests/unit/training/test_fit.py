@@ -212,6 +212,19 @@ def test_bf16_trains_and_leaves_fp32_inference_behind(tmp_path):
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_in_half_precision_are_trained_and_saved_in_fp32(tmp_path, caplog, dtype):
+    model = small_model().to(dtype)
+    caplog.set_level("INFO", logger="fewer")
+    schedule = dataclasses.replace(QUICK, precision="bf16")
+    fitted = run(tmp_path / "run", model, schedule=schedule)
+    assert "float32" in caplog.text
+    assert {values.dtype for values in _weights(tmp_path / "run").values()} == {torch.float32}
+    assert fitted.dtype is torch.float32
+    again = small_model().to(dtype)
+    run(tmp_path / "run", again, schedule=schedule, resume=True)  # it is the same run
+
+
 @pytest.mark.parametrize("name", ["roberta", "distilbert", "albert", "modernbert"])
 def test_every_architecture_goes_through_the_phases(tmp_path, name):
     model = tiny(name, num_labels=2, initializer_range=0.1, pad_token_id=0).train()

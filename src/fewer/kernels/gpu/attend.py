@@ -6,7 +6,7 @@
 | with gates | Triton | FlashAttention, log g in three more columns of q and k |
 | attention received | Triton, in the same pass | Triton; its gradient by FlashAttention |
 | a window over tokens of which some have left | Triton | groups (`fewer.kernels.sdpa`) |
-| dropout | - | attention of nested tensors |
+| dropout | - | FlashAttention; in fp32 attention of nested tensors |
 | fp32 | nested tensors; Triton where more is asked | nested tensors or groups |
 | fp64, a logsumexp with gradients, a head size FlashAttention lacks | groups | groups |
 | scores by distance (DeBERTa, MPNet) | groups | groups |
@@ -115,9 +115,11 @@ def _attend_flash(call: AttentionCall, triton: Triton | None) -> AttentionOutput
     if call.gate is not None:
         q, k, v = _with_gate(q, k, v, log_gate(call.gate), scale)
     logsumexp = None
-    uses_varlen = flash.has_varlen(q.device) and q.dtype in _HALF
-    if uses_varlen and not call.dropout:
+    is_half = q.dtype in _HALF
+    if is_half and not call.dropout and flash.has_varlen(q.device):
         context, logsumexp = flash.attend(q, k, v, ragged, scale, call.window)
+    elif is_half and call.dropout and flash.has_dropout(q.device):
+        context = flash.attend_dropped(q, k, v, ragged, scale, call.dropout)
     else:
         context = flash.attend_nested(q, k, v, ragged, scale, call.dropout)
     received = None
@@ -173,9 +175,8 @@ def _detached(call: AttentionCall) -> AttentionCall:
     gate, weight = (
         None if values is None else values.detach() for values in (call.gate, call.query_weight)
     )
-    return replace(
-        call, q=call.q.detach(), k=call.k.detach(), gate=gate, query_weight=weight, dropout=0.0
-    )
+    q, k, v = (states.detach() for states in (call.q, call.k, call.v))
+    return replace(call, q=q, k=k, v=v, gate=gate, query_weight=weight, dropout=0.0, training=False)
 
 
 def _in_autocast_dtype(call: AttentionCall) -> AttentionCall:

@@ -1,8 +1,9 @@
 """Attention over texts of different lengths by torch's own kernels, with gradients.
 
 `torch.nn.attention.varlen` (as it is from torch 2.11 on) is FlashAttention in fp16 and bf16, and
-returns the logsumexp. `scaled_dot_product_attention` of nested tensors is in every release that we
-support; it also drops out, and computes fp32.
+returns the logsumexp. It cannot drop out; the operator below it can, which nested tensors call too,
+at several milliseconds of Python for each layer. `scaled_dot_product_attention` of nested tensors
+is in every release that we support; it computes fp32 too.
 """
 
 from __future__ import annotations
@@ -20,9 +21,23 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["MAX_HEAD_SIZE", "Ragged", "attend", "attend_nested", "has_varlen"]
+__all__ = [
+    "MAX_HEAD_SIZE",
+    "Ragged",
+    "attend",
+    "attend_dropped",
+    "attend_nested",
+    "has_dropout",
+    "has_varlen",
+]
 
 MAX_HEAD_SIZE = 256  # of FlashAttention
+ALIGNED = 16  # bytes that FlashAttention reads at once, from any address
+
+_PARAMETERS = (  # that torch's operator must begin with: it has no public name
+    *("query", "key", "value", "cum_seq_q", "cum_seq_k", "max_q", "max_k"),
+    *("dropout_p", "is_causal", "return_debug_mask", "scale"),
+)
 
 
 @dataclass(frozen=True)
@@ -71,12 +86,11 @@ def attend(
     varlen = _varlen()
     assert varlen is not None  # the caller asks `has_varlen` first
     function, aux = varlen
-    cu_q = ragged.cu_q.to(torch.int32)
-    cu_k = cu_q if ragged.cu_k is ragged.cu_q else ragged.cu_k.to(torch.int32)
+    cu_q, cu_k = _offsets(ragged)
     context, logsumexp = function(
-        q,
-        k,
-        v,
+        _align(q),
+        _align(k),
+        _align(v),
         cu_q,
         cu_k,
         ragged.max_q,
@@ -88,6 +102,56 @@ def attend(
     logsumexp = logsumexp.detach()
     # its documentation says (Tq, H), its code returns (H, Tq)
     return context, logsumexp.T if logsumexp.shape[0] == q.shape[1] else logsumexp
+
+
+@cache
+def _dropping() -> Callable[..., Any] | None:
+    """Return the operator with dropout, `None` where this torch's takes other parameters."""
+    try:
+        operator = torch.ops.aten._flash_attention_forward.default
+    except AttributeError:
+        return None
+    names = tuple(argument.name for argument in operator._schema.arguments)
+    function: Callable[..., Any] = operator
+    return function if names[: len(_PARAMETERS)] == _PARAMETERS else None
+
+
+def has_dropout(device: torch.device) -> bool:
+    """Return whether `attend_dropped` runs there."""
+    return device.type == "cuda" and _dropping() is not None
+
+
+def attend_dropped(
+    q: Float[Tensor, "Tq H d"],
+    k: Float[Tensor, "Tk H d"],
+    v: Float[Tensor, "Tk H d"],
+    ragged: Ragged,
+    scale: float,
+    dropout: float,
+) -> Float[Tensor, "Tq H d"]:
+    """Return the context with dropout of the probabilities, in fp16 and bf16, with gradients."""
+    operator = _dropping()
+    assert operator is not None  # the caller asks `has_dropout` first
+    longest = ragged.max_q, ragged.max_k
+    context: Tensor
+    context, *_ = operator(
+        *map(_align, (q, k, v)), *_offsets(ragged), *longest, dropout, False, False, scale=scale
+    )
+    return context
+
+
+def _offsets(ragged: Ragged) -> tuple[Tensor, Tensor]:
+    cu_q = ragged.cu_q.to(torch.int32)
+    return cu_q, cu_q if ragged.cu_k is ragged.cu_q else ragged.cu_k.to(torch.int32)
+
+
+def _align(states: Float[Tensor, "T H d"]) -> Float[Tensor, "T H d"]:
+    """Copy states whose rows do not begin at multiples of `ALIGNED` bytes, as a split may."""
+    size = states.element_size()
+    is_aligned = states.stride(2) == 1 and not (
+        states.data_ptr() % ALIGNED or any(step * size % ALIGNED for step in states.stride()[:2])
+    )
+    return states if is_aligned else states.clone(memory_format=torch.contiguous_format)
 
 
 def attend_nested(

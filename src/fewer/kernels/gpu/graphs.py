@@ -23,6 +23,7 @@ Compute = Callable[..., Tensor]
 _LOG = logging.getLogger("fewer")
 SMALLEST = 64  # rows of the smallest bucket
 STEPS = 8  # buckets between a size and twice that size: at most an eighth of a bucket is unused
+LARGEST_STEP = 512  # rows: where the device is busy, unused rows cost what others do
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,11 @@ class GraphCache:
 
 
 def bucket(size: int, smallest: int = SMALLEST) -> int:
-    """Round a size up to a bucket: at least `smallest`, with `STEPS` buckets per doubling."""
+    """Round a size up to a bucket: at least `smallest`, with `STEPS` buckets per doubling or more.
+
+    Sizes that are multiples of `LARGEST_STEP` are buckets themselves.
+    """
     if size <= smallest:
         return smallest
-    step = max(1, (1 << ((size - 1).bit_length() - 1)) // STEPS)
+    step = min(LARGEST_STEP, max(1, (1 << ((size - 1).bit_length() - 1)) // STEPS))
     return -(-size // step) * step

@@ -8,6 +8,7 @@ from fewer.methods.exits.deebert import DeeBERT
 from fewer.methods.exits.early_exit import EarlyExit
 from fewer.methods.exits.fastbert import FastBERT
 from fewer.methods.exits.pabee import PABEE
+from fewer.methods.exits.probe_exit import ProbeExit
 from fewer.methods.exits.right_tool import RightTool
 from fewer.methods.exits.sentee import SENTEE
 from fewer.methods.exits.tokee import TOKEE
@@ -21,5 +22,6 @@ __all__ = [
     "DeeBERT",
     "EarlyExit",
     "FastBERT",
+    "ProbeExit",
     "RightTool",
 ]

@@ -22,7 +22,6 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from fewer._validation.settings import settings, validate
@@ -35,13 +34,11 @@ from fewer.core.needs import InputNeeds
 from fewer.core.packed import Packed
 from fewer.core.phase import Phase
 from fewer.core.policy import ExitingPolicy
-from fewer.methods.exits.heads import first_rows
+from fewer.methods.exits.ridge import LEAST_ROWS, fit_ridge, text_features
 
 __all__ = ["Cascade", "CascadePolicy"]
 
 MARGINS = (4.0, 3.0, 2.5, 2.0, 1.5, 1.0, 0.75, 0.5, 0.25, 0.0)
-LEAST_PAIRS = 16  # for a regression and its error
-PENALTIES = tuple(10.0**power for power in range(-1, 6))  # of ridge regressions, cross-validated
 
 
 @settings
@@ -99,18 +96,18 @@ class CascadePolicy(ExitingPolicy):
             return None
         tokens, candidates = view.tokens, view.state
         if self._features is not None:
-            self._features[view.layer].append(_features(tokens).cpu())
+            self._features[view.layer].append(text_features(tokens).cpu())
         texts = tokens.texts
         if candidates is None or len(texts) + len(candidates.best) <= candidates.top_k:
             return None
         layer = view.layer
-        scores = (_features(tokens) @ self.weight[layer] + self.bias[layer])[:, None]
+        scores = (text_features(tokens) @ self.weight[layer] + self.bias[layer])[:, None]
         worst = candidates.worst_wanted(scores[:, 0])
         leaves = scores[:, 0] < worst - self.margin * self.spread[layer]
         exits = torch.zeros(tokens.grid[0], dtype=torch.bool, device=texts.device)
         exits[texts] = leaves
         flops = torch.zeros(tokens.grid[0], device=texts.device)
-        flops[texts] = 2.0 * self.width
+        flops.index_fill_(0, texts, 2.0 * self.width)
         output = ExitOutput(layer, texts, scores, exited=leaves)
         return Decision(exits=exits, exit_outputs=(output,), head_flops=flops)
 
@@ -121,46 +118,18 @@ class CascadePolicy(ExitingPolicy):
         self._features = [[] for _ in self.layers]
         scores = torch.cat([batch.logits[:, 0].float().cpu() for batch in data.batches()])
         collected, self._features = self._features, None
-        if len(scores) < LEAST_PAIRS:
+        if len(scores) < LEAST_ROWS:
             raise ValueError(
-                f"the sample must have {LEAST_PAIRS} pairs or more for Cascade; got {len(scores)}."
+                f"the sample must have {LEAST_ROWS} pairs or more for Cascade; got {len(scores)}."
             )
         for layer, features in enumerate(collected):
-            weight, bias, spread = _fit(torch.cat(features), scores)
-            self.weight[layer] = weight
-            self.bias[layer], self.spread[layer] = bias, spread
+            ridge = fit_ridge(torch.cat(features), scores[:, None])
+            self.weight[layer], self.bias[layer] = ridge.weight[0], ridge.bias[0]
+            self.spread[layer] = ridge.errors.square().mean().sqrt()
 
     def operating_points(self) -> OperatingPoints:
         """Return the margin; documents leave sooner by a small one."""
         return OperatingPoints(self.margin, math.inf, MARGINS, _check_margin)
-
-
-def _features(tokens: Packed) -> Float[Tensor, "b F"]:
-    """Join the first state of each document and the mean of all, in fp32."""
-    texts, hidden = tokens.texts, tokens.hidden.float()
-    if tokens.alive is not None:
-        hidden = hidden * tokens.alive.unsqueeze(1)
-    sums = torch.zeros(tokens.grid[0], hidden.shape[1], device=hidden.device)
-    sums.index_add_(0, tokens.sequence, hidden)
-    count = tokens.count(None if tokens.alive is None else tokens.alive.float())
-    return torch.cat((hidden[first_rows(tokens)], sums[texts] / count[texts].unsqueeze(1)), 1)
-
-
-def _fit(
-    features: Float[Tensor, "R F"], scores: Float[Tensor, "R"]
-) -> tuple[Float[Tensor, "F"], float, float]:
-    """Return weight and bias of a ridge regression, and the error of one on the other half."""
-    from sklearn.linear_model import RidgeCV
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    inputs, goals = features.double().numpy(), scores.double().numpy()
-    pipeline = make_pipeline(StandardScaler(), RidgeCV(PENALTIES))
-    errors = goals[1::2] - pipeline.fit(inputs[::2], goals[::2]).predict(inputs[1::2])
-    scaler, ridge = (step for _, step in pipeline.fit(inputs, goals).steps)
-    weight = ridge.coef_ / scaler.scale_
-    bias = float(ridge.intercept_ - scaler.mean_ @ weight)
-    return torch.as_tensor(weight).float(), bias, float((errors**2).mean() ** 0.5)
 
 
 def _check_margin(margin: Point) -> None:

@@ -62,7 +62,7 @@ class Heads(nn.Module):
             total = self.per_text + 2.0 * more + self.per_token * tokens.slot.numel()
             return torch.full((1,), total, device=tokens.slot.device)
         flops = torch.zeros(tokens.grid[0], device=tokens.slot.device)
-        flops[tokens.texts] = self.per_text + 2.0 * more
+        flops.index_fill_(0, tokens.texts, self.per_text + 2.0 * more)
         if not self.per_token:
             return flops
         alive = None if tokens.alive is None else tokens.alive.float()

@@ -63,8 +63,13 @@ class AttentionPredictor(Predictor, nn.Sequential):
             return block_cnn_logits(BlockCnnCall(*attended, blocks.rows, pairs, *self.folded()))
         with torch.autocast(tokens.hidden.device.type, enabled=False):
             maps = scope.form(blocks, index)
-        logits: Tensor = self(maps).float()
+        logits: Tensor = self(maps.to(self.dtype)).float()
         return logits
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the network's weights."""
+        return next(self.parameters()).dtype
 
     def flops(self, blocks: Blocks, index: Int[Tensor, "P"]) -> Float[Tensor, "B"]:
         """Count the network, and the attention of the blocks, which is formed once more."""

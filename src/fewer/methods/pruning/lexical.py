@@ -113,7 +113,9 @@ def lexical_scores(tokens: Packed, idf: Float[Tensor, "V"]) -> Float[Tensor, "T"
     """
     ids, second = _ids_and_second(tokens)
     key = tokens.sequence * len(idf) + ids
-    is_shared = second & torch.isin(key, torch.where(second, -1, key))
+    of_first = key.masked_fill(second, tokens.grid[0] * len(idf)).sort().values  # the others last
+    place = torch.searchsorted(of_first, key).clamp_max(max(0, len(key) - 1))
+    is_shared = second & (of_first[place] == key)  # torch.isin would wait for a GPU
     weight = torch.where(is_shared, idf[ids], 0.0)
     spread = _spread(weight, tokens) * second
     total = tokens.count(spread)
@@ -127,7 +129,7 @@ def _may_go(tokens: Packed) -> Bool[Tensor, "T"]:
     """Return which tokens may be pruned: those of second texts but the last, a separator."""
     _, second = _ids_and_second(tokens)
     last = torch.zeros_like(second)
-    last[tokens.cu[1:] - 1] = True
+    last.index_fill_(0, tokens.cu[1:] - 1, True)
     return second & ~last
 
 
@@ -145,7 +147,7 @@ def _spread(weight: Float[Tensor, "T"], tokens: Packed) -> Float[Tensor, "T"]:
     """
     texts, columns = tokens.grid
     level = torch.full((texts * columns,), -torch.inf, device=weight.device)
-    level[tokens.slot] = weight.log()
+    level[tokens.slot] = weight.float().log()
     slope = -math.log(DECAY) * torch.arange(columns, device=weight.device)
     grid = level.view(texts, columns)
     before = (grid + slope).cummax(1).values - slope

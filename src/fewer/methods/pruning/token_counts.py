@@ -65,7 +65,9 @@ class TokenCounts:
         ]
         layers = list(zip(*counts_by_text, strict=True))
         totals = sum(lengths), *(sum(counts) for counts in layers)
-        return cls(torch.tensor(layers, device=tokens.slot.device), totals)
+        device = tokens.slot.device
+        counts = torch.tensor(layers, pin_memory=device.type == "cuda")
+        return cls(counts.to(device, non_blocking=True), totals)  # nothing waits for the copy
 
     def decide(self, view: View, scores: Float[Tensor, "T"]) -> Decision:
         """Keep the tokens with the highest scores of each text.

@@ -41,6 +41,9 @@ def _varlen_attn(q, k, v, cu_q, cu_k, max_q, max_k, *, return_aux, scale, window
 
 
 def _received(call, logsumexp):
+    states = call.q, call.k, call.v, call.gate, call.query_weight
+    assert not any(each is not None and each.requires_grad for each in states)  # Triton refuses
+    assert not call.training
     wanted = reference_attend(replace(call, v=call.k, needs_received=True, needs_logsumexp=True))
     torch.testing.assert_close(logsumexp, wanted.logsumexp, atol=3e-2, rtol=3e-2)
     return wanted.received
@@ -59,7 +62,7 @@ def stand_ins(monkeypatch):
 @pytest.mark.parametrize("extras", TRAINED)
 @pytest.mark.parametrize("sizes", [name for name in SIZES if name != "no query at all"])
 def test_training_equals_the_reference_with_all_gradients(sizes, extras):
-    call = draw_call(sizes, EXTRAS[extras], width=WIDTH)
+    call = replace(draw_call(sizes, EXTRAS[extras], width=WIDTH), training=True)
     leaves = [x for x in (call.q, call.k, call.v, call.gate, call.query_weight) if x is not None]
     weights = torch.randn(call.q.shape[0], call.v.shape[1] * call.v.shape[2])
     of_keys = torch.randn(call.k.shape[0]) * 1e-3
@@ -119,6 +122,38 @@ def test_dropout_keeps_the_scores_and_the_mean_of_the_context():
     mean = torch.stack([a.context.detach() for a in attended]).mean(0)
     assert not torch.equal(attended[0].context, attended[1].context)
     assert (mean - wanted.context).abs().mean() < 0.1
+
+
+def test_dropout_is_that_of_the_operator_where_torch_has_it(monkeypatch):
+    asked = []
+
+    def operator(q, k, v, cu_q, cu_k, max_q, max_k, dropout, *flags, scale):
+        asked.append((dropout, flags))
+        aux = {"return_aux": "lse", "scale": scale, "window_size": (-1, -1)}
+        return *_varlen_attn(q, k, v, cu_q, cu_k, max_q, max_k, **aux), None
+
+    monkeypatch.setattr(flash, "has_dropout", lambda device: True)
+    monkeypatch.setattr(flash, "_dropping", lambda: operator)
+    call = replace(draw_call("ragged", EXTRAS["scored"], width=WIDTH), dropout=0.3)
+    wanted = reference_attend(replace(call, dropout=0.0))
+    assert_same_output(attend(call), wanted, 1e-5)  # what stands in does not drop
+    assert asked == [(0.3, (False, False))]
+
+
+def test_the_operator_with_dropout_takes_what_it_is_given():
+    flash._dropping.cache_clear()
+    assert flash._dropping() is torch.ops.aten._flash_attention_forward.default
+    assert not flash.has_dropout(torch.device("cpu"))
+
+
+def test_states_that_flash_attention_would_misread_are_copied():
+    states = torch.randn(5, 132, dtype=torch.bfloat16)[:, :128].unflatten(1, (4, 32))
+    aligned = torch.randn(5, 4, 32, dtype=torch.bfloat16)
+    assert flash._align(aligned) is aligned
+    assert flash._align(states).stride() == (128, 32, 1)  # rows began at 264 bytes
+    assert torch.equal(flash._align(states), states)
+    shifted = torch.randn(129, dtype=torch.bfloat16)[1:].view(1, 4, 32)
+    assert flash._align(shifted).data_ptr() % flash.ALIGNED == 0
 
 
 def test_without_varlen_plain_calls_run_by_nested_tensors(monkeypatch):

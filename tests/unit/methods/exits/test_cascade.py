@@ -9,7 +9,7 @@ import fewer
 from fewer.core.candidates import Candidates, among_candidates
 from fewer.methods.combined import Stack
 from fewer.methods.exits import Cascade
-from fewer.methods.exits.cascade import _fit
+from fewer.methods.exits.ridge import fit_ridge
 from fewer.methods.pruning import TrainingFree
 from tests.contract.table import read
 from tests.rounding import assert_same
@@ -119,10 +119,12 @@ def test_heads_recover_a_linear_score_and_the_spread_of_its_noise():
     torch.manual_seed(0)
     features = torch.randn(4000, 3)
     clean = 2 * features[:, 0] - features[:, 1] + 3
-    weight, bias, spread = _fit(features, clean)
-    assert weight.tolist() == pytest.approx([2, -1, 0], abs=1e-3)
-    assert (bias, spread) == pytest.approx((3, 0), abs=1e-3)
-    assert _fit(features, clean + 0.5 * torch.randn(4000))[2] == pytest.approx(0.5, abs=0.03)
+    ridge = fit_ridge(features, clean[:, None])
+    assert ridge.weight[0].tolist() == pytest.approx([2, -1, 0], abs=1e-3)
+    assert float(ridge.bias) == pytest.approx(3, abs=1e-3)
+    assert float(ridge.errors.abs().max()) < 1e-2
+    noisy = fit_ridge(features, clean[:, None] + 0.5 * torch.randn(4000, 1))
+    assert float(noisy.errors.std()) == pytest.approx(0.5, abs=0.03)
 
 
 def test_the_best_of_earlier_passes_count():
