@@ -172,6 +172,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "length-distributions": [["benchmarks.length_distributions"]],
         "deberta": [["benchmarks.deberta"]],
         "gliner": [["benchmarks.gliner"]],
+        "int8": [["benchmarks.int8"]],
         "selection-cost": [["benchmarks.selection_cost"]],
         "long-texts": long_texts(),
         "lra": [["lra", "run", "listops,text,pathfinder", "all", "--threads", "1", "--seed", "42"]],

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 import fewer
+from benchmarks.support.int8 import PRECISIONS, build_openvino_int8
 from fewer.cli.common import quiet
 from fewer.hf.pretrained import load_tokenizer, local_folder
 from fewer.measure.interleaved import rotate
@@ -119,11 +121,9 @@ def _embedders(
         model.max_seq_length = MAX_LENGTH
         return model
 
-    plain, attached, fp32, bf16 = load(), load(), load(), load()
-    half = load(dtype=torch.bfloat16)
+    plain, attached, half = load(), load(), load(dtype=torch.bfloat16)
     fewer.attach(attached)
-    fewer.optimize(fp32)
-    fewer.optimize(bf16, precision="bf16")
+    optimized = {name: fewer.optimize(load(), precision=name) for name in PRECISIONS}
 
     def encode(model: Any) -> System:
         return lambda: np.asarray(
@@ -134,23 +134,27 @@ def _embedders(
         "sentence-transformers fp32": encode(plain),
         "sentence-transformers bf16": encode(half),
         "attached fp32": encode(attached),
-        "optimized fp32": encode(fp32),
-        "optimized bf16": encode(bf16),
+        **{f"optimized {name}": encode(model) for name, model in optimized.items()},
     }
     encoder = AutoModel.from_pretrained(folder).eval()
-    ours = fewer.optimize(fewer.attach(copy.deepcopy(encoder)), precision="bf16")
-    systems["fewer.embed bf16"] = lambda: fewer.embed(
-        ours, tokenizer, texts, max_length=MAX_LENGTH, progress=False
-    ).numpy()
+    for name in ("bf16", "int8"):
+        ours = fewer.optimize(fewer.attach(copy.deepcopy(encoder)), precision=name)
+        systems[f"fewer.embed {name}"] = lambda ours=ours: fewer.embed(
+            ours, tokenizer, texts, max_length=MAX_LENGTH, progress=False
+        ).numpy()
     missing = {}
     example = dict(
         tokenizer(
             list(texts[:2]), padding=True, truncation=True, max_length=16, return_tensors="pt"
         )
     )
-    for name in PEER_NAMES:
+    builders = {name: partial(PEERS[name], Pooled(encoder), example, 1) for name in PEER_NAMES}
+    builders["openvino-int8"] = partial(
+        build_openvino_int8, Pooled(encoder), example, _calibration(tokenizer)
+    )
+    for name, build in builders.items():
         try:
-            runner = PEERS[name](Pooled(encoder), example, 1)
+            runner = build()
         except Exception as error:  # of any type: a missing peer is named
             missing[name] = f"{type(error).__name__}: {error}"[:200]
             continue
@@ -161,6 +165,17 @@ def _embedders(
     except Exception as error:
         missing["ctranslate2"] = f"{type(error).__name__}: {error}"[:200]
     return systems, missing
+
+
+def _calibration(tokenizer: Any) -> list[dict[str, Tensor]]:
+    """Encode other texts of the same kinds, for static quantisation."""
+    samples = []
+    for kind in KINDS:
+        rows = read_rows(str(DATA / f"{kind}.jsonl.gz")).shuffle(seed=0)["text"][EACH : 2 * EACH]
+        for text in rows:
+            encoded = tokenizer(text, truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
+            samples.append(dict(encoded))
+    return samples
 
 
 def _batches(tokenizer: Any, texts: Sequence[str], size: int) -> list[tuple[list[int], list[Any]]]:
@@ -217,24 +232,24 @@ def _rerankers(folder: str, pairs: Sequence[tuple[str, str]]) -> dict[str, Syste
         model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1)
         model.save_pretrained(scratch)
         load_tokenizer(MODEL).save_pretrained(scratch)
-        plain, half, attached, fp32, bf16 = (
+        plain, half, attached, *rest = (
             CrossEncoder(
                 scratch,
                 device="cpu",
                 max_length=MAX_LENGTH,
                 model_kwargs={"dtype": torch.bfloat16} if number == 1 else {},
             )
-            for number in range(5)
+            for number in range(3 + len(PRECISIONS))
         )
     fewer.attach(attached)
-    fewer.optimize(fp32)
-    fewer.optimize(bf16, precision="bf16")
     models = {
         "sentence-transformers fp32": plain,
         "sentence-transformers bf16": half,
         "attached fp32": attached,
-        "optimized fp32": fp32,
-        "optimized bf16": bf16,
+        **{
+            f"optimized {name}": fewer.optimize(model, precision=name)
+            for name, model in zip(PRECISIONS, rest, strict=True)
+        },
     }
     return {
         name: lambda model=model: (
@@ -273,7 +288,7 @@ def _unit(answers: np.ndarray) -> np.ndarray:
 
 def _versions() -> dict[str, str]:
     found = {}
-    for name in ("sentence-transformers", "onnxruntime", "openvino", "ctranslate2"):
+    for name in ("sentence-transformers", "onnxruntime", "openvino", "nncf", "ctranslate2"):
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found

@@ -17,17 +17,15 @@ from benchmarks.claims.page import write_chapter
 from benchmarks.gpu.tables import write_block
 from benchmarks.support.certificate import certificate_table, probe_exit_table
 from benchmarks.support.compare import compare_block, comparison_figures, newest_comparisons
-from benchmarks.support.deberta import deberta_table
-from benchmarks.support.embedding import embedding_table
 from benchmarks.support.figures import claim_figures
 from benchmarks.support.findings import findings
-from benchmarks.support.gliner import gliner_table
 from benchmarks.support.lengths import (
     lengths_table,
     long_texts_figure,
     long_texts_table,
     patterns_claim,
 )
+from benchmarks.support.own_tables import OWN_TABLES
 from benchmarks.support.questions import (
     kept_table,
     predictors_table,
@@ -35,7 +33,6 @@ from benchmarks.support.questions import (
     seeds_table,
 )
 from benchmarks.support.readme import claim, gains_table
-from benchmarks.support.reranking import reranking_table
 from benchmarks.support.scored import with_score
 from benchmarks.support.training_free import training_free_table
 from fewer.measure.rows import read_results
@@ -78,13 +75,6 @@ SCORED = {
     "squad_latency": ["squad"],
     "exits_latency": ["exits", "tagging"],
 }
-# a file whose newest row is a table with notes of its own
-ALONE: dict[str, Callable[[dict[str, Any], str], str]] = {
-    "deberta": deberta_table,
-    "embedding": embedding_table,
-    "gliner": gliner_table,
-    "reranking": reranking_table,
-}
 ARENA, AXES = Path("docs/lra.svg"), Path("docs/long-texts.svg")
 NOTHING = "Not measured yet: run `make bench`.\n"
 Rows = list[dict[str, Any]]
@@ -101,10 +91,10 @@ def _block(name: str) -> str:
         return _glance(_by_threads().get(1, []))
     if name == "score":
         return _score()
-    if name in ALONE:
+    if name in OWN_TABLES:
         path = RESULTS / f"{name}.jsonl"
         rows = read_results(path) if path.exists() else []
-        return f"\n{ALONE[name](rows[-1], str(path)) if rows else NOTHING}\n\n"
+        return f"\n{OWN_TABLES[name](rows[-1], str(path)) if rows else NOTHING}\n\n"
     if name == "patterns":
         path = RESULTS / "lengths.jsonl"
         return f"\n{patterns_claim(read_results(path)) if path.exists() else NOTHING}\n"

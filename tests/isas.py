@@ -16,6 +16,7 @@ from fewer.kernels.cpu.library import Isa
 ISAS = library.available_isas()
 FLOATS = tuple(isa for isa in ISAS if isa.dtype is torch.float32)
 HALVES = tuple(isa for isa in ISAS if isa.dtype is torch.bfloat16)
+INT8S = tuple(isa for isa in ISAS if isa.dtype is torch.int8)  # of linear maps alone
 
 
 def every(isas: tuple[Isa, ...]) -> Any:
@@ -25,7 +26,9 @@ def every(isas: tuple[Isa, ...]) -> Any:
 
 every_isa = every(ISAS)
 every_float_isa = every(FLOATS)
-best_isas = every(FLOATS[-1:] + HALVES[-1:])
+every_int8_isa = every(INT8S)
+every_attention_isa = every(FLOATS + HALVES)
+best_isas = every(FLOATS[-1:] + HALVES[-1:] + INT8S[-1:])
 needs_kernels = pytest.mark.skipif(not ISAS, reason="no compiled kernels for this processor")
 
 

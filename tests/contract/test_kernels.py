@@ -16,7 +16,7 @@ from tests.calls import (
     every_extra,
     every_size,
 )
-from tests.isas import every_isa, pretend
+from tests.isas import every_attention_isa, pretend
 from tests.rounding import assert_same
 
 OTHERS = [name for name in KERNELS if name not in ("reference", "gpu")]
@@ -71,7 +71,7 @@ def test_heads_and_widths_of_every_kind_agree(kernel, heads, width):
 
 @every_extra
 @every_size
-@every_isa
+@every_attention_isa
 def test_every_instruction_set_equals_the_reference(sizes, extras, isa, monkeypatch):
     pretend(monkeypatch, isa)
     for heads, width in [(2, 4), (1, 20), (3, 33), (2, 64), (1, 256)]:
@@ -82,7 +82,7 @@ def test_every_instruction_set_equals_the_reference(sizes, extras, isa, monkeypa
             )
 
 
-@every_isa
+@every_attention_isa
 @torch.no_grad()
 def test_a_text_is_the_same_to_the_last_bit_in_every_batch(isa, monkeypatch):
     pretend(monkeypatch, isa)
@@ -113,7 +113,7 @@ def test_a_text_is_the_same_to_the_last_bit_in_every_batch(isa, monkeypatch):
             assert torch.equal(attended.received, together.received[rows])
 
 
-@every_isa
+@every_attention_isa
 @torch.no_grad()
 def test_a_score_that_is_no_number_is_seen_in_the_answer(isa, monkeypatch):
     pretend(monkeypatch, isa)

@@ -7,7 +7,7 @@ import torch
 
 from fewer.kernels import KERNELS, AttentionCall, Pattern
 from fewer.kernels.sparse import SparseLayout, TokenPositions, find_global_tokens
-from tests.isas import every_isa, pretend
+from tests.isas import every_attention_isa, pretend
 from tests.rounding import assert_same
 
 LENGTHS = (1, 2, 37, 150, 64, 201)
@@ -99,7 +99,7 @@ def test_blocked_equals_the_dense_mask(kernel, pattern, extras, global_kv):
         _assert_same(KERNELS[kernel](call), KERNELS["reference"](call))
 
 
-@every_isa
+@every_attention_isa
 @every_pattern
 def test_every_instruction_set_equals_the_dense_mask(monkeypatch, isa, pattern):
     pretend(monkeypatch, isa)

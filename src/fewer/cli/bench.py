@@ -11,6 +11,7 @@ from fewer.cli.common import (
     Columns,
     LimitOption,
     Loaded,
+    PrecisionOption,
     ThreadsOption,
     ThresholdOption,
     TopKOption,
@@ -56,6 +57,7 @@ def bench(
     exclude: Annotated[
         list[str] | None, typer.Option(help="With --peers: leave out this system. Repeatable.")
     ] = None,
+    precision: PrecisionOption = "fp32",
     threshold: ThresholdOption = None,
     top_k: TopKOption = None,
     threads: ThreadsOption = None,
@@ -70,7 +72,7 @@ def bench(
     With --peers also ONNX Runtime, OpenVINO and torch.compile, each in its precisions.
     Install them first: pip install 'fewer\[peers]'.
     """
-    _check_options(peers, report, fixed_length, exclude)
+    _check_options(peers, report, fixed_length, exclude, precision)
     loaded = load(
         model,
         data,
@@ -83,6 +85,7 @@ def bench(
         threads=threads,
         threshold=threshold,
         top_k=top_k,
+        precision=precision,
     )
     plan = BenchPlan(
         batch_sizes=batch or _default_sizes(loaded),
@@ -138,11 +141,19 @@ def _time_systems(
 
 
 def _check_options(
-    peers: bool, report: Path | None, fixed_length: list[int] | None, exclude: list[str] | None
+    peers: bool,
+    report: Path | None,
+    fixed_length: list[int] | None,
+    exclude: list[str] | None,
+    precision: str,
 ) -> None:
     """Refuse options that would have no effect."""
     if peers and report is not None:
         raise ValueError("--report must not be given with --peers; write the row with --results.")
+    if peers and precision != "fp32":
+        raise ValueError(
+            f"--precision must not be given with --peers, which measures each; got {precision!r}."
+        )
     for option, value in (("--fixed-length", fixed_length), ("--exclude", exclude)):
         if value and not peers:
             raise ValueError(f"{option} must be given with --peers only; got {value}. Add --peers.")

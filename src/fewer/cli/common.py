@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fewer._files.disk import read_json
+from fewer._validation.names import check_known
 from fewer._validation.yaml_values import read_values
 from fewer.cli.source import Source
 
@@ -67,6 +68,9 @@ TopKOption = Annotated[
 ]
 ThresholdOption = Annotated[
     float | None, typer.Option(help="Set the method's threshold first; default: as saved.")
+]
+PrecisionOption = Annotated[
+    str, typer.Option(help="Of the model's matrix products: fp32, bf16, int8 or auto.")
 ]
 
 
@@ -167,13 +171,14 @@ def load(
     threshold: float | None = None,
     top_k: int | None = None,
     overlong: str | None = None,
+    precision: str = "fp32",
 ) -> Loaded:
     """Load a saved model and the labelled rows to measure it on."""
     import torch
 
     from fewer.hf.attach import attachment, set_threshold
     from fewer.hf.max_length import resolve_max_length
-    from fewer.hf.optimize import kernels_of, precision_of
+    from fewer.hf.optimize import PRECISIONS, kernels_of, precision_of
     from fewer.inference.candidate_lists import check_whole
     from fewer.measure.ranking_scorer import for_best
     from fewer.measure.rows import describe
@@ -184,6 +189,7 @@ def load(
     from fewer.tasks.sampling import sample_rows
 
     quiet()
+    check_known(precision, PRECISIONS, "--precision")
     if threads is not None:
         torch.set_num_threads(threads)
     origin = Source.find(model_name)
@@ -193,7 +199,7 @@ def load(
     if limit is not None and limit < len(table):
         table = sample_rows(task, table, limit, seed)
     scorer = make_scorer(task, table)
-    model = origin.load_model()
+    model = origin.load_model(precision)
     tokenizer = origin.load_tokenizer(model)
     if top_k is not None:
         scorer = for_best(scorer, model, top_k)

@@ -11,6 +11,7 @@ from fewer.cli.common import (
     Columns,
     LimitOption,
     Loaded,
+    PrecisionOption,
     ThreadsOption,
     ThresholdOption,
     TopKOption,
@@ -52,6 +53,7 @@ def evaluate(
     predictors: Annotated[
         bool, typer.Option("--predictors", help="Also score the predictor of each layer.")
     ] = False,
+    precision: PrecisionOption = "fp32",
     threshold: ThresholdOption = None,
     top_k: TopKOption = None,
     threads: ThreadsOption = None,
@@ -84,6 +86,7 @@ def evaluate(
         threshold=threshold,
         top_k=top_k,
         overlong=overlong,
+        precision=precision,
     )
     outcomes = run_systems(
         loaded.model,

@@ -28,7 +28,12 @@ if TYPE_CHECKING:
 __all__ = ["PRECISION_OF", "Attachment"]
 
 log = logging.getLogger("fewer")
-PRECISION_OF = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+PRECISION_OF = {
+    torch.float32: "fp32",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.int8: "int8",
+}
 
 
 class Attachment(nn.Module):

@@ -11,7 +11,7 @@ from torch import nn
 from fewer._validation.names import check_known
 from fewer.backbones import bind
 from fewer.backbones.prepacked.autotune import Choice, choose
-from fewer.backbones.prepacked.eligible import NotPrepackable
+from fewer.backbones.prepacked.eligible import NotPrepackable, check_finite
 from fewer.hf.attach import attach, attachment, evaluating, is_attached, parts
 from fewer.hf.attachment import PRECISION_OF
 from fewer.kernels.cpu.batch_invariant import swap_back, swap_in
@@ -20,7 +20,7 @@ from fewer.kernels.cpu.library import unavailable_reason
 __all__ = ["PRECISIONS", "deoptimize", "kernels_of", "optimize", "precision_of"]
 
 log = logging.getLogger("fewer")
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "int8")
 Model = TypeVar("Model", bound=nn.Module)
 _logged: set[str] = set()
 
@@ -29,11 +29,14 @@ def optimize(model: Model, *, precision: str = "fp32") -> Model:
     """Make a model's inference fast on its device, in place: prepack its weights for this CPU.
 
     Parameters do not change: the prepacked weights are a copy and take as much memory again (half
-    in bf16). They are used in eval mode without gradients (`torch.inference_mode()`); otherwise the
-    plain layers run. In fp32, inference is batch-invariant: outputs are bit-equal whatever else is
-    in the batch. `bf16` multiplies in bf16 and keeps sums, norms and the states between layers in
-    fp32. `auto` selects bf16 where a short timing on this machine shows that it is clearly faster;
-    two replicas of a service may select differently and give different outputs, so name the
+    in bf16, a quarter in int8). They are used in eval mode without gradients
+    (`torch.inference_mode()`); otherwise the plain layers run. Inference is batch-invariant in
+    each precision: outputs are bit-equal whatever else is in the batch. `bf16` multiplies in bf16
+    and keeps sums, norms and the states between layers in fp32. `int8` multiplies 8-bit integers,
+    with a scale per output of a weight and one per token, and attends as `bf16` does where the
+    processor can; a linear map that it would distort is not quantised, which is logged. `auto`
+    selects bf16 where a short timing on this machine shows that it is clearly faster, and never
+    int8; two replicas of a service may select differently and give different outputs, so name the
     precision there. The selection is logged and shown by `print(model)`; where nothing is faster
     than plain torch, plain torch runs. A model edited afterwards is prepacked again. A model that
     is not attached is attached first, without a method.
@@ -42,7 +45,8 @@ def optimize(model: Model, *, precision: str = "fp32") -> Model:
     model from waiting for the host; the precision is that of the weights.
 
     Raises `ValueError` for an unknown precision, for one that the processor cannot multiply or, on
-    a GPU, that is not the weights', and for a model on another device.
+    a GPU, that is not the weights', for a model on another device, and for weights with NaN or
+    infinity in int8.
     """
     check_known(precision, PRECISIONS, "precision")
     hf_model, encoder = parts(model)
@@ -73,11 +77,13 @@ def optimize(model: Model, *, precision: str = "fp32") -> Model:
     _log_once(f"optimized for {choice.reason}")
     for reason in engine.left:
         _log_once(f"runs as it is: {reason}")
+    for reason in engine.unquantised:
+        _log_once(f"not in int8: {reason}")
     return model
 
 
 def precision_of(model: nn.Module) -> str:
-    """Return the precision of a model's matrix products: "fp32", "bf16" or "fp16"."""
+    """Return the precision of a model's matrix products: "fp32", "bf16", "fp16" or "int8"."""
     _, encoder = parts(model)
     isa = attachment(model).isa if is_attached(model) else None
     dtype = encoder.dtype if isa is None else isa.dtype
@@ -107,6 +113,8 @@ def _choose_isa(encoder: Any, precision: str) -> Choice:
     reason = unavailable_reason()
     if reason is not None:
         return Choice(None, reason)
+    if precision == "int8":
+        check_finite(encoder)
     try:
         with evaluating(encoder) as view, torch.autocast("cpu", enabled=False):
             backbone = bind(view)

@@ -15,15 +15,17 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_latency_by_length", "write_svg"]
 
-# Line: colour, style, marker. Peers are dashed; fp32 and bf16 of fewer share a colour.
+# Line: colour, style, marker. Peers are dashed; the precisions of fewer share a colour.
 _STYLES = {
     "fastest fp32 peer": ("padded", "--", "s"),
     "fastest bf16 peer": ("third", "--", "^"),
     "fastest int8 peer": ("fourth", "--", "v"),
     "packed-fp32": ("packed", ":", "o"),
     "packed-bf16": ("packed", "-", "o"),
+    "packed-int8": ("packed", "-.", "o"),
     "method-fp32": ("method", ":", "D"),
     "method-bf16": ("method", "-", "D"),
+    "method-int8": ("method", "-.", "D"),
 }
 
 

@@ -1,4 +1,4 @@
-"""The systems compared: other runtimes and fewer, dense and with the method, in two precisions."""
+"""The systems compared: other runtimes and fewer, dense and with the method."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OURS", "Lineup", "line_up"]
 
-OURS = ("packed-fp32", "packed-bf16", "method-fp32", "method-bf16")
+OURS = tuple(f"{kind}-{name}" for kind in ("packed", "method") for name in ("fp32", "bf16", "int8"))
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,12 @@ import pytest
 from datasets import Dataset
 
 import fewer
+from fewer.backbones.prepacked.autotune import Choice
 from fewer.cli.common import roles
 from fewer.cli.main import main
+from fewer.hf import optimize as optimize_module
 from fewer.tasks import infer
+from tests.isas import INT8S
 
 
 def run(*words: object) -> int:
@@ -67,6 +70,33 @@ def test_evaluate_writes_a_row_of_three_systems_and_a_report(
     assert row["data"]["rows"] == sum(row["lengths"]["counts"]) == 64
     assert "accuracy" in capsys.readouterr().out
     assert report.read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.skipif(not INT8S, reason="no int8 here")
+def test_evaluate_measures_in_the_precision_that_is_named(
+    trained: Path, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, columns = (
+        tmp_path / "rows.jsonl",
+        ("--column", "text=review", "--column", "label=stars"),
+    )
+    words = ("evaluate", trained / "model", "--data", reviews, "--no-latency", *columns)
+    monkeypatch.setattr(optimize_module, "choose", lambda *_: Choice(INT8S[-1], "the test"))
+    assert run(*words, "--precision", "int8", "--results", results) == 0
+    row = json.loads(results.read_text())
+    assert (row["precision"], row["kernels"]) == ("int8", INT8S[-1].name)
+    assert row["systems"]["packed"]["changed"] <= 0.1
+
+
+def test_a_wrong_precision_is_refused(
+    trained: Path, reviews: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("evaluate", "bench"):
+        words = (command, trained / "model", "--data", reviews, "--precision", "int4")
+        assert run(*words) == 2
+        assert "--precision must be one of auto, fp32, bf16, int8" in capsys.readouterr().err
+    assert run("bench", trained / "model", "--data", reviews, "--peers", "--precision", "int8") == 2
+    assert "--precision must not be given with --peers" in capsys.readouterr().err
 
 
 def test_bench_needs_no_scores(trained: Path, reviews: Path, tmp_path: Path) -> None:

@@ -355,14 +355,17 @@ def test_adapters_on_an_optimized_model_take_part_and_are_packed_when_merged(mod
 
 
 def test_an_unknown_precision_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="precision must be one of auto, fp32, bf16; got 'int8'"):
-        fewer.optimize(tiny(), precision="int8")
+    with pytest.raises(
+        ValueError, match="precision must be one of auto, fp32, bf16, int8; got 'int4'"
+    ):
+        fewer.optimize(tiny(), precision="int4")
 
 
-def test_bf16_is_refused_where_the_processor_cannot_multiply_it(monkeypatch):
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_a_precision_is_refused_where_the_processor_cannot_multiply_it(precision, monkeypatch):
     pretend(monkeypatch, FLOATS[-1])
-    with pytest.raises(ValueError, match=r"no instructions that multiply bf16 .* use precision="):
-        fewer.optimize(tiny(), precision="bf16")
+    with pytest.raises(ValueError, match=rf"multiply {precision} .* use precision="):
+        fewer.optimize(tiny(), precision=precision)
 
 
 def test_a_model_on_another_device_is_refused_and_a_moved_model_runs_in_torch(model):
@@ -404,7 +407,7 @@ def test_the_attention_kernel_of_ones_choice_is_used():
 
 
 def test_isas_have_the_numbers_of_the_library():
-    assert [isa.value for isa in Isa] == [1, 2, 3, 4]
+    assert [isa.value for isa in Isa] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_hook_on_all_modules_is_called_for_all_maps_and_packs_nothing_anew(model, messages):

@@ -17,8 +17,8 @@ LENGTHS = (3, 9, 2, 14, 5, 5, 12, 11)
 
 
 def without_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `optimize` only change the precision, as not every processor has bf16."""
-    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    """Let `optimize` only change the precision, as not every processor has bf16 or int8."""
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.bfloat16}
     monkeypatch.setattr(
         "fewer.hf.optimize.optimize", lambda model, precision: model.to(dtypes[precision])
     )

@@ -46,7 +46,7 @@ def test_peers_and_packed_run_the_baseline_and_the_model_is_unchanged() -> None:
 def test_a_dense_model_has_no_method_to_compare() -> None:
     model = fewer.attach(tiny())
     lineup = line_up(model, None, ragged(model), peers={REFERENCE: FAKES[REFERENCE]})
-    assert list(lineup.runners) == [REFERENCE, "packed-fp32", "packed-bf16"]
+    assert list(lineup.runners) == [REFERENCE, "packed-fp32", "packed-bf16", "packed-int8"]
 
 
 def test_excluded_systems_are_not_built() -> None:

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from fewer.kernels.cpu.batch_invariant import BatchInvariantLinear
 from fewer.kernels.cpu.plain import has_changed_forward, has_own_parameters, is_plain_tensor
 
-__all__ = ["NotPrepackable", "activation_name", "norm_of", "plain_linear", "table_of"]
+__all__ = [
+    "NotPrepackable",
+    "activation_name",
+    "check_finite",
+    "norm_of",
+    "plain_linear",
+    "table_of",
+]
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -39,6 +46,16 @@ def plain_linear(module: Any) -> nn.Linear:
         )
     linear: nn.Linear = _check_plain(module)
     return linear
+
+
+def check_finite(encoder: nn.Module) -> None:
+    """Raise `ValueError` for NaN or infinity in the weight of a linear map: no scale fits it."""
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.Linear) and not bool(module.weight.isfinite().all()):
+            raise ValueError(
+                f"{name}.weight must be finite for precision='int8'; got NaN or infinity. Load "
+                "an intact checkpoint, or use precision='fp32'."
+            )
 
 
 def norm_of(module: Any) -> nn.LayerNorm:

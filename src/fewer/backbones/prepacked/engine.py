@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,11 +15,12 @@ from fewer.backbones.base import BackboneLayer
 from fewer.backbones.live import own_modules
 from fewer.backbones.modernbert import ModernBertLayer
 from fewer.backbones.post_norm import PostNormLayer, TableEmbedding
-from fewer.backbones.prepacked.eligible import NotPrepackable
+from fewer.backbones.prepacked.eligible import NotPrepackable, check_finite
 from fewer.backbones.prepacked.modernbert import PrepackedModernBert
 from fewer.backbones.prepacked.post_norm import PrepackedEmbedding, PrepackedPostNorm
 from fewer.kernels.cpu.guard import is_pure_inference
 from fewer.kernels.cpu.library import Isa
+from fewer.kernels.cpu.ops import Weight
 from fewer.kernels.cpu.plain import has_global_hooks
 from fewer.kernels.cpu.staleness import Fingerprint
 
@@ -42,8 +43,9 @@ def prepack(layer: BackboneLayer, isa: Isa) -> BackboneLayer:
 class Engine:
     """The packed weights of an encoder, in addition to its own, which do not change.
 
-    They take the same memory again (half of it in bf16). Layers that cannot be packed run plainly,
-    and so do all layers if one cannot and the model is not fp32; `left` lists the reasons.
+    They take the same memory again (half of it in bf16, a quarter in int8). Layers that cannot be
+    packed run plainly, and so do all layers if one cannot and the model is not fp32; `left` lists
+    the reasons. `unquantised` lists the linear maps that are not in int8 although the others are.
     """
 
     def __init__(self, encoder: nn.Module, isa: Isa) -> None:
@@ -65,6 +67,8 @@ class Engine:
         return backbone
 
     def _pack(self, encoder: nn.Module) -> Backbone:
+        if self.isa.dtype is torch.int8:
+            check_finite(encoder)
         plain = bind(encoder)
         fingerprint = Fingerprint(*own_modules(encoder))
         reasons: list[str] = []
@@ -84,6 +88,7 @@ class Engine:
             finish = _cast_before(plain.finish, dtype)
             backbone = replace(plain, embed=embed, layers=layers, finish=finish)
         self.left, self._packed = reasons, (fingerprint, backbone)
+        self.unquantised = list(_list_unquantised(backbone.layers))
         return backbone
 
     def _pack_layer(
@@ -110,6 +115,13 @@ class Engine:
         except NotPrepackable as reason:
             reasons.append(f"embeddings: {reason}")
             return plain.embed
+
+
+def _list_unquantised(layers: Sequence[BackboneLayer]) -> Iterator[str]:
+    for index, layer in enumerate(layers):
+        for name, weight in vars(layer).items():
+            if isinstance(weight, Weight) and weight.unquantised:
+                yield f"layer {index}: {name} in {weight.isa.name}: {weight.unquantised}"
 
 
 def _cast_before(

@@ -52,7 +52,7 @@ class PrepackedLayer:
     def project_global(self, hidden: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Apply the projections of the plain layer; return the dtype of the kernels."""
         projected = self.plain.project_global(hidden.to(self.plain.query.weight.dtype), rows)
-        q, k, v = (states.to(self.isa.dtype) for states in projected)
+        q, k, v = (states.to(self.isa.attention_dtype) for states in projected)
         return q, k, v
 
     @property

@@ -70,7 +70,7 @@ class PrepackedModernBert(PrepackedLayer):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Project the normed states with one fused map, then rotate queries and keys."""
         normed = self.plain.module.attn_norm(hidden)
-        fused = linear(normed, self.projections, dtype=self.isa.dtype)
+        fused = linear(normed, self.projections, dtype=self.isa.attention_dtype)
         q, k, v = (split_heads(part, self.plain.heads) for part in fused.chunk(3, dim=1))
         last = int(position.max()) if position.numel() else 0
         tables = _angles(self.frequencies, self.plain.rotary.scaling, last // BLOCK + 1)

@@ -20,6 +20,7 @@ from fewer.backbones.prepacked.eligible import (
 from fewer.backbones.prepacked.layer import PrepackedLayer
 from fewer.kernels.cpu.library import Isa
 from fewer.kernels.cpu.ops import Norm, Weight, embed, feed_forward, linear
+from fewer.kernels.cpu.quantise import split_outliers
 from fewer.kernels.relative import RelativeScores
 
 __all__ = ["PrepackedEmbedding", "PrepackedPostNorm"]
@@ -47,15 +48,16 @@ class PrepackedPostNorm(PrepackedLayer):
         projections = [plain_linear(module) for module in (layer.query, layer.key, layer.value)]
         if len({module.bias is None for module in projections}) > 1:
             raise NotPrepackable("only some of query, key and value have a bias")
+        wide, narrow = _pack_feed_forward(plain_linear(layer.wide), plain_linear(layer.narrow), isa)
         return cls(
             plain=layer,
             isa=isa,
             projections=_pack_projections(projections, layer.query_scale, isa),
             output=Weight.from_modules([plain_linear(layer.output)], isa),
             output_norm=Norm.from_module(norm_of(layer.output_norm)),
-            wide=Weight.from_modules([plain_linear(layer.wide)], isa),
+            wide=wide,
             activation=activation_name(layer.activation),
-            narrow=Weight.from_modules([plain_linear(layer.narrow)], isa),
+            narrow=narrow,
             narrow_norm=Norm.from_module(norm_of(layer.narrow_norm)),
         )
 
@@ -66,13 +68,15 @@ class PrepackedPostNorm(PrepackedLayer):
         heads, third = self.plain.heads, self.projections.struct.n // 3
         keys_values = None if rows is None else self.projections.drop_first(third)
         if rows is None or keys_values is None:
-            fused = linear(hidden, self.projections, dtype=self.isa.dtype)
+            fused = linear(hidden, self.projections, dtype=self.isa.attention_dtype)
             q, k, v = fused.view(-1, 3, heads, third // heads).unbind(1)
             return (q if rows is None else q.index_select(0, rows)), k, v
         q = linear(
-            hidden.index_select(0, rows), self.projections.take_first(third), dtype=self.isa.dtype
+            hidden.index_select(0, rows),
+            self.projections.take_first(third),
+            dtype=self.isa.attention_dtype,
         )
-        k, v = linear(hidden, keys_values, dtype=self.isa.dtype).split(third, dim=1)
+        k, v = linear(hidden, keys_values, dtype=self.isa.attention_dtype).split(third, dim=1)
         return split_heads(q, heads), split_heads(k, heads), split_heads(v, heads)
 
     def relative_scores(self) -> RelativeScores | None:
@@ -82,7 +86,7 @@ class PrepackedPostNorm(PrepackedLayer):
     @cached_property
     def _relative(self) -> RelativeScores | None:
         relative = self.plain.relative_scores()
-        return None if relative is None else relative.to(self.isa.dtype)
+        return None if relative is None else relative.to(self.isa.attention_dtype)
 
     def attended(self, context: Tensor, hidden: Tensor) -> Tensor:
         """Compute LN(x + W context)."""
@@ -104,6 +108,23 @@ def _pack_projections(modules: list[nn.Linear], query_scale: float, isa: Isa) ->
         module.bias.detach().float() * scale for module, scale in parts if module.bias is not None
     ]
     return Weight.from_matrix(weight, torch.cat(biases) if biases else None, isa)
+
+
+def _pack_feed_forward(wide: nn.Linear, narrow: nn.Linear, isa: Isa) -> tuple[Weight, Weight]:
+    """Pack both maps; for int8, outliers of `narrow` are split over copies of inner states."""
+    if isa.dtype is not torch.int8:
+        return Weight.from_modules([wide], isa), Weight.from_modules([narrow], isa)
+    split, copied = split_outliers(narrow.weight.detach().float())
+    rows = [*range(wide.out_features), *copied]
+    bias, narrow_bias = (
+        None if module.bias is None else module.bias.detach().float() for module in (wide, narrow)
+    )
+    return (
+        Weight.from_matrix(
+            wide.weight.detach().float()[rows], None if bias is None else bias[rows], isa
+        ),
+        Weight.from_matrix(split, narrow_bias, isa),
+    )
 
 
 @dataclass(frozen=True)

@@ -51,16 +51,27 @@ class Isa(IntEnum):
     AVX512 = 2
     AVX512_BF16 = 3
     AMX_BF16 = 4
+    AVX2_INT8 = 5
+    AVX512_VNNI = 6
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype that it multiplies; sums are always fp32."""
+        """The dtype that it multiplies; sums are fp32, of int8 exact."""
+        if self >= Isa.AVX2_INT8:
+            return torch.int8
         return torch.bfloat16 if self >= Isa.AVX512_BF16 else torch.float32
+
+    @property
+    def attention_dtype(self) -> torch.dtype:
+        """The dtype of queries, keys, values and context beside its linear maps."""
+        if self is Isa.AVX512_VNNI:
+            return torch.float32 if best_isa(torch.bfloat16) is None else torch.bfloat16
+        return torch.float32 if self is Isa.AVX2_INT8 else self.dtype
 
     @property
     def columns(self) -> int:
         """Output columns per prepacked panel."""
-        return 16 if self is Isa.AVX2 else 32
+        return 16 if self in (Isa.AVX2, Isa.AVX2_INT8) else 32
 
 
 ACTIVATIONS = {"none": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4, "tanh": 5}
@@ -69,7 +80,13 @@ ACTIVATIONS = {"none": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4, "tanh
 class WeightStruct(Structure):
     """`Weight` of abi.h."""
 
-    _fields_ = (("packed", c_void_p), ("bias", c_void_p), ("n", c_int64), ("k", c_int64))
+    _fields_ = (
+        ("packed", c_void_p),
+        ("bias", c_void_p),
+        ("scale", c_void_p),
+        ("n", c_int64),
+        ("k", c_int64),
+    )
 
 
 class NormStruct(Structure):
@@ -299,7 +316,7 @@ def _functions() -> dict[type[Structure], Any]:
 
 
 def prepack(weight: Tensor, isa: Isa) -> Tensor:
-    """Prepack a weight `(n, k)` for the kernels of `isa`; the result owns its memory."""
+    """Prepack a weight `(n, k)`, for int8 its integers; the result owns its memory."""
     library = _library()
     assert not isinstance(library, str)
     rows = weight.detach().float().contiguous()

@@ -1,13 +1,14 @@
 """Linear maps, feed-forward blocks and embeddings on the compiled kernels.
 
 Weights are prepacked once. Operations are batch-invariant: a row of the output depends neither on
-its place nor on the number of rows. Rows are fp32, or bf16 between two maps.
+its place nor on the number of rows. Rows are fp32, or bf16 between two maps. In int8 each row is
+quantised on the way, with a scale of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -22,9 +23,11 @@ from fewer.kernels.cpu.library import (
     LinearStruct,
     NormStruct,
     WeightStruct,
+    best_isa,
     prepack,
     run_kernel,
 )
+from fewer.kernels.cpu.quantise import MAX_ERROR, MAX_INPUTS, measure_error, quantise
 
 __all__ = ["Norm", "Weight", "embed", "feed_forward", "linear"]
 
@@ -48,12 +51,18 @@ class Norm:
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight `(n, k)` prepacked for one instruction set, with its bias."""
+    """A weight `(n, k)` prepacked for one instruction set, with its bias.
+
+    `scale` holds the scales of the outputs in int8. `unquantised` is the reason why a weight meant
+    for int8 is in the dtype of attention instead.
+    """
 
     isa: Isa
     prepacked: Tensor
     bias: Tensor | None
     struct: WeightStruct
+    scale: Tensor | None = None
+    unquantised: str = ""
 
     @classmethod
     def from_modules(cls, modules: Sequence[nn.Linear], isa: Isa) -> Weight:
@@ -67,15 +76,21 @@ class Weight:
 
     @classmethod
     def from_matrix(cls, weight: Tensor, bias: Tensor | None, isa: Isa) -> Weight:
-        """Prepack a matrix."""
+        """Prepack a matrix; for int8 quantise it, unless its error would be too large."""
+        scale, reason = None, ""
+        if isa.dtype is torch.int8:
+            integers, scale = quantise(weight.float())
+            reason = _refuse_int8(weight, integers, scale)
+            weight, scale = (weight, None) if reason else (integers, scale)
+            isa = _isa_beside(isa) if reason else isa
         prepacked = prepack(weight, isa)
-        pointer = None if bias is None else bias.data_ptr()
-        return cls(isa, prepacked, bias, WeightStruct(prepacked.data_ptr(), pointer, *weight.shape))
+        struct = WeightStruct(prepacked.data_ptr(), _pointer(bias), _pointer(scale), *weight.shape)
+        return cls(isa, prepacked, bias, struct, scale, reason)
 
     def take_first(self, n: int) -> Weight:
         """Return a view of the first `n` outputs."""
-        struct = WeightStruct(self.struct.packed, self.struct.bias, n, self.struct.k)
-        return Weight(self.isa, self.prepacked, self.bias, struct)
+        old = self.struct
+        return replace(self, struct=WeightStruct(old.packed, old.bias, old.scale, n, old.k))
 
     def drop_first(self, n: int) -> Weight | None:
         """Return a view of the outputs from `n` on; `None` if `n` is not the start of a panel."""
@@ -84,10 +99,30 @@ class Weight:
         if n % self.isa.columns or self.prepacked.numel() % panels:
             return None
         start = self.struct.packed + self.prepacked.numel() // panels * (n // self.isa.columns)
-        bias = None if self.bias is None else self.bias[n:]
-        pointer = None if bias is None else bias.data_ptr()
-        struct = WeightStruct(start, pointer, outputs - n, self.struct.k)
-        return Weight(self.isa, self.prepacked, bias, struct)
+        bias, scale = (None if part is None else part[n:] for part in (self.bias, self.scale))
+        struct = WeightStruct(start, _pointer(bias), _pointer(scale), outputs - n, self.struct.k)
+        return replace(self, bias=bias, scale=scale, struct=struct)
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _refuse_int8(weight: Tensor, integers: Tensor, scale: Tensor) -> str:
+    """Return why a weight must not be multiplied in int8, or nothing."""
+    if weight.shape[1] > MAX_INPUTS:
+        return f"{weight.shape[1]} inputs, more than {MAX_INPUTS}"
+    error = measure_error(weight, integers, scale)
+    if error > MAX_ERROR:
+        return f"a relative error of {error:.1%}, more than {MAX_ERROR:.0%}"
+    return ""
+
+
+def _isa_beside(isa: Isa) -> Isa:
+    """Return the instruction set of weights that are not quantised, and of attention."""
+    beside = best_isa(isa.attention_dtype)
+    assert beside is not None  # AVX2 is everywhere that int8 is
+    return beside
 
 
 _NO_NORM = NormStruct()
@@ -104,7 +139,7 @@ def linear(
 ) -> Float[Tensor, "T N"]:
     """Compute norm(act(x W^T + b) + residual); with a norm in fp32."""
     _check_width(x, weight.struct.k, "x")
-    x = x if x.dtype is weight.isa.dtype else x.float()
+    x = x if x.dtype is weight.isa.attention_dtype else x.float()
     x = x if x.stride(1) == 1 else x.contiguous()
     if residual is not None:
         _check_width(residual, weight.struct.n, "residual")
@@ -145,6 +180,9 @@ def feed_forward(
             f"down must take the {up.struct.n} inner states of up; got {down.struct.k} inputs."
         )
     x = x.float().contiguous()
+    if up.isa is not down.isa:
+        inner = linear(x, up, activation=activation)
+        return linear(inner, down, residual=x, norm=norm)
     out = empty(x.shape[0], x.shape[1], torch.float32)
     run_kernel(
         FeedForwardStruct(

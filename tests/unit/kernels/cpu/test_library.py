@@ -21,7 +21,7 @@ from tests.isas import every_isa, needs_kernels, pretend
 @needs_kernels
 def test_instruction_sets_are_sorted_and_the_best_is_the_last():
     assert list(available_isas()) == sorted(available_isas())
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32, torch.bfloat16, torch.int8):
         isas = [isa for isa in available_isas() if isa.dtype is dtype]
         assert best_isa(dtype) is (isas[-1] if isas else None)
     assert best_isa(torch.float64) is None
@@ -31,8 +31,13 @@ def test_instruction_sets_are_sorted_and_the_best_is_the_last():
 @every_isa
 def test_a_packed_weight_is_whole_panels_in_whole_cache_lines(isa):
     packed = prepack(torch.randn(33, 7), isa)
-    depth = 7 if isa.dtype is torch.float32 else 32
-    assert packed.numel() == 3 * 16 * 7 * 4 if isa is Isa.AVX2 else 64 * depth * isa.dtype.itemsize
+    sizes = {
+        Isa.AVX2: 3 * 16 * 7 * 4,
+        Isa.AVX512: 64 * 7 * 4,
+        Isa.AVX2_INT8: 3 * 16 * (8 * 2 + 4),  # in 16 bits; the sums of the columns
+        Isa.AVX512_VNNI: 64 * (8 + 4),
+    }
+    assert packed.numel() == sizes.get(isa, 64 * 32 * 2)
     assert packed.data_ptr() % 64 == 0
 
 

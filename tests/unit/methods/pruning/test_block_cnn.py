@@ -10,7 +10,7 @@ from fewer.kernels import Pattern
 from fewer.methods.pruning.block_attention import AttentionPredictor
 from fewer.methods.pruning.block_cnn import BlockCnnCall, block_cnn_logits, supports
 from fewer.methods.pruning.blocks import SCOPES, AttentionScope, Blocks, pair_attention
-from tests.isas import every_isa, needs_kernels, pretend
+from tests.isas import every_attention_isa, needs_kernels, pretend
 
 LENGTHS = (1, 70, 33, 2, 128)
 
@@ -57,7 +57,7 @@ def _predictor(maps, heads, size):
 @pytest.mark.parametrize(
     ("heads", "width", "size"), [(12, 32, 32), (2, 4, 4), (3, 8, 16), (16, 2, 20)]
 )
-@every_isa
+@every_attention_isa
 @torch.inference_mode()
 def test_the_compiled_predictor_equals_the_network(
     isa, heads, width, size, sees, soft, monkeypatch

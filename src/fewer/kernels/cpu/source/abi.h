@@ -2,13 +2,15 @@
 #pragma once
 #include <stdint.h>
 
-enum Isa { AVX2 = 1, AVX512 = 2, AVX512_BF16 = 3, AMX_BF16 = 4 };
+enum Isa { AVX2 = 1, AVX512 = 2, AVX512_BF16 = 3, AMX_BF16 = 4, AVX2_INT8 = 5, AVX512_VNNI = 6 };
 enum Activation { NONE = 0, GELU = 1, GELU_TANH = 2, RELU = 3, SILU = 4, TANH = 5 };
 
-// A weight (n, k) packed by fewer_pack for the same isa; its bias has n entries or is null.
+// A weight (n, k) packed by fewer_pack for the same isa; its bias has n entries or is null. For int8
+// the packed numbers are integers in [-127, 127], and `scale` has the value of 1 for each of n outputs.
 struct Weight {
   const void *packed;
   const float *bias;
+  const float *scale;
   int64_t n, k;
 };
 

@@ -93,14 +93,15 @@ static inline void store_tiles(float *c, long c_stride) {
 struct Bf16 {
   typedef Half Number;
 #if FEWER_AMX
-  enum { COARSE = 1, BLOCK = 32, TILE = 32, DEPTH = 32, MAX_ROWS = 256 };
+  enum { COARSE = 1, BLOCK = 32, TILE = 32, DEPTH = 32, MAX_ROWS = 256, HALF_INNER = 1, REQUANTISES = 0 };
   static void begin() { configure_tiles(); }
   static void end() { _tile_release(); }
 #else
-  enum { COARSE = 1, BLOCK = 28, TILE = 14, DEPTH = 32, MAX_ROWS = 252 };
+  enum { COARSE = 1, BLOCK = 28, TILE = 14, DEPTH = 32, MAX_ROWS = 252, HALF_INNER = 1, REQUANTISES = 0 };
   static void begin() {}
   static void end() {}
 #endif
+  static long pitch(long k) { return round_up(k, 32); }
   static size_t panel(long k) { return (size_t)round_up(k, 32) * 32; }
 
   // Where 32 neighbouring numbers of a left operand begin. In tile registers' order a tile is 1 KB
@@ -154,7 +155,9 @@ struct Bf16 {
 #if FEWER_AMX
   // The activation of a finished tile is computed while the next is multiplied.
   template <class Emit>
-  static void multiply(const Half *a, long rows, long k, const Half *packed, long n, const Emit &emit) {
+  static void multiply(const Half *a, long rows, const Weight &w, const Emit &emit) {
+    const long k = w.k, n = w.n;
+    const Half *packed = (const Half *)w.packed;
     float c[2][32 * 32] __attribute__((aligned(64)));
     const long depth = round_up(k, 32), steps = depth / 32, share = (32 + steps - 1) / steps;
     long waiting_row = 0, waiting_rows = 0, waiting_column = 0;
@@ -187,7 +190,9 @@ struct Bf16 {
   }
 #else
   template <class Emit>
-  static void multiply(const Half *a, long rows, long k, const Half *packed, long n, const Emit &emit) {
+  static void multiply(const Half *a, long rows, const Weight &w, const Emit &emit) {
+    const long k = w.k, n = w.n;
+    const Half *packed = (const Half *)w.packed;
     float c[14 * 32] __attribute__((aligned(64)));
     const long depth = round_up(k, 32);
     for (long column = 0; column < n; column += 32) {

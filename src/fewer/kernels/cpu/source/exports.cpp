@@ -12,9 +12,11 @@ namespace isa_avx2 { extern const Kernels kernels; }
 namespace isa_avx512 { extern const Kernels kernels; }
 namespace isa_bf16 { extern const Kernels kernels; }
 namespace isa_amx { extern const Kernels kernels; }
+namespace isa_avx2_int8 { extern const Kernels kernels; }
+namespace isa_vnni { extern const Kernels kernels; }
 
 static const Kernels *TABLE[] = {0, &isa_avx2::kernels, &isa_avx512::kernels, &isa_bf16::kernels,
-                                 &isa_amx::kernels};
+                                 &isa_amx::kernels, &isa_avx2_int8::kernels, &isa_vnni::kernels};
 
 // Linux enables the tile registers on request only.
 static bool request_tiles() {
@@ -25,10 +27,11 @@ static bool request_tiles() {
 static int64_t supported() {
   __builtin_cpu_init();
   int64_t isas = 0;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) isas |= 1 << AVX2;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) isas |= 1 << AVX2 | 1 << AVX2_INT8;
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
     isas |= 1 << AVX512;
+    if (__builtin_cpu_supports("avx512vnni")) isas |= 1 << AVX512_VNNI;
     if (__builtin_cpu_supports("avx512bf16")) {
       isas |= 1 << AVX512_BF16;
       unsigned a, b, c, d;
@@ -40,7 +43,7 @@ static int64_t supported() {
   return isas;
 }
 #else
-static const Kernels *TABLE[] = {0, 0, 0, 0, 0};
+static const Kernels *TABLE[] = {0, 0, 0, 0, 0, 0, 0};
 static int64_t supported() { return 0; }
 #endif
 

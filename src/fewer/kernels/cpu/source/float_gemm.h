@@ -57,11 +57,14 @@ struct Float {
     BLOCK = ROWS * (FEWER_LANES == 16 ? 2 : 4),
     TILE = ROWS,
     DEPTH = 1,
-    MAX_ROWS = 14 * ROWS
+    MAX_ROWS = 14 * ROWS,
+    HALF_INNER = 0,  // whether inner states of a feed-forward block are bf16
+    REQUANTISES = 0  // whether they must be staged as an operand
   };
 
   static void begin() {}
   static void end() {}
+  static long pitch(long k) { return k; }                          // numbers in a row of an operand
   static size_t panel(long k) { return (size_t)k * COLUMNS; }  // numbers in a panel
 
   static void pack(const float *weight, long n, long k, float *out) {
@@ -89,7 +92,9 @@ struct Float {
 
   // a (rows, k) x all panels; `emit(c, first row, rows, first column)` takes each finished tile.
   template <class Emit>
-  static void multiply(const float *a, long rows, long k, const float *packed, long n, const Emit &emit) {
+  static void multiply(const float *a, long rows, const Weight &w, const Emit &emit) {
+    const long k = w.k, n = w.n;
+    const float *packed = (const float *)w.packed;
     float c[ROWS * COLUMNS] __attribute__((aligned(64)));
     for (long column = 0; column < n; column += COLUMNS) {
       const char *ahead = (const char *)(packed + panel(k));

@@ -12,16 +12,21 @@ namespace FEWER_ISA {
 #include "simd.h"
 //
 #include "float_gemm.h"
-#if FEWER_BF16
+#if FEWER_INT8
+#include "int8_gemm.h"
+typedef Int8 Precision;
+#elif FEWER_BF16
 #include "bf16_gemm.h"
 typedef Bf16 Precision;
 #else
 typedef Float Precision;
 #endif
 //
+#if !FEWER_INT8
 #include "relative.h"
 #include "attention.h"
 #include "block_cnn.h"
+#endif
 #include "layers.h"
 
 static int64_t packed_bytes(int64_t n, int64_t k) {
@@ -30,6 +35,11 @@ static int64_t packed_bytes(int64_t n, int64_t k) {
 static void pack(const float *weight, int64_t n, int64_t k, void *out) {
   Precision::pack(weight, n, k, (Precision::Number *)out);
 }
+#if FEWER_INT8  // attention runs in the kernels of another instruction set
+extern const Kernels kernels = {packed_bytes, pack, linear<Precision>, feed_forward<Precision>,
+                                0, embed, 0};
+#else
 extern const Kernels kernels = {packed_bytes, pack, linear<Precision>, feed_forward<Precision>,
                                 attention<Precision>, embed, block_cnn};
+#endif
 }  // namespace FEWER_ISA

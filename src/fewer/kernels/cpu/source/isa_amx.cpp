@@ -3,6 +3,7 @@
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,fma,avx512bf16,amx-tile,amx-bf16")
 #define FEWER_LANES 16
 #define FEWER_BF16 1
+#define FEWER_INT8 0
 #define FEWER_AMX 1
 #define FEWER_ISA isa_amx
 #include "isa.h"

@@ -3,6 +3,7 @@
 #pragma GCC target("avx2,fma")
 #define FEWER_LANES 8
 #define FEWER_BF16 0
+#define FEWER_INT8 0
 #define FEWER_AMX 0
 #define FEWER_ISA isa_avx2
 #include "isa.h"

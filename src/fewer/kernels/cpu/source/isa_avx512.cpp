@@ -3,6 +3,7 @@
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,fma")
 #define FEWER_LANES 16
 #define FEWER_BF16 0
+#define FEWER_INT8 0
 #define FEWER_AMX 0
 #define FEWER_ISA isa_avx512
 #include "isa.h"

@@ -26,7 +26,7 @@ struct Epilogue {
       }
   }
   inline void store_to(long at, V y, long lanes) const {
-#if FEWER_BF16
+#if FEWER_BF16 || (FEWER_INT8 && FEWER_LANES == 16)
     if (half) return store_half((Half *)out + at, y, lanes);
 #endif
     store_first((float *)out + at, y, lanes);
@@ -42,10 +42,9 @@ struct Epilogue {
 
 template <class P, int ACTIVATION>
 static void multiply_into(const typename P::Number *a, long rows, const Weight &w, const Epilogue &epilogue) {
-  P::multiply(a, rows, w.k, (const typename P::Number *)w.packed, w.n,
-              [&](const float *c, long row, long m, long column) {
-                epilogue.template put<P, ACTIVATION>(c, row, m, column);
-              });
+  P::multiply(a, rows, w, [&](const float *c, long row, long m, long column) {
+    epilogue.template put<P, ACTIVATION>(c, row, m, column);
+  });
 }
 
 template <class P>
@@ -83,7 +82,8 @@ static Weight columns_of(const Weight &w, const Partition &c, long g, Epilogue *
   const long first = at_most(g * each, panels) * COLUMNS, end = at_most((g + 1) * each * COLUMNS, w.n);
   typedef typename P::Number Number;
   const Number *packed = (const Number *)w.packed + first / COLUMNS * P::panel(w.k);
-  const Weight part = {packed, w.bias ? w.bias + first : 0, end > first ? end - first : 0, w.k};
+  const Weight part = {packed, w.bias ? w.bias + first : 0, w.scale ? w.scale + first : 0,
+                       end > first ? end - first : 0, w.k};
   epilogue->bias = part.bias;
   epilogue->n = part.n;
   if (epilogue->residual) epilogue->residual += first;
@@ -95,14 +95,14 @@ template <class P>
 static void linear(const LinearCall &call) {
   if (call.rows <= 0) return;
   typedef typename P::Number Number;
-  const long depth = round_up(call.weight.k, P::DEPTH);
+  const long pitch = P::pitch(call.weight.k);
   const Partition c = partition(call.rows, P::MAX_ROWS, P::TILE, call.weight.n, call.threads);
   const Epilogue epilogue = {call.weight.bias, call.residual, call.residual_stride, call.weight.n,
                      call.out, call.out_stride, call.out_bf16 != 0, false};
 #pragma omp parallel num_threads(call.threads)
   {
     P::begin();
-    Number *a = (Number *)scratch(&rows_scratch, c.block * depth * sizeof(Number));
+    Number *a = (Number *)scratch(&rows_scratch, c.block * pitch * sizeof(Number));
 #pragma omp for schedule(dynamic)
     for (long task = 0; task < c.blocks * c.groups; task++) {
       const long row = task / c.groups * c.block, m = at_most(c.block, call.rows - row);
@@ -132,11 +132,11 @@ static void feed_forward(const FeedForwardCall &call) {
   if (call.rows <= 0) return;
   typedef typename P::Number Number;
   const long width = call.up.k, inner = call.up.n;
-  const long depth = round_up(width, P::DEPTH), inner_depth = round_up(inner, P::DEPTH);
+  const long pitch = P::pitch(width), inner_pitch = P::pitch(inner);
   const Partition c = partition(call.rows, P::MAX_ROWS, P::TILE, inner, call.threads);
   if (c.groups > 1) {
-    const bool half = sizeof(Number) == 2;
-    void *h = malloc(call.rows * inner * sizeof(Number) + 64);
+    const bool half = P::HALF_INNER;
+    void *h = malloc(call.rows * inner * (half ? 2 : 4) + 64);
     const LinearCall up = {call.x, width, call.rows, call.up, 0, 0, {0, 0, 0}, h,
                            inner, false, half, call.activation, call.isa, call.threads};
     const LinearCall down = {h, inner, call.rows, call.down, call.x, width, call.norm, call.out,
@@ -150,15 +150,19 @@ static void feed_forward(const FeedForwardCall &call) {
 #pragma omp parallel num_threads(call.threads)
   {
     P::begin();
-    Number *a = (Number *)scratch(&rows_scratch, c.block * (depth + inner_depth) * sizeof(Number));
-    Number *h = a + c.block * depth;
-    const Epilogue wide = {call.up.bias, 0, 0, inner, h, inner_depth, sizeof(Number) == 2, true};
-    __builtin_memset(h, 0, c.block * inner_depth * sizeof(Number));  // tiles read past the rows
+    const size_t numbers = c.block * (pitch + inner_pitch) * sizeof(Number);
+    char *memory = (char *)scratch(&rows_scratch, numbers + (P::REQUANTISES ? c.block * inner * 4 : 0));
+    Number *a = (Number *)memory, *h = a + c.block * pitch;
+    float *states = (float *)(memory + numbers);
+    __builtin_memset(h, 0, c.block * inner_pitch * sizeof(Number));  // tiles read past the rows
+    Epilogue wide = {call.up.bias, 0, 0, inner, h, inner_pitch, P::HALF_INNER, true};
+    if (P::REQUANTISES) wide.out = states, wide.out_stride = inner, wide.tiled = false;
 #pragma omp for schedule(dynamic)
     for (long row = 0; row < call.rows; row += c.block) {
       const long m = at_most(c.block, call.rows - row);
       const Number *operand = P::stage(call.x + row * width, false, width, m, width, a);
       multiply_activated<P>(operand, m, call.up, wide, call.activation);
+      if (P::REQUANTISES) P::stage(states, false, inner, m, inner, h);
       const Epilogue block = epilogue.below(row);
       multiply_activated<P>(h, m, call.down, block, NONE);
       if (call.norm.gamma)

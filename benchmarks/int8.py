@@ -1,0 +1,181 @@
+"""MiniLM-L6 in fp32, bf16 and int8, here and in other runtimes: time, agreement, score.
+
+Classifiers that `training-free` trains, on one thread: times by length, all systems in turn on the
+same texts, as seconds of the process; then scores and the share of labels that equal those in fp32.
+A batch of mixed lengths is padded for the peers, and given to them text by text too ("alone"). The
+static int8 of OpenVINO is calibrated by nncf on training texts. Missing peers are named in the row.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fewer
+from benchmarks.support.int8 import LABELS, PRECISIONS, build_ctranslate2, build_openvino_int8
+from fewer.cli.common import quiet
+from fewer.hf.attach import detach
+from fewer.hf.pretrained import load_tokenizer
+from fewer.measure.interleaved import rotate, summarize_times
+from fewer.measure.rows import append_row, provenance
+from fewer.runtimes.adapters import PEERS, export_example
+from fewer.tasks import read_rows
+
+DATA = Path(os.environ.get("FEWER_DATA", "../shared/data"))
+RUN = "runs/training-free-{}/model"
+TASKS = {  # name -> training texts, test texts, number of test texts
+    "sst2": ("glue/sst2/train", "glue/sst2/dev", 872),
+    "ag-news": ("ag_news/train", "ag_news/test", 1000),
+    "imdb": ("imdb/train", "imdb/test", 500),
+}
+SHAPES = {"1x25": (1, 25, 31), "1x128": (1, 128, 15), "1x512": (1, 512, 7), "32x128": (32, 128, 3)}
+MIXED, MIXED_ROUNDS, CALIBRATION, MAX_LENGTH = 32, 3, 64, 512
+PEER_NAMES = ("onnxruntime-int8", "openvino-default")
+Inputs = dict[str, Tensor]
+System = Callable[[Inputs], Any]
+
+
+def main(results: Path) -> None:
+    """Measure times and scores, and add the row."""
+    quiet()
+    torch.set_num_threads(1)
+    missing: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        systems, tokenizer = _build("imdb", missing)
+        row: dict[str, Any] = {"kind": "int8", **provenance(), "cpu_ms": {}, "speed": {}}
+        row["scores"] = {"imdb": _score("imdb", systems, tokenizer)}
+        try:
+            systems["ctranslate2-int8"] = build_ctranslate2(RUN.format("imdb"), scratch)
+        except Exception as error:  # of any type: a missing peer is named
+            missing["ctranslate2-int8"] = f"{type(error).__name__}: {error}"[:200]
+        for shape, batches, rounds in _draw_inputs(tokenizer):
+            times = _time(systems, batches, rounds)
+            row["cpu_ms"][shape] = {name: summarize_times(each) for name, each in times.items()}
+            row["speed"][shape] = {
+                name: summarize_times(
+                    [b / a for a, b in zip(each, times["fewer bf16"], strict=True)]
+                )
+                for name, each in times.items()
+            }
+            print(shape, {name: round(min(each), 1) for name, each in times.items()}, flush=True)
+    for task in ("sst2", "ag-news"):
+        row["scores"][task] = _score(task, *_build(task, missing))
+    row |= {"missing": missing, "peers": _versions()}
+    append_row(row, results)
+
+
+def _build(task: str, missing: dict[str, str]) -> tuple[dict[str, System], Any]:
+    """Build fewer in each precision, and the peers that there are."""
+    folder = RUN.format(task)
+    tokenizer, models = load_tokenizer(folder), {}
+    for precision in PRECISIONS:
+        models[f"fewer {precision}"] = fewer.load(folder, precision=precision)
+    plain = detach(fewer.load(folder, precision=None))
+    texts = read_rows(str(DATA / f"{TASKS[task][0]}.jsonl.gz")).shuffle(seed=1)["text"][
+        :CALIBRATION
+    ]
+    samples = [_encode(tokenizer, [text]) for text in texts]
+    example = export_example(_encode(tokenizer, ["one text", "two"]))
+    builders: dict[str, Callable[[], Any]] = {
+        name: partial(PEERS[name], plain, example, 1) for name in PEER_NAMES
+    }
+    builders["openvino-int8"] = partial(build_openvino_int8, plain, example, samples)
+    systems: dict[str, System] = {
+        name: lambda inputs, model=model: model(**inputs).logits for name, model in models.items()
+    }
+    for name, build in builders.items():
+        try:
+            systems[name] = build().call
+        except Exception as error:
+            missing[name] = f"{type(error).__name__}: {error}"[:200]
+    return systems, tokenizer
+
+
+def _encode(tokenizer: Any, texts: Sequence[str], length: int = MAX_LENGTH) -> Inputs:
+    return dict(
+        tokenizer(
+            list(texts), padding=True, truncation=True, max_length=length, return_tensors="pt"
+        )
+    )
+
+
+def _draw_inputs(tokenizer: Any) -> list[tuple[str, list[Inputs], int]]:
+    """Return the name of each shape, its batches and rounds; mixed texts also one by one."""
+    texts = {
+        task: read_rows(str(DATA / f"{test}.jsonl.gz")).shuffle(seed=0)["text"][:400]
+        for task, (_, test, _) in TASKS.items()
+    }
+    long = [text for text in texts["imdb"] if len(text.split()) > MAX_LENGTH]
+    shapes = [
+        (name, [_encode(tokenizer, long[:count], length)], rounds)
+        for name, (count, length, rounds) in SHAPES.items()
+    ]
+    mixed = [text for group in zip(*texts.values(), strict=False) for text in group][:MIXED]
+    return [
+        *shapes,
+        ("mixed", [_encode(tokenizer, mixed)], MIXED_ROUNDS),
+        ("mixed, alone", [_encode(tokenizer, [text]) for text in mixed], MIXED_ROUNDS),
+    ]
+
+
+def _time(systems: dict[str, System], batches: list[Inputs], rounds: int) -> dict[str, list[float]]:
+    """Time the batches of each round in CPU milliseconds, after one round untimed."""
+    times: dict[str, list[float]] = {name: [] for name in systems}
+    with torch.inference_mode():
+        for number in range(-1, rounds):
+            for name in rotate(list(systems), max(number, 0)):
+                start = time.process_time()
+                for inputs in batches:
+                    systems[name](inputs)
+                if number >= 0:
+                    times[name].append(1e3 * (time.process_time() - start))
+    return times
+
+
+def _score(task: str, systems: dict[str, System], tokenizer: Any) -> dict[str, dict[str, float]]:
+    """Classify test texts one by one; score, and agreement with fp32."""
+    _, test, count = TASKS[task]
+    rows = read_rows(str(DATA / f"{test}.jsonl.gz")).shuffle(seed=0)
+    rows = rows.select(range(min(count, len(rows))))
+    labels, answers = torch.tensor(rows["label"]), {}
+    with torch.inference_mode():
+        for name, system in systems.items():
+            logits = [system(_encode(tokenizer, [text])) for text in rows["text"]]
+            answers[name] = torch.cat([each.float() for each in logits])
+    reference = answers["fewer fp32"]
+    scores = {
+        name: dict(
+            zip(
+                LABELS,
+                (
+                    float((logits.argmax(1) == labels).double().mean()),
+                    float((logits.argmax(1) == reference.argmax(1)).double().mean()),
+                    float((logits - reference).abs().mean()),
+                ),
+                strict=True,
+            )
+        )
+        for name, logits in answers.items()
+    }
+    print(task, scores, flush=True)
+    return scores | {"texts": {"count": len(rows)}}
+
+
+def _versions() -> dict[str, str]:
+    names = ("onnxruntime", "openvino", "nncf", "ctranslate2")
+    known = {dist.metadata["Name"]: dist.version for dist in metadata.distributions()}
+    return {name: known[name] for name in names if name in known}
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "benchmarks/results/int8.jsonl"))

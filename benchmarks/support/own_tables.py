@@ -1,0 +1,22 @@
+"""Files of rows whose newest row is a table with notes of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.support.deberta import deberta_table
+from benchmarks.support.embedding import embedding_table
+from benchmarks.support.gliner import gliner_table
+from benchmarks.support.int8 import int8_table
+from benchmarks.support.reranking import reranking_table
+
+__all__ = ["OWN_TABLES"]
+
+OWN_TABLES: dict[str, Callable[[dict[str, Any], str], str]] = {
+    "deberta": deberta_table,
+    "embedding": embedding_table,
+    "gliner": gliner_table,
+    "int8": int8_table,
+    "reranking": reranking_table,
+}

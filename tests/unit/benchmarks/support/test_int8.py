@@ -1,0 +1,23 @@
+"""The tables of the int8 benchmark."""
+
+from benchmarks.support.int8 import int8_table
+
+
+def test_times_scores_and_missing_peers_are_shown():
+    times = {"fewer bf16": {"median": 2.0}, "fewer int8": {"median": 1.25}, "peer": {"median": 4.0}}
+    speed = {name: {"median": 2.0 / each["median"]} for name, each in times.items()}
+    score = {"accuracy": 0.91234, "agreement": 0.995, "difference": 0.01}
+    row = {
+        "processor": "a CPU",
+        "cpu_ms": {"1x25": times, "mixed": times},
+        "speed": {"1x25": speed, "mixed": speed},
+        "scores": {"sst2": {"fewer bf16": score, "fewer int8": score, "texts": {"count": 872}}},
+        "peers": {"nncf": "3.4"},
+        "missing": {"openvino-int8": "ModuleNotFoundError"},
+    }
+    table = int8_table(row, "rows.jsonl")
+    assert "| fewer int8 | 1.2 (1.60x) | 1.2 (1.60x) |" in table
+    assert "| fewer int8 | 0.9123, 99.5% |" in table
+    assert "sst2, 872 texts" in table
+    assert table.count("| peer |") == 1  # it has no head, and no score
+    assert "Missing: openvino-int8." in table
