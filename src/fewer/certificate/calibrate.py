@@ -27,7 +27,7 @@ from fewer.certificate.p_values import binomial_p_value, binomial_upper_bound, f
 from fewer.core.learning import OperatingPoints, Point
 from fewer.core.policy import Dense
 from fewer.hf.attach import attach, attachment, is_attached
-from fewer.hf.optimize import precision_of
+from fewer.hf.optimize import optimize, precision_of
 from fewer.tasks.rows import data_hash
 from fewer.version import __version__
 
@@ -52,6 +52,7 @@ def calibrate(
     flops_share: float | None = None,
     confidence: float = 0.95,
     conditional: bool = False,
+    precision: str | None = None,
     max_length: int | None = None,
     seed: int = 0,
 ) -> Certificate:
@@ -63,7 +64,8 @@ def calibrate(
     may differ (default 0.01). With `flops_share` instead, the point is the strictest that keeps at
     most this share of the FLOPs, and the share of answers that may differ is what it certifies.
     With `conditional` the promise is about the texts that read less than all, which an average over
-    easy texts may hide.
+    easy texts may hide. With `precision` the model is optimized for it by `fewer.optimize`, and the
+    promise is about both together: the teacher is the model in the precision that it comes in.
 
     A model without a method gets the best of those that need no training: exits of linear probes,
     or pruning. They are fitted to 30 % of the texts, which are drawn with the seed (to choose
@@ -92,11 +94,14 @@ def calibrate(
             rate = partial(disagreement_at_share, share=flops_share)
         choose_method(search, rate)
     points = points_of(model)
+    reference, before = tested.run_at(points, points.never), precision_of(model)
+    if precision is not None:
+        optimize(model, precision=precision)
     if flops_share is not None:
-        certificate = _certify_share(search, tested, points, flops_share, goal)
+        certificate = _certify_share(search, tested, points, reference, flops_share, goal)
     else:
         start = _choose_start(search, points, len(tested), goal) if conditional else 0
-        certificate = _certify(tested, points, start, goal)
+        certificate = _certify(tested, points, reference, start, goal)
     if certificate.point is None:
         warnings.warn(
             f"max_disagreement of {goal.risk:g} could not be certified at any operating point on "
@@ -104,6 +109,8 @@ def calibrate(
             stacklevel=2,
         )
         points.set_never()
+        if precision is not None:
+            optimize(model, precision=before)
     else:
         points.set(certificate.point)
     attached = attachment(model)
@@ -198,9 +205,10 @@ def _choose_start(search: Bench, points: OperatingPoints, texts: int, goal: _Goa
     return len(points.path)
 
 
-def _certify(bench: Bench, points: OperatingPoints, start: int, goal: _Goal) -> Certificate:
+def _certify(
+    bench: Bench, points: OperatingPoints, reference: Run, start: int, goal: _Goal
+) -> Certificate:
     """Test the points of the path from strict to eager, until one fails."""
-    reference = bench.run_at(points, points.never)
     certificate = _describe(bench, goal)
     tested: list[float] = []
     for point in points.path[start:]:
@@ -222,7 +230,12 @@ def _certify(bench: Bench, points: OperatingPoints, start: int, goal: _Goal) -> 
 
 
 def _certify_share(
-    search: Bench, tested: Bench, points: OperatingPoints, share: float, goal: _Goal
+    search: Bench,
+    tested: Bench,
+    points: OperatingPoints,
+    reference: Run,
+    share: float,
+    goal: _Goal,
 ) -> Certificate:
     """Bound how many answers change at the strictest point that keeps a share of the FLOPs."""
     point = find_point(search, share)
@@ -233,7 +246,6 @@ def _certify_share(
             f"keeps at its most eager point; got {share:g}."
         )
     assert not isinstance(point, tuple)
-    reference = tested.run_at(points, points.never)
     changed, run = _changed_at(tested, points, point, reference, goal)
     errors, texts = int(changed.sum()), len(changed)
     bound = binomial_upper_bound(errors, texts, goal.confidence)

@@ -29,6 +29,10 @@ def calibrate(
     conditional: Annotated[
         bool, typer.Option("--conditional", help="Promise it among the texts that read less.")
     ] = False,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="Also run in bf16 or int8, which the promise then covers too."),
+    ] = None,
     column: Columns = None,
     split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None,
     limit: LimitOption = None,
@@ -71,6 +75,7 @@ def calibrate(
         flops_share=flops_share,
         confidence=confidence,
         conditional=conditional,
+        precision=precision,
         max_length=max_length,
         seed=seed,
     )

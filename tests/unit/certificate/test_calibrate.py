@@ -1,3 +1,4 @@
+import copy
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,8 @@ import fewer
 from fewer.certificate.calibrate import calibrate, operating_runs
 from fewer.certificate.certificate import certificate_of
 from fewer.certificate.p_values import binomial_p_value, binomial_upper_bound
+from fewer.hf.optimize import precision_of
+from fewer.kernels.cpu.library import best_isa
 from fewer.methods.exits import ProbeExit
 from tests.unit.conftest import WORDS
 
@@ -120,6 +123,19 @@ def test_a_dense_tagger_is_calibrated_on_sentences(model_folder):
     certificate = calibrate(model, tokenizer, sentences, max_disagreement=0.4, confidence=0.9)
     assert certificate.texts == 112
     assert not isinstance(fewer.attachment(model).method, fewer.Dense)
+
+
+@pytest.mark.skipif(best_isa(torch.int8) is None, reason="the processor must multiply int8")
+def test_a_precision_is_part_of_the_promise(model_folder):
+    """The teacher is the model in fp32: differences are those of exits and of int8 together."""
+    model, tokenizer = with_exits(model_folder)
+    full = copy.deepcopy(model)
+    certificate = calibrate(model, tokenizer, TEXTS, precision="int8", **LOOSE)
+    assert certificate.precision == precision_of(model)
+    fewer.attachment(full).policy.operating_points().set_never()
+    wanted = fewer.predict(full, tokenizer, TEXTS).argmax(-1)
+    found = fewer.predict(model, tokenizer, TEXTS).argmax(-1)
+    assert int((found != wanted).sum()) == certificate.changed
 
 
 def test_a_budget_is_kept_and_what_may_differ_is_bounded(model_folder):
