@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.claims.page import write_chapter
 from benchmarks.gpu.tables import write_block
-from benchmarks.support.certificate import certificate_table, probe_exit_table
+from benchmarks.support.certificate import certificate_table, certified_table, probe_exit_table
 from benchmarks.support.compare import compare_block, comparison_figures, newest_comparisons
 from benchmarks.support.figures import claim_figures
 from benchmarks.support.findings import findings
@@ -68,6 +68,7 @@ SHOWN = {
     "training_free": ["training-free"],
     "certificate": ["certificate"],
     "probe_exit": ["certificate"],
+    "certified": ["certificate"],
 }
 # where the scores of timed runs are
 SCORED = {
@@ -296,7 +297,7 @@ def _table(name: str) -> str:
     newest = {}
     for row in (row for file in files if file.exists() for row in read_results(file)):
         run = row["model"], row["data"]["hash"], row["max_length"], row["kind"]
-        newest[(*run, row.get("dropout"), row.get("batch_size"))] = row
+        newest[(*run, *(row.get(name) for name in ("dropout", "batch_size", "name")))] = row
     if not newest:
         return f"\n{NOTHING}\n"
     if name in SCORED:
@@ -383,6 +384,7 @@ WRITTEN: dict[str, Callable[[Rows], str]] = {
     "training_free": training_free_table,
     "certificate": certificate_table,
     "probe_exit": probe_exit_table,
+    "certified": certified_table,
 }
 
 PEERS: dict[str, Callable[[Rows], str]] = {

@@ -8,8 +8,9 @@ from typing import Any
 
 from fewer.report.format import grid
 
-__all__ = ["certificate_table", "probe_exit_table"]
+__all__ = ["certificate_table", "certified_table", "probe_exit_table"]
 
+PROMISES = (0.01, 0.05)  # of README
 MARGINS = (3.0, 2.0, 1.5, 1.2, 1.0, 0.7)
 PROBE_HEADS = ("data", "margin", "changed", "FLOPs", "speed")
 HEADS = ("model", "promised", "broken", "in the other half", "nothing certified", "FLOPs", "speed")
@@ -33,21 +34,47 @@ def certificate_table(rows: Sequence[dict[str, Any]]) -> str:
     return grid([HEADS, *lines], words=2)
 
 
-def probe_exit_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Write what some margins of `ProbeExit` change and save on each data set."""
-    newest = {row["name"]: row for row in rows if row["method"]["name"] == "probe_exit"}
+def certified_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Write what exits without training buy at two promises, one line per data set."""
     lines = [
         (
-            f"{Path(row['source']).parent.name}, {row['data']['rows']:,} texts",
+            _describe_data(row),
+            *(
+                cell
+                for level in row["levels"]
+                if level["risk"] in PROMISES
+                for cell in (f"{1 / level['flops_share']:.1f}x fewer", f"{level['speedup']:.1f}x")
+            ),
+        )
+        for row in _of_probes(rows)
+    ]
+    heads = [head for risk in PROMISES for head in (f"FLOPs, at most {100 * risk:g} %", "speed")]
+    return grid([("data", *heads), *lines], words=1)
+
+
+def probe_exit_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Write what some margins of `ProbeExit` change and save on each data set."""
+    lines = [
+        (
+            _describe_data(row),
             f"{margin:g}",
             f"{100 * changed:.1f} %",
             f"{1 / share:.2f}x fewer",
             f"{speedup:.2f}x",
         )
-        for row in newest.values()
+        for row in _of_probes(rows)
         for margin, changed, share, speedup in zip(
             *(row[key] for key in ("points", "changed", "flops_shares", "speedups")), strict=True
         )
         if margin in MARGINS
     ]
     return grid([PROBE_HEADS, *lines], words=1)
+
+
+def _of_probes(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    newest = {row["name"]: row for row in rows if row["method"]["name"] == "probe_exit"}
+    return list(newest.values())
+
+
+def _describe_data(row: dict[str, Any]) -> str:
+    return f"{Path(row['data']['source']).parent.name} test, {row['data']['rows']:,} texts"
