@@ -81,7 +81,8 @@ def calibrate(
     )
     save(loaded, output)
     tokenizer.save_pretrained(output)
-    typer.echo(f"{certificate.promise}\nsaved in {output}")
+    loaded_by = f'fewer.load("{output}", precision="{certificate.precision}")'
+    typer.echo(f"{certificate.promise}\nthe model: {loaded_by}")
 
 
 def _guess_column(names: list[str]) -> str:
