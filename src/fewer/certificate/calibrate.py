@@ -167,12 +167,12 @@ def _read_goal(
             f"max_disagreement must be left out with flops_share, at which it is measured; got "
             f"{max_disagreement} and {flops_share}."
         )
-    given = {
+    shares = {
         "max_disagreement": max_disagreement,
         "flops_share": flops_share,
         "confidence": confidence,
     }
-    for name, value in given.items():
+    for name, value in shares.items():
         validate(Fraction | None, value, name)
     risk = RISK if max_disagreement is None else max_disagreement
     return _Goal(1.0 if flops_share is not None else risk, confidence, conditional)

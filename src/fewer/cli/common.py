@@ -184,9 +184,6 @@ def load(
     from fewer.measure.rows import describe
     from fewer.measure.scorers import make_scorer
     from fewer.measure.sweep import present_threshold
-    from fewer.recipe import task_of
-    from fewer.tasks.rows import read_rows
-    from fewer.tasks.sampling import sample_rows
 
     quiet()
     check_known(precision, PRECISIONS, "--precision")
@@ -194,10 +191,7 @@ def load(
         torch.set_num_threads(threads)
     origin = Source.find(model_name)
     # data first: a wrong column is reported before the slower loading of the model
-    table = read_rows(data, split=split)
-    task = task_of(table, model_name, roles(columns))
-    if limit is not None and limit < len(table):
-        table = sample_rows(task, table, limit, seed)
+    table, task = _read_table(model_name, data, roles(columns), split, limit, seed)
     scorer = make_scorer(task, table)
     model = origin.load_model(precision)
     tokenizer = origin.load_tokenizer(model)
@@ -239,6 +233,26 @@ def load(
     row["training_seed"] = _training_seed(origin.folder)
     encode_training = partial(task.encode, table, tokenizer, max_length=length)
     return Loaded(model, tokenizer, scorer, encoded, row, encode_training)
+
+
+def _read_table(
+    model_name: str,
+    data: str,
+    columns: dict[str, Any],
+    split: str | None,
+    limit: int | None,
+    seed: int,
+) -> tuple[Any, Any]:
+    """Read rows and the task that they are of; of more rows than `limit` some are drawn."""
+    from fewer.recipe import task_of
+    from fewer.tasks.rows import read_rows
+    from fewer.tasks.sampling import sample_rows
+
+    table = read_rows(data, split=split)
+    task = task_of(table, model_name, columns)
+    if limit is not None and limit < len(table):
+        table = sample_rows(task, table, limit, seed)
+    return table, task
 
 
 def dense_model(baseline: str | None) -> PreTrainedModel | None:

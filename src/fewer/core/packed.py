@@ -343,24 +343,24 @@ class Packed:
     ) -> tuple[Packed, Int[Tensor, "Tk"], Int[Tensor, "Tg"]]:
         """Drop the tokens that are not alive where every text keeps one, all being active."""
         old = self.placement
-        kept = compact(
+        compacted = compact(
             alive,
             old.cu,
             (old.sequence, old.position, old.slot),
             self.roles.protected,
             count,
         )
-        rows = kept.rows
+        rows = compacted.rows
         if len(rows) == len(alive):
-            return self.replace(alive=None), rows, kept.gone
-        places = kept.sequence, kept.position, kept.slot, kept.cu
+            return self.replace(alive=None), rows, compacted.gone
+        places = compacted.sequence, compacted.position, compacted.slot, compacted.cu
         placement = Placement(*places, old.extent, old.grid)
         if "texts" in old.__dict__:  # the first token of a text is protected
             placement.__dict__["texts"] = old.texts
         gate = None if self.gate is None else self.gate.index_select(0, rows)
-        roles = self.roles.select(rows, kept.protected)
+        roles = self.roles.select(rows, compacted.protected)
         hidden = self.hidden.index_select(0, rows)
-        return Packed(hidden, placement, roles, gate=gate, heads=self.heads), rows, kept.gone
+        return Packed(hidden, placement, roles, gate=gate, heads=self.heads), rows, compacted.gone
 
     def split_pairs(self) -> Packed:
         """View the two texts of each pair as texts of their own."""

@@ -79,6 +79,6 @@ def _by_torch(
     place = torch.where(alive, before - 1, total + row - before)
     order = torch.empty_like(row).scatter_(0, place, row)
     gone = order.roll(-1) if not count else order[(row + total).clamp_max(count - 1)]
-    kept = [column[order] for column in columns]
+    selected = [column[order] for column in columns]
     starts = torch.nn.functional.pad(before, (1, 0))[cu]
-    return torch.stack([order, *kept, gone]), protected[order], starts
+    return torch.stack([order, *selected, gone]), protected[order], starts
