@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.__main__ import benchmarks
 from benchmarks.claims.attention import ATTENTION
 from benchmarks.claims.block_skim import BLOCK_SKIM
 from benchmarks.claims.claim import MOST_CASES, Check, Claim, Results, Verdict
@@ -72,8 +73,7 @@ def _write_claim(claim: Claim, results: Results) -> str:
         lines.append(f"- **Measured**: no rows yet. Wanted: {wanted}.")
     if claim.note:
         lines.append(f"- **Note**: {claim.note}")
-    commands = dict.fromkeys(f"`python -m benchmarks {_command(stem)}`" for stem in claim.stems)
-    lines.append(f"- **Command**: {', '.join(commands)}; rows in {_write_files(claim, results)}.")
+    lines.append(f"- **Command**: {_write_commands(claim, results)}.")
     drawn = "".join(map(_show_figure, claim.figures))
     heading = f"### {claim.title} {{ #{claim.key} }}"
     folded = "".join(_write_all(check, results) for check in claim.checks)
@@ -93,6 +93,16 @@ def _write_all(check: Check, results: Results) -> str:
         return ""
     summary = f"<summary>All cases: {check.quantity}</summary>"
     return f"\n<details markdown>\n{summary}\n\n{check.write_table(cases)}\n</details>\n"
+
+
+def _write_commands(claim: Claim, results: Results) -> str:
+    """Write the benchmarks that give a claim its rows; say so where none is written yet."""
+    names = dict.fromkeys(_command(stem) for stem in claim.stems)
+    known = [name for name in names if name in benchmarks()]
+    if not known:
+        return "none yet; the study is not written"
+    commands = ", ".join(f"`python -m benchmarks {name}`" for name in known)
+    return f"{commands}; rows in {_write_files(claim, results)}"
 
 
 def _write_files(claim: Claim, results: Results) -> str:
