@@ -2,7 +2,7 @@
 
 | call | in inference | in training |
 |---|---|---|
-| plain | FlashAttention | FlashAttention |
+| plain, and windows | Triton to heads of 64, FlashAttention beyond | FlashAttention |
 | with gates | Triton | FlashAttention, log g in three more columns of q and k |
 | attention received | Triton, in the same pass | Triton; its gradient by FlashAttention |
 | a window over tokens of which some have left | Triton | groups (`fewer.kernels.sdpa`) |
@@ -48,6 +48,7 @@ class Triton(NamedTuple):
 
 _HALF = (torch.float16, torch.bfloat16)
 _LOG = logging.getLogger("fewer")
+_SMALL_HEAD = 64  # up to it Triton's attention was timed: on an H100 about 1.15x as fast
 _GATE_COLUMNS = 8  # of which three are used: head sizes are multiples of 8
 
 
@@ -65,7 +66,7 @@ def attend(call: AttentionCall) -> AttentionOutput:
     triton = _triton()
     if not call.q.shape[0]:
         return attend_sdpa(call)
-    if not is_training and triton is not None and _asks_more(call) and supports(call):
+    if not is_training and triton is not None and _suits_triton(call) and supports(call):
         return triton.attend(call)
     lack = _lack(call, is_training, has_triton=triton is not None)
     if lack:
@@ -74,14 +75,18 @@ def attend(call: AttentionCall) -> AttentionOutput:
     return _attend_flash(call, triton)
 
 
-def _asks_more(call: AttentionCall) -> bool:
-    """Whether the call asks for what FlashAttention alone does not compute."""
-    return (
-        call.needs_received
-        or call.gate is not None
-        or (call.window is not None and not call.is_consecutive)
-        or (call.q.dtype not in _HALF and (call.needs_logsumexp or call.window is not None))
-    )
+def _suits_triton(call: AttentionCall) -> bool:
+    """Whether the Triton kernel is faster in inference, or computes what FlashAttention cannot."""
+    if call.q.dtype in _HALF:
+        is_small = call.q.shape[2] <= _SMALL_HEAD
+        return is_small or call.needs_received or call.gate is not None or _has_gaps(call)
+    asks_more = call.needs_received or call.gate is not None or call.needs_logsumexp
+    return asks_more or call.window is not None
+
+
+def _has_gaps(call: AttentionCall) -> bool:
+    """Whether a window is over positions that packed rows do not tell."""
+    return call.window is not None and not call.is_consecutive
 
 
 def _lack(call: AttentionCall, is_training: bool, *, has_triton: bool) -> str | None:
