@@ -27,7 +27,7 @@ from fewer.certificate.p_values import binomial_p_value, binomial_upper_bound, f
 from fewer.core.learning import OperatingPoints, Point
 from fewer.core.policy import Dense
 from fewer.hf.attach import attach, attachment, is_attached
-from fewer.hf.optimize import optimize, precision_of
+from fewer.hf.optimize import optimize, precision_of, run_by
 from fewer.tasks.rows import data_hash
 from fewer.version import __version__
 
@@ -94,7 +94,7 @@ def calibrate(
             rate = partial(disagreement_at_share, share=flops_share)
         choose_method(search, rate)
     points = points_of(model)
-    reference, before = tested.run_at(points, points.never), precision_of(model)
+    reference, isa = tested.run_at(points, points.never), attachment(model).isa
     if precision is not None:
         optimize(model, precision=precision)
     if flops_share is not None:
@@ -110,7 +110,7 @@ def calibrate(
         )
         points.set_never()
         if precision is not None:
-            optimize(model, precision=before)
+            run_by(model, isa)
     else:
         points.set(certificate.point)
     attached = attachment(model)
@@ -238,13 +238,14 @@ def _certify_share(
     goal: _Goal,
 ) -> Certificate:
     """Bound how many answers change at the strictest point that keeps a share of the FLOPs."""
-    point = find_point(search, share)
-    if point is None:
+    strictest = find_point(search, share)
+    if strictest is None:
         least = search.run_at(points, points.path[-1]).share
         raise ValueError(
             f"flops_share must be {least:.3f} or more, which {attachment(search.model).method} "
             f"keeps at its most eager point; got {share:g}."
         )
+    point, _ = strictest
     assert not isinstance(point, tuple)
     changed, run = _changed_at(tested, points, point, reference, goal)
     errors, texts = int(changed.sum()), len(changed)

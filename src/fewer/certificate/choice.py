@@ -8,12 +8,12 @@ import warnings
 from collections.abc import Callable
 from typing import Literal
 
-from fewer.certificate.bench import Bench, points_of
+from fewer.certificate.bench import Bench, Run, points_of
 from fewer.core.cost import ModelSpec
 from fewer.core.learning import Point
 from fewer.core.policy import Method
 from fewer.hf.attach import attachment
-from fewer.hf.optimize import optimize, precision_of
+from fewer.hf.optimize import run_by
 from fewer.methods.exits.probe_exit import ProbeExit
 from fewer.methods.exits.ridge import LEAST_ROWS
 from fewer.methods.pruning.training_free import TrainingFree
@@ -65,17 +65,22 @@ def disagreement_at_share(bench: Bench, share: float) -> float:
     Infinite where none does.
     """
     points = points_of(bench.model)
-    point = find_point(bench, share)
-    if point is None:
+    reference = bench.run_at(points, points.never)
+    strictest = find_point(bench, share)
+    if strictest is None:
         return math.inf
-    reference, run = bench.run_at(points, points.never), bench.run_at(points, point)
+    _, run = strictest
     return float(bench.differs(run, reference).double().mean())
 
 
-def find_point(bench: Bench, share: float) -> Point | None:
-    """Return the strictest point that keeps at most this share of the FLOPs, if one does."""
+def find_point(bench: Bench, share: float) -> tuple[Point, Run] | None:
+    """Return the strictest point that keeps at most this share of the FLOPs, and the run there.
+
+    `None` where no point does.
+    """
     points = points_of(bench.model)
-    return next((p for p in points.path if bench.run_at(points, p).share <= share), None)
+    runs = ((point, bench.run_at(points, point)) for point in points.path)
+    return next(((point, run) for point, run in runs if run.share <= share), None)
 
 
 def _list_methods(spec: ModelSpec, texts: int) -> list[Method]:
@@ -87,8 +92,8 @@ def _list_methods(spec: ModelSpec, texts: int) -> list[Method]:
 
 
 def _fit(method: Method, bench: Bench) -> None:
-    """Attach a method and fit it; a model that was optimized is optimized again."""
-    is_optimized, precision = attachment(bench.model).isa is not None, precision_of(bench.model)
+    """Attach a method, fit it, and run it by the kernels that the model was run by."""
+    isa = attachment(bench.model).isa
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TruncationWarning)
         # nobody asked for the method's target: the points around it are what is tested
@@ -101,5 +106,4 @@ def _fit(method: Method, bench: Bench) -> None:
             method=method,
             max_length=bench.max_length,
         )
-    if is_optimized:
-        optimize(bench.model, precision=precision)
+    run_by(bench.model, isa)

@@ -55,20 +55,6 @@ def show_untrained(
     typer.echo("2. trained: LTP at half of the FLOPs")
 
 
-@torch.inference_mode()
-def _pool(model: Any, encoded: Dataset, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
-    """Return what the model's pooler gives for each text, `(texts, D)`."""
-    from fewer.inference.batching import token_budget_batches
-    from fewer.inference.predict import TOKEN_BUDGET
-    from fewer.measure.evaluate import batches
-
-    pooled = torch.empty(len(encoded), model.config.hidden_size)
-    for rows in token_budget_batches(list(encoded["length"]), TOKEN_BUDGET):
-        for numbers, inputs in batches(encoded, tokenizer, rows, len(rows)):
-            pooled[numbers] = model.base_model(**inputs).pooler_output
-    return pooled
-
-
 @torch.no_grad()
 def fit_head(model: Any, encoded: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
     """Fit the last linear map of an attached BERT classifier by logistic regression, in place."""
@@ -76,12 +62,18 @@ def fit_head(model: Any, encoded: Dataset, tokenizer: PreTrainedTokenizerBase) -
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    pooled = _pool(model, encoded, tokenizer)
+    from fewer.inference.batching import token_budget_batches
+    from fewer.inference.predict import TOKEN_BUDGET, run_batches
+    from fewer.methods.exits.ridge import unscaled
+
+    batches = token_budget_batches(list(encoded["length"]), TOKEN_BUDGET)
+    pooled = torch.empty(len(encoded), model.config.hidden_size)
+    outputs = ("pooler_output",)
+    for rows, _, (states,) in run_batches(
+        model.base_model, encoded, tokenizer, batches, outputs, "states", progress=True
+    ):
+        pooled[rows] = states
     pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
-    scaler, regression = (
-        step for _, step in pipeline.fit(pooled.numpy(), encoded["labels"][:]).steps
-    )
-    weight = torch.as_tensor(regression.coef_ / scaler.scale_).float()
+    weight, bias = unscaled(pipeline.fit(pooled.numpy(), encoded["labels"][:]))
     model.classifier.weight.copy_(weight)
-    mean = torch.as_tensor(scaler.mean_).float()
-    model.classifier.bias.copy_(torch.as_tensor(regression.intercept_).float() - weight @ mean)
+    model.classifier.bias.copy_(bias)

@@ -50,5 +50,7 @@ class Phase:
 
 # decisions are real
 INFERENCE = Phase("inference", "compact", "policy", 0.0, 0.0, exits=True)
+# of methods that are fitted to a sample in closed form: no step of training
+CALIBRATION = Phase("calibrate", "compact", "policy", 0.0, 0.0, calibrate=True)
 # a model in training mode outside of `fit`: tokens are pruned, none exits
 FINE_TUNING = Phase("fine-tuning", "compact", "all", 0.0, 0.0)

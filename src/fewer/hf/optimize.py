@@ -15,9 +15,9 @@ from fewer.backbones.prepacked.eligible import NotPrepackable, check_finite
 from fewer.hf.attach import attach, attachment, evaluating, is_attached, parts
 from fewer.hf.attachment import PRECISION_OF
 from fewer.kernels.cpu.batch_invariant import swap_back, swap_in
-from fewer.kernels.cpu.library import unavailable_reason
+from fewer.kernels.cpu.library import Isa, unavailable_reason
 
-__all__ = ["PRECISIONS", "deoptimize", "kernels_of", "optimize", "precision_of"]
+__all__ = ["PRECISIONS", "deoptimize", "kernels_of", "optimize", "precision_of", "run_by"]
 
 log = logging.getLogger("fewer")
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
@@ -107,6 +107,14 @@ def deoptimize(model: Model) -> Model:
         attachment(model).set_graphs(None)
     swap_back(hf_model)
     return model
+
+
+def run_by(model: nn.Module, isa: Isa | None) -> None:
+    """Bring a model that was attached or optimized anew back to the kernels of `isa`, in place."""
+    if isa is None:
+        deoptimize(model)
+    else:
+        optimize(model, precision=PRECISION_OF[isa.dtype])
 
 
 def _choose_isa(encoder: Any, precision: str) -> Choice:

@@ -33,7 +33,7 @@ from fewer.core.decision import Decision, ExitOutput, Site, View
 from fewer.core.learning import CalibrationData, OperatingPoints, Point
 from fewer.core.needs import InputNeeds
 from fewer.core.packed import Packed
-from fewer.core.phase import Phase
+from fewer.core.phase import CALIBRATION, Phase
 from fewer.core.policy import ExitingPolicy
 from fewer.methods.exits.ridge import LEAST_ROWS, fit_ridge, text_features
 
@@ -54,7 +54,7 @@ class Cascade:
 
     def phases(self) -> tuple[Phase, ...]:
         """Calibrate only: no step of training."""
-        return (Phase("calibrate", "compact", "policy", 0.0, 0.0, calibrate=True),)
+        return (CALIBRATION,)
 
 
 class CascadePolicy(ExitingPolicy):

@@ -36,7 +36,7 @@ from fewer.core.decision import Decision, ExitOutput, Site, View
 from fewer.core.learning import CalibrationData, OperatingPoints
 from fewer.core.packed import Packed
 from fewer.core.partition import can_look
-from fewer.core.phase import Phase
+from fewer.core.phase import CALIBRATION, Phase
 from fewer.core.policy import ExitingPolicy
 from fewer.methods.exits.criteria import Criterion, ExitEvidence
 from fewer.methods.exits.heads import in_dtype_of
@@ -86,7 +86,7 @@ class ProbeExit:
 
     def phases(self) -> tuple[Phase, ...]:
         """Calibrate only: no step of training."""
-        return (Phase("calibrate", "compact", "policy", 0.0, 0.0, calibrate=True),)
+        return (CALIBRATION,)
 
 
 class ProbeExitPolicy(ExitingPolicy):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from fewer.core.packed import Packed
 from fewer.methods.exits.heads import first_rows
 
-__all__ = ["LEAST_ROWS", "Ridge", "fit_ridge", "text_features"]
+__all__ = ["LEAST_ROWS", "Ridge", "fit_ridge", "text_features", "unscaled"]
 
 LEAST_ROWS = 16  # for a regression and its error
 PENALTIES = tuple(10.0**power for power in range(-1, 6))  # of ridge regressions, cross-validated
@@ -50,8 +51,14 @@ def fit_ridge(features: Float[Tensor, "R F"], goals: Float[Tensor, "R C"]) -> Ri
     pipeline = make_pipeline(StandardScaler(), RidgeCV(PENALTIES))
     halves = pipeline.fit(inputs[::2], targets[::2]).predict(inputs[1::2])
     halves = halves.reshape(-1, targets.shape[1])
-    scaler, ridge = (step for _, step in pipeline.fit(inputs, targets).steps)
-    weight = ridge.coef_.reshape(targets.shape[1], -1) / scaler.scale_
-    bias = ridge.intercept_ - weight @ scaler.mean_
-    parts = (weight, bias, halves, halves - targets[1::2])
-    return Ridge(*(torch.as_tensor(part).float() for part in parts))
+    weight, bias = unscaled(pipeline.fit(inputs, targets))
+    errors = halves - targets[1::2]
+    return Ridge(weight, bias, *(torch.as_tensor(part).float() for part in (halves, errors)))
+
+
+def unscaled(pipeline: Any) -> tuple[Float[Tensor, "C F"], Float[Tensor, "C"]]:
+    """Return weight and bias of a linear model for features before its StandardScaler."""
+    scaler, linear = (step for _, step in pipeline.steps)
+    weight = np.atleast_2d(linear.coef_) / scaler.scale_
+    bias = linear.intercept_ - weight @ scaler.mean_
+    return torch.as_tensor(weight).float(), torch.as_tensor(bias).float()

@@ -47,7 +47,7 @@ from fewer.core.decision import Decision, Site, View
 from fewer.core.learning import CalibrationData, OperatingPoints, warn_if_missed
 from fewer.core.needs import Needs
 from fewer.core.packed import Packed
-from fewer.core.phase import Phase
+from fewer.core.phase import CALIBRATION, Phase
 from fewer.core.policy import Policy
 from fewer.core.trace import Trace
 from fewer.methods.distillation import distance_to
@@ -84,7 +84,7 @@ class TrainingFree:
 
     def phases(self) -> tuple[Phase, ...]:
         """Calibrate only: no step of training."""
-        return (Phase("calibrate", "compact", "policy", 0.0, 0.0, calibrate=True),)
+        return (CALIBRATION,)
 
 
 class TrainingFreePolicy(Policy):
