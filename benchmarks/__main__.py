@@ -184,13 +184,18 @@ def _certified() -> list[list[str]]:
     """Certify, without training, the dense models that `training-free` trains."""
     tests = {"sst2": "glue/sst2/test", "ag-news": "ag_news/test", "imdb": "imdb/test"}
     trains = {"sst2": "glue/sst2/train", "ag-news": "ag_news/train", "imdb": "imdb/train"}
+    methods = {
+        "training-free": "training_free",
+        "probe-exit": "probe_exit",
+        "stack": "training_free,probe_exit",
+    }
     return [
         [
-            *("benchmarks.certificate", f"{method.replace('_', '-')}-{name}"),
+            *("benchmarks.certificate", f"{method}-{name}"),
             *(f"runs/training-free-{name}/model", str(DATA / f"{test}.jsonl.gz"), "2000"),
-            *(str(DATA / f"{trains[name]}.jsonl.gz"), method),
+            *(str(DATA / f"{trains[name]}.jsonl.gz"), words),
         ]
-        for method in ("training_free", "probe_exit")
+        for method, words in methods.items()
         for name, test in tests.items()
     ]
 

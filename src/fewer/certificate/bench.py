@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from fewer.core.cost import Task
-from fewer.core.learning import OperatingPoints, Point
+from fewer.core.operating_points import OperatingPoints, Point
 from fewer.hf.attach import attachment
 from fewer.hf.max_length import resolve_max_length
 from fewer.measure.evaluate import run_all

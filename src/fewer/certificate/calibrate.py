@@ -17,14 +17,16 @@ from fewer._validation.settings import validate
 from fewer._validation.types import Fraction
 from fewer.certificate.bench import Bench, Run, encode_bench, points_of, rows_of
 from fewer.certificate.certificate import Certificate
-from fewer.certificate.choice import (
-    choose_method,
+from fewer.certificate.choice import choose_method
+from fewer.certificate.p_values import binomial_p_value, binomial_upper_bound, fewest_texts
+from fewer.certificate.path import (
+    Path,
     disagreement_at_share,
     find_point,
+    order_path,
     share_at_risk,
 )
-from fewer.certificate.p_values import binomial_p_value, binomial_upper_bound, fewest_texts
-from fewer.core.learning import OperatingPoints, Point
+from fewer.core.operating_points import Point
 from fewer.core.policy import Dense
 from fewer.hf.attach import attach, attachment, is_attached
 from fewer.hf.optimize import optimize, precision_of, run_by
@@ -85,23 +87,27 @@ def calibrate(
         attach(model)
     bench = encode_bench(model, tokenizer, texts, text_pairs, max_length)
     is_dense = isinstance(attachment(model).method, Dense)
-    searches = is_dense or conditional or flops_share is not None
+    is_joint = not is_dense and bool(points_of(model).parts)
+    searches = is_dense or is_joint or conditional or flops_share is not None
     search, tested = _split(bench, seed) if searches else (bench, bench)
     _check_count(len(tested), goal)
     if is_dense:
         rate = partial(share_at_risk, risk=goal.risk)
         if flops_share is not None:
             rate = partial(disagreement_at_share, share=flops_share)
-        choose_method(search, rate)
+        path = choose_method(search, rate)
+    else:
+        path = order_path(search)
     points = points_of(model)
     reference, isa = tested.run_at(points, points.never), attachment(model).isa
     if precision is not None:
         optimize(model, precision=precision)
     if flops_share is not None:
-        certificate = _certify_share(search, tested, points, reference, flops_share, goal)
+        certificate = _certify_share(search, tested, path, reference, flops_share, goal)
     else:
-        start = _choose_start(search, points, len(tested), goal) if conditional else 0
-        certificate = _certify(tested, points, reference, start, goal)
+        if conditional:
+            path = path[_choose_start(search, path, len(tested), goal) :]
+        certificate = _certify(tested, path, reference, goal)
     if certificate.point is None:
         warnings.warn(
             f"max_disagreement of {goal.risk:g} could not be certified at any operating point on "
@@ -125,13 +131,18 @@ def operating_runs(
     *,
     text_pairs: Iterable[str] | None = None,
     max_length: int | None = None,
+    path: Path | None = None,
 ) -> OperatingRuns:
-    """Run a model at every operating point, from strict to eager, which leaves the last one set."""
+    """Run a model at every operating point, from strict to eager, which leaves the last one set.
+
+    `path` takes the place of the method's own points.
+    """
     bench, points = encode_bench(model, tokenizer, texts, text_pairs, max_length), points_of(model)
+    path = points.path if path is None else path
     reference = bench.run_at(points, points.never)
-    runs = [bench.run_at(points, point) for point in points.path]
+    runs = [bench.run_at(points, point) for point in path]
     return OperatingRuns(
-        points.path,
+        path,
         torch.stack([bench.differs(run, reference) for run in runs]),
         [run.share for run in runs],
         [run.cpu_s for run in runs],
@@ -194,26 +205,24 @@ def _check_count(count: int, goal: _Goal) -> None:
         )
 
 
-def _choose_start(search: Bench, points: OperatingPoints, texts: int, goal: _Goal) -> int:
+def _choose_start(search: Bench, path: Path, texts: int, goal: _Goal) -> int:
     """Return the first point at which enough of so many texts will read less to be tested."""
+    points = points_of(search.model)
     reference = search.run_at(points, points.never)
     needed = ENOUGH * fewest_texts(goal.risk, goal.confidence) / max(1, texts)
-    for number, point in enumerate(points.path):
+    for number, point in enumerate(path):
         run = search.run_at(points, point)
         if float((run.flops < reference.flops).double().mean()) >= needed:
             return number
-    return len(points.path)
+    return len(path)
 
 
-def _certify(
-    bench: Bench, points: OperatingPoints, reference: Run, start: int, goal: _Goal
-) -> Certificate:
+def _certify(bench: Bench, path: Path, reference: Run, goal: _Goal) -> Certificate:
     """Test the points of the path from strict to eager, until one fails."""
     certificate = _describe(bench, goal)
-    tested: list[float] = []
-    for point in points.path[start:]:
-        assert not isinstance(point, tuple)  # of a threshold, a factor or a budget
-        changed, run = _changed_at(bench, points, point, reference, goal)
+    tested: list[Point] = []
+    for point in path:
+        changed, run = _changed_at(bench, point, reference, goal)
         p_value = binomial_p_value(int(changed.sum()), len(changed), goal.risk)
         tested.append(point)
         if p_value > 1 - goal.confidence:
@@ -232,22 +241,21 @@ def _certify(
 def _certify_share(
     search: Bench,
     tested: Bench,
-    points: OperatingPoints,
+    path: Path,
     reference: Run,
     share: float,
     goal: _Goal,
 ) -> Certificate:
     """Bound how many answers change at the strictest point that keeps a share of the FLOPs."""
-    strictest = find_point(search, share)
+    strictest = find_point(search, path, share)
     if strictest is None:
-        least = search.run_at(points, points.path[-1]).share
+        least = search.run_at(points_of(search.model), path[-1]).share
         raise ValueError(
             f"flops_share must be {least:.3f} or more, which {attachment(search.model).method} "
             f"keeps at its most eager point; got {share:g}."
         )
     point, _ = strictest
-    assert not isinstance(point, tuple)
-    changed, run = _changed_at(tested, points, point, reference, goal)
+    changed, run = _changed_at(tested, point, reference, goal)
     errors, texts = int(changed.sum()), len(changed)
     bound = binomial_upper_bound(errors, texts, goal.confidence)
     return replace(
@@ -262,11 +270,9 @@ def _certify_share(
     )
 
 
-def _changed_at(
-    bench: Bench, points: OperatingPoints, point: Point, reference: Run, goal: _Goal
-) -> tuple[Tensor, Run]:
+def _changed_at(bench: Bench, point: Point, reference: Run, goal: _Goal) -> tuple[Tensor, Run]:
     """Return whether the answers that are counted change at a point, and the run there."""
-    run = bench.run_at(points, point)
+    run = bench.run_at(points_of(bench.model), point)
     changed = bench.differs(run, reference)
     return (changed[run.flops < reference.flops] if goal.conditional else changed), run
 

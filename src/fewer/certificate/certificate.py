@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Certificate", "certificate_of"]
 
+Numbers = Annotated[tuple[Number, ...], Strict(False)]
+
 
 @settings
 class Certificate:
@@ -27,7 +29,8 @@ class Certificate:
     max_disagreement: Fraction
     confidence: Fraction
     conditional: bool  # whether among the texts that read less, not among all
-    point: Number | None  # the operating point; None: nothing could be certified
+    # the operating point, of a stack one number for each part; None: nothing could be certified
+    point: Number | Numbers | None
     changed: Natural  # answers of the texts below that differ
     texts: Natural  # that were tested; with `conditional`, those that read less
     p_value: Proportion
@@ -39,7 +42,7 @@ class Certificate:
     version: str
     precision: str
     # the points that were tested, in order
-    tested: Annotated[tuple[Number, ...], Strict(False)] = field(default=())
+    tested: Annotated[tuple[Number | Numbers, ...], Strict(False)] = field(default=())
 
     @property
     def promise(self) -> str:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from fewer._files.disk import read_json
 from fewer._files.manifest import check_files, write_manifest
+from fewer.core.operating_points import list_numbers
 from fewer.hf.attach import attach, attachment, parts
 from fewer.hf.gliner import is_of_gliner
 from fewer.hf.optimize import optimize
@@ -154,14 +155,14 @@ def _attach_method(
             "model: save it again."
         )
     points = policy.operating_points()
-    never = None if points is None or isinstance(points.never, tuple) else points.never
+    never = [] if points is None else list_numbers(points.never)
     for name, (tensor, file) in tensors.items():
         if _dtype_kind(tensor) != _dtype_kind(expected[name]):
             raise ValueError(
                 f"{file}: {name} must be of type {expected[name].dtype}; got {tensor.dtype}. Save "
                 "the model again."
             )
-        may_be_infinite = never is not None and tensor.ndim == 0 and math.isinf(never)
+        may_be_infinite = tensor.ndim == 0 and any(map(math.isinf, never))
         if bool(tensor.isnan().any() if may_be_infinite else (~tensor.isfinite()).any()):
             raise ValueError(
                 f"{file}: {name} must hold finite numbers; got NaN or infinity. Train or save the "

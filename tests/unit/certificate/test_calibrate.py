@@ -1,5 +1,6 @@
 import copy
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -14,15 +15,19 @@ import fewer
 from fewer.certificate.calibrate import calibrate, operating_runs
 from fewer.certificate.certificate import certificate_of
 from fewer.certificate.p_values import binomial_p_value, binomial_upper_bound
+from fewer.core.stack import Stack
 from fewer.hf.optimize import precision_of
 from fewer.kernels.cpu.library import best_isa
+from fewer.measure.sweep import present_threshold
 from fewer.methods.exits import ProbeExit
+from fewer.methods.pruning import TrainingFree
 from tests.unit.conftest import WORDS
 
 TEXTS = [
     " ".join(WORDS[(number * step) % len(WORDS)] for step in range(1, 2 + number % 9))
     for number in range(80)
 ]
+STACK = Stack((TrainingFree(target=0.7), ProbeExit()))
 LOOSE = {"max_disagreement": 0.2, "confidence": 0.9}
 
 
@@ -112,9 +117,30 @@ def test_with_more_texts_a_dense_model_gets_what_reads_least(model_folder):
     texts = [f"{text} {WORDS[number % 5]}" for number in range(2) for text in TEXTS]
     certificate = calibrate(model, tokenizer, texts, max_disagreement=0.3, confidence=0.9)
     method = fewer.attachment(model).method
-    assert isinstance(method, ProbeExit)
-    assert fewer.attachment(model).policy.margin.item() == pytest.approx(certificate.point)
+    assert method in (ProbeExit(), Stack((TrainingFree(), ProbeExit())))
+    present = fewer.attachment(model).policy.operating_points().present
+    assert present == pytest.approx(certificate.point)
     assert certificate.flops_share < 0.9
+
+
+def test_a_stack_is_certified_as_one(model_folder, tmp_path):
+    """Both settings are turned along one path, and both are saved."""
+    model, tokenizer = classifier(model_folder)
+    fewer.prune(model, tokenizer, TEXTS, method=STACK)
+    texts = [f"{text} {WORDS[number % 5]}" for number in range(2) for text in TEXTS]
+    certificate = calibrate(model, tokenizer, texts, max_disagreement=0.3, confidence=0.9)
+    assert certificate.texts == 112  # the others made the path
+    assert len(certificate.point) == 2
+    for strict, eager in pairwise(certificate.tested):
+        assert eager[0] > strict[0] or eager[1] < strict[1]  # a factor grows, a margin falls
+    fewer.save(model, tmp_path)
+    loaded = fewer.load(tmp_path, precision=None)
+    assert certificate_of(loaded) == certificate
+    points = fewer.attachment(loaded).policy.operating_points()
+    assert points.present == pytest.approx(certificate.point)
+    fewer.set_threshold(loaded, threshold=(0.5, 2.0))
+    assert points.present == (0.5, 2.0)
+    assert present_threshold(loaded) == (0.5, 2.0)
 
 
 def test_a_dense_tagger_is_calibrated_on_sentences(model_folder):
