@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Strict
 
@@ -43,6 +43,7 @@ class Certificate:
     precision: str
     # the points that were tested, in order
     tested: Annotated[tuple[Number | Numbers, ...], Strict(False)] = field(default=())
+    counts: Literal["changed", "worse"] = "changed"  # all that differ, or right ones now wrong
 
     @property
     def promise(self) -> str:
@@ -50,9 +51,13 @@ class Certificate:
         if self.point is None:
             return "nothing is certified: the model reads everything"
         among = "of the texts that read less" if self.conditional else "of all texts"
+        happens = {
+            "changed": "differ from the full model's",
+            "worse": "become wrong that the full model has right",
+        }[self.counts]
         return (
             f"with {self.confidence:.0%} confidence, at most {self.max_disagreement:.2%} of the "
-            f"answers {among} differ from the full model's ({self.changed} of {self.texts:,} did); "
+            f"answers {among} {happens} ({self.changed} of {self.texts:,} did); "
             f"{self.flops_share:.1%} of its FLOPs"
         )
 

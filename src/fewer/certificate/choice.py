@@ -7,12 +7,14 @@ import warnings
 from collections.abc import Callable
 from typing import Literal
 
+from torch import Tensor
+
 from fewer.certificate.bench import Bench
 from fewer.certificate.path import Path, order_path
 from fewer.core.cost import ModelSpec
 from fewer.core.policy import Method
 from fewer.core.stack import Stack
-from fewer.hf.attach import attachment
+from fewer.hf.attach import attach, attachment
 from fewer.hf.optimize import run_by
 from fewer.methods.exits.probe_exit import ProbeExit
 from fewer.methods.exits.ridge import LEAST_ROWS
@@ -62,6 +64,14 @@ def _list_methods(spec: ModelSpec, texts: int) -> list[Method]:
 def _fit(method: Method, bench: Bench) -> None:
     """Attach a method, fit it, and run it by the kernels that the model was run by."""
     isa = attachment(bench.model).isa
+    attach(bench.model, method)
+    learned = bench.journal.keep(lambda: _learn(method, bench))
+    attachment(bench.model).policy.load_state_dict(learned)
+    run_by(bench.model, isa)
+
+
+def _learn(method: Method, bench: Bench) -> dict[str, Tensor]:
+    """Fit a method to the texts; return what it has learned."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TruncationWarning)
         # nobody asked for the method's target: the points around it are what is tested
@@ -74,4 +84,4 @@ def _fit(method: Method, bench: Bench) -> None:
             method=method,
             max_length=bench.max_length,
         )
-    run_by(bench.model, isa)
+    return dict(attachment(bench.model).policy.state_dict())

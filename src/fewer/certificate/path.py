@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from fewer.certificate.bench import Bench, Run, points_of
-from fewer.core.operating_points import OperatingPoints, Point, join_numbers
+from fewer.certificate.bench import Bench, points_of
+from fewer.core.operating_points import OperatingPoints, Point, join_numbers, list_numbers
 
-__all__ = ["Path", "disagreement_at_share", "find_point", "order_path", "share_at_risk"]
+__all__ = ["Budget", "Path", "disagreement_within", "order_path", "share_at_risk"]
 
 Path = tuple[Point, ...]  # from strict to eager
 MOST_CHANGED = 0.1  # of the answers, by one part of a stack alone: it is not followed further
@@ -17,23 +18,29 @@ MOST_CHANGED = 0.1  # of the answers, by one part of a stack alone: it is not fo
 def order_path(search: Bench) -> Path:
     """Return the path of the model's operating points; that of a stack is made on these texts.
 
-    It begins where all parts are at the first point of their own paths. Each step turns one part:
-    the one that changes fewer answers when it acts alone.
+    It begins where every part does nothing, or as little as its own path knows. Each step turns the
+    part that saves most FLOPs for the answers that it changes, each part alone.
     """
     points = points_of(search.model)
     if not points.parts:
         return points.path
-    reference = search.run_at(points, points.never)
-    steps = sorted(
-        (changed, number, place)
-        for number, part in enumerate(points.parts)
-        for place, changed in _changed_alone(search, points, number, part, reference)
-    )
-    places = [0 for _ in points.parts]
-    path = [_join(points, places)]
-    for _, number, place in steps:
-        places[number] = place
-        path.append(_join(points, places))
+    tries = [_try_alone(search, points, number) for number in range(len(points.parts))]
+    places = [0 for _ in tries]
+
+    def gain(number: int) -> float:
+        """Return the FLOPs that the next step of a part saves for an answer that it changes."""
+        before, after = tries[number][places[number] :][:2]
+        changed = max(0.0, after.changed - before.changed)
+        return (before.share - after.share) / (changed + 1 / len(search))
+
+    def join() -> Point:
+        pairs = zip(tries, places, strict=True)
+        return join_numbers(tries_of_part[place].point for tries_of_part, place in pairs)
+
+    path = [join()]
+    while open_parts := [n for n, place in enumerate(places) if place + 1 < len(tries[n])]:
+        places[max(open_parts, key=gain)] += 1
+        path.append(join())
     return tuple(path)
 
 
@@ -49,48 +56,68 @@ def share_at_risk(bench: Bench, path: Path, risk: float) -> float:
     return share
 
 
-def disagreement_at_share(bench: Bench, path: Path, share: float) -> float:
-    """Return the share of changed answers at the first point that keeps few enough FLOPs.
+@dataclass(frozen=True)
+class Budget:
+    """A share of the dense FLOPs, or the milliseconds of a text that is read alone; one of them."""
 
-    Infinite where none does.
+    flops_share: float | None = None
+    latency_ms: float | None = None
+
+    def cost(self, bench: Bench, point: Point) -> float:
+        """Return the part of the budget that a point takes: more than 1 is too much."""
+        points, (name, amount) = points_of(bench.model), self.describe()
+        if name == "latency_ms":
+            return bench.time_alone(points, point) / amount
+        return bench.run_at(points, point).share / amount
+
+    def describe(self) -> tuple[str, float]:
+        """Return the name and the amount of what is limited."""
+        if self.latency_ms is not None:
+            return "latency_ms", self.latency_ms
+        assert self.flops_share is not None
+        return "flops_share", self.flops_share
+
+    def find_point(self, bench: Bench, path: Path) -> Point | None:
+        """Return the strictest point within the budget; `None` where there is none."""
+        return next((point for point in path if self.cost(bench, point) <= 1), None)
+
+
+def disagreement_within(bench: Bench, path: Path, budget: Budget) -> float:
+    """Return the share of changed answers at the first point that is within a budget.
+
+    Where none is, what the last one takes of it, which is more than any share.
     """
     points = points_of(bench.model)
     reference = bench.run_at(points, points.never)
-    strictest = find_point(bench, path, share)
-    if strictest is None:
-        return math.inf
-    _, run = strictest
-    return float(bench.differs(run, reference).double().mean())
+    point = budget.find_point(bench, path)
+    if point is None:
+        return budget.cost(bench, path[-1])
+    return float(bench.differs(bench.run_at(points, point), reference).double().mean())
 
 
-def find_point(bench: Bench, path: Path, share: float) -> tuple[Point, Run] | None:
-    """Return the strictest point that keeps at most this share of the FLOPs, and the run there.
+class _Try(NamedTuple):
+    """What a point of a part does alone."""
 
-    `None` where no point does.
+    point: Point
+    changed: float  # share of the answers
+    share: float  # of the FLOPs
+
+
+def _try_alone(search: Bench, points: OperatingPoints, number: int) -> list[_Try]:
+    """Try the points of a part, the others doing nothing, until one changes too many answers.
+
+    The points after it are as if they saved nothing, so that they are the last to be turned to.
     """
-    points = points_of(bench.model)
-    runs = ((point, bench.run_at(points, point)) for point in path)
-    return next(((point, run) for point, run in runs if run.share <= share), None)
-
-
-def _changed_alone(
-    search: Bench, points: OperatingPoints, number: int, part: OperatingPoints, reference: Run
-) -> Iterator[tuple[int, float]]:
-    """Give, for each place of a part's path but the first, the share of answers it has changed.
-
-    The share never falls along the path, and is infinite from where the part is not followed.
-    """
-    changed = 0.0
-    for place in range(1, len(part.path)):
-        if changed <= MOST_CHANGED:
-            alone = [other.never for other in points.parts]
-            alone[number] = part.path[place]
-            run = search.run_at(points, join_numbers(alone))
-            changed = max(changed, float(search.differs(run, reference).double().mean()))
-        else:
-            changed = math.inf
-        yield place, changed
-
-
-def _join(points: OperatingPoints, places: list[int]) -> Point:
-    return join_numbers(part.path[place] for part, place in zip(points.parts, places, strict=True))
+    part, reference = points.parts[number], search.run_at(points, points.never)
+    starts = (part.never,) if all(map(math.isfinite, list_numbers(part.never))) else ()
+    tries: list[_Try] = []
+    for point in (*starts, *part.path):
+        if tries and tries[-1].changed > MOST_CHANGED:
+            tries.append(tries[-1]._replace(point=point))
+            continue
+        alone = [of_part.never for of_part in points.parts]
+        alone[number] = point
+        run = search.run_at(points, join_numbers(alone))
+        changed = float(search.differs(run, reference).double().mean())
+        tries.append(_Try(point, changed, run.share))
+    return tries

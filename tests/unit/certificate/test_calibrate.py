@@ -12,6 +12,7 @@ from transformers import (
 )
 
 import fewer
+from fewer.certificate.bench import Bench, encode_bench
 from fewer.certificate.calibrate import calibrate, operating_runs
 from fewer.certificate.certificate import certificate_of
 from fewer.certificate.p_values import binomial_p_value, binomial_upper_bound
@@ -191,8 +192,93 @@ def test_a_budget_that_no_point_reaches_and_two_goals_are_refused(model_folder):
     model, tokenizer = with_exits(model_folder)
     with pytest.raises(ValueError, match="flops_share must be"):
         calibrate(model, tokenizer, TEXTS, flops_share=0.01)
-    with pytest.raises(ValueError, match="max_disagreement must be left out"):
-        calibrate(model, tokenizer, TEXTS, flops_share=0.5, max_disagreement=0.1)
+    with pytest.raises(ValueError, match="latency_ms must be"):
+        calibrate(model, tokenizer, TEXTS, latency_ms=1e-6)
+
+
+def test_milliseconds_are_a_budget_too(model_folder, monkeypatch):
+    """A text takes as many milliseconds as it reads hundredths of the FLOPs, on this machine."""
+    model, tokenizer = with_exits(model_folder)
+    points = fewer.attachment(model).policy.operating_points()
+    monkeypatch.setattr(
+        Bench, "time_alone", lambda bench, *at: 100 * Bench.run_at(bench, *at).share
+    )
+    certificate = calibrate(model, tokenizer, TEXTS, latency_ms=70.0, confidence=0.9)
+    by_share = calibrate(model, tokenizer, TEXTS, flops_share=0.7, confidence=0.9)
+    assert certificate == by_share
+    assert points.value.item() == pytest.approx(certificate.point)
+
+
+def test_texts_alone_are_timed(model_folder):
+    model, tokenizer = with_exits(model_folder)
+    bench = encode_bench(model, tokenizer, TEXTS, None, None)
+    points = fewer.attachment(model).policy.operating_points()
+    assert 0.01 < bench.time_alone(points, points.never) < 1000
+    assert points.is_never
+
+
+def test_with_labels_right_answers_that_become_wrong_count(model_folder):
+    model, tokenizer = with_exits(model_folder)
+    changed = calibrate(copy.deepcopy(model), tokenizer, TEXTS, max_disagreement=0.5)
+    points = fewer.attachment(model).policy.operating_points()
+    points.set_never()
+    full = fewer.predict(model, tokenizer, TEXTS).argmax(-1)
+    names = [model.config.id2label[int(label)] for label in full]
+    alike = calibrate(copy.deepcopy(model), tokenizer, TEXTS, labels=names, max_drop=0.5)
+    assert (alike.changed, alike.point) == (changed.changed, changed.point)
+    assert alike.counts == "worse"
+    assert "become wrong" in alike.promise
+    wrong = (1 - full).tolist()
+    none = calibrate(copy.deepcopy(model), tokenizer, TEXTS, labels=wrong, max_drop=0.5)
+    assert none.changed == 0  # no answer was right
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (["LABEL_0"], "labels must be as many"),
+        (["good"] * 80, "labels must be of"),
+        ([2] * 80, "2"),
+    ],
+)
+def test_labels_that_are_not_the_models_are_refused(model_folder, labels, told):
+    with pytest.raises(ValueError, match=told):
+        calibrate(*with_exits(model_folder), TEXTS, labels=labels, max_drop=0.5)
+
+
+def test_one_that_was_interrupted_goes_on_and_ends_alike(model_folder, tmp_path, monkeypatch):
+    texts = TEXTS * 2
+    settings = {"max_disagreement": 0.3, "confidence": 0.9}
+    expected = calibrate(*classifier(model_folder), texts, **settings)
+    run, passes = Bench._run, []
+
+    def interrupt(bench, point):
+        passes.append(point)
+        if len(passes) == 20:
+            raise KeyboardInterrupt
+        return run(bench, point)
+
+    monkeypatch.setattr(Bench, "_run", interrupt)
+    settings["output_dir"] = tmp_path / "passes"
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(*classifier(model_folder), texts, **settings)
+    monkeypatch.setattr(
+        Bench, "_run", lambda bench, point: passes.append(point) or run(bench, point)
+    )
+    with pytest.raises(ValueError, match="resume"):
+        calibrate(*classifier(model_folder), texts, **settings)
+    settings["resume"] = True
+    with pytest.raises(ValueError, match="risk"):
+        calibrate(*classifier(model_folder), texts, **{**settings, "max_disagreement": 0.2})
+    model, tokenizer = classifier(model_folder)
+    certificate = calibrate(model, tokenizer, texts, **settings)
+    assert certificate == expected
+    count = len(passes)
+    again = calibrate(*classifier(model_folder), texts, **settings)
+    assert again == expected
+    assert len(passes) == count  # nothing is computed again
+    present = fewer.attachment(model).policy.operating_points().present
+    assert present == pytest.approx(certificate.point)
 
 
 def test_what_cannot_be_certified_reads_everything_with_a_warning(model_folder):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fewer.certificate import path as module
-from fewer.certificate.path import find_point, order_path, share_at_risk
+from fewer.certificate.path import Budget, disagreement_within, order_path, share_at_risk
 from fewer.core.operating_points import OperatingPoints, join_points
 
 # of 20 texts, how many answers each number of a part changes, and the FLOPs that it saves
@@ -22,6 +22,9 @@ class Bench:
 
     def __init__(self):
         self.points = []
+
+    def __len__(self):
+        return 20
 
     def run_at(self, points, point):
         self.points.append(point)
@@ -45,13 +48,17 @@ def bench(monkeypatch):
     return Bench()
 
 
-def test_the_part_that_changes_fewer_answers_alone_is_turned_first(bench):
+def test_the_part_that_saves_most_for_what_it_changes_is_turned_first(bench):
+    """Steps alone, of the first 0.1, 0.1, 0.1 saved for 0, 1, 4 answers; of the second 0.2, 0.1,
+    0.2 for 0, 2, 7.
+    """
     assert order_path(bench) == (
-        (0.5, 6.0),
-        (0.5, 3.0),  # changes none
-        (1.0, 3.0),  # one, alone
-        (1.0, 2.0),  # two
-        (2.0, 2.0),  # five
+        (0.0, 6.0),  # the first does nothing; the second cannot be told to, but by an infinity
+        (0.0, 3.0),
+        (0.5, 3.0),
+        (1.0, 3.0),
+        (1.0, 2.0),
+        (1.0, 1.0),
         (2.0, 1.0),
     )
 
@@ -68,7 +75,7 @@ def test_shares_and_points_are_read_off_the_path(bench):
     path = order_path(bench)
     assert share_at_risk(bench, path, 0.05) == pytest.approx(0.6)  # at (1.0, 3.0)
     assert share_at_risk(bench, path, 0.15) == pytest.approx(0.5)
-    point, run = find_point(bench, path, 0.6)
-    assert point == (1.0, 3.0)
-    assert run.share == pytest.approx(0.6)
-    assert find_point(bench, path, 0.1) is None
+    assert Budget(flops_share=0.61).find_point(bench, path) == (1.0, 3.0)
+    assert Budget(flops_share=0.1).find_point(bench, path) is None
+    assert disagreement_within(bench, path, Budget(flops_share=0.61)) == pytest.approx(0.05)
+    assert disagreement_within(bench, path, Budget(flops_share=0.1)) == pytest.approx(2.0)
