@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,7 @@ from fewer.core.operating_points import OperatingPoints, Point
 from fewer.hf.attach import attachment, evaluating
 from fewer.hf.max_length import resolve_max_length
 from fewer.measure.evaluate import batches, run_all
+from fewer.measure.interleaved import time_call
 from fewer.measure.scorers import MultiLabelScorer, Scorer, TagScorer, TextScorer
 from fewer.measure.sweep import Depths
 from fewer.tasks.texts import TruncationWarning, encode_texts, listed
@@ -113,11 +115,10 @@ class Bench:
         rows = [0] * WARM_UP + list(range(0, len(self), step))
         times = []
         with evaluating(self.model) as reader, torch.inference_mode():
-            for _, inputs in batches(self.encoded, self.tokenizer, rows, 1):
-                start = time.perf_counter()
-                reader(**inputs)
-                times.append(time.perf_counter() - start)
-        return 1e3 * statistics.median(times[WARM_UP:])
+            for _, row in batches(self.encoded, self.tokenizer, rows, 1):
+                inputs = {name: value.to(reader.device) for name, value in row.items()}
+                times.append(time_call(partial(reader, **inputs), reader.device))
+        return statistics.median(times[WARM_UP:])
 
 
 def encode_bench(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fewer.cli.common import Columns, LimitOption, ThreadsOption, quiet, roles
+from fewer.cli.common import Columns, DeviceOption, LimitOption, ThreadsOption, quiet, roles
 from fewer.cli.source import Source
 
 __all__ = ["calibrate"]
@@ -47,6 +47,7 @@ def calibrate(
     split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None,
     limit: LimitOption = None,
     max_length: Annotated[int | None, typer.Option(min=2, help="Longest text in tokens.")] = None,
+    device: DeviceOption = None,
     threads: ThreadsOption = None,
     seed: int = 0,
     resume: Annotated[
@@ -76,7 +77,7 @@ def calibrate(
     if limit is not None and limit < len(rows):
         rows = rows.shuffle(seed=seed).select(range(limit))
     source = Source.find(model)
-    loaded = source.load_model("fp32")
+    loaded = source.load_model("fp32", device)
     tokenizer = source.load_tokenizer(loaded)
     names = roles(column)
     first, second = names.get("tokens") or names.get("text"), names.get("text_pair")
