@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import statistics
 import time
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from fewer.certificate.items import Items, list_items
 from fewer.certificate.journal import Journal
 from fewer.core.cost import Task
 from fewer.core.operating_points import OperatingPoints, Point
 from fewer.hf.attach import attachment, evaluating
-from fewer.hf.max_length import resolve_max_length
 from fewer.measure.evaluate import batches, run_all
 from fewer.measure.interleaved import time_call
-from fewer.measure.scorers import MultiLabelScorer, Scorer, TagScorer, TextScorer
+from fewer.measure.scorers import Scorer
 from fewer.measure.sweep import Depths
-from fewer.tasks.texts import TruncationWarning, encode_texts, listed
-from fewer.tasks.words import encode_sentences
+from fewer.tasks.texts import listed
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
 
 TIMED, WARM_UP = 50, 3  # texts
 
-__all__ = ["Bench", "Run", "encode_bench", "points_of", "rows_of"]
+__all__ = ["Bench", "Run", "encode_bench", "points_of"]
 
 
 @dataclass(frozen=True)
@@ -55,27 +53,25 @@ class Bench:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    task: Task
-    scorer: Scorer
-    items: Sequence[Any]
-    pairs: Sequence[str] | None
-    max_length: int
+    items: Items
     encoded: Dataset
     labels: Tensor | None = None  # (texts): only right answers that become wrong count then
     journal: Journal = field(default_factory=Journal)
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """The scorer of the texts, which tells which answers differ."""
+        return self.items.make_scorer()
 
     def __len__(self) -> int:
         return len(self.items)
 
     def select(self, numbers: Sequence[int]) -> Bench:
         """Keep these texts."""
-        items = [self.items[number] for number in numbers]
-        pairs = None if self.pairs is None else [self.pairs[number] for number in numbers]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", TruncationWarning)  # told once, of all texts
-            encoded = _encode_items(self.tokenizer, items, pairs, self.max_length)
+        items = self.items.select(numbers)
+        encoded = items.encode(self.tokenizer, warn=False)  # told once, of all texts
         labels = None if self.labels is None else self.labels[list(numbers)]
-        return replace(self, items=items, pairs=pairs, encoded=encoded, labels=labels)
+        return replace(self, items=items, encoded=encoded, labels=labels)
 
     def run_at(self, points: OperatingPoints, point: Point) -> Run:
         """Run the model over all texts at a point, which stays set."""
@@ -125,7 +121,7 @@ def encode_bench(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     texts: Iterable[Any],
-    text_pairs: Iterable[str] | None,
+    text_pairs: Iterable[Any] | None,
     max_length: int | None,
     labels: Iterable[int | str] | None = None,
 ) -> Bench:
@@ -134,35 +130,15 @@ def encode_bench(
     Raises `ValueError` for a model whose answers cannot be compared yet, and for labels that are
     not the model's or of a model that gives no text a label.
     """
-    task, names = attachment(model).spec.task, _label_names(model)
-    if task is Task.TEXT:
-        scorer: Scorer = TextScorer([], regression=len(names) == 1)
-    elif task is Task.MULTI_LABEL:
-        scorer = MultiLabelScorer([], names)
-    elif task is Task.TOKEN:
-        scorer = TagScorer([], names)
-    else:
-        raise ValueError(
-            f"model must classify texts or tag words to be calibrated; got a "
-            f"{type(model).__name__}. Questions and several numbers are not certified yet."
-        )
-    length = resolve_max_length(model, max_length, tokenizer.model_max_length)
-    items = listed(texts, "texts", item="sentence" if task is Task.TOKEN else "text")
-    pairs = None if text_pairs is None else listed(text_pairs, "text_pairs")
-    encoded = _encode_items(tokenizer, items, pairs, length)
-    bench = Bench(model, tokenizer, task, scorer, items, pairs, length, encoded)
+    items = list_items(model, tokenizer, texts, text_pairs, max_length)
+    bench = Bench(model, tokenizer, items, items.encode(tokenizer))
     return bench if labels is None else replace(bench, labels=_number_labels(bench, labels))
-
-
-def _label_names(model: PreTrainedModel) -> list[str]:
-    labels: Any = model.config.id2label
-    return [labels[number] for number in range(len(labels))]
 
 
 def _number_labels(bench: Bench, labels: Iterable[int | str]) -> Tensor:
     """Return the number of each label, which is a number already or a name."""
-    names = _label_names(bench.model)
-    if bench.task is not Task.TEXT or len(names) < 2:
+    names = bench.items.labels
+    if bench.items.task is not Task.TEXT or len(names) < 2:
         raise ValueError(
             f"labels must be left out for a {type(bench.model).__name__}, whose answers are not "
             "one label per text. Bound max_disagreement instead of max_drop."
@@ -173,25 +149,8 @@ def _number_labels(bench: Bench, labels: Iterable[int | str]) -> Tensor:
         raise ValueError(f"labels must be as many as the texts, {len(bench)}; got {len(numbers)}.")
     for number in numbers:
         if number not in range(len(names)):
-            raise ValueError(f"labels must be of {names}; got {number!r}.")
+            raise ValueError(f"labels must be of {list(names)}; got {number!r}.")
     return torch.tensor(numbers)
-
-
-def _encode_items(
-    tokenizer: PreTrainedTokenizerBase,
-    items: Sequence[Any],
-    pairs: Sequence[str] | None,
-    max_length: int,
-) -> Any:
-    if items and not isinstance(items[0], str):
-        return encode_sentences(items, tokenizer, max_length=max_length)
-    return encode_texts(items, tokenizer, pairs=pairs, max_length=max_length)
-
-
-def rows_of(bench: Bench) -> Any:
-    """Return the rows that a data hash is of."""
-    pairs: Sequence[str | None] = bench.pairs or [None] * len(bench)
-    return [{"text": text, "pair": pair} for text, pair in zip(bench.items, pairs, strict=True)]
 
 
 def points_of(model: PreTrainedModel) -> OperatingPoints:

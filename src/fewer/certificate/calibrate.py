@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from fewer.certificate.bench import Bench, Run, encode_bench, points_of, rows_of
+from fewer.certificate.bench import Bench, Run, encode_bench, points_of
 from fewer.certificate.certificate import Certificate
 from fewer.certificate.choice import choose_method
 from fewer.certificate.goal import Goal, read_goal
@@ -27,7 +27,6 @@ from fewer.core.policy import Dense
 from fewer.hf.attach import attach, attachment, is_attached
 from fewer.hf.optimize import optimize, precision_of, run_by
 from fewer.hf.side_file import method_to
-from fewer.tasks.rows import data_hash
 from fewer.training.checkpoints import weights_hash
 from fewer.training.fit import open_run
 from fewer.version import __version__
@@ -47,7 +46,7 @@ def calibrate(
     tokenizer: PreTrainedTokenizerBase,
     texts: Iterable[Any],
     *,
-    text_pairs: Iterable[str] | None = None,
+    text_pairs: Iterable[Any] | None = None,
     labels: Iterable[int | str] | None = None,
     max_disagreement: float | None = None,
     max_drop: float | None = None,
@@ -64,12 +63,14 @@ def calibrate(
     """Set a model, in place, to the fastest operating point that is certified on these texts.
 
     No labels are needed: the full model, at its strictest point, is the teacher. An answer is a
-    label, the labels above 0.5, a number to a tenth of the numbers' deviation, or all the tags of
-    a sentence (`texts` are lists of words then). At most a share `max_disagreement` of the answers
-    may differ (default 0.01). With `labels`, of a classifier of texts, only right answers that
-    become wrong count, so the accuracy falls by `max_drop` at most. With a budget instead,
-    `flops_share` or `latency_ms` (median, of a text that is read alone, on this machine), the point
-    is the strictest within the budget, and the share of answers that count is what it certifies.
+    label, the labels above 0.5, a number to a tenth of the numbers' deviation, all the tags of a
+    sentence (`texts` are lists of words then), the words of the answer to a question (`text_pairs`
+    are the contexts), or the first document of a query (`text_pairs` are lists of documents). At
+    most a share `max_disagreement` of the answers may differ (default 0.01). With `labels`, of a
+    classifier of texts, only right answers that become wrong count, so the accuracy falls by
+    `max_drop` at most. With a budget instead, `flops_share` or `latency_ms` (median, of a text that
+    is read alone, on this machine), the point is the strictest within the budget, and the share of
+    answers that count is what it certifies.
     With `conditional` the promise is about the texts that read less than all, which an average over
     easy texts may hide. With `precision` the model is optimized for it by `fewer.optimize`, and the
     promise is about both together: the teacher is the model in the precision that it comes in.
@@ -85,8 +86,8 @@ def calibrate(
     an interrupted calibration left there are not computed again.
 
     Raises `ValueError` for fewer texts than can certify the promise at all (299 for 1 % at 95 %),
-    for a budget that no point is within, for a method without operating points, for question
-    answering, and for a folder with another calibration.
+    for a budget that no point is within, for a method without operating points, for a model of
+    embeddings, and for a folder with another calibration.
 
     >>> fewer.calibrate(model, tokenizer, texts, max_disagreement=0.01)  # doctest: +SKIP
     """
@@ -104,6 +105,8 @@ def calibrate(
     if not is_attached(model):
         attach(model)
     bench = encode_bench(model, tokenizer, texts, text_pairs, max_length, labels)
+    if latency_ms is not None and bench.items.are_rankings:
+        raise ValueError("latency_ms must be left out for rankings, whose documents are no texts.")
     if output_dir is not None:
         run = {**asdict(goal), "precision": precision, "seed": seed}
         bench = replace(bench, journal=_open_journal(FilePath(output_dir), bench, run, resume))
@@ -112,13 +115,7 @@ def calibrate(
     searches = is_dense or is_joint or conditional or goal.budget is not None
     search, tested = _split(bench, seed) if searches else (bench, bench)
     _check_count(len(tested), goal)
-    if is_dense:
-        rate = partial(share_at_risk, risk=goal.risk)
-        if goal.budget is not None:
-            rate = partial(disagreement_within, budget=goal.budget)
-        path = choose_method(search, rate)
-    else:
-        path = order_path(search)
+    path = _choose_path(search, goal) if is_dense else order_path(search)
     points = points_of(model)
     reference, isa = tested.run_at(points, points.never), attachment(model).isa
     if precision is not None:
@@ -181,15 +178,22 @@ class OperatingRuns(NamedTuple):
     full_cpu_s: float  # of the full model
 
 
+def _choose_path(search: Bench, goal: Goal) -> Path:
+    """Attach the best method to a dense model; return the path of its operating points."""
+    if goal.budget is None:
+        return choose_method(search, partial(share_at_risk, risk=goal.risk))
+    return choose_method(search, partial(disagreement_within, budget=goal.budget))
+
+
 def _open_journal(folder: FilePath, bench: Bench, run: dict[str, Any], resume: bool) -> Journal:
     """Open the folder of this calibration. Raises `ValueError` where it holds another's."""
     labels = None if bench.labels is None else bench.labels.tolist()
     run |= {
         "weights": weights_hash(bench.model),
         "method": method_to(attachment(bench.model).method),
-        "data": data_hash(rows_of(bench)),
+        "data": bench.items.hash,
         "labels": labels,
-        "max_length": bench.max_length,
+        "max_length": bench.items.max_length,
         "version": __version__,
     }
     open_run(folder, run, resume, "calibrate.json")
@@ -294,7 +298,7 @@ def _describe(bench: Bench, goal: Goal) -> Certificate:
         flops_share=1.0,
         shortest=min(lengths),
         longest=max(lengths),
-        data=data_hash(rows_of(bench)),
+        data=bench.items.hash,
         date=datetime.now(timezone.utc).date().isoformat(),
         version=__version__,
         precision=precision_of(bench.model),

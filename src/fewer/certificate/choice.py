@@ -11,11 +11,12 @@ from torch import Tensor
 
 from fewer.certificate.bench import Bench
 from fewer.certificate.path import Path, order_path
-from fewer.core.cost import ModelSpec
+from fewer.core.cost import ModelSpec, Task
 from fewer.core.policy import Method
 from fewer.core.stack import Stack
 from fewer.hf.attach import attach, attachment
 from fewer.hf.optimize import run_by
+from fewer.methods.exits.cascade import Cascade
 from fewer.methods.exits.probe_exit import ProbeExit
 from fewer.methods.exits.ridge import LEAST_ROWS
 from fewer.methods.pruning.training_free import TrainingFree
@@ -45,7 +46,7 @@ def choose_method(search: Bench, rate: Rate) -> Path:
         path = order_path(tried)
         return rate(tried, path), path
 
-    methods = _list_methods(attachment(search.model).spec, len(fitted))
+    methods = _list_methods(attachment(search.model).spec, fitted)
     rated = [(*rate_method(method), method) for method in methods]
     _, path, best = min(rated, key=lambda entry: entry[0])
     _LOG.info("calibrate: %s", best)
@@ -53,10 +54,14 @@ def choose_method(search: Bench, rate: Rate) -> Path:
     return path
 
 
-def _list_methods(spec: ModelSpec, texts: int) -> list[Method]:
-    """List the methods without training that fit a model and so many texts."""
+def _list_methods(spec: ModelSpec, fitted: Bench) -> list[Method]:
+    """List the methods without training that fit a model and these texts."""
     methods: list[Method] = [TrainingFree(rule=rule) for rule in RULES]
-    if spec.labels > 1 and spec.num_layers > 1 and texts >= LEAST_ROWS:
+    if spec.num_layers < 2:
+        return methods
+    if fitted.items.are_rankings:
+        methods.append(Cascade())
+    elif spec.labels > 1 and spec.task is not Task.SPAN and len(fitted) >= LEAST_ROWS:
         methods += [ProbeExit(), Stack((TrainingFree(), ProbeExit()))]
     return methods
 
@@ -76,12 +81,13 @@ def _learn(method: Method, bench: Bench) -> dict[str, Tensor]:
         warnings.simplefilter("ignore", TruncationWarning)
         # nobody asked for the method's target: the points around it are what is tested
         warnings.filterwarnings("ignore", message=".*not the target of")
+        texts, pairs = bench.items.list_pairs()
         prune(
             bench.model,
             bench.tokenizer,
-            bench.items,
-            text_pairs=bench.pairs,
+            texts,
+            text_pairs=pairs,
             method=method,
-            max_length=bench.max_length,
+            max_length=bench.items.max_length,
         )
     return dict(attachment(bench.model).policy.state_dict())

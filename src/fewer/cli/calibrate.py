@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fewer.cli.common import Columns, DeviceOption, LimitOption, ThreadsOption, quiet, roles
 from fewer.cli.source import Source
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 __all__ = ["calibrate"]
 
@@ -80,16 +83,16 @@ def calibrate(
     loaded = source.load_model("fp32", device)
     tokenizer = source.load_tokenizer(loaded)
     names = roles(column)
-    first, second = names.get("tokens") or names.get("text"), names.get("text_pair")
-    first, label = first or _guess_column(rows.column_names), names.get("label")
+    label = names.get("label")
     if max_drop is not None and label is None:
         raise ValueError("--max-drop must come with --column label=NAME; got no column of labels.")
+    items, pairs = _read_items(rows, names)
     passes = output.with_name(f"{output.name}.passes")  # of one that is interrupted
     certificate = calibrate(
         loaded,
         tokenizer,
-        rows[first][:],
-        text_pairs=None if second is None else rows[second][:],
+        items,
+        text_pairs=pairs,
         labels=None if label is None else rows[label][:],
         max_disagreement=max_disagreement,
         max_drop=max_drop,
@@ -108,6 +111,19 @@ def calibrate(
     shutil.rmtree(passes)
     loaded_by = f'fewer.load("{output}", precision="{certificate.precision}")'
     typer.echo(f"{certificate.promise}\nthe model: {loaded_by}")
+
+
+def _read_items(rows: Dataset, names: dict[str, Any]) -> tuple[list[Any], list[Any] | None]:
+    """Return the texts and their pairs: of a ranking the documents of each query."""
+    query = names.get("query")
+    if query is not None:
+        lists: dict[str, list[str]] = {}
+        for row in rows:
+            lists.setdefault(row[query], []).append(row[names.get("document", "document")])
+        return list(lists), list(lists.values())
+    text, pair = names.get("tokens") or names.get("text"), names.get("text_pair")
+    text = text or _guess_column(rows.column_names)
+    return rows[text][:], None if pair is None else rows[pair][:]
 
 
 def _guess_column(names: list[str]) -> str:

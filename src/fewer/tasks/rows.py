@@ -62,7 +62,7 @@ def read_rows(source: str | Path, *, split: str | None = None) -> Dataset:
     return rows
 
 
-def data_hash(rows: Dataset) -> str:
+def data_hash(rows: Iterable[Any]) -> str:
     """Return the first 16 hex digits of the SHA-256 of the rows.
 
     It is equal for equal rows in the same order, from any kind of file.

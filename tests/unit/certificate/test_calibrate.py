@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 from transformers import (
+    AutoModel,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -20,8 +21,9 @@ from fewer.core.stack import Stack
 from fewer.hf.optimize import precision_of
 from fewer.kernels.cpu.library import best_isa
 from fewer.measure.sweep import present_threshold
-from fewer.methods.exits import ProbeExit
+from fewer.methods.exits import Cascade, ProbeExit
 from fewer.methods.pruning import TrainingFree
+from fewer.tasks.qa_metrics import normalize_answer
 from tests.unit.conftest import WORDS
 
 TEXTS = [
@@ -337,9 +339,56 @@ def test_methods_without_operating_points_and_questions_are_refused(model_folder
     fewer.attach(model, fewer.LTP())
     with pytest.raises(ValueError, match="operating points"):
         calibrate(model, tokenizer, TEXTS, **LOOSE)
-    reader = AutoModelForQuestionAnswering.from_pretrained(model_folder).eval()
+    embedder = AutoModel.from_pretrained(model_folder).eval()
     with pytest.raises(ValueError, match="model must"):
-        calibrate(reader, tokenizer, TEXTS, **LOOSE)
+        calibrate(embedder, tokenizer, TEXTS, **LOOSE)
+
+
+def test_answers_to_questions_are_certified(model_folder):
+    reader, tokenizer = classifier(model_folder, AutoModelForQuestionAnswering)
+    fewer.attach(reader, fewer.EarlyExit())
+    questions = [f"what {text.split()[0]} ?" for text in TEXTS]
+    certificate = calibrate(
+        reader, tokenizer, questions, text_pairs=TEXTS, max_disagreement=0.9, confidence=0.9
+    )
+    points = fewer.attachment(reader).policy.operating_points()
+    answers = fewer.answer(reader, tokenizer, questions, TEXTS)
+    points.set_never()
+    full = fewer.answer(reader, tokenizer, questions, TEXTS)
+    texts = [[normalize_answer(span.text) for span in spans] for spans in (answers, full)]
+    assert certificate.texts == 80
+    assert certificate.changed == sum(new != old for new, old in zip(*texts, strict=True))
+    with pytest.raises(ValueError, match="contexts"):
+        calibrate(reader, tokenizer, questions, **LOOSE)
+
+
+def test_a_dense_model_of_questions_gets_pruning(model_folder):
+    reader, tokenizer = classifier(model_folder, AutoModelForQuestionAnswering)
+    questions = [f"what {text.split()[0]} ?" for text in TEXTS]
+    certificate = calibrate(reader, tokenizer, questions, text_pairs=TEXTS, flops_share=0.9)
+    assert isinstance(fewer.attachment(reader).method, TrainingFree)
+    assert certificate.texts == 56
+
+
+def test_the_first_documents_of_queries_are_certified(model_folder):
+    reranker, tokenizer = classifier(model_folder, num_labels=1)
+    documents = [[TEXTS[(3 * query + place) % 80] for place in range(5)] for query in range(80)]
+    certificate = calibrate(
+        reranker, tokenizer, TEXTS, text_pairs=documents, max_disagreement=0.4, confidence=0.9
+    )
+    assert certificate.texts == 56  # queries
+    assert fewer.attachment(reranker).method in (
+        Cascade(),
+        TrainingFree(rule="received"),
+        TrainingFree(rule="cumulative"),
+    )
+    with pytest.raises(ValueError, match="latency_ms"):
+        calibrate(reranker, tokenizer, TEXTS, text_pairs=documents, latency_ms=1.0)
+    model, _ = classifier(model_folder)
+    with pytest.raises(ValueError, match="text_pairs must be one text each"):
+        calibrate(model, tokenizer, TEXTS, text_pairs=documents)
+    with pytest.raises(ValueError, match="as many"):
+        calibrate(reranker, tokenizer, TEXTS, text_pairs=documents[:3])
 
 
 def test_a_certificate_is_checked_when_it_is_read(model_folder):
