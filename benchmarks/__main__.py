@@ -181,7 +181,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
 
 
 def _certified() -> list[list[str]]:
-    """Certify, without training, the dense models that `training-free` trains."""
+    """Certify, without training, the dense models of `training-free` and `glue-ltp`."""
     tests = {"sst2": "glue/sst2/test", "ag-news": "ag_news/test", "imdb": "imdb/test"}
     trains = {"sst2": "glue/sst2/train", "ag-news": "ag_news/train", "imdb": "imdb/train"}
     methods = {
@@ -189,11 +189,16 @@ def _certified() -> list[list[str]]:
         "probe-exit": "probe_exit",
         "stack": "training_free,probe_exit",
     }
+    models = {name: f"runs/training-free-{name}/model" for name in tests}
+    for name, test in (("qqp", "dev"), ("qnli", "dev"), ("mrpc", "test")):
+        tests[name], trains[name] = f"glue/{name}/{test}", f"glue/{name}/train"
+        models[name] = f"runs/glue-ltp-{name}/seed-42/start/model"
+    trains["qnli"] = "glue/qnli/train_rebuilt"
     return [
         [
-            *("benchmarks.certificate", f"{method}-{name}"),
-            *(f"runs/training-free-{name}/model", str(DATA / f"{test}.jsonl.gz"), "2000"),
-            *(str(DATA / f"{trains[name]}.jsonl.gz"), words),
+            *("benchmarks.certificate", f"{method}-{name}", models[name]),
+            *(str(DATA / f"{test}.jsonl.gz"), "2000", str(DATA / f"{trains[name]}.jsonl.gz")),
+            words,
         ]
         for method, words in methods.items()
         for name, test in tests.items()

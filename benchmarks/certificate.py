@@ -46,14 +46,25 @@ def main(name: str, model_name: str, data: str, rows: int, texts: str | None, me
     model, tokenizer = fewer.load(model_name), load_tokenizer(model_name)
     path = None
     if texts is not None:
-        sample = read_rows(texts).shuffle(seed=0).select(range(SAMPLE + PATH_TEXTS))["text"][:]
+        sample = read_rows(texts).shuffle(seed=0).select(range(SAMPLE + PATH_TEXTS))
         methods = [method_from(word) for word in method.split(",")]
         whole = methods[0] if len(methods) == 1 else Stack(tuple(methods))
-        fewer.prune(model, tokenizer, sample[:SAMPLE], method=whole)
-        path = order_path(encode_bench(model, tokenizer, sample[SAMPLE:], None, None))
-    runs = operating_runs(model, tokenizer, table["text"][:], path=path)
+        first, pairs = _read_columns(sample.select(range(SAMPLE)))
+        fewer.prune(model, tokenizer, first, text_pairs=pairs, method=whole)
+        path = order_path(
+            encode_bench(
+                model,
+                tokenizer,
+                *_read_columns(sample.select(range(SAMPLE, len(sample)))),
+                max_length=None,
+            )
+        )
+    first, pairs = _read_columns(table)
+    runs = operating_runs(model, tokenizer, first, text_pairs=pairs, path=path)
     changed, shares = runs.changed, runs.flops_shares
-    encoded = encode_texts(table["text"][:], tokenizer, max_length=int(tokenizer.model_max_length))
+    encoded = encode_texts(
+        first, tokenizer, pairs=pairs, max_length=int(tokenizer.model_max_length)
+    )
     row = describe(
         "certificate",
         model=model_name,
@@ -78,6 +89,11 @@ def main(name: str, model_name: str, data: str, rows: int, texts: str | None, me
     append_row(row, RESULTS)
     for level in row["levels"]:
         print(name, level)
+
+
+def _read_columns(table: Any) -> tuple[list[str], list[str] | None]:
+    """Return the texts, and the second texts of pairs."""
+    return table["text"][:], table["text_b"][:] if "text_b" in table.column_names else None
 
 
 def choose(changed: Tensor, risk: float) -> int:
