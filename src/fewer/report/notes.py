@@ -11,6 +11,8 @@ from fewer.report.settings import Row
 __all__ = ["certificate_line", "flops_line", "notes"]
 
 TOLERANCE = 0.01  # a share this close to its target needs no explanation
+RARE = 0.01  # share of texts of other lengths that is no drift yet
+DRIFT = 0.05  # distance of shares of the FLOPs that is one
 
 
 def notes(rows: Iterable[Row]) -> list[str]:
@@ -21,6 +23,7 @@ def notes(rows: Iterable[Row]) -> list[str]:
         for line in (
             flops_line(row),
             certificate_line(row),
+            _drift_note(row),
             _closed_note(row),
             _queries_note(row),
             *_remarks(row),
@@ -72,6 +75,28 @@ def certificate_line(row: Row) -> str | None:
         f"certificate: at most {risk:.2%} of the answers differ from the full model's; here "
         f"{changed:.2%} of {texts:,} texts do ({verdict})"
     )
+
+
+def _drift_note(row: Row) -> str | None:
+    """Say in what these texts are unlike those that a certificate is about."""
+    certificate, lengths = row.get("certificate"), row.get("lengths")
+    if certificate is None or certificate["point"] is None or row.get("threshold") is not None:
+        return None
+    signs = []
+    if lengths is not None and "shortest" in certificate:
+        shortest, longest = certificate["shortest"], certificate["longest"]
+        bins = zip(lengths["edges"], lengths["edges"][1:], lengths["counts"], strict=False)
+        outside = sum(count for low, high, count in bins if low > longest or high <= shortest)
+        if outside > RARE * sum(lengths["counts"]):
+            signs.append(f"{outside:,} texts are not of {shortest} to {longest} tokens")
+    flops = [row["systems"].get(name, {}).get("flops_per_text") for name in ("method", "packed")]
+    if all(flops) and "flops_share" in certificate:
+        share, certified = flops[0] / flops[1], certificate["flops_share"]
+        if abs(share - certified) > DRIFT:
+            signs.append(f"{share:.0%} of the FLOPs are computed, not {certified:.0%}")
+    if not signs:
+        return None
+    return f"drift: {' and '.join(signs)}: calibrate again on texts like these"
 
 
 def _closed_note(row: Row) -> str | None:

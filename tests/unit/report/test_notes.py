@@ -100,6 +100,21 @@ def test_a_certificate_about_something_else_has_no_line(changes: dict[str, Any])
     assert certificate_line(row) is None
 
 
+def test_texts_unlike_those_of_the_calibration_are_told() -> None:
+    row = result()
+    flops = row["systems"]["packed"]["flops_per_text"]
+    row["systems"]["method"]["flops_per_text"] = 0.5 * flops
+    row["lengths"] = {"edges": [0, 10, 20, 30], "counts": [2, 90, 8]}
+    promise = {"max_disagreement": 0.01, "conditional": False, "point": 0.2}
+    row["certificate"] = {**promise, "shortest": 5, "longest": 25, "flops_share": 0.48}
+    assert not any(line.startswith("drift") for line in notes([row]))
+    row["certificate"] |= {"longest": 15, "flops_share": 0.6}
+    (line,) = [line for line in notes([row]) if line.startswith("drift")]
+    assert "8 texts are not of 5 to 15 tokens and 50% of the FLOPs are computed, not 60%" in line
+    row["threshold"] = 0.4  # another point than the certified
+    assert not any(line.startswith("drift") for line in notes([row]))
+
+
 def test_a_text_of_a_ranking_is_a_query() -> None:
     row = result()
     row["data"] |= {"rows": 1020, "queries": 102}
