@@ -77,6 +77,8 @@ _GROUPED = {
     "eos_token_id": 2,
     "pad_token_id": 0,
     "mask_token_id": 4,
+    "initializer_range": 0.2,  # gated blocks enlarge the rounding of int8
+    "classifier_pooling": "bos",  # others sum over the padded length: not the same bits
 }
 _NARROW = {
     "input_embedding_size": 6,
