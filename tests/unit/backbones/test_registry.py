@@ -1,11 +1,16 @@
+import re
+from pathlib import Path
+
 import pytest
 import torch
 import transformers as hf
 
 import fewer
 from fewer.backbones import bind, supported
+from fewer.backbones.registry import REFUSED
 from tests.tiny import FAMILIES, tiny
 
+ROOT = Path(__file__).parents[3]
 KINDS = sorted({tiny(name).config.model_type for name in FAMILIES})
 
 
@@ -25,23 +30,41 @@ def test_an_unsupported_architecture_is_named_with_the_supported_ones():
         embedding_size=16,
     )
     supported_types = ", ".join(supported())
-    message = rf"model_type must be one of {supported_types}; got 'convbert' \(ConvBertModel\)"
+    message = (
+        rf"model_type must be one of {supported_types}; got 'convbert' \(ConvBertModel\): its conv"
+    )
     with pytest.raises(ValueError, match=message):
         fewer.attach(hf.ConvBertForSequenceClassification(config))
 
 
-def test_a_class_that_a_checkpoint_brought_is_refused():
-    class NomicBertModel(hf.PreTrainedModel):
-        config_class = hf.BertConfig
-        _supports_sdpa = True
+def test_the_page_names_every_architecture_supported_or_refused():
+    page = (ROOT / "docs" / "index.md").read_text()
+    _, _, section = page.partition("## What it works on")
+    works, _, limits = section.partition("## Limits")
+    for kind in supported():
+        assert f"`{kind}`" in works, kind
+    for kind, reason in REFUSED.items():
+        assert f"`{kind}`: {reason}" in limits, kind
+    assert not set(REFUSED) & set(supported())
 
-        def __init__(self, config):
-            super().__init__(config)
-            self.layers = torch.nn.ModuleList()
 
-    config = tiny("bert").config
-    with pytest.raises(ValueError, match=r"trust_remote_code=False.* has 'bert'"):
-        fewer.attach(NomicBertModel(config))
+@pytest.mark.parametrize(
+    ("prefix", "settings"),
+    [
+        ("MobileBert", {"intra_bottleneck_size": 8, "embedding_size": 8}),
+        ("SqueezeBert", {"embedding_size": 16}),
+        ("FNet", {}),
+        ("Nystromformer", {}),
+        ("IBert", {}),
+    ],
+)
+def test_an_architecture_that_does_not_fit_is_refused_with_the_reason(prefix, settings):
+    sizes = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 1}
+    sizes |= {"num_attention_heads": 2, "intermediate_size": 32} | settings
+    config = getattr(hf, prefix + "Config")(**sizes)
+    model = getattr(hf, prefix + "Model")(config)
+    with pytest.raises(ValueError, match=re.escape(REFUSED[config.model_type])):
+        fewer.attach(model)
 
 
 def test_a_module_that_is_no_transformers_model_is_refused():
