@@ -71,13 +71,13 @@ _EVERY_DISTANCE = {
 _MPNET = {"key": "attention.attn.k", "output": "attention.attn.o"}
 
 _ROTARY = {"key": "self_attn.k_proj", "output": "self_attn.o_proj", "ffn": "mlp.gate_proj"}
-_GROUPED = {
+_GATED = {"initializer_range": 0.2}  # gated blocks enlarge rounding
+_GROUPED = _GATED | {
     "num_key_value_heads": 1,
     "bos_token_id": 1,
     "eos_token_id": 2,
     "pad_token_id": 0,
     "mask_token_id": 4,
-    "initializer_range": 0.2,  # gated blocks enlarge the rounding of int8
     "classifier_pooling": "bos",  # others sum over the padded length: not the same bits
 }
 _NARROW = {
@@ -106,9 +106,9 @@ _ALL_FAMILIES = {
     "data2vec-text": Family("Data2VecText", _BERT, {}),
     "ernie": Family("Ernie", _BERT, {"use_task_id": True}),
     "deberta-v3": Family("DebertaV2", _BERT, _DISENTANGLED, key="attention.self.key_proj"),
-    "nomic-bert": Family("NomicBert", _BERT, {}, **_ROTARY),
+    "nomic-bert": Family("NomicBert", _BERT, _GATED, **_ROTARY),
     "eurobert": Family("EuroBert", _BERT, _GROUPED, **_ROTARY),
-    "gte": Family("Gte", _BERT, {"type_vocab_size": 2}, **_ROTARY),
+    "gte": Family("Gte", _BERT, _GATED | {"type_vocab_size": 2}, **_ROTARY),
     "jina-v3": Family("JinaEmbeddingsV3", _BERT, {}, **_ROTARY | {"ffn": "mlp.fc1"}),
     "xlm-roberta-xl": Family("XLMRobertaXL", _BERT, {}),
     "roberta-prelayernorm": Family("RobertaPreLayerNorm", _BERT, {}),
