@@ -94,3 +94,19 @@ def test_layers_that_the_config_leaves_out_are_not_read(family):
         plain = _states(model, batch)
         assert_same(_states(fewer.attach(model), batch), plain)
     assert fewer.attachment(model).spec.num_layers == 2
+
+
+@pytest.mark.skipif("jina-v3" not in FAMILIES, reason="transformers lacks it")
+def test_adapters_of_jina_that_peft_adds_are_called():
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj", "fc1"], init_lora_weights=False)
+    model = peft.get_peft_model(tiny("jina-v3", "Model"), config).eval()
+    batch = ragged(model)
+    with torch.no_grad():
+        with model.disable_adapter():
+            bare = _states(model, batch)
+        plain = _states(model, batch)
+        assert_same(_states(fewer.attach(model), batch), plain)
+        fewer.optimize(model, precision="fp32")
+        assert_same(_states(model, batch), plain)
+    assert not torch.allclose(plain, bare, atol=1e-2)
