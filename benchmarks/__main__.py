@@ -171,6 +171,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "embedding": [["benchmarks.embedding"]],
         "lengths": [["benchmarks.lengths"]],
         "length-distributions": [["benchmarks.length_distributions"]],
+        "backbones": [["benchmarks.backbones"]],
         "deberta": [["benchmarks.deberta"]],
         "gliner": [["benchmarks.gliner"]],
         "int8": [["benchmarks.int8"]],

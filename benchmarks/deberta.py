@@ -10,8 +10,6 @@ from __future__ import annotations
 import importlib.util
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +18,25 @@ from torch import Tensor
 from transformers import DebertaV2Config, DebertaV2ForSequenceClassification, set_seed
 
 from benchmarks.support.deberta import log_uniform_lengths, ratios
+from benchmarks.support.process_times import Run, draw_batch, runner, time_in_turn
 from fewer.hf.attach import attach
 from fewer.hf.optimize import optimize
 from fewer.kernels.cpu.library import best_isa
-from fewer.measure.interleaved import rotate, summarize_times
+from fewer.measure.interleaved import summarize_times
 from fewer.measure.rows import append_row, provenance
 from fewer.runtimes.onnx import silence_runtimes, to_onnx
 
 ROUNDS, TEXTS, SHORTEST, LONGEST, VOCABULARY = 7, 32, 8, 256, 1000
 BASELINE = "transformers fp32"
-Run = Callable[[], Tensor]
 
 
 def main(results: Path) -> None:
     """Measure on one thread and add the row."""
     torch.set_num_threads(1)
     lengths = log_uniform_lengths(TEXTS, SHORTEST, LONGEST, seed=0)
-    batch = _draw_batch(lengths)
+    batch = draw_batch(lengths, VOCABULARY)
     systems = _systems(batch)
-    times, logits = _measure(systems, ROUNDS)
+    times, logits = time_in_turn(systems, ROUNDS)
     row = {
         "kind": "deberta",
         **provenance(),
@@ -78,32 +76,16 @@ def _draw_model() -> DebertaV2ForSequenceClassification:
     return DebertaV2ForSequenceClassification(config).eval()
 
 
-def _draw_batch(lengths: list[int]) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-    ids = torch.randint(5, VOCABULARY, mask.shape, generator=generator)
-    return {"input_ids": ids.masked_fill(~mask, 0), "attention_mask": mask.long()}
-
-
 def _systems(batch: dict[str, Tensor]) -> dict[str, Run]:
     plain = _draw_model()
     models: dict[str, Any] = {BASELINE: plain, "packed fp32": attach(_draw_model())}
     for precision, dtype in {"fp32": torch.float32, "bf16": torch.bfloat16}.items():
         if best_isa(dtype) is not None:
             models[f"optimized {precision}"] = optimize(_draw_model(), precision=precision)
-    systems = {name: _runner(model, batch) for name, model in models.items()}
+    systems = {name: runner(model, batch) for name, model in models.items()}
     if importlib.util.find_spec("onnxruntime") is not None:
         systems["ONNX Runtime fp32"] = _onnx_runner(plain, batch)
     return systems
-
-
-def _runner(model: Any, batch: dict[str, Tensor]) -> Run:
-    def run() -> Tensor:
-        with torch.inference_mode():
-            logits: Tensor = model(**batch).logits
-            return logits
-
-    return run
 
 
 def _onnx_runner(model: Any, batch: dict[str, Tensor]) -> Run:
@@ -121,20 +103,6 @@ def _onnx_runner(model: Any, batch: dict[str, Tensor]) -> Run:
         )
     inputs = {name: values.numpy() for name, values in batch.items()}
     return lambda: torch.from_numpy(session.run(["logits"], inputs)[0])
-
-
-def _measure(
-    systems: dict[str, Run], rounds: int
-) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
-    """Run all systems in turn, each round from another one on; the first round is not timed."""
-    logits = {name: run() for name, run in systems.items()}
-    times: dict[str, list[float]] = {name: [] for name in systems}
-    for step in range(rounds):
-        for name in rotate(list(systems), step):
-            start = time.process_time()
-            systems[name]()
-            times[name].append((time.process_time() - start) * 1e3)
-    return times, logits
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.support.backbones import backbones_table
 from benchmarks.support.deberta import deberta_table
 from benchmarks.support.embedding import embedding_table
 from benchmarks.support.gliner import gliner_table
@@ -14,6 +15,7 @@ from benchmarks.support.reranking import reranking_table
 __all__ = ["OWN_TABLES"]
 
 OWN_TABLES: dict[str, Callable[[dict[str, Any], str], str]] = {
+    "backbones": backbones_table,
     "deberta": deberta_table,
     "embedding": embedding_table,
     "gliner": gliner_table,

@@ -45,7 +45,7 @@ from fewer.methods.pruning import (
 from fewer.methods.pruning.lexical import LexicalPolicy
 from fewer.methods.pruning.training_free import TrainingFreePolicy
 from tests.contract.policies import ByState, Drop, Freeze, Nobody, Retain, Together
-from tests.tiny import FAMILIES, tiny
+from tests.tiny import FAMILIES, SHARING, has_task, tiny
 
 TASKS = ("SequenceClassification", "TokenClassification", "QuestionAnswering")
 TEXTS, TAGS, SPANS = TASKS
@@ -71,6 +71,8 @@ class Case:
 
     def runs_on(self, backbone: str) -> bool:
         """Whether the method may be attached to models of a family."""
+        if self.task is not None and not has_task(backbone, self.task):
+            return False
         return not ((self.has_pattern or self.prunes_heads) and backbone in PATTERNED)
 
 
@@ -187,7 +189,11 @@ CORE_FAMILIES = ("bert", "albert", "modernbert", "longformer")
 CORE_METHODS = ("dense", "ltp", "freeze", "fastbert", "block-skim")
 
 every_method = pytest.mark.parametrize("method", METHODS)
-every_backbone = pytest.mark.parametrize("backbone", BACKBONES)
+every_family = pytest.mark.parametrize("backbone", BACKBONES)
+every_backbone = pytest.mark.parametrize(  # of the others every row is slow
+    "backbone",
+    [pytest.param(name, marks=pytest.mark.slow if name in SHARING else ()) for name in BACKBONES],
+)
 core_backbones = pytest.mark.parametrize(  # the others are slow
     "backbone",
     [
@@ -201,8 +207,9 @@ every_kernel = pytest.mark.parametrize("kernel", KERNELS)
 def law_of_methods(methods: Iterable[str] = METHODS, *, kernels: bool = False) -> Any:
     """Run a law over every method in the core families and the core methods in every family.
 
-    The rest of the cross is marked slow. With `kernels`, the core methods in the core families run
-    on every kernel, and each other pair on one kernel in turn.
+    The rest of the cross is marked slow, and so are families that share layers with others, but for
+    one core method in turn. With `kernels`, the core methods in the core families run on every
+    kernel, and each other pair on one kernel in turn.
     """
     return _cross(methods, len(CORE_FAMILIES), kernels)
 
@@ -224,6 +231,8 @@ def _cross(methods: Iterable[str], families: int, kernels: bool) -> Any:
         in_turn = [core[(number + step) % len(core)] for step in range(len(core))][:families]
         for backbone in backbones:
             default = method in CORE_METHODS or backbone in in_turn
+            if backbone in SHARING:
+                default = method == method_in_turn(backbone, methods)
             if not kernels:
                 rows.append(_row(default, method, backbone))
                 continue
@@ -233,6 +242,12 @@ def _cross(methods: Iterable[str], families: int, kernels: bool) -> Any:
                 own = kernel == KERNELS[(number + shift) % len(KERNELS)]
                 rows.append(_row(default and (every or own), method, backbone, kernel))
     return pytest.mark.parametrize(("method", "backbone", "kernel")[: 2 + kernels], rows)
+
+
+def method_in_turn(backbone: str, methods: Iterable[str] = METHODS) -> str | None:
+    """Return the core method that a family which shares its layers runs by default, of some."""
+    core = [name for name in CORE_METHODS if name in methods and METHODS[name].runs_on(backbone)]
+    return core[BACKBONES.index(backbone) % len(core)] if core else None
 
 
 def _row(default: bool, *names: str) -> Any:

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 import fewer
-from tests.contract.table import TASKS, every_backbone, every_kernel
+from tests.contract.table import TASKS, every_backbone, every_family, every_kernel
 from tests.rounding import assert_same
 from tests.tiny import logits, ragged, real, text, tiny
 
 
 @every_kernel
-@every_backbone
+@every_family
 @pytest.mark.parametrize("task", TASKS)
 def test_attaching_no_method_leaves_the_answers(backbone, kernel, task):
     model = tiny(backbone, task)
@@ -21,7 +21,7 @@ def test_attaching_no_method_leaves_the_answers(backbone, kernel, task):
     assert_same(packed, plain)
 
 
-@every_backbone
+@every_family
 @pytest.mark.parametrize("task", ["QuestionAnswering", "MaskedLM"])
 def test_other_heads_are_left_alone_too(backbone, task):
     model = tiny(backbone, task, num_labels=2)
@@ -45,7 +45,7 @@ def test_a_batch_without_mask_is_read_in_full(backbone, kernel):
     assert_same(packed, plain)
 
 
-@every_backbone
+@every_family
 def test_the_encoder_gives_the_same_states_and_the_same_pooled_text(backbone):
     model = tiny(backbone, "Model")
     batch = ragged(model)
@@ -60,7 +60,7 @@ def test_the_encoder_gives_the_same_states_and_the_same_pooled_text(backbone):
         assert_same(packed.pooler_output, plain.pooler_output)
 
 
-@every_backbone
+@every_family
 def test_gradients_are_those_of_the_plain_model(backbone):
     model = tiny(backbone)
     batch = ragged(model)

@@ -11,13 +11,14 @@ from tests.contract.table import (
     build,
     counts,
     every_backbone,
+    every_family,
     law_of_families,
     law_of_methods,
     read,
 )
 from tests.isas import FLOATS, best_isas, every_isa, needs_kernels, optimized, pretend
 from tests.rounding import ROUNDING, assert_same
-from tests.tiny import ragged, real, text, tiny
+from tests.tiny import SHARING, ragged, real, text, tiny
 
 FLOAT = ROUNDING[torch.float32]
 HALF = 0.1  # of the largest number of an answer: bf16 has 8 bits, and a tiny model few to average
@@ -119,7 +120,8 @@ def _texts(model, number=24):
 @law_of_families(("ltp", "dense", "fastbert", "right-tool", "tokee"))
 def test_a_text_has_the_same_answer_to_the_last_bit_in_every_batch(method, backbone):
     model = optimized(build(method, backbone, sizes={"width": 24}))
-    _assert_alone_is_together(model, _texts(model), COMPOSITIONS)
+    number = COMPOSITIONS // 4 if backbone in SHARING else COMPOSITIONS
+    _assert_alone_is_together(model, _texts(model), number)
 
 
 @every_isa
@@ -140,7 +142,7 @@ def test_so_it_is_for_the_answers_of_single_tokens(backbone, isa):
 
 
 @best_isas
-@every_backbone
+@every_family
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_a_model_of_another_dtype_keeps_it_and_its_answers(backbone, dtype, isa):
     model = tiny(backbone)
@@ -187,7 +189,7 @@ def test_embeddings_may_be_given_instead_of_ids(backbone, isa):
 
 
 @needs_kernels
-@every_backbone
+@every_family
 def test_the_states_of_a_bare_encoder_are_the_plain_ones(backbone):
     model = tiny(backbone, "Model")
     batch = ragged(model)

@@ -13,9 +13,9 @@ from fewer import LTP, Dense
 from fewer._files.manifest import MANIFEST
 from fewer.hf.side_file import MARK, SIDE_FILE
 from tests.contract.policies import Drop
-from tests.contract.table import TASKS, every_backbone, read
+from tests.contract.table import BACKBONES, TASKS, every_backbone, read
 from tests.rounding import assert_same
-from tests.tiny import FAMILIES, logits, ragged, tiny
+from tests.tiny import FAMILIES, SHARING, logits, ragged, tiny
 
 METHOD = LTP(final_threshold=0.2, reference_length=7)
 
@@ -50,8 +50,16 @@ def test_a_loaded_model_is_the_saved_one(backbone, task, tmp_path):
     _same(loaded, model)
 
 
-@every_backbone
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    ("backbone", "task"),
+    [
+        pytest.param(
+            name, task, marks=pytest.mark.slow if name in SHARING and task != TASKS[0] else ()
+        )
+        for name in BACKBONES
+        for task in TASKS
+    ],
+)
 def test_plain_transformers_loads_the_saved_folder(backbone, task, tmp_path):
     model = _learned(backbone, task)
     fewer.save(model, tmp_path)

@@ -11,8 +11,9 @@ from tests.contract.table import (
     METHODS,
     law_of_families,
     law_of_methods,
+    method_in_turn,
 )
-from tests.tiny import tiny
+from tests.tiny import SHARING, tiny
 
 LAWS = [law_of_methods, law_of_families]
 
@@ -42,16 +43,31 @@ def test_a_law_of_methods_runs_every_method_over_the_core_families():
     rows = _rows(law_of_methods, slow=False)
     for method, case in METHODS.items():
         backbones = {backbone for name, backbone in rows if name == method}
-        wanted = BACKBONES if method in CORE_METHODS else CORE_FAMILIES
+        wanted = _families(method) if method in CORE_METHODS else CORE_FAMILIES
         assert backbones == {backbone for backbone in wanted if case.runs_on(backbone)}
+
+
+def _families(method):
+    """List the families that run a core method by default."""
+    return [name for name in BACKBONES if name not in SHARING or method_in_turn(name) == method]
 
 
 def test_a_law_of_families_runs_the_core_methods_over_every_family():
     rows = _rows(law_of_families, slow=False)
-    assert len(rows) == len(CORE_METHODS) * len(BACKBONES) + len(METHODS) - len(CORE_METHODS)
+    assert len(rows) == len(set(rows))
     for method in METHODS:
         backbones = {backbone for name, backbone in rows if name == method}
-        assert backbones == set(BACKBONES) if method in CORE_METHODS else len(backbones) == 1
+        if method in CORE_METHODS:
+            assert backbones == set(_families(method))
+        else:
+            assert len(backbones) == 1
+
+
+def test_families_that_share_layers_run_one_core_method_each():
+    rows = _rows(law_of_families, slow=False)
+    methods = [method for method, backbone in rows if backbone in SHARING]
+    assert len(methods) == len(set(SHARING) & set(BACKBONES))
+    assert {"dense", "ltp", "freeze"} <= set(methods)
 
 
 def test_rows_say_whether_their_methods_have_exits():

@@ -19,6 +19,7 @@ from tests.contract.table import (
     PATTERNED,
     build,
     every_backbone,
+    every_family,
     law_of_families,
     read,
 )
@@ -228,7 +229,7 @@ def test_scoring_costs_one_addition_a_head_and_pair(backbone):
     assert [layer.scored for layer in trace.layers] == [False] + [True] * (len(trace.layers) - 1)
 
 
-@every_backbone
+@every_family
 def test_flops_fall_as_tokens_fall(backbone):
     shares = []
     for threshold in (0.02, 0.1, 0.2, 0.5):

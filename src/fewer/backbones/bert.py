@@ -1,4 +1,4 @@
-"""BERT and models of its structure: MiniLM, RoBERTa, XLM-R, CamemBERT, ELECTRA."""
+"""BERT and models of its structure: MiniLM, RoBERTa, XLM-R, CamemBERT, ELECTRA, RemBERT."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ __all__ = [
     "bert_layer",
     "bind",
     "bind_electra",
+    "bind_rembert",
     "bind_roberta",
     "refuse_decoder",
 ]
@@ -35,6 +36,11 @@ def bind_electra(encoder: Any) -> Backbone:
     """Adapt an `ElectraModel`: narrow embeddings pass through a projection."""
     projection = getattr(encoder, "embeddings_project", None)
     return _bind(encoder, projections=() if projection is None else (projection,))
+
+
+def bind_rembert(encoder: Any) -> Backbone:
+    """Adapt a `RemBertModel`: embeddings of another width pass through a projection."""
+    return _bind(encoder, projections=(encoder.encoder.embedding_hidden_mapping_in,))
 
 
 def _bind(

@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from fewer.backbones.base import Backbone, Tokens, split_heads
 from fewer.backbones.live import embedding_rows, refuse_extras
+from fewer.backbones.rotary import Rotary, refuse_batch_dependent
 from fewer.core.cost import LayerCost, linear_flops
 from fewer.kernels import Pattern
 
-__all__ = ["ModernBertLayer", "angles", "bind", "rotate"]
+__all__ = ["ModernBertLayer", "bind"]
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,7 @@ class ModernBertLayer:
         """Project the normed states with one fused map, then rotate queries and keys."""
         fused = self.module.attn.Wqkv(self.module.attn_norm(hidden))
         q, k, v = (split_heads(part, self.heads) for part in fused.chunk(3, dim=-1))
-        cos, sin = self.rotary.tables(position)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        q, k = self.rotary(q, position), self.rotary(k, position)
         return (q if rows is None else q.index_select(0, rows)), k, v
 
     def relative_scores(self) -> None:
@@ -89,35 +87,6 @@ class ModernBertLayer:
         )
 
 
-class Rotary:
-    """The rotary embedding of layers of one kind, in one pass."""
-
-    def __init__(self, frequencies: Float[Tensor, "d/2"], scaling: float) -> None:
-        self.frequencies = frequencies
-        self.scaling = scaling  # of cosine and sine
-        self._last: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
-
-    def tables(self, position: Int[Tensor, "T"]) -> tuple[Tensor, Tensor]:
-        """Return cos and sin, `(T, 1, d)`; layers that prune no token share them."""
-        if self._last is None or self._last[0] is not position:
-            cos, sin = angles(position, self.frequencies, self.scaling)
-            self._last = position, (cos[:, None], sin[:, None])
-        return self._last[1]
-
-
-def angles(position: Tensor, frequencies: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
-    """Return cos and sin of the rotary angles, `(T, d)` each, in fp32, times `scaling`."""
-    angle = position[:, None].float() * frequencies.float()  # (T, d/2)
-    angle = torch.cat((angle, angle), dim=-1)  # (T, d)
-    return angle.cos() * scaling, angle.sin() * scaling
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate pairs (i, i + d/2) in fp32."""
-    first, second = x.float().chunk(2, dim=-1)
-    return (x.float() * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)
-
-
 def bind(encoder: Any) -> Backbone:
     """Adapt a `ModernBertModel`.
 
@@ -126,12 +95,7 @@ def bind(encoder: Any) -> Backbone:
     config, tables, rotary = encoder.config, encoder.embeddings, encoder.rotary_emb
     refuse_extras(encoder, tables, rotary)
     for kind, rope_type in rotary.rope_type.items():
-        if "dynamic" in rope_type or rope_type == "longrope":
-            raise ValueError(
-                f"rope_type of {kind} layers must not depend on the batch; got "
-                f"{rope_type!r}. Load the model with rope_type 'default', 'linear' or 'yarn', or "
-                "do without fewer.attach."
-            )
+        refuse_batch_dependent(rope_type, f"rope_type of {kind} layers")
     kinds = {
         kind: Rotary(
             getattr(rotary, f"{kind}_inv_freq"),

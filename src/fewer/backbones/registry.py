@@ -12,13 +12,21 @@ from fewer.backbones import (
     deberta,
     distilbert,
     ernie,
+    eurobert,
+    gte,
+    jina,
     longformer,
+    megatron_bert,
     modernbert,
     mpnet,
+    nomic_bert,
+    roberta_prelayernorm,
+    roformer,
+    xlm_roberta_xl,
 )
 from fewer.backbones.base import Backbone
 
-__all__ = ["bind", "supported"]
+__all__ = ["REFUSED", "bind", "supported"]
 
 _ADAPTERS: dict[str, Callable[[Any], Backbone]] = {
     "albert": albert.bind,
@@ -30,11 +38,30 @@ _ADAPTERS: dict[str, Callable[[Any], Backbone]] = {
     "distilbert": distilbert.bind,
     "electra": bert.bind_electra,
     "ernie": ernie.bind,
+    "eurobert": eurobert.bind,
+    "gte": gte.bind,
+    "jina_embeddings_v3": jina.bind,
     "longformer": longformer.bind,
+    "megatron-bert": megatron_bert.bind,
     "modernbert": modernbert.bind,
     "mpnet": mpnet.bind,
+    "nomic_bert": nomic_bert.bind,
+    "rembert": bert.bind_rembert,
     "roberta": bert.bind_roberta,
+    "roberta-prelayernorm": roberta_prelayernorm.bind,
+    "roformer": roformer.bind,
     "xlm-roberta": bert.bind_roberta,
+    "xlm-roberta-xl": xlm_roberta_xl.bind,
+}
+# architectures that do not fit, with the reason; docs/index.md lists the same
+REFUSED = {
+    "convbert": "its convolutions mix neighbouring columns, padding too",
+    "fnet": "its Fourier transforms mix all columns, padding too",
+    "funnel": "its layers pool neighbouring tokens into one",
+    "ibert": "its layers hand scales of quantised states to each other",
+    "mobilebert": "between attention and feed-forward block its states have another width",
+    "nystromformer": "its attention passes through means of neighbouring columns, padding too",
+    "squeezebert": "its projections are grouped convolutions, for which there is no kernel",
 }
 
 
@@ -55,6 +82,6 @@ def bind(encoder: Any) -> Backbone:
     if kind not in _ADAPTERS:
         raise ValueError(
             f"model_type must be one of {', '.join(supported())}; got {kind!r} "
-            f"({type(encoder).__name__})."
+            f"({type(encoder).__name__}){': ' + REFUSED[kind] if kind in REFUSED else ''}."
         )
     return _ADAPTERS[kind](encoder)

@@ -60,6 +60,11 @@ def lengthen(model: Model, to: int, *, method: Method | None = None) -> Model:
             "larger number."
         )
     embeddings: Any = encoder.embeddings
+    if not hasattr(embeddings, "position_embeddings"):
+        raise ValueError(
+            f"model must learn its positions; got a {type(hf_model).__name__}, whose table holds "
+            "fixed sines. Choose a model of another architecture for longer texts."
+        )
     if not isinstance(embeddings.position_embeddings, nn.Embedding):
         raise ValueError(
             "position_embeddings must be an nn.Embedding; got a "

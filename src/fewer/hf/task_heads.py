@@ -177,7 +177,7 @@ def model_spec(model: PreTrainedModel, encoder: PreTrainedModel) -> ModelSpec:
     """Describe a model for methods: the sizes of its encoder and the task of its head."""
     task = _task_of(model)
     labels = int(model.config.num_labels or 0) if task is not Task.OTHER else 0
-    reads_first = task in WHOLE_TEXT and _pooling(model.config) == "cls"
+    reads_first = task in WHOLE_TEXT and _pooling(model.config) in ("cls", "bos")
     return replace(bind(encoder).shape, labels=labels, task=task, reads_first_token=reads_first)
 
 
@@ -223,9 +223,13 @@ def _roberta_pooler(model: Any, encoder: Any) -> Any:
 
 
 _CLASSIFIER = "ForSequenceClassification"
-_POOLERS: dict[str, Callable[[Any, Any], Any]] = {  # by `model_type`
+# by `model_type`; poolers of pre-norm families read states after the final norm, exits before it
+_POOLERS: dict[str, Callable[[Any, Any], Any]] = {
     "bert": _bert_pooler,
     "ernie": _bert_pooler,
+    "gte": _bert_pooler,
+    "nomic_bert": _bert_pooler,
+    "rembert": _bert_pooler,
     "albert": _albert_pooler,
     "roberta": _roberta_pooler,
     "xlm-roberta": _roberta_pooler,
@@ -233,4 +237,5 @@ _POOLERS: dict[str, Callable[[Any, Any], Any]] = {  # by `model_type`
     "longformer": _roberta_pooler,
     "mpnet": _roberta_pooler,
     "data2vec-text": _roberta_pooler,
+    "jina_embeddings_v3": _roberta_pooler,
 }

@@ -10,9 +10,9 @@ from fewer.hf.extend_positions import lengthen
 from fewer.hf.optimize import deoptimize
 from fewer.methods.attention import BigBird, Longformer
 from tests.isas import needs_kernels, optimized
-from tests.tiny import FAMILIES, ragged, tiny
+from tests.tiny import COMPUTED, FAMILIES, ragged, tiny
 
-TABLED = [name for name in FAMILIES if name not in ("modernbert", "deberta-v3")]
+TABLED = [name for name in FAMILIES if name not in (*COMPUTED, "roformer")]
 NUMBERED = {
     "roberta",
     "xlm-roberta",
@@ -20,6 +20,8 @@ NUMBERED = {
     "longformer",
     "mpnet",
     "data2vec-text",
+    "xlm-roberta-xl",
+    "roberta-prelayernorm",
 }  # from the padding id on
 every_table = pytest.mark.parametrize("family", TABLED)
 
@@ -107,6 +109,11 @@ def test_default_positions_and_segments_grow_with_the_table(family):
         expected = torch.arange(rows) if name == "position_ids" else torch.zeros(rows).long()
         assert torch.equal(row, expected[None]), name
     assert not any("position_ids" in name for name in model.state_dict())
+
+
+def test_a_fixed_table_is_not_lengthened():
+    with pytest.raises(ValueError, match="learn its positions; got a RoFormerForSequence"):
+        lengthen(tiny("roformer"), 64)
 
 
 def test_a_bare_encoder_is_lengthened_too():

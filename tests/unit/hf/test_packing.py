@@ -10,9 +10,7 @@ from fewer.hf.packing import pack
 from fewer.methods.attention import DeFormer
 from fewer.methods.pruning import BlockSkim
 from tests.contract.table import BACKBONES, every_backbone, read
-from tests.tiny import VOCABULARY, ragged, real, tiny
-
-COMPUTED = ("modernbert", "deberta-v3")  # families without a table of positions
+from tests.tiny import COMPUTED, VOCABULARY, ragged, real, tiny
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 import fewer
 from fewer.recipe import load_for
 from fewer.tasks import infer_reranking
+from tests.tiny import FAMILIES, tiny
 
 st = pytest.importorskip("sentence_transformers")
 
@@ -46,6 +47,19 @@ def test_embeddings_are_those_before(embedder):
     np.testing.assert_allclose(truncated, expected[:, :8], atol=1e-5)
     fewer.detach(embedder)
     np.testing.assert_array_equal(embedder.encode(TEXTS), expected)
+
+
+@pytest.mark.parametrize(
+    "family", [name for name in ("nomic-bert", "gte", "jina-v3", "eurobert") if name in FAMILIES]
+)
+def test_embedders_of_rotary_families_answer_as_before(family, model_folder, tmp_path):
+    tiny(family, "Model").save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(model_folder).save_pretrained(tmp_path)
+    embedder = st.SentenceTransformer(str(tmp_path), device="cpu")
+    expected = embedder.encode(TEXTS)
+    np.testing.assert_allclose(fewer.attach(embedder).encode(TEXTS), expected, atol=1e-5)
+    fewer.optimize(embedder, precision="fp32")
+    np.testing.assert_allclose(embedder.encode(TEXTS), expected, atol=1e-5)
 
 
 def test_scores_and_ranks_of_pairs_are_those_before(reranker):

@@ -10,7 +10,7 @@ from fewer.core.trace import DecisionRecord
 from fewer.hf.attach import parts
 from fewer.hf.task_heads import SpanHead, TextHead, model_spec, pooler_of, task_head
 from fewer.methods.exits import FastBERT
-from tests.contract.table import every_backbone
+from tests.contract.table import every_backbone, every_family
 from tests.tiny import ragged, tiny
 
 CPU = torch.device("cpu")
@@ -76,11 +76,19 @@ def test_the_loss_of_texts_is_that_of_the_model(settings, loss):
     assert actual.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-ROBERTAS = ("roberta", "xlm-roberta", "camembert", "longformer", "mpnet", "data2vec-text")
-TANH = ("bert", "albert", "albert-inner", "ernie", *ROBERTAS)
+ROBERTAS = (
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "longformer",
+    "mpnet",
+    "data2vec-text",
+    "jina-v3",
+)
+TANH = ("bert", "albert", "albert-inner", "ernie", "gte", "nomic-bert", "rembert", *ROBERTAS)
 
 
-@every_backbone
+@every_family
 def test_a_pooler_is_the_linear_map_before_tanh(backbone):
     model = tiny(backbone)
     pooler = pooler_of(*parts(model))

@@ -15,9 +15,11 @@ from fewer.backbones.base import BackboneLayer
 from fewer.backbones.live import own_modules
 from fewer.backbones.modernbert import ModernBertLayer
 from fewer.backbones.post_norm import PostNormLayer, TableEmbedding
+from fewer.backbones.pre_norm import PreNormLayer
 from fewer.backbones.prepacked.eligible import NotPrepackable, check_finite
 from fewer.backbones.prepacked.modernbert import PrepackedModernBert
 from fewer.backbones.prepacked.post_norm import PrepackedEmbedding, PrepackedPostNorm
+from fewer.backbones.prepacked.pre_norm import PrepackedPreNorm
 from fewer.kernels.cpu.guard import is_pure_inference
 from fewer.kernels.cpu.library import Isa
 from fewer.kernels.cpu.ops import Weight
@@ -29,6 +31,7 @@ __all__ = ["Engine", "prepack"]
 log = logging.getLogger("fewer")
 _PACKERS: dict[type[Any], Callable[[Any, Isa], BackboneLayer]] = {
     PostNormLayer: PrepackedPostNorm.of,
+    PreNormLayer: PrepackedPreNorm.of,
     ModernBertLayer: PrepackedModernBert.of,
 }
 

@@ -7,9 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
+from fewer.backbones.base import split_heads
+from fewer.backbones.layer import repeat_heads
+from fewer.backbones.rotary import RotaryPositions
 from fewer.core.cost import LayerCost
 from fewer.kernels import Pattern
 from fewer.kernels.cpu.library import Isa
+from fewer.kernels.cpu.ops import Weight, linear
 from fewer.kernels.relative import RelativeScores
 
 __all__ = ["PrepackedLayer"]
@@ -21,6 +25,42 @@ class PrepackedLayer:
 
     plain: Any  # the layer of the backbone
     isa: Isa
+    projections: Weight  # query, key, value
+    query_width: int  # outputs of the queries; keys and values share the rest
+    rotary: RotaryPositions | None = None
+    rotates_values: bool = False
+    output: Weight
+    wide: Weight
+    activation: str
+    gate: Weight | None = None
+    narrow: Weight
+
+    def project(
+        self, hidden: Tensor, position: Tensor, rows: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Project with one fused map, queries separately if only some rows are; then rotate."""
+        weight, width, dtype = self.projections, self.query_width, self.isa.attention_dtype
+        keys = (weight.struct.n - width) // 2
+        keys_values = None if rows is None else weight.drop_first(width)
+        if rows is None or keys_values is None:
+            q, k, v = linear(hidden, weight, dtype=dtype).split((width, keys, keys), dim=1)
+            q = q if rows is None else q.index_select(0, rows)
+        else:
+            q = linear(hidden.index_select(0, rows), weight.take_first(width), dtype=dtype)
+            k, v = linear(hidden, keys_values, dtype=dtype).split(keys, dim=1)
+        q = split_heads(q, self.plain.heads)
+        k, v = (states.unflatten(-1, (-1, q.shape[-1])) for states in (k, v))
+        if self.rotary is not None:
+            q, k = self.rotary(q, position, rows), self.rotary(k, position)
+            v = self.rotary(v, position) if self.rotates_values else v
+        return q, repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])
+
+    def inner_states(self, hidden: Tensor) -> Tensor:
+        """Compute act(W1 x), times the gate."""
+        inner = linear(hidden, self.wide, activation=self.activation)
+        if self.gate is not None:
+            inner *= linear(hidden, self.gate)
+        return inner
 
     @property
     def pattern(self) -> Pattern | None:

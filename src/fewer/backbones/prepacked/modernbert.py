@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fewer.backbones.base import split_heads
-from fewer.backbones.modernbert import ModernBertLayer, angles, rotate
+from fewer.backbones.modernbert import ModernBertLayer
 from fewer.backbones.prepacked.eligible import (
     NotPrepackable,
     activation_name,
@@ -23,21 +21,12 @@ from fewer.kernels.cpu.ops import Weight, linear
 
 __all__ = ["PrepackedModernBert"]
 
-BLOCK = 1024  # positions whose angles are computed together, in fixed blocks
-
 
 @dataclass(frozen=True, kw_only=True)
 class PrepackedModernBert(PrepackedLayer):
     """One layer; the two halves of the gated feed-forward map are packed separately."""
 
     plain: ModernBertLayer
-    frequencies: tuple[float, ...]
-    projections: Weight
-    output: Weight
-    value: Weight
-    activation: str
-    gate: Weight
-    narrow: Weight
 
     @classmethod
     def of(cls, layer: ModernBertLayer, isa: Isa) -> PrepackedModernBert:
@@ -56,10 +45,11 @@ class PrepackedModernBert(PrepackedLayer):
         return cls(
             plain=layer,
             isa=isa,
-            frequencies=tuple(layer.rotary.frequencies.float().tolist()),
+            rotary=layer.rotary.fixed(),
+            query_width=attention.Wqkv.out_features // 3,
             projections=Weight.from_modules([plain_linear(attention.Wqkv)], isa),
             output=Weight.from_modules([plain_linear(attention.Wo)], isa),
-            value=value,
+            wide=value,
             activation=activation_name(mlp.act),
             gate=gate,
             narrow=Weight.from_modules([plain_linear(mlp.Wo)], isa),
@@ -69,14 +59,7 @@ class PrepackedModernBert(PrepackedLayer):
         self, hidden: Tensor, position: Tensor, rows: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Project the normed states with one fused map, then rotate queries and keys."""
-        normed = self.plain.module.attn_norm(hidden)
-        fused = linear(normed, self.projections, dtype=self.isa.attention_dtype)
-        q, k, v = (split_heads(part, self.plain.heads) for part in fused.chunk(3, dim=1))
-        last = int(position.max()) if position.numel() else 0
-        tables = _angles(self.frequencies, self.plain.rotary.scaling, last // BLOCK + 1)
-        cos, sin = (table.index_select(0, position)[:, None] for table in tables)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        return (q if rows is None else q.index_select(0, rows)), k, v
+        return self.project(self.plain.module.attn_norm(hidden), position, rows)
 
     def attended(self, context: Tensor, hidden: Tensor) -> Tensor:
         """Compute x + W context."""
@@ -84,19 +67,5 @@ class PrepackedModernBert(PrepackedLayer):
 
     def ffn(self, hidden: Tensor) -> Tensor:
         """Compute x + W2 (act(a) * b), with (a, b) = W1 norm(x)."""
-        normed = self.plain.module.mlp_norm(hidden)
-        inner = linear(normed, self.value, activation=self.activation)
-        inner *= linear(normed, self.gate)
+        inner = self.inner_states(self.plain.module.mlp_norm(hidden))
         return linear(inner, self.narrow, residual=hidden.contiguous())
-
-
-@cache
-@torch.inference_mode(False)
-def _angles(frequencies: tuple[float, ...], scaling: float, blocks: int) -> tuple[Tensor, Tensor]:
-    """Return cos and sin `(positions, d)`; no entry depends on the number of blocks."""
-    tables = [
-        angles(torch.arange(block * BLOCK, (block + 1) * BLOCK), torch.tensor(frequencies), scaling)
-        for block in range(blocks)
-    ]
-    cos, sin = zip(*tables, strict=True)
-    return torch.cat(cos), torch.cat(sin)
