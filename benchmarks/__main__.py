@@ -223,7 +223,7 @@ def _glue() -> list[list[str]]:
         data = ["--train", str(folder / f"{trains.get(name, 'train')}.jsonl.gz")]
         data += ["--test", str(folder / f"{test}.jsonl.gz"), "--threads", "1", "--resume"]
         compare = ["compare", "--recipe", "recipes/glue-ltp.yaml", *data]
-        output = ["--output", f"runs/glue-ltp-{name}", "--results", str(RESULTS / "glue-ltp.jsonl")]
+        output = ["--output", f"runs/glue-ltp-{name}", "--results", str(RESULTS / "compare.jsonl")]
         commands.append([*compare, *output])
     return commands
 

@@ -13,6 +13,7 @@ from fewer.report.svg import Drawing
 __all__ = ["compare_block", "comparison_figures", "newest_comparisons"]
 
 Row = dict[str, Any]
+ONE_FOR_ALL = "length-adaptive", "power-bert"
 
 
 def newest_comparisons(results: Path) -> dict[str, Row]:
@@ -31,7 +32,8 @@ def compare_block(row: Row | None) -> str:
         for path, drawing in comparison_figures(_data(row), row).items()
     )
     measured = f"Measured on {row['processor']}, {row['threads']} thread; `{row['command']}`."
-    return f"\n{shown}{markdown(row)}\n{measured} Rows in `benchmarks/results/compare.jsonl`.\n\n"
+    rows = "Rows in `benchmarks/results/compare.jsonl`."
+    return f"\n{shown}{markdown(row)}\n{_one_for_all(row)}{measured} {rows}\n\n"
 
 
 def comparison_figures(data: str, row: Row) -> dict[Path, Drawing]:
@@ -42,6 +44,24 @@ def comparison_figures(data: str, row: Row) -> dict[Path, Drawing]:
         for name, drawing in drawn.items()
         if drawing is not None
     }
+
+
+def _one_for_all(row: Row) -> str:
+    """Compare one training for all targets with one for each, where a row has both."""
+    pairs = [
+        f"{_points(each['mean'])} ({_points(each['low'])} to {_points(each['high'])}) at "
+        f"{each['target']:g}"
+        for each in row["differences"]
+        if (each["arm"], each["reference"]) == ONE_FOR_ALL
+        and each["target"] == each["reference_target"]
+    ]
+    one, separate = ONE_FOR_ALL
+    what = f"One training for all targets ({one}) less one for each ({separate}), points: "
+    return f"{what}{', '.join(pairs)}.\n\n" if pairs else ""
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f}"
 
 
 def _data(row: Row) -> str:
