@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from fewer.runtimes.adapters import REFERENCE, Inputs, Runner
+from fewer.runtimes.adapters import REFERENCE, Runner
 from fewer.runtimes.compare import compare, compute_logits, cut_fixed_length
+from fewer.runtimes.feeding import Inputs
 from fewer.runtimes.lineup import OURS, Lineup, line_up
 from tests.clock import Clock
 from tests.rounding import assert_same
@@ -41,7 +42,7 @@ def run(lineup: Lineup, **options: Any) -> dict[str, Any]:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    clock.install(monkeypatch, "fewer.measure.interleaved", "fewer.runtimes.compare")
+    clock.install(monkeypatch, "fewer.measure.interleaved", "fewer.runtimes.timing")
     return clock
 
 
@@ -130,14 +131,14 @@ def test_the_share_is_dense_flops_over_time_over_peak(clock: Clock) -> None:
 
 def test_a_reference_that_does_not_run_is_an_error() -> None:
     model = pruned()
-    lineup = Lineup({REFERENCE: FAKES["breaking-int8"](model, ragged(model), 1)})
+    lineup = Lineup({REFERENCE: FAKES["breaking-int8"](model, ragged(model), 1, [])})
     with pytest.raises(RuntimeError, match="cannot read"):
         run(lineup)
 
 
 def test_logits_come_in_the_order_of_the_rows() -> None:
     model = pruned()
-    runner = faithful(model, ragged(model), 1)
+    runner = faithful(model, ragged(model), 1, [])
     logits = compute_logits(runner, encoded(), word_tokenizer(), title="x")
     for row, ids in enumerate(encoded()["input_ids"]):
         with torch.inference_mode():
