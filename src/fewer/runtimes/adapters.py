@@ -232,7 +232,7 @@ def _ctranslate2(
     threads: int,
     calibration: Sequence[Inputs],
 ) -> Runner:
-    """Run the encoder in CTranslate2, which removes padding, and the model's own head in torch."""
+    """Run the encoder in CTranslate2 on texts without padding, the model's own head in torch."""
     with silence_runtimes():
         return wrap_model(build_encoder(model, precision, threads), precision)
 

@@ -87,9 +87,9 @@ def compare(
         best[str(size)] = _find_best(systems, times, clock, str(size))
         rounds = min(OVERHEAD_ROUNDS, -(-runs // num_batches))
         for name in (name for name in names if name in OURS):
-            latency, parts = systems[name]["latency_ms"][str(size)], fastest[name]
-            latency["outside"] = _measure_overhead(lineup.runners[name], pool, parts, rounds)
-            latency["flops_share"] = _count_flops_ratio(lineup.runners[name], pool, spec, parts)
+            runner, latency = lineup.runners[name], systems[name]["latency_ms"][str(size)]
+            latency["outside"] = _measure_overhead(runner, pool, fastest[name], rounds)
+            latency["flops_share"] = _count_flops_ratio(runner, pool, spec, fastest[name])
             dense = times.get("packed-" + name.partition("-")[2], times[name])
             latency["gain"] = compute_ratio(dense, times[name], clock)
     return {

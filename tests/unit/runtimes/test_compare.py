@@ -120,6 +120,40 @@ def test_ratios_compare_with_the_fastest_of_the_precision_and_of_all(clock: Cloc
     assert "share" not in rival  # there is no peak of int8
 
 
+def test_peers_count_in_their_fastest_feeding(clock: Clock) -> None:
+    def pay_for_padding(inputs: Inputs) -> torch.Tensor:
+        clock.sleep(inputs["input_ids"].numel() / 1e3)
+        return torch.zeros(len(inputs["input_ids"]), 3)
+
+    lineup = Lineup(
+        {
+            REFERENCE: Runner(pay_for_padding, "fp32"),
+            "packed-fp32": simulate(clock, 1.0, "fp32", per_token=0.5),
+        }
+    )
+    comparison = run(lineup, batch_sizes=[8], num_batches=1, runs=1)
+    padded, packed = (system["latency_ms"]["8"] for system in comparison["systems"].values())
+    tokens = sum(LENGTHS)
+    assert padded["feeding"] == "alone"
+    assert padded["feedings"]["whole"]["cpu"] == pytest.approx(8 * max(LENGTHS))
+    assert padded["feedings"]["alone"]["cpu"] == padded["median"] == pytest.approx(tokens)
+    assert packed["feeding"] == "whole"
+    assert packed["feedings"]["alone"]["wall"] == pytest.approx(8 + tokens / 2)
+    expected = tokens / (1 + tokens / 2)
+    assert packed["ratio_all"] == packed["cpu_ratio_same"] == pytest.approx(expected)
+
+
+def test_answers_that_depend_on_the_feeding_are_seen(clock: Clock) -> None:
+    def answer_single(inputs: Inputs) -> torch.Tensor:
+        clock.sleep(1)
+        alone = float(len(inputs["input_ids"]) == 1)
+        return torch.tensor([[0.0, alone, 0.0]]).repeat(len(inputs["input_ids"]), 1)
+
+    lineup = Lineup({REFERENCE: simulate(clock, 1, "fp32"), "odd": Runner(answer_single, "int8")})
+    systems = run(lineup, batch_sizes=[4])["systems"]
+    assert (systems["odd"]["difference"], systems["odd"]["agreement"]) == (1.0, 0.0)
+
+
 def test_the_share_is_dense_flops_over_time_over_peak(clock: Clock) -> None:
     lineup = Lineup({REFERENCE: simulate(clock, 5, "fp32")})
     comparison = run(lineup, batch_sizes=[1], num_batches=1, runs=5)
