@@ -186,6 +186,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "attention-answers": attention_answers(DATA),
         "tokens-remaining": tokens_remaining(DATA),
         "compare": [_compared("sst2"), _compared("ag-news")],
+        "glue-ltp": _glue(),
         "length-shift": [["benchmarks.length_shift"]],
         "certificate": _certified(),
         "reranking": [["benchmarks.reranking"]],
@@ -205,13 +206,18 @@ def _certified() -> list[list[str]]:
     """Certify, without training, the dense models that `training-free` trains."""
     tests = {"sst2": "glue/sst2/test", "ag-news": "ag_news/test", "imdb": "imdb/test"}
     trains = {"sst2": "glue/sst2/train", "ag-news": "ag_news/train", "imdb": "imdb/train"}
+    methods = {
+        "training-free": "training_free",
+        "probe-exit": "probe_exit",
+        "stack": "training_free,probe_exit",
+    }
     return [
         [
-            *("benchmarks.certificate", f"{method.replace('_', '-')}-{name}"),
+            *("benchmarks.certificate", f"{method}-{name}"),
             *(f"runs/training-free-{name}/model", str(DATA / f"{test}.jsonl.gz"), "2000"),
-            *(str(DATA / f"{trains[name]}.jsonl.gz"), method),
+            *(str(DATA / f"{trains[name]}.jsonl.gz"), words),
         ]
-        for method in ("training_free", "probe_exit")
+        for method, words in methods.items()
         for name, test in tests.items()
     ]
 
@@ -221,6 +227,21 @@ def _compared(name: str) -> list[str]:
     compare = ["compare", "--recipe", f"recipes/{name}-compare.yaml", "--threads", "1", "--resume"]
     output = ["--output", f"runs/compare-{name}", "--results", str(RESULTS / "compare.jsonl")]
     return [*compare, *output]
+
+
+def _glue() -> list[list[str]]:
+    """Compare LTP, its published rule and cut models on five tasks of GLUE."""
+    tests = {"rte": "dev", "mrpc": "test", "stsb": "test", "qnli": "dev", "qqp": "dev"}
+    trains = {"qnli": "train_rebuilt"}
+    commands = []
+    for name, test in tests.items():
+        folder = DATA / "glue" / name
+        data = ["--train", str(folder / f"{trains.get(name, 'train')}.jsonl.gz")]
+        data += ["--test", str(folder / f"{test}.jsonl.gz"), "--threads", "1", "--resume"]
+        compare = ["compare", "--recipe", "recipes/glue-ltp.yaml", *data]
+        output = ["--output", f"runs/glue-ltp-{name}", "--results", str(RESULTS / "glue-ltp.jsonl")]
+        commands.append([*compare, *output])
+    return commands
 
 
 def _exits() -> list[list[str]]:

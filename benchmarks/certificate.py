@@ -4,7 +4,7 @@ The answers of a model at every operating point are computed once. Then 500 time
 and the point is chosen that they certify. Drawn with replacement, the true share of changed answers
 is that of all texts; in a split into halves, the other half tells it, with noise of its own. With a
 file of unlabelled TEXTS the model is dense, and gets a METHOD that needs no training, fitted to 300
-of them.
+of them. Two methods, joined by a comma, are a stack, whose path is made on 150 more of them.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ import torch
 from torch import Tensor
 
 import fewer
+from fewer.certificate.bench import encode_bench
 from fewer.certificate.calibrate import OperatingRuns, operating_runs
 from fewer.certificate.p_values import binomial_p_value
+from fewer.certificate.path import order_path
 from fewer.cli.common import quiet
+from fewer.core.stack import Stack
 from fewer.hf.pretrained import load_tokenizer
 from fewer.hf.side_file import method_from
 from fewer.measure.rows import append_row, describe
@@ -30,7 +33,8 @@ RESULTS = Path("benchmarks/results/certificate.jsonl")
 RISKS = (0.005, 0.01, 0.02, 0.05)
 CONFIDENCE = 0.95
 DRAWS = 500
-SAMPLE = 300  # unlabelled texts that pruning is fitted to
+SAMPLE = 300  # unlabelled texts that a method without training is fitted to
+PATH_TEXTS = 150  # those that the path of a stack is made on
 
 
 def main(name: str, model_name: str, data: str, rows: int, texts: str | None, method: str) -> None:
@@ -40,10 +44,14 @@ def main(name: str, model_name: str, data: str, rows: int, texts: str | None, me
     table = read_rows(data).shuffle(seed=0)
     table = table.select(range(min(rows, len(table))))
     model, tokenizer = fewer.load(model_name), load_tokenizer(model_name)
+    path = None
     if texts is not None:
-        sample = read_rows(texts).shuffle(seed=0).select(range(SAMPLE))["text"][:]
-        fewer.prune(model, tokenizer, sample, method=method_from(method))
-    runs = operating_runs(model, tokenizer, table["text"][:])
+        sample = read_rows(texts).shuffle(seed=0).select(range(SAMPLE + PATH_TEXTS))["text"][:]
+        methods = [method_from(word) for word in method.split(",")]
+        whole = methods[0] if len(methods) == 1 else Stack(tuple(methods))
+        fewer.prune(model, tokenizer, sample[:SAMPLE], method=whole)
+        path = order_path(encode_bench(model, tokenizer, sample[SAMPLE:], None, None))
+    runs = operating_runs(model, tokenizer, table["text"][:], path=path)
     changed, shares = runs.changed, runs.flops_shares
     encoded = encode_texts(table["text"][:], tokenizer, max_length=int(tokenizer.model_max_length))
     row = describe(

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from fewer import Decision, Needs, Phase, Policy, Site, View
 from fewer.core.cost import ModelSpec
-from fewer.core.learning import OperatingPoints, TrainingBatch
+from fewer.core.learning import TrainingBatch
+from fewer.core.operating_points import OperatingPoints
 from fewer.core.packed import Packed
 from fewer.core.phase import Pass
 from fewer.methods.select import keep_top, rank_in_text
@@ -99,7 +100,9 @@ class LengthsPolicy(Policy):
 
     def operating_points(self) -> OperatingPoints:
         never = (FULL,) * len(self.lengths)
-        return OperatingPoints(self.lengths, never, (never, (8, 4, 2), (4, 2, 1)), lambda _: None)
+        return OperatingPoints(
+            (self.lengths,), never, (never, (8, 4, 2), (4, 2, 1)), lambda _: None
+        )
 
 
 SANDWICH = Phase(

@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from functools import partial
+from os import PathLike
+from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from fewer._validation.settings import validate
-from fewer._validation.types import Fraction
 from fewer.certificate.bench import Bench, Run, encode_bench, points_of, rows_of
 from fewer.certificate.certificate import Certificate
-from fewer.certificate.choice import (
-    choose_method,
-    disagreement_at_share,
-    find_point,
-    share_at_risk,
-)
+from fewer.certificate.choice import choose_method
+from fewer.certificate.goal import Goal, read_goal
+from fewer.certificate.journal import Journal
 from fewer.certificate.p_values import binomial_p_value, binomial_upper_bound, fewest_texts
-from fewer.core.learning import OperatingPoints, Point
+from fewer.certificate.path import Budget, Path, disagreement_within, order_path, share_at_risk
+from fewer.core.operating_points import Point
 from fewer.core.policy import Dense
 from fewer.hf.attach import attach, attachment, is_attached
 from fewer.hf.optimize import optimize, precision_of, run_by
+from fewer.hf.side_file import method_to
 from fewer.tasks.rows import data_hash
+from fewer.training.checkpoints import weights_hash
+from fewer.training.fit import open_run
 from fewer.version import __version__
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["OperatingRuns", "calibrate", "operating_runs"]
 
 NEARLY_ALL = 0.9999  # of the answers: a promise of nothing
-RISK = 0.01  # where neither a risk nor a budget is given
 SEARCH_SHARE = 0.3  # of the texts, that fit and choose a method; they certify nothing
 ENOUGH = 3  # times the fewest texts that can certify, to begin with where so many read less
 
@@ -48,21 +48,28 @@ def calibrate(
     texts: Iterable[Any],
     *,
     text_pairs: Iterable[str] | None = None,
+    labels: Iterable[int | str] | None = None,
     max_disagreement: float | None = None,
+    max_drop: float | None = None,
     flops_share: float | None = None,
+    latency_ms: float | None = None,
     confidence: float = 0.95,
     conditional: bool = False,
     precision: str | None = None,
     max_length: int | None = None,
     seed: int = 0,
+    output_dir: str | PathLike[str] | None = None,
+    resume: bool = False,
 ) -> Certificate:
     """Set a model, in place, to the fastest operating point that is certified on these texts.
 
     No labels are needed: the full model, at its strictest point, is the teacher. An answer is a
     label, the labels above 0.5, a number to a tenth of the numbers' deviation, or all the tags of
     a sentence (`texts` are lists of words then). At most a share `max_disagreement` of the answers
-    may differ (default 0.01). With `flops_share` instead, the point is the strictest that keeps at
-    most this share of the FLOPs, and the share of answers that may differ is what it certifies.
+    may differ (default 0.01). With `labels`, of a classifier of texts, only right answers that
+    become wrong count, so the accuracy falls by `max_drop` at most. With a budget instead,
+    `flops_share` or `latency_ms` (median, of a text that is read alone, on this machine), the point
+    is the strictest within the budget, and the share of answers that count is what it certifies.
     With `conditional` the promise is about the texts that read less than all, which an average over
     easy texts may hide. With `precision` the model is optimized for it by `fewer.optimize`, and the
     promise is about both together: the teacher is the model in the precision that it comes in.
@@ -71,37 +78,57 @@ def calibrate(
     or pruning. They are fitted to 30 % of the texts, which are drawn with the seed (to choose
     between them, to half of these, and tried on the other half); the rest certifies. With
     `conditional` the 30 % choose the first point that is tested, where enough texts read less; with
-    `flops_share`, the point itself. The certificate is saved with the model. Without a certified
-    point the model is set to read everything, with a warning.
+    a budget, the point itself. The certificate is saved with the model. Without a certified point
+    the model is set to read everything, with a warning.
+
+    Each pass over the texts is written to `output_dir`, if there is one; with `resume` those that
+    an interrupted calibration left there are not computed again.
 
     Raises `ValueError` for fewer texts than can certify the promise at all (299 for 1 % at 95 %),
-    for a share of FLOPs that no point reaches, for a method without operating points, and for
-    question answering.
+    for a budget that no point is within, for a method without operating points, for question
+    answering, and for a folder with another calibration.
 
     >>> fewer.calibrate(model, tokenizer, texts, max_disagreement=0.01)  # doctest: +SKIP
     """
-    goal = _read_goal(max_disagreement, flops_share, confidence, conditional)
+    goal = read_goal(
+        {
+            "max_disagreement": max_disagreement,
+            "max_drop": max_drop,
+            "flops_share": flops_share,
+            "latency_ms": latency_ms,
+        },
+        confidence=confidence,
+        conditional=conditional,
+        labelled=labels is not None,
+    )
     if not is_attached(model):
         attach(model)
-    bench = encode_bench(model, tokenizer, texts, text_pairs, max_length)
+    bench = encode_bench(model, tokenizer, texts, text_pairs, max_length, labels)
+    if output_dir is not None:
+        run = {**asdict(goal), "precision": precision, "seed": seed}
+        bench = replace(bench, journal=_open_journal(FilePath(output_dir), bench, run, resume))
     is_dense = isinstance(attachment(model).method, Dense)
-    searches = is_dense or conditional or flops_share is not None
+    is_joint = not is_dense and bool(points_of(model).parts)
+    searches = is_dense or is_joint or conditional or goal.budget is not None
     search, tested = _split(bench, seed) if searches else (bench, bench)
     _check_count(len(tested), goal)
     if is_dense:
         rate = partial(share_at_risk, risk=goal.risk)
-        if flops_share is not None:
-            rate = partial(disagreement_at_share, share=flops_share)
-        choose_method(search, rate)
+        if goal.budget is not None:
+            rate = partial(disagreement_within, budget=goal.budget)
+        path = choose_method(search, rate)
+    else:
+        path = order_path(search)
     points = points_of(model)
     reference, isa = tested.run_at(points, points.never), attachment(model).isa
     if precision is not None:
         optimize(model, precision=precision)
-    if flops_share is not None:
-        certificate = _certify_share(search, tested, points, reference, flops_share, goal)
+    if goal.budget is not None:
+        certificate = _certify_within(search, tested, path, reference, goal.budget, goal)
     else:
-        start = _choose_start(search, points, len(tested), goal) if conditional else 0
-        certificate = _certify(tested, points, reference, start, goal)
+        if conditional:
+            path = path[_choose_start(search, path, len(tested), goal) :]
+        certificate = _certify(tested, path, reference, goal)
     if certificate.point is None:
         warnings.warn(
             f"max_disagreement of {goal.risk:g} could not be certified at any operating point on "
@@ -125,13 +152,18 @@ def operating_runs(
     *,
     text_pairs: Iterable[str] | None = None,
     max_length: int | None = None,
+    path: Path | None = None,
 ) -> OperatingRuns:
-    """Run a model at every operating point, from strict to eager, which leaves the last one set."""
+    """Run a model at every operating point, from strict to eager, which leaves the last one set.
+
+    `path` takes the place of the method's own points.
+    """
     bench, points = encode_bench(model, tokenizer, texts, text_pairs, max_length), points_of(model)
+    path = points.path if path is None else path
     reference = bench.run_at(points, points.never)
-    runs = [bench.run_at(points, point) for point in points.path]
+    runs = [bench.run_at(points, point) for point in path]
     return OperatingRuns(
-        points.path,
+        path,
         torch.stack([bench.differs(run, reference) for run in runs]),
         [run.share for run in runs],
         [run.cpu_s for run in runs],
@@ -149,33 +181,19 @@ class OperatingRuns(NamedTuple):
     full_cpu_s: float  # of the full model
 
 
-@dataclass(frozen=True)
-class _Goal:
-    risk: float  # 1 where a budget is given: whatever the point certifies
-    confidence: float
-    conditional: bool
-
-
-def _read_goal(
-    max_disagreement: float | None,
-    flops_share: float | None,
-    confidence: float,
-    conditional: bool,
-) -> _Goal:
-    if max_disagreement is not None and flops_share is not None:
-        raise ValueError(
-            f"max_disagreement must be left out with flops_share, at which it is measured; got "
-            f"{max_disagreement} and {flops_share}."
-        )
-    shares = {
-        "max_disagreement": max_disagreement,
-        "flops_share": flops_share,
-        "confidence": confidence,
+def _open_journal(folder: FilePath, bench: Bench, run: dict[str, Any], resume: bool) -> Journal:
+    """Open the folder of this calibration. Raises `ValueError` where it holds another's."""
+    labels = None if bench.labels is None else bench.labels.tolist()
+    run |= {
+        "weights": weights_hash(bench.model),
+        "method": method_to(attachment(bench.model).method),
+        "data": data_hash(rows_of(bench)),
+        "labels": labels,
+        "max_length": bench.max_length,
+        "version": __version__,
     }
-    for name, value in shares.items():
-        validate(Fraction | None, value, name)
-    risk = RISK if max_disagreement is None else max_disagreement
-    return _Goal(1.0 if flops_share is not None else risk, confidence, conditional)
+    open_run(folder, run, resume, "calibrate.json")
+    return Journal(folder)
 
 
 def _split(bench: Bench, seed: int) -> tuple[Bench, Bench]:
@@ -185,7 +203,7 @@ def _split(bench: Bench, seed: int) -> tuple[Bench, Bench]:
     return bench.select(order[:size]), bench.select(order[size:])
 
 
-def _check_count(count: int, goal: _Goal) -> None:
+def _check_count(count: int, goal: Goal) -> None:
     needed = fewest_texts(goal.risk, goal.confidence) if goal.risk < 1 else 1
     if count < needed:
         raise ValueError(
@@ -194,26 +212,24 @@ def _check_count(count: int, goal: _Goal) -> None:
         )
 
 
-def _choose_start(search: Bench, points: OperatingPoints, texts: int, goal: _Goal) -> int:
+def _choose_start(search: Bench, path: Path, texts: int, goal: Goal) -> int:
     """Return the first point at which enough of so many texts will read less to be tested."""
+    points = points_of(search.model)
     reference = search.run_at(points, points.never)
     needed = ENOUGH * fewest_texts(goal.risk, goal.confidence) / max(1, texts)
-    for number, point in enumerate(points.path):
+    for number, point in enumerate(path):
         run = search.run_at(points, point)
         if float((run.flops < reference.flops).double().mean()) >= needed:
             return number
-    return len(points.path)
+    return len(path)
 
 
-def _certify(
-    bench: Bench, points: OperatingPoints, reference: Run, start: int, goal: _Goal
-) -> Certificate:
+def _certify(bench: Bench, path: Path, reference: Run, goal: Goal) -> Certificate:
     """Test the points of the path from strict to eager, until one fails."""
     certificate = _describe(bench, goal)
-    tested: list[float] = []
-    for point in points.path[start:]:
-        assert not isinstance(point, tuple)  # of a threshold, a factor or a budget
-        changed, run = _changed_at(bench, points, point, reference, goal)
+    tested: list[Point] = []
+    for point in path:
+        changed, run = _changed_at(bench, point, reference, goal)
         p_value = binomial_p_value(int(changed.sum()), len(changed), goal.risk)
         tested.append(point)
         if p_value > 1 - goal.confidence:
@@ -229,25 +245,19 @@ def _certify(
     return replace(certificate, tested=tuple(tested))
 
 
-def _certify_share(
-    search: Bench,
-    tested: Bench,
-    points: OperatingPoints,
-    reference: Run,
-    share: float,
-    goal: _Goal,
+def _certify_within(
+    search: Bench, tested: Bench, path: Path, reference: Run, budget: Budget, goal: Goal
 ) -> Certificate:
-    """Bound how many answers change at the strictest point that keeps a share of the FLOPs."""
-    strictest = find_point(search, share)
-    if strictest is None:
-        least = search.run_at(points, points.path[-1]).share
+    """Bound how many answers change at the strictest point within a budget."""
+    point = budget.find_point(search, path)
+    if point is None:
+        name, amount = budget.describe()
+        least = amount * budget.cost(search, path[-1])
         raise ValueError(
-            f"flops_share must be {least:.3f} or more, which {attachment(search.model).method} "
-            f"keeps at its most eager point; got {share:g}."
+            f"{name} must be {least:.3f} or more, which {attachment(search.model).method} takes "
+            f"at its most eager point; got {amount:g}."
         )
-    point, _ = strictest
-    assert not isinstance(point, tuple)
-    changed, run = _changed_at(tested, points, point, reference, goal)
+    changed, run = _changed_at(tested, point, reference, goal)
     errors, texts = int(changed.sum()), len(changed)
     bound = binomial_upper_bound(errors, texts, goal.confidence)
     return replace(
@@ -262,22 +272,21 @@ def _certify_share(
     )
 
 
-def _changed_at(
-    bench: Bench, points: OperatingPoints, point: Point, reference: Run, goal: _Goal
-) -> tuple[Tensor, Run]:
+def _changed_at(bench: Bench, point: Point, reference: Run, goal: Goal) -> tuple[Tensor, Run]:
     """Return whether the answers that are counted change at a point, and the run there."""
-    run = bench.run_at(points, point)
+    run = bench.run_at(points_of(bench.model), point)
     changed = bench.differs(run, reference)
     return (changed[run.flops < reference.flops] if goal.conditional else changed), run
 
 
-def _describe(bench: Bench, goal: _Goal) -> Certificate:
+def _describe(bench: Bench, goal: Goal) -> Certificate:
     """Describe the texts of a certificate that certifies nothing yet."""
     lengths = list(bench.encoded["length"])
     return Certificate(
         max_disagreement=min(goal.risk, NEARLY_ALL),
         confidence=goal.confidence,
         conditional=goal.conditional,
+        counts="worse" if bench.labels is not None else "changed",
         point=None,
         changed=0,
         texts=len(bench),

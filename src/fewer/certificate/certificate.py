@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Strict
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Certificate", "certificate_of"]
 
+Numbers = Annotated[tuple[Number, ...], Strict(False)]
+
 
 @settings
 class Certificate:
@@ -27,7 +29,8 @@ class Certificate:
     max_disagreement: Fraction
     confidence: Fraction
     conditional: bool  # whether among the texts that read less, not among all
-    point: Number | None  # the operating point; None: nothing could be certified
+    # the operating point, of a stack one number for each part; None: nothing could be certified
+    point: Number | Numbers | None
     changed: Natural  # answers of the texts below that differ
     texts: Natural  # that were tested; with `conditional`, those that read less
     p_value: Proportion
@@ -39,7 +42,8 @@ class Certificate:
     version: str
     precision: str
     # the points that were tested, in order
-    tested: Annotated[tuple[Number, ...], Strict(False)] = field(default=())
+    tested: Annotated[tuple[Number | Numbers, ...], Strict(False)] = field(default=())
+    counts: Literal["changed", "worse"] = "changed"  # all that differ, or right ones now wrong
 
     @property
     def promise(self) -> str:
@@ -47,9 +51,13 @@ class Certificate:
         if self.point is None:
             return "nothing is certified: the model reads everything"
         among = "of the texts that read less" if self.conditional else "of all texts"
+        happens = {
+            "changed": "differ from the full model's",
+            "worse": "become wrong that the full model has right",
+        }[self.counts]
         return (
             f"with {self.confidence:.0%} confidence, at most {self.max_disagreement:.2%} of the "
-            f"answers {among} differ from the full model's ({self.changed} of {self.texts:,} did); "
+            f"answers {among} {happens} ({self.changed} of {self.texts:,} did); "
             f"{self.flops_share:.1%} of its FLOPs"
         )
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-import math
 import warnings
 from collections.abc import Callable
 from typing import Literal
 
-from fewer.certificate.bench import Bench, Run, points_of
+from torch import Tensor
+
+from fewer.certificate.bench import Bench
+from fewer.certificate.path import Path, order_path
 from fewer.core.cost import ModelSpec
-from fewer.core.learning import Point
 from fewer.core.policy import Method
-from fewer.hf.attach import attachment
+from fewer.core.stack import Stack
+from fewer.hf.attach import attach, attachment
 from fewer.hf.optimize import run_by
 from fewer.methods.exits.probe_exit import ProbeExit
 from fewer.methods.exits.ridge import LEAST_ROWS
@@ -20,80 +22,56 @@ from fewer.methods.pruning.training_free import TrainingFree
 from fewer.tasks.texts import TruncationWarning
 from fewer.training.prune import prune
 
-__all__ = ["choose_method", "disagreement_at_share", "find_point", "share_at_risk"]
+__all__ = ["choose_method"]
 
 RULES: tuple[Literal["cumulative", "received"], ...] = ("cumulative", "received")  # of pruning
 _LOG = logging.getLogger("fewer")
 
 
-Rate = Callable[[Bench], float]
+Rate = Callable[[Bench, Path], float]
 
 
-def choose_method(search: Bench, rate: Rate) -> None:
+def choose_method(search: Bench, rate: Rate) -> Path:
     """Attach the method without training that is rated lowest, fitted to the search texts.
 
-    To be rated, each is fitted to every other text and run on the rest.
+    To be rated, each is fitted to every other text and run on the rest. Returns the path of its
+    operating points, on which it was rated.
     """
     order = range(len(search))
     fitted, tried = search.select(order[::2]), search.select(order[1::2])
 
-    def rate_method(method: Method) -> float:
+    def rate_method(method: Method) -> tuple[float, Path]:
         _fit(method, fitted)
-        return rate(tried)
+        path = order_path(tried)
+        return rate(tried, path), path
 
     methods = _list_methods(attachment(search.model).spec, len(fitted))
-    best = min(methods, key=rate_method)
+    rated = [(*rate_method(method), method) for method in methods]
+    _, path, best = min(rated, key=lambda entry: entry[0])
     _LOG.info("calibrate: %s", best)
     _fit(best, search)
-
-
-def share_at_risk(bench: Bench, risk: float) -> float:
-    """Return the share of the FLOPs at the last point before which few enough answers change."""
-    points, share = points_of(bench.model), 1.0
-    reference = bench.run_at(points, points.never)
-    for point in points.path:
-        run = bench.run_at(points, point)
-        if float(bench.differs(run, reference).double().mean()) > risk:
-            break
-        share = run.share
-    return share
-
-
-def disagreement_at_share(bench: Bench, share: float) -> float:
-    """Return the share of changed answers at the first point that keeps few enough FLOPs.
-
-    Infinite where none does.
-    """
-    points = points_of(bench.model)
-    reference = bench.run_at(points, points.never)
-    strictest = find_point(bench, share)
-    if strictest is None:
-        return math.inf
-    _, run = strictest
-    return float(bench.differs(run, reference).double().mean())
-
-
-def find_point(bench: Bench, share: float) -> tuple[Point, Run] | None:
-    """Return the strictest point that keeps at most this share of the FLOPs, and the run there.
-
-    `None` where no point does.
-    """
-    points = points_of(bench.model)
-    runs = ((point, bench.run_at(points, point)) for point in points.path)
-    return next(((point, run) for point, run in runs if run.share <= share), None)
+    return path
 
 
 def _list_methods(spec: ModelSpec, texts: int) -> list[Method]:
     """List the methods without training that fit a model and so many texts."""
     methods: list[Method] = [TrainingFree(rule=rule) for rule in RULES]
     if spec.labels > 1 and spec.num_layers > 1 and texts >= LEAST_ROWS:
-        methods.append(ProbeExit())
+        methods += [ProbeExit(), Stack((TrainingFree(), ProbeExit()))]
     return methods
 
 
 def _fit(method: Method, bench: Bench) -> None:
     """Attach a method, fit it, and run it by the kernels that the model was run by."""
     isa = attachment(bench.model).isa
+    attach(bench.model, method)
+    learned = bench.journal.keep(lambda: _learn(method, bench))
+    attachment(bench.model).policy.load_state_dict(learned)
+    run_by(bench.model, isa)
+
+
+def _learn(method: Method, bench: Bench) -> dict[str, Tensor]:
+    """Fit a method to the texts; return what it has learned."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TruncationWarning)
         # nobody asked for the method's target: the points around it are what is tested
@@ -106,4 +84,4 @@ def _fit(method: Method, bench: Bench) -> None:
             method=method,
             max_length=bench.max_length,
         )
-    run_by(bench.model, isa)
+    return dict(attachment(bench.model).policy.state_dict())

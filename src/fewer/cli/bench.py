@@ -9,6 +9,7 @@ import typer
 
 from fewer.cli.common import (
     Columns,
+    DeviceOption,
     LimitOption,
     Loaded,
     PrecisionOption,
@@ -58,6 +59,7 @@ def bench(
         list[str] | None, typer.Option(help="With --peers: leave out this system. Repeatable.")
     ] = None,
     precision: PrecisionOption = "fp32",
+    device: DeviceOption = None,
     threshold: ThresholdOption = None,
     top_k: TopKOption = None,
     threads: ThreadsOption = None,
@@ -73,7 +75,7 @@ def bench(
     and fed padded batches, single texts and parts sorted by length; the fastest way counts.
     Install them first: pip install 'fewer\[peers]'.
     """
-    _check_options(peers, report, fixed_length, exclude, precision)
+    _check_options(peers, report, fixed_length, exclude, precision, device)
     loaded = load(
         model,
         data,
@@ -87,6 +89,7 @@ def bench(
         threshold=threshold,
         top_k=top_k,
         precision=precision,
+        device=device,
     )
     plan = BenchPlan(
         batch_sizes=batch or _default_sizes(loaded),
@@ -117,7 +120,7 @@ def _time_systems(
     from fewer.measure.evaluate import cost_metrics, run_systems
     from fewer.measure.latency import latency
 
-    dense = dense_model(baseline)
+    dense = dense_model(baseline, loaded)
     times = latency(
         loaded.model,
         loaded.encoded,
@@ -147,6 +150,7 @@ def _check_options(
     fixed_length: list[int] | None,
     exclude: list[str] | None,
     precision: str,
+    device: str | None,
 ) -> None:
     """Refuse options that would have no effect."""
     if peers and report is not None:
@@ -154,6 +158,10 @@ def _check_options(
     if peers and precision != "fp32":
         raise ValueError(
             f"--precision must not be given with --peers, which measures each; got {precision!r}."
+        )
+    if peers and device is not None:
+        raise ValueError(
+            f"--device must not be given with --peers, which run on the CPU; got {device!r}."
         )
     for option, value in (("--fixed-length", fixed_length), ("--exclude", exclude)):
         if value and not peers:

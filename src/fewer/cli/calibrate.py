@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fewer.cli.common import Columns, LimitOption, ThreadsOption, quiet, roles
+from fewer.cli.common import Columns, DeviceOption, LimitOption, ThreadsOption, quiet, roles
 from fewer.cli.source import Source
 
 __all__ = ["calibrate"]
@@ -15,15 +15,25 @@ __all__ = ["calibrate"]
 
 def calibrate(
     model: Annotated[str, typer.Argument(help="Folder, hub name, or pypi:PACKAGE of a model.")],
-    texts: Annotated[str, typer.Option(help="Texts as in production; labels are not read.")],
+    texts: Annotated[
+        str, typer.Option(help="Texts as in production; labels are read for --max-drop only.")
+    ],
     output: Annotated[Path, typer.Option(help="Folder for the calibrated model; must be new.")],
     max_disagreement: Annotated[
         float | None,
         typer.Option(help="Share of answers that may differ from the full model's; default: 0.01."),
     ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(help="Share of answers that may become wrong instead; needs --column label."),
+    ] = None,
     flops_share: Annotated[
         float | None,
         typer.Option(help="Share of the FLOPs to keep instead; what may differ is certified."),
+    ] = None,
+    latency_ms: Annotated[
+        float | None,
+        typer.Option(help="Median milliseconds of a text read alone instead, on this machine."),
     ] = None,
     confidence: Annotated[float, typer.Option(help="Of the promise.")] = 0.95,
     conditional: Annotated[
@@ -37,8 +47,12 @@ def calibrate(
     split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None,
     limit: LimitOption = None,
     max_length: Annotated[int | None, typer.Option(min=2, help="Longest text in tokens.")] = None,
+    device: DeviceOption = None,
     threads: ThreadsOption = None,
     seed: int = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted calibration.")
+    ] = False,
 ) -> None:
     """Certify the fastest setting of a model that changes at most a share of its answers.
 
@@ -46,6 +60,8 @@ def calibrate(
     thresholds.
     Example: fewer calibrate my-model --texts texts.csv --max-disagreement 0.01 --output certified
     """
+    import shutil
+
     import torch
 
     from fewer.certificate.calibrate import calibrate
@@ -61,26 +77,35 @@ def calibrate(
     if limit is not None and limit < len(rows):
         rows = rows.shuffle(seed=seed).select(range(limit))
     source = Source.find(model)
-    loaded = source.load_model("fp32")
+    loaded = source.load_model("fp32", device)
     tokenizer = source.load_tokenizer(loaded)
     names = roles(column)
     first, second = names.get("tokens") or names.get("text"), names.get("text_pair")
-    first = first or _guess_column(rows.column_names)
+    first, label = first or _guess_column(rows.column_names), names.get("label")
+    if max_drop is not None and label is None:
+        raise ValueError("--max-drop must come with --column label=NAME; got no column of labels.")
+    passes = output.with_name(f"{output.name}.passes")  # of one that is interrupted
     certificate = calibrate(
         loaded,
         tokenizer,
         rows[first][:],
         text_pairs=None if second is None else rows[second][:],
+        labels=None if label is None else rows[label][:],
         max_disagreement=max_disagreement,
+        max_drop=max_drop,
         flops_share=flops_share,
+        latency_ms=latency_ms,
         confidence=confidence,
         conditional=conditional,
         precision=precision,
         max_length=max_length,
         seed=seed,
+        output_dir=passes,
+        resume=resume,
     )
     save(loaded, output)
     tokenizer.save_pretrained(output)
+    shutil.rmtree(passes)
     loaded_by = f'fewer.load("{output}", precision="{certificate.precision}")'
     typer.echo(f"{certificate.promise}\nthe model: {loaded_by}")
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Columns",
+    "DeviceOption",
     "LimitOption",
     "Loaded",
     "ThreadsOption",
@@ -68,6 +69,9 @@ TopKOption = Annotated[
 ]
 ThresholdOption = Annotated[
     float | None, typer.Option(help="Set the method's threshold first; default: as saved.")
+]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="cuda, or cuda:1, ...; by default the CPU, also beside a GPU.")
 ]
 PrecisionOption = Annotated[
     str, typer.Option(help="Of the model's matrix products: fp32, bf16, int8 or auto.")
@@ -172,6 +176,7 @@ def load(
     top_k: int | None = None,
     overlong: str | None = None,
     precision: str = "fp32",
+    device: str | None = None,
 ) -> Loaded:
     """Load a saved model and the labelled rows to measure it on."""
     import torch
@@ -193,7 +198,7 @@ def load(
     # data first: a wrong column is reported before the slower loading of the model
     table, task = _read_table(model_name, data, roles(columns), split, limit, seed)
     scorer = make_scorer(task, table)
-    model = origin.load_model(precision)
+    model = origin.load_model(precision, device)
     tokenizer = origin.load_tokenizer(model)
     if top_k is not None:
         scorer = for_best(scorer, model, top_k)
@@ -221,6 +226,7 @@ def load(
         seed=seed,
         precision=precision_of(model),
         kernels=kernels_of(model),
+        device=model.device,
     )
     queries = len(set(scorer.texts(encoded)))
     if queries < len(table):  # their documents are scored together
@@ -255,9 +261,14 @@ def _read_table(
     return table, task
 
 
-def dense_model(baseline: str | None) -> PreTrainedModel | None:
-    """Load the model of `--baseline`."""
-    return None if baseline is None else Source.find(baseline).load_model()
+def dense_model(baseline: str | None, loaded: Loaded | None = None) -> PreTrainedModel | None:
+    """Load the model of `--baseline`, on the GPU and in the precision of another that is on one."""
+    if baseline is None:
+        return None
+    source = Source.find(baseline)
+    if loaded is None or loaded.model.device.type == "cpu":
+        return source.load_model()
+    return source.load_model(str(loaded.row["precision"]), str(loaded.model.device))
 
 
 def _training_seed(folder: Path) -> int | None:

@@ -9,6 +9,7 @@ import typer
 
 from fewer.cli.common import (
     Columns,
+    DeviceOption,
     LimitOption,
     Loaded,
     PrecisionOption,
@@ -54,6 +55,7 @@ def evaluate(
         bool, typer.Option("--predictors", help="Also score the predictor of each layer.")
     ] = False,
     precision: PrecisionOption = "fp32",
+    device: DeviceOption = None,
     threshold: ThresholdOption = None,
     top_k: TopKOption = None,
     threads: ThreadsOption = None,
@@ -87,6 +89,7 @@ def evaluate(
         top_k=top_k,
         overlong=overlong,
         precision=precision,
+        device=device,
     )
     outcomes = run_systems(
         loaded.model,
@@ -94,7 +97,7 @@ def evaluate(
         loaded.tokenizer,
         loaded.scorer,
         batch_size=batch_size,
-        baseline=dense_model(baseline),
+        baseline=dense_model(baseline, loaded),
     )
     texts = len(set(loaded.scorer.texts(loaded.encoded)))
     systems = score_systems(outcomes, loaded.scorer, texts)

@@ -15,7 +15,10 @@ __all__ = ["set_threshold"]
 
 def set_threshold(
     model: Annotated[str, typer.Argument(help="Folder that `fewer fit` or `fewer.save` wrote.")],
-    threshold: Annotated[float, typer.Argument(help="The new threshold.")],
+    threshold: Annotated[
+        list[float],
+        typer.Argument(help="The new threshold; of a stack, one for each part that has one."),
+    ],
     output: Annotated[Path, typer.Option(help="Folder for the copy; it must be new.")],
 ) -> None:
     """Save a copy of a model with another threshold of its exits or of Block-Skim.
@@ -33,7 +36,10 @@ def set_threshold(
     source = Source.find(model)
     copy = source.load_model(precision=None)
     before = present_threshold(copy)
-    set_threshold(copy, threshold=threshold)
+    point = threshold[0] if len(threshold) == 1 else tuple(threshold)
+    set_threshold(copy, threshold=point)
     save(copy, output)
     source.load_tokenizer(copy).save_pretrained(output)
-    typer.echo(f"threshold {threshold_name(before)} changed to {threshold:g}, saved in {output}")
+    typer.echo(
+        f"threshold {threshold_name(before)} changed to {threshold_name(point)}, saved in {output}"
+    )

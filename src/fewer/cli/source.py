@@ -25,11 +25,13 @@ class Source:
 
         return cls(local_folder(name))
 
-    def load_model(self, precision: str | None = "fp32") -> PreTrainedModel:
-        """Load the model with its method, in eval mode; `precision` as in `fewer.load`."""
+    def load_model(
+        self, precision: str | None = "fp32", device: str | None = None
+    ) -> PreTrainedModel:
+        """Load the model with its method, in eval mode, as `fewer.load` does."""
         from fewer.hf.checkpoint import load
 
-        return load(self.folder, precision=precision)
+        return load(self.folder, precision=precision, device=device)
 
     def load_tokenizer(self, model: PreTrainedModel) -> PreTrainedTokenizerBase:
         """Load the tokenizer of a model of this folder. Raises `ValueError` for a missing one."""

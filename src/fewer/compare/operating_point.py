@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fewer.core.learning import OperatingPoints, Point
+from fewer.core.operating_points import OperatingPoints, Point
 
 __all__ = ["choose_point"]
 

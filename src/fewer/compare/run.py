@@ -116,8 +116,10 @@ def list_cells(comparison: Comparison, spec: ModelSpec) -> Iterator[Planned]:
         points = arm.method.build(spec).operating_points()
         has_target = "target" in {entry.name for entry in fields(cast("Any", arm.method))}
         trains_for_targets = has_target and not (points is not None and points.one_training)
-        targets = comparison.targets if has_target or points is not None else (None,)
-        for target in targets:
+        targets = comparison.targets if arm.targets is None else arm.targets
+        if not has_target and points is None:
+            targets = ()
+        for target in targets or (None,):
             yield Planned(arm, target, target if trains_for_targets else None)
 
 

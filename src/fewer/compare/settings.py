@@ -29,9 +29,10 @@ Sizes = Annotated[tuple[Count, ...], Strict(False)]
 
 @settings
 class Comparison:
-    """Each arm is a method as a recipe has it, or `{name, args, layers}`.
+    """Each arm is a method as a recipe has it, or `{name, args, layers, targets}`.
 
-    `layers` cuts the model to its first layers before any training.
+    `layers` cuts the model to its first layers before any training. `targets` take the place of
+    those of all arms; none, and the arm is measured at what its own settings lead to.
     """
 
     model: Name
@@ -77,6 +78,7 @@ class Arm:
     name: str
     method: Method
     layers: int | None = None
+    targets: tuple[float, ...] | None = None  # None: those of the comparison
 
     @property
     def trains_model(self) -> bool:
@@ -126,7 +128,8 @@ def _read_arm(name: str, value: Any) -> Arm:
         if not isinstance(value, dict):
             return Arm(name, method_from(value))
         layers = validate(Count | None, value.get("layers"), "layers")
-        rest = {key: entry for key, entry in value.items() if key != "layers"}
-        return Arm(name, method_from(rest), layers)
+        targets = validate(Targets | None, value.get("targets"), "targets")
+        rest = {key: entry for key, entry in value.items() if key not in ("layers", "targets")}
+        return Arm(name, method_from(rest), layers, targets)
     except ValueError as error:
         raise ValueError(f"arm {name!r}: {error}") from error

@@ -15,7 +15,6 @@ from fewer.core.trace import Trace
 
 __all__ = [
     "CalibrationData",
-    "OperatingPoints",
     "PredictorResult",
     "TeacherOutput",
     "TrainingBatch",
@@ -32,9 +31,6 @@ def warn_if_missed(method: str, target: float, gap: float, reason: str) -> None:
             f"{method} keeps {target + gap:.3f} of the FLOPs, not the target of {target}: {reason}",
             stacklevel=3,
         )
-
-
-Point = float | tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -137,56 +133,3 @@ class PredictorResult:
     layer: int
     logits: Float[Tensor, "R 2"]  # of irrelevant, of relevant
     matters: Int[Tensor, "R"]  # 0 or 1
-
-
-@dataclass(frozen=True)
-class OperatingPoints:
-    """The setting of a policy that may be turned after training, from strict to eager.
-
-    A point is one number (a threshold), or as many as `value` has (a length per layer).
-    """
-
-    value: Tensor  # the policy's own buffer, saved with the model
-    never: Point  # the strictest: all is computed
-    path: tuple[Point, ...]  # from strict to eager, for a sweep
-    check: Callable[[Point], None]  # raises `ValueError` for a point outside the range
-    one_training: bool = False  # a target sets the point alone: one training serves them all
-
-    @property
-    def thresholds(self) -> tuple[float, ...]:
-        """The path of a single threshold. Raises `ValueError` for other settings."""
-        if self.value.ndim:
-            raise ValueError(
-                f"the setting must be a single threshold; got one of {self.value.numel()} numbers."
-            )
-        return tuple(point for point in self.path if not isinstance(point, tuple))
-
-    def set(self, point: Point) -> None:
-        """Set the policy to a point. Raises `ValueError` outside the range."""
-        self.check(point)
-        self.value.copy_(self._tensor(point))
-
-    def set_never(self) -> None:
-        """Compute all: the strictest point, which may lie outside the range."""
-        self.value.copy_(self._tensor(self.never))
-
-    def turn_to(self, point: Point) -> None:
-        """Set the strictest point or one of the range. Raises `ValueError` for any other."""
-        if point == self.never:
-            self.set_never()
-        else:
-            self.set(point)
-
-    @property
-    def is_never(self) -> bool:
-        """Whether the strictest point is set."""
-        return bool((self.value == self._tensor(self.never)).all())
-
-    def _tensor(self, point: Point) -> Tensor:
-        tensor = torch.as_tensor(point, dtype=self.value.dtype, device=self.value.device)
-        if tensor.shape != self.value.shape:
-            raise ValueError(
-                f"an operating point must have {max(1, self.value.numel())} numbers; got {point}. "
-                "See OperatingPoints.path."
-            )
-        return tensor

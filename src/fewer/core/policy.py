@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from fewer._validation.settings import settings
 from fewer.core.cost import ModelSpec
 from fewer.core.decision import Decision, Site, View
-from fewer.core.learning import CalibrationData, OperatingPoints, PredictorResult, TrainingBatch
+from fewer.core.learning import CalibrationData, PredictorResult, TrainingBatch
 from fewer.core.needs import InputNeeds, Layout, Needs
+from fewer.core.operating_points import OperatingPoints
 from fewer.core.packed import Packed
 from fewer.core.phase import Phase
 from fewer.core.trace import Trace

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from fewer._validation.settings import settings
 from fewer.core.cost import ModelSpec
 from fewer.core.decision import Decision, Site, View
-from fewer.core.learning import CalibrationData, OperatingPoints, TrainingBatch
+from fewer.core.learning import CalibrationData, TrainingBatch
 from fewer.core.needs import InputNeeds, Layout, Needs
+from fewer.core.operating_points import OperatingPoints, join_points
 from fewer.core.packed import Packed
 from fewer.core.phase import INFERENCE, Phase
 from fewer.core.policy import ExitingPolicy, Method, Policy
@@ -112,9 +113,10 @@ class StackPolicy(Policy):
             part.calibrate(phase, data.of_part(number))
 
     def operating_points(self) -> OperatingPoints | None:
-        """Return those of the first part that has any."""
+        """Join those of all parts that have any: they are turned together, or one by one."""
         candidates = (part.operating_points() for part in self._list())
-        return next((points for points in candidates if points is not None), None)
+        parts = [points for points in candidates if points is not None]
+        return join_points(parts) if parts else None
 
     def inherit(self, method: Method, policy: Policy) -> tuple[tuple[int, ...], ...]:
         """Give what was learned to the first part, if that is described by the same method."""

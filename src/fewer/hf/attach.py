@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -307,12 +307,13 @@ def is_attached(model: nn.Module) -> bool:
     return isinstance(parts(model)[1], _PackedEncoder)
 
 
-def set_threshold(model: Model, threshold: float) -> Model:
+def set_threshold(model: Model, threshold: float | Sequence[float]) -> Model:
     """Set the threshold at which texts exit or tokens are frozen, in place.
 
-    Its meaning and range are those of the method's criterion. It is saved with the model, which
-    loses a certificate of `fewer.calibrate`. Raises `ValueError` for a value outside the range,
-    and for a method without such a threshold.
+    Its meaning and range are those of the method's criterion; a stack of several such methods has a
+    number for each, in order. It is saved with the model, which loses a certificate of
+    `fewer.calibrate`. Raises `ValueError` for a value outside the range, and for a method without
+    such a threshold.
 
     >>> fewer.set_threshold(model, threshold=0.3)  # doctest: +SKIP
     """
@@ -323,7 +324,7 @@ def set_threshold(model: Model, threshold: float) -> Model:
             f"method must have a threshold to set; got {attached.method}, which has no threshold. "
             "Early exits have one; LTP learns its own."
         )
-    points.set(threshold)
+    points.set(tuple(threshold) if isinstance(threshold, Sequence) else threshold)
     attached.settings = replace(attached.settings, certificate=None)
     return model
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from fewer._files.disk import read_json
 from fewer._files.manifest import check_files, write_manifest
+from fewer.core.operating_points import list_numbers
 from fewer.hf.attach import attach, attachment, parts
 from fewer.hf.gliner import is_of_gliner
 from fewer.hf.optimize import optimize
@@ -28,6 +29,8 @@ from fewer.hf.sentence_transformers import is_of_sentence_transformers
 from fewer.hf.side_file import MARK, SIDE_FILE, Settings, read_settings
 
 __all__ = ["load", "local_folder", "save"]
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of weights on a GPU, by precision
 
 
 def save(model: nn.Module, folder: str | Path) -> None:
@@ -59,15 +62,25 @@ def save(model: nn.Module, folder: str | Path) -> None:
     write_manifest(Path(folder), [Path(folder) / name for name in _model_files(Path(folder))])
 
 
-def load(name: str | Path, *, precision: str | None = "fp32", **kwargs: Any) -> PreTrainedModel:
+def load(
+    name: str | Path,
+    *,
+    precision: str | None = "fp32",
+    device: str | torch.device | None = None,
+    **kwargs: Any,
+) -> PreTrainedModel:
     """Load a folder (or hub id) that `save` wrote, attached and in eval mode.
 
-    A plain model gets no method. On a CPU the model is optimized for inference by
-    `fewer.optimize(model, precision=precision)`, unless `precision` is `None`. `kwargs` go to
-    `from_pretrained` (`dtype`, `revision`, ...); code in the folder is never run. Raises
-    `FileNotFoundError` for a missing file and `ValueError` for a file that is truncated, that was
-    changed since it was saved, or for a side file that cannot be parsed.
+    A plain model gets no method. The model is optimized for inference on its device, by default a
+    CPU, by `fewer.optimize(model, precision=precision)`, unless `precision` is `None`. On a CUDA
+    device the weights are loaded in the precision. `kwargs` go to `from_pretrained` (`dtype`,
+    `revision`, ...); code in the folder is never run. Raises `FileNotFoundError` for a missing file
+    and `ValueError` for a file that is truncated, that was changed since it was saved, for a side
+    file that cannot be parsed, and for a device that this machine or its torch does not have.
     """
+    target = None if device is None else _find_device(device)
+    if target is not None and target.type == "cuda" and precision in _DTYPES:
+        kwargs = {"dtype": _DTYPES[precision], **kwargs}
     folder = local_folder(name, kwargs.get("revision"))
     settings = read_settings(folder)
     tensors = _method_tensors(folder)
@@ -75,9 +88,27 @@ def load(name: str | Path, *, precision: str | None = "fp32", **kwargs: Any) -> 
     _attach_method(model, folder, settings, tensors)
     check_files(folder, _model_files(folder))
     model.eval()
-    if precision is not None and model.device.type == "cpu":
+    if target is not None:
+        nn.Module.to(model, target)
+    if precision is not None and (target is not None or model.device.type == "cpu"):
         optimize(model, precision=precision)
     return model
+
+
+def _find_device(name: str | torch.device) -> torch.device:
+    """Return a device that `fewer.optimize` can run on, if it is there."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device must be 'cpu' or 'cuda'; got {name!r}.") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be 'cpu' or 'cuda'; got {str(device)!r}.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device must be one that torch {torch.__version__} finds, {torch.cuda.device_count()} "
+            f"GPUs; got {str(device)!r}. Leave it out to run on the CPU."
+        )
+    return device
 
 
 def _model_files(folder: Path) -> list[str]:
@@ -154,14 +185,14 @@ def _attach_method(
             "model: save it again."
         )
     points = policy.operating_points()
-    never = None if points is None or isinstance(points.never, tuple) else points.never
+    never = [] if points is None else list_numbers(points.never)
     for name, (tensor, file) in tensors.items():
         if _dtype_kind(tensor) != _dtype_kind(expected[name]):
             raise ValueError(
                 f"{file}: {name} must be of type {expected[name].dtype}; got {tensor.dtype}. Save "
                 "the model again."
             )
-        may_be_infinite = never is not None and tensor.ndim == 0 and math.isinf(never)
+        may_be_infinite = tensor.ndim == 0 and any(map(math.isinf, never))
         if bool(tensor.isnan().any() if may_be_infinite else (~tensor.isfinite()).any()):
             raise ValueError(
                 f"{file}: {name} must hold finite numbers; got NaN or infinity. Train or save the "

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from datasets import Dataset
 
     from fewer.core.policy import Method
@@ -60,11 +61,13 @@ def describe(
     seed: int,
     precision: str = "fp32",
     kernels: str | None = None,
+    device: torch.device | None = None,
 ) -> dict[str, Any]:
     """Return a result row without the results of systems.
 
     `table` holds the rows of the source, which are hashed, `encoded` their tokens. `precision` and
     `kernels` are those of the measured model (`precision_of`, `kernels_of` of `fewer.hf.optimize`).
+    A `device` that is no CPU is named.
     """
     from fewer.hf.side_file import method_to
     from fewer.measure.evaluate import histogram
@@ -76,6 +79,7 @@ def describe(
         "seed": seed,
         "precision": precision,
         **({} if kernels is None else {"kernels": kernels}),
+        **({} if device is None or device.type == "cpu" else {"device": _device_name(device)}),
         "data": {"source": source, "hash": data_hash(table), "rows": len(table)},
         "model": model,
         "method": method_to(method),
@@ -100,6 +104,12 @@ def read_results(path: Path) -> list[dict[str, Any]]:
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: a row must be JSON; got {error}.") from error
     return rows
+
+
+def _device_name(device: torch.device) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def _program_name() -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fewer.core.operating_points import OperatingPoints, Point, join_numbers
 from fewer.core.trace import Trace
 from fewer.hf.attach import attachment
 from fewer.measure.evaluate import run_all
@@ -125,21 +126,30 @@ def sweep(
     return points
 
 
-def present_threshold(model: PreTrainedModel) -> float | None:
+def present_threshold(model: PreTrainedModel) -> Point | None:
     """Return the threshold of an attached model, as in its grid; `None` if nothing exits.
 
-    Raises `ValueError` for a method without a threshold.
+    A stack of several methods with one has a number for each. Raises `ValueError` for a method
+    without a threshold.
     """
     points = attachment(model).policy.operating_points()
     if points is None:
         raise ValueError(f"method must have a threshold; got {attachment(model).method}.")
-    value = float(points.value)
     if points.is_never:
         return None
-    written = (
-        point for point in points.thresholds if float(points.value.new_tensor(point)) == value
-    )
-    return next(written, value)
+    if points.parts:
+        return join_numbers(_as_written(part) for part in points.parts)
+    return _as_written(points)
+
+
+def _as_written(points: OperatingPoints) -> Point:
+    """Return the point that is set, as its path has it: buffers round numbers."""
+    present = points.present
+    if isinstance(present, tuple):
+        return present
+    rounded = points.value.new_tensor
+    paths = (points.never, *points.thresholds)
+    return next((point for point in paths if float(rounded(point)) == present), present)
 
 
 def _merge_thresholds(besides: Sequence[float], grid: Sequence[float]) -> list[float]:

@@ -49,7 +49,8 @@ def flops_line(row: Row) -> str | None:
 def certificate_line(row: Row) -> str | None:
     """Compare the answers that changed here with what the model's certificate promises.
 
-    `None` for a model without one, one about the texts that read less, and another threshold.
+    `None` for a model without one, one about the texts that read less or about right answers,
+    and another threshold.
     """
     from scipy.stats import binom
 
@@ -59,6 +60,8 @@ def certificate_line(row: Row) -> str | None:
     if certificate is None or changed is None or row.get("threshold") is not None:
         return None
     if certificate["conditional"] or certificate["point"] is None:
+        return None
+    if certificate.get("counts") == "worse":  # a promise about labels, which a row has no count of
         return None
     risk = certificate["max_disagreement"]
     chance = float(binom.sf(round(changed * texts) - 1, texts, risk))

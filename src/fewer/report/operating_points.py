@@ -228,9 +228,12 @@ def curve_lines(row: Row) -> list[list[str]]:
     return lines
 
 
-def threshold_name(threshold: float | None) -> str:
-    """Format a threshold as an option takes it; `None`, without exits, is "never"."""
-    return "never" if threshold is None else f"{threshold:g}"
+def threshold_name(threshold: float | Sequence[float] | None) -> str:
+    """Format thresholds as a command takes them; `None`, without exits, is "never"."""
+    if threshold is None:
+        return "never"
+    numbers = threshold if isinstance(threshold, Sequence) else [threshold]
+    return " ".join(f"{number:g}" for number in numbers)
 
 
 def data_set(row: Row) -> str:

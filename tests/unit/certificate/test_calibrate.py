@@ -1,5 +1,6 @@
 import copy
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -11,18 +12,23 @@ from transformers import (
 )
 
 import fewer
+from fewer.certificate.bench import Bench, encode_bench
 from fewer.certificate.calibrate import calibrate, operating_runs
 from fewer.certificate.certificate import certificate_of
 from fewer.certificate.p_values import binomial_p_value, binomial_upper_bound
+from fewer.core.stack import Stack
 from fewer.hf.optimize import precision_of
 from fewer.kernels.cpu.library import best_isa
+from fewer.measure.sweep import present_threshold
 from fewer.methods.exits import ProbeExit
+from fewer.methods.pruning import TrainingFree
 from tests.unit.conftest import WORDS
 
 TEXTS = [
     " ".join(WORDS[(number * step) % len(WORDS)] for step in range(1, 2 + number % 9))
     for number in range(80)
 ]
+STACK = Stack((TrainingFree(target=0.7), ProbeExit()))
 LOOSE = {"max_disagreement": 0.2, "confidence": 0.9}
 
 
@@ -112,9 +118,30 @@ def test_with_more_texts_a_dense_model_gets_what_reads_least(model_folder):
     texts = [f"{text} {WORDS[number % 5]}" for number in range(2) for text in TEXTS]
     certificate = calibrate(model, tokenizer, texts, max_disagreement=0.3, confidence=0.9)
     method = fewer.attachment(model).method
-    assert isinstance(method, ProbeExit)
-    assert fewer.attachment(model).policy.margin.item() == pytest.approx(certificate.point)
+    assert method in (ProbeExit(), Stack((TrainingFree(), ProbeExit())))
+    present = fewer.attachment(model).policy.operating_points().present
+    assert present == pytest.approx(certificate.point)
     assert certificate.flops_share < 0.9
+
+
+def test_a_stack_is_certified_as_one(model_folder, tmp_path):
+    """Both settings are turned along one path, and both are saved."""
+    model, tokenizer = classifier(model_folder)
+    fewer.prune(model, tokenizer, TEXTS, method=STACK)
+    texts = [f"{text} {WORDS[number % 5]}" for number in range(2) for text in TEXTS]
+    certificate = calibrate(model, tokenizer, texts, max_disagreement=0.3, confidence=0.9)
+    assert certificate.texts == 112  # the others made the path
+    assert len(certificate.point) == 2
+    for strict, eager in pairwise(certificate.tested):
+        assert eager[0] > strict[0] or eager[1] < strict[1]  # a factor grows, a margin falls
+    fewer.save(model, tmp_path)
+    loaded = fewer.load(tmp_path, precision=None)
+    assert certificate_of(loaded) == certificate
+    points = fewer.attachment(loaded).policy.operating_points()
+    assert points.present == pytest.approx(certificate.point)
+    fewer.set_threshold(loaded, threshold=(0.5, 2.0))
+    assert points.present == (0.5, 2.0)
+    assert present_threshold(loaded) == (0.5, 2.0)
 
 
 def test_a_dense_tagger_is_calibrated_on_sentences(model_folder):
@@ -165,8 +192,93 @@ def test_a_budget_that_no_point_reaches_and_two_goals_are_refused(model_folder):
     model, tokenizer = with_exits(model_folder)
     with pytest.raises(ValueError, match="flops_share must be"):
         calibrate(model, tokenizer, TEXTS, flops_share=0.01)
-    with pytest.raises(ValueError, match="max_disagreement must be left out"):
-        calibrate(model, tokenizer, TEXTS, flops_share=0.5, max_disagreement=0.1)
+    with pytest.raises(ValueError, match="latency_ms must be"):
+        calibrate(model, tokenizer, TEXTS, latency_ms=1e-6)
+
+
+def test_milliseconds_are_a_budget_too(model_folder, monkeypatch):
+    """A text takes as many milliseconds as it reads hundredths of the FLOPs, on this machine."""
+    model, tokenizer = with_exits(model_folder)
+    points = fewer.attachment(model).policy.operating_points()
+    monkeypatch.setattr(
+        Bench, "time_alone", lambda bench, *at: 100 * Bench.run_at(bench, *at).share
+    )
+    certificate = calibrate(model, tokenizer, TEXTS, latency_ms=70.0, confidence=0.9)
+    by_share = calibrate(model, tokenizer, TEXTS, flops_share=0.7, confidence=0.9)
+    assert certificate == by_share
+    assert points.value.item() == pytest.approx(certificate.point)
+
+
+def test_texts_alone_are_timed(model_folder):
+    model, tokenizer = with_exits(model_folder)
+    bench = encode_bench(model, tokenizer, TEXTS, None, None)
+    points = fewer.attachment(model).policy.operating_points()
+    assert 0.01 < bench.time_alone(points, points.never) < 1000
+    assert points.is_never
+
+
+def test_with_labels_right_answers_that_become_wrong_count(model_folder):
+    model, tokenizer = with_exits(model_folder)
+    changed = calibrate(copy.deepcopy(model), tokenizer, TEXTS, max_disagreement=0.5)
+    points = fewer.attachment(model).policy.operating_points()
+    points.set_never()
+    full = fewer.predict(model, tokenizer, TEXTS).argmax(-1)
+    names = [model.config.id2label[int(label)] for label in full]
+    alike = calibrate(copy.deepcopy(model), tokenizer, TEXTS, labels=names, max_drop=0.5)
+    assert (alike.changed, alike.point) == (changed.changed, changed.point)
+    assert alike.counts == "worse"
+    assert "become wrong" in alike.promise
+    wrong = (1 - full).tolist()
+    none = calibrate(copy.deepcopy(model), tokenizer, TEXTS, labels=wrong, max_drop=0.5)
+    assert none.changed == 0  # no answer was right
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (["LABEL_0"], "labels must be as many"),
+        (["good"] * 80, "labels must be of"),
+        ([2] * 80, "2"),
+    ],
+)
+def test_labels_that_are_not_the_models_are_refused(model_folder, labels, told):
+    with pytest.raises(ValueError, match=told):
+        calibrate(*with_exits(model_folder), TEXTS, labels=labels, max_drop=0.5)
+
+
+def test_one_that_was_interrupted_goes_on_and_ends_alike(model_folder, tmp_path, monkeypatch):
+    texts = TEXTS * 2
+    settings = {"max_disagreement": 0.3, "confidence": 0.9}
+    expected = calibrate(*classifier(model_folder), texts, **settings)
+    run, passes = Bench._run, []
+
+    def interrupt(bench, point):
+        passes.append(point)
+        if len(passes) == 20:
+            raise KeyboardInterrupt
+        return run(bench, point)
+
+    monkeypatch.setattr(Bench, "_run", interrupt)
+    settings["output_dir"] = tmp_path / "passes"
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(*classifier(model_folder), texts, **settings)
+    monkeypatch.setattr(
+        Bench, "_run", lambda bench, point: passes.append(point) or run(bench, point)
+    )
+    with pytest.raises(ValueError, match="resume"):
+        calibrate(*classifier(model_folder), texts, **settings)
+    settings["resume"] = True
+    with pytest.raises(ValueError, match="risk"):
+        calibrate(*classifier(model_folder), texts, **{**settings, "max_disagreement": 0.2})
+    model, tokenizer = classifier(model_folder)
+    certificate = calibrate(model, tokenizer, texts, **settings)
+    assert certificate == expected
+    count = len(passes)
+    again = calibrate(*classifier(model_folder), texts, **settings)
+    assert again == expected
+    assert len(passes) == count  # nothing is computed again
+    present = fewer.attachment(model).policy.operating_points().present
+    assert present == pytest.approx(certificate.point)
 
 
 def test_what_cannot_be_certified_reads_everything_with_a_warning(model_folder):

@@ -1,3 +1,4 @@
+import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from typer.testing import CliRunner
 
@@ -6,11 +7,18 @@ from fewer.certificate.certificate import certificate_of
 from fewer.cli.main import app
 
 
-def test_a_dense_model_is_certified_and_saved(model_folder, reviews, tmp_path):
-    model = AutoModelForSequenceClassification.from_pretrained(model_folder)
+@pytest.fixture
+def dense(model_folder, tmp_path):
+    model = AutoModelForSequenceClassification.from_pretrained(
+        model_folder, id2label={0: "down", 1: "up"}, label2id={"down": 0, "up": 1}
+    )
     model.save_pretrained(tmp_path / "dense")
     AutoTokenizer.from_pretrained(model_folder).save_pretrained(tmp_path / "dense")
-    words = ["calibrate", str(tmp_path / "dense"), "--texts", str(reviews)]
+    return tmp_path / "dense"
+
+
+def test_a_dense_model_is_certified_and_saved(dense, reviews, tmp_path):
+    words = ["calibrate", str(dense), "--texts", str(reviews)]
     words += ["--column", "text=review", "--max-disagreement", "0.3", "--confidence", "0.9"]
     result = CliRunner().invoke(app, [*words, "--output", str(tmp_path / "certified")])
     assert result.exit_code == 0, result.output
@@ -18,6 +26,30 @@ def test_a_dense_model_is_certified_and_saved(model_folder, reviews, tmp_path):
     assert certificate_of(loaded).promise in result.output
     again = CliRunner().invoke(app, [*words, "--output", str(tmp_path / "certified")])
     assert "new folder" in str(again.exception)
+    assert not (tmp_path / "certified.passes").exists()
+
+
+def test_an_interrupted_one_is_resumed_when_asked(dense, reviews, tmp_path, monkeypatch):
+    words = ["calibrate", str(dense), "--texts", str(reviews), "--confidence", "0.9"]
+    words += ["--column", "text=review", "--flops-share", "0.9", "--output", str(tmp_path / "new")]
+    monkeypatch.setattr("fewer.hf.checkpoint.save", None)
+    assert CliRunner().invoke(app, words).exit_code  # at the very end
+    monkeypatch.undo()
+    result = CliRunner().invoke(app, words)
+    assert "resume" in str(result.exception)
+    result = CliRunner().invoke(app, [*words, "--resume"])
+    assert result.exit_code == 0, result.output
+    assert certificate_of(fewer.load(tmp_path / "new")).promise in result.output
+    assert not (tmp_path / "new.passes").exists()
+
+
+def test_a_drop_needs_a_column_of_labels(dense, reviews, tmp_path):
+    words = ["calibrate", str(dense), "--texts", str(reviews), "--max-drop", "0.3"]
+    words += ["--confidence", "0.9", "--output", str(tmp_path / "new"), "--column", "text=review"]
+    assert "--column label" in str(CliRunner().invoke(app, words).exception)
+    result = CliRunner().invoke(app, [*words, "--column", "label=stars"])
+    assert result.exit_code == 0, result.output
+    assert "become wrong" in result.output
 
 
 def test_a_file_without_a_column_of_texts_is_told(model_folder, reviews, tmp_path):

@@ -2,13 +2,13 @@ import pytest
 import torch
 
 from fewer.compare.operating_point import choose_point
-from fewer.core.learning import OperatingPoints
+from fewer.core.operating_points import OperatingPoints
 
 PATH = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 def points(check=lambda _: None):
-    return OperatingPoints(torch.tensor(0.0), 0.0, PATH, check)
+    return OperatingPoints((torch.tensor(0.0),), 0.0, PATH, check)
 
 
 def share_of(operating_points):
@@ -46,7 +46,7 @@ def test_a_target_out_of_reach_gets_the_end_of_the_path(target, nearest):
 def test_lengths_per_layer_are_chosen_among_the_path():
     value = torch.ones(2)
     path = ((0.8, 0.6), (0.5, 0.2))
-    operating_points = OperatingPoints(value, (1.0, 1.0), path, lambda _: None)
+    operating_points = OperatingPoints((value,), (1.0, 1.0), path, lambda _: None)
     point, share = choose_point(operating_points, 0.65, lambda: float(value.mean()))
     assert point == (0.8, 0.6)
     assert share == pytest.approx(0.7)

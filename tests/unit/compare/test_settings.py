@@ -36,6 +36,13 @@ def test_a_target_becomes_a_setting_of_the_method():
     assert arm.description()["args"]["target"] is None
 
 
+def test_an_arm_may_have_targets_of_its_own():
+    arms = {"all": "ltp", "own": {"name": "ltp", "targets": [0.4]}, "none": {"name": "ltp"}}
+    arms["none"]["targets"] = []
+    _, *listed = Comparison(**NEEDED, arms=arms).list_arms()
+    assert [arm.targets for arm in listed] == [None, (0.4,), ()]
+
+
 @pytest.mark.parametrize("name", ["dense", "start", "a/b", ""])
 def test_names_that_are_taken_or_no_file_names_are_refused(name):
     with pytest.raises(ValueError, match="name of an arm"):
@@ -47,6 +54,7 @@ def test_names_that_are_taken_or_no_file_names_are_refused(name):
     [
         ("lpt", "ltp"),
         ({"name": "ltp", "layers": 0}, "layers"),
+        ({"name": "ltp", "targets": [2.0]}, "targets"),
         ({"name": "ltp", "args": {"target": 2}}, "target"),
     ],
 )

@@ -3,15 +3,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from fewer import Phase, Trace
-from fewer.core.learning import OperatingPoints
 from tests.batches import calibration_data, training_batch
 
 PHASE = Phase("any", "compact", "all", 1, 1e-3, part=(1,))
-
-
-def _check(point):
-    if max(point if isinstance(point, tuple) else (point,)) > 1:
-        raise ValueError(f"threshold must be at most 1; got {point}.")
 
 
 def test_losses_are_those_of_each_text_with_their_gradient():
@@ -61,44 +55,3 @@ def test_measures_run_real_decisions_and_batches_observe():
     assert phases == [(*real, (1,)), (*real, (1,)), ("observe", False, (1,)), (*real, (2,))]
     assert next(data.real_batches()) == 0.5
     assert phases[-1] == (*real, (1,))
-
-
-def test_a_threshold_is_set_within_its_range():
-    points = OperatingPoints(torch.tensor(0.0), 2.0, (0.5, 1.0), _check)
-    points.set(0.5)
-    assert points.value.item() == 0.5
-    assert not points.is_never
-    with pytest.raises(ValueError, match="threshold"):
-        points.set(1.5)
-    assert points.value.item() == 0.5
-    points.set_never()  # may lie outside the range
-    assert points.is_never
-    assert points.thresholds == (0.5, 1.0)
-
-
-def test_a_vector_is_set_as_a_whole():
-    points = OperatingPoints(torch.zeros(2), (1, 1), ((1, 1), (0.5, 0.25)), _check)
-    points.set((0.5, 0.25))
-    assert points.value.tolist() == [0.5, 0.25]
-    with pytest.raises(ValueError, match="2 numbers"):
-        points.set((0.5,))
-    with pytest.raises(ValueError, match="2 numbers"):
-        points.set(0.5)
-    with pytest.raises(ValueError, match="single threshold"):
-        _ = points.thresholds
-    points.set_never()
-    assert points.is_never
-
-
-def test_a_path_is_turned_to_each_of_its_points_and_to_the_strictest():
-    def check(point):
-        if not 0.1 <= point <= 0.9:
-            raise ValueError(point)
-
-    points = OperatingPoints(torch.tensor(0.5), 0.0, (0.1, 0.9), check)
-    points.turn_to(0.9)
-    assert float(points.value) == pytest.approx(0.9)
-    points.turn_to(0.0)  # the strictest, outside the range
-    assert points.is_never
-    with pytest.raises(ValueError, match=r"0\.95"):
-        points.turn_to(0.95)

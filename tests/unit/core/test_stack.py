@@ -8,8 +8,8 @@ from fewer import LTP, Decision, Dense, Fate, Phase, Policy, Site, Trace, View
 from fewer.core.cost import LayerCost, ModelSpec, Task
 from fewer.core.decision import ExitOutput
 from fewer.core.evidence import NO_EVIDENCE
-from fewer.core.learning import OperatingPoints
 from fewer.core.needs import InputNeeds, Layout, Needs
+from fewer.core.operating_points import OperatingPoints
 from fewer.core.packed import Packed, plan
 from fewer.core.phase import INFERENCE
 from fewer.core.policy import ExitingPolicy, Method
@@ -73,7 +73,7 @@ class _Fixed(Policy):
         value = self.method.threshold
         if value is None:
             return None
-        return OperatingPoints(torch.tensor(value), 0.0, (), lambda _: None)
+        return OperatingPoints((torch.tensor(value),), 0.0, (), lambda _: None)
 
 
 class _FixedExits(_Fixed, ExitingPolicy):
@@ -252,9 +252,10 @@ def test_phases_are_those_of_the_first_then_of_the_second():
     assert replace(phases[2], name="exits", part=()) == Fixed(names=("exits",)).phases()[0]
 
 
-def test_operating_points_are_the_first_there_are():
+def test_operating_points_are_those_of_all_parts_that_have_any():
     stack = _build(Fixed(), Fixed(threshold=2.0), Fixed(threshold=3.0))
-    assert stack.operating_points().value.item() == 2.0
+    assert stack.operating_points().present == (2.0, 3.0)
+    assert _build(Fixed(), Fixed(threshold=2.0)).operating_points().value.item() == 2.0
     assert _build(Fixed(), Fixed()).operating_points() is None
 
 

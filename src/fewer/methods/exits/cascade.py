@@ -30,8 +30,9 @@ from fewer._validation.types import NonNegative
 from fewer.core.candidates import Candidates, current_candidates
 from fewer.core.cost import ModelSpec
 from fewer.core.decision import Decision, ExitOutput, Site, View
-from fewer.core.learning import CalibrationData, OperatingPoints, Point
+from fewer.core.learning import CalibrationData
 from fewer.core.needs import InputNeeds
+from fewer.core.operating_points import OperatingPoints, Point
 from fewer.core.packed import Packed
 from fewer.core.phase import CALIBRATION, Phase
 from fewer.core.policy import ExitingPolicy
@@ -130,7 +131,7 @@ class CascadePolicy(ExitingPolicy):
 
     def operating_points(self) -> OperatingPoints:
         """Return the margin; documents leave sooner by a small one."""
-        return OperatingPoints(self.margin, math.inf, MARGINS, _check_margin)
+        return OperatingPoints((self.margin,), math.inf, MARGINS, _check_margin)
 
 
 def _check_margin(margin: Point) -> None:

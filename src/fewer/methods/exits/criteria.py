@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fewer.core.learning import OperatingPoints, Point
+from fewer.core.operating_points import OperatingPoints, Point
 from fewer.methods.distillation import binary_logits
 
 __all__ = ["CRITERIA", "Criterion", "ExitEvidence", "entropy", "in_a_row", "normalised_entropy"]
@@ -75,7 +75,7 @@ class Criterion:
     def operating_points(self, value: Tensor, classes: int, exits: int) -> OperatingPoints:
         """Describe the buffer that holds a policy's threshold."""
         grid = self.grid(classes, exits)
-        return OperatingPoints(value, self.never_exit, grid, self.check, one_training=True)
+        return OperatingPoints((value,), self.never_exit, grid, self.check, one_training=True)
 
     def check(self, threshold: Point) -> None:
         """Raise `ValueError` for a threshold outside the range."""

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from fewer.core.cost import ModelSpec, Task
 from fewer.core.decision import Decision, ExitOutput, View
-from fewer.core.learning import OperatingPoints, TrainingBatch
+from fewer.core.learning import TrainingBatch
+from fewer.core.operating_points import OperatingPoints
 from fewer.core.partition import can_look
 from fewer.methods.exits.calibrated import CalibratedExits
 from fewer.methods.exits.criteria import ExitEvidence

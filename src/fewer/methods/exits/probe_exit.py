@@ -33,7 +33,8 @@ from fewer._validation.settings import settings
 from fewer._validation.types import Fraction, NonNegative
 from fewer.core.cost import ModelSpec, Task
 from fewer.core.decision import Decision, ExitOutput, Site, View
-from fewer.core.learning import CalibrationData, OperatingPoints
+from fewer.core.learning import CalibrationData
+from fewer.core.operating_points import OperatingPoints
 from fewer.core.packed import Packed
 from fewer.core.partition import can_look
 from fewer.core.phase import CALIBRATION, Phase

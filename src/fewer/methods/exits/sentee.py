@@ -24,7 +24,8 @@ from fewer._validation.settings import settings
 from fewer._validation.types import Fraction, LayerNumbers, NonNegative, Number, Pair
 from fewer.core.cost import ModelSpec
 from fewer.core.decision import Decision, Site, View
-from fewer.core.learning import CalibrationData, OperatingPoints, TrainingBatch
+from fewer.core.learning import CalibrationData, TrainingBatch
+from fewer.core.operating_points import OperatingPoints
 from fewer.core.phase import Phase
 from fewer.core.policy import ExitingPolicy, Method, Policy
 from fewer.methods.exits.threshold import check_threshold, open_exits

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from fewer.backbones.fast_linear import in_rows
 from fewer.core.cost import ModelSpec, linear_flops
 from fewer.core.decision import Decision, ExitOutput, View
-from fewer.core.learning import OperatingPoints, TrainingBatch
+from fewer.core.learning import TrainingBatch
+from fewer.core.operating_points import OperatingPoints
 from fewer.core.partition import can_look
 from fewer.kernels.call import masked_score
 from fewer.methods.distillation import distillation, split_sides

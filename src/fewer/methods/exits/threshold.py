@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fewer.core.learning import CalibrationData, OperatingPoints, TrainingBatch
+from fewer.core.learning import CalibrationData, TrainingBatch
+from fewer.core.operating_points import OperatingPoints
 from fewer.methods.exits.criteria import Criterion
 
 __all__ = [

@@ -44,8 +44,9 @@ from fewer._validation.settings import settings
 from fewer._validation.types import Count, Fraction, LayerNumbers, Number, Pair, Proportion
 from fewer.core.cost import ModelSpec
 from fewer.core.decision import Decision, Site, View
-from fewer.core.learning import CalibrationData, OperatingPoints, TrainingBatch
+from fewer.core.learning import CalibrationData, TrainingBatch
 from fewer.core.needs import Needs
+from fewer.core.operating_points import OperatingPoints
 from fewer.core.packed import Packed
 from fewer.core.phase import Phase
 from fewer.core.policy import ExitingPolicy

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from fewer.backbones.fast_linear import in_rows
 from fewer.core.cost import ModelSpec, Task, linear_flops
 from fewer.core.decision import ExitOutput, View
-from fewer.core.learning import OperatingPoints, TrainingBatch
+from fewer.core.learning import TrainingBatch
+from fewer.core.operating_points import OperatingPoints
 from fewer.core.policy import Policy
 from fewer.methods.exits.criteria import CRITERIA, normalised_entropy
 from fewer.methods.exits.early_exit import exit_layers

@@ -44,15 +44,9 @@ from fewer._validation.settings import settings, validate
 from fewer._validation.types import Fraction, NonNegative, Pair, Positive, Proportion, Whole
 from fewer.core.cost import ModelSpec, Task
 from fewer.core.decision import Decision, ExitOutput, Site, View
-from fewer.core.learning import (
-    CalibrationData,
-    OperatingPoints,
-    Point,
-    PredictorResult,
-    TrainingBatch,
-    warn_if_missed,
-)
+from fewer.core.learning import CalibrationData, PredictorResult, TrainingBatch, warn_if_missed
 from fewer.core.needs import Needs
+from fewer.core.operating_points import OperatingPoints, Point
 from fewer.core.phase import Phase
 from fewer.core.policy import Policy
 from fewer.core.trace import Trace
@@ -225,7 +219,7 @@ class BlockSkimPolicy(Policy):
 
     def operating_points(self) -> OperatingPoints:
         """Return tau; 0 keeps every block."""
-        return OperatingPoints(self.threshold, 0.0, GRID, _check_threshold)
+        return OperatingPoints((self.threshold,), 0.0, GRID, _check_threshold)
 
     def _predictor(self, layer: int) -> Predictor:
         return cast("Predictor", self.predictors[layer])

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from fewer._validation.settings import validate
 from fewer._validation.types import Proportion
-from fewer.core.learning import CalibrationData, OperatingPoints, Point, warn_if_missed
+from fewer.core.learning import CalibrationData, warn_if_missed
+from fewer.core.operating_points import OperatingPoints, Point
 
 __all__ = ["GRID", "fit_threshold", "keep_points"]
 
@@ -16,7 +17,7 @@ _ODDS = 1e6  # of the highest threshold that is tried; of the lowest 1 / _ODDS
 
 def keep_points(threshold: Tensor) -> OperatingPoints:
     """Return the operating points of a threshold; 0 keeps every token."""
-    return OperatingPoints(threshold, 0.0, GRID, _check)
+    return OperatingPoints((threshold,), 0.0, GRID, _check)
 
 
 def fit_threshold(threshold: Tensor, data: CalibrationData, target: float, method: str) -> None:

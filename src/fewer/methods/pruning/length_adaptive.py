@@ -46,14 +46,9 @@ from fewer._validation.settings import settings
 from fewer._validation.types import Count, Fraction, Natural, NonNegative, Probability
 from fewer.core.cost import ModelSpec
 from fewer.core.decision import Decision, Site, View
-from fewer.core.learning import (
-    CalibrationData,
-    OperatingPoints,
-    Point,
-    TrainingBatch,
-    warn_if_missed,
-)
+from fewer.core.learning import CalibrationData, TrainingBatch, warn_if_missed
 from fewer.core.needs import Needs
+from fewer.core.operating_points import OperatingPoints, Point
 from fewer.core.packed import Packed
 from fewer.core.phase import Pass, Phase
 from fewer.core.policy import Policy
@@ -237,7 +232,7 @@ class LengthAdaptivePolicy(Policy):
         """Return the budget: the share of FLOPs to keep at most."""
         points = dict.fromkeys(math.ceil(ratio * 1e4) / 1e4 for ratio in self.ratios.tolist())
         path = tuple(point for point in points if point < FULL)
-        return OperatingPoints(self.budget, FULL, path, self._check_budget, one_training=True)
+        return OperatingPoints((self.budget,), FULL, path, self._check_budget, one_training=True)
 
     def configuration(self) -> Shares:
         """Return the share of a text's tokens that leaves each layer at the present budget."""

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from fewer.core.cost import ModelSpec
 from fewer.core.decision import Decision, Site, View
-from fewer.core.learning import CalibrationData, OperatingPoints, warn_if_missed
+from fewer.core.learning import CalibrationData, warn_if_missed
 from fewer.core.needs import InputNeeds
+from fewer.core.operating_points import OperatingPoints
 from fewer.core.packed import Packed
 from fewer.core.phase import Phase
 from fewer.core.policy import Method, Policy

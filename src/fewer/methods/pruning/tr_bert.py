@@ -51,8 +51,9 @@ from fewer._validation.types import (
 )
 from fewer.core.cost import ModelSpec, linear_flops
 from fewer.core.decision import Decision, Site, View
-from fewer.core.learning import CalibrationData, OperatingPoints, TrainingBatch
+from fewer.core.learning import CalibrationData, TrainingBatch
 from fewer.core.needs import Needs
+from fewer.core.operating_points import OperatingPoints
 from fewer.core.packed import Packed, text_starts
 from fewer.core.phase import Pass, Phase
 from fewer.core.policy import Policy

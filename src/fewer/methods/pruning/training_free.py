@@ -44,8 +44,9 @@ from fewer._validation.settings import settings
 from fewer._validation.types import Fraction, Natural
 from fewer.core.cost import WHOLE_TEXT, ModelSpec
 from fewer.core.decision import Decision, Site, View
-from fewer.core.learning import CalibrationData, OperatingPoints, warn_if_missed
+from fewer.core.learning import CalibrationData, warn_if_missed
 from fewer.core.needs import Needs
+from fewer.core.operating_points import OperatingPoints
 from fewer.core.packed import Packed
 from fewer.core.phase import CALIBRATION, Phase
 from fewer.core.policy import Policy

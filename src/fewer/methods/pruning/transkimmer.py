@@ -37,7 +37,8 @@ from fewer._validation.settings import settings
 from fewer._validation.types import Fraction, NonNegative, Pair, Positive, Proportion
 from fewer.core.cost import ModelSpec, linear_flops
 from fewer.core.decision import Decision, Site, View
-from fewer.core.learning import CalibrationData, OperatingPoints, TrainingBatch
+from fewer.core.learning import CalibrationData, TrainingBatch
+from fewer.core.operating_points import OperatingPoints
 from fewer.core.phase import Phase
 from fewer.core.policy import Policy
 from fewer.methods.pruning.keep_threshold import fit_threshold, keep_points

@@ -53,6 +53,7 @@ def _half_open(method, backbone="bert"):
     """Choose the threshold at which a batch's texts exit after the most different layers."""
     model = span_model(method, backbone=backbone)
     batch, points = ragged(model), _policy(model).operating_points()
+    points = points.parts[0] if points.parts else points  # the exits of a stack
 
     def depths(threshold):
         points.value.fill_(threshold)
