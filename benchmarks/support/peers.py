@@ -139,9 +139,22 @@ def describe_measurement(rows: Rows) -> str:
     )
     ours = f"Kernels of fewer: {', '.join(kernels)}. " if kernels else ""
     return (
-        f"Measured on {'; '.join(processors)}, with {', '.join(used)}. {ours}Fastest matrix "
-        f"product, GFLOP/s: {', '.join(peaks)}. Rows in `benchmarks/results/peers.jsonl`.\n"
+        f"Measured on {'; '.join(processors)}, with {', '.join(used)}. {ours}{_count_runs(rows)}. "
+        f"Fastest matrix product, GFLOP/s: {', '.join(peaks)}. Rows in "
+        "`benchmarks/results/peers.jsonl`.\n"
     )
+
+
+def _count_runs(rows: Rows) -> str:
+    """Write the smallest and largest number of timed runs, and of the batches among them."""
+    runs = [
+        system["latency_ms"][size]["runs"]
+        for row in rows
+        for system in row["systems"].values()
+        for size in row["best"]
+    ]
+    pools = [row["pool"] for row in rows]
+    return f"Timed runs: {min(runs)} to {max(runs)}, of {min(pools)} to {max(pools)} batches a size"
 
 
 PEER_BLOCKS: dict[str, Callable[[Path], str]] = {

@@ -130,8 +130,5 @@ def _median(values: Sequence[float]) -> float:
 
 def compute_ratio(numerator: Times, denominator: Times, clock: str) -> float:
     """Return the median over runs of one time over the other."""
-    over, under = (
-        torch.tensor(getattr(times, clock), dtype=torch.float64)
-        for times in (numerator, denominator)
-    )
-    return float((over / under).median())
+    pairs = zip(getattr(numerator, clock), getattr(denominator, clock), strict=True)
+    return _median([over / under for over, under in pairs])

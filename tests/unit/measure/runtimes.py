@@ -32,6 +32,7 @@ def row(
         "kind": "peers",
         "model": "runs/a/model",
         "profile": profile,
+        "pool": 2,
         "threads": threads,
         "max_length": 512,
         "processor": "a processor",

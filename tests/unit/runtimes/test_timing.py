@@ -83,3 +83,4 @@ def test_a_ratio_is_the_median_over_pairs() -> None:
     over, under = Times([2.0, 9.0, 8.0], [1.0] * 3), Times([1.0, 3.0, 1.0], [2.0] * 3)
     assert compute_ratio(over, under, "wall") == 3.0
     assert compute_ratio(over, under, "cpu") == 0.5
+    assert compute_ratio(Times([1.0, 3.0], []), Times([1.0, 1.0], []), "wall") == 2.0

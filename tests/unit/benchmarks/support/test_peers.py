@@ -58,6 +58,7 @@ def test_the_glance_shows_the_newest_processor_with_ways_of_feeding(results: Pat
     page = PEER_BLOCKS["glance"](results)
     assert [line.split(" | ")[1] for line in page.splitlines()[2:5]] == ["1", "8", "1"]
     assert "Measured on (N) New, with fewer 0.1.0." in page
+    assert "Timed runs: 4 to 4, of 2 to 2 batches a size." in page
 
 
 def test_nothing_measured_is_an_empty_block(tmp_path: Path) -> None:
