@@ -99,24 +99,24 @@ def _compare_strongest(row: Row, rows: Sequence[Row], size: str) -> list[str]:
     def milliseconds(name: str, feeding: str) -> float:
         return float(systems[name]["latency_ms"][size]["feedings"][feeding][clock])
 
-    names = {name: systems[name]["latency_ms"][size]["feeding"] for name in systems}
+    feedings = {name: systems[name]["latency_ms"][size]["feeding"] for name in systems}
     strongest = row["best"][size]["all"]
-    feeding = "whole" if size != "1" else names[strongest]
-    peers = [name for name in systems if name not in OURS and "wrong" not in systems[name]]
-    padded = min(peers, key=lambda name: milliseconds(name, feeding))
-    cells = [
-        f"{padded} {short(milliseconds(padded, feeding))} ms",
-        _format_peer(row, strongest, size),
-    ]
-    agreements = [_format_agreement(rows, row, strongest, names[strongest])]
+    cells, padded = [ABSENT], None  # a single text has no padding
+    if size != "1":
+        peers = [name for name in systems if name not in OURS and "wrong" not in systems[name]]
+        peer = min(peers, key=lambda name: milliseconds(name, "whole"))
+        padded = milliseconds(peer, "whole")
+        cells = [f"{peer} {short(padded)} ms"]
+    cells.append(_format_peer(row, strongest, size))
+    agreements = [_format_agreement(rows, row, strongest, feedings[strongest])]
     for name in ("packed-int8", "method-int8"):
         if name not in systems:
             cells.append(ABSENT)
             continue
-        time = milliseconds(name, names[name])
-        ratios = milliseconds(padded, feeding) / time, _ratios(row, name, size)["all"]
-        cells.append(f"{short(time)} ms: {ratios[0]:.2f}x, {ratios[1]:.2f}x")
-        agreements.append(_format_agreement(rows, row, name, names[name]))
+        time = milliseconds(name, feedings[name])
+        ratios = [*([] if padded is None else [padded / time]), _ratios(row, name, size)["all"]]
+        cells.append(f"{short(time)} ms: {', '.join(f'{ratio:.2f}x' for ratio in ratios)}")
+        agreements.append(_format_agreement(rows, row, name, feedings[name]))
     return [*cells, ", ".join(agreements)]
 
 
