@@ -78,7 +78,8 @@ def _lengths(model: str, test: str, max_length: int) -> list[list[str]]:
 def _peers() -> list[list[str]]:
     """Time all runtimes on natural lengths, on 128 tokens, and on one text by its length.
 
-    SQuAD lends its lengths only: no model here answers its questions.
+    SQuAD lends its lengths only: no model here answers its questions. The last are classifiers that
+    `training-free` trains and prunes.
     """
     sst2, imdb = "runs/sst2-ltp-42", "runs/imdb-ltp-42"
     review, pair = DATA / "imdb/test.jsonl.gz", ["--score-rows", "0", "--max-length", "512"]
@@ -98,6 +99,27 @@ def _peers() -> list[list[str]]:
             bench += ["--data", str(data), "--threads", str(threads), *options]
             bench += quick if threads > 1 and quick[0] not in options else []
             commands.append([*bench, "--results", str(RESULTS / "peers.jsonl")])
+    return commands + _untrained_peers([*quick, "--exclude", "hf-bf16"])
+
+
+def _untrained_peers(options: list[str]) -> list[list[str]]:
+    """Time all runtimes beside training-free pruning, one thread, in short runs."""
+    texts = {"sst2": "glue/sst2/dev.jsonl.gz", "imdb": "imdb/test.jsonl.gz"}
+    sweep = [word for tokens in (25, 64, 256, 512) for word in ("--fixed-length", str(tokens))]
+    both = ["--fixed-length", "128", "--batch", "1", "--batch", "32"]
+    profiles = [
+        ("sst2", ["--runs", "6", "--batches", "3", "--score-rows", "300"]),
+        ("imdb", ["--runs", "2", "--batches", "1", "--score-rows", "100"]),
+        ("imdb", [*both, "--runs", "4", "--batches", "1", "--score-rows", "0"]),
+        ("imdb", [*sweep, "--batch", "1", "--runs", "9", "--batches", "3", "--score-rows", "0"]),
+    ]
+    commands = []
+    for task, words in profiles:
+        run = f"runs/training-free-{task}"
+        bench = ["bench", f"{run}-cumulative-0.6/model", "--baseline", f"{run}/model", "--peers"]
+        bench += ["--data", str(DATA / texts[task]), "--threads", "1", *words, *options]
+        bench += ["--max-length", "512"] if task == "imdb" else []
+        commands.append([*bench, "--results", str(RESULTS / "peers.jsonl")])
     return commands
 
 

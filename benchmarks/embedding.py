@@ -16,7 +16,6 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -30,12 +29,12 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 import fewer
-from benchmarks.support.int8 import PRECISIONS, build_openvino_int8
+from benchmarks.support.int8 import PRECISIONS
 from fewer.cli.common import quiet
 from fewer.hf.pretrained import load_tokenizer, local_folder
 from fewer.measure.interleaved import rotate
 from fewer.measure.rows import append_row, provenance
-from fewer.runtimes.adapters import PEERS
+from fewer.runtimes.adapters import PEERS, versions
 from fewer.tasks import read_rows
 
 DATA = Path(os.environ.get("FEWER_DATA", "../shared/data"))
@@ -47,7 +46,10 @@ ROUNDS = 3
 BATCH = 32
 MAX_LENGTH = 512
 KINDS = ("glue/sst2/dev", "ag_news/test", "imdb/test")
-PEER_NAMES = ("onnxruntime-fp32", "onnxruntime-int8", "openvino-f32", "openvino-default")
+PEER_NAMES = (
+    *("onnxruntime-fp32", "onnxruntime-int8"),
+    *("openvino-f32", "openvino-default", "openvino-int8"),
+)
 System = Callable[[], np.ndarray]
 
 
@@ -148,10 +150,10 @@ def _embedders(
             list(texts[:2]), padding=True, truncation=True, max_length=16, return_tensors="pt"
         )
     )
-    builders = {name: partial(PEERS[name], Pooled(encoder), example, 1) for name in PEER_NAMES}
-    builders["openvino-int8"] = partial(
-        build_openvino_int8, Pooled(encoder), example, _calibration(tokenizer)
-    )
+    calibration = _calibration(tokenizer)
+    builders = {
+        name: partial(PEERS[name], Pooled(encoder), example, 1, calibration) for name in PEER_NAMES
+    }
     for name, build in builders.items():
         try:
             runner = build()
@@ -287,11 +289,7 @@ def _unit(answers: np.ndarray) -> np.ndarray:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("sentence-transformers", "onnxruntime", "openvino", "nncf", "ctranslate2"):
-        with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+    return {"sentence-transformers": metadata.version("sentence-transformers"), **versions()}
 
 
 if __name__ == "__main__":

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +20,13 @@ import torch
 from torch import Tensor
 
 import fewer
-from benchmarks.support.int8 import LABELS, PRECISIONS, build_ctranslate2, build_openvino_int8
+from benchmarks.support.int8 import LABELS, PRECISIONS
 from fewer.cli.common import quiet
 from fewer.hf.attach import detach
 from fewer.hf.pretrained import load_tokenizer
 from fewer.measure.interleaved import rotate, summarize_times
 from fewer.measure.rows import append_row, provenance
-from fewer.runtimes.adapters import PEERS, export_example
+from fewer.runtimes.adapters import PEERS, export_example, versions
 from fewer.tasks import read_rows
 
 DATA = Path(os.environ.get("FEWER_DATA", "../shared/data"))
@@ -40,7 +38,7 @@ TASKS = {  # name -> training texts, test texts, number of test texts
 }
 SHAPES = {"1x25": (1, 25, 31), "1x128": (1, 128, 15), "1x512": (1, 512, 7), "32x128": (32, 128, 3)}
 MIXED, MIXED_ROUNDS, CALIBRATION, MAX_LENGTH = 32, 3, 64, 512
-PEER_NAMES = ("onnxruntime-int8", "openvino-default")
+PEER_NAMES = ("onnxruntime-int8", "openvino-default", "openvino-int8", "ctranslate2-int8")
 Inputs = dict[str, Tensor]
 System = Callable[[Inputs], Any]
 
@@ -50,27 +48,20 @@ def main(results: Path) -> None:
     quiet()
     torch.set_num_threads(1)
     missing: dict[str, str] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        systems, tokenizer = _build("imdb", missing)
-        row: dict[str, Any] = {"kind": "int8", **provenance(), "cpu_ms": {}, "speed": {}}
-        row["scores"] = {"imdb": _score("imdb", systems, tokenizer)}
-        try:
-            systems["ctranslate2-int8"] = build_ctranslate2(RUN.format("imdb"), scratch)
-        except Exception as error:  # of any type: a missing peer is named
-            missing["ctranslate2-int8"] = f"{type(error).__name__}: {error}"[:200]
-        for shape, batches, rounds in _draw_inputs(tokenizer):
-            times = _time(systems, batches, rounds)
-            row["cpu_ms"][shape] = {name: summarize_times(each) for name, each in times.items()}
-            row["speed"][shape] = {
-                name: summarize_times(
-                    [b / a for a, b in zip(each, times["fewer bf16"], strict=True)]
-                )
-                for name, each in times.items()
-            }
-            print(shape, {name: round(min(each), 1) for name, each in times.items()}, flush=True)
+    systems, tokenizer = _build("imdb", missing)
+    row: dict[str, Any] = {"kind": "int8", **provenance(), "cpu_ms": {}, "speed": {}}
+    row["scores"] = {"imdb": _score("imdb", systems, tokenizer)}
+    for shape, batches, rounds in _draw_inputs(tokenizer):
+        times = _time(systems, batches, rounds)
+        row["cpu_ms"][shape] = {name: summarize_times(each) for name, each in times.items()}
+        row["speed"][shape] = {
+            name: summarize_times([b / a for a, b in zip(each, times["fewer bf16"], strict=True)])
+            for name, each in times.items()
+        }
+        print(shape, {name: round(min(each), 1) for name, each in times.items()}, flush=True)
     for task in ("sst2", "ag-news"):
         row["scores"][task] = _score(task, *_build(task, missing))
-    row |= {"missing": missing, "peers": _versions()}
+    row |= {"missing": missing, "peers": versions()}
     append_row(row, results)
 
 
@@ -87,16 +78,15 @@ def _build(task: str, missing: dict[str, str]) -> tuple[dict[str, System], Any]:
     samples = [_encode(tokenizer, [text]) for text in texts]
     example = export_example(_encode(tokenizer, ["one text", "two"]))
     builders: dict[str, Callable[[], Any]] = {
-        name: partial(PEERS[name], plain, example, 1) for name in PEER_NAMES
+        name: partial(PEERS[name], plain, example, 1, samples) for name in PEER_NAMES
     }
-    builders["openvino-int8"] = partial(build_openvino_int8, plain, example, samples)
     systems: dict[str, System] = {
         name: lambda inputs, model=model: model(**inputs).logits for name, model in models.items()
     }
     for name, build in builders.items():
         try:
             systems[name] = build().call
-        except Exception as error:
+        except Exception as error:  # of any type: a missing peer is named
             missing[name] = f"{type(error).__name__}: {error}"[:200]
     return systems, tokenizer
 
@@ -169,12 +159,6 @@ def _score(task: str, systems: dict[str, System], tokenizer: Any) -> dict[str, d
     }
     print(task, scores, flush=True)
     return scores | {"texts": {"count": len(rows)}}
-
-
-def _versions() -> dict[str, str]:
-    names = ("onnxruntime", "openvino", "nncf", "ctranslate2")
-    known = {dist.metadata["Name"]: dist.version for dist in metadata.distributions()}
-    return {name: known[name] for name in names if name in known}
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from benchmarks.support.lengths import (
     patterns_claim,
 )
 from benchmarks.support.own_tables import OWN_TABLES
+from benchmarks.support.peers import PEER_BLOCKS, describe_figure, peer_figures
 from benchmarks.support.questions import (
     kept_table,
     predictors_table,
@@ -47,8 +48,7 @@ from fewer.report.operating_points import (
 )
 from fewer.report.report import markdown
 from fewer.report.svg import Drawing
-from fewer.runtimes.figure import draw_latency_by_length, write_svg
-from fewer.runtimes.tables import break_even_table, full_table, overhead_table, summary_table
+from fewer.runtimes.figure import write_svg
 from fewer_lra.bubbles import draw_figure
 from fewer_lra.tables import costs as arena_costs
 from fewer_lra.tables import group_rows
@@ -76,6 +76,7 @@ SCORED = {
     "squad_latency": ["squad"],
     "exits_latency": ["exits", "tagging"],
 }
+PEERS = RESULTS / "peers.jsonl"
 ARENA, AXES = Path("docs/lra.svg"), Path("docs/long-texts.svg")
 NOTHING = "Not measured yet: run `make bench`.\n"
 Rows = list[dict[str, Any]]
@@ -88,8 +89,8 @@ def filled(text: str) -> str:
 
 
 def _block(name: str) -> str:
-    if name == "glance":
-        return _glance(_by_threads().get(1, []))
+    if name in PEER_BLOCKS:
+        return f"\n{PEER_BLOCKS[name](PEERS) or NOTHING}\n"
     if name == "score":
         return _score()
     if name in OWN_TABLES:
@@ -111,7 +112,7 @@ def _block(name: str) -> str:
         return _swept(name)
     if name in ASKED:
         return _asked(name)
-    return _peers(name) if name in PEERS else _table(name)
+    return _table(name)
 
 
 def _swept(name: str) -> str:
@@ -135,7 +136,7 @@ def _arena() -> str:
         return f"\n{NOTHING}\n"
     rows = read_results(path)
     drawn = figures().get(ARENA)
-    shown = "" if drawn is None else f"![{_alt(drawn)}]({ARENA.name})\n\n"
+    shown = "" if drawn is None else f"![{describe_figure(drawn)}]({ARENA.name})\n\n"
     processors = "; ".join(sorted({str(row["processor"]) for row in rows}))
     return (
         f"\n{shown}{arena_scores(rows)}\n{arena_costs(rows)}\n"
@@ -158,7 +159,7 @@ def _asked(name: str) -> str:
 
 def _three_axes(rows: Rows) -> str:
     """Write the table and show its figure."""
-    return f"![{_alt(long_texts_figure(rows))}]({AXES.name})\n\n{long_texts_table(rows)}"
+    return f"![{describe_figure(long_texts_figure(rows))}]({AXES.name})\n\n{long_texts_table(rows)}"
 
 
 def _joint_predictors(rows: Rows) -> str:
@@ -176,9 +177,8 @@ def _curves(rows: Rows) -> str:
 
 def figures() -> dict[Path, Drawing]:
     """Draw the figures of the pages, by the file that each belongs in."""
-    drawn = {
-        Path(f"docs/which-runtime-{threads}.svg"): draw_latency_by_length(rows)
-        for threads, rows in _by_threads().items()
+    drawn: dict[Path, Drawing | None] = {
+        Path("docs") / name: figure for name, figure in peer_figures(PEERS).items()
     }
     drawn[ARENA] = _arena_figure()
     for data, row in newest_comparisons(RESULTS).items():
@@ -199,40 +199,6 @@ def _arena_figure() -> Drawing | None:
     return None
 
 
-def _by_threads() -> dict[int, Rows]:
-    """Read the rows of the runtimes, the newest of each profile, by the number of threads."""
-    path, newest = RESULTS / "peers.jsonl", {}
-    for row in read_results(path) if path.exists() else []:
-        where = row["model"], row["data"]["hash"], row["max_length"], row["profile"]
-        newest[(row["threads"], *where)] = row
-    found: dict[int, Rows] = {}
-    for row in newest.values():
-        found.setdefault(row["threads"], []).append(row)
-    return dict(sorted(found.items()))
-
-
-def _peers(name: str) -> str:
-    """Write a table for each number of threads."""
-    written = [
-        f"**{'One thread' if threads == 1 else f'{threads} threads'}**\n\n"
-        f"{PEERS[name](rows)}\n" + (f"{_measured(rows)}\n" if name == "peers" else "")
-        for threads, rows in _by_threads().items()
-    ]
-    return "\n" + ("\n".join(written) or NOTHING) + "\n"
-
-
-def _glance(rows: Rows) -> str:
-    """Write a short table: long mixed texts, and texts of equal length."""
-    wanted = {"natural": ["32"], "equal-128": ["32", "1"], "equal-512": ["1"]}
-    shown = []
-    for row in rows:
-        sizes = wanted.get(row["profile"], []) if "imdb" in row["model"] else []
-        best = {size: row["best"][size] for size in sizes if size in row["best"]}
-        if best and "squad" not in row["data"]["source"]:
-            shown.append({**row, "best": best})
-    return f"\n{summary_table(shown)}\n{_measured(shown)}\n" if shown else f"\n{NOTHING}\n"
-
-
 def _score() -> str:
     """Write the time that summing scores adds to attention, from the newest row."""
     path = RESULTS / "score.jsonl"
@@ -247,42 +213,11 @@ def _score() -> str:
     return f"\n{table}\n\nMedians of ratios, in turn, {where}.\n\n"
 
 
-def _measured(rows: Rows) -> str:
-    """Write processors, versions and the speed of the fastest matrix product."""
-    processors = sorted({str(row["processor"]) for row in rows})
-    used = sorted(
-        {f"{name} {version}" for row in rows for name, version in row["versions"].items()}
-    )
-    peaks = []
-    for precision in ("fp32", "bf16"):
-        found = sorted(row["peak_flops"][precision] / 1e9 for row in rows)
-        peaks.append(f"{precision} {found[0]:,.0f} to {found[-1]:,.0f}")
-    return (
-        f"Measured on {'; '.join(processors)}, with {', '.join(used)}. Fastest matrix product, "
-        f"GFLOP/s: {', '.join(peaks)}. Rows in `{RESULTS}/peers.jsonl`.\n"
-    )
-
-
-def _figure(rows: Rows) -> str:
-    """Show the figure, with all its numbers as alternative text."""
-    path = Path(f"which-runtime-{rows[0]['threads']}.svg")
-    drawn = figures().get(Path("docs") / path)
-    if drawn is None:
-        return "No lengths measured yet.\n"
-    return f"![{_alt(drawn)}]({path})\n"
-
-
-def _alt(drawn: Drawing) -> str:
-    label = re.search(r'aria-label="([^"]*)"', drawn.svg)
-    assert label is not None  # every drawing has one
-    return html.unescape(label[1])
-
-
 def _stale_figures(check: bool) -> list[str]:
     """Write each figure whose numbers are not those in its file; the lines may differ a little."""
     stale = []
     for path, drawn in figures().items():
-        label = f'aria-label="{html.escape(_alt(drawn))}"'
+        label = f'aria-label="{html.escape(describe_figure(drawn))}"'
         if path.exists() and label in path.read_text(encoding="utf-8"):
             continue
         stale.append(str(path))
@@ -385,14 +320,6 @@ WRITTEN: dict[str, Callable[[Rows], str]] = {
     "certificate": certificate_table,
     "probe_exit": probe_exit_table,
     "certified": certified_table,
-}
-
-PEERS: dict[str, Callable[[Rows], str]] = {
-    "peers": summary_table,
-    "peers_break_even": break_even_table,
-    "peers_own_time": overhead_table,
-    "peers_figure": _figure,
-    "peers_full": full_table,
 }
 
 _LOSES = (

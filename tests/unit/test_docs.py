@@ -306,7 +306,7 @@ def test_numbers_stand_between_markers_that_the_tables_fill():
     blocks = re.compile(r"^ *<!-- results:(\w+) -->$.*?^ *<!-- end results -->$", re.M | re.S)
     found = {page.name: blocks.findall(page.read_text()) for page in PAGES}
     assert {name: marks for name, marks in found.items() if marks} == {
-        "README.md": ["claim", "readme", "certified"],
+        "README.md": ["claim", "readme", "certified", "glance"],
         "compare.md": ["compare_sst2"],
         "gpu.md": ["gpu_encoder", "gpu_kernels", "gpu_host", "gpu_training", "gpu_laws"],
         "results.md": [

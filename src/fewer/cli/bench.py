@@ -71,7 +71,8 @@ def bench(
 
     Example: fewer bench runs/reviews/model --data test.csv --threads 1
 
-    With --peers also ONNX Runtime, OpenVINO and torch.compile, each in its precisions.
+    With --peers also ONNX Runtime, OpenVINO, CTranslate2 and torch.compile, each in its precisions
+    and fed padded batches, single texts and parts sorted by length; the fastest way counts.
     Install them first: pip install 'fewer\[peers]'.
     """
     _check_options(peers, report, fixed_length, exclude, precision, device)

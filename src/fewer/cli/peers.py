@@ -12,8 +12,6 @@ from fewer.cli.common import Loaded, dense_model
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from fewer.runtimes.lineup import Lineup
-
 __all__ = ["BenchPlan", "compare_peers"]
 
 
@@ -43,22 +41,32 @@ def compare_peers(
     from fewer.runtimes.compare import compare
     from fewer.runtimes.lineup import line_up
     from fewer.runtimes.roofline import gemm_peak
+    from fewer.runtimes.scores import Scores, draw_calibration
     from fewer.runtimes.tables import tables
 
-    rows = list(range(len(loaded.encoded)))
     task = attachment(loaded.model).spec.task
-    if task is not Task.TEXT or loaded.scorer.texts(loaded.encoded) != rows:
+    if task is not Task.TEXT or loaded.scorer.texts(loaded.encoded) != list(
+        range(len(loaded.encoded))
+    ):
         raise ValueError(
             "--peers must be given with a classifier of one label per text, or a regressor; got a "
             f"{type(loaded.model).__name__} for rows of another task. Leave it out to time padded, "
             "packed and the method."
         )
     console, dense = Console(), dense_model(baseline)
-    profiles = _encode_profiles(loaded, plan)
+    calibration_rows, rows = draw_calibration(len(loaded.encoded), plan.seed)
+    texts = loaded.encoded.select(rows)
+    profiles = _encode_profiles(loaded, texts, plan)
     peak = gemm_peak()
-    _, inputs = next(batches(loaded.encoded, loaded.tokenizer, [0], 1))
-    lineup = line_up(loaded.model, dense, inputs, exclude=plan.exclude)
+    calibration = [
+        inputs for _, inputs in batches(loaded.encoded, loaded.tokenizer, calibration_rows, 1)
+    ]
+    _, example = next(batches(texts, loaded.tokenizer, [0], 1))
+    lineup = line_up(loaded.model, dense, example, calibration=calibration, exclude=plan.exclude)
     spec = attachment(loaded.model).spec
+    scores = Scores(
+        lineup.runners, loaded.encoded, rows[: plan.score_rows], loaded.scorer, loaded.tokenizer
+    )
     for name, encoded in profiles.items():
         peak = {kind: max(flops, peak[kind]) for kind, flops in gemm_peak().items()}
         comparison = compare(
@@ -72,9 +80,10 @@ def compare_peers(
             runs=plan.runs,
             seed=plan.seed,
         )
-        if not plan.fixed_lengths and plan.score_rows:
-            _add_metrics(comparison["systems"], lineup, loaded, plan.score_rows)
-        row = _build_row(loaded, name, encoded, peak, {**comparison, "baseline": baseline})
+        if plan.score_rows:
+            scores.add_to(comparison["systems"])
+        fields = {**comparison, "baseline": baseline, "calibration_texts": len(calibration)}
+        row = _build_row(loaded, name, encoded, peak, fields)
         for table in tables(row):
             console.print(table)
         rates = ", ".join(f"{kind} {flops / 1e9:.0f}" for kind, flops in peak.items())
@@ -86,7 +95,7 @@ def compare_peers(
             console.print(f"row added to {results}")
 
 
-def _encode_profiles(loaded: Loaded, plan: BenchPlan) -> dict[str, Dataset]:
+def _encode_profiles(loaded: Loaded, texts: Dataset, plan: BenchPlan) -> dict[str, Dataset]:
     """Return the encoded texts by profile. Raises `ValueError` for too long or too few texts."""
     from fewer.runtimes.compare import cut_fixed_length
 
@@ -96,32 +105,17 @@ def _encode_profiles(loaded: Loaded, plan: BenchPlan) -> dict[str, Dataset]:
             f"--fixed-length must be at most --max-length, {max_length} tokens; got {too_long[0]}."
         )
     if not plan.fixed_lengths:
-        if batch_size > len(loaded.encoded):
+        if batch_size > len(texts):
             raise ValueError(
-                f"--batch must be at most the number of texts, {len(loaded.encoded)}; got "
-                f"{batch_size}. Give more texts with --limit."
+                f"--batch must be at most the number of texts without those to calibrate on, "
+                f"{len(texts)}; got {batch_size}. Give more texts with --limit."
             )
-        return {"natural": loaded.encoded}
+        return {"natural": texts}
     special = loaded.tokenizer.all_special_ids
     return {
-        f"equal-{tokens}": cut_fixed_length(
-            loaded.encoded, tokens, batch_size * plan.num_batches, special
-        )
+        f"equal-{tokens}": cut_fixed_length(texts, tokens, batch_size * plan.num_batches, special)
         for tokens in plan.fixed_lengths
     }
-
-
-def _add_metrics(systems: dict[str, Any], lineup: Lineup, loaded: Loaded, limit: int) -> None:
-    """Add the metrics of each system on the first `limit` texts, which the seed has shuffled."""
-    from fewer.runtimes.compare import compute_logits
-
-    texts = loaded.encoded.select(range(min(limit, len(loaded.encoded))))
-    for name, system in systems.items():
-        logits = compute_logits(
-            lineup.runners[name], texts, loaded.tokenizer, title=f"score {name}"
-        )
-        system["metrics"] = loaded.scorer.score(logits, range(len(texts)))
-        system["scored"] = len(texts)
 
 
 def _build_row(

@@ -7,9 +7,11 @@ names it and continues.
 from __future__ import annotations
 
 import copy
+import io
+import logging
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -19,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fewer.runtimes.ctranslate import build_encoder
+from fewer.runtimes.feeding import Inputs
 from fewer.runtimes.onnx import Logits, quantize, silence_runtimes, to_onnx
 
 if TYPE_CHECKING:
@@ -35,7 +39,6 @@ __all__ = [
     "wrap_model",
 ]
 
-Inputs = Mapping[str, Tensor]
 REFERENCE = "hf-fp32"
 
 EXAMPLE = (2, 8)  # texts and tokens of the batch that exporters trace
@@ -49,10 +52,12 @@ class Runner:
 
     call: Callable[[Inputs], Tensor]  # (B, C), of any floating type
     precision: str  # of the computation: "fp32", "bf16", "fp16" or "int8"
+    kernels: str | None = None  # instruction set, where it is known
 
 
-# Arguments: the padded model in fp32, a small batch and a number of threads.
-Build = Callable[["PreTrainedModel", Inputs, int], Runner]
+# Arguments: the padded model in fp32, a small batch, a number of threads, and texts to calibrate
+# static quantisation on, each alone.
+Build = Callable[["PreTrainedModel", Inputs, int, Sequence[Inputs]], Runner]
 
 
 def wrap_model(model: PreTrainedModel, precision: str) -> Runner:
@@ -77,17 +82,29 @@ def export_example(inputs: Inputs) -> dict[str, Tensor]:
 def versions() -> dict[str, str]:
     """Return the versions of the installed optional packages."""
     installed = {}
-    for name in ("onnx", "onnxruntime", "openvino"):
+    for name in ("onnx", "onnxruntime", "openvino", "nncf", "ctranslate2"):
         with suppress(metadata.PackageNotFoundError):
             installed[name] = metadata.version(name)
     return installed
 
 
-def _hugging_face(precision: str, model: PreTrainedModel, example: Inputs, threads: int) -> Runner:
+def _hugging_face(
+    precision: str,
+    model: PreTrainedModel,
+    example: Inputs,
+    threads: int,
+    calibration: Sequence[Inputs],
+) -> Runner:
     return wrap_model(_cast(precision, model), precision)
 
 
-def _compiled(precision: str, model: PreTrainedModel, example: Inputs, threads: int) -> Runner:
+def _compiled(
+    precision: str,
+    model: PreTrainedModel,
+    example: Inputs,
+    threads: int,
+    calibration: Sequence[Inputs],
+) -> Runner:
     """Compile with frozen weights, once for batch 1 and once for all other shapes.
 
     Batch 1 needs a separate graph because torch specialises every dimension of size 1.
@@ -107,7 +124,13 @@ def _compiled(precision: str, model: PreTrainedModel, example: Inputs, threads: 
     return Runner(call, precision)
 
 
-def _onnxruntime(precision: str, model: PreTrainedModel, example: Inputs, threads: int) -> Runner:
+def _onnxruntime(
+    precision: str,
+    model: PreTrainedModel,
+    example: Inputs,
+    threads: int,
+    calibration: Sequence[Inputs],
+) -> Runner:
     """Run an export with all graph optimisations of the runtime (its default)."""
     with silence_runtimes():
         import onnxruntime
@@ -134,28 +157,84 @@ def _onnxruntime(precision: str, model: PreTrainedModel, example: Inputs, thread
     return Runner(call, precision)
 
 
-def _openvino(hint: str | None, model: PreTrainedModel, example: Inputs, threads: int) -> Runner:
+def _openvino(
+    hint: str | None,
+    model: PreTrainedModel,
+    example: Inputs,
+    threads: int,
+    calibration: Sequence[Inputs],
+) -> Runner:
     """Compile for latency on the CPU; without a hint the plugin selects the precision."""
+    converted = _convert_to_openvino(model, example)
+    return _compile_openvino(converted, list(example), threads, hint)
+
+
+def _openvino_int8(
+    model: PreTrainedModel, example: Inputs, threads: int, calibration: Sequence[Inputs]
+) -> Runner:
+    """Quantise weights and activations by nncf, in its mode for transformers (static).
+
+    The activations' ranges are those of the calibration texts; what is not quantised runs in the
+    precision that the plugin selects.
+    """
+    if not calibration:
+        raise ValueError("calibration must hold texts for static quantisation; got none.")
+    names = list(example)
+    converted = _convert_to_openvino(model, example)
+    with silence_runtimes(), redirect_stdout(io.StringIO()):  # it draws progress bars
+        import nncf
+
+        logging.getLogger("nncf").setLevel(logging.ERROR)
+        texts = nncf.Dataset(
+            list(calibration), lambda inputs: tuple(inputs[name].numpy() for name in names)
+        )
+        quantised = nncf.quantize(
+            converted,
+            texts,
+            model_type=nncf.ModelType.TRANSFORMER,
+            subset_size=len(calibration),
+        )
+    return Runner(_compile_openvino(quantised, names, threads, None).call, "int8")
+
+
+def _convert_to_openvino(model: PreTrainedModel, example: Inputs) -> Any:
     with silence_runtimes():
         import openvino
 
-        converted = openvino.convert_model(
+        return openvino.convert_model(
             Logits(copy.deepcopy(model), list(example)).eval(),
             example_input=tuple(example.values()),
             input=[([-1, -1], openvino.Type.i64)] * len(example),
         )
+
+
+def _compile_openvino(converted: Any, names: list[str], threads: int, hint: str | None) -> Runner:
+    import openvino
+
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
     if hint is not None:
         settings["INFERENCE_PRECISION_HINT"] = hint
     compiled = openvino.Core().compile_model(converted, "CPU", settings)
-    request, names = compiled.create_infer_request(), list(example)
+    request = compiled.create_infer_request()
     precision = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
 
     def call(inputs: Inputs) -> Tensor:
         outputs = request.infer([inputs[name].numpy() for name in names])
-        return torch.from_numpy(outputs[compiled.output(0)])
+        return torch.from_numpy(outputs[compiled.output(0)].copy())
 
     return Runner(call, _PRECISIONS.get(precision, precision))
+
+
+def _ctranslate2(
+    precision: str,
+    model: PreTrainedModel,
+    example: Inputs,
+    threads: int,
+    calibration: Sequence[Inputs],
+) -> Runner:
+    """Run the encoder in CTranslate2 on texts without padding, the model's own head in torch."""
+    with silence_runtimes():
+        return wrap_model(build_encoder(model, precision, threads), precision)
 
 
 PEERS: dict[str, Build] = {
@@ -167,6 +246,9 @@ PEERS: dict[str, Build] = {
     "onnxruntime-int8": partial(_onnxruntime, "int8"),
     "openvino-f32": partial(_openvino, "f32"),
     "openvino-default": partial(_openvino, None),
+    "openvino-int8": _openvino_int8,
+    "ctranslate2-fp32": partial(_ctranslate2, "fp32"),
+    "ctranslate2-int8": partial(_ctranslate2, "int8"),
 }
 
 

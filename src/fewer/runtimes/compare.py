@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,9 +12,21 @@ from fewer._progress import track
 from fewer.core.trace import record
 from fewer.kernels.cpu.library import record_seconds
 from fewer.measure.evaluate import batches
-from fewer.measure.interleaved import draw_batches, rotate, summarize_times, time_call
-from fewer.runtimes.adapters import REFERENCE, Inputs, Runner
+from fewer.measure.interleaved import draw_batches
+from fewer.runtimes.adapters import REFERENCE, Runner
+from fewer.runtimes.feeding import PART, feed, feedings_of
 from fewer.runtimes.lineup import OURS, Lineup, format_reason
+from fewer.runtimes.timing import (
+    Batch,
+    Times,
+    choose_clock,
+    compute_ratio,
+    find_feeding,
+    measure_times,
+    run_parts,
+    summarise,
+    time_parts,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -28,17 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["TOLERANCE", "compare", "compute_logits", "cut_fixed_length"]
 
 TOLERANCE = 1e-3  # of logits: an fp32 runtime with a larger difference from Hugging Face is wrong
-CPU = torch.device("cpu")
-SETTLE_S = 0.02  # threads of a runtime spin for some milliseconds after a call
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A padded batch with its real tokens and dense FLOPs."""
-
-    inputs: Inputs
-    tokens: int  # without padding
-    flops: float  # of the dense model, without padding
+OVERHEAD_ROUNDS = 5
 
 
 def compare(
@@ -55,18 +54,21 @@ def compare(
 ) -> dict[str, Any]:
     """Time every system on `num_batches` batches of each size; drop systems that do not run.
 
-    Each system runs each batch once before the clock starts, and its logits are compared with those
-    of Hugging Face in fp32; then the systems are interleaved until each has `runs` times. Returns
-    the fields of a result row.
+    Each system runs each batch once in each way of feeding before the clock starts, and its logits
+    are compared with those of Hugging Face in fp32; then systems and feedings are interleaved until
+    each has `runs` times. A system counts by its fastest feeding: by the time of the process on one
+    thread, which other processes do not change, and by wall time on several. Returns the fields of
+    a result row.
     """
     pools = {
         size: _draw_pool(encoded, tokenizer, spec, size, num_batches, seed) for size in batch_sizes
     }
     agreement = _compare_logits(lineup, [batch for pool in pools.values() for batch in pool])
-    names = list(lineup.runners)
+    names, clock = list(lineup.runners), choose_clock()
     systems: dict[str, dict[str, Any]] = {
         name: {
             "precision": lineup.runners[name].precision,
+            "kernels": lineup.runners[name].kernels,
             "build_s": lineup.build_s.get(name),
             **agreement[name],
             "latency_ms": {},
@@ -75,20 +77,27 @@ def compare(
     }
     best = {}
     for size, pool in pools.items():
-        times = _measure_times(lineup.runners, pool, runs, f"batch {size}")
+        measured = measure_times(lineup.runners, pool, runs, f"batch {size}")
+        fastest = {name: find_feeding(measured[name], clock) for name in names}
+        times = {name: measured[name][fastest[name]] for name in names}
         for name in names:
-            latency = _summarise(times[name], pool, peak.get(lineup.runners[name].precision))
+            limit = peak.get(lineup.runners[name].precision)
+            latency = summarise(measured[name], fastest[name], clock, pool, limit)
             systems[name]["latency_ms"][str(size)] = latency
-        best[str(size)] = _find_best(systems, times, str(size))
+        best[str(size)] = _find_best(systems, times, clock, str(size))
+        rounds = min(OVERHEAD_ROUNDS, -(-runs // num_batches))
         for name in (name for name in names if name in OURS):
-            latency = systems[name]["latency_ms"][str(size)]
-            latency["outside"] = _measure_overhead(lineup.runners[name], pool)
-            latency["flops_share"] = _count_flops_ratio(lineup.runners[name], pool, spec)
-            latency["gain"] = _compute_speedup(times, name)
+            runner, latency = lineup.runners[name], systems[name]["latency_ms"][str(size)]
+            latency["outside"] = _measure_overhead(runner, pool, fastest[name], rounds)
+            latency["flops_share"] = _count_flops_ratio(runner, pool, spec, fastest[name])
+            dense = times.get("packed-" + name.partition("-")[2], times[name])
+            latency["gain"] = compute_ratio(dense, times[name], clock)
     return {
         "pool": num_batches,
+        "clock": clock,
+        "sorted_part": PART,
         "batches": {
-            str(size): [[len(batch.inputs["input_ids"]), batch.tokens] for batch in pool]
+            str(size): [[batch.texts, batch.tokens] for batch in pool]
             for size, pool in pools.items()
         },
         "best": best,
@@ -98,14 +107,23 @@ def compare(
 
 
 def compute_logits(
-    runner: Runner, encoded: Dataset, tokenizer: PreTrainedTokenizerBase, *, title: str
+    runner: Runner,
+    encoded: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    title: str,
+    feeding: str = "whole",
+    size: int = 32,
 ) -> Tensor:
-    """Return a system's logits (texts, C) in fp32, in the order of the rows."""
-    order = torch.argsort(torch.tensor(encoded["length"]), stable=True).tolist()
-    padded = list(batches(encoded, tokenizer, order, 32))
-    with torch.inference_mode():
-        logits = [runner.call(inputs).float().clone() for _, inputs in track(padded, title)]
-    return torch.cat(logits)[torch.argsort(torch.tensor(order))]
+    """Return a system's logits (texts, C) in fp32, in the order of the rows.
+
+    Batches of `size` rows, in their order, are fed in the way named by `feeding`.
+    """
+    logits = []
+    padded = batches(encoded, tokenizer, list(range(len(encoded))), size)
+    for _, inputs in track(list(padded), title):
+        logits.append(run_parts(runner, feed(inputs, feeding)))
+    return torch.cat(logits)
 
 
 def cut_fixed_length(encoded: Dataset, tokens: int, texts: int, special: Sequence[int]) -> Dataset:
@@ -147,25 +165,38 @@ def _draw_pool(
     order = draw_batches(len(encoded), size, num_batches, seed)
     lengths = torch.tensor(encoded["length"], dtype=torch.float64)
     return [
-        Batch(inputs, int(lengths[rows].sum()), float(spec.dense_flops(lengths[rows]).sum()))
+        Batch(
+            {feeding: feed(inputs, feeding) for feeding in feedings_of(size)},
+            len(rows),
+            int(lengths[rows].sum()),
+            float(spec.dense_flops(lengths[rows]).sum()),
+        )
         for rows, inputs in batches(encoded, tokenizer, order, size)
     ]
 
 
 def _compare_logits(lineup: Lineup, pool: Sequence[Batch]) -> dict[str, dict[str, Any]]:
-    """Run every batch once on every system, and compare the logits with the reference."""
-    reference = _run_batches(lineup.runners[REFERENCE], pool)
+    """Run every batch in every feeding on every system; compare the logits with the reference.
+
+    The reference runs each batch as a whole, padded. The difference is the largest of all feedings,
+    the agreement that of the feeding that agrees least.
+    """
+    reference = _run_batches(lineup.runners[REFERENCE], pool, 0)
+    count = max(len(batch.parts) for batch in pool)
     agreement = {}
     for name in track(list(lineup.runners), "comparing answers"):
         try:
-            logits = _run_batches(lineup.runners[name], pool)
+            outcomes = [_run_batches(lineup.runners[name], pool, number) for number in range(count)]
         except Exception as error:  # named, not fatal
             if name == REFERENCE:
                 raise
             lineup.drop(name, f"does not run: {format_reason(error)}")
             continue
-        difference = float((logits - reference).abs().max())
-        same_class = float((logits.argmax(-1) == reference.argmax(-1)).double().mean())
+        difference = max(float((logits - reference).abs().max()) for logits in outcomes)
+        same_class = min(
+            float((logits.argmax(-1) == reference.argmax(-1)).double().mean())
+            for logits in outcomes
+        )
         dense_fp32 = lineup.runners[name].precision == "fp32" and not name.startswith("method")
         agreement[name] = {
             "difference": difference,
@@ -175,74 +206,45 @@ def _compare_logits(lineup: Lineup, pool: Sequence[Batch]) -> dict[str, dict[str
     return agreement
 
 
-def _run_batches(runner: Runner, pool: Sequence[Batch]) -> Tensor:
-    with torch.inference_mode():
-        return torch.cat([runner.call(batch.inputs).float().clone() for batch in pool])
+def _run_batches(runner: Runner, pool: Sequence[Batch], number: int) -> Tensor:
+    """Return the logits of all batches, each in its feeding of this number, or in its last."""
+    feedings = [list(batch.parts.values()) for batch in pool]
+    return torch.cat([run_parts(runner, parts[min(number, len(parts) - 1)]) for parts in feedings])
 
 
-def _measure_times(
-    runners: Mapping[str, Runner], pool: Sequence[Batch], runs: int, title: str
-) -> dict[str, list[float]]:
-    """Measure milliseconds in full rounds of the pool: `times[name][run]`, batch run % pool."""
-    times: dict[str, list[float]] = {name: [] for name in runners}
-    total = -(-runs // len(pool)) * len(pool)
-    for run in track(range(total), title):
-        inputs = pool[run % len(pool)].inputs
-        for name in rotate(list(runners), run):
-            if torch.get_num_threads() > 1:
-                time.sleep(SETTLE_S)
-            times[name].append(time_call(partial(runners[name].call, inputs), CPU))
-    return times
-
-
-def _summarise(times: list[float], pool: Sequence[Batch], peak: float | None) -> dict[str, float]:
-    """Return the spread of times, and the throughput at the median time of each batch."""
-    by_batch = torch.tensor(times, dtype=torch.float64).view(-1, len(pool))  # (rounds, pool)
-    seconds = float(by_batch.quantile(0.5, dim=0).sum()) / 1e3
-    rate = sum(batch.flops for batch in pool) / seconds
-    tokens = sum(batch.tokens for batch in pool)
-    summary = {**summarize_times(times), "tokens_per_s": tokens / seconds}
-    return summary if peak is None else {**summary, "share": rate / peak}
-
-
-def _measure_overhead(runner: Runner, pool: Sequence[Batch], rounds: int = 5) -> float:
+def _measure_overhead(runner: Runner, pool: Sequence[Batch], feeding: str, rounds: int) -> float:
     """Return the share of the time outside compiled kernels, the overhead of the loop."""
     shares = []
     for batch in list(pool) * rounds:
         with record_seconds() as seconds:
-            total = time_call(partial(runner.call, batch.inputs), CPU) / 1e3
+            total = time_parts(runner, batch.parts[feeding]) / 1e3
         shares.append(1 - sum(seconds) / total)
     return float(torch.tensor(shares, dtype=torch.float64).median())
 
 
-def _count_flops_ratio(runner: Runner, pool: Sequence[Batch], spec: ModelSpec) -> float:
+def _count_flops_ratio(
+    runner: Runner, pool: Sequence[Batch], spec: ModelSpec, feeding: str
+) -> float:
     """Return the FLOPs of one pass over the pool, relative to the packed dense model."""
-    with torch.inference_mode(), record() as traces:
+    with record() as traces:
         for batch in pool:
-            runner.call(batch.inputs)
+            run_parts(runner, batch.parts[feeding])
     flops = sum(float(spec.flops(trace).sum()) for trace in traces)
     return flops / sum(batch.flops for batch in pool)
 
 
-def _compute_speedup(times: Mapping[str, list[float]], name: str) -> float:
-    """Return the speed-up over the packed dense model of the same precision."""
-    dense = times.get("packed-" + name.partition("-")[2], times[name])
-    ratios = torch.tensor(dense, dtype=torch.float64)
-    ratios = ratios / torch.tensor(times[name], dtype=torch.float64)
-    return float(ratios.median())
-
-
 def _find_best(
-    systems: Mapping[str, dict[str, Any]], times: Mapping[str, list[float]], size: str
+    systems: Mapping[str, dict[str, Any]], times: Mapping[str, Times], clock: str, size: str
 ) -> dict[str, str]:
     """Name the fastest peer per precision and overall; add its time over ours to our systems.
 
-    A ratio is the median over the runs; above 1 ours is faster. Peers with wrong logits are left
-    out.
+    Each system counts in its fastest feeding. A ratio is the median over the runs; above 1 ours is
+    faster. Peers with wrong logits are left out.
     """
 
     def median(name: str) -> float:
-        return float(systems[name]["latency_ms"][size]["median"])
+        latency = systems[name]["latency_ms"][size]
+        return float(latency["feedings"][latency["feeding"]][clock])
 
     peers = [name for name in systems if name not in OURS and "wrong" not in systems[name]]
     best = {"all": min(peers, key=median)}
@@ -250,10 +252,10 @@ def _find_best(
         same = [name for name in peers if systems[name]["precision"] == precision]
         best[precision] = min(same, key=median)
     for name in (name for name in systems if name in OURS):
-        milliseconds = torch.tensor(times[name], dtype=torch.float64)
+        latency = systems[name]["latency_ms"][size]
         for key, group in (("same", systems[name]["precision"]), ("all", "all")):
             if group in best:
-                fastest = torch.tensor(times[best[group]], dtype=torch.float64)
-                ratio = float((fastest / milliseconds).median())
-                systems[name]["latency_ms"][size][f"ratio_{key}"] = ratio
+                fastest = times[best[group]]
+                latency[f"ratio_{key}"] = compute_ratio(fastest, times[name], "wall")
+                latency[f"cpu_ratio_{key}"] = compute_ratio(fastest, times[name], "cpu")
     return best

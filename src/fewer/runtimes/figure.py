@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from fewer.report.format import short
 from fewer.report.svg import COLOURS, Drawing, canvas, drawing
 from fewer.runtimes.lineup import OURS
+from fewer.runtimes.tables import counted_times
 
 if TYPE_CHECKING:
     from fewer.report.settings import Row
@@ -87,6 +88,5 @@ def _collect_curves(rows: Iterable[Row]) -> dict[str, dict[int, float]]:
         peers = {f"fastest {kind} peer": name for kind, name in row["best"]["1"].items()}
         for line, name in [*peers.items(), *((name, name) for name in OURS)]:
             if line in curves and name in row["systems"]:
-                median = row["systems"][name]["latency_ms"]["1"]["median"]
-                curves[line][int(length)] = float(median)
+                curves[line][int(length)] = float(counted_times(row, name, "1")["median"])
     return {name: curve for name, curve in curves.items() if curve}

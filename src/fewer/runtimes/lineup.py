@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,11 +17,11 @@ from fewer.runtimes.adapters import (
     PEERS,
     REFERENCE,
     Build,
-    Inputs,
     Runner,
     export_example,
     wrap_model,
 )
+from fewer.runtimes.feeding import Inputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -50,15 +50,17 @@ def line_up(
     baseline: PreTrainedModel | None,
     inputs: Inputs,
     *,
+    calibration: Sequence[Inputs] = (),
     exclude: Collection[str] = (),
     peers: Mapping[str, Build] | None = None,
 ) -> Lineup:
     """Build every system for torch's current number of threads; `inputs` is any padded batch.
 
-    The peers and the packed systems run `baseline`, or else the model's own weights. Raises
-    `ValueError` for an unknown name in `exclude`.
+    The peers and the packed systems run `baseline`, or else the model's own weights. Static
+    quantisation reads `calibration`, texts alone. Raises `ValueError` for an unknown name in
+    `exclude`.
     """
-    builders = _builders(model, baseline, inputs, PEERS if peers is None else peers)
+    builders = _builders(model, baseline, inputs, calibration, PEERS if peers is None else peers)
     if unknown := sorted(set(exclude) - set(builders)):
         raise ValueError(f"exclude must be among {', '.join(builders)}; got {unknown[0]!r}.")
     if REFERENCE in exclude:
@@ -90,12 +92,13 @@ def _builders(
     model: PreTrainedModel,
     baseline: PreTrainedModel | None,
     inputs: Inputs,
+    calibration: Sequence[Inputs],
     peers: Mapping[str, Build],
 ) -> dict[str, Callable[[], Runner]]:
     models, example = build_systems(model, baseline), export_example(inputs)
     padded, threads = models["padded"], torch.get_num_threads()
     builders: dict[str, Callable[[], Runner]] = {
-        name: partial(build, padded, example, threads) for name, build in peers.items()
+        name: partial(build, padded, example, threads, calibration) for name, build in peers.items()
     }
     for name in OURS:
         kind, _, precision = name.partition("-")
@@ -105,6 +108,7 @@ def _builders(
 
 
 def _build_optimized(model: PreTrainedModel, precision: str) -> Runner:
-    from fewer.hf.optimize import optimize
+    from fewer.hf.optimize import kernels_of, optimize
 
-    return wrap_model(optimize(copy.deepcopy(model), precision=precision), precision)
+    optimized = optimize(copy.deepcopy(model), precision=precision)
+    return replace(wrap_model(optimized, precision), kernels=kernels_of(optimized))

@@ -82,12 +82,10 @@ def silence_runtimes() -> Iterator[None]:
 
     Their warnings address authors of exporters. ONNX Runtime (since 1.29) and OpenVINO also send
     telemetry over the network and write files into the user's home; `CI` and their own switch
-    disable both.
+    disable both. nncf adds a handler to the root logger, which would repeat our lines.
     """
-    log_level, environment = (
-        logging.root.manager.disable,
-        {name: os.environ.get(name) for name in _SILENT},
-    )
+    log_level, handlers = logging.root.manager.disable, list(logging.root.handlers)
+    environment = {name: os.environ.get(name) for name in _SILENT}
     logging.disable(logging.WARNING)
     os.environ.update(_SILENT)
     try:
@@ -96,6 +94,7 @@ def silence_runtimes() -> Iterator[None]:
             yield
     finally:
         logging.disable(log_level)
+        logging.root.handlers[:] = handlers
         for name, value in environment.items():
             if value is None:
                 os.environ.pop(name, None)

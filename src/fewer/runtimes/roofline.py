@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from fewer._progress import track
+from fewer.runtimes.timing import choose_clock
 
 __all__ = ["gemm_peak"]
 
@@ -40,6 +41,7 @@ def gemm_peak(
 
 
 def _time_call(call: partial[torch.Tensor]) -> float:
-    start = time.perf_counter()
+    read = time.process_time if choose_clock() == "cpu" else time.perf_counter
+    start = read()
     call()
-    return time.perf_counter() - start
+    return read() - start

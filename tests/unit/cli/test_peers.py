@@ -46,10 +46,14 @@ def test_a_row_holds_every_system_and_names_the_missing(
     assert set(row["missing"]) == {"breaking-int8", "absent-fp32"}
     assert (row["kind"], row["profile"], row["pool"]) == ("peers", "natural", 2)
     assert row["peak_flops"] == {"fp32": 1e10, "bf16": 1e11}
-    packed = row["systems"]["packed-fp32"]
-    assert packed["metrics"] == row["systems"][REFERENCE]["metrics"]
+    packed, reference = row["systems"]["packed-fp32"], row["systems"][REFERENCE]
+    assert packed["scores"]["alone"] == reference["scores"]["alone"]  # the feeding of batch 1
+    assert packed["scores"]["alone"]["agreement"] == 1.0
     assert packed["scored"] == 20
     assert set(packed["latency_ms"]) == {"1", "4"}
+    assert packed["latency_ms"]["1"]["feeding"] == "alone"
+    assert set(packed["latency_ms"]["4"]["feedings"]) == {"whole", "alone"}
+    assert row["calibration_texts"] == row["data"]["rows"] // 4
     out = capsys.readouterr().out
     assert "packed-bf16" in out
     assert "missing: absent-fp32: swiftruntime is not installed" in out
@@ -63,7 +67,7 @@ def test_each_fixed_length_is_a_row(attached: Path, reviews: Path, tmp_path: Pat
     rows = [json.loads(line) for line in results.read_text().splitlines()]
     assert [row["profile"] for row in rows] == ["equal-8", "equal-16"]
     assert [row["batches"]["3"] for row in rows] == [[[3, 24]], [[3, 48]]]
-    assert "metrics" not in rows[0]["systems"][REFERENCE]
+    assert rows[0]["systems"][REFERENCE]["scored"] == 48  # texts of their own lengths
 
 
 def test_excluded_systems_are_named_as_missing(
@@ -85,7 +89,7 @@ def test_excluded_systems_are_named_as_missing(
     assert bench(attached, reviews, "--peers", *words, "--results", results) == 0
     row = json.loads(results.read_text())
     assert row["missing"]["lying-fp32"] == "left out"
-    assert "metrics" not in row["systems"][REFERENCE]
+    assert "scores" not in row["systems"][REFERENCE]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from datasets import Dataset
 
 import fewer
 from fewer.core.cost import ModelSpec
-from fewer.runtimes.adapters import REFERENCE, Build, Inputs, Runner, wrap_model
+from fewer.runtimes.adapters import REFERENCE, Build, Runner, wrap_model
+from fewer.runtimes.feeding import Inputs
 from tests.tiny import tiny
 
 LENGTHS = (3, 9, 2, 14, 5, 5, 12, 11)
@@ -24,22 +25,22 @@ def without_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def faithful(model: Any, example: Inputs, threads: int) -> Runner:
+def faithful(model: Any, example: Inputs, threads: int, calibration: Any) -> Runner:
     return wrap_model(model, "fp32")
 
 
-def lying(model: Any, example: Inputs, threads: int) -> Runner:
+def lying(model: Any, example: Inputs, threads: int, calibration: Any) -> Runner:
     return Runner(lambda inputs: model(**inputs).logits + 1, "fp32")
 
 
-def breaking(model: Any, example: Inputs, threads: int) -> Runner:
+def breaking(model: Any, example: Inputs, threads: int, calibration: Any) -> Runner:
     def call(inputs: Inputs) -> torch.Tensor:
         raise RuntimeError("cannot read 3 texts\nand more")
 
     return Runner(call, "int8")
 
 
-def absent(model: Any, example: Inputs, threads: int) -> Runner:
+def absent(model: Any, example: Inputs, threads: int, calibration: Any) -> Runner:
     raise ModuleNotFoundError("No module named 'swiftruntime'", name="swiftruntime")
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from fewer.runtimes.adapters import REFERENCE, Inputs, Runner
+from fewer.runtimes.adapters import REFERENCE, Runner
 from fewer.runtimes.compare import compare, compute_logits, cut_fixed_length
+from fewer.runtimes.feeding import Inputs
 from fewer.runtimes.lineup import OURS, Lineup, line_up
 from tests.clock import Clock
 from tests.rounding import assert_same
@@ -41,7 +42,7 @@ def run(lineup: Lineup, **options: Any) -> dict[str, Any]:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    clock.install(monkeypatch, "fewer.measure.interleaved", "fewer.runtimes.compare")
+    clock.install(monkeypatch, "fewer.measure.interleaved", "fewer.runtimes.timing")
     return clock
 
 
@@ -119,6 +120,40 @@ def test_ratios_compare_with_the_fastest_of_the_precision_and_of_all(clock: Cloc
     assert "share" not in rival  # there is no peak of int8
 
 
+def test_peers_count_in_their_fastest_feeding(clock: Clock) -> None:
+    def pay_for_padding(inputs: Inputs) -> torch.Tensor:
+        clock.sleep(inputs["input_ids"].numel() / 1e3)
+        return torch.zeros(len(inputs["input_ids"]), 3)
+
+    lineup = Lineup(
+        {
+            REFERENCE: Runner(pay_for_padding, "fp32"),
+            "packed-fp32": simulate(clock, 1.0, "fp32", per_token=0.5),
+        }
+    )
+    comparison = run(lineup, batch_sizes=[8], num_batches=1, runs=1)
+    padded, packed = (system["latency_ms"]["8"] for system in comparison["systems"].values())
+    tokens = sum(LENGTHS)
+    assert padded["feeding"] == "alone"
+    assert padded["feedings"]["whole"]["cpu"] == pytest.approx(8 * max(LENGTHS))
+    assert padded["feedings"]["alone"]["cpu"] == padded["median"] == pytest.approx(tokens)
+    assert packed["feeding"] == "whole"
+    assert packed["feedings"]["alone"]["wall"] == pytest.approx(8 + tokens / 2)
+    expected = tokens / (1 + tokens / 2)
+    assert packed["ratio_all"] == packed["cpu_ratio_same"] == pytest.approx(expected)
+
+
+def test_answers_that_depend_on_the_feeding_are_seen(clock: Clock) -> None:
+    def answer_single(inputs: Inputs) -> torch.Tensor:
+        clock.sleep(1)
+        alone = float(len(inputs["input_ids"]) == 1)
+        return torch.tensor([[0.0, alone, 0.0]]).repeat(len(inputs["input_ids"]), 1)
+
+    lineup = Lineup({REFERENCE: simulate(clock, 1, "fp32"), "odd": Runner(answer_single, "int8")})
+    systems = run(lineup, batch_sizes=[4])["systems"]
+    assert (systems["odd"]["difference"], systems["odd"]["agreement"]) == (1.0, 0.0)
+
+
 def test_the_share_is_dense_flops_over_time_over_peak(clock: Clock) -> None:
     lineup = Lineup({REFERENCE: simulate(clock, 5, "fp32")})
     comparison = run(lineup, batch_sizes=[1], num_batches=1, runs=5)
@@ -130,14 +165,14 @@ def test_the_share_is_dense_flops_over_time_over_peak(clock: Clock) -> None:
 
 def test_a_reference_that_does_not_run_is_an_error() -> None:
     model = pruned()
-    lineup = Lineup({REFERENCE: FAKES["breaking-int8"](model, ragged(model), 1)})
+    lineup = Lineup({REFERENCE: FAKES["breaking-int8"](model, ragged(model), 1, [])})
     with pytest.raises(RuntimeError, match="cannot read"):
         run(lineup)
 
 
 def test_logits_come_in_the_order_of_the_rows() -> None:
     model = pruned()
-    runner = faithful(model, ragged(model), 1)
+    runner = faithful(model, ragged(model), 1, [])
     logits = compute_logits(runner, encoded(), word_tokenizer(), title="x")
     for row, ids in enumerate(encoded()["input_ids"]):
         with torch.inference_mode():

@@ -13,10 +13,11 @@ from fewer.runtimes.tables import (
     describe_missing,
     describe_texts,
     full_table,
+    strongest_table,
     summary_table,
     tables,
 )
-from tests.unit.measure.runtimes import row, system
+from tests.unit.measure.runtimes import fed_row, row, system
 
 
 def lines(table: str) -> list[list[str]]:
@@ -50,6 +51,54 @@ def test_a_peer_that_is_fastest_of_both_is_named_once() -> None:
     changed["best"]["1"]["all"] = "hf-bf16"
     first = lines(summary_table([changed]))[1]
     assert first[-3:-1] == ["8.00 ms, 1.2x faster; 2.0x slower than all", "4.80 ms, 1.2x faster"]
+
+
+def test_the_strongest_peer_is_compared_padded_and_in_its_fastest_feeding() -> None:
+    head, first, second = lines(strongest_table([row(), fed_row()]))  # the first has no feedings
+    assert head[2:4] == ["fastest peer, padded", "fastest peer, fed in any way"]
+    assert first[1:] == [
+        "1",
+        *("-", "ort-int8 5.00 ms"),
+        *("6.00 ms: 0.83x", "4.00 ms: 1.25x"),
+        "99.0%, 99.5%, 98.0%",
+    ]
+    assert second[1:] == [
+        "8",
+        "ort-int8 80.0 ms",
+        "ov-int8 48.0 ms, alone",
+        "40.0 ms: 2.00x, 1.20x",
+        "20.0 ms: 4.00x, 2.40x",
+        "99.0%, 99.5%, 98.0%",
+    ]
+
+
+def test_agreement_comes_from_another_row_of_the_same_model_or_is_a_dash() -> None:
+    fixed = fed_row(profile="equal-128", scored=False)
+    assert lines(strongest_table([fixed, fed_row()]))[1][-1] == "99.0%, 99.5%, 98.0%"
+    other = fed_row() | {"model": "runs/b/model"}
+    assert lines(strongest_table([fixed, other]))[1][-1] == "-, -, -"
+
+
+def test_process_time_counts_where_the_row_says_so() -> None:
+    fed, _, second = fed_row(profile="equal-16"), *lines(summary_table([fed_row()]))[1:]
+    assert second[2] == "hf-fp32 160 ms, alone"
+    assert second[5] == "40.0 ms, 1.2x faster"
+    assert break_even([fed], "packed-int8", "all") == "not up to 16"
+    assert break_even([fed], "method-int8", "all") == "from 16, the shortest measured"
+
+
+def test_each_time_stands_beside_its_feeding_agreement_and_score() -> None:
+    page = full_table([fed_row()])
+    head, *body = lines("\n".join(line for line in page.splitlines() if line.startswith("|")))
+    start = head.index("CPU ms, batch 8")
+    assert head[start : start + 8] == [
+        *("CPU ms, batch 8", "wall ms", "fed", "ms whole, alone, sorted"),
+        *("same label", "accuracy", "tokens/s", "peak"),
+    ]
+    assert body[3][start : start + 6] == [
+        *("40.0 (0.00-999)", "80.0", "whole", "40.0, 48.0, -"),
+        *("99.5%", "0.8950"),
+    ]
 
 
 def test_a_missing_system_is_a_dash() -> None:
