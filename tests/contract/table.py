@@ -104,7 +104,7 @@ METHODS = {
     "deebert": Case(DeeBERT(), TEXTS, has_exits=True),
     "fastbert": Case(FastBERT(), TEXTS, has_exits=True),
     "pabee": Case(PABEE(), TEXTS, has_exits=True),
-    "probe-exit": Case(ProbeExit(), TEXTS, has_exits=True),
+    "probe-exit": Case(ProbeExit(), TEXTS, has_exits=True, may_freeze=True),
     "probe-exit-of-tags": Case(ProbeExit(), TAGS, has_exits=True),
     "berxit": Case(BERxiT(), TEXTS, has_exits=True),
     "patient-confidence": Case(

@@ -67,7 +67,8 @@ WANTED = {
     BERxiT: EXITS
     | {"head": "pooled", "criterion": "learned", "training": "alternating", "teacher": "labels"}
     | {"epochs": 3.0},
-    ProbeExit: {"margin": None, "target": None},  # ours, no paper: 1.5 errors of a probe
+    # ours, no paper: 1.5 errors of a probe
+    ProbeExit: {"margin": None, "target": None, "only_first_last": True},
     Cascade: {"margin": 1.5},  # ours; the Cascade Transformer drops fixed shares
     RightTool: EXITS
     | {"head": "mixed", "criterion": "probability", "training": "joint", "teacher": "labels"}

@@ -17,6 +17,9 @@ e_l the standard deviation of the difference's error, on texts that the probe wa
 one margin has the same meaning at all layers and for all models. Where labels are independent, each
 must be so far from 0, its threshold; a sentence to be tagged exits when all of its tokens are
 certain.
+
+Classifiers that read only the first token compute nothing else in the last layer for the texts that
+reach it (`only_first_last`), which changes no answer.
 """
 
 from __future__ import annotations
@@ -43,6 +46,7 @@ from fewer.methods.exits.criteria import Criterion, ExitEvidence
 from fewer.methods.exits.heads import in_dtype_of
 from fewer.methods.exits.ridge import LEAST_ROWS, Ridge, fit_ridge, text_features
 from fewer.methods.exits.threshold import check_threshold, open_exits
+from fewer.methods.last_layer import freeze_unread
 
 __all__ = ["ProbeExit", "ProbeExitPolicy"]
 
@@ -76,6 +80,7 @@ class ProbeExit:
 
     margin: NonNegative | None = None  # in errors of the probe; None: 1.5
     target: Fraction | None = field(default=None)  # share of the dense FLOPs to keep, instead
+    only_first_last: bool = True  # whether the last layer computes the first token only
 
     def __post_init__(self) -> None:
         """Refuse a margin beside a target."""
@@ -93,7 +98,6 @@ class ProbeExit:
 class ProbeExitPolicy(ExitingPolicy):
     """A probe after each layer but the last, the spread of its error, and the margin."""
 
-    sites = frozenset({Site.AFTER})
     spread: Tensor
     margin: Tensor
 
@@ -110,6 +114,8 @@ class ProbeExitPolicy(ExitingPolicy):
                 f"model must have two layers or more for ProbeExit; got {spec.num_layers}."
             )
         self.method = method
+        self.skips_last = method.only_first_last and spec.reads_first_token
+        self.sites = frozenset({Site.BEFORE, Site.AFTER} if self.skips_last else {Site.AFTER})
         self.layers = range(spec.num_layers - 1)
         self.labels = spec.labels
         self.of_tokens = spec.task is Task.TOKEN
@@ -125,6 +131,8 @@ class ProbeExitPolicy(ExitingPolicy):
 
     def decide(self, view: View) -> Decision | None:
         """Estimate the logits; the texts exit that are certain enough."""
+        if view.site is Site.BEFORE:
+            return freeze_unread(view)
         if view.layer not in self.layers:
             return None
         layer, tokens = view.layer, view.tokens

@@ -26,6 +26,7 @@ from fewer.core.operating_points import OperatingPoints
 from fewer.core.packed import Packed
 from fewer.core.phase import Phase
 from fewer.core.policy import Method, Policy
+from fewer.methods.last_layer import freeze_unread
 from fewer.methods.pruning.factor_points import factor_points
 
 __all__ = ["LexicalPolicy", "count_documents", "idf_of_counts", "lexical_scores"]
@@ -49,7 +50,7 @@ class LexicalPolicy(Policy):
         super().__init__()
         self.method = method
         self.target = target
-        self.last = spec.num_layers - 1 if skips_last else None
+        self.skips_last = skips_last
         self.register_buffer("idf", torch.zeros(spec.vocabulary))
         self.register_buffer("threshold", torch.zeros(()))
         self.register_buffer("factor", torch.ones(()))
@@ -64,9 +65,7 @@ class LexicalPolicy(Policy):
                 self._counting = self._counting[0] + counts, self._counting[1] + documents
             keep = lexical_scores(tokens, self.idf) >= self.factor * self.threshold
             return Decision.keep(keep | ~_may_go(tokens))
-        if view.layer == self.last:
-            return Decision.freeze(tokens.placement.column != 0)
-        return None
+        return freeze_unread(view) if self.skips_last else None
 
     def calibrate(self, phase: Phase, data: CalibrationData) -> None:
         """Count the sample's second texts, then fit the threshold to the target."""

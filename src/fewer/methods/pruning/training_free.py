@@ -52,6 +52,7 @@ from fewer.core.phase import CALIBRATION, Phase
 from fewer.core.policy import Policy
 from fewer.core.trace import Trace
 from fewer.methods.distillation import distance_to
+from fewer.methods.last_layer import freeze_unread
 from fewer.methods.pruning.factor_points import factor_points
 from fewer.methods.pruning.layer_search import find_share, grow_best, predict_ratio
 from fewer.methods.pruning.lexical import LexicalPolicy
@@ -129,9 +130,7 @@ class TrainingFreePolicy(Policy):
         """Compare scores with the layer's threshold; freeze all but the first token at last."""
         tokens = view.tokens
         if view.site is Site.BEFORE:
-            if not (self.skips_last and view.layer == self.num_layers - 1):
-                return None
-            return Decision.freeze(tokens.placement.column != 0)
+            return freeze_unread(view) if self.skips_last else None
         if view.layer not in self.layers:
             return None
         scores = self._scores(view)

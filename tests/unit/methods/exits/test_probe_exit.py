@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import fewer
+from fewer.core.decision import Site
 from fewer.methods.combined import Stack
 from fewer.methods.exits import ProbeExit
 from fewer.methods.exits.ridge import Ridge
@@ -66,6 +67,19 @@ def test_texts_exit_sooner_by_a_smaller_margin():
         depths.append(sum(int(trace.layers_read.sum()) for trace in traces))
     assert all(first >= second for first, second in pairwise(depths))
     assert depths[0] > 2 * depths[-1]
+
+
+def test_the_last_layer_computes_the_first_token_only_and_answers_alike():
+    whole, cut = (probed(ProbeExit(margin=1e6, only_first_last=only)) for only in (False, True))
+    (logits, traces), (alike, fewer_traces) = answers(whole), answers(cut)
+    assert_same(alike, logits, 1e-5)
+    for trace in traces:
+        assert torch.equal(trace.layers[-1].queries, trace.layers[-1].keys)
+    for trace in fewer_traces:
+        assert trace.layers[-1].queries.tolist() == [1] * len(trace.layers[-1].keys)
+        assert torch.equal(trace.layers[-2].queries, trace.layers[-2].keys)
+    tagger = probed(texts=SENTENCES, model=model_of("TokenClassification"))
+    assert Site.BEFORE not in policy_of(tagger).sites  # its head reads every token
 
 
 def test_a_target_sets_the_margin():
