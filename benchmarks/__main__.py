@@ -325,6 +325,9 @@ def _score() -> list[list[str]]:
 def main(names: list[str]) -> int:
     """Run the named benchmarks; the exit status is that of the first command that failed."""
     known = benchmarks()
+    if any(name in ("-h", "--help") for name in names):
+        print(f"{__doc__}\n{', '.join(known)}")
+        return 0
     for name in names or list(known):
         if name not in known:
             print(f"unknown benchmark {name!r}; known: {', '.join(known)}", file=sys.stderr)
