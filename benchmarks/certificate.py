@@ -81,7 +81,7 @@ def main(name: str, model_name: str, data: str, rows: int, texts: str | None, me
         "points": list(runs.points),
         "changed": changed.double().mean(1).tolist(),
         "flops_shares": shares,
-        "speedups": [runs.full_cpu_s / cpu_s for cpu_s in runs.cpu_s],  # of processor time
+        "speedups": [runs.full_seconds / seconds for seconds in runs.seconds],  # of processor time
         "draws": DRAWS,
         "confidence": CONFIDENCE,
         "levels": [_try_level(runs, risk, generator) for risk in RISKS],
@@ -115,7 +115,7 @@ def _try_level(runs: OperatingRuns, risk: float, generator: torch.Generator) -> 
         drawn = torch.randint(texts, (texts // 2,), generator=generator)
         number = choose(changed[:, drawn], risk)
         shares.append(runs.flops_shares[number - 1] if number else 1.0)
-        speedups.append(runs.full_cpu_s / runs.cpu_s[number - 1] if number else 1.0)
+        speedups.append(runs.full_seconds / runs.seconds[number - 1] if number else 1.0)
         nothing += not number
         broken += bool(number) and bool(everywhere[number - 1] > risk)
         order = torch.randperm(texts, generator=generator)

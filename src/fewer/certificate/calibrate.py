@@ -21,7 +21,7 @@ from fewer.certificate.choice import choose_method
 from fewer.certificate.goal import Goal, read_goal
 from fewer.certificate.journal import Journal
 from fewer.certificate.p_values import binomial_p_value, binomial_upper_bound, fewest_texts
-from fewer.certificate.path import Budget, Path, disagreement_within, order_path, share_at_risk
+from fewer.certificate.path import Budget, Path, disagreement_within, order_path, seconds_at_risk
 from fewer.core.operating_points import Point
 from fewer.core.policy import Dense
 from fewer.hf.attach import attach, attachment, is_attached
@@ -163,8 +163,8 @@ def operating_runs(
         path,
         torch.stack([bench.differs(run, reference) for run in runs]),
         [run.share for run in runs],
-        [run.cpu_s for run in runs],
-        reference.cpu_s,
+        [run.seconds for run in runs],
+        reference.seconds,
     )
 
 
@@ -174,14 +174,14 @@ class OperatingRuns(NamedTuple):
     points: tuple[Point, ...]
     changed: Bool[Tensor, "P texts"]  # whether an answer is another than the full model's
     flops_shares: list[float]
-    cpu_s: list[float]  # of the processor, over all texts
-    full_cpu_s: float  # of the full model
+    seconds: list[float]  # over all texts, as `Run.seconds`
+    full_seconds: float  # of the full model
 
 
 def _choose_path(search: Bench, goal: Goal) -> Path:
     """Attach the best method to a dense model; return the path of its operating points."""
     if goal.budget is None:
-        return choose_method(search, partial(share_at_risk, risk=goal.risk))
+        return choose_method(search, partial(seconds_at_risk, risk=goal.risk))
     return choose_method(search, partial(disagreement_within, budget=goal.budget))
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from fewer.certificate.bench import Bench, points_of
 from fewer.core.operating_points import OperatingPoints, Point, join_numbers, list_numbers
 
-__all__ = ["Budget", "Path", "disagreement_within", "order_path", "share_at_risk"]
+__all__ = ["Budget", "Path", "disagreement_within", "order_path", "seconds_at_risk"]
 
 Path = tuple[Point, ...]  # from strict to eager
 MOST_CHANGED = 0.1  # of the answers, by one part of a stack alone: it is not followed further
@@ -44,16 +44,19 @@ def order_path(search: Bench) -> Path:
     return tuple(path)
 
 
-def share_at_risk(bench: Bench, path: Path, risk: float) -> float:
-    """Return the share of the FLOPs at the last point before which few enough answers change."""
-    points, share = points_of(bench.model), 1.0
-    reference = bench.run_at(points, points.never)
+def seconds_at_risk(bench: Bench, path: Path, risk: float) -> float:
+    """Return the seconds that the texts take at the last point before too many answers change.
+
+    Seconds and not FLOPs: scoring tokens takes time that FLOPs do not show.
+    """
+    points = points_of(bench.model)
+    reference = last = bench.run_at(points, points.never)
     for point in path:
         run = bench.run_at(points, point)
         if float(bench.differs(run, reference).double().mean()) > risk:
             break
-        share = run.share
-    return share
+        last = run
+    return last.seconds
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,19 @@ STACK = Stack((TrainingFree(target=0.7), ProbeExit()))
 LOOSE = {"max_disagreement": 0.2, "confidence": 0.9}
 
 
+@pytest.fixture(autouse=True)
+def flops_for_seconds(monkeypatch):
+    """Let a run take as many seconds as FLOPs, so that no choice depends on the machine."""
+    run = Bench._run
+
+    def run_by_flops(bench, point):
+        fields = run(bench, point)
+        assert fields["seconds"] > 0
+        return {**fields, "seconds": float(fields["flops"].sum())}
+
+    monkeypatch.setattr(Bench, "_run", run_by_flops)
+
+
 def classifier(model_folder, kind=AutoModelForSequenceClassification, **settings):
     """Draw all weights anew, so that answers do not depend on what ran before."""
     model = kind.from_pretrained(model_folder, **settings).eval()

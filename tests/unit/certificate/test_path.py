@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fewer.certificate import path as module
-from fewer.certificate.path import Budget, disagreement_within, order_path, share_at_risk
+from fewer.certificate.path import Budget, disagreement_within, order_path, seconds_at_risk
 from fewer.core.operating_points import OperatingPoints, join_points
 
 # of 20 texts, how many answers each number of a part changes, and the FLOPs that it saves
@@ -29,10 +29,8 @@ class Bench:
     def run_at(self, points, point):
         self.points.append(point)
         rows = FIRST[point[0]], SECOND[point[1]]
-        return SimpleNamespace(
-            changed=sum(changed for changed, _ in rows),
-            share=1.0 - sum(saved for _, saved in rows),
-        )
+        changed, share = sum(changed for changed, _ in rows), 1.0 - sum(saved for _, saved in rows)
+        return SimpleNamespace(changed=changed, share=share, seconds=10 * share)
 
     def differs(self, run, reference):
         return torch.arange(20) < run.changed
@@ -73,8 +71,8 @@ def test_a_part_is_not_followed_once_it_changes_too_much(bench, monkeypatch):
 
 def test_shares_and_points_are_read_off_the_path(bench):
     path = order_path(bench)
-    assert share_at_risk(bench, path, 0.05) == pytest.approx(0.6)  # at (1.0, 3.0)
-    assert share_at_risk(bench, path, 0.15) == pytest.approx(0.5)
+    assert seconds_at_risk(bench, path, 0.05) == pytest.approx(6.0)  # at (1.0, 3.0)
+    assert seconds_at_risk(bench, path, 0.15) == pytest.approx(5.0)
     assert Budget(flops_share=0.61).find_point(bench, path) == (1.0, 3.0)
     assert Budget(flops_share=0.1).find_point(bench, path) is None
     assert disagreement_within(bench, path, Budget(flops_share=0.61)) == pytest.approx(0.05)
