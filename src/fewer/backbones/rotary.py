@@ -10,8 +10,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fewer.core.removed import gather_rows
+from fewer.kernels.cpu.library import Isa
+from fewer.kernels.cpu.ops import rotate
 
-__all__ = ["Rotary", "RotaryPositions", "TableRotary", "bind_rotary", "refuse_batch_dependent"]
+__all__ = [
+    "FixedRotaryPositions",
+    "Rotary",
+    "RotaryPositions",
+    "TableRotary",
+    "bind_rotary",
+    "refuse_batch_dependent",
+]
 
 BLOCK = 1024  # positions whose angles are computed together, in fixed blocks
 
@@ -28,8 +37,18 @@ class RotaryPositions(Protocol):
         """Rotate each head of the tokens in `rows` (`None` = all); the dtype stays."""
         ...
 
-    def fixed(self) -> RotaryPositions:
+    def fixed(self) -> FixedRotaryPositions:
         """Return the same rotation for compiled kernels: equal bits in every batch."""
+        ...
+
+
+class FixedRotaryPositions(Protocol):
+    """Rotates the outputs of a fused projection in place."""
+
+    def rotate(
+        self, states: Float[Tensor, "T W"], head_width: int, position: Int[Tensor, "T"], isa: Isa
+    ) -> None:
+        """Rotate each head of the tokens, in fp32; the dtype stays."""
         ...
 
 
@@ -62,17 +81,11 @@ class FixedRotary:
         self.frequencies = frequencies
         self.scaling = scaling
 
-    def __call__(self, states: Tensor, position: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Rotate in fp32."""
+    def rotate(self, states: Tensor, head_width: int, position: Tensor, isa: Isa) -> None:
+        """Rotate pairs (i, i + d/2)."""
         last = int(position.max()) if position.numel() else 0
         tables = _blocks(self.frequencies, self.scaling, last // BLOCK + 1)
-        position = gather_rows(position, rows)
-        cos, sin = (table.index_select(0, position)[:, None] for table in tables)
-        return _rotate_halves(states, cos, sin)
-
-    def fixed(self) -> FixedRotary:
-        """Return itself."""
-        return self
+        rotate(states, head_width, tables, position, isa)
 
 
 class TableRotary:
@@ -88,6 +101,11 @@ class TableRotary:
         first, second = states.to(self.table.dtype).unflatten(-1, (-1, 2)).unbind(-1)
         pairs = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1)
         return pairs.flatten(-2).to(states.dtype)
+
+    def rotate(self, states: Tensor, head_width: int, position: Tensor, isa: Isa) -> None:
+        """Rotate pairs (2i, 2i + 1), by torch."""
+        heads = states.unflatten(-1, (-1, head_width))
+        heads.copy_(self(heads, position))
 
     def fixed(self) -> TableRotary:
         """Return itself: no entry depends on the batch."""

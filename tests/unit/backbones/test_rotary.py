@@ -7,6 +7,7 @@ import torch
 
 import fewer
 from fewer.backbones.rotary import BLOCK, Rotary, TableRotary
+from tests.isas import every_isa
 from tests.rounding import assert_same
 from tests.tiny import FAMILIES, ragged, tiny
 
@@ -38,20 +39,34 @@ def test_a_table_turns_neighbours():
     torch.testing.assert_close(turned, torch.tensor([[[0.8, 0.6, -2.0, 0.0]]]))
 
 
-@pytest.mark.parametrize(
-    "rotary", [Rotary(FREQUENCIES, 1.5), Rotary(FREQUENCIES, 1.5).fixed()], ids=["live", "fixed"]
-)
-def test_some_rows_are_turned_as_among_all(rotary):
-    rows = torch.tensor([1, 3])
+def test_some_rows_are_turned_as_among_all():
+    rows, rotary = torch.tensor([1, 3]), Rotary(FREQUENCIES, 1.5)
     turned = rotary(STATES, POSITION)
     assert torch.equal(rotary(STATES[rows], POSITION, rows), turned[rows])
     assert torch.equal(rotary(STATES, POSITION), turned)
 
 
-def test_fixed_blocks_give_the_angles_of_the_pass():
+def _rotate_fixed(rotary, states, position, isa):
+    rotated = states.flatten(1).clone()
+    rotary.fixed().rotate(rotated, states.shape[-1], position, isa)
+    return rotated.view_as(states)
+
+
+@every_isa
+def test_fixed_blocks_give_the_angles_of_the_pass_in_any_batch(isa):
     rotary = Rotary(FREQUENCIES, 1.5)
     assert max(POSITION) > BLOCK
-    torch.testing.assert_close(rotary.fixed()(STATES, POSITION), rotary(STATES, POSITION))
+    rotated = _rotate_fixed(rotary, STATES, POSITION, isa)
+    torch.testing.assert_close(rotated, rotary(STATES, POSITION))
+    for row in range(5):
+        single = _rotate_fixed(rotary, STATES[row, None], POSITION[row, None], isa)
+        assert torch.equal(single[0], rotated[row])
+
+
+@every_isa
+def test_a_table_turns_neighbours_in_place(isa):
+    rotary, position = TableRotary(torch.randn(9, 6)), torch.tensor([0, 3, 4, 8, 7])
+    assert torch.equal(_rotate_fixed(rotary, STATES, position, isa), rotary(STATES, position))
 
 
 def test_other_positions_are_not_mistaken_for_the_last():

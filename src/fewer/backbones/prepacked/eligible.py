@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewer.kernels.cpu.batch_invariant import BatchInvariantLinear
+from fewer.kernels.cpu.ops import Norm
 from fewer.kernels.cpu.plain import has_changed_forward, has_own_parameters, is_plain_tensor
 
 __all__ = [
     "NotPrepackable",
     "activation_name",
     "check_finite",
-    "norm_function",
+    "kernel_norm",
     "norm_of",
     "plain_linear",
     "table_of",
@@ -67,29 +68,19 @@ def norm_of(module: Any) -> nn.LayerNorm:
     return norm
 
 
-def norm_function(module: Any) -> Callable[[Tensor], Tensor]:
-    """Return a plain LayerNorm or RMS norm as a function of states in fp32, whatever their dtype.
-
-    Raises `NotPrepackable` for another norm.
-    """
+def kernel_norm(module: Any) -> Norm:
+    """Return a plain LayerNorm or RMS norm for the kernels; `NotPrepackable` for another norm."""
     if not hasattr(module, "variance_epsilon"):
-        norm = norm_of(module)
-        gamma = norm.weight.detach().float()
-        beta = None if norm.bias is None else norm.bias.detach().float()
-        return lambda x: F.layer_norm(x.float(), norm.normalized_shape, gamma, beta, norm.eps)
+        return Norm.from_module(norm_of(module))
     weight = _check_plain(module).weight.detach().float()
     eps = float(module.variance_epsilon)
-
-    def rms_norm(x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), weight.shape, weight, eps)
-
     with torch.no_grad():  # other norms have the same attributes, and scale by 1 + weight
         x = torch.linspace(-3, 3, 2 * len(weight)).view(2, -1)
         expected = module(x.to(module.weight.dtype)).float()
-    error = (rms_norm(x) - expected).abs().max()
+    error = (F.rms_norm(x, weight.shape, weight, eps) - expected).abs().max()
     if not error <= (1e-5 if module.weight.dtype.itemsize >= 4 else 2e-2) * expected.abs().max():
         raise NotPrepackable(f"a {type(module).__qualname__} is no RMS norm")
-    return rms_norm
+    return Norm.rms(weight, eps)
 
 
 def table_of(module: Any, rows: int) -> nn.Embedding:

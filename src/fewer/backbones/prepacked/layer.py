@@ -9,11 +9,11 @@ from torch import Tensor
 
 from fewer.backbones.base import split_heads
 from fewer.backbones.layer import repeat_heads
-from fewer.backbones.rotary import RotaryPositions
+from fewer.backbones.rotary import FixedRotaryPositions
 from fewer.core.cost import LayerCost
 from fewer.kernels import Pattern
 from fewer.kernels.cpu.library import Isa
-from fewer.kernels.cpu.ops import Weight, linear
+from fewer.kernels.cpu.ops import Norm, Weight, feed_forward, linear
 from fewer.kernels.relative import RelativeScores
 
 __all__ = ["PrepackedLayer"]
@@ -27,7 +27,7 @@ class PrepackedLayer:
     isa: Isa
     projections: Weight  # query, key, value
     query_width: int  # outputs of the queries; keys and values share the rest
-    rotary: RotaryPositions | None = None
+    rotary: FixedRotaryPositions | None = None
     rotates_values: bool = False
     output: Weight
     wide: Weight
@@ -36,31 +36,50 @@ class PrepackedLayer:
     narrow: Weight
 
     def project(
-        self, hidden: Tensor, position: Tensor, rows: Tensor | None
+        self,
+        hidden: Tensor,
+        position: Tensor,
+        rows: Tensor | None,
+        input_norm: Norm | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Project with one fused map, queries separately if only some rows are; then rotate."""
-        weight, width, dtype = self.projections, self.query_width, self.isa.attention_dtype
+
+        def project(states: Tensor, weight: Weight) -> Tensor:
+            return linear(states, weight, input_norm=input_norm, dtype=self.isa.attention_dtype)
+
+        weight, width = self.projections, self.query_width
         keys = (weight.struct.n - width) // 2
         keys_values = None if rows is None else weight.drop_first(width)
         if rows is None or keys_values is None:
-            q, k, v = linear(hidden, weight, dtype=dtype).split((width, keys, keys), dim=1)
+            states = project(hidden, weight)
+            self._rotate(states, position, width + keys)
+            q, k, v = states.split((width, keys, keys), dim=1)
             q = q if rows is None else q.index_select(0, rows)
         else:
-            q = linear(hidden.index_select(0, rows), weight.take_first(width), dtype=dtype)
-            k, v = linear(hidden, keys_values, dtype=dtype).split(keys, dim=1)
+            q = project(hidden.index_select(0, rows), weight.take_first(width))
+            self._rotate(q, position.index_select(0, rows), width)
+            states = project(hidden, keys_values)
+            self._rotate(states, position, keys)
+            k, v = states.split(keys, dim=1)
         q = split_heads(q, self.plain.heads)
         k, v = (states.unflatten(-1, (-1, q.shape[-1])) for states in (k, v))
-        if self.rotary is not None:
-            q, k = self.rotary(q, position, rows), self.rotary(k, position)
-            v = self.rotary(v, position) if self.rotates_values else v
         return q, repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])
 
-    def inner_states(self, hidden: Tensor) -> Tensor:
-        """Compute act(W1 x), times the gate."""
-        inner = linear(hidden, self.wide, activation=self.activation)
-        if self.gate is not None:
-            inner *= linear(hidden, self.gate)
-        return inner
+    def _rotate(self, states: Tensor, position: Tensor, columns: int) -> None:
+        """Rotate the first columns, or all if values are rotated too."""
+        if self.rotary is not None:
+            states = states if self.rotates_values else states[:, :columns]
+            head_width = self.query_width // self.plain.heads
+            self.rotary.rotate(states, head_width, position, self.isa)
+
+    def feed_forward(
+        self, hidden: Tensor, *, input_norm: Norm | None = None, norm: Norm | None = None
+    ) -> Tensor:
+        """Compute norm(x + W2 (act(W1 y) * gate(y))), where y is input_norm(x), in one call."""
+        weights = self.wide, self.narrow
+        return feed_forward(
+            hidden, *weights, norm, self.activation, gate=self.gate, input_norm=input_norm
+        )
 
     @property
     def pattern(self) -> Pattern | None:

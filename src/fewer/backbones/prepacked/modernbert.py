@@ -5,19 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fewer.backbones.modernbert import ModernBertLayer
 from fewer.backbones.prepacked.eligible import (
-    NotPrepackable,
     activation_name,
-    norm_of,
+    kernel_norm,
     plain_linear,
 )
 from fewer.backbones.prepacked.layer import PrepackedLayer
 from fewer.kernels.cpu.library import Isa
-from fewer.kernels.cpu.ops import Weight, linear
+from fewer.kernels.cpu.ops import Norm, Weight, linear
 
 __all__ = ["PrepackedModernBert"]
 
@@ -27,14 +25,14 @@ class PrepackedModernBert(PrepackedLayer):
     """One layer; the two halves of the gated feed-forward map are packed separately."""
 
     plain: ModernBertLayer
+    attention_norm: Norm | None  # none in the first layer
+    ffn_norm: Norm
 
     @classmethod
     def of(cls, layer: ModernBertLayer, isa: Isa) -> PrepackedModernBert:
         """Prepack a layer. Raises `NotPrepackable` for a module that is not plain."""
         attention, mlp = layer.module.attn, layer.module.mlp
-        for norm in (layer.module.attn_norm, layer.module.mlp_norm):
-            if not isinstance(norm, nn.Identity) and norm_of(norm).weight.dtype != torch.float32:
-                raise NotPrepackable(f"a LayerNorm in {norm.weight.dtype} takes no states in fp32")
+        norm = layer.module.attn_norm
         wide = plain_linear(mlp.Wi)
         half = wide.out_features // 2
         biases: Any = (None, None) if wide.bias is None else wide.bias.detach().float().split(half)
@@ -45,6 +43,8 @@ class PrepackedModernBert(PrepackedLayer):
         return cls(
             plain=layer,
             isa=isa,
+            attention_norm=None if isinstance(norm, nn.Identity) else kernel_norm(norm),
+            ffn_norm=kernel_norm(layer.module.mlp_norm),
             rotary=layer.rotary.fixed(),
             query_width=attention.Wqkv.out_features // 3,
             projections=Weight.from_modules([plain_linear(attention.Wqkv)], isa),
@@ -59,7 +59,7 @@ class PrepackedModernBert(PrepackedLayer):
         self, hidden: Tensor, position: Tensor, rows: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Project the normed states with one fused map, then rotate queries and keys."""
-        return self.project(self.plain.module.attn_norm(hidden), position, rows)
+        return self.project(hidden, position, rows, self.attention_norm)
 
     def attended(self, context: Tensor, hidden: Tensor) -> Tensor:
         """Compute x + W context."""
@@ -67,5 +67,4 @@ class PrepackedModernBert(PrepackedLayer):
 
     def ffn(self, hidden: Tensor) -> Tensor:
         """Compute x + W2 (act(a) * b), with (a, b) = W1 norm(x)."""
-        inner = self.inner_states(self.plain.module.mlp_norm(hidden))
-        return linear(inner, self.narrow, residual=hidden.contiguous())
+        return self.feed_forward(hidden, input_norm=self.ffn_norm)

@@ -13,7 +13,7 @@ from fewer.backbones.prepacked.eligible import norm_of, table_of
 from fewer.backbones.prepacked.layer import PrepackedLayer
 from fewer.backbones.prepacked.maps import pack_maps
 from fewer.kernels.cpu.library import Isa
-from fewer.kernels.cpu.ops import Norm, embed, feed_forward, linear
+from fewer.kernels.cpu.ops import Norm, embed, linear
 from fewer.kernels.relative import RelativeScores
 
 __all__ = ["PrepackedEmbedding", "PrepackedPostNorm"]
@@ -59,11 +59,8 @@ class PrepackedPostNorm(PrepackedLayer):
         return linear(context, self.output, residual=hidden.contiguous(), norm=self.output_norm)
 
     def ffn(self, hidden: Tensor) -> Tensor:
-        """Compute LN(x + W2 act(W1 x)), without a gate in one call."""
-        if self.gate is None:
-            return feed_forward(hidden, self.wide, self.narrow, self.narrow_norm, self.activation)
-        inner = self.inner_states(hidden)
-        return linear(inner, self.narrow, residual=hidden.contiguous(), norm=self.narrow_norm)
+        """Compute LN(x + W2 act(W1 x)), with a gate LN(x + W2 (act(W1 x) * (W x)))."""
+        return self.feed_forward(hidden, norm=self.narrow_norm)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ __all__ = [
     "Isa",
     "LinearStruct",
     "NormStruct",
+    "RotateStruct",
     "WeightStruct",
     "available_isas",
     "best_isa",
@@ -92,7 +93,12 @@ class WeightStruct(Structure):
 class NormStruct(Structure):
     """`Norm` of abi.h."""
 
-    _fields_ = (("gamma", c_void_p), ("beta", c_void_p), ("eps", c_double))
+    _fields_ = (
+        ("gamma", c_void_p),
+        ("beta", c_void_p),
+        ("eps", c_double),
+        ("rms", c_int32),
+    )
 
 
 class LinearStruct(Structure):
@@ -102,7 +108,10 @@ class LinearStruct(Structure):
         ("x", c_void_p),
         ("x_stride", c_int64),
         ("rows", c_int64),
+        ("input_norm", NormStruct),
         ("weight", WeightStruct),
+        ("factor", c_void_p),
+        ("factor_stride", c_int64),
         ("residual", c_void_p),
         ("residual_stride", c_int64),
         ("norm", NormStruct),
@@ -122,11 +131,31 @@ class FeedForwardStruct(Structure):
     _fields_ = (
         ("x", c_void_p),
         ("rows", c_int64),
+        ("input_norm", NormStruct),
         ("up", WeightStruct),
+        ("gate", WeightStruct),
         ("down", WeightStruct),
         ("norm", NormStruct),
         ("out", c_void_p),
         ("activation", c_int32),
+        ("isa", c_int32),
+        ("threads", c_int32),
+    )
+
+
+class RotateStruct(Structure):
+    """`RotateCall` of abi.h."""
+
+    _fields_ = (
+        ("x", c_void_p),
+        ("stride", c_int64),
+        ("rows", c_int64),
+        ("heads", c_int64),
+        ("width", c_int64),
+        ("cos", c_void_p),
+        ("sin", c_void_p),
+        ("position", c_void_p),
+        ("bf16", c_int32),
         ("isa", c_int32),
         ("threads", c_int32),
     )
@@ -219,6 +248,7 @@ class BlockCnnStruct(Structure):
 _FUNCTIONS = {
     LinearStruct: "fewer_linear",
     FeedForwardStruct: "fewer_feed_forward",
+    RotateStruct: "fewer_rotate",
     AttentionStruct: "fewer_attention",
     EmbedStruct: "fewer_embed",
     BlockCnnStruct: "fewer_judge",

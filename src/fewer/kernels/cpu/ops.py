@@ -1,4 +1,4 @@
-"""Linear maps, feed-forward blocks and embeddings on the compiled kernels.
+"""Linear maps, feed-forward blocks, rotary positions and embeddings on the compiled kernels.
 
 Weights are prepacked once. Operations are batch-invariant: a row of the output depends neither on
 its place nor on the number of rows. Rows are fp32, or bf16 between two maps. In int8 each row is
@@ -22,6 +22,7 @@ from fewer.kernels.cpu.library import (
     Isa,
     LinearStruct,
     NormStruct,
+    RotateStruct,
     WeightStruct,
     best_isa,
     prepack,
@@ -29,12 +30,12 @@ from fewer.kernels.cpu.library import (
 )
 from fewer.kernels.cpu.quantise import MAX_ERROR, MAX_INPUTS, measure_error, quantise
 
-__all__ = ["Norm", "Weight", "embed", "feed_forward", "linear"]
+__all__ = ["Norm", "Weight", "embed", "feed_forward", "linear", "rotate"]
 
 
 @dataclass(frozen=True)
 class Norm:
-    """A LayerNorm for the kernels."""
+    """A LayerNorm or RMS norm for the kernels."""
 
     gamma: Tensor
     beta: Tensor | None
@@ -45,8 +46,13 @@ class Norm:
         """Convert a norm over the last dimension; its weights are not copied if they are fp32."""
         gamma = norm.weight.detach().float().contiguous()
         beta = None if norm.bias is None else norm.bias.detach().float().contiguous()
-        pointer = None if beta is None else beta.data_ptr()
-        return cls(gamma, beta, NormStruct(gamma.data_ptr(), pointer, norm.eps))
+        return cls(gamma, beta, NormStruct(gamma.data_ptr(), _pointer(beta), norm.eps))
+
+    @classmethod
+    def rms(cls, weight: Float[Tensor, "D"], eps: float) -> Norm:
+        """Return an RMS norm; the weight is not copied if it is fp32."""
+        gamma = weight.detach().float().contiguous()
+        return cls(gamma, None, NormStruct(gamma.data_ptr(), None, eps, True))
 
 
 @dataclass(frozen=True)
@@ -125,37 +131,40 @@ def _isa_beside(isa: Isa) -> Isa:
     return beside
 
 
-_NO_NORM = NormStruct()
+_NO_NORM, _NO_WEIGHT = NormStruct(), WeightStruct()
 
 
 def linear(
     x: Float[Tensor, "T K"],
     weight: Weight,
     *,
+    input_norm: Norm | None = None,
     activation: str = "none",
+    factor: Float[Tensor, "T N"] | None = None,
     residual: Float[Tensor, "T N"] | None = None,
     norm: Norm | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "T N"]:
-    """Compute norm(act(x W^T + b) + residual); with a norm in fp32."""
+    """Compute norm(act(input_norm(x) W^T + b) * factor + residual); with a norm in fp32."""
     _check_width(x, weight.struct.k, "x")
-    x = x if x.dtype is weight.isa.attention_dtype else x.float()
+    keeps_dtype = input_norm is None and x.dtype is weight.isa.attention_dtype
+    x = x if keeps_dtype else x.float()
     x = x if x.stride(1) == 1 else x.contiguous()
-    if residual is not None:
-        _check_width(residual, weight.struct.n, "residual")
-        residual = residual.float().contiguous()
-    if norm is not None:
-        _check_width(norm.gamma, weight.struct.n, "norm")
+    factor = _prepare_rows(factor, weight.struct.n, "factor")
+    residual = _prepare_rows(residual, weight.struct.n, "residual")
     out = empty(x.shape[0], weight.struct.n, dtype)
     run_kernel(
         LinearStruct(
             x.data_ptr(),
             x.stride(0),
             x.shape[0],
+            _norm_struct(input_norm, weight.struct.k, "input_norm"),
             weight.struct,
-            None if residual is None else residual.data_ptr(),
+            _pointer(factor),
+            0 if factor is None else factor.stride(0),
+            _pointer(residual),
             0 if residual is None else residual.stride(0),
-            _NO_NORM if norm is None else norm.struct,
+            _norm_struct(norm, weight.struct.n, "norm"),
             out.data_ptr(),
             weight.struct.n,
             x.dtype is torch.bfloat16,
@@ -169,28 +178,43 @@ def linear(
 
 
 def feed_forward(
-    x: Float[Tensor, "T D"], up: Weight, down: Weight, norm: Norm, activation: str
+    x: Float[Tensor, "T D"],
+    up: Weight,
+    down: Weight,
+    norm: Norm | None,
+    activation: str,
+    *,
+    gate: Weight | None = None,
+    input_norm: Norm | None = None,
 ) -> Float[Tensor, "T D"]:
-    """Compute norm(x + down(act(up(x)))) in fp32, with inner states of one block of rows."""
-    for tensor in (x, norm.gamma):
-        _check_width(tensor, up.struct.k, "x and norm")
-        _check_width(tensor, down.struct.n, "x and norm")
-    if up.struct.n != down.struct.k:
-        raise ValueError(
-            f"down must take the {up.struct.n} inner states of up; got {down.struct.k} inputs."
-        )
+    """Compute norm(x + down(act(up(y)) * gate(y))) in fp32, where y is input_norm(x).
+
+    Inner states of one block of rows exist at a time.
+    """
+    for width in (up.struct.k, down.struct.n, up.struct.k if gate is None else gate.struct.k):
+        _check_width(x, width, "x and norm")
+    for weight in (up, up if gate is None else gate):
+        if weight.struct.n != down.struct.k:
+            raise ValueError(
+                f"down must take the {weight.struct.n} inner states of up and gate; got "
+                f"{down.struct.k} inputs."
+            )
     x = x.float().contiguous()
-    if up.isa is not down.isa:
-        inner = linear(x, up, activation=activation)
+    if up.isa is not down.isa or (gate is not None and gate.isa is not up.isa):
+        inner = linear(x, up, input_norm=input_norm, activation=activation)
+        if gate is not None:
+            inner = linear(x, gate, input_norm=input_norm, factor=inner)
         return linear(inner, down, residual=x, norm=norm)
     out = empty(x.shape[0], x.shape[1], torch.float32)
     run_kernel(
         FeedForwardStruct(
             x.data_ptr(),
             x.shape[0],
+            _norm_struct(input_norm, up.struct.k, "x and norm"),
             up.struct,
+            _NO_WEIGHT if gate is None else gate.struct,
             down.struct,
-            norm.struct,
+            _norm_struct(norm, down.struct.n, "x and norm"),
             out.data_ptr(),
             ACTIVATIONS[activation],
             up.isa,
@@ -198,6 +222,52 @@ def feed_forward(
         )
     )
     return out
+
+
+def rotate(
+    x: Tensor,
+    head_width: int,
+    tables: tuple[Float[Tensor, "P d"], Float[Tensor, "P d"]],
+    position: Int[Tensor, "T"],
+    isa: Isa,
+) -> None:
+    """Turn the pairs (i, i + d/2) of each head of x `(T, heads * d)` in place, in fp32.
+
+    `tables` holds cosines and sines by position; their second halves equal the first.
+    """
+    cos, sin = tables
+    heads = x.shape[1] // head_width
+    for tensor, name in ((x, "x"), (cos, "cos"), (sin, "sin")):
+        _check_width(tensor, heads * head_width if name == "x" else head_width, name)
+    if x.dtype not in (torch.float32, isa.attention_dtype) or x.stride(1) != 1 or head_width % 2:
+        raise ValueError(
+            f"x must have rows of even heads in fp32 or {isa.attention_dtype}; got {x.dtype}, "
+            f"strides {x.stride()} and heads of {head_width}."
+        )
+    position = position.long().contiguous()
+    if not len(position):
+        return
+    low, high = (int(bound) for bound in position.aminmax())
+    if low < 0 or high >= min(len(cos), len(sin)) or len(position) != len(x):
+        raise ValueError(
+            f"position must have {len(x)} entries in [0, {len(cos)}); got {len(position)} in "
+            f"[{low}, {high}]."
+        )
+    run_kernel(
+        RotateStruct(
+            x.data_ptr(),
+            x.stride(0),
+            len(x),
+            heads,
+            head_width,
+            cos.data_ptr(),
+            sin.data_ptr(),
+            position.data_ptr(),
+            x.dtype is torch.bfloat16,
+            isa,
+            torch.get_num_threads(),
+        )
+    )
 
 
 def embed(
@@ -232,6 +302,21 @@ def embed(
         )
     )
     return out
+
+
+def _prepare_rows(rows: Tensor | None, width: int, name: str) -> Tensor | None:
+    """Return rows as the kernels read them."""
+    if rows is None:
+        return None
+    _check_width(rows, width, name)
+    return rows.float().contiguous()
+
+
+def _norm_struct(norm: Norm | None, width: int, name: str) -> NormStruct:
+    if norm is None:
+        return _NO_NORM
+    _check_width(norm.gamma, width, name)
+    return norm.struct
 
 
 def _check_width(tensor: Tensor, width: int, name: str) -> None:

@@ -137,6 +137,7 @@ def test_a_weight_that_int8_would_distort_stays_in_the_dtype_of_attention(isa):
 @every_int8_isa
 def test_a_feed_forward_block_of_two_kinds_of_maps_is_that_of_torch(isa):
     up, down, norm = nn.Linear(300, 40), nn.Linear(40, 300), nn.LayerNorm(300)
+    gate = nn.Linear(300, 40)
     with torch.no_grad():
         down.weight[:30, 0] = 1e3
     wide, narrow = Weight.from_modules([up], isa), Weight.from_modules([down], isa)
@@ -145,6 +146,10 @@ def test_a_feed_forward_block_of_two_kinds_of_maps_is_that_of_torch(isa):
     x = torch.randn(20, 300)
     outputs = feed_forward(x, wide, narrow, Norm.from_module(norm), "relu")
     expected = norm(x + down(up(x).relu()))
+    torch.testing.assert_close(outputs, expected, rtol=0.05, atol=0.1)
+    gated = Weight.from_modules([gate], isa)
+    outputs = feed_forward(x, wide, narrow, Norm.from_module(norm), "relu", gate=gated)
+    expected = norm(x + down(up(x).relu() * gate(x)))
     torch.testing.assert_close(outputs, expected, rtol=0.05, atol=0.1)
 
 

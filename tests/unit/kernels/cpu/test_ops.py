@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fewer.kernels.cpu.library import ACTIVATIONS
-from fewer.kernels.cpu.ops import Norm, Weight, embed, feed_forward, linear
+from fewer.kernels.cpu.ops import Norm, Weight, embed, feed_forward, linear, rotate
 from tests.isas import FLOATS, every_isa
 
 TORCH = {
@@ -44,6 +44,17 @@ def _random_norm(width):
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
     return norm
+
+
+def _input_norm(kind, width):
+    """Return a norm as torch has it and as the kernels do."""
+    if kind == "rms":
+        module = nn.RMSNorm(width, eps=1e-4)
+        nn.init.normal_(module.weight)
+        return module, Norm.rms(module.weight, 1e-4)
+    module = nn.LayerNorm(width, bias=kind == "layer")
+    nn.init.normal_(module.weight)
+    return module, Norm.from_module(module)
 
 
 @every_isa
@@ -144,6 +155,85 @@ def test_a_feed_forward_block_is_that_of_torch(width, inner, isa):
 
 
 @every_isa
+@pytest.mark.parametrize("kind", ["layer", "layer without bias", "rms"])
+@pytest.mark.usefixtures("threads")
+@torch.no_grad()
+def test_a_norm_of_the_inputs_is_that_of_torch(kind, isa):
+    for width in (5, 20, 48):
+        module, (norm, packed) = nn.Linear(width, 37), _input_norm(kind, width)
+        weight, x = Weight.from_modules([module], isa), torch.randn(29, width + 3)[:, 3:] + 0.5
+        _assert_close(linear(x, weight, input_norm=packed), module(norm(x)), isa)
+
+
+@every_isa
+@torch.no_grad()
+def test_a_factor_multiplies_the_activations(isa):
+    module, factor = nn.Linear(20, 37), torch.randn(29, 50)[:, 3:40]
+    x, states = torch.randn(29, 20), torch.randn(29, 37)
+    weight = Weight.from_modules([module], isa)
+    outputs = linear(x, weight, activation="silu", factor=factor, residual=states)
+    _assert_close(outputs, F.silu(module(x)) * factor + states, isa)
+
+
+@every_isa
+@pytest.mark.parametrize(("width", "inner"), [(20, 37), (33, 100), (64, 320)])
+@pytest.mark.usefixtures("threads")
+@torch.no_grad()
+def test_a_gated_feed_forward_block_is_that_of_torch_and_equals_its_maps_bit_by_bit(
+    width, inner, isa
+):
+    modules = nn.Linear(width, inner), nn.Linear(width, inner), nn.Linear(inner, width)
+    up, gate, down = modules
+    norm, input_norm = _input_norm("rms", width)
+    first, second, last = (Weight.from_modules([module], isa) for module in modules)
+    for rows in ROWS:
+        x = torch.randn(rows, width)
+        states = norm(x)
+        outputs = feed_forward(x, first, last, None, "gelu", gate=second, input_norm=input_norm)
+        _assert_close(outputs, x + down(F.gelu(up(states)) * gate(states)), isa)
+        activations = linear(x, first, input_norm=input_norm, activation="gelu")
+        product = linear(x, second, input_norm=input_norm, factor=activations)
+        assert torch.equal(outputs, linear(product, last, residual=x))
+
+
+@every_isa
+@pytest.mark.parametrize("width", [2, 6, 32, 50, 64])
+@torch.no_grad()
+def test_heads_are_rotated_in_place_and_the_columns_after_them_are_not(width, isa, threads):
+    position = torch.tensor([0, 3, 9, 3, 1])
+    angles = torch.randn(10, width // 2)
+    cos, sin = (table.repeat(1, 2) for table in (angles.cos(), angles.sin()))
+    for dtype in {torch.float32, isa.attention_dtype}:
+        fused = torch.randn(5, 3 * width + 4).to(dtype)
+        x, y = fused[:, : 3 * width].float().unflatten(1, (3, -1)).chunk(2, -1)
+        c, s = (table[position, None, : width // 2] for table in (cos, sin))
+        expected = torch.cat((x * c - y * s, y * c + x * s), -1).flatten(1)
+        last, single = fused[:, 3 * width :].clone(), fused[2:3].clone()
+        rotate(fused[:, : 3 * width], width, (cos, sin), position, isa)
+        tolerance = 1e-6 if dtype is torch.float32 else 2e-2
+        torch.testing.assert_close(
+            fused[:, : 3 * width].float(), expected, atol=tolerance, rtol=tolerance
+        )
+        assert torch.equal(fused[:, 3 * width :], last)
+        torch.set_num_threads(1)
+        rotate(single[:, : 3 * width], width, (cos, sin), position[2:3], isa)
+        assert torch.equal(single, fused[2:3])
+        torch.set_num_threads(threads)
+
+
+@every_isa
+def test_positions_outside_the_tables_are_refused(isa):
+    tables = torch.zeros(10, 4), torch.zeros(10, 4)
+    for position in ([0, 10], [-1, 0], [0]):
+        with pytest.raises(ValueError, match="position must have 2 entries"):
+            rotate(torch.zeros(2, 8), 4, tables, torch.tensor(position), isa)
+    with pytest.raises(ValueError, match="cos must have a width of 8"):
+        rotate(torch.zeros(2, 8), 8, tables, torch.tensor([0, 1]), isa)
+    with pytest.raises(ValueError, match="float16"):
+        rotate(torch.zeros(2, 8).half(), 4, tables, torch.tensor([0, 1]), isa)
+
+
+@every_isa
 @pytest.mark.parametrize("width", [1, 5, 16, 37, 64])
 @torch.no_grad()
 def test_embeddings_are_those_of_torch(width, isa):
@@ -180,8 +270,14 @@ def test_a_row_does_not_depend_on_its_batch_bit_by_bit(isa, threads):
     wide, narrow = Weight.from_modules([up], isa), Weight.from_modules([down], isa)
     x = torch.randn(300, 20)
 
+    gate, (_, rms) = Weight.from_modules([nn.Linear(20, 70)], isa), _input_norm("rms", 20)
+
     def run(rows):
-        return feed_forward(rows, wide, narrow, Norm.from_module(norm), "gelu"), linear(rows, wide)
+        return (
+            feed_forward(rows, wide, narrow, Norm.from_module(norm), "gelu"),
+            feed_forward(rows, wide, narrow, None, "silu", gate=gate, input_norm=rms),
+            linear(rows, wide, input_norm=rms),
+        )
 
     together = run(x)
     torch.set_num_threads(threads)
@@ -200,8 +296,18 @@ def test_wrong_widths_are_refused_before_memory_is_read(isa):
         linear(torch.zeros(4, 20), weight, residual=torch.zeros(4, 20))
     with pytest.raises(ValueError, match="norm must"):
         linear(torch.zeros(4, 20), weight, norm=norm)
+    with pytest.raises(ValueError, match="input_norm must"):
+        linear(torch.zeros(4, 20), weight, input_norm=Norm.from_module(nn.LayerNorm(33)))
+    with pytest.raises(ValueError, match="factor must"):
+        linear(torch.zeros(4, 20), weight, factor=torch.zeros(4, 20))
     with pytest.raises(ValueError, match="x and norm must have a width of 33"):
         feed_forward(torch.zeros(4, 20), weight, weight, norm, "gelu")
+    down = Weight.from_modules([nn.Linear(33, 20)], isa)
+    narrow = Weight.from_modules([nn.Linear(20, 32)], isa)
+    with pytest.raises(ValueError, match="must take the 32 inner states"):
+        feed_forward(torch.zeros(4, 20), weight, down, norm, "gelu", gate=narrow)
+    with pytest.raises(ValueError, match="x and norm must have a width of 33"):
+        feed_forward(torch.zeros(4, 20), weight, down, norm, "gelu", gate=down)
     with pytest.raises(ValueError, match="tables and norm must"):
         embed([torch.zeros(1).long()], [torch.zeros(5, 16)], norm, isa)
 

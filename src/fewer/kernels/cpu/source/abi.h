@@ -14,17 +14,21 @@ struct Weight {
   int64_t n, k;
 };
 
-// LayerNorm over the width; none if gamma is null.
+// LayerNorm over the width, or RMS norm; none if gamma is null.
 struct Norm {
   const float *gamma, *beta;
   double eps;
+  int32_t rms;
 };
 
-// out = norm(act(x W^T + b) + residual), row by row. Strides count elements.
+// out = norm(act(input_norm(x) W^T + b) factor + residual), row by row. Strides count elements.
 struct LinearCall {
   const void *x;
   int64_t x_stride, rows;
+  struct Norm input_norm;  // needs a float x
   struct Weight weight;
+  const float *factor;  // (rows, factor_stride) or null
+  int64_t factor_stride;
   const float *residual;  // (rows, residual_stride) or null
   int64_t residual_stride;
   struct Norm norm;  // needs a float output
@@ -33,14 +37,24 @@ struct LinearCall {
   int32_t x_bf16, out_bf16, activation, isa, threads;
 };
 
-// out = norm(x + down(act(up(x)))), the feed-forward block of a post-norm layer.
+// out = norm(x + down(act(up(y)) gate(y))) with y = input_norm(x), a feed-forward block.
 struct FeedForwardCall {
   const float *x;
   int64_t rows;
-  struct Weight up, down;
+  struct Norm input_norm;
+  struct Weight up, gate, down;  // no gate if its packed numbers are null
   struct Norm norm;
   float *out;
   int32_t activation, isa, threads;
+};
+
+// Rotary positions, in place: the pairs (i, i + width / 2) of each head are turned.
+struct RotateCall {
+  void *x;
+  int64_t stride, rows, heads, width;  // width of a head
+  const float *cos, *sin;              // (positions, width), of which the first halves are read
+  const int64_t *position;
+  int32_t bf16, isa, threads;
 };
 
 // Attention within each text; kernels/call.py documents the fields.

@@ -4,12 +4,6 @@
 // With FEWER_AMX a 32 x 32 tile of results is multiplied in the tile registers, otherwise 14 rows
 // at a time in vectors. Both are batch-invariant: an output is one chain over k, whatever its row.
 
-typedef uint16_t Half;
-
-static inline V widened(const Half *p) {
-  return _mm512_castsi512_ps(
-      _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
-}
 static inline __m256i narrowed(V x) { return (__m256i)_mm512_cvtneps_pbh(x); }
 static inline void store_half(Half *p, V x, long n) {
   __mmask16 mask = n >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1);

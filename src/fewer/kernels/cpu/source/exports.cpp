@@ -70,6 +70,7 @@ FEWER_EXPORT uint64_t fewer_sample(const char *const *tensors, const int64_t *by
 }
 FEWER_EXPORT void fewer_linear(const LinearCall *call) { TABLE[call->isa]->linear(*call); }
 FEWER_EXPORT void fewer_feed_forward(const FeedForwardCall *call) { TABLE[call->isa]->feed_forward(*call); }
+FEWER_EXPORT void fewer_rotate(const RotateCall *call) { TABLE[call->isa]->rotate(*call); }
 FEWER_EXPORT void fewer_attention(const AttentionCall *call) { TABLE[call->isa]->attention(*call); }
 FEWER_EXPORT void fewer_judge(const BlockCnnCall *call) { TABLE[call->isa]->block_cnn(*call); }
 FEWER_EXPORT void fewer_embed(const EmbedCall *call) { TABLE[call->isa]->embed(*call); }

@@ -30,11 +30,6 @@ static inline void store_quantised(Quantised *to, V x, int32_t zero) {
 }
 static inline float minimum(V x) { return _mm512_reduce_min_ps(x); }
 
-typedef uint16_t Half;
-static inline V load_half(const Half *p, long n) {
-  const __m256i x = _mm256_maskz_loadu_epi16(first(n), p);
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
-}
 // Rounded to the nearest bf16, ties to even, as AVX512_BF16 does, which not every VNNI processor has.
 static inline void store_half(Half *p, V x, long n) {
   const __m512i bits = _mm512_castps_si512(x), one = _mm512_set1_epi32(1);

@@ -28,6 +28,7 @@ typedef Float Precision;
 #include "block_cnn.h"
 #endif
 #include "layers.h"
+#include "rotary.h"
 
 static int64_t packed_bytes(int64_t n, int64_t k) {
   return round_up(n, COLUMNS) / COLUMNS * Precision::panel(k) * sizeof(Precision::Number);
@@ -37,9 +38,9 @@ static void pack(const float *weight, int64_t n, int64_t k, void *out) {
 }
 #if FEWER_INT8  // attention runs in the kernels of another instruction set
 extern const Kernels kernels = {packed_bytes, pack, linear<Precision>, feed_forward<Precision>,
-                                0, embed, 0};
+                                rotate, 0, embed, 0};
 #else
 extern const Kernels kernels = {packed_bytes, pack, linear<Precision>, feed_forward<Precision>,
-                                attention<Precision>, embed, block_cnn};
+                                rotate, attention<Precision>, embed, block_cnn};
 #endif
 }  // namespace FEWER_ISA

@@ -2,13 +2,22 @@
 
 static thread_local Scratch rows_scratch;
 
-// The epilogue of a linear map: bias, activation, residual, fp32 or bf16.
+static inline void store_state(void *out, bool half, long at, V x, long lanes) {
+#if FEWER_BF16 || (FEWER_INT8 && FEWER_LANES == 16)
+  if (half) return store_half((Half *)out + at, x, lanes);
+#endif
+  store_first((float *)out + at, x, lanes);
+}
+
+// The epilogue of a linear map: bias, activation, factor, residual, fp32 or bf16.
 struct Epilogue {
   const float *bias, *residual;
   long residual_stride, n;
   void *out;
   long out_stride;
   bool half, tiled;  // tiled: as a left operand of the next product
+  const float *factor;
+  long factor_stride;
 
   template <class P, int ACTIVATION>
   inline void put(const float *c, long row, long rows, long column) const {
@@ -19,21 +28,17 @@ struct Epilogue {
         V y = load(c + i * COLUMNS + j);
         if (bias) y += load_first(bias + column + j, lanes, 0.0f);
         y = activated<ACTIVATION, P::COARSE>(y);
+        if (factor) y *= load_first(factor + (row + i) * factor_stride + column + j, lanes, 0.0f);
         const long at = (row + i) * residual_stride + column + j;
         if (residual) y += load_first(residual + at, lanes, 0.0f);
         const long start = tiled ? P::place(row + i, column, out_stride) : (row + i) * out_stride + column;
-        store_to(start + j, y, lanes);
+        store_state(out, half, start + j, y, lanes);
       }
-  }
-  inline void store_to(long at, V y, long lanes) const {
-#if FEWER_BF16 || (FEWER_INT8 && FEWER_LANES == 16)
-    if (half) return store_half((Half *)out + at, y, lanes);
-#endif
-    store_first((float *)out + at, y, lanes);
   }
   // Rows from `row` on.
   Epilogue below(long row) const {
     Epilogue s = *this;
+    if (factor) s.factor = factor + row * factor_stride;
     if (residual) s.residual = residual + row * residual_stride;
     s.out = (char *)out + row * out_stride * (half ? 2 : 4);
     return s;
@@ -75,20 +80,44 @@ static Partition partition(long rows, long max_rows, long tile, long columns, lo
   return p;
 }
 
-// Group g of the columns of a weight; moves the epilogue to these columns.
+// Columns first .. end of a weight, whole panels; moves the epilogue to these columns.
 template <class P>
-static Weight columns_of(const Weight &w, const Partition &c, long g, Epilogue *epilogue) {
-  const long panels = round_up(w.n, COLUMNS) / COLUMNS, each = (panels + c.groups - 1) / c.groups;
-  const long first = at_most(g * each, panels) * COLUMNS, end = at_most((g + 1) * each * COLUMNS, w.n);
+static Weight columns_of(const Weight &w, long first, long end, Epilogue *epilogue) {
   typedef typename P::Number Number;
   const Number *packed = (const Number *)w.packed + first / COLUMNS * P::panel(w.k);
   const Weight part = {packed, w.bias ? w.bias + first : 0, w.scale ? w.scale + first : 0,
                        end > first ? end - first : 0, w.k};
   epilogue->bias = part.bias;
   epilogue->n = part.n;
+  if (epilogue->factor) epilogue->factor += first;
   if (epilogue->residual) epilogue->residual += first;
-  epilogue->out = (char *)epilogue->out + first * (epilogue->half ? 2 : 4);
+  const long start = epilogue->tiled ? P::place(0, first, epilogue->out_stride) : first;
+  epilogue->out = (char *)epilogue->out + start * (epilogue->half ? 2 : 4);
   return part;
+}
+
+// Group g of the columns of a weight.
+template <class P>
+static Weight group_of(const Weight &w, const Partition &c, long g, Epilogue *epilogue) {
+  const long panels = round_up(w.n, COLUMNS) / COLUMNS, each = (panels + c.groups - 1) / c.groups;
+  const long first = at_most(g * each, panels) * COLUMNS;
+  return columns_of<P>(w, first, at_most((g + 1) * each * COLUMNS, w.n), epilogue);
+}
+
+static void normalize_rows(float *x, long stride, long rows, long width, const Norm &norm) {
+  if (norm.gamma)
+    for (long i = 0; i < rows; i++) normalize(x + i * stride, x + i * stride, width, norm);
+}
+
+// Normalized rows, written to `to`; the rows themselves without a norm.
+static const float *normalized(const float *x, long stride, long rows, long width, const Norm &norm,
+                               float *to) {
+  if (!norm.gamma) return x;
+  for (long i = 0; i < rows; i++) normalize(x + i * stride, to + i * width, width, norm);
+  return to;
+}
+static size_t normalized_floats(const Norm &norm, long rows, long width) {
+  return norm.gamma ? (size_t)rows * width : 0;
 }
 
 template <class P>
@@ -98,35 +127,79 @@ static void linear(const LinearCall &call) {
   const long pitch = P::pitch(call.weight.k);
   const Partition c = partition(call.rows, P::MAX_ROWS, P::TILE, call.weight.n, call.threads);
   const Epilogue epilogue = {call.weight.bias, call.residual, call.residual_stride, call.weight.n,
-                     call.out, call.out_stride, call.out_bf16 != 0, false};
+                     call.out, call.out_stride, call.out_bf16 != 0, false, call.factor, call.factor_stride};
+  const long width = call.weight.k, x_stride = call.input_norm.gamma ? width : call.x_stride;
+  const size_t numbers = round_up(c.block * pitch * sizeof(Number), 64);
+  const size_t floats = normalized_floats(call.input_norm, c.block, width);
 #pragma omp parallel num_threads(call.threads)
   {
     P::begin();
-    Number *a = (Number *)scratch(&rows_scratch, c.block * pitch * sizeof(Number));
+    Number *a = (Number *)scratch(&rows_scratch, numbers + floats * 4);
+    float *states = (float *)((char *)a + numbers);
 #pragma omp for schedule(dynamic)
     for (long task = 0; task < c.blocks * c.groups; task++) {
       const long row = task / c.groups * c.block, m = at_most(c.block, call.rows - row);
       Epilogue block = epilogue.below(row);
-      const Weight part = columns_of<P>(call.weight, c, task % c.groups, &block);
+      const Weight part = group_of<P>(call.weight, c, task % c.groups, &block);
       if (part.n == 0) continue;
-      const char *x = (const char *)call.x + row * call.x_stride * (call.x_bf16 ? 2 : 4);
-      const Number *operand = P::stage(x, call.x_bf16 != 0, call.x_stride, m, call.weight.k, a);
+      const void *x = (const char *)call.x + row * call.x_stride * (call.x_bf16 ? 2 : 4);
+      x = normalized((const float *)x, call.x_stride, m, width, call.input_norm, states);
+      const Number *operand = P::stage(x, call.x_bf16 != 0, x_stride, m, width, a);
       multiply_activated<P>(operand, m, part, block, call.activation);
-      if (call.norm.gamma && c.groups == 1)
-        for (long i = 0; i < m; i++)
-          layer_norm((float *)block.out + i * call.out_stride, call.weight.n, call.norm);
+      if (c.groups == 1) normalize_rows((float *)block.out, call.out_stride, m, call.weight.n, call.norm);
     }
     P::end();
     if (call.norm.gamma && c.groups > 1) {
 #pragma omp for schedule(static)
       for (long i = 0; i < call.rows; i++)
-        layer_norm((float *)call.out + i * call.out_stride, call.weight.n, call.norm);
+        normalize_rows((float *)call.out + i * call.out_stride, 0, 1, call.weight.n, call.norm);
     }
   }
 }
 
-// The inner states of a block of rows stay in the cache. With fewer blocks than threads, two linear
-// maps with all threads each are faster.
+enum { GATED_COLUMNS = 4 * COLUMNS };  // whose activations stay in the nearest cache
+
+// act(up(a)), times gate(a) if there is a gate; `inner` holds the activations of a group of columns.
+template <class P>
+static void multiply_inner(const typename P::Number *a, long rows, const FeedForwardCall &call,
+                           const Epilogue &epilogue, float *inner) {
+  const long n = call.up.n;
+  if (!call.gate.packed) return multiply_activated<P>(a, rows, call.up, epilogue, call.activation);
+  for (long first = 0; first < n; first += GATED_COLUMNS) {
+    const long end = at_most(first + GATED_COLUMNS, n);
+    Epilogue activations = {0, 0, 0, 0, 0, GATED_COLUMNS, false, false, 0, 0}, product = epilogue;
+    const Weight up = columns_of<P>(call.up, first, end, &activations);
+    const Weight gate = columns_of<P>(call.gate, first, end, &product);
+    activations.out = inner;
+    product.factor = inner, product.factor_stride = GATED_COLUMNS;
+    multiply_activated<P>(a, rows, up, activations, call.activation);
+    multiply_into<P, NONE>(a, rows, gate, product);
+  }
+}
+
+// The block as linear maps with all threads each, faster with fewer blocks of rows than threads.
+template <class P>
+static void feed_forward_by_maps(const FeedForwardCall &call) {
+  const long width = call.up.k, inner = call.up.n;
+  const bool half = P::HALF_INNER, gated = call.gate.packed != 0;
+  const size_t bytes = call.rows * inner * (half ? 2 : 4) + 64;
+  float *activations = gated ? (float *)malloc(call.rows * inner * 4 + 64) : 0;
+  void *h = malloc(bytes);
+  const LinearCall up = {call.x, width, call.rows, call.input_norm, call.up, 0, 0, 0, 0, {0, 0, 0, 0},
+                         gated ? activations : h, inner, false, half && !gated, call.activation, call.isa,
+                         call.threads};
+  const LinearCall gate = {call.x, width, call.rows, call.input_norm, call.gate, activations, inner, 0, 0,
+                           {0, 0, 0, 0}, h, inner, false, half, NONE, call.isa, call.threads};
+  const LinearCall down = {h, inner, call.rows, {0, 0, 0, 0}, call.down, 0, 0, call.x, width, call.norm,
+                           call.out, width, half, false, NONE, call.isa, call.threads};
+  linear<P>(up);
+  if (gated) linear<P>(gate);
+  linear<P>(down);
+  free(h);
+  free(activations);
+}
+
+// The inner states of a block of rows stay in the cache.
 template <class P>
 static void feed_forward(const FeedForwardCall &call) {
   if (call.rows <= 0) return;
@@ -134,39 +207,31 @@ static void feed_forward(const FeedForwardCall &call) {
   const long width = call.up.k, inner = call.up.n;
   const long pitch = P::pitch(width), inner_pitch = P::pitch(inner);
   const Partition c = partition(call.rows, P::MAX_ROWS, P::TILE, inner, call.threads);
-  if (c.groups > 1) {
-    const bool half = P::HALF_INNER;
-    void *h = malloc(call.rows * inner * (half ? 2 : 4) + 64);
-    const LinearCall up = {call.x, width, call.rows, call.up, 0, 0, {0, 0, 0}, h,
-                           inner, false, half, call.activation, call.isa, call.threads};
-    const LinearCall down = {h, inner, call.rows, call.down, call.x, width, call.norm, call.out,
-                             width, half, false, NONE, call.isa, call.threads};
-    linear<P>(up);
-    linear<P>(down);
-    free(h);
-    return;
-  }
-  const Epilogue epilogue = {call.down.bias, call.x, width, width, call.out, width, false, false};
+  if (c.groups > 1) return feed_forward_by_maps<P>(call);
+  const Epilogue epilogue = {call.down.bias, call.x, width, width, call.out, width, false, false, 0, 0};
+  const size_t numbers = round_up(c.block * (pitch + inner_pitch) * sizeof(Number), 64);
+  const size_t inputs = normalized_floats(call.input_norm, c.block, width);
+  const size_t gated = call.gate.packed ? c.block * GATED_COLUMNS : 0;
+  const size_t floats = inputs + gated + (P::REQUANTISES ? c.block * inner : 0);
 #pragma omp parallel num_threads(call.threads)
   {
     P::begin();
-    const size_t numbers = c.block * (pitch + inner_pitch) * sizeof(Number);
-    char *memory = (char *)scratch(&rows_scratch, numbers + (P::REQUANTISES ? c.block * inner * 4 : 0));
+    char *memory = (char *)scratch(&rows_scratch, numbers + floats * 4);
     Number *a = (Number *)memory, *h = a + c.block * pitch;
-    float *states = (float *)(memory + numbers);
+    float *input = (float *)(memory + numbers), *activations = input + inputs, *states = activations + gated;
     __builtin_memset(h, 0, c.block * inner_pitch * sizeof(Number));  // tiles read past the rows
-    Epilogue wide = {call.up.bias, 0, 0, inner, h, inner_pitch, P::HALF_INNER, true};
+    Epilogue wide = {call.up.bias, 0, 0, inner, h, inner_pitch, P::HALF_INNER, true, 0, 0};
     if (P::REQUANTISES) wide.out = states, wide.out_stride = inner, wide.tiled = false;
 #pragma omp for schedule(dynamic)
     for (long row = 0; row < call.rows; row += c.block) {
       const long m = at_most(c.block, call.rows - row);
-      const Number *operand = P::stage(call.x + row * width, false, width, m, width, a);
-      multiply_activated<P>(operand, m, call.up, wide, call.activation);
+      const float *x = normalized(call.x + row * width, width, m, width, call.input_norm, input);
+      const Number *operand = P::stage(x, false, width, m, width, a);
+      multiply_inner<P>(operand, m, call, wide, activations);
       if (P::REQUANTISES) P::stage(states, false, inner, m, inner, h);
       const Epilogue block = epilogue.below(row);
       multiply_activated<P>(h, m, call.down, block, NONE);
-      if (call.norm.gamma)
-        for (long i = 0; i < m; i++) layer_norm((float *)block.out + i * width, width, call.norm);
+      normalize_rows((float *)block.out, width, m, width, call.norm);
     }
     P::end();
   }
@@ -186,6 +251,6 @@ static void embed(const EmbedCall &call) {
       if (position) y += load_first(position + j, n, 0.0f);
       store_first(out + j, y, n);
     }
-    if (call.norm.gamma) layer_norm(out, call.width, call.norm);
+    if (call.norm.gamma) normalize(out, out, call.width, call.norm);
   }
 }

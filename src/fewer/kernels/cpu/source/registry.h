@@ -7,6 +7,7 @@ struct Kernels {
   void (*pack)(const float *weight, int64_t n, int64_t k, void *out);
   void (*linear)(const LinearCall &);
   void (*feed_forward)(const FeedForwardCall &);
+  void (*rotate)(const RotateCall &);
   void (*attention)(const AttentionCall &);
   void (*embed)(const EmbedCall &);
   void (*block_cnn)(const BlockCnnCall &);

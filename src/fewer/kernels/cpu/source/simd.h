@@ -28,6 +28,11 @@ static inline V load_first(const float *p, long n, float rest) {
   return _mm512_mask_loadu_ps(all(rest), first(n), p);
 }
 static inline void store_first(float *p, V x, long n) { _mm512_mask_storeu_ps(p, first(n), x); }
+typedef uint16_t Half;  // a bf16
+static inline V load_half(const Half *p, long n) {
+  const __m256i x = _mm256_maskz_loadu_epi16(first(n), p);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
+}
 static inline __m512i pairs(const void *p) { return _mm512_loadu_si512(p); }
 
 // 16 x 16 numbers of 32 bits, transposed.
@@ -182,10 +187,12 @@ static inline void *scratch(Scratch *memory, size_t bytes) {
 static inline long round_up(long x, long to) { return (x + to - 1) / to * to; }
 static inline long at_most(long a, long b) { return a < b ? a : b; }
 
-static void layer_norm(float *x, long width, const Norm &norm) {
+// LayerNorm or RMS norm of a row; out may be x.
+static void normalize(const float *x, float *out, long width, const Norm &norm) {
   V total = zero();
   long j;
-  for (j = 0; j < width; j += LANES) total += load_first(x + j, width - j, 0.0f);
+  if (!norm.rms)
+    for (j = 0; j < width; j += LANES) total += load_first(x + j, width - j, 0.0f);
   float mean = sum(total) / (float)width;
   V square = zero();
   for (j = 0; j < width; j += LANES) {
@@ -197,6 +204,6 @@ static void layer_norm(float *x, long width, const Norm &norm) {
     long n = width - j;
     V y = (load_first(x + j, n, 0.0f) - all(mean)) * all(scale);
     V shift = norm.beta ? load_first(norm.beta + j, n, 0.0f) : zero();
-    store_first(x + j, fma(y, load_first(norm.gamma + j, n, 0.0f), shift), n);
+    store_first(out + j, fma(y, load_first(norm.gamma + j, n, 0.0f), shift), n);
   }
 }
