@@ -17,7 +17,7 @@ from fewer.backbones.modernbert import ModernBertLayer
 from fewer.backbones.post_norm import PostNormLayer, TableEmbedding
 from fewer.backbones.pre_norm import PreNormLayer
 from fewer.backbones.prepacked.eligible import NotPrepackable, check_finite
-from fewer.backbones.prepacked.modernbert import PrepackedModernBert
+from fewer.backbones.prepacked.modernbert import prepack_modernbert
 from fewer.backbones.prepacked.post_norm import PrepackedEmbedding, PrepackedPostNorm
 from fewer.backbones.prepacked.pre_norm import PrepackedPreNorm
 from fewer.kernels.cpu.guard import is_pure_inference
@@ -32,7 +32,7 @@ log = logging.getLogger("fewer")
 _PACKERS: dict[type[Any], Callable[[Any, Isa], BackboneLayer]] = {
     PostNormLayer: PrepackedPostNorm.of,
     PreNormLayer: PrepackedPreNorm.of,
-    ModernBertLayer: PrepackedModernBert.of,
+    ModernBertLayer: prepack_modernbert,
 }
 
 

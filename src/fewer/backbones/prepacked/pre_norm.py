@@ -20,8 +20,7 @@ __all__ = ["PrepackedPreNorm"]
 class PrepackedPreNorm(PrepackedLayer):
     """One layer in four calls: norm with q k v, rotation, output, norm with feed-forward block."""
 
-    plain: PreNormLayer
-    attention_norm: Norm
+    attention_norm: Norm | None  # none in the first layer of ModernBERT
     ffn_norm: Norm
 
     @classmethod
