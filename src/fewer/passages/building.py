@@ -237,8 +237,12 @@ def _check_unwritten(folder: Path) -> None:
 
 
 def _remove_stale_files(folder: Path, names: set[str]) -> None:
-    """Remove the files of interrupted runs: partial files and shards of other passages."""
-    for path in folder.glob("passages-*.safetensors*"):
+    """Remove the files of interrupted runs: partial files and shards of other passages.
+
+    safetensors first writes a file of its own (`.tmp` and six characters), which a kill leaves.
+    """
+    stale = [*folder.glob("passages-*.safetensors*"), *folder.glob(".tmp??????")]
+    for path in stale:
         if path.name not in names:
             path.unlink()
 
