@@ -21,6 +21,7 @@ from fewer.measure.evaluate import batches, run_all
 from fewer.measure.interleaved import time_call
 from fewer.measure.scorers import Scorer
 from fewer.measure.sweep import Depths
+from fewer.tasks.label_values import format_label, index_names
 from fewer.tasks.texts import listed
 
 if TYPE_CHECKING:
@@ -138,21 +139,23 @@ def encode_bench(
 
 
 def _number_labels(bench: Bench, labels: Iterable[int | str]) -> Tensor:
-    """Return the number of each label, which is a number already or a name."""
+    """Return the number of each label, written as the classes of a data set may be."""
     names = bench.items.labels
     if bench.items.task is not Task.TEXT or len(names) < 2:
         raise ValueError(
             f"labels must be left out for a {type(bench.model).__name__}, whose answers are not "
             "one label per text. Bound max_disagreement instead of max_drop."
         )
-    places: dict[Any, int] = {name: number for number, name in enumerate(names)}
-    numbers = [places.get(label, label) for label in listed(labels, "labels")]
-    if len(numbers) != len(bench):
-        raise ValueError(f"labels must be as many as the texts, {len(bench)}; got {len(numbers)}.")
-    for number in numbers:
-        if number not in range(len(names)):
-            raise ValueError(f"labels must be of {list(names)}; got {number!r}.")
-    return torch.tensor(numbers)
+    outputs, values = (
+        index_names(names),
+        [format_label(label) for label in listed(labels, "labels")],
+    )
+    if len(values) != len(bench):
+        raise ValueError(f"labels must be as many as the texts, {len(bench)}; got {len(values)}.")
+    for value in values:
+        if value not in outputs:
+            raise ValueError(f"labels must be of {list(names)}; got {value!r}.")
+    return torch.tensor([outputs[value] for value in values])
 
 
 def points_of(model: PreTrainedModel) -> OperatingPoints:

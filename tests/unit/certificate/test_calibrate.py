@@ -246,6 +246,11 @@ def test_with_labels_right_answers_that_become_wrong_count(model_folder):
     wrong = (1 - full).tolist()
     none = calibrate(copy.deepcopy(model), tokenizer, TEXTS, labels=wrong, max_drop=0.5)
     assert none.changed == 0  # no answer was right
+    model.config.id2label = {0: "1", 1: "2"}  # names that are numbers count as names
+    by_name = calibrate(
+        model, tokenizer, TEXTS, labels=[int(label) + 1 for label in full], max_drop=0.5
+    )
+    assert by_name.changed == changed.changed
 
 
 @pytest.mark.parametrize(
