@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from fewer.backbones.base import Backbone, Tokens, while_training
+from fewer.backbones.base import Backbone, Tokens
 from fewer.backbones.live import embedding_rows, refuse_extras
+from fewer.backbones.nomic_bert import attention_maps, gated_maps
 from fewer.backbones.pre_norm import PreNormLayer
 from fewer.backbones.rotary import Rotary, bind_rotary
 
@@ -36,20 +37,10 @@ def bind(encoder: Any) -> Backbone:
 
 
 def _layer(encoder: Any, module: Any, rotary: Rotary) -> PreNormLayer:
-    attention, mlp = module.self_attn, module.mlp
-    refuse_extras(encoder, module, attention, mlp)
     return PreNormLayer(
-        attention_norm=module.input_layernorm,
-        heads=attention.q_proj.out_features // attention.head_dim,
-        query=attention.q_proj,
-        key=attention.k_proj,
-        value=attention.v_proj,
+        **attention_maps(encoder, module),
+        **gated_maps(module.mlp),
         rotary=rotary,
-        dropout=while_training(attention, float(attention.attention_dropout)),
-        output=attention.o_proj,
+        attention_norm=module.input_layernorm,
         ffn_norm=module.post_attention_layernorm,
-        wide=mlp.gate_proj,
-        activation=mlp.act_fn,
-        gate=mlp.up_proj,
-        narrow=mlp.down_proj,
     )

@@ -102,7 +102,8 @@ class TransformerLayer:
             inner = self.activation(self.wide(rows))
             if self.gate is not None:
                 inner = inner * self.gate(rows)
-            return self.narrow(drop(self.inner_dropout, inner))  # type: ignore[no-any-return]
+            narrowed: Tensor = self.narrow(drop(self.inner_dropout, inner))
+            return narrowed
 
         modules = self.wide, self.gate, self.activation, self.narrow
         return drop(self.narrow_dropout, in_rows(compute, hidden, *modules))

@@ -9,7 +9,7 @@ from fewer.backbones.live import embedding_rows, refuse_extras
 from fewer.backbones.post_norm import PostNormLayer, TableEmbedding
 from fewer.backbones.rotary import Rotary, bind_rotary
 
-__all__ = ["bind", "rotary_backbone", "rotary_layer"]
+__all__ = ["attention_maps", "bind", "gated_maps", "rotary_backbone", "rotary_layer"]
 
 
 def bind(encoder: Any) -> Backbone:
@@ -38,25 +38,36 @@ def rotary_backbone(encoder: Any, adapt: Any) -> Backbone:
 
 def rotary_layer(encoder: Any, module: Any, rotary: Rotary, **ffn: Any) -> PostNormLayer:
     """Adapt a layer; `ffn` holds the modules of a feed-forward block of other names."""
-    attention, mlp = module.self_attn, module.mlp
-    refuse_extras(encoder, module, attention, mlp)
-    ffn = ffn or {
+    return PostNormLayer(
+        **attention_maps(encoder, module),
+        **(ffn or gated_maps(module.mlp)),
+        rotary=rotary,
+        output_dropout=module.post_attention_dropout,
+        output_norm=module.post_attention_layernorm,
+        narrow_dropout=module.post_mlp_dropout,
+        narrow_norm=module.post_mlp_layernorm,
+    )
+
+
+def attention_maps(encoder: Any, module: Any) -> dict[str, Any]:
+    """Return the maps of a layer's attention; refuse what its modules have beside their own."""
+    attention = module.self_attn
+    refuse_extras(encoder, module, attention, module.mlp)
+    return {
+        "heads": attention.q_proj.out_features // attention.head_dim,
+        "query": attention.q_proj,
+        "key": attention.k_proj,
+        "value": attention.v_proj,
+        "dropout": while_training(attention, float(attention.attention_dropout)),
+        "output": attention.o_proj,
+    }
+
+
+def gated_maps(mlp: Any) -> dict[str, Any]:
+    """Return the maps of a gated feed-forward block."""
+    return {
         "wide": mlp.gate_proj,
         "activation": mlp.act_fn,
         "gate": mlp.up_proj,
         "narrow": mlp.down_proj,
     }
-    return PostNormLayer(
-        heads=attention.q_proj.out_features // attention.head_dim,
-        query=attention.q_proj,
-        key=attention.k_proj,
-        value=attention.v_proj,
-        rotary=rotary,
-        dropout=while_training(attention, float(attention.attention_dropout)),
-        output=attention.o_proj,
-        output_dropout=module.post_attention_dropout,
-        output_norm=module.post_attention_layernorm,
-        narrow_dropout=module.post_mlp_dropout,
-        narrow_norm=module.post_mlp_layernorm,
-        **ffn,
-    )

@@ -110,36 +110,7 @@ def calibrate(
     if output_dir is not None:
         run = {**asdict(goal), "precision": precision, "seed": seed}
         bench = replace(bench, journal=_open_journal(FilePath(output_dir), bench, run, resume))
-    is_dense = isinstance(attachment(model).method, Dense)
-    is_joint = not is_dense and bool(points_of(model).parts)
-    searches = is_dense or is_joint or conditional or goal.budget is not None
-    search, tested = _split(bench, seed) if searches else (bench, bench)
-    _check_count(len(tested), goal)
-    path = _choose_path(search, goal) if is_dense else order_path(search)
-    points = points_of(model)
-    reference, isa = tested.run_at(points, points.never), attachment(model).isa
-    if precision is not None:
-        optimize(model, precision=precision)
-    if goal.budget is not None:
-        certificate = _certify_within(search, tested, path, reference, goal.budget, goal)
-    else:
-        if conditional:
-            path = path[_choose_start(search, path, len(tested), goal) :]
-        certificate = _certify(tested, path, reference, goal)
-    if certificate.point is None:
-        warnings.warn(
-            f"max_disagreement of {goal.risk:g} could not be certified at any operating point on "
-            f"{len(tested)} texts: the model reads everything. Allow more, or give more texts",
-            stacklevel=2,
-        )
-        points.set_never()
-        if precision is not None:
-            run_by(model, isa)
-    else:
-        points.set(certificate.point)
-    attached = attachment(model)
-    attached.settings = replace(attached.settings, certificate=certificate.to_dict())
-    return certificate
+    return _calibrate_on(bench, goal, precision, seed)
 
 
 def operating_runs(
@@ -176,6 +147,41 @@ class OperatingRuns(NamedTuple):
     flops_shares: list[float]
     seconds: list[float]  # over all texts, as `Run.seconds`
     full_seconds: float  # of the full model
+
+
+def _calibrate_on(bench: Bench, goal: Goal, precision: str | None, seed: int) -> Certificate:
+    """Choose a method for a dense model, certify a point, and set it with its certificate."""
+    model = bench.model
+    is_dense = isinstance(attachment(model).method, Dense)
+    is_joint = not is_dense and bool(points_of(model).parts)
+    searches = is_dense or is_joint or goal.conditional or goal.budget is not None
+    search, tested = _split(bench, seed) if searches else (bench, bench)
+    _check_count(len(tested), goal)
+    path = _choose_path(search, goal) if is_dense else order_path(search)
+    points = points_of(model)
+    reference, isa = tested.run_at(points, points.never), attachment(model).isa
+    if precision is not None:
+        optimize(model, precision=precision)
+    if goal.budget is not None:
+        certificate = _certify_within(search, tested, path, reference, goal.budget, goal)
+    else:
+        if goal.conditional:
+            path = path[_choose_start(search, path, len(tested), goal) :]
+        certificate = _certify(tested, path, reference, goal)
+    if certificate.point is None:
+        warnings.warn(
+            f"max_disagreement of {goal.risk:g} could not be certified at any operating point on "
+            f"{len(tested)} texts: the model reads everything. Allow more, or give more texts",
+            stacklevel=2,
+        )
+        points.set_never()
+        if precision is not None:
+            run_by(model, isa)
+    else:
+        points.set(certificate.point)
+    attached = attachment(model)
+    attached.settings = replace(attached.settings, certificate=certificate.to_dict())
+    return certificate
 
 
 def _choose_path(search: Bench, goal: Goal) -> Path:
@@ -255,11 +261,10 @@ def _certify_within(
     """Bound how many answers change at the strictest point within a budget."""
     point = budget.find_point(search, path)
     if point is None:
-        name, amount = budget.describe()
-        least = amount * budget.cost(search, path[-1])
+        least = budget.amount * budget.cost(search, path[-1])
         raise ValueError(
-            f"{name} must be {least:.3f} or more, which {attachment(search.model).method} takes "
-            f"at its most eager point; got {amount:g}."
+            f"{budget.name} must be {least:.3f} or more, which {attachment(search.model).method} "
+            f"takes at its most eager point; got {budget.amount:g}."
         )
     changed, run = _changed_at(tested, point, reference, goal)
     errors, texts = int(changed.sum()), len(changed)

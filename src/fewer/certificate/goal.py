@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from fewer._validation.settings import validate
 from fewer._validation.types import Fraction, Positive
@@ -34,8 +35,8 @@ def read_goal(
     """
     validate(Fraction, confidence, "confidence")
     named = {name: value for name, value in options.items() if value is not None}
-    for name, value in named.items():
-        validate(Positive if name == "latency_ms" else Fraction, value, name)
+    for option, value in named.items():
+        validate(Positive if option == "latency_ms" else Fraction, value, option)
     if len(named) > 1:
         raise ValueError(
             f"{' and '.join(named)} must not be given together: one decides the point; got {named}."
@@ -47,7 +48,8 @@ def read_goal(
             "max_disagreement must be max_drop with labels, which count right answers that become "
             "wrong; got both. Leave labels out to count all that change."
         )
-    for name in ("flops_share", "latency_ms"):
+    budgets: tuple[Literal["flops_share", "latency_ms"], ...] = ("flops_share", "latency_ms")
+    for name in budgets:
         if name in named:
-            return Goal(1.0, confidence, conditional, Budget(**named))
+            return Goal(1.0, confidence, conditional, Budget(name, named[name]))
     return Goal(next(iter(named.values()), RISK), confidence, conditional)

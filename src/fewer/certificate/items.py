@@ -50,7 +50,7 @@ class Items:
     @property
     def are_rankings(self) -> bool:
         """Whether each text is a query with a list of documents."""
-        return bool(self.pairs) and not isinstance((self.pairs or [""])[0], str)
+        return any(not isinstance(pair, str) for pair in (self.pairs or ())[:1])
 
     def select(self, numbers: Sequence[int]) -> Items:
         """Keep these texts."""

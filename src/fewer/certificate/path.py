@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from fewer.certificate.bench import Bench, points_of
+from fewer.certificate.bench import Bench, Run, points_of
 from fewer.core.operating_points import OperatingPoints, Point, join_numbers, list_numbers
 
 __all__ = ["Budget", "Path", "disagreement_within", "order_path", "seconds_at_risk"]
@@ -24,7 +24,8 @@ def order_path(search: Bench) -> Path:
     points = points_of(search.model)
     if not points.parts:
         return points.path
-    tries = [_try_alone(search, points, number) for number in range(len(points.parts))]
+    reference = search.run_at(points, points.never)
+    tries = [_try_alone(search, points, number, reference) for number in range(len(points.parts))]
     places = [0 for _ in tries]
 
     def gain(number: int) -> float:
@@ -61,24 +62,17 @@ def seconds_at_risk(bench: Bench, path: Path, risk: float) -> float:
 
 @dataclass(frozen=True)
 class Budget:
-    """A share of the dense FLOPs, or the milliseconds of a text that is read alone; one of them."""
+    """A share of the dense FLOPs, or the milliseconds of a text that is read alone."""
 
-    flops_share: float | None = None
-    latency_ms: float | None = None
+    name: Literal["flops_share", "latency_ms"]
+    amount: float
 
     def cost(self, bench: Bench, point: Point) -> float:
         """Return the part of the budget that a point takes: more than 1 is too much."""
-        points, (name, amount) = points_of(bench.model), self.describe()
-        if name == "latency_ms":
-            return bench.time_alone(points, point) / amount
-        return bench.run_at(points, point).share / amount
-
-    def describe(self) -> tuple[str, float]:
-        """Return the name and the amount of what is limited."""
-        if self.latency_ms is not None:
-            return "latency_ms", self.latency_ms
-        assert self.flops_share is not None
-        return "flops_share", self.flops_share
+        points = points_of(bench.model)
+        if self.name == "latency_ms":
+            return bench.time_alone(points, point) / self.amount
+        return bench.run_at(points, point).share / self.amount
 
     def find_point(self, bench: Bench, path: Path) -> Point | None:
         """Return the strictest point within the budget; `None` where there is none."""
@@ -106,12 +100,12 @@ class _Try(NamedTuple):
     share: float  # of the FLOPs
 
 
-def _try_alone(search: Bench, points: OperatingPoints, number: int) -> list[_Try]:
+def _try_alone(search: Bench, points: OperatingPoints, number: int, reference: Run) -> list[_Try]:
     """Try the points of a part, the others doing nothing, until one changes too many answers.
 
     The points after it are as if they saved nothing, so that they are the last to be turned to.
     """
-    part, reference = points.parts[number], search.run_at(points, points.never)
+    part = points.parts[number]
     starts = (part.never,) if all(map(math.isfinite, list_numbers(part.never))) else ()
     tries: list[_Try] = []
     for point in (*starts, *part.path):

@@ -15,6 +15,30 @@ if TYPE_CHECKING:
 
 __all__ = ["calibrate"]
 
+DisagreementOption = Annotated[
+    float | None,
+    typer.Option(help="Share of answers that may differ from the full model's; default: 0.01."),
+]
+DropOption = Annotated[
+    float | None,
+    typer.Option(help="Share of answers that may become wrong instead; needs --column label."),
+]
+ShareOption = Annotated[
+    float | None,
+    typer.Option(help="Share of the FLOPs to keep instead; what may differ is certified."),
+]
+LatencyOption = Annotated[
+    float | None,
+    typer.Option(help="Median milliseconds of a text read alone instead, on this machine."),
+]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option(help="Also run in bf16 or int8, which the promise then covers too."),
+]
+ConditionalOption = Annotated[
+    bool, typer.Option("--conditional", help="Promise it among the texts that read less.")
+]
+
 
 def calibrate(
     model: Annotated[str, typer.Argument(help="Folder, hub name, or pypi:PACKAGE of a model.")],
@@ -22,30 +46,13 @@ def calibrate(
         str, typer.Option(help="Texts as in production; labels are read for --max-drop only.")
     ],
     output: Annotated[Path, typer.Option(help="Folder for the calibrated model; must be new.")],
-    max_disagreement: Annotated[
-        float | None,
-        typer.Option(help="Share of answers that may differ from the full model's; default: 0.01."),
-    ] = None,
-    max_drop: Annotated[
-        float | None,
-        typer.Option(help="Share of answers that may become wrong instead; needs --column label."),
-    ] = None,
-    flops_share: Annotated[
-        float | None,
-        typer.Option(help="Share of the FLOPs to keep instead; what may differ is certified."),
-    ] = None,
-    latency_ms: Annotated[
-        float | None,
-        typer.Option(help="Median milliseconds of a text read alone instead, on this machine."),
-    ] = None,
+    max_disagreement: DisagreementOption = None,
+    max_drop: DropOption = None,
+    flops_share: ShareOption = None,
+    latency_ms: LatencyOption = None,
     confidence: Annotated[float, typer.Option(help="Of the promise.")] = 0.95,
-    conditional: Annotated[
-        bool, typer.Option("--conditional", help="Promise it among the texts that read less.")
-    ] = False,
-    precision: Annotated[
-        str | None,
-        typer.Option(help="Also run in bf16 or int8, which the promise then covers too."),
-    ] = None,
+    conditional: ConditionalOption = False,
+    precision: PrecisionOption = None,
     column: Columns = None,
     split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None,
     limit: LimitOption = None,

@@ -26,6 +26,14 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate"]
 
+OverlongOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Texts beyond it: truncate (with a warning), error, or max or mean, which read "
+        "them in windows and merge the logits; window for tagging. Default truncate."
+    ),
+]
+
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="Folder that `fewer fit` or `fewer.save` wrote.")],
@@ -38,13 +46,7 @@ def evaluate(
     column: Columns = None,
     limit: LimitOption = None,
     max_length: Annotated[int | None, typer.Option(min=2, help="Longest text in tokens.")] = None,
-    overlong: Annotated[
-        str | None,
-        typer.Option(
-            help="Texts beyond it: truncate (with a warning), error, or max or mean, which read "
-            "them in windows and merge the logits; window for tagging. Default truncate."
-        ),
-    ] = None,
+    overlong: OverlongOption = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     latency: Annotated[bool, typer.Option(help="Also time batches of 1, 8 and 32.")] = True,
     runs: Annotated[int, typer.Option(min=1, help="Timed batches per batch size.")] = 20,
@@ -99,8 +101,7 @@ def evaluate(
         batch_size=batch_size,
         baseline=dense_model(baseline, loaded),
     )
-    texts = len(set(loaded.scorer.texts(loaded.encoded)))
-    systems = score_systems(outcomes, loaded.scorer, texts)
+    systems = score_systems(outcomes, loaded.scorer, len(set(loaded.scorer.texts(loaded.encoded))))
     if latency:
         systems = _time_systems(systems, loaded, runs, seed)
     row = {**loaded.row, "baseline": baseline, "systems": systems}

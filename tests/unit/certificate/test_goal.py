@@ -15,8 +15,8 @@ def test_a_bound_is_the_risk_and_a_budget_leaves_it_open():
     assert goal(labelled=True).risk == 0.01
     assert goal(max_disagreement=0.02).risk == 0.02
     assert goal(labelled=True, max_drop=0.03).risk == 0.03
-    assert goal(flops_share=0.5).budget == Budget(flops_share=0.5)
-    assert goal(latency_ms=7.5).budget == Budget(latency_ms=7.5)
+    assert goal(flops_share=0.5).budget == Budget("flops_share", 0.5)
+    assert goal(latency_ms=7.5).budget == Budget("latency_ms", 7.5)
     assert goal(latency_ms=7.5).risk == 1.0
     assert goal(max_disagreement=0.02, flops_share=None).budget is None
 

@@ -73,7 +73,7 @@ def test_shares_and_points_are_read_off_the_path(bench):
     path = order_path(bench)
     assert seconds_at_risk(bench, path, 0.05) == pytest.approx(6.0)  # at (1.0, 3.0)
     assert seconds_at_risk(bench, path, 0.15) == pytest.approx(5.0)
-    assert Budget(flops_share=0.61).find_point(bench, path) == (1.0, 3.0)
-    assert Budget(flops_share=0.1).find_point(bench, path) is None
-    assert disagreement_within(bench, path, Budget(flops_share=0.61)) == pytest.approx(0.05)
-    assert disagreement_within(bench, path, Budget(flops_share=0.1)) == pytest.approx(2.0)
+    assert Budget("flops_share", 0.61).find_point(bench, path) == (1.0, 3.0)
+    assert Budget("flops_share", 0.1).find_point(bench, path) is None
+    assert disagreement_within(bench, path, Budget("flops_share", 0.61)) == pytest.approx(0.05)
+    assert disagreement_within(bench, path, Budget("flops_share", 0.1)) == pytest.approx(2.0)
