@@ -34,7 +34,7 @@ from fewer.cli.common import quiet
 from fewer.hf.pretrained import load_tokenizer, local_folder
 from fewer.measure.interleaved import rotate
 from fewer.measure.rows import append_row, provenance
-from fewer.runtimes.adapters import PEERS, versions
+from fewer.runtimes.adapters import PEERS, Setup, versions
 from fewer.tasks import read_rows
 
 DATA = Path(os.environ.get("FEWER_DATA", "../shared/data"))
@@ -150,10 +150,8 @@ def _embedders(
             list(texts[:2]), padding=True, truncation=True, max_length=16, return_tensors="pt"
         )
     )
-    calibration = _calibration(tokenizer)
-    builders = {
-        name: partial(PEERS[name], Pooled(encoder), example, 1, calibration) for name in PEER_NAMES
-    }
+    setup = Setup(Pooled(encoder), example, 1, _calibration(tokenizer))
+    builders = {name: partial(PEERS[name], setup) for name in PEER_NAMES}
     for name, build in builders.items():
         try:
             runner = build()

@@ -26,7 +26,7 @@ from fewer.hf.attach import detach
 from fewer.hf.pretrained import load_tokenizer
 from fewer.measure.interleaved import rotate, summarize_times
 from fewer.measure.rows import append_row, provenance
-from fewer.runtimes.adapters import PEERS, export_example, versions
+from fewer.runtimes.adapters import PEERS, Setup, export_example, versions
 from fewer.tasks import read_rows
 
 DATA = Path(os.environ.get("FEWER_DATA", "../shared/data"))
@@ -77,8 +77,9 @@ def _build(task: str, missing: dict[str, str]) -> tuple[dict[str, System], Any]:
     ]
     samples = [_encode(tokenizer, [text]) for text in texts]
     example = export_example(_encode(tokenizer, ["one text", "two"]))
+    setup = Setup(plain, example, 1, samples)
     builders: dict[str, Callable[[], Any]] = {
-        name: partial(PEERS[name], plain, example, 1, samples) for name in PEER_NAMES
+        name: partial(PEERS[name], setup) for name in PEER_NAMES
     }
     systems: dict[str, System] = {
         name: lambda inputs, model=model: model(**inputs).logits for name, model in models.items()

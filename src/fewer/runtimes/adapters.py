@@ -34,6 +34,7 @@ __all__ = [
     "Build",
     "Inputs",
     "Runner",
+    "Setup",
     "export_example",
     "versions",
     "wrap_model",
@@ -55,9 +56,17 @@ class Runner:
     kernels: str | None = None  # instruction set, where it is known
 
 
-# Arguments: the padded model in fp32, a small batch, a number of threads, and texts to calibrate
-# static quantisation on, each alone.
-Build = Callable[["PreTrainedModel", Inputs, int, Sequence[Inputs]], Runner]
+@dataclass(frozen=True)
+class Setup:
+    """What every system is built from."""
+
+    model: PreTrainedModel  # padded, in fp32
+    example: Inputs  # a small batch
+    threads: int
+    calibration: Sequence[Inputs] = ()  # texts for static quantisation, each alone
+
+
+Build = Callable[[Setup], Runner]
 
 
 def wrap_model(model: PreTrainedModel, precision: str) -> Runner:
@@ -88,30 +97,18 @@ def versions() -> dict[str, str]:
     return installed
 
 
-def _hugging_face(
-    precision: str,
-    model: PreTrainedModel,
-    example: Inputs,
-    threads: int,
-    calibration: Sequence[Inputs],
-) -> Runner:
-    return wrap_model(_cast(precision, model), precision)
+def _hugging_face(precision: str, setup: Setup) -> Runner:
+    return wrap_model(_cast(precision, setup.model), precision)
 
 
-def _compiled(
-    precision: str,
-    model: PreTrainedModel,
-    example: Inputs,
-    threads: int,
-    calibration: Sequence[Inputs],
-) -> Runner:
+def _compiled(precision: str, setup: Setup) -> Runner:
     """Compile with frozen weights, once for batch 1 and once for all other shapes.
 
     Batch 1 needs a separate graph because torch specialises every dimension of size 1.
     """
     with silence_runtimes():
         compiled: Any = torch.compile(
-            _cast(precision, model), dynamic=True, options={"freezing": True}
+            _cast(precision, setup.model), dynamic=True, options={"freezing": True}
         )
 
     def call(inputs: Inputs) -> Tensor:
@@ -119,36 +116,30 @@ def _compiled(
         return logits
 
     with silence_runtimes(), torch.inference_mode():
-        for texts in (1, len(next(iter(example.values())))):
-            call({name: value[:texts].contiguous() for name, value in example.items()})
+        for texts in (1, len(next(iter(setup.example.values())))):
+            call({name: value[:texts].contiguous() for name, value in setup.example.items()})
     return Runner(call, precision)
 
 
-def _onnxruntime(
-    precision: str,
-    model: PreTrainedModel,
-    example: Inputs,
-    threads: int,
-    calibration: Sequence[Inputs],
-) -> Runner:
+def _onnxruntime(precision: str, setup: Setup) -> Runner:
     """Run an export with all graph optimisations of the runtime (its default)."""
     with silence_runtimes():
         import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = setup.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors
     with tempfile.TemporaryDirectory(prefix="fewer-onnx-") as folder:
         path = Path(folder) / "model.onnx"
-        to_onnx(model, dict(example), path)
+        to_onnx(setup.model, dict(setup.example), path)
         if precision == "int8":
             quantize(path, quantized := Path(folder) / "int8.onnx")
             path = quantized
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
-    names = list(example)
+    names = list(setup.example)
 
     def call(inputs: Inputs) -> Tensor:
         (logits,) = session.run(["logits"], {name: inputs[name].numpy() for name in names})
@@ -157,65 +148,59 @@ def _onnxruntime(
     return Runner(call, precision)
 
 
-def _openvino(
-    hint: str | None,
-    model: PreTrainedModel,
-    example: Inputs,
-    threads: int,
-    calibration: Sequence[Inputs],
-) -> Runner:
+def _openvino(hint: str | None, setup: Setup) -> Runner:
     """Compile for latency on the CPU; without a hint the plugin selects the precision."""
-    converted = _convert_to_openvino(model, example)
-    return _compile_openvino(converted, list(example), threads, hint)
+    return _compile_openvino(_convert_to_openvino(setup), setup, hint)
 
 
-def _openvino_int8(
-    model: PreTrainedModel, example: Inputs, threads: int, calibration: Sequence[Inputs]
-) -> Runner:
+def _openvino_int8(setup: Setup) -> Runner:
     """Quantise weights and activations by nncf, in its mode for transformers (static).
 
     The activations' ranges are those of the calibration texts; what is not quantised runs in the
     precision that the plugin selects.
     """
-    if not calibration:
+    if not setup.calibration:
         raise ValueError("calibration must hold texts for static quantisation; got none.")
-    names = list(example)
-    converted = _convert_to_openvino(model, example)
+    names, converted = list(setup.example), _convert_to_openvino(setup)
     with silence_runtimes(), redirect_stdout(io.StringIO()):  # it draws progress bars
         import nncf
 
         logging.getLogger("nncf").setLevel(logging.ERROR)
         texts = nncf.Dataset(
-            list(calibration), lambda inputs: tuple(inputs[name].numpy() for name in names)
+            list(setup.calibration), lambda inputs: tuple(inputs[name].numpy() for name in names)
         )
         quantised = nncf.quantize(
             converted,
             texts,
             model_type=nncf.ModelType.TRANSFORMER,
-            subset_size=len(calibration),
+            subset_size=len(setup.calibration),
         )
-    return Runner(_compile_openvino(quantised, names, threads, None).call, "int8")
+    return Runner(_compile_openvino(quantised, setup, None).call, "int8")
 
 
-def _convert_to_openvino(model: PreTrainedModel, example: Inputs) -> Any:
+def _convert_to_openvino(setup: Setup) -> Any:
+    example = setup.example
     with silence_runtimes():
         import openvino
 
         return openvino.convert_model(
-            Logits(copy.deepcopy(model), list(example)).eval(),
+            Logits(copy.deepcopy(setup.model), list(example)).eval(),
             example_input=tuple(example.values()),
             input=[([-1, -1], openvino.Type.i64)] * len(example),
         )
 
 
-def _compile_openvino(converted: Any, names: list[str], threads: int, hint: str | None) -> Runner:
+def _compile_openvino(converted: Any, setup: Setup, hint: str | None) -> Runner:
     import openvino
 
-    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+    settings: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": setup.threads,
+    }
     if hint is not None:
         settings["INFERENCE_PRECISION_HINT"] = hint
     compiled = openvino.Core().compile_model(converted, "CPU", settings)
-    request = compiled.create_infer_request()
+    request, names = compiled.create_infer_request(), list(setup.example)
     precision = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
 
     def call(inputs: Inputs) -> Tensor:
@@ -225,16 +210,10 @@ def _compile_openvino(converted: Any, names: list[str], threads: int, hint: str 
     return Runner(call, _PRECISIONS.get(precision, precision))
 
 
-def _ctranslate2(
-    precision: str,
-    model: PreTrainedModel,
-    example: Inputs,
-    threads: int,
-    calibration: Sequence[Inputs],
-) -> Runner:
+def _ctranslate2(precision: str, setup: Setup) -> Runner:
     """Run the encoder in CTranslate2 on texts without padding, the model's own head in torch."""
     with silence_runtimes():
-        return wrap_model(build_encoder(model, precision, threads), precision)
+        return wrap_model(build_encoder(setup.model, precision, setup.threads), precision)
 
 
 PEERS: dict[str, Build] = {

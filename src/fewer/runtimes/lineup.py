@@ -18,6 +18,7 @@ from fewer.runtimes.adapters import (
     REFERENCE,
     Build,
     Runner,
+    Setup,
     export_example,
     wrap_model,
 )
@@ -96,9 +97,9 @@ def _builders(
     peers: Mapping[str, Build],
 ) -> dict[str, Callable[[], Runner]]:
     models, example = build_systems(model, baseline), export_example(inputs)
-    padded, threads = models["padded"], torch.get_num_threads()
+    setup = Setup(models["padded"], example, torch.get_num_threads(), calibration)
     builders: dict[str, Callable[[], Runner]] = {
-        name: partial(build, padded, example, threads, calibration) for name, build in peers.items()
+        name: partial(build, setup) for name, build in peers.items()
     }
     for name in OURS:
         kind, _, precision = name.partition("-")

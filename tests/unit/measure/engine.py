@@ -10,7 +10,7 @@ from datasets import Dataset
 
 import fewer
 from fewer.core.cost import ModelSpec
-from fewer.runtimes.adapters import REFERENCE, Build, Runner, wrap_model
+from fewer.runtimes.adapters import REFERENCE, Build, Runner, Setup, wrap_model
 from fewer.runtimes.feeding import Inputs
 from tests.tiny import tiny
 
@@ -25,22 +25,22 @@ def without_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def faithful(model: Any, example: Inputs, threads: int, calibration: Any) -> Runner:
-    return wrap_model(model, "fp32")
+def faithful(setup: Setup) -> Runner:
+    return wrap_model(setup.model, "fp32")
 
 
-def lying(model: Any, example: Inputs, threads: int, calibration: Any) -> Runner:
-    return Runner(lambda inputs: model(**inputs).logits + 1, "fp32")
+def lying(setup: Setup) -> Runner:
+    return Runner(lambda inputs: setup.model(**inputs).logits + 1, "fp32")
 
 
-def breaking(model: Any, example: Inputs, threads: int, calibration: Any) -> Runner:
+def breaking(setup: Setup) -> Runner:
     def call(inputs: Inputs) -> torch.Tensor:
         raise RuntimeError("cannot read 3 texts\nand more")
 
     return Runner(call, "int8")
 
 
-def absent(model: Any, example: Inputs, threads: int, calibration: Any) -> Runner:
+def absent(setup: Setup) -> Runner:
     raise ModuleNotFoundError("No module named 'swiftruntime'", name="swiftruntime")
 
 

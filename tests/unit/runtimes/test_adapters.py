@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fewer.runtimes.adapters import PEERS, REFERENCE, export_example, versions
+from fewer.runtimes.adapters import PEERS, REFERENCE, Setup, export_example, versions
 from tests.tiny import ragged, tiny
 
 NEEDS = {
@@ -39,7 +39,7 @@ def test_a_runtime_answers_as_hugging_face(
     model = tiny()
     weights = {key: value.clone() for key, value in model.state_dict().items()}
     texts = [ragged(model, [length]) for length in (3, 9, 12, 5)]
-    runner = PEERS[name](model, export_example(ragged(model)), 1, texts)
+    runner = PEERS[name](Setup(model, export_example(ragged(model)), 1, texts))
     assert name.endswith(("default", runner.precision, "-f32"))
     for lengths in ((1, 20, 2, 7, 5), (12,), (3, 3)):
         batch = ragged(model, lengths)
@@ -75,4 +75,4 @@ def test_versions_name_only_what_is_installed(monkeypatch: pytest.MonkeyPatch) -
 def test_static_quantisation_without_texts_is_refused() -> None:
     model = tiny()
     with pytest.raises(ValueError, match="calibration"):
-        PEERS["openvino-int8"](model, export_example(ragged(model)), 1, [])
+        PEERS["openvino-int8"](Setup(model, export_example(ragged(model)), 1))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from fewer.runtimes.adapters import REFERENCE, Runner
+from fewer.runtimes.adapters import REFERENCE, Runner, Setup
 from fewer.runtimes.compare import compare, compute_logits, cut_fixed_length
 from fewer.runtimes.feeding import Inputs
 from fewer.runtimes.lineup import OURS, Lineup, line_up
@@ -165,14 +165,14 @@ def test_the_share_is_dense_flops_over_time_over_peak(clock: Clock) -> None:
 
 def test_a_reference_that_does_not_run_is_an_error() -> None:
     model = pruned()
-    lineup = Lineup({REFERENCE: FAKES["breaking-int8"](model, ragged(model), 1, [])})
+    lineup = Lineup({REFERENCE: FAKES["breaking-int8"](Setup(model, ragged(model), 1))})
     with pytest.raises(RuntimeError, match="cannot read"):
         run(lineup)
 
 
 def test_logits_come_in_the_order_of_the_rows() -> None:
     model = pruned()
-    runner = faithful(model, ragged(model), 1, [])
+    runner = faithful(Setup(model, ragged(model), 1))
     logits = compute_logits(runner, encoded(), word_tokenizer(), title="x")
     for row, ids in enumerate(encoded()["input_ids"]):
         with torch.inference_mode():

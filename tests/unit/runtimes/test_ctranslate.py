@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fewer.runtimes.adapters import PEERS, export_example
+from fewer.runtimes.adapters import PEERS, Setup, export_example
 from tests.rounding import assert_same
 from tests.tiny import ragged, tiny
 
@@ -63,7 +63,7 @@ def test_the_head_gets_the_states_of_texts_without_padding(
     batch = ragged(model, (5, 1, 12))
     batch["token_type_ids"] = batch["input_ids"] % 2
     weights = {key: value.clone() for key, value in model.state_dict().items()}
-    runner = PEERS[f"ctranslate2-{precision}"](model, export_example(batch), 1, [])
+    runner = PEERS[f"ctranslate2-{precision}"](Setup(model, export_example(batch), 1))
     with torch.inference_mode():
         assert_same(runner.call(batch), model(**batch).logits)
     assert log["lengths"] == [5, 1, 12]
