@@ -51,12 +51,16 @@ def seconds_at_risk(bench: Bench, path: Path, risk: float) -> float:
     Seconds and not FLOPs: scoring tokens takes time that FLOPs do not show.
     """
     points = points_of(bench.model)
-    reference = last = bench.run_at(points, points.never)
+    last_point, last = points.never, bench.run_at(points, points.never)
+    reference = last
     for point in path:
         run = bench.run_at(points, point)
         if float(bench.differs(run, reference).double().mean()) > risk:
             break
-        last = run
+        last_point, last = point, run
+    if last.seconds is None:
+        last = bench.time_at(points, last_point)
+    assert last.seconds is not None
     return last.seconds
 
 

@@ -90,6 +90,8 @@ class ExitOutput:
     logits: Float[Tensor, "R C"]
     features: Float[Tensor, "R F"] | None = None  # what the logits were made from
     exited: Bool[Tensor, "R"] | None = None  # whose answer this is; None: of no row
+    # of each row's text, what a single threshold was compared with, where nothing else decided
+    measure: Float[Tensor, "R"] | None = None
 
     def select(self, rows: Int[Tensor, "R2"]) -> ExitOutput:
         """Look up these rows, which must be among the output's."""
@@ -102,6 +104,7 @@ class ExitOutput:
             logits=self.logits[index],
             features=None if self.features is None else self.features[index],
             exited=None if self.exited is None else self.exited[index],
+            measure=None if self.measure is None else self.measure[index],
         )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -28,6 +29,8 @@ class OperatingPoints:
     check: Callable[[Point], None]  # raises `ValueError` for a point outside the range
     one_training: bool = False  # a target sets the point alone: one training serves them all
     parts: tuple[OperatingPoints, ...] = ()  # of a stack: those of its parts, in order
+    # of exits of whole texts: whether rows exit whose `ExitOutput.measure` this is, at a threshold
+    match: Callable[[Tensor, Tensor], Tensor] | None = None
 
     @property
     def value(self) -> Tensor:
@@ -83,6 +86,24 @@ class OperatingPoints:
         """Whether the strictest point is set."""
         return all(bool((old == new).all()) for old, new in self._pair(self.never))
 
+    def close_exits(self, point: Point) -> tuple[Point, Callable[[Tensor], Tensor]] | None:
+        """Part a point into one without exits, and what `match` is at its own exits.
+
+        `None` where nothing lets texts exit, or what does so does more (`match`).
+        """
+        if self.match is not None:
+            return self.never, partial(self._match_at, point)
+        pieces = _split(point, self.parts)
+        for number, (part, piece) in enumerate(zip(self.parts, pieces, strict=True)):
+            if (closed := part.close_exits(piece)) is not None:
+                pieces[number] = closed[0]
+                return join_numbers(pieces), closed[1]
+        return None
+
+    def _match_at(self, point: Point, measure: Tensor) -> Tensor:
+        assert self.match is not None
+        return self.match(measure, self.value.new_tensor(point).to(measure.device))
+
     def _write(self, point: Point) -> None:
         for old, new in self._pair(point):
             old.copy_(new)
@@ -112,18 +133,9 @@ def join_points(parts: Sequence[OperatingPoints]) -> OperatingPoints:
     """
     if len(parts) == 1:
         return parts[0]
-    ends = list(accumulate(part.size or 1 for part in parts))
-
-    def split(point: Point) -> list[Point]:
-        assert isinstance(point, tuple)  # its size was checked
-        pieces = [point[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-        return [
-            piece[0] if part.size is None else piece
-            for part, piece in zip(parts, pieces, strict=True)
-        ]
 
     def check(point: Point) -> None:
-        for part, piece in zip(parts, split(point), strict=True):
+        for part, piece in zip(parts, _split(point, parts), strict=True):
             if piece != part.never:
                 part.check(piece)
 
@@ -149,6 +161,15 @@ def join_numbers(points: Iterable[Point]) -> tuple[float, ...]:
 def list_numbers(point: Point) -> tuple[float, ...]:
     """Return the numbers of a point, of one or of several."""
     return point if isinstance(point, tuple) else (point,)
+
+
+def _split(point: Point, parts: Sequence[OperatingPoints]) -> list[Point]:
+    """Split the numbers of a point into those of the parts, in order; any others are left out."""
+    numbers, pieces = iter(list_numbers(point)), list[Point]()
+    for part in parts:
+        piece = tuple(islice(numbers, part.size or 1))
+        pieces.append(piece[0] if part.size is None else piece)
+    return pieces
 
 
 def _advance(part: OperatingPoints, step: int, steps: int) -> Point:

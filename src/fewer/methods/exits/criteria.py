@@ -64,18 +64,22 @@ class Criterion:
     continuous: bool = True
     uses_previous_exits: bool = False  # whether earlier exits are part of the evidence
 
-    def exits(self, evidence: ExitEvidence, threshold: Tensor) -> Bool[Tensor, "R"]:
-        """Return which rows are certain enough."""
-        return self.match(self.measure(evidence), threshold)
-
     def match(self, measure: Float[Tensor, "R"], threshold: Tensor) -> Bool[Tensor, "R"]:
         """Return which values of the measure are on the exiting side of the threshold."""
         return measure < threshold if self.below else measure >= threshold
 
-    def operating_points(self, value: Tensor, classes: int, exits: int) -> OperatingPoints:
-        """Describe the buffer that holds a policy's threshold."""
+    def operating_points(
+        self, value: Tensor, classes: int, exits: int, *, of_texts: bool = False
+    ) -> OperatingPoints:
+        """Describe the buffer that holds a policy's threshold.
+
+        `of_texts`: whether all it does is to let whole texts exit, by `ExitOutput.measure`.
+        """
         grid = self.grid(classes, exits)
-        return OperatingPoints((value,), self.never_exit, grid, self.check, one_training=True)
+        match = self.match if of_texts else None
+        return OperatingPoints(
+            (value,), self.never_exit, grid, self.check, one_training=True, match=match
+        )
 
     def check(self, threshold: Point) -> None:
         """Raise `ValueError` for a threshold outside the range."""

@@ -63,7 +63,9 @@ class ExitPolicy(CalibratedExits):
         logits = self.heads.classify(features, number, previous).float() / self.temperature[number]
         output = ExitOutput(view.layer, texts, logits, features)
         flops = self.heads.flops(tokens, 0 if self.doubt is None else self.doubt.in_features)
-        is_certain = self._is_certain(output, previous)
+        output = replace(output, measure=self._measure(output, previous))
+        assert output.measure is not None
+        is_certain = self.criterion.match(output.measure, self.threshold)
         if can_look(is_certain) and not bool(is_certain.any()):
             return Decision(exit_outputs=(output,), head_flops=flops)
         exits = torch.zeros(tokens.grid[0], dtype=torch.bool, device=texts.device)
@@ -73,7 +75,9 @@ class ExitPolicy(CalibratedExits):
 
     def operating_points(self) -> OperatingPoints:
         """Return the threshold."""
-        return self.criterion.operating_points(self.threshold, self.classes, len(self.layers))
+        return self.criterion.operating_points(
+            self.threshold, self.classes, len(self.layers), of_texts=True
+        )
 
     def loss(self, batch: TrainingBatch) -> Tensor:
         """Add up the exits' losses, and that of the learned criterion."""
@@ -105,7 +109,7 @@ class ExitPolicy(CalibratedExits):
         labels = torch.cat([get_labels(batch, output.rows) for batch, output in outputs])
         return logits, labels
 
-    def _is_certain(self, output: ExitOutput, previous: list[ExitOutput]) -> Tensor:
+    def _measure(self, output: ExitOutput, previous: list[ExitOutput]) -> Tensor:
         evidence = ExitEvidence(
             logits=output.logits,
             previous=tuple(earlier.logits for earlier in previous),
@@ -114,7 +118,7 @@ class ExitPolicy(CalibratedExits):
             tolerance=self.method.tolerance,
             independent=self.independent,
         )
-        return self.criterion.exits(evidence, self.threshold)
+        return self.criterion.measure(evidence)
 
     def _uncertainty(self, output: ExitOutput) -> Tensor | None:
         if self.doubt is None:

@@ -142,11 +142,11 @@ class ProbeExitPolicy(ExitingPolicy):
             return None
         logits = self._probe(layer)(in_dtype_of(self.probes, features)).float()
         certainty = self._certainty(logits, self.spread[layer].float())
-        output = ExitOutput(layer, rows, logits)
         least = certainty.new_full((tokens.grid[0],), -math.inf)  # of texts without a row
         least = least.scatter_reduce(0, texts_of_rows, certainty, "amin", include_self=False)
         count = torch.zeros_like(least).index_add(0, texts_of_rows, torch.ones_like(certainty))
-        flops, exits = count * self.flops_of_row, least >= self.margin
+        flops, exits = count * self.flops_of_row, MARGIN.match(least, self.margin)
+        output = ExitOutput(layer, rows, logits, measure=least[texts_of_rows])
         if can_look(exits) and not bool(exits.any()):
             return Decision(exit_outputs=(output,), head_flops=flops)
         output = replace(output, exited=exits[texts_of_rows])
@@ -177,7 +177,7 @@ class ProbeExitPolicy(ExitingPolicy):
 
     def operating_points(self) -> OperatingPoints:
         """Return the margin; texts exit sooner by a small one."""
-        return MARGIN.operating_points(self.margin, self.labels, len(self.layers))
+        return MARGIN.operating_points(self.margin, self.labels, len(self.layers), of_texts=True)
 
     def _probe(self, layer: int) -> nn.Linear:
         return cast("nn.Linear", self.probes[layer])

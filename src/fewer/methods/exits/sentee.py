@@ -98,13 +98,13 @@ class SENTEEPolicy(ExitingPolicy):
         else:
             tags = uncertainty.index_add(0, sequence, (~is_end(view)[rows]).float())
             uncertainty = uncertainty.index_add(0, sequence, of_tokens) / tags.clamp_min(1.0)
-        exits = uncertainty < self.threshold
-        output = replace(output, exited=exits[sequence])
+        exits = UNCERTAINTY.match(uncertainty, self.threshold)
+        output = replace(output, exited=exits[sequence], measure=uncertainty[sequence])
         return Decision(exits=exits, exit_outputs=(output,), head_flops=flops)
 
     def operating_points(self) -> OperatingPoints:
         """Return the threshold."""
-        return self.heads.operating_points(self.threshold)
+        return self.heads.operating_points(self.threshold, of_texts=True)
 
     def loss(self, batch: TrainingBatch) -> Tensor:
         """Add up the losses of the exits."""

@@ -152,8 +152,8 @@ class SpanExitPolicy(CalibratedExits):
             outputs = (*view.trace.exit_outputs, output)
         bounds = [Bounds.of(exit_output, view.tokens.grid) for exit_output in outputs]
         measure = MEASURES[self.method.criterion](bounds, self.method.patience)
-        exits = self.criterion.match(measure, self.threshold)
-        exited = exits[bounds[-1].text]
+        exits, text = self.criterion.match(measure, self.threshold), bounds[-1].text
+        output, exited = replace(output, measure=measure[text]), exits[text]
         if can_look(exited) and not bool(exited.any()):
             return Decision(exit_outputs=(output,), head_flops=flops)
         output = replace(output, exited=exited)
@@ -161,7 +161,9 @@ class SpanExitPolicy(CalibratedExits):
 
     def operating_points(self) -> OperatingPoints:
         """Return the threshold."""
-        return self.criterion.operating_points(self.threshold, LENGTH, len(self.layers))
+        return self.criterion.operating_points(
+            self.threshold, LENGTH, len(self.layers), of_texts=True
+        )
 
     def loss(self, batch: TrainingBatch) -> Tensor:
         """Add up the exits' losses: the task's, or KL(p_L || p_l), of starts and ends the mean."""

@@ -39,9 +39,11 @@ class WordHeads(nn.Module):
         self.num_layers, self.labels = spec.num_layers, spec.labels
         self.maps = nn.ModuleList(nn.Linear(spec.hidden_size, spec.labels) for _ in self.layers)
 
-    def operating_points(self, threshold: Tensor) -> OperatingPoints:
+    def operating_points(self, threshold: Tensor, *, of_texts: bool = False) -> OperatingPoints:
         """Describe a policy's threshold, of the normalised entropy."""
-        return UNCERTAINTY.operating_points(threshold, self.labels, len(self.layers))
+        return UNCERTAINTY.operating_points(
+            threshold, self.labels, len(self.layers), of_texts=of_texts
+        )
 
     def take_over(self, policy: Policy) -> bool:
         """Take over heads that another policy has trained at the same layers, if it has such."""

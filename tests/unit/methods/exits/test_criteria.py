@@ -119,15 +119,21 @@ def test_no_text_exits_at_never_exit_and_every_text_at_always_exit(name):
     criterion = CRITERIA[name]
     certain = ExitEvidence(CERTAIN, (CERTAIN, CERTAIN), uncertainty=torch.tensor([0.0, 1.0]))
     for evidence in (_evidence(), certain):
-        assert not criterion.exits(evidence, torch.tensor(criterion.never_exit)).any()
-        assert criterion.exits(evidence, torch.tensor(criterion.always_exit)).all()
+        assert not criterion.match(
+            criterion.measure(evidence), torch.tensor(criterion.never_exit)
+        ).any()
+        assert criterion.match(
+            criterion.measure(evidence), torch.tensor(criterion.always_exit)
+        ).all()
 
 
 @pytest.mark.parametrize("name", CRITERIA)
 def test_the_grid_runs_from_strict_to_eager(name):
     criterion, evidence = CRITERIA[name], _evidence()
     thresholds = [criterion.never_exit, *criterion.grid(3, 5), criterion.always_exit]
-    masks = [criterion.exits(evidence, torch.tensor(value)) for value in thresholds]
+    masks = [
+        criterion.match(criterion.measure(evidence), torch.tensor(value)) for value in thresholds
+    ]
     for stricter, laxer in pairwise(masks):
         assert not (stricter & ~laxer).any()
     assert len({int(mask.sum()) for mask in masks}) > 3
@@ -139,7 +145,9 @@ def test_the_grid_runs_from_strict_to_eager(name):
 def test_at_the_threshold_texts_exit_only_by_the_probability(name):
     evidence = ExitEvidence(torch.zeros(1, 4), (), uncertainty=torch.tensor([0.25]))
     measure = CRITERIA[name].measure(evidence)[0]
-    assert CRITERIA[name].exits(evidence, measure).tolist() == [name == "probability"]
+    assert CRITERIA[name].match(CRITERIA[name].measure(evidence), measure).tolist() == [
+        name == "probability"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -182,7 +190,9 @@ def test_no_text_exits_at_never_exit_in_half_precision(name, dtype):
     """A model that is cast has its threshold cast with it."""
     criterion = CRITERIA[name]
     certain = ExitEvidence(CERTAIN, (CERTAIN, CERTAIN), uncertainty=torch.tensor([0.0, 1.0]))
-    assert not criterion.exits(certain, torch.tensor(criterion.never_exit).to(dtype)).any()
+    assert not criterion.match(
+        criterion.measure(certain), torch.tensor(criterion.never_exit).to(dtype)
+    ).any()
 
 
 PROBABILITIES = torch.tensor([[0.5, 0.25], [0.9, 0.9]], dtype=torch.float64)
@@ -216,4 +226,8 @@ def test_one_independent_label_has_a_certainty_too(name):
     logits = torch.tensor([[0.0], [1e4], [-1e4]])
     never = CRITERIA[name]
     evidence = ExitEvidence(logits, (), independent=True)
-    assert never.exits(evidence, torch.tensor(never.default)).tolist() == [False, True, True]
+    assert never.match(never.measure(evidence), torch.tensor(never.default)).tolist() == [
+        False,
+        True,
+        True,
+    ]
