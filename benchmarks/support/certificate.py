@@ -21,7 +21,7 @@ def certificate_table(rows: Sequence[dict[str, Any]]) -> str:
     newest = {row["name"]: row for row in rows}
     lines = [
         (
-            f"{name}, {row['data']['rows']:,} texts",
+            f"{name}, {row['data']['rows']:,} {_name_items(row)}",
             f"at most {100 * level['risk']:g} %",
             *(f"{100 * level[key]:.1f} %" for key in ("broken", "broken_in_half")),
             f"{100 * level['nothing_certified']:.0f} %",
@@ -66,7 +66,7 @@ def probe_exit_table(rows: Sequence[dict[str, Any]]) -> str:
         for margin, changed, share, speedup in zip(
             *(row[key] for key in ("points", "changed", "flops_shares", "speedups")), strict=True
         )
-        if margin in MARGINS
+        if margin in MARGINS and speedup is not None
     ]
     return grid([PROBE_HEADS, *lines], words=1)
 
@@ -77,4 +77,11 @@ def _of_probes(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _describe_data(row: dict[str, Any]) -> str:
-    return f"{Path(row['data']['source']).parent.name} test, {row['data']['rows']:,} texts"
+    source = Path(row["data"]["source"]).parent.name
+    return f"{source} test, {row['data']['rows']:,} {_name_items(row)}"
+
+
+def _name_items(row: dict[str, Any]) -> str:
+    """Name the texts and, where it is known, how many others the method was fitted to."""
+    given = row.get("given")
+    return f"texts ({given:,} others to fit to)" if given else "texts"

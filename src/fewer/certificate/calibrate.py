@@ -128,15 +128,9 @@ def operating_runs(
     """
     bench, points = encode_bench(model, tokenizer, texts, text_pairs, max_length), points_of(model)
     path = points.path if path is None else path
-    full, *runs = [bench.time_at(points, point) for point in (points.never, *path)]
-    full_seconds, *seconds = [run.seconds for run in (full, *runs) if run.seconds is not None]
-    return OperatingRuns(
-        path,
-        torch.stack([bench.differs(run, full) for run in runs]),
-        [run.share for run in runs],
-        seconds,
-        full_seconds,
-    )
+    full, *runs = [bench.run_at(points, point) for point in (points.never, *path)]
+    changed = torch.stack([bench.differs(run, full) for run in runs])
+    return OperatingRuns(path, changed, [run.share for run in runs])
 
 
 class OperatingRuns(NamedTuple):
@@ -145,8 +139,6 @@ class OperatingRuns(NamedTuple):
     points: tuple[Point, ...]
     changed: Bool[Tensor, "P texts"]  # whether an answer is another than the full model's
     flops_shares: list[float]
-    seconds: list[float]  # over all texts, as `Run.seconds`
-    full_seconds: float  # of the full model
 
 
 def _calibrate_on(bench: Bench, goal: Goal, precision: str | None, seed: int) -> Certificate:

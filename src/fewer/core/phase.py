@@ -32,6 +32,7 @@ class Phase:
     regularise: bool = False  # whether the policy's own loss is added
     calibrate: bool = False  # whether the policy is fitted to sample rows, before and after
     holds_out: bool = False  # whether those must be rows that nothing trains on
+    reads_once: bool = False  # whether it is fitted in one pass over them: they may be many then
     task: bool = True  # whether the loss of the model's own head counts
     teacher: bool = False  # whether the model as it was before the phase teaches
     part: tuple[int, ...] = ()  # the part of a stack that the phase trains; (): all together

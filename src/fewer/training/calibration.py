@@ -25,19 +25,29 @@ from fewer.training.qa_collator import RELEVANT, TAUGHT, SpanCollator
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["SAMPLE_TEXTS", "calibrate", "collator_for", "sample_size"]
+__all__ = ["calibrate", "collator_for", "draw_sample", "sample_size"]
 
 SAMPLE_TEXTS = 512  # at most; a bisection runs them a dozen times
 SAMPLE_TOKENS = 1 << 17
+READ_ONCE = 8  # times as many where one pass over them is enough
 BATCH_TEXTS, BATCH_TOKENS = 64, 1 << 14
 _INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 Collator = Callable[[list[dict[str, Any]]], Any]
 
 
-def sample_size(lengths: Sequence[int]) -> int:
-    """Return how many texts, from the first, suffice to calibrate a policy."""
+def sample_size(lengths: Sequence[int], phase: Phase) -> int:
+    """Return how many texts, from the first, suffice to calibrate a policy in a phase."""
     tokens = torch.tensor(lengths).cumsum(0)
-    return max(1, int((tokens <= SAMPLE_TOKENS).sum()))
+    limit = SAMPLE_TOKENS * (READ_ONCE if phase.reads_once else 1)
+    return max(1, int((tokens <= limit).sum()))
+
+
+def draw_sample(encoded: Dataset, order: Sequence[int], phase: Phase) -> Dataset:
+    """Select the rows that a policy is calibrated on in a phase, the first in this order."""
+    limit = SAMPLE_TEXTS * (READ_ONCE if phase.reads_once else 1)
+    rows = encoded.select(order[:limit])
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    return rows.select(range(sample_size(lengths, phase)))
 
 
 def collator_for(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Collator:

@@ -31,7 +31,7 @@ from fewer.hf.attachment import Attachment
 from fewer.hf.checkpoint import load, save
 from fewer.hf.side_file import method_to
 from fewer.tasks.rows import data_hash
-from fewer.training.calibration import SAMPLE_TEXTS, calibrate, collator_for, sample_size
+from fewer.training.calibration import calibrate, collator_for, draw_sample
 from fewer.training.checkpoints import is_whole, newest_whole, weights_hash, write_manifest
 from fewer.training.device import training_device
 from fewer.training.precision import Precision, choose
@@ -134,7 +134,7 @@ def fit(
         "schedule": asdict(schedule),
         "weights": weights_hash(model),
     }
-    rows = _split(train, any(phase.holds_out for _, phase in stages), schedule.seed)
+    hold_out = any(phase.holds_out for _, phase in stages)
     processes = Processes(training_device())
     with processes.only_main(lock_folder(folder)):
         with processes.main_writes() as writes:
@@ -148,6 +148,7 @@ def fit(
             _LOG.info("phase %d of %d: %s", number + 1, len(stages), phase.name)
             set_seed((schedule.seed + number) % 2**32)
             _ensure_attached(model, stage_method)
+            rows = _split(train, phase, schedule.seed, hold_out=hold_out)
             _train_phase(model, phase, rows, tokenizer, phase_folder, schedule, processes)
             with processes.main_writes() as writes:
                 if writes:
@@ -299,14 +300,14 @@ def _make_arguments(
     )
 
 
-def _split(train: Dataset, hold_out: bool, seed: int) -> tuple[Dataset, Dataset]:
+def _split(train: Dataset, phase: Phase, seed: int, *, hold_out: bool) -> tuple[Dataset, Dataset]:
     """Draw the sample for calibration; without `hold_out` it stays among the training rows."""
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()
-    sample_rows = sample_size([len(ids) for ids in train.select(order[:SAMPLE_TEXTS])["input_ids"]])
-    held_out_rows = min(sample_rows, len(train) // 10)
-    if hold_out and held_out_rows:  # too few rows: none is held out
+    sample = draw_sample(train, order, phase)
+    held_out_rows = min(len(sample), len(train) // 10)
+    if hold_out and held_out_rows and not phase.reads_once:  # too few rows: none is held out
         return train.select(order[held_out_rows:]), train.select(order[:held_out_rows])
-    return train, train.select(order[:sample_rows])
+    return train, sample
 
 
 def _list_stages(

@@ -34,8 +34,9 @@ def prune(
 
     No labels, no gradients: thresholds are fitted so that `target` (default 0.6) of the FLOPs are
     left on the texts, of which as many are used as hold 131,072 tokens. `method` is another method
-    whose phases train nothing (`ProbeExit()`), with its own target. For a model that tags words,
-    `texts` are lists of words. Texts beyond `max_length` tokens are truncated.
+    whose phases train nothing, with its own target; one that reads the texts once, as `ProbeExit()`
+    does, uses as many as hold 1,048,576. For a model that tags words, `texts` are lists of words.
+    Texts beyond `max_length` tokens are truncated.
 
     Raises `ValueError` for no texts, for a method that trains, and for both a method and a target.
 
@@ -57,9 +58,9 @@ def prune(
     else:
         pairs = None if text_pairs is None else listed(text_pairs, "text_pairs")
         encoded = encode_texts(items, tokenizer, pairs=pairs, max_length=length)
-    sample = encoded.select(range(sample_size(encoded["length"])))
     attach(model, method)
     collator = collator_for(model, tokenizer)
     for phase in phases:
+        sample = encoded.select(range(sample_size(encoded["length"], phase)))
         calibrate(model, phase, sample, collator, first=True)
     return model

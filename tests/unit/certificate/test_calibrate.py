@@ -421,7 +421,7 @@ def test_a_certificate_is_checked_when_it_is_read(model_folder):
 
 def test_all_points_are_run_against_the_full_model(model_folder):
     model, tokenizer = with_exits(model_folder)
-    points, changed, shares, *_ = operating_runs(model, tokenizer, TEXTS)
+    points, changed, shares = operating_runs(model, tokenizer, TEXTS)
     assert points == fewer.attachment(model).policy.operating_points().path
     assert changed.shape == (len(points), 80)
     assert shares == sorted(shares, reverse=True)

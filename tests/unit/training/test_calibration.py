@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import (
     DataCollatorForTokenClassification,
     DataCollatorWithPadding,
@@ -12,6 +13,7 @@ from transformers import (
 import fewer
 from fewer import Phase
 from fewer.core.learning import CalibrationData
+from fewer.core.phase import CALIBRATION
 from fewer.hf.attach import running
 from fewer.methods.exits import SENTEE, FastBERT, RightTool
 from fewer.methods.exits.policy import ExitPolicy
@@ -241,8 +243,17 @@ def test_a_frozen_phase_has_no_dropout_and_no_task_loss(model, tmp_path, monkeyp
 
 
 def test_long_texts_need_fewer_rows_for_calibration():
-    assert module.sample_size([50] * 512) == 512
-    assert module.sample_size([2048] * 512) == 64
-    assert module.sample_size([10**6, 5]) == 1
+    assert module.sample_size([50] * 512, CALIBRATION) == 512
+    assert module.sample_size([2048] * 512, CALIBRATION) == 64
+    assert module.sample_size([10**6, 5], CALIBRATION) == 1
     lengths = [700, 900] * 256
-    assert sum(lengths[: module.sample_size(lengths)]) <= module.SAMPLE_TOKENS
+    assert sum(lengths[: module.sample_size(lengths, CALIBRATION)]) <= module.SAMPLE_TOKENS
+
+
+def test_a_policy_that_reads_its_sample_once_gets_a_larger_one():
+    once = dataclasses.replace(CALIBRATION, reads_once=True)
+    assert module.sample_size([2048] * 1000, once) == 512
+    rows = Dataset.from_dict({"input_ids": [[1, 2]] * 5000})
+    order = list(reversed(range(5000)))
+    assert len(module.draw_sample(rows, order, CALIBRATION)) == 512
+    assert len(module.draw_sample(rows, order, once)) == 4096

@@ -21,6 +21,7 @@ dense.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ class Cascade:
 
     def phases(self) -> tuple[Phase, ...]:
         """Calibrate only: no step of training."""
-        return (CALIBRATION,)
+        return (replace(CALIBRATION, reads_once=True),)
 
 
 class CascadePolicy(ExitingPolicy):

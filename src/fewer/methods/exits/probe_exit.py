@@ -91,8 +91,8 @@ class ProbeExit:
         return ProbeExitPolicy(self, spec)
 
     def phases(self) -> tuple[Phase, ...]:
-        """Calibrate only: no step of training."""
-        return (CALIBRATION,)
+        """Calibrate only, in one pass but for a target: no step of training."""
+        return (replace(CALIBRATION, reads_once=self.target is None),)
 
 
 class ProbeExitPolicy(ExitingPolicy):
