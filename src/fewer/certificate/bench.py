@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from fewer.core.operating_points import OperatingPoints, Point
 from fewer.core.trace import Trace
 from fewer.hf.attach import attachment, evaluating
 from fewer.measure.evaluate import batches, run_all
-from fewer.measure.exit_runs import ExitRuns, record_exits
+from fewer.measure.exit_runs import PointRuns
 from fewer.measure.interleaved import time_call
 from fewer.measure.scorers import Scorer
 from fewer.measure.sweep import Depths
@@ -29,9 +29,6 @@ from fewer.tasks.texts import listed
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from fewer.core.policy import Policy
-    from fewer.kernels.cpu.library import Isa
 
 TIMED, WARM_UP = 50, 3  # texts
 
@@ -66,15 +63,15 @@ class Bench:
     labels: Tensor | None = None  # (texts): only right answers that become wrong count then
     journal: Journal = field(default_factory=Journal)
     replays: bool = True  # whether runs whose texts exit may be told from one in which none does
-    # the last of these runs, and the policy, kernels and point that it was of
-    _recorded: list[tuple[tuple[Policy, Isa | None, Point], ExitRuns]] = field(
-        default_factory=list, init=False
-    )
 
     @cached_property
     def scorer(self) -> Scorer:
         """The scorer of the texts, which tells which answers differ."""
         return self.items.make_scorer()
+
+    @cached_property
+    def _runs(self) -> PointRuns:
+        return PointRuns(self.model, self.encoded, self.tokenizer, self.scorer)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -91,11 +88,11 @@ class Bench:
 
         Runs that differ in who exits alone are told from one in which nothing exits.
         """
-        points.turn_to(point)
-        closed = points.close_exits(point) if self.replays else None
-        if closed is None:
+        if not self.replays or points.close_exits(point) is None:
             return self.time_at(points, point)
-        return Run(**self.journal.keep(lambda: self._replay(points, point, *closed)))
+        points.turn_to(point)
+        title = f"at {point}"
+        return Run(**self.journal.keep(lambda: self._describe(*self._runs.run(points, title))))
 
     def time_at(self, points: OperatingPoints, point: Point) -> Run:
         """Run the model over all texts at a point, which stays set, and take the time."""
@@ -109,25 +106,12 @@ class Bench:
         result = run_all(self.model, self.encoded, self.tokenizer, self.scorer, f"at {point}")
         return self._describe(*result, clock() - start)
 
-    def _replay(
-        self,
-        points: OperatingPoints,
-        point: Point,
-        closed: Point,
-        match: Callable[[Tensor], Tensor],
-    ) -> dict[str, Any]:
-        attached = attachment(self.model)
-        key = (attached.policy, attached.isa, closed)
-        if not self._recorded or self._recorded[0][0] != key:
-            points.turn_to(closed)
-            inputs = (self.model, self.encoded, self.tokenizer, self.scorer)
-            self._recorded[:] = [(key, record_exits(*inputs, f"at {closed}"))]
-            points.turn_to(point)
-        ((_, runs),) = self._recorded
-        return self._describe(*runs.run_at(match, f"at {point}"), None)
-
     def _describe(
-        self, answers: Any, traces: Sequence[Trace], order: Sequence[int], seconds: float | None
+        self,
+        answers: Any,
+        traces: Sequence[Trace],
+        order: Sequence[int],
+        seconds: float | None = None,
     ) -> dict[str, Any]:
         texts = self.scorer.texts(self.encoded)
         depths = Depths.of(self.model, traces, [texts[row] for row in order])

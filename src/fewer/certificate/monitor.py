@@ -106,7 +106,7 @@ class Monitor:
                 run_by(model, None)
             full = bench.time_at(points, points.never)
         finally:
-            points.turn_to(point)
+            points.restore(point)
             if lowered:
                 run_by(model, isa)
         differs = bench.differs(run, full)

@@ -81,6 +81,10 @@ class OperatingPoints:
         else:
             self.set(point)
 
+    def restore(self, point: Point) -> None:
+        """Set a point that was set before: it may lie outside the range."""
+        self._write(point)
+
     @property
     def is_never(self) -> bool:
         """Whether the strictest point is set."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from fewer.core.operating_points import OperatingPoints, Point, join_numbers
 from fewer.core.trace import Trace
 from fewer.hf.attach import attachment
-from fewer.measure.evaluate import run_all
+from fewer.measure.exit_runs import PointRuns
 from fewer.measure.scorers import Scorer
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def sweep(
             f"method must have a threshold to sweep; got {attached.method}. Train a model with a "
             "method that has one, such as magic_pyramid, fastbert, tokee or block_skim."
         )
-    texts = scorer.texts(encoded)
+    texts, runs = scorer.texts(encoded), PointRuns(system, encoded, tokenizer, scorer)
     points = []
     grid = operating_points.thresholds if thresholds is None else thresholds
     never = operating_points.never
@@ -102,7 +102,7 @@ def sweep(
             operating_points.value.fill_(threshold)
         else:
             operating_points.set(threshold)
-        answers, traces, order = run_all(system, encoded, tokenizer, scorer, f"at {threshold:g}")
+        answers, traces, order = runs.run(operating_points, f"at {threshold:g}")
         depths = Depths.of(system, traces, [texts[row] for row in order])
         all_rows = range(len(depths.tokens))
         point = {

@@ -48,7 +48,7 @@ def make_bench(name, model_folder):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_runs_that_differ_in_who_exits_are_told_from_one(name, model_folder, monkeypatch):
+def test_runs_that_differ_in_who_exits_are_told_from_one(name, model_folder):
     bench = make_bench(name, model_folder)
     points, shares = points_of(bench.model), set()
     for point in (points.never, *points.path):
@@ -60,8 +60,6 @@ def test_runs_that_differ_in_who_exits_are_told_from_one(name, model_folder, mon
         assert points.present == pytest.approx(point)
         shares.add(round(told.share, 6))
     assert len(shares) > 2
-    monkeypatch.setattr("fewer.certificate.bench.record_exits", None)
-    bench.run_at(points, point)  # recorded
 
 
 def test_a_run_is_told_of_the_policy_and_kernels_that_it_was_recorded_with(model_folder):
