@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fewer.cli.common import load
+from fewer.core.cost import lengths_of
 from fewer.measure.evaluate import run_all
 from fewer.measure.rows import append_row
 
@@ -47,7 +48,7 @@ def count_shares(traces: list[Trace]) -> Tensor:
     """Return the share of each text's tokens that each layer read: `(texts, layers)`."""
     shares = []
     for trace in traces:
-        lengths = trace.layers[0].keys if trace.lengths is None else trace.lengths
+        lengths = lengths_of(trace)
         read = torch.stack([layer.read for layer in trace.layers], 1)
         shares.append(read.double() / lengths.double().unsqueeze(1))
     return torch.cat(shares)

@@ -14,9 +14,14 @@ NAMES = {"dense": "none", "lexical": "`lexical`, before the first layer", "token
 
 
 def choose_margin(curve: Sequence[dict[str, Any]], loss: float) -> float:
-    """Return the smallest margin that loses at most so many points to the widest one."""
-    widest = max(curve, key=lambda point: point["margin"])["difference"][0]
-    return float(min(point["margin"] for point in curve if point["difference"][0] >= widest - loss))
+    """Return the last margin, from wide to small, before one loses more points to the widest."""
+    widest, *others = sorted(curve, key=lambda point: -point["margin"])
+    chosen = widest["margin"]
+    for point in others:
+        if point["difference"][0] < widest["difference"][0] - loss:
+            break
+        chosen = point["margin"]
+    return float(chosen)
 
 
 def reranking_table(row: dict[str, Any], path: str) -> str:

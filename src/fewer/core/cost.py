@@ -14,7 +14,7 @@ from fewer.core.trace import LayerTrace, SparseCounts, Trace
 from fewer.kernels.pattern import Pattern
 from fewer.kernels.sparse import dense_pairs
 
-__all__ = ["WHOLE_TEXT", "LayerCost", "ModelSpec", "Task", "linear_flops"]
+__all__ = ["WHOLE_TEXT", "LayerCost", "ModelSpec", "Task", "lengths_of", "linear_flops"]
 
 
 def linear_flops(*modules: nn.Module) -> float:
@@ -95,7 +95,7 @@ class ModelSpec:
     def flops(self, trace: Trace) -> Float[Tensor, "B"]:
         """FLOPs that a pass really took, for each text (fp32), the policy's own heads included."""
         counts = [cost.flops(layer) for cost, layer in self._pairs(trace)]
-        total = torch.stack([self.embed * _lengths(trace), *counts]).sum(0)
+        total = torch.stack([self.embed * lengths_of(trace), *counts]).sum(0)
         return total if trace.head_flops is None else total + trace.head_flops
 
     def dense_flops(
@@ -132,7 +132,7 @@ class ModelSpec:
     def dense_flops_of(self, trace: Trace) -> Float[Tensor, "B"]:
         """FLOPs that the texts of a pass would have taken with every token in every layer."""
         return self.dense_flops(
-            _lengths(trace), trace.layers[0].extra.separate_projections if trace.layers else None
+            lengths_of(trace), trace.layers[0].extra.separate_projections if trace.layers else None
         )
 
     def flops_ratio(self, trace: Trace) -> Float[Tensor, ""]:
@@ -143,6 +143,6 @@ class ModelSpec:
         return list(zip(self.layers, trace.layers, strict=False))  # a pass may stop early
 
 
-def _lengths(trace: Trace) -> Tensor:
+def lengths_of(trace: Trace) -> Float[Tensor, "B"]:
     """Return the tokens of each text as it came."""
     return trace.layers[0].keys if trace.lengths is None else trace.lengths

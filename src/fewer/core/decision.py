@@ -85,7 +85,7 @@ class View:
 class ExitOutput:
     """What a head of one layer computed for some texts, blocks, or tokens of the grid."""
 
-    layer: int
+    layer: int  # after which it was computed; -1: before the first
     rows: Int[Tensor, "R"]  # texts of the batch, slots of the grid, or blocks of it; ascending
     logits: Float[Tensor, "R C"]
     features: Float[Tensor, "R F"] | None = None  # what the logits were made from

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fewer.core.cost import lengths_of
 from fewer.core.operating_points import OperatingPoints, Point, join_numbers
 from fewer.core.trace import Trace
 from fewer.hf.attach import attachment
@@ -43,12 +44,12 @@ class Depths:
         spec = attachment(model).spec
         columns: list[tuple[Tensor, ...]] = []
         for trace in traces:
-            lengths, layers_read = trace.layers[0].keys, trace.layers_read
+            lengths, layers_read = lengths_of(trace), trace.layers_read
             heads = torch.zeros_like(lengths) if trace.head_flops is None else trace.head_flops
             columns.append(
                 (
                     spec.flops(trace).double(),
-                    spec.dense_flops(lengths).double(),
+                    spec.dense_flops_of(trace).double(),
                     heads.double(),
                     layers_read.sum(1).double(),
                     lengths.double(),

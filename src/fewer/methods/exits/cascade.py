@@ -1,10 +1,11 @@
 """Cascade reranking: documents leave the list of a query once they cannot reach the top k.
 
 Of the documents of one query only the best are wanted, so the worst need not be read to the end.
-After each layer but the last a linear head estimates the score that the model will give, from the
-first state x and the mean m of the states of a document's tokens:
+Before the first layer, and after each but the last, a linear head estimates the score that the
+model will give, from features f of the pair (`fewer.methods.exits.pair_features`): its states, and
+how alike those of the query and of the document are:
 
-    s_l = w_l . [x; m] + b_l
+    s_l = w_l . f + b_l
 
 A document leaves when s_l < t - margin * e_l, t the k-th best estimate of the list (or score of a
 document that was read to the end), e_l the standard deviation of the estimate's error. The Cascade
@@ -37,11 +38,12 @@ from fewer.core.operating_points import OperatingPoints, Point
 from fewer.core.packed import Packed
 from fewer.core.phase import CALIBRATION, Phase
 from fewer.core.policy import ExitingPolicy
-from fewer.methods.exits.ridge import LEAST_ROWS, fit_ridge, text_features
+from fewer.methods.exits.pair_features import pair_features, pair_flops, pair_width
+from fewer.methods.exits.ridge import LEAST_ROWS, fit_ridge
 
 __all__ = ["Cascade", "CascadePolicy"]
 
-MARGINS = (4.0, 3.0, 2.5, 2.0, 1.5, 1.0, 0.75, 0.5, 0.25, 0.0)
+MARGINS = (4.0, 3.0, 2.5, 2.0, 1.5, 1.25, 1.0, 0.75, 0.5, 0.25, 0.0)
 
 
 @settings
@@ -60,10 +62,13 @@ class Cascade:
 
 
 class CascadePolicy(ExitingPolicy):
-    """A linear head after each layer but the last, the spread of its error, and the margin."""
+    """A linear head before the first layer and after each but the last, the spread of its error.
 
-    sites = frozenset({Site.AFTER})
-    inputs = InputNeeds(candidates=True)
+    And the margin.
+    """
+
+    sites = frozenset({Site.BEFORE, Site.AFTER})
+    inputs = InputNeeds(candidates=True, second_text=True)
     weight: Tensor
     bias: Tensor
     spread: Tensor
@@ -81,13 +86,13 @@ class CascadePolicy(ExitingPolicy):
                 f"model must have two layers or more for Cascade; got {spec.num_layers}."
             )
         self.method = method
-        self.layers = range(spec.num_layers - 1)
-        self.width = 2 * spec.hidden_size
-        self.register_buffer("weight", torch.zeros(len(self.layers), self.width))
-        self.register_buffer("bias", torch.zeros(len(self.layers)))
-        self.register_buffer("spread", torch.full((len(self.layers),), math.inf))
+        self.stages = range(spec.num_layers)  # the layers that have been read
+        self.width = pair_width(spec.hidden_size)
+        self.register_buffer("weight", torch.zeros(len(self.stages), self.width))
+        self.register_buffer("bias", torch.zeros(len(self.stages)))
+        self.register_buffer("spread", torch.full((len(self.stages),), math.inf))
         self.register_buffer("margin", torch.tensor(method.margin))
-        self._features: list[list[Tensor]] | None = None  # of each layer, while heads are fitted
+        self._features: list[list[Tensor]] | None = None  # of each stage, while heads are fitted
 
     def begin(self, tokens: Packed, phase: Phase) -> Candidates | None:
         """Return the list that the pass is of, if it is of one."""
@@ -95,40 +100,40 @@ class CascadePolicy(ExitingPolicy):
 
     def decide(self, view: View) -> Decision | None:
         """Estimate the scores; those documents leave that fall behind."""
-        if view.layer not in self.layers:
+        stage = view.layer + (view.site is Site.AFTER)
+        if stage not in self.stages or (view.site is Site.BEFORE and view.layer):
             return None
         tokens, candidates = view.tokens, view.state
         if self._features is not None:
-            self._features[view.layer].append(text_features(tokens).cpu())
+            self._features[stage].append(pair_features(tokens).cpu())
         texts = tokens.texts
         if candidates is None or len(texts) + len(candidates.best) <= candidates.top_k:
             return None
-        layer = view.layer
-        scores = (text_features(tokens) @ self.weight[layer] + self.bias[layer])[:, None]
+        scores = (pair_features(tokens) @ self.weight[stage] + self.bias[stage])[:, None]
         worst = candidates.worst_wanted(scores[:, 0])
-        leaves = scores[:, 0] < worst - self.margin * self.spread[layer]
+        leaves = scores[:, 0] < worst - self.margin * self.spread[stage]
         exits = torch.zeros(tokens.grid[0], dtype=torch.bool, device=texts.device)
         exits[texts] = leaves
         flops = torch.zeros(tokens.grid[0], device=texts.device)
-        flops.index_fill_(0, texts, 2.0 * self.width)
-        output = ExitOutput(layer, texts, scores, exited=leaves)
+        flops[texts] = 2.0 * self.width + pair_flops(tokens)
+        output = ExitOutput(stage - 1, texts, scores, exited=leaves)
         return Decision(exits=exits, exit_outputs=(output,), head_flops=flops)
 
     def calibrate(self, phase: Phase, data: CalibrationData) -> None:
-        """Fit each layer's head to the scores of the sample, and measure its error."""
+        """Fit each stage's head to the scores of the sample, and measure its error."""
         if not data.first:
             return
-        self._features = [[] for _ in self.layers]
+        self._features = [[] for _ in self.stages]
         scores = torch.cat([batch.logits[:, 0].float().cpu() for batch in data.batches()])
         collected, self._features = self._features, None
         if len(scores) < LEAST_ROWS:
             raise ValueError(
                 f"the sample must have {LEAST_ROWS} pairs or more for Cascade; got {len(scores)}."
             )
-        for layer, features in enumerate(collected):
+        for stage, features in enumerate(collected):
             ridge = fit_ridge(torch.cat(features), scores[:, None])
-            self.weight[layer], self.bias[layer] = ridge.weight[0], ridge.bias[0]
-            self.spread[layer] = ridge.errors.square().mean().sqrt()
+            self.weight[stage], self.bias[stage] = ridge.weight[0], ridge.bias[0]
+            self.spread[stage] = ridge.errors.square().mean().sqrt()
 
     def operating_points(self) -> OperatingPoints:
         """Return the margin; documents leave sooner by a small one."""

@@ -42,7 +42,7 @@ from torch import Tensor
 
 from fewer._validation.settings import settings
 from fewer._validation.types import Fraction, Natural
-from fewer.core.cost import WHOLE_TEXT, ModelSpec
+from fewer.core.cost import WHOLE_TEXT, ModelSpec, lengths_of
 from fewer.core.decision import Decision, Site, View
 from fewer.core.learning import CalibrationData, warn_if_missed
 from fewer.core.needs import Needs
@@ -50,7 +50,6 @@ from fewer.core.operating_points import OperatingPoints
 from fewer.core.packed import Packed
 from fewer.core.phase import CALIBRATION, Phase
 from fewer.core.policy import Policy
-from fewer.core.trace import Trace
 from fewer.methods.distillation import distance_to
 from fewer.methods.last_layer import freeze_unread
 from fewer.methods.pruning.factor_points import factor_points
@@ -172,7 +171,7 @@ class TrainingFreePolicy(Policy):
         """Return the layers with which the answers stay closest to the unpruned model's."""
         dense = list(data.batches())
         answers = [batch.logits for batch in dense]
-        lengths = torch.cat([_lengths(batch.trace) for batch in dense])
+        lengths = torch.cat([lengths_of(batch.trace) for batch in dense])
         del dense  # their traces
         settings = {
             "scored": self.method.rule in _OF_RECEIVED,
@@ -260,11 +259,6 @@ def _relative(scores: Float[Tensor, "T"], tokens: Packed) -> Float[Tensor, "T"]:
     total = tokens.count(scores if tokens.gate is None else scores * tokens.gate)
     mean = total / tokens.count(tokens.gate).clamp_min(1.0)
     return scores / mean.clamp_min(torch.finfo(scores.dtype).tiny)[tokens.sequence]
-
-
-def _lengths(trace: Trace) -> Float[Tensor, "B"]:
-    assert trace.lengths is not None  # the loop notes them
-    return trace.lengths
 
 
 def _read_layers(policy: TrainingFreePolicy, _: object) -> None:
