@@ -77,8 +77,7 @@ def _of_probes(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _describe_data(row: dict[str, Any]) -> str:
-    source = Path(row["data"]["source"]).parent.name
-    return f"{source} test, {row['data']['rows']:,} {_name_items(row)}"
+    return f"{Path(row['data']['source']).parent.name} test, {row['data']['rows']:,} texts"
 
 
 def _name_items(row: dict[str, Any]) -> str:
