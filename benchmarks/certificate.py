@@ -1,22 +1,24 @@
-"""Do certificates hold? `python -m benchmarks.certificate NAME MODEL DATA ROWS [TEXTS METHOD]`.
+"""Do certificates hold? `python -m benchmarks.certificate NAME MODEL DATA ROWS`.
 
 The answers of a model at every operating point are computed once. Then 500 times texts are drawn,
 and the point is chosen that they certify. Drawn with replacement, the true share of changed answers
 is that of all texts; in a split into halves, the other half tells it, with noise of its own. With a
-file of unlabelled TEXTS the model is dense, and gets a METHOD that needs no training, fitted to
+file of unlabelled --texts the model is dense, and gets a --method that needs no training, fitted to
 2,000 of them. Two methods, joined by a comma, are a stack, whose path is made on 150 more of them.
 Process time is taken on some of the texts, at the point that most draws certify.
 """
 
 from __future__ import annotations
 
-import sys
+import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median, mode
 from typing import Any
 
 import torch
+import typer
 from torch import Tensor
 
 import fewer
@@ -43,8 +45,16 @@ TIMED_TEXTS, ROUNDS = 400, 3
 SHOWN = (3.0, 2.0, 1.5, 1.2, 1.0, 0.7)  # margins that are timed in any case
 
 
-def main(name: str, model_name: str, data: str, rows: int, texts: str | None, method: str) -> None:
-    """Measure one model on one data set, and add a row."""
+def main(
+    name: str,
+    model_name: str,
+    data: str,
+    rows: int,
+    texts: str | None = None,
+    method: str = "",
+    precision: str | None = None,
+) -> None:
+    """Measure one model on one data set, and add a row; with a precision, against fp32."""
     quiet()
     torch.set_num_threads(1)
     table = read_rows(data).shuffle(seed=0)
@@ -54,13 +64,14 @@ def main(name: str, model_name: str, data: str, rows: int, texts: str | None, me
     if texts is not None:
         path, given = _prune(model, tokenizer, texts, method)
     first, pairs = _read_columns(table)
-    runs = operating_runs(model, tokenizer, first, text_pairs=pairs, path=path)
-    bench = encode_bench(model, tokenizer, first, pairs, None)
+    full = encode_bench(copy.deepcopy(model), tokenizer, first, pairs, None)
+    runs = operating_runs(model, tokenizer, first, text_pairs=pairs, path=path, precision=precision)
+    bench = replace(full, model=model)
     generator = torch.Generator().manual_seed(0)
     levels = [_try_level(runs, risk, generator) for risk in RISKS]
     timed = [level["point"] for level in levels if level["point"] is not None]
     timed += [point for point in runs.points if point in SHOWN]
-    speedups = _time(bench, list(dict.fromkeys(timed)))
+    speedups = _time(bench, full, list(dict.fromkeys(timed)))
     row = describe(
         "certificate",
         model=model_name,
@@ -73,6 +84,7 @@ def main(name: str, model_name: str, data: str, rows: int, texts: str | None, me
     )
     row |= {
         "name": name,
+        "precision": precision or "fp32",
         "given": given,  # texts to be fitted to
         "points": list(runs.points),
         "changed": runs.changed.double().mean(1).tolist(),
@@ -99,19 +111,18 @@ def _prune(model: Any, tokenizer: Any, texts: str, method: str) -> tuple[PointPa
     return order_path(encode_bench(model, tokenizer, *of_path, max_length=None)), size
 
 
-def _time(bench: Bench, points: Sequence[Point]) -> dict[Point, float]:
-    """Return how much less processor time some texts take at each point than in full.
+def _time(bench: Bench, full: Bench, points: Sequence[Point]) -> dict[Point, float]:
+    """Return how much less processor time some texts take at each point than by the full model.
 
     The median of rounds, in each of which every point is run once.
     """
     step = max(1, len(bench) // TIMED_TEXTS)
-    few, of_model = bench.select(range(0, len(bench), step)), points_of(bench.model)
+    few, all_read = (one.select(range(0, len(bench), step)) for one in (bench, full))
+    of_model, of_full = points_of(bench.model), points_of(full.model)
     rounds = []
     for _ in range(ROUNDS):
-        full, *others = (
-            few.time_at(of_model, point).seconds for point in (of_model.never, *points)
-        )
-        rounds.append([full / seconds for seconds in others])
+        slowest = all_read.time_at(of_full, of_full.never).seconds
+        rounds.append([slowest / few.time_at(of_model, point).seconds for point in points])
     return dict(zip(points, map(median, zip(*rounds, strict=True)), strict=True))
 
 
@@ -159,5 +170,4 @@ def _try_level(runs: OperatingRuns, risk: float, generator: torch.Generator) -> 
 
 
 if __name__ == "__main__":
-    words = sys.argv[1:]
-    main(words[0], words[1], words[2], int(words[3]), *(words[4:] or (None, "")))
+    typer.run(main)

@@ -72,7 +72,8 @@ def probe_exit_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _of_probes(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    newest = {row["name"]: row for row in rows if row["method"]["name"] == "probe_exit"}
+    of_probes = (row for row in rows if row["method"]["name"] == "probe_exit")
+    newest = {row["name"]: row for row in of_probes if row.get("precision", "fp32") == "fp32"}
     return list(newest.values())
 
 

@@ -121,14 +121,19 @@ def operating_runs(
     text_pairs: Iterable[str] | None = None,
     max_length: int | None = None,
     path: Path | None = None,
+    precision: str | None = None,
 ) -> OperatingRuns:
     """Run a model at every operating point, from strict to eager, which leaves the last one set.
 
-    `path` takes the place of the method's own points.
+    `path` takes the place of the method's own points. With `precision` the model is optimized for
+    it, but for the full run that answers are compared with.
     """
     bench, points = encode_bench(model, tokenizer, texts, text_pairs, max_length), points_of(model)
     path = points.path if path is None else path
-    full, *runs = [bench.run_at(points, point) for point in (points.never, *path)]
+    full = bench.run_at(points, points.never)
+    if precision is not None:
+        optimize(model, precision=precision)
+    runs = [bench.run_at(points, point) for point in path]
     changed = torch.stack([bench.differs(run, full) for run in runs])
     return OperatingRuns(path, changed, [run.share for run in runs])
 
