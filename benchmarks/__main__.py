@@ -190,6 +190,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "glue-ltp": _glue(),
         "length-shift": [["benchmarks.length_shift"]],
         "certificate": certified(DATA),
+        "calibration": [["benchmarks.calibration", str(THREADS[-1])]],
         "reranking": [["benchmarks.reranking"]],
         "embedding": [["benchmarks.embedding"]],
         "lengths": [["benchmarks.lengths"]],

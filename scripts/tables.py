@@ -15,7 +15,12 @@ from typing import Any
 
 from benchmarks.claims.page import write_chapter
 from benchmarks.gpu.tables import write_block
-from benchmarks.support.certificate import certificate_table, certified_table, probe_exit_table
+from benchmarks.support.certificate import (
+    calibration_line,
+    certificate_table,
+    certified_table,
+    probe_exit_table,
+)
 from benchmarks.support.compare import compare_block, comparison_figures, newest_comparisons
 from benchmarks.support.figures import claim_figures
 from benchmarks.support.findings import findings
@@ -69,6 +74,7 @@ SHOWN = {
     "certificate": ["certificate"],
     "probe_exit": ["certificate"],
     "certified": ["certificate"],
+    "calibration": ["calibration"],
 }
 # where the scores of timed runs are
 SCORED = {
@@ -320,6 +326,7 @@ WRITTEN: dict[str, Callable[[Rows], str]] = {
     "certificate": certificate_table,
     "probe_exit": probe_exit_table,
     "certified": certified_table,
+    "calibration": calibration_line,
 }
 
 _LOSES = (

@@ -8,7 +8,7 @@ from typing import Any
 
 from fewer.report.format import grid
 
-__all__ = ["certificate_table", "certified_table", "probe_exit_table"]
+__all__ = ["calibration_line", "certificate_table", "certified_table", "probe_exit_table"]
 
 PROMISES = (0.01, 0.05)  # of README
 MARGINS = (3.0, 2.0, 1.5, 1.2, 1.0, 0.7)
@@ -32,6 +32,19 @@ def certificate_table(rows: Sequence[dict[str, Any]]) -> str:
         for level in row["levels"]
     ]
     return grid([HEADS, *lines], words=2)
+
+
+def calibration_line(rows: Sequence[dict[str, Any]]) -> str:
+    """Write what the newest calibration took."""
+    row = rows[-1]
+    wall, process = (row["seconds"][name] / 60 for name in ("wall", "process"))
+    certificate = row["certificate"]
+    return (
+        f"{row['data']['rows']:,} texts of AG News, MiniLM-L6: {wall:.1f} minutes on "
+        f"{row['threads']} threads ({process:.1f} of processor time), every method tried; at most "
+        f"{100 * certificate['max_disagreement']:g} % of the answers changed, "
+        f"{100 * certificate['flops_share']:.0f} % of the FLOPs."
+    )
 
 
 def certified_table(rows: Sequence[dict[str, Any]]) -> str:

@@ -33,7 +33,7 @@ def pair_width(hidden_size: int) -> int:
 
 def pair_features(tokens: Packed) -> Float[Tensor, "b F"]:
     """Join the features of each text that is still read, in fp32; texts alone are like nothing."""
-    query, document = _split(tokens)
+    query, document = (_pad(tokens, part) for part in _split(tokens))
     first, second = query.mean, document.mean
     cosines = normalize(query.states, dim=-1) @ normalize(document.states, dim=-1).transpose(1, 2)
     cosines = cosines.masked_fill(~document.is_token[:, None, :], -1.0)
@@ -46,7 +46,7 @@ def pair_features(tokens: Packed) -> Float[Tensor, "b F"]:
 
 def pair_flops(tokens: Packed) -> Float[Tensor, "b"]:
     """FLOPs of comparing the tokens of both texts, for each text that is still read."""
-    query, document = (part.is_token.sum(1).float() for part in _split(tokens))
+    query, document = (tokens.count(part.float())[tokens.texts] for part in _split(tokens))
     return 2.0 * tokens.hidden.shape[1] * query * document
 
 
@@ -62,8 +62,11 @@ class _Part(NamedTuple):
         return self.states.sum(1) / self.is_token.sum(1, keepdim=True).clamp_min(1)
 
 
-def _split(tokens: Packed) -> tuple[_Part, _Part]:
-    """Part the pairs, without the first token and the separator at the end of each text."""
+def _split(tokens: Packed) -> tuple[Bool[Tensor, "T"], Bool[Tensor, "T"]]:
+    """Return which tokens are of first texts, and which of second ones.
+
+    Neither has the first token, nor the separator at the end of each text.
+    """
     second = tokens.roles.second_text
     assert second is not None  # packing finds it for policies whose inputs say so
     follows = torch.cat((second[1:], second[:1]))
@@ -72,10 +75,11 @@ def _split(tokens: Packed) -> tuple[_Part, _Part]:
     inner = ~ends & (tokens.placement.column > 0) & ~(follows & ~second)
     if tokens.alive is not None:
         inner = inner & tokens.alive
-    return _pad(tokens, inner & ~second), _pad(tokens, inner & second)
+    return inner & ~second, inner & second
 
 
 def _pad(tokens: Packed, which: Bool[Tensor, "T"]) -> _Part:
+    """Put the states of these tokens in a row for each text that is still read."""
     rows = which.nonzero().squeeze(1)
     texts = tokens.texts
     place = torch.searchsorted(texts, tokens.sequence[rows])
