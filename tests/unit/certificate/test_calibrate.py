@@ -20,6 +20,7 @@ from fewer.certificate.p_values import binomial_p_value, binomial_upper_bound
 from fewer.core.stack import Stack
 from fewer.hf.optimize import precision_of
 from fewer.kernels.cpu.library import best_isa
+from fewer.measure.exit_runs import PointRuns
 from fewer.measure.sweep import present_threshold
 from fewer.methods.exits import Cascade, ProbeExit
 from fewer.methods.pruning import TrainingFree
@@ -426,3 +427,21 @@ def test_all_points_are_run_against_the_full_model(model_folder):
     assert changed.shape == (len(points), 80)
     assert shares == sorted(shares, reverse=True)
     assert changed[-1].any()
+
+
+def test_a_point_that_was_told_wrongly_is_run(model_folder, monkeypatch):
+    """Where other answers change in earnest than were told, all points are run."""
+    model, tokenizer = with_exits(model_folder)
+    expected = calibrate(model, tokenizer, TEXTS, **LOOSE)
+    run = PointRuns.run
+
+    def tell_no_change(runs, points, title):
+        answers, traces, order = run(runs, points, title)
+        never.append(answers)
+        return never[0], traces, order
+
+    never = []
+    monkeypatch.setattr(PointRuns, "run", tell_no_change)
+    model, tokenizer = with_exits(model_folder)
+    certificate = calibrate(model, tokenizer, TEXTS, **LOOSE)
+    assert certificate == expected
