@@ -56,4 +56,22 @@ def reranking_table(row: dict[str, Any], path: str) -> str:
         f"{row['processor']}; speed on {row['timed']} lists; paired bootstrap over questions, "
         f"95 %. Rows in `{path}`."
     )
-    return f"{grid([HEADS, *lines], words=2)}\n\n{note}"
+    curve = _curve(row["cascades"]["dense"]["curves"])
+    return f"{grid([HEADS, *lines], words=2)}\n\nWithout token pruning:\n\n{curve}\n\n{note}"
+
+
+def _curve(curves: dict[str, Any]) -> str:
+    """Write what every margin saves and loses, on the dev and on the test questions."""
+    of_dev = {point["margin"]: point for point in curves["dev"]}
+    lines = [
+        (
+            f"{point['margin']:g}",
+            f"{1 / point['flops_share']:.2f}x fewer",
+            *(
+                f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
+                for mean, low, high in (of_dev[point["margin"]]["difference"], point["difference"])
+            ),
+        )
+        for point in curves["test"]
+    ]
+    return grid([("margin", "FLOPs", "dev, points", "test, points"), *lines], words=0)

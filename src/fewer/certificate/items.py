@@ -85,12 +85,12 @@ class Items:
         """Return what computes the answers to the texts, and tells which differ."""
         if self.task is Task.SPAN:
             return SpanScorer(self._question_rows())
+        if self.are_rankings:
+            return RankingScorer([], self._queries())
         if self.task is Task.MULTI_LABEL:
             return MultiLabelScorer([], self.labels)
         if self.task is Task.TOKEN:
             return TagScorer([], self.labels)
-        if self.are_rankings:
-            return RankingScorer([], self._queries())
         return TextScorer([], regression=len(self.labels) == 1)
 
     @property
@@ -136,7 +136,7 @@ def list_items(
             f"text_pairs must be as many as the texts, {len(text_list)}; got {len(pairs)}."
         )
     items = Items(task, names, text_list, pairs, length)
-    if items.are_rankings and (task is not Task.TEXT or len(names) != 1):
+    if items.are_rankings and (task not in (Task.TEXT, Task.MULTI_LABEL) or len(names) != 1):
         raise ValueError(
             f"text_pairs must be one text each for a {type(model).__name__}, which ranks nothing; "
             "got lists of documents. A reranker has one logit."

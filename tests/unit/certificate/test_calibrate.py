@@ -389,8 +389,9 @@ def test_a_dense_model_of_questions_gets_pruning(model_folder):
     assert certificate.texts == 56
 
 
-def test_the_first_documents_of_queries_are_certified(model_folder):
-    reranker, tokenizer = classifier(model_folder, num_labels=1)
+@pytest.mark.parametrize("problem", [None, "multi_label_classification"])  # as `fit` trains them
+def test_the_first_documents_of_queries_are_certified(model_folder, problem):
+    reranker, tokenizer = classifier(model_folder, num_labels=1, problem_type=problem)
     documents = [[TEXTS[(3 * query + place) % 80] for place in range(5)] for query in range(80)]
     certificate = calibrate(
         reranker, tokenizer, TEXTS, text_pairs=documents, max_disagreement=0.4, confidence=0.9

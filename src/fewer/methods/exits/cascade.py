@@ -50,7 +50,7 @@ MARGINS = (4.0, 3.0, 2.5, 2.0, 1.5, 1.25, 1.0, 0.75, 0.5, 0.25, 0.0)
 class Cascade:
     """Let documents leave a list that is reranked; heads are fitted to unlabelled pairs."""
 
-    margin: NonNegative = 1.5  # standard deviations of an estimate's error
+    margin: NonNegative = 1.0  # standard deviations of an estimate's error
 
     def build(self, spec: ModelSpec) -> CascadePolicy:
         """Make the heads, by which nothing leaves until they are calibrated."""
