@@ -69,7 +69,8 @@ def _targets(results: Results) -> list[tuple[Row, str, float]]:
 
 
 def _target_of(entry: Row) -> float:
-    return float(entry["target"] or entry["reference_target"])
+    """Return the target of a difference; 1 where neither arm has one, as LTP by its own rule."""
+    return float(entry["target"] or entry["reference_target"] or 1.0)
 
 
 _HALF = 0.5
