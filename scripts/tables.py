@@ -252,7 +252,9 @@ def _table(name: str) -> str:
         return f"\n{claim(list(newest.values()))}\n"
     precision = "" if name == "training" else ", fp32"
     processors = sorted({str(row["processor"]) for row in newest.values()})
-    note = f"Measured on {'; '.join(processors)}, one thread{precision}; rows in `{RESULTS}`.\n"
+    counts_of_threads = sorted({row["threads"] for row in newest.values()})
+    threads = "one thread" if counts_of_threads == [1] else f"{_listed(counts_of_threads)} threads"
+    note = f"Measured on {'; '.join(processors)}, {threads}{precision}; rows in `{RESULTS}`.\n"
     if name in SCORED:
         counts = sorted({row["scored_rows"] for row in newest.values() if "scored_rows" in row})
         note += f"Scores: the same models at the same thresholds, on {_listed(counts)} rows.\n"
