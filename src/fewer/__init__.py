@@ -8,7 +8,6 @@ from fewer.version import __version__
 
 if TYPE_CHECKING:
     from fewer.certificate.calibrate import calibrate
-    from fewer.certificate.monitor import Monitor
     from fewer.core.decision import Decision, Fate, Site, View
     from fewer.core.needs import Needs
     from fewer.core.phase import Phase
@@ -40,7 +39,6 @@ _HOMES = {
     "Fate": "fewer.core.decision",
     "MagicPyramid": "fewer.methods.combined",
     "Method": "fewer.core.policy",
-    "Monitor": "fewer.certificate.monitor",
     "Phase": "fewer.core.phase",
     "Policy": "fewer.core.policy",
     "Schedule": "fewer.training.fit",
@@ -78,7 +76,6 @@ __all__ = [
     "Fate",
     "MagicPyramid",
     "Method",
-    "Monitor",
     "Needs",
     "Phase",
     "Policy",

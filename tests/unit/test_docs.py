@@ -307,7 +307,7 @@ def test_numbers_stand_between_markers_that_the_tables_fill():
     found = {page.name: blocks.findall(page.read_text()) for page in PAGES}
     assert {name: marks for name, marks in found.items() if marks} == {
         "README.md": ["claim", "readme", "certified", "glance"],
-        "compare.md": ["compare_sst2", "compare_ag_news"],
+        "compare.md": ["compare_sst2", "compare_ag_news", "compare_mrpc"],
         "gpu.md": ["gpu_encoder", "gpu_kernels", "gpu_host", "gpu_training", "gpu_laws"],
         "results.md": [
             "readme",
@@ -328,7 +328,7 @@ def test_numbers_stand_between_markers_that_the_tables_fill():
         "probe-exit.md": ["probe_exit"],
         "ner-and-guards.md": ["gliner"],
         "embed-and-rerank.md": ["embedding"],
-        "certificate.md": ["certificate"],
+        "certificate.md": ["calibration", "certificate"],
         "which-runtime.md": [
             "glance",
             "peers",

@@ -37,7 +37,7 @@ __all__ = ["Monitor", "evidence_of"]
 class Monitor:
     """What texts in use have shown of a promise so far. Frozen: each count makes a new one.
 
-    >>> monitor = fewer.Monitor.of(model)  # doctest: +SKIP
+    >>> monitor = Monitor.of(model)  # doctest: +SKIP
     >>> monitor = monitor.read(model, tokenizer, a_few_texts)  # doctest: +SKIP
     >>> monitor.is_broken  # doctest: +SKIP
     """
