@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 
 import fewer
+from benchmarks.support.certificate import describe_bench
 from fewer.certificate.bench import encode_bench
 from fewer.cli.common import quiet
 from fewer.hf.pretrained import load_tokenizer
-from fewer.measure.rows import append_row, describe
+from fewer.measure.rows import append_row
 from fewer.tasks import read_rows
 
 DATA = Path(os.environ.get("FEWER_DATA", "../shared/data"))
@@ -39,16 +40,7 @@ def main(threads: int) -> None:
     certificate = fewer.calibrate(model, tokenizer, texts, max_disagreement=RISK)
     seconds = {"wall": time.perf_counter() - wall, "process": time.process_time() - process}
     bench = encode_bench(model, tokenizer, texts, None, None)
-    row = describe(
-        "calibration",
-        model=MODEL,
-        method=fewer.attachment(model).method,
-        source=source,
-        table=table,
-        encoded=bench.encoded,
-        max_length=bench.items.max_length,
-        seed=0,
-    )
+    row = describe_bench("calibration", bench, model=MODEL, source=source, table=table)
     row |= {"seconds": seconds, "certificate": certificate.to_dict()}
     append_row(row, RESULTS)
     print(seconds, certificate.promise)

@@ -22,6 +22,7 @@ import typer
 from torch import Tensor
 
 import fewer
+from benchmarks.support.certificate import MARGINS, describe_bench
 from fewer.certificate.bench import Bench, encode_bench, points_of
 from fewer.certificate.calibrate import OperatingRuns, operating_runs
 from fewer.certificate.p_values import binomial_p_value
@@ -32,7 +33,7 @@ from fewer.core.operating_points import Point
 from fewer.core.stack import Stack
 from fewer.hf.pretrained import load_tokenizer
 from fewer.hf.side_file import method_from
-from fewer.measure.rows import append_row, describe
+from fewer.measure.rows import append_row
 from fewer.tasks import read_rows
 
 RESULTS = Path("benchmarks/results/certificate.jsonl")
@@ -42,7 +43,6 @@ DRAWS = 500
 SAMPLE = 2000  # unlabelled texts that a method without training is fitted to
 PATH_TEXTS = 150  # those that the path of a stack is made on
 TIMED_TEXTS, ROUNDS = 400, 3
-SHOWN = (3.0, 2.0, 1.5, 1.2, 1.0, 0.7)  # margins that are timed in any case
 
 
 def main(
@@ -70,18 +70,9 @@ def main(
     generator = torch.Generator().manual_seed(0)
     levels = [_try_level(runs, risk, generator) for risk in RISKS]
     timed = [level["point"] for level in levels if level["point"] is not None]
-    timed += [point for point in runs.points if point in SHOWN]
+    timed += [point for point in runs.points if point in MARGINS]  # which a table shows
     speedups = _time(bench, full, list(dict.fromkeys(timed)))
-    row = describe(
-        "certificate",
-        model=model_name,
-        method=fewer.attachment(model).method,
-        source=data,
-        table=table,
-        encoded=bench.encoded,
-        max_length=bench.items.max_length,
-        seed=0,
-    )
+    row = describe_bench("certificate", bench, model=model_name, source=data, table=table)
     row |= {
         "name": name,
         "precision": precision or "fp32",

@@ -4,16 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from fewer.hf.attach import attachment
+from fewer.measure.rows import describe
 from fewer.report.format import grid
 
-__all__ = ["calibration_line", "certificate_table", "certified_table", "probe_exit_table"]
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from fewer.certificate.bench import Bench
+
+__all__ = [
+    "MARGINS",
+    "calibration_line",
+    "certificate_table",
+    "certified_table",
+    "describe_bench",
+    "probe_exit_table",
+]
 
 PROMISES = (0.01, 0.05)  # of README
 MARGINS = (3.0, 2.0, 1.5, 1.2, 1.0, 0.7)
 PROBE_HEADS = ("data", "margin", "changed", "FLOPs", "speed")
 HEADS = ("model", "promised", "broken", "in the other half", "nothing certified", "FLOPs", "speed")
+
+
+def describe_bench(
+    kind: str, bench: Bench, *, model: str, source: str, table: Dataset
+) -> dict[str, Any]:
+    """Begin the row of a measurement on a bench, whose texts are those of the table."""
+    return describe(
+        kind,
+        model=model,
+        method=attachment(bench.model).method,
+        source=source,
+        table=table,
+        encoded=bench.encoded,
+        max_length=bench.items.max_length,
+        seed=0,
+    )
 
 
 def certificate_table(rows: Sequence[dict[str, Any]]) -> str:

@@ -10,7 +10,7 @@ from fewer.report.format import grid
 __all__ = ["choose_margin", "reranking_table"]
 
 HEADS = ("token pruning", "leaves", "margin", "FLOPs", "nDCG@10", "difference, points", "speed")
-NAMES = {"dense": "none", "lexical": "`lexical`, before the first layer", "tokens": "`cumulative`"}
+NAMES = {"dense": "none", "lexical": "`lexical`, before the first layer"}
 
 
 def choose_margin(curve: Sequence[dict[str, Any]], loss: float) -> float:

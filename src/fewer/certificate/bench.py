@@ -173,10 +173,8 @@ def _number_labels(bench: Bench, labels: Iterable[int | str]) -> Tensor:
             f"labels must be left out for a {type(bench.model).__name__}, whose answers are not "
             "one label per text. Bound max_disagreement instead of max_drop."
         )
-    outputs, values = (
-        index_names(names),
-        [format_label(label) for label in listed(labels, "labels")],
-    )
+    outputs = index_names(names)
+    values = [format_label(label) for label in listed(labels, "labels")]
     if len(values) != len(bench):
         raise ValueError(f"labels must be as many as the texts, {len(bench)}; got {len(values)}.")
     for value in values:

@@ -97,12 +97,10 @@ def sweep(
     never = operating_points.never
     assert not isinstance(never, tuple)  # a single threshold, as its path
     for threshold in (never, *_merge_thresholds(besides, grid)):
-        if threshold == never:
-            operating_points.set_never()
-        elif threshold in besides:  # calibrated to a target, it may lie outside the range
-            operating_points.value.fill_(threshold)
+        if threshold in besides:  # calibrated to a target, it may lie outside the range
+            operating_points.restore(threshold)
         else:
-            operating_points.set(threshold)
+            operating_points.turn_to(threshold)
         answers, traces, order = runs.run(operating_points, f"at {threshold:g}")
         depths = Depths.of(system, traces, [texts[row] for row in order])
         all_rows = range(len(depths.tokens))

@@ -61,11 +61,10 @@ class ExitPolicy(CalibratedExits):
         ]
         features = self.heads.features(tokens, number)
         logits = self.heads.classify(features, number, previous).float() / self.temperature[number]
-        output = ExitOutput(view.layer, texts, logits, features)
+        measure = self._measure(logits, features, previous)
+        output = ExitOutput(view.layer, texts, logits, features, measure=measure)
         flops = self.heads.flops(tokens, 0 if self.doubt is None else self.doubt.in_features)
-        output = replace(output, measure=self._measure(output, previous))
-        assert output.measure is not None
-        is_certain = self.criterion.match(output.measure, self.threshold)
+        is_certain = self.criterion.match(measure, self.threshold)
         if can_look(is_certain) and not bool(is_certain.any()):
             return Decision(exit_outputs=(output,), head_flops=flops)
         exits = torch.zeros(tokens.grid[0], dtype=torch.bool, device=texts.device)
@@ -109,23 +108,26 @@ class ExitPolicy(CalibratedExits):
         labels = torch.cat([get_labels(batch, output.rows) for batch, output in outputs])
         return logits, labels
 
-    def _measure(self, output: ExitOutput, previous: list[ExitOutput]) -> Tensor:
+    def _measure(
+        self, logits: Tensor, features: Tensor | None, previous: list[ExitOutput]
+    ) -> Tensor:
+        """Return what the criterion compares with the threshold, `(R)`."""
         evidence = ExitEvidence(
-            logits=output.logits,
+            logits=logits,
             previous=tuple(earlier.logits for earlier in previous),
-            uncertainty=self._uncertainty(output),
+            uncertainty=self._uncertainty(features),
             patience=self.method.patience,
             tolerance=self.method.tolerance,
             independent=self.independent,
         )
         return self.criterion.measure(evidence)
 
-    def _uncertainty(self, output: ExitOutput) -> Tensor | None:
+    def _uncertainty(self, features: Tensor | None) -> Tensor | None:
         if self.doubt is None:
             return None
-        assert output.features is not None  # of heads whose doubt is learned
-        features = in_dtype_of(self.doubt, output.features)  # a loss is not under autocast
-        uncertainty: Tensor = torch.sigmoid(self.doubt(features).float()).squeeze(1)
+        assert features is not None  # of heads whose doubt is learned
+        inputs = in_dtype_of(self.doubt, features)  # a loss is not under autocast
+        uncertainty: Tensor = torch.sigmoid(self.doubt(inputs).float()).squeeze(1)
         return uncertainty
 
     def _learning_to_exit_loss(self, batch: TrainingBatch, output: ExitOutput) -> Tensor:
@@ -133,7 +135,7 @@ class ExitPolicy(CalibratedExits):
 
         With independent labels an exit is wrong if one of them is.
         """
-        labels, uncertainty = get_labels(batch, output.rows), self._uncertainty(output)
+        labels, uncertainty = get_labels(batch, output.rows), self._uncertainty(output.features)
         assert uncertainty is not None
         if self.independent:
             applies = labels.reshape(output.logits.shape) > 0.5
