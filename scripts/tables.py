@@ -238,7 +238,9 @@ def _table(name: str) -> str:
     newest = {}
     for row in (row for file in files if file.exists() for row in read_results(file)):
         run = row["model"], row["data"]["hash"], row["max_length"], row["kind"]
-        newest[(*run, *(row.get(name) for name in ("dropout", "batch_size", "name")))] = row
+        key = (*run, *(row.get(name) for name in ("dropout", "batch_size", "name")))
+        newest.pop(key, None)  # so that the rows stay in the order in which they were measured
+        newest[key] = row
     if not newest:
         return f"\n{NOTHING}\n"
     if name in SCORED:

@@ -68,3 +68,15 @@ def test_curves_are_of_all_rows_each_under_its_name() -> None:
     assert 0 < written.index(first) < written.index(second)
     assert written.count("| never |") == 2
     assert f"`{tables.RESULTS}/exits.jsonl`, `{tables.RESULTS}/tagging.jsonl`" in written
+
+
+def test_a_run_that_was_measured_again_comes_after_another_number_of_its_texts() -> None:
+    def certified(texts: str, share: float) -> dict[str, Any]:
+        level = {"risk": 0.01, "broken": 0.0, "broken_in_half": 0.0, "nothing_certified": 0.0}
+        row = result() | {"name": "probe-exit-imdb", "levels": [level | {"flops_share": share}]}
+        return row | {"data": row["data"] | {"hash": texts}}
+
+    measured("certificate", certified("all", 0.8), certified("some", 0.6), certified("all", 0.5))
+    written = tables.filled(page("certificate"))
+    assert "2.00x fewer" in written
+    assert "1.67x fewer" not in written
