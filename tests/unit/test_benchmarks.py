@@ -15,7 +15,15 @@ def _option(command: list[str], name: str) -> str:
     ("name", "epochs"),
     [
         # dense, and what the method trains the model on: 3 + (2 + 1), 6 + (3 + 2); 2 + (1 + 0.5)
-        ("tagging", {"conll2003-tokee": "6", "resume-tokee": "11", "ewt-pos-tokee": "6"}),
+        (
+            "tagging",
+            {
+                "conll2003-tokee": "6",
+                "resume-tokee": "11",
+                "ewt-pos-tokee": "6",
+                "conll2003-minilm-tokee": "4",
+            },
+        ),
         ("sst2", {"sst2-ltp": "3.5"}),
         ("imdb", {"imdb-ltp": "3.5"}),
     ],
