@@ -28,6 +28,10 @@ class Candidates:
         scores = torch.cat((self.best.to(scores), scores))
         self.best = scores.topk(min(self.top_k, len(scores))).values
 
+    def wants_all(self, count: int) -> bool:
+        """Return whether so many more documents are all among the best, with those so far."""
+        return count + len(self.best) <= self.top_k
+
     def worst_wanted(self, scores: Float[Tensor, "R"]) -> Float[Tensor, ""] | None:
         """Return the `top_k`-th score of these and the best so far; `None` if there are fewer."""
         scores = torch.cat((self.best.to(scores), scores))

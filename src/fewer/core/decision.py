@@ -91,7 +91,7 @@ class ExitOutput:
     features: Float[Tensor, "R F"] | None = None  # what the logits were made from
     exited: Bool[Tensor, "R"] | None = None  # whose answer this is; None: of no row
     # of each row's text, what a single threshold was compared with, where nothing else decided
-    measure: Float[Tensor, "R"] | None = None
+    measure: Float[Tensor, "R ..."] | None = None
 
     def select(self, rows: Int[Tensor, "R2"]) -> ExitOutput:
         """Look up these rows, which must be among the output's."""

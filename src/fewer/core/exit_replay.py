@@ -1,7 +1,8 @@
 """What a pass in which no text exited would have been at another threshold of its exits.
 
-An exit takes a whole text along and touches no other, so one pass that computes all heads and lets
-nothing exit tells what every threshold would do: the answers, and the FLOPs.
+An exit takes a whole text along and touches the states of no other, so one pass that computes all
+heads and lets nothing exit tells what every threshold would do: the answers, and the FLOPs. Where
+the texts are documents of a query, those that are still read may decide who exits together.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ __all__ = ["replay_exits"]
 
 
 def replay_exits(
-    trace: Trace, match: Callable[[Float[Tensor, "R"]], Bool[Tensor, "R"]], *, of_texts: bool
+    trace: Trace, match: Callable[[Float[Tensor, "R ..."]], Bool[Tensor, "R"]], *, of_texts: bool
 ) -> Trace:
     """Return the trace with the exits that `match` tells of `ExitOutput.measure`.
 
-    `of_texts`: whether rows of outputs are texts; else they are slots of the grid. Decisions are
-    left out.
+    `match` sees the rows of the texts that are still read. `of_texts`: whether rows of outputs are
+    texts; else they are slots of the grid. Decisions are left out.
     """
     texts, columns = trace.grid
     width = 1 if of_texts else columns
@@ -43,10 +44,11 @@ def replay_exits(
             assert output.measure is not None  # the policy's points have said so
             owner = output.rows // width
             stays = is_left[owner]
-            exited = match(output.measure) & stays
-            exits[owner[exited]] = True
-            depth[owner[exited]] = output.layer + 1
-            outputs.append(replace(output.select(output.rows[stays]), exited=exited[stays]))
+            exited = match(output.measure[stays])
+            leaving = owner[stays][exited]
+            exits[leaving] = True
+            depth[leaving] = output.layer + 1
+            outputs.append(replace(output.select(output.rows[stays]), exited=exited))
         is_left = is_left & ~exits
     layers = [_read_by(layer, depth > number, columns) for number, layer in enumerate(trace.layers)]
     return replace(

@@ -29,7 +29,8 @@ class OperatingPoints:
     check: Callable[[Point], None]  # raises `ValueError` for a point outside the range
     one_training: bool = False  # a target sets the point alone: one training serves them all
     parts: tuple[OperatingPoints, ...] = ()  # of a stack: those of its parts, in order
-    # of exits of whole texts: whether rows exit whose `ExitOutput.measure` this is, at a threshold
+    # of exits of whole texts: which of the texts that are still read exit, by their
+    # `ExitOutput.measure`, at a threshold
     match: Callable[[Tensor, Tensor], Tensor] | None = None
 
     @property

@@ -12,12 +12,15 @@ from datasets import Dataset
 import fewer
 from fewer.inference.candidate_lists import CandidateLists, lower_unread
 from fewer.measure.evaluate import predict as run
-from fewer.measure.evaluate import three_way
+from fewer.measure.evaluate import run_all, three_way
+from fewer.measure.exit_runs import PointRuns
 from fewer.measure.latency import default_sizes, latency
 from fewer.measure.ranking_scorer import RankingScorer, for_best
 from fewer.measure.scorers import TextScorer, make_scorer
 from fewer.measure.sweep import sweep
+from fewer.methods.combined import Stack
 from fewer.methods.exits import Cascade
+from fewer.methods.pruning import TrainingFree
 from fewer.tasks.reranking import Reranking
 from tests.tiny import tiny, word_tokenizer
 
@@ -33,12 +36,15 @@ TABLE = Dataset.from_dict({"query": QUERIES, "document": DOCUMENTS, "label": REL
 
 @pytest.fixture(scope="module")
 def model() -> Any:
+    return fewer.set_threshold(_reranker(Cascade()), threshold=0.0)
+
+
+def _reranker(method: Any) -> Any:
     torch.manual_seed(0)
     model = tiny(layers=4, width=16, num_labels=1, initializer_range=0.3)
     with torch.no_grad():
         model.classifier.weight.mul_(20)  # scores that differ
-    fewer.prune(model, TOKENIZER, QUERIES, text_pairs=DOCUMENTS, method=Cascade())
-    return fewer.set_threshold(model, threshold=0.0)
+    return fewer.prune(model, TOKENIZER, QUERIES, text_pairs=DOCUMENTS, method=method)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +90,40 @@ def test_a_sweep_of_margins_trades_flops_for_the_score_of_lists(model: Any, enco
     flops = [point["flops_per_text"] for point in (never, *points)]
     assert all(first >= second for first, second in pairwise(flops))
     assert flops[-1] < 0.9 * never["dense_flops_per_text"]
+
+
+@pytest.mark.parametrize("budget", [1000, 60])  # tokens: a list in one batch, in several
+@pytest.mark.parametrize("method", [Cascade(), Stack((TrainingFree(target=0.8), Cascade()))])
+def test_one_pass_tells_who_leaves_at_every_margin(
+    method: Any, budget: int, encoded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = CandidateLists.batches
+    monkeypatch.setattr(
+        CandidateLists, "batches", lambda lists, lengths: batches(lists, lengths, budget)
+    )
+    reranker = _reranker(method)
+    points = fewer.attachment(reranker).policy.operating_points()
+    runs, spec = PointRuns(reranker, encoded, TOKENIZER, _scorer()), fewer.attachment(reranker).spec
+    passes: list[int] = []
+    told, left = [], []
+    handle = reranker.base_model.register_forward_hook(lambda *_: passes.append(1))
+    for point in points.path:
+        points.set(point)
+        before = len(passes)
+        answers, traces, order = runs.run(points, "told")
+        told.append(len(passes) - before)
+        expected, real_traces, real_order = run_all(reranker, encoded, TOKENIZER, _scorer(), "real")
+        torch.testing.assert_close(answers, expected, rtol=1e-4, atol=1e-4)
+        assert order == real_order
+        for trace, real in zip(traces, real_traces, strict=True):
+            assert torch.equal(trace.exited, real.exited)
+            surplus = spec.flops(trace).sum() / spec.flops(real).sum() - 1
+            assert -1e-6 < surplus < 0.03
+        left.append(sum(int(trace.exited.sum()) for trace in real_traces))
+    handle.remove()
+    assert told[0]
+    assert not any(told[1:]) or isinstance(method, Stack)  # whose other part is turned too
+    assert left[-1] > 20
 
 
 def test_a_list_is_timed_as_a_batch(model: Any, encoded: Any) -> None:

@@ -25,6 +25,7 @@ import math
 from dataclasses import replace
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fewer._validation.settings import settings, validate
@@ -107,16 +108,16 @@ class CascadePolicy(ExitingPolicy):
         if self._features is not None:
             self._features[stage].append(pair_features(tokens).cpu())
         texts = tokens.texts
-        if candidates is None or len(texts) + len(candidates.best) <= candidates.top_k:
+        if candidates is None or candidates.wants_all(len(texts)):
             return None
         scores = (pair_features(tokens) @ self.weight[stage] + self.bias[stage])[:, None]
-        worst = candidates.worst_wanted(scores[:, 0])
-        leaves = scores[:, 0] < worst - self.margin * self.spread[stage]
+        measure = torch.cat((scores, self.spread[stage].expand_as(scores)), 1)
+        leaves = _falls_behind(measure, self.margin)
         exits = torch.zeros(tokens.grid[0], dtype=torch.bool, device=texts.device)
         exits[texts] = leaves
         flops = torch.zeros(tokens.grid[0], device=texts.device)
         flops[texts] = 2.0 * self.width + pair_flops(tokens)
-        output = ExitOutput(stage - 1, texts, scores, exited=leaves)
+        output = ExitOutput(stage - 1, texts, scores, exited=leaves, measure=measure)
         return Decision(exits=exits, exit_outputs=(output,), head_flops=flops)
 
     def calibrate(self, phase: Phase, data: CalibrationData) -> None:
@@ -136,8 +137,24 @@ class CascadePolicy(ExitingPolicy):
             self.spread[stage] = ridge.errors.square().mean().sqrt()
 
     def operating_points(self) -> OperatingPoints:
-        """Return the margin; documents leave sooner by a small one."""
-        return OperatingPoints((self.margin,), math.inf, MARGINS, _check_margin)
+        """Return the margin; documents leave sooner by a small one.
+
+        Told from one pass, FLOPs are too high by the comparisons of those documents that are all
+        wanted: a pass of its own leaves them out.
+        """
+        return OperatingPoints(
+            (self.margin,), math.inf, MARGINS, _check_margin, match=_falls_behind
+        )
+
+
+def _falls_behind(measure: Float[Tensor, "R 2"], margin: Float[Tensor, ""]) -> Bool[Tensor, "R"]:
+    """Return which of a list's documents leave, by their estimates and the estimates' error."""
+    candidates = current_candidates()
+    scores, spread = measure.unbind(1)
+    worst = None if candidates is None else candidates.worst_wanted(scores)
+    if worst is None:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    return scores < worst - margin * spread
 
 
 def _check_margin(margin: Point) -> None:
