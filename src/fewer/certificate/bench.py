@@ -154,13 +154,14 @@ def encode_bench(
     text_pairs: Iterable[Any] | None,
     max_length: int | None,
     labels: Iterable[int | str] | None = None,
+    top_k: int | None = None,
 ) -> Bench:
-    """Encode the texts.
+    """Encode the texts; of rankings the best `top_k` documents count (default 1).
 
     Raises `ValueError` for a model whose answers cannot be compared yet, and for labels that are
     not the model's or of a model that gives no text a label.
     """
-    items = list_items(model, tokenizer, texts, text_pairs, max_length)
+    items = list_items(model, tokenizer, texts, text_pairs, max_length, top_k)
     bench = Bench(model, tokenizer, items, items.encode(tokenizer))
     return bench if labels is None else replace(bench, labels=_number_labels(bench, labels))
 

@@ -56,6 +56,7 @@ def calibrate(
     conditional: bool = False,
     precision: str | None = None,
     max_length: int | None = None,
+    top_k: int | None = None,
     seed: int = 0,
     output_dir: str | PathLike[str] | None = None,
     resume: bool = False,
@@ -65,12 +66,12 @@ def calibrate(
     No labels are needed: the full model, at its strictest point, is the teacher. An answer is a
     label, the labels above 0.5, a number to a tenth of the numbers' deviation, all the tags of a
     sentence (`texts` are lists of words then), the words of the answer to a question (`text_pairs`
-    are the contexts), or the first document of a query (`text_pairs` are lists of documents). At
-    most a share `max_disagreement` of the answers may differ (default 0.01). With `labels`, of a
-    classifier of texts, only right answers that become wrong count, so the accuracy falls by
-    `max_drop` at most. With a budget instead, `flops_share` or `latency_ms` (median, of a text that
-    is read alone, on this machine), the point is the strictest within the budget, and the share of
-    answers that count is what it certifies.
+    are the contexts), or the best `top_k` documents of a query, in any order (`text_pairs` are
+    lists of documents; default 1). At most a share `max_disagreement` of the answers may differ
+    (default 0.01). With `labels`, of a classifier of texts, only right answers that become wrong
+    count, so the accuracy falls by `max_drop` at most. With a budget instead, `flops_share` or
+    `latency_ms` (median, of a text that is read alone, on this machine), the point is the strictest
+    within the budget, and the share of answers that count is what it certifies.
     With `conditional` the promise is about the texts that read less than all, which an average over
     easy texts may hide. With `precision` the model is optimized for it by `fewer.optimize`, and the
     promise is about both together: the teacher is the model in the precision that it comes in.
@@ -104,7 +105,7 @@ def calibrate(
     )
     if not is_attached(model):
         attach(model)
-    bench = encode_bench(model, tokenizer, texts, text_pairs, max_length, labels)
+    bench = encode_bench(model, tokenizer, texts, text_pairs, max_length, labels, top_k)
     if latency_ms is not None and bench.items.are_rankings:
         raise ValueError("latency_ms must be left out for rankings, whose documents are no texts.")
     if output_dir is not None:
@@ -118,8 +119,9 @@ def operating_runs(
     tokenizer: PreTrainedTokenizerBase,
     texts: Iterable[Any],
     *,
-    text_pairs: Iterable[str] | None = None,
+    text_pairs: Iterable[Any] | None = None,
     max_length: int | None = None,
+    top_k: int | None = None,
     path: Path | None = None,
     precision: str | None = None,
 ) -> OperatingRuns:
@@ -128,7 +130,8 @@ def operating_runs(
     `path` takes the place of the method's own points. With `precision` the model is optimized for
     it, but for the full run that answers are compared with.
     """
-    bench, points = encode_bench(model, tokenizer, texts, text_pairs, max_length), points_of(model)
+    bench = encode_bench(model, tokenizer, texts, text_pairs, max_length, top_k=top_k)
+    points = points_of(model)
     path = points.path if path is None else path
     full = bench.run_at(points, points.never)
     if precision is not None:
@@ -197,6 +200,7 @@ def _open_journal(folder: FilePath, bench: Bench, run: dict[str, Any], resume: b
         "data": bench.items.hash,
         "labels": labels,
         "max_length": bench.items.max_length,
+        "top_k": bench.items.top_k,
         "version": __version__,
     }
     open_run(folder, run, resume, "calibrate.json")
@@ -314,4 +318,5 @@ def _describe(bench: Bench, goal: Goal) -> Certificate:
         date=datetime.now(timezone.utc).date().isoformat(),
         version=__version__,
         precision=precision_of(bench.model),
+        top_k=bench.items.top_k if bench.items.are_rankings else None,
     )

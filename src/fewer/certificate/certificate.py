@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Strict
 
 from fewer._validation.settings import build, settings
-from fewer._validation.types import Fraction, Natural, Number, Proportion
+from fewer._validation.types import Count, Fraction, Natural, Number, Proportion
 from fewer.hf.attach import attachment
 
 if TYPE_CHECKING:
@@ -44,20 +44,25 @@ class Certificate:
     # the points that were tested, in order
     tested: Annotated[tuple[Number | Numbers, ...], Strict(False)] = field(default=())
     counts: Literal["changed", "worse"] = "changed"  # all that differ, or right ones now wrong
+    top_k: Count | None = field(default=None)  # of rankings: the best documents, in any order
 
     @property
     def promise(self) -> str:
         """The promise in words."""
         if self.point is None:
             return "nothing is certified: the model reads everything"
-        among = "of the texts that read less" if self.conditional else "of all texts"
+        texts = "texts" if self.top_k is None else "queries"
+        among = f"of the {texts} that read less" if self.conditional else f"of all {texts}"
         happens = {
             "changed": "differ from the full model's",
             "worse": "become wrong that the full model has right",
         }[self.counts]
+        answers = "answers" if self.top_k is None else f"best {self.top_k} documents"
+        if self.top_k == 1:
+            answers = "first documents"
         return (
             f"with {self.confidence:.0%} confidence, at most {self.max_disagreement:.2%} of the "
-            f"answers {among} {happens} ({self.changed} of {self.texts:,} did); "
+            f"{answers} {among} {happens} ({self.changed} of {self.texts:,} did); "
             f"{self.flops_share:.1%} of its FLOPs"
         )
 

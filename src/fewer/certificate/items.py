@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from fewer._validation.settings import validate
+from fewer._validation.types import Count
 from fewer.core.cost import Task
 from fewer.hf.attach import attachment
 from fewer.hf.max_length import resolve_max_length
@@ -43,6 +45,7 @@ class Items:
     texts: Sequence[Any]
     pairs: Sequence[Any] | None  # of rankings the list of each query's documents
     max_length: int
+    top_k: int = 1  # documents of a query that are wanted
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -86,7 +89,7 @@ class Items:
         if self.task is Task.SPAN:
             return SpanScorer(self._question_rows())
         if self.are_rankings:
-            return RankingScorer([], self._queries())
+            return RankingScorer([], self._queries(), self.top_k)
         if self.task is Task.MULTI_LABEL:
             return MultiLabelScorer([], self.labels)
         if self.task is Task.TOKEN:
@@ -118,8 +121,12 @@ def list_items(
     texts: Iterable[Any],
     text_pairs: Iterable[Any] | None,
     max_length: int | None,
+    top_k: int | None = None,
 ) -> Items:
-    """List the texts. Raises `ValueError` for a model whose answers cannot be compared yet."""
+    """List the texts. Raises `ValueError` for a model whose answers cannot be compared yet.
+
+    And for `top_k` without lists of documents.
+    """
     task, names = attachment(model).spec.task, label_names(model)
     if task not in (Task.TEXT, Task.MULTI_LABEL, Task.TOKEN, Task.SPAN):
         raise ValueError(
@@ -135,7 +142,13 @@ def list_items(
         raise ValueError(
             f"text_pairs must be as many as the texts, {len(text_list)}; got {len(pairs)}."
         )
-    items = Items(task, names, text_list, pairs, length)
+    items = Items(task, names, text_list, pairs, length, 1 if top_k is None else top_k)
+    if top_k is not None:
+        validate(Count, top_k, "top_k")
+        if not items.are_rankings:
+            raise ValueError(
+                f"top_k must be left out without lists of documents to rank; got {top_k}."
+            )
     if items.are_rankings and (task not in (Task.TEXT, Task.MULTI_LABEL) or len(names) != 1):
         raise ValueError(
             f"text_pairs must be one text each for a {type(model).__name__}, which ranks nothing; "

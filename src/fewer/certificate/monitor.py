@@ -96,7 +96,9 @@ class Monitor:
         Draw them from those in use at random. In full is without a precision that was certified
         too. The model is left as it was.
         """
-        bench = encode_bench(model, tokenizer, texts, text_pairs, max_length)
+        certificate = certificate_of(model)
+        top_k = None if certificate is None else certificate.top_k
+        bench = encode_bench(model, tokenizer, texts, text_pairs, max_length, top_k=top_k)
         points, isa = points_of(model), attachment(model).isa
         point = points.present
         run = bench.time_at(points, point)

@@ -57,6 +57,9 @@ def calibrate(
     split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None,
     limit: LimitOption = None,
     max_length: Annotated[int | None, typer.Option(min=2, help="Longest text in tokens.")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, help="Best documents of a query that count; default 1.")
+    ] = None,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
     seed: int = 0,
@@ -109,6 +112,7 @@ def calibrate(
         conditional=conditional,
         precision=precision,
         max_length=max_length,
+        top_k=top_k,
         seed=seed,
         output_dir=passes,
         resume=resume,

@@ -6,6 +6,7 @@ import json
 import shlex
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -185,7 +186,7 @@ def load(
     from fewer.hf.max_length import resolve_max_length
     from fewer.hf.optimize import PRECISIONS, kernels_of, precision_of
     from fewer.inference.candidate_lists import check_whole
-    from fewer.measure.ranking_scorer import for_best
+    from fewer.measure.ranking_scorer import RankingScorer, for_best
     from fewer.measure.rows import describe
     from fewer.measure.scorers import make_scorer
     from fewer.measure.sweep import present_threshold
@@ -200,8 +201,12 @@ def load(
     scorer = make_scorer(task, table)
     model = origin.load_model(precision, device)
     tokenizer = origin.load_tokenizer(model)
+    certificate = attachment(model).settings.certificate
+    certified = None if certificate is None else certificate.get("top_k")
     if top_k is not None:
         scorer = for_best(scorer, model, top_k)
+    elif certified is not None and isinstance(scorer, RankingScorer):
+        scorer = replace(scorer, top_k=certified)
     encoding: dict[str, Any] = {}
     if overlong is not None:
         scorer = scorer.for_overlong(overlong)
@@ -231,10 +236,10 @@ def load(
     queries = len(set(scorer.texts(encoded)))
     if queries < len(table):  # their documents are scored together
         row["data"] |= {"queries": queries}
-    if (lists := scorer.lists(model)) is not None:
-        row["top_k"] = lists.top_k
+    if isinstance(scorer, RankingScorer):
+        row["top_k"] = scorer.top_k
     row |= {**encoding, "threshold": threshold, **saved}
-    if (certificate := attachment(model).settings.certificate) is not None:
+    if certificate is not None:
         row["certificate"] = certificate
     row["training_seed"] = _training_seed(origin.folder)
     encode_training = partial(task.encode, table, tokenizer, max_length=length)

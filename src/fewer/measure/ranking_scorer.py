@@ -26,7 +26,8 @@ __all__ = ["RankingScorer", "for_best"]
 class RankingScorer(LogitScorer):
     """Scores the ranking of each query's documents; answers are scores (documents).
 
-    A model that compares the documents of a query reads them as a list, for its best `top_k`.
+    A model that compares the documents of a query reads them as a list, for its best `top_k`. A
+    query's answer is another where other documents are the best `top_k`, in any order.
     """
 
     relevance: Sequence[float]
@@ -85,9 +86,13 @@ class RankingScorer(LogitScorer):
         return torch.from_numpy(ndcg_of_each(scores, self.relevance, self.queries))
 
     def differs(self, answers: Tensor, reference: Tensor) -> Tensor:
-        """Return which queries get another first document."""
+        """Return which queries get another document among their best `top_k`."""
+
+        def best(scores: Tensor) -> set[int]:
+            return set(scores.argsort(descending=True, stable=True)[: self.top_k].tolist())
+
         return torch.tensor(
-            [answers[rows].argmax() != reference[rows].argmax() for rows in self._documents]
+            [best(answers[rows]) != best(reference[rows]) for rows in self._documents]
         )
 
     def remark(self, answers: Tensor) -> str:

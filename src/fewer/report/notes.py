@@ -64,6 +64,8 @@ def certificate_line(row: Row) -> str | None:
         return None
     if certificate["conditional"] or certificate["point"] is None:
         return None
+    if certificate.get("top_k") != row.get("top_k"):  # about more of the best documents, or fewer
+        return None
     if certificate.get("counts") == "worse":  # a promise about labels, which a row has no count of
         return None
     risk = certificate["max_disagreement"]

@@ -12,7 +12,7 @@ from datasets import Dataset
 import fewer
 from fewer.inference.candidate_lists import CandidateLists, lower_unread
 from fewer.measure.evaluate import predict as run
-from fewer.measure.evaluate import run_all, three_way
+from fewer.measure.evaluate import run_all, run_systems, three_way
 from fewer.measure.exit_runs import PointRuns
 from fewer.measure.latency import default_sizes, latency
 from fewer.measure.ranking_scorer import RankingScorer, for_best
@@ -77,7 +77,10 @@ def test_fewer_flops_than_the_packed_model_whose_best_document_stays_first(
 ) -> None:
     results = three_way(model, encoded, TOKENIZER, _scorer())
     assert results["method"]["flops_per_text"] < 0.9 * results["packed"]["flops_per_text"]
-    assert results["method"]["changed"] == results["packed"]["changed"] == 0.0
+    assert results["packed"]["changed"] == 0.0
+    outcomes = run_systems(model, encoded, TOKENIZER, _scorer())
+    first = RankingScorer(_scorer().relevance, _scorer().queries, top_k=1)
+    assert first.changed(outcomes["method"].answers, outcomes["packed"].answers) == 0.0
     everything = three_way(model, encoded, TOKENIZER, _scorer(top_k=30))
     assert everything["method"]["metrics"] == everything["packed"]["metrics"]
 
@@ -143,6 +146,15 @@ def test_a_list_is_timed_as_a_batch(model: Any, encoded: Any) -> None:
 def test_lists_are_batched_in_their_order_by_tokens() -> None:
     lists = CandidateLists([[0, 2, 4], [1, 3]], top_k=1)
     assert lists.batches([3, 9, 4, 2, 2], token_budget=7) == [[0, 2], [4], [1], [3]]
+
+
+def test_an_answer_is_another_where_other_documents_are_the_best() -> None:
+    full, other = torch.zeros(60), torch.zeros(60)
+    full[[0, 2, 4, 1, 3]] = torch.tensor([3.0, 2.0, 1.0, 5.0, 4.0])  # queries take turns
+    other[[2, 0, 6, 1, 5]] = torch.tensor([3.0, 2.0, 1.0, 5.0, 4.0])
+    # of the third best of the second query all are equal, so that the first of them counts
+    for top_k, differs in ((1, [True, False]), (2, [False, True]), (3, [True, False])):
+        assert _scorer(top_k).differs(other, full).tolist() == differs
 
 
 def test_documents_that_left_rank_below_the_others_in_their_order() -> None:

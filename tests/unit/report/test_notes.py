@@ -89,7 +89,8 @@ def test_a_certificate_is_held_against_the_answers_that_changed(
 
 
 @pytest.mark.parametrize(
-    "changes", [{"conditional": True}, {"point": None}, {"threshold": 0.5}, {"none": True}]
+    "changes",
+    [{"conditional": True}, {"point": None}, {"threshold": 0.5}, {"none": True}, {"top_k": 3}],
 )
 def test_a_certificate_about_something_else_has_no_line(changes: dict[str, Any]) -> None:
     row = result(threshold=changes.pop("threshold", None))
