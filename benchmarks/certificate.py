@@ -5,7 +5,8 @@ and the point is chosen that they certify. Drawn with replacement, the true shar
 is that of all texts; in a split into halves, the other half tells it, with noise of its own. With a
 file of unlabelled --texts the model is dense, and gets a --method that needs no training, fitted to
 2,000 of them. Two methods, joined by a comma, are a stack, whose path is made on 150 more of them.
-Process time is taken on some of the texts, at the point that most draws certify.
+Rows with a query and a document are lists, whose first document is the answer. Process time is
+taken on some of the texts, at the point that most draws certify.
 """
 
 from __future__ import annotations
@@ -57,13 +58,15 @@ def main(
     """Measure one model on one data set, and add a row; with a precision, against fp32."""
     quiet()
     torch.set_num_threads(1)
-    table = read_rows(data).shuffle(seed=0)
+    table = read_rows(data)
+    if "query" not in table.column_names:  # lists stay whole
+        table = table.shuffle(seed=0)
     table = table.select(range(min(rows, len(table))))
     model, tokenizer = fewer.load(model_name), load_tokenizer(model_name)
     path, given = None, 0
     if texts is not None:
         path, given = _prune(model, tokenizer, texts, method)
-    first, pairs = _read_columns(table)
+    first, pairs = _read_items(table)
     full = encode_bench(copy.deepcopy(model), tokenizer, first, pairs, None)
     runs = operating_runs(model, tokenizer, first, text_pairs=pairs, path=path, precision=precision)
     bench = replace(full, model=model)
@@ -73,6 +76,7 @@ def main(
     timed += [point for point in runs.points if point in MARGINS]  # which a table shows
     speedups = _time(bench, full, list(dict.fromkeys(timed)))
     row = describe_bench("certificate", bench, model=model_name, source=data, table=table)
+    row["data"] |= {"queries": len(bench)} if bench.items.are_rankings else {}
     row |= {
         "name": name,
         "precision": precision or "fp32",
@@ -107,7 +111,7 @@ def _time(bench: Bench, full: Bench, points: Sequence[Point]) -> dict[Point, flo
 
     The median of rounds, in each of which every point is run once.
     """
-    step = max(1, len(bench) // TIMED_TEXTS)
+    step = max(1, len(bench.encoded) // TIMED_TEXTS)
     few, all_read = (one.select(range(0, len(bench), step)) for one in (bench, full))
     of_model, of_full = points_of(bench.model), points_of(full.model)
     rounds = []
@@ -117,10 +121,23 @@ def _time(bench: Bench, full: Bench, points: Sequence[Point]) -> dict[Point, flo
     return dict(zip(points, map(median, zip(*rounds, strict=True)), strict=True))
 
 
+def _read_items(table: Any) -> tuple[list[Any], list[Any] | None]:
+    """Return what is answered: texts, sentences, pairs, or queries and the documents of each."""
+    first, second = _read_columns(table)
+    if second is None or "query" not in table.column_names:
+        return first, second
+    lists: dict[str, list[str]] = {}
+    for query, document in zip(first, second, strict=True):
+        lists.setdefault(query, []).append(document)
+    return list(lists), list(lists.values())
+
+
 def _read_columns(table: Any) -> tuple[list[Any], list[str] | None]:
     """Return the texts, or sentences as lists of words, and the second texts of pairs."""
     if "tokens" in table.column_names:
         return table["tokens"][:], None
+    if "query" in table.column_names:
+        return table["query"][:], table["document"][:]
     return table["text"][:], table["text_b"][:] if "text_b" in table.column_names else None
 
 

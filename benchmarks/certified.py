@@ -1,7 +1,7 @@
 """What is certified: models without training for it, in fp32 and int8, and trained exits.
 
 The dense models are those of `training-free` and `training-free-pairs`, and one of tags, which is
-trained here; the trained exits are those of `compare`.
+trained here; the trained exits are those of `compare`, the reranker and its lists of `reranking`.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ def commands(data: Path) -> list[list[str]]:
     fit += ["--train", str(data / "conll2003/train.jsonl.gz"), "--column", "tags=ner_tags"]
     fit += ["--dense-epochs", "2", "--learning-rate", "2e-4", "--limit", "6000"]
     rows = [[*fit, "--output", "runs/conll2003"]]
+    lists, reranker = "runs/data/squad-rerank", "runs/squad-rerank-dense/model"
+    fitted = ["--method", "cascade", "--texts", f"{lists}/calibrate.jsonl"]
+    certify_lists = ["benchmarks.certificate", "cascade-squad-rerank", reranker]
+    rows.append([*certify_lists, f"{lists}/certify.jsonl", "24000", *fitted])
     for name, model in dense.items():
         probes = without_training(name, "probe_exit")
         rows.append(certify("probe-exit", name, model, *probes))

@@ -2,7 +2,7 @@
 
 The paragraph that the question was asked about is the relevant one, though others may answer it
 too. Training rows have it and two of the first 30; calibration rows have lists of 25, whose labels
-nothing reads.
+nothing reads. Certificates are about lists of the first 20 for other questions.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ __all__ = ["FOLDER", "LIST", "write"]
 FOLDER = Path("runs/data/squad-rerank")
 LIST = 100  # documents of a list that is reranked
 TRAIN, CALIBRATE, DEV, TEST = 3000, 400, 150, 250  # questions
+CERTIFY, SHORT = 1200, 20  # questions and documents of the lists that certificates are about
 NEGATIVES = 2  # for each relevant paragraph of a training question
 Question = tuple[str, int]  # and the number of its paragraph
 
 
 def write(data: Path) -> None:
-    """Write the four files, once."""
+    """Write the five files, once."""
     if (FOLDER / "test.jsonl").exists():
         return
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -55,10 +56,14 @@ def write(data: Path) -> None:
         ],
     )
     paragraphs, questions = _read(data / "squad/dev-v1.1.json.gz")
-    questions = draw.sample(questions, DEV + TEST)
-    lists = _retrieve(paragraphs, questions).tolist()
-    _write("dev", paragraphs, questions[:DEV], lists[:DEV])
-    _write("test", paragraphs, questions[DEV:], lists[DEV:])
+    shown = draw.sample(questions, DEV + TEST)
+    lists = _retrieve(paragraphs, shown).tolist()
+    _write("dev", paragraphs, shown[:DEV], lists[:DEV])
+    _write("test", paragraphs, shown[DEV:], lists[DEV:])
+    others = sorted(set(questions) - set(shown))
+    certified = draw.sample(others, CERTIFY)
+    lists = _retrieve(paragraphs, certified)[:, :SHORT].tolist()
+    _write("certify", paragraphs, certified, lists)
 
 
 def _read(path: Path) -> tuple[list[str], list[Question]]:

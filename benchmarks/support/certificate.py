@@ -51,7 +51,7 @@ def certificate_table(rows: Sequence[dict[str, Any]]) -> str:
     newest = {row["name"]: row for row in rows}
     lines = [
         (
-            f"{name}, {row['data']['rows']:,} {_name_items(row)}",
+            f"{name}, {_name_items(row)}",
             f"at most {100 * level['risk']:g} %",
             *(f"{100 * level[key]:.1f} %" for key in ("broken", "broken_in_half")),
             f"{100 * level['nothing_certified']:.0f} %",
@@ -126,5 +126,9 @@ def _describe_data(row: dict[str, Any]) -> str:
 
 def _name_items(row: dict[str, Any]) -> str:
     """Name the texts and, where it is known, how many others the method was fitted to."""
-    given = row.get("given")
-    return f"texts ({given:,} others to fit to)" if given else "texts"
+    given, queries = row.get("given"), row["data"].get("queries")
+    if queries is not None:
+        named = f"{queries:,} lists of {row['data']['rows'] // queries} documents"
+        return f"{named} ({given:,} other pairs to fit to)"
+    texts = f"{row['data']['rows']:,} texts"
+    return f"{texts} ({given:,} others to fit to)" if given else texts
