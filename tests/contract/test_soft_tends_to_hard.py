@@ -12,6 +12,7 @@ from tests.contract.table import BACKBONES, TASKS, every_backbone, read
 from tests.rounding import assert_same, gap
 from tests.tiny import ragged, tiny
 
+IMPOSSIBLE = 15.0  # nats
 TEMPERATURES = (1e-1, 1e-3, 1e-4, 1e-5)
 GATED = {
     "ltp": LTP(final_threshold=0.2),
@@ -74,3 +75,26 @@ def test_without_gates_soften_is_mask(backbone):
     batch = ragged(model)
     soft, hard = read(model, batch, "soften")[0], read(model, batch, "mask")[0]
     assert_same(soft, hard)
+
+
+@every_backbone
+@pytest.mark.parametrize("restore", [True, False])
+def test_what_can_be_the_answer_in_training_can_be_it_at_inference(restore, backbone):
+    """The loss of a label on every token, in the soft phase and of the answers at inference."""
+    method = LTP(final_threshold=0.2, temperature=1e-6, restore=restore)
+    model = fewer.attach(tiny(backbone, "QuestionAnswering"), method)
+    batch = ragged(model, seed=1)
+    logits, trace = read(model, batch, "mask")
+    losses = -logits.float().log_softmax(1).mean(2)  # of an answer of one token
+    real = batch["attention_mask"].bool()
+    pruned = (trace.layers_read < len(trace.layers)) & real
+    assert pruned.any()
+    assert torch.equal(losses[real] > IMPOSSIBLE, pruned[real] & (not restore))
+    model.training = True  # of the head alone: no dropout
+    with torch.no_grad(), fewer.applying(model, "soften"):
+        for text, column in real.nonzero().tolist():
+            one = {name: values[text : text + 1] for name, values in batch.items()}
+            place = torch.tensor([column])
+            loss = float(model(**one, start_positions=place, end_positions=place).loss)
+            expected = float(losses[text, column])
+            assert loss == pytest.approx(expected, abs=1e-2) or min(loss, expected) > IMPOSSIBLE

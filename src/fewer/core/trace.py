@@ -180,6 +180,22 @@ class Trace:
         return gone.view(self.grid)
 
     @property
+    def faded(self) -> Float[Tensor, "B N"] | None:
+        """The gates of each token that is no answer once it is pruned, multiplied; `None`: all 1.
+
+        Of a soft pass, where it stands for `dropped`.
+        """
+        total: Tensor | None = None
+        for entry in self.decisions:
+            gate = entry.decision.gate
+            if gate is None or entry.decision.restores:
+                continue
+            one = torch.ones(self.grid[0] * self.grid[1], device=self.device)
+            total = one if total is None else total
+            total = total * one.index_copy(0, entry.slot, gate.float())
+        return None if total is None else total.view(self.grid)
+
+    @property
     def layers_read(self) -> Int[Tensor, "B N"]:
         """How many layers each token was computed in: 0..L, 0 on padding."""
         depth = torch.zeros(self.grid[0] * self.grid[1], dtype=torch.long, device=self.device)

@@ -18,7 +18,8 @@ def answering_forward(original: Any) -> Any:
     The head computes all texts, which costs next to nothing; exit outputs then replace its logits.
     Spans neither start nor end on padding or pruned tokens, and labels on padding are ignored. In
     training the logits of pruned tokens are unchanged, for losses that read them, and the loss is
-    that of the remaining tokens. The signature stays, because Trainer and pipelines read it.
+    that of the remaining tokens; in a soft pass, of all tokens, each as far as its gates let it be
+    an answer. The signature stays, because Trainer and pipelines read it.
     """
     original_signature = signature(original.forward)
 
@@ -42,12 +43,15 @@ def answering_forward(original: Any) -> Any:
         prunes = attached.protects_first_text
         masked = head.masked_columns(trace, pruned=prunes and not self.training)
         head.set_logits(output, logits, masked)
-        if output.loss is not None and (masked is not None or logits is not head_logits):
-            removes = APPLIES[attached.phase_of(training=self.training).apply].removes
+        removes = APPLIES[attached.phase_of(training=self.training).apply].removes
+        fades = prunes and self.training and not removes
+        if output.loss is not None and (masked is not None or logits is not head_logits or fades):
             masked = head.masked_columns(trace, pruned=prunes and self.training and removes)
             labels = head.get_labels(original_signature.bind(self, *args, **kwargs).arguments)
             assert labels is not None  # the model has computed a loss from them
-            output.loss = head.remaining_loss(head.get_logits(output), labels, masked)
+            logits = head.get_logits(output)
+            logits = head.fade(logits, trace) if fades else logits
+            output.loss = head.remaining_loss(logits, labels, masked)
         wants_dict = self.config.return_dict if wants_dict is None else wants_dict
         return output if wants_dict else output.to_tuple()
 

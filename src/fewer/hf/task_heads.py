@@ -56,6 +56,10 @@ class TaskHead:
         """Return the columns `(B, N)` that cannot be the answer: padding and pruned tokens."""
         return None
 
+    def fade(self, logits: Tensor, trace: Trace) -> Tensor:
+        """Return the logits of a soft pass, lower the less a token can be the answer."""
+        return logits
+
     def ignore_padding(self, arguments: MutableMapping[str, Any]) -> None:
         """Ignore labels of tokens outside the attention mask, in a call's `arguments`.
 
@@ -151,6 +155,14 @@ class SpanHead(TextHead):
     def masked_columns(self, trace: Trace, *, pruned: bool) -> Tensor | None:
         """Return padding, and pruned tokens where `pruned`."""
         return trace.padding | trace.dropped if pruned else trace.padding
+
+    def fade(self, logits: Tensor, trace: Trace) -> Tensor:
+        """Add log g for the gates g of tokens that are no answer once they are pruned."""
+        gate = trace.faded
+        if gate is None:
+            return logits
+        lowered: Tensor = gate.clamp_min(torch.finfo(gate.dtype).tiny).log()
+        return logits + lowered[..., None].to(logits.dtype)
 
 
 _HEADS: dict[Task, type[TaskHead]] = {
