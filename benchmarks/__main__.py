@@ -186,7 +186,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "training-free-pairs": training_free_pairs(DATA, RESULTS),
         "attention-answers": attention_answers(DATA),
         "tokens-remaining": tokens_remaining(DATA),
-        "compare": [_compared("sst2"), _compared("ag-news")],
+        "compare": [_compared("sst2"), _compared("ag-news"), _compared("imdb-exits")],
         "glue-ltp": _glue(),
         "length-shift": [["benchmarks.length_shift"]],
         "certificate": certified(DATA),
