@@ -89,7 +89,7 @@ def certified_table(rows: Sequence[dict[str, Any]]) -> str:
                 for cell in (f"{1 / level['flops_share']:.1f}x fewer", f"{level['speedup']:.1f}x")
             ),
         )
-        for row in _of_probes(rows)
+        for row in _without_training(rows, "probe_exit", "cascade")
     ]
     heads = [head for risk in PROMISES for head in (f"FLOPs, at most {100 * risk:g} %", "speed")]
     return grid([("data", *heads), *lines], words=1)
@@ -105,7 +105,7 @@ def probe_exit_table(rows: Sequence[dict[str, Any]]) -> str:
             f"{1 / share:.2f}x fewer",
             f"{speedup:.2f}x",
         )
-        for row in _of_probes(rows)
+        for row in _without_training(rows, "probe_exit")
         for margin, changed, share, speedup in zip(
             *(row[key] for key in ("points", "changed", "flops_shares", "speedups")), strict=True
         )
@@ -114,21 +114,26 @@ def probe_exit_table(rows: Sequence[dict[str, Any]]) -> str:
     return grid([PROBE_HEADS, *lines], words=1)
 
 
-def _of_probes(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    of_probes = (row for row in rows if row["method"]["name"] == "probe_exit")
-    newest = {row["name"]: row for row in of_probes if row.get("precision", "fp32") == "fp32"}
+def _without_training(rows: Sequence[dict[str, Any]], *methods: str) -> list[dict[str, Any]]:
+    """Return the newest row of each name, in fp32, of methods that need no training."""
+    shown = (row for row in rows if row["method"]["name"] in methods)
+    newest = {row["name"]: row for row in shown if row.get("precision", "fp32") == "fp32"}
     return list(newest.values())
 
 
 def _describe_data(row: dict[str, Any]) -> str:
-    return f"{Path(row['data']['source']).parent.name} test, {row['data']['rows']:,} texts"
+    part = "" if "queries" in row["data"] else " test"
+    return f"{Path(row['data']['source']).parent.name}{part}, {_count_items(row)}"
 
 
 def _name_items(row: dict[str, Any]) -> str:
     """Name the texts and, where it is known, how many others the method was fitted to."""
-    given, queries = row.get("given"), row["data"].get("queries")
-    if queries is not None:
-        named = f"{queries:,} lists of {row['data']['rows'] // queries} documents"
-        return f"{named} ({given:,} other pairs to fit to)"
-    texts = f"{row['data']['rows']:,} texts"
-    return f"{texts} ({given:,} others to fit to)" if given else texts
+    others = "other pairs" if "queries" in row["data"] else "others"
+    given = row.get("given")
+    return f"{_count_items(row)} ({given:,} {others} to fit to)" if given else _count_items(row)
+
+
+def _count_items(row: dict[str, Any]) -> str:
+    """Count the texts, or the lists that are ranked."""
+    count, queries = row["data"]["rows"], row["data"].get("queries")
+    return f"{count:,} texts" if queries is None else f"{queries:,} lists of {count // queries}"
