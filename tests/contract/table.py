@@ -84,9 +84,7 @@ METHODS = {
     "dense": Case(Dense()),
     "ltp": Case(LTP_02, may_drop=True, restores=True),
     "ltp-hidden": Case(LTP(final_threshold=0.2, restore=False), may_drop=True),
-    "ltp-output": Case(
-        LTP(final_threshold=0.2, soft_rule="output"), may_drop=True, restores=True
-    ),
+    "ltp-output": Case(LTP(final_threshold=0.2, soft_rule="output"), may_drop=True, restores=True),
     "ltp-reference": Case(
         LTP(final_threshold=0.12, reference_length=16), may_drop=True, restores=True
     ),

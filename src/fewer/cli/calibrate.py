@@ -87,8 +87,6 @@ def calibrate(
     if threads is not None:
         torch.set_num_threads(threads)
     rows = read_rows(texts, split=split)
-    if limit is not None and limit < len(rows):
-        rows = rows.shuffle(seed=seed).select(range(limit))
     source = Source.find(model)
     loaded = source.load_model("fp32", device)
     tokenizer = source.load_tokenizer(loaded)
@@ -97,13 +95,16 @@ def calibrate(
     if max_drop is not None and label is None:
         raise ValueError("--max-drop must come with --column label=NAME; got no column of labels.")
     items, pairs = _read_items(rows, names)
+    labels = None if label is None else rows[label][:]
+    if limit is not None and limit < len(items):
+        items, pairs, labels = _draw(limit, seed, items, pairs, labels)
     passes = output.with_name(f"{output.name}.passes")  # of one that is interrupted
     certificate = calibrate(
         loaded,
         tokenizer,
         items,
         text_pairs=pairs,
-        labels=None if label is None else rows[label][:],
+        labels=labels,
         max_disagreement=max_disagreement,
         max_drop=max_drop,
         flops_share=flops_share,
@@ -122,6 +123,15 @@ def calibrate(
     shutil.rmtree(passes)
     loaded_by = f'fewer.load("{output}", precision="{certificate.precision}")'
     typer.echo(f"{certificate.promise}\nthe model: {loaded_by}")
+
+
+def _draw(limit: int, seed: int, *columns: Any) -> list[Any]:
+    """Draw the same entries from columns, by the numbers that other commands draw of rows."""
+    from datasets import Dataset
+
+    numbers = Dataset.from_dict({"number": range(len(columns[0]))}).shuffle(seed=seed)
+    drawn = numbers["number"][:limit]
+    return [column and [column[number] for number in drawn] for column in columns]
 
 
 def _read_items(rows: Dataset, names: dict[str, Any]) -> tuple[list[Any], list[Any] | None]:

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from typer.testing import CliRunner
@@ -50,6 +52,25 @@ def test_a_drop_needs_a_column_of_labels(dense, reviews, tmp_path):
     result = CliRunner().invoke(app, [*words, "--column", "label=stars"])
     assert result.exit_code == 0, result.output
     assert "become wrong" in result.output
+
+
+def test_a_limit_draws_queries_with_all_of_their_documents(model_folder, tmp_path):
+    reranker = AutoModelForSequenceClassification.from_pretrained(model_folder, num_labels=1)
+    reranker.save_pretrained(tmp_path / "reranker")
+    AutoTokenizer.from_pretrained(model_folder).save_pretrained(tmp_path / "reranker")
+    rows = [
+        {"query": f"what {number}", "document": f"a film number {(3 * number + place) % 50}"}
+        for number in range(60)
+        for place in range(4)
+    ]
+    (tmp_path / "lists.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["calibrate", str(tmp_path / "reranker"), "--texts", str(tmp_path / "lists.jsonl")]
+    words += ["--column", "query=query", "--max-disagreement", "0.5", "--confidence", "0.5"]
+    words += ["--limit", "40", "--top-k", "2", "--output", str(tmp_path / "certified")]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    certificate = certificate_of(fewer.load(tmp_path / "certified"))
+    assert (certificate.texts, certificate.top_k) == (28, 2)  # 70 % of 40 queries
 
 
 def test_a_file_without_a_column_of_texts_is_told(model_folder, reviews, tmp_path):
