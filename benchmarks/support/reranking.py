@@ -14,11 +14,15 @@ NAMES = {"dense": "none", "lexical": "`lexical`, before the first layer"}
 
 
 def choose_margin(curve: Sequence[dict[str, Any]], loss: float) -> float:
-    """Return the last margin, from wide to small, before one loses more points to the widest."""
+    """Return the last margin, from wide to small, before one may lose more points to the widest.
+
+    It may where the interval of its difference reaches further below that of the widest: a mean
+    over few questions is luck.
+    """
     widest, *others = sorted(curve, key=lambda point: -point["margin"])
     chosen = widest["margin"]
     for point in others:
-        if point["difference"][0] < widest["difference"][0] - loss:
+        if point["difference"][1] < widest["difference"][1] - loss:
             break
         chosen = point["margin"]
     return float(chosen)

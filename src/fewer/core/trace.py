@@ -190,9 +190,9 @@ class Trace:
             gate = entry.decision.gate
             if gate is None or entry.decision.restores:
                 continue
-            one = torch.ones(self.grid[0] * self.grid[1], device=self.device)
-            total = one if total is None else total
-            total = total * one.index_copy(0, entry.slot, gate.float())
+            gates = torch.ones(self.grid[0] * self.grid[1], device=self.device)
+            gates = gates.index_copy(0, entry.slot, gate.float())
+            total = gates if total is None else total * gates
         return None if total is None else total.view(self.grid)
 
     @property
