@@ -82,12 +82,10 @@ BIG_BIRD = BigBird(block_size=2, num_random_blocks=0)
 
 METHODS = {
     "dense": Case(Dense()),
-    "ltp": Case(LTP_02, may_drop=True, restores=True),
-    "ltp-hidden": Case(LTP(final_threshold=0.2, restore=False), may_drop=True),
-    "ltp-output": Case(LTP(final_threshold=0.2, soft_rule="output"), may_drop=True, restores=True),
-    "ltp-reference": Case(
-        LTP(final_threshold=0.12, reference_length=16), may_drop=True, restores=True
-    ),
+    "ltp": Case(LTP_02, may_drop=True),
+    "ltp-restoring": Case(LTP(final_threshold=0.2, restore=True), may_drop=True, restores=True),
+    "ltp-output": Case(LTP(final_threshold=0.2, soft_rule="output"), may_drop=True),
+    "ltp-reference": Case(LTP(final_threshold=0.12, reference_length=16), may_drop=True),
     "training-free": Case(TrainingFree(), may_drop=True, may_freeze=True),
     "training-free-cls": Case(
         TrainingFree(rule="cls", merge=False), may_drop=True, may_freeze=True
@@ -145,19 +143,12 @@ METHODS = {
     "power-bert-absolute": Case(Retain(counts="absolute"), may_drop=True),
     "power-bert-and-ltp": Case(Stack((Retain(), LTP_01)), may_drop=True),
     "length-adaptive": Case(LengthAdaptive(drop=0.5), may_drop=True, restores=True),
-    "length-adaptive-and-ltp": Case(
-        Stack((LengthAdaptive(drop=0.5), LTP_01)), may_drop=True, restores=True
-    ),
+    "length-adaptive-and-ltp": Case(Stack((LengthAdaptive(drop=0.5), LTP_01)), may_drop=True),
     "deformer": Case(DeFormer(lower=1), SPANS),
-    "deformer-and-ltp": Case(
-        Stack((DeFormer(lower=2), LTP_02)), SPANS, may_drop=True, restores=True
-    ),
+    "deformer-and-ltp": Case(Stack((DeFormer(lower=2), LTP_02)), SPANS, may_drop=True),
     "longformer": Case(Longformer(attention_window=4), has_pattern=True),
     "longformer-and-ltp": Case(
-        Stack((Longformer(attention_window=6), LTP_02)),
-        may_drop=True,
-        restores=True,
-        has_pattern=True,
+        Stack((Longformer(attention_window=6), LTP_02)), may_drop=True, has_pattern=True
     ),
     "longformer-and-skim": Case(
         Stack((Longformer(attention_window=4), BlockSkim(block=4))),
@@ -173,10 +164,10 @@ METHODS = {
         SpAtten(token_ratios=(0.3, 0.6), head_ratios=(0.7, 0.7)), may_drop=True, prunes_heads=True
     ),
     "spatten-and-ltp": Case(Stack((SpAtten(token_ratios=(0.3, 0.5)), LTP_02)), may_drop=True),
-    "transkimmer": Case(Transkimmer(), may_drop=True, restores=True),
-    "transkimmer-and-ltp": Case(Stack((LTP_02, Transkimmer())), may_drop=True, restores=True),
-    "tr-bert": Case(TRBERT(), may_drop=True, restores=True),
-    "tr-bert-and-ltp": Case(Stack((LTP_02, TRBERT())), may_drop=True, restores=True),
+    "transkimmer": Case(Transkimmer(), may_drop=True),
+    "transkimmer-and-ltp": Case(Stack((LTP_02, Transkimmer())), may_drop=True),
+    "tr-bert": Case(TRBERT(), may_drop=True),
+    "tr-bert-and-ltp": Case(Stack((LTP_02, TRBERT())), may_drop=True),
     "big-bird": Case(BIG_BIRD, has_pattern=True),
     "big-bird-exits": Case(Stack((BIG_BIRD, EarlyExit())), TEXTS, has_exits=True, has_pattern=True),
     "big-bird-drops": Case(Stack((BIG_BIRD, Drop())), may_drop=True, has_pattern=True),

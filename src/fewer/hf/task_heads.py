@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TaskHead", "model_spec", "pooler_of", "task_head"]
 
+LEAST_GATE = 1e-9  # below it a gate has no gradient, which would be 1 / gate
 IGNORED = -100  # the label that losses ignore, in transformers and torch
 
 
@@ -161,7 +162,7 @@ class SpanHead(TextHead):
         gate = trace.faded
         if gate is None:
             return logits
-        lowered: Tensor = gate.clamp_min(torch.finfo(gate.dtype).tiny).log()
+        lowered: Tensor = gate.clamp_min(LEAST_GATE).log()
         return logits + lowered[..., None].to(logits.dtype)
 
 

@@ -25,11 +25,11 @@ What differs from the authors' code, and why:
 - `target` asks for a share of the FLOPs instead of guessing lambda: the penalty becomes lambda *
   |share - target|, and a common factor on the thresholds is fitted by bisection, so that the share
   is met on the training texts.
-- Where tokens are answers, as in question answering, a pruned token may be the answer with its last
-  state (`restore`), for the model learns so: a token whose gate is 0 keeps its state in the soft
-  phase. In the released code pruned tokens go on through the layers without attending, so their
-  answers are not those of a model that drops them. With `restore=False` a pruned token is no
-  answer, and log g of its gates enters its start and end logits in the soft phase.
+- Where tokens are answers, as in question answering, a pruned token is no answer, and log g of its
+  gates enters its start and end logits in the soft phase, so that pruning an answer costs. With
+  `restore` it may be the answer with its last state, which is what a token whose gate is 0 keeps in
+  the soft phase. In the released code pruned tokens go on through the layers without attending, so
+  their answers are not those of a model that drops them.
 - `ranking` adds the ranking distillation of ToP to the soft phase, by this weight: the scores of
   the early layers learn to rank tokens as the last layer of the model before the phase does.
 """
@@ -69,7 +69,7 @@ class LTP:
     soft_rule: Literal["attention", "output"] = "attention"
     reference_length: Count | None = None  # None: divide by living queries; else by this number
     ranking: NonNegative = 0.0  # weight of the ranking distillation of ToP
-    restore: bool = True  # whether a pruned token may begin or end an answer, at its last state
+    restore: bool = False  # whether a pruned token may begin or end an answer, at its last state
     epochs: Pair = (1.0, 0.5)  # of the soft and of the hard phase
     # of the model and of the thresholds in the soft phase, of the model in the hard one
     learning_rates: Triple = (2e-5, 1e-4, 5e-6)

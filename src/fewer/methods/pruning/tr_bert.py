@@ -28,7 +28,7 @@ What differs from the authors' code, and why:
 - Every text decides for itself. In batches theirs keep as many tokens as the greediest text wants.
 - The mean of log pi is over the tokens of the text as it came, at both points.
 - No gradient goes from the networks into the model, and a loss above 20 counts as 20 in the reward:
-  in a stack, an answer that was pruned may have no likelihood at all.
+  an answer that was pruned has no likelihood at all.
 - The networks learn at a rate of their own, 1e-3, where theirs have the model's.
 """
 
@@ -164,8 +164,7 @@ class TRBERTPolicy(Policy):
         flops = linear_flops(self.networks[point]) * tokens.count(tokens.gate)
         if view.state is None:
             threshold = self.method.threshold if view.phase.passes else self.threshold
-            keep = logits.sigmoid() >= threshold
-            return replace(Decision.keep(keep), head_flops=flops, restores=True)
+            return replace(Decision.keep(logits.sigmoid() >= threshold), head_flops=flops)
         protected = tokens.roles.protected
         keep = (view.state[point][tokens.slot] < logits.sigmoid()) | protected
         log_prob = -nn.functional.binary_cross_entropy_with_logits(
@@ -173,7 +172,7 @@ class TRBERTPolicy(Policy):
         )
         free = (~protected).float() if tokens.gate is None else tokens.gate * ~protected
         log_prob = tokens.count(log_prob * free)
-        return replace(Decision.keep(keep), head_flops=flops, log_prob=log_prob, restores=True)
+        return replace(Decision.keep(keep), head_flops=flops, log_prob=log_prob)
 
     def loss(self, batch: TrainingBatch) -> Tensor:
         """Imitate the heuristic; or follow the teacher; or weigh what was drawn by its reward."""

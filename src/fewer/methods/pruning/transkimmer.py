@@ -129,11 +129,10 @@ class TranskimmerPolicy(Policy):
         if not (view.soft and view.phase.regularise):
             keep = logits.softmax(-1)[:, KEEP] >= self.threshold
             gate = keep.float().clamp_min(SKIMMED) if view.soft else None
-            return replace(Decision.keep(keep, gate), head_flops=flops, restores=True)
+            return replace(Decision.keep(keep, gate), head_flops=flops)
         soft = nn.functional.gumbel_softmax(logits, tau=self.method.temperature)[:, KEEP]
         hard = (soft >= 0.5).float().clamp_min(SKIMMED)
-        gate = hard + (soft - soft.detach())
-        return Decision(gate=gate, head_flops=flops, restores=True)
+        return Decision(gate=hard + (soft - soft.detach()), head_flops=flops)
 
     def loss(self, batch: TrainingBatch) -> Tensor:
         """Weigh by lambda the mean share of tokens that layers read, or the distance to target."""
