@@ -263,8 +263,10 @@ def _joint() -> list[list[str]]:
 
 def _tagging() -> list[list[str]]:
     """Train TOKEE; SENTEE takes over its heads; measure both against an equally long training."""
-    tests = {"conll2003": "conll2003", "resume": "resume_ner_zh", "ewt-pos": "ud_ewt_pos"}
-    tests["conll2003-minilm"] = "conll2003"
+    tests = {
+        **{"conll2003": "conll2003", "conll2003-minilm": "conll2003"},
+        **{"resume": "resume_ner_zh", "ewt-pos": "ud_ewt_pos"},
+    }
     models = {"runs/models/e5-small-latin": "latin", "runs/models/e5-small-zh": "chinese"}
     commands = [
         ["benchmarks.e5", folder, "--vocabulary", kept]

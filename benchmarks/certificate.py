@@ -36,6 +36,7 @@ from fewer.hf.pretrained import load_tokenizer
 from fewer.hf.side_file import method_from
 from fewer.measure.rows import append_row
 from fewer.tasks import read_rows
+from fewer.tasks.reranking import Reranking
 
 RESULTS = Path("benchmarks/results/certificate.jsonl")
 RISKS = (0.005, 0.01, 0.02, 0.05)
@@ -76,7 +77,6 @@ def main(
     timed += [point for point in runs.points if point in MARGINS]  # which a table shows
     speedups = _time(bench, full, list(dict.fromkeys(timed)))
     row = describe_bench("certificate", bench, model=model_name, source=data, table=table)
-    row["data"] |= {"queries": len(bench)} if bench.items.are_rankings else {}
     row |= {
         "name": name,
         "precision": precision or "fp32",
@@ -123,13 +123,7 @@ def _time(bench: Bench, full: Bench, points: Sequence[Point]) -> dict[Point, flo
 
 def _read_items(table: Any) -> tuple[list[Any], list[Any] | None]:
     """Return what is answered: texts, sentences, pairs, or queries and the documents of each."""
-    first, second = _read_columns(table)
-    if second is None or "query" not in table.column_names:
-        return first, second
-    lists: dict[str, list[str]] = {}
-    for query, document in zip(first, second, strict=True):
-        lists.setdefault(query, []).append(document)
-    return list(lists), list(lists.values())
+    return Reranking().lists(table) if "query" in table.column_names else _read_columns(table)
 
 
 def _read_columns(table: Any) -> tuple[list[Any], list[str] | None]:

@@ -5,8 +5,8 @@ token pruning and the heads of `Cascade` are fitted to its unlabelled calibratio
 is read once to its end, with all estimates: since no score depends on other documents, who would
 have left at any margin follows exactly. The margin is chosen on dev questions: the smallest at
 which the interval of the difference to reading all excludes a loss of more than `LOSS` points of
-nDCG@10. Some test lists are then ranked in
-earnest, all systems in turn, for the time that it takes, and must give the same documents.
+nDCG@10. Some test lists are then ranked in earnest, all systems in turn, for the time that it
+takes, and must give the same documents.
 """
 
 from __future__ import annotations

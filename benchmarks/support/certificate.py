@@ -34,7 +34,7 @@ def describe_bench(
     kind: str, bench: Bench, *, model: str, source: str, table: Dataset
 ) -> dict[str, Any]:
     """Begin the row of a measurement on a bench, whose texts are those of the table."""
-    return describe(
+    row = describe(
         kind,
         model=model,
         method=attachment(bench.model).method,
@@ -44,6 +44,9 @@ def describe_bench(
         max_length=bench.items.max_length,
         seed=0,
     )
+    if bench.items.are_rankings:
+        row["data"] |= {"queries": len(bench)}
+    return row
 
 
 def certificate_table(rows: Sequence[dict[str, Any]]) -> str:

@@ -57,9 +57,9 @@ class Certificate:
             "changed": "differ from the full model's",
             "worse": "become wrong that the full model has right",
         }[self.counts]
-        answers = "answers" if self.top_k is None else f"best {self.top_k} documents"
-        if self.top_k == 1:
-            answers = "first documents"
+        answers = {None: "answers", 1: "first documents"}.get(
+            self.top_k, f"best {self.top_k} documents"
+        )
         return (
             f"with {self.confidence:.0%} confidence, at most {self.max_disagreement:.2%} of the "
             f"{answers} {among} {happens} ({self.changed} of {self.texts:,} did); "

@@ -91,13 +91,9 @@ def calibrate(
     loaded = source.load_model("fp32", device)
     tokenizer = source.load_tokenizer(loaded)
     names = roles(column)
-    label = names.get("label")
-    if max_drop is not None and label is None:
+    if max_drop is not None and "label" not in names:
         raise ValueError("--max-drop must come with --column label=NAME; got no column of labels.")
-    items, pairs = _read_items(rows, names)
-    labels = None if label is None else rows[label][:]
-    if limit is not None and limit < len(items):
-        items, pairs, labels = _draw(limit, seed, items, pairs, labels)
+    items, pairs, labels = _read_items(rows, names, limit, seed)
     passes = output.with_name(f"{output.name}.passes")  # of one that is interrupted
     certificate = calibrate(
         loaded,
@@ -125,26 +121,25 @@ def calibrate(
     typer.echo(f"{certificate.promise}\nthe model: {loaded_by}")
 
 
-def _draw(limit: int, seed: int, *columns: Any) -> list[Any]:
-    """Draw the same entries from columns, by the numbers that other commands draw of rows."""
-    from datasets import Dataset
+def _read_items(
+    rows: Dataset, names: dict[str, Any], limit: int | None, seed: int
+) -> tuple[list[Any], list[Any] | None, list[Any] | None]:
+    """Return the texts, their pairs (of a ranking the documents of each query) and labels."""
+    from fewer.tasks.reranking import Reranking
+    from fewer.tasks.sampling import sample_rows
 
-    numbers = Dataset.from_dict({"number": range(len(columns[0]))}).shuffle(seed=seed)
-    drawn = numbers["number"][:limit]
-    return [column and [column[number] for number in drawn] for column in columns]
-
-
-def _read_items(rows: Dataset, names: dict[str, Any]) -> tuple[list[Any], list[Any] | None]:
-    """Return the texts and their pairs: of a ranking the documents of each query."""
-    query = names.get("query")
-    if query is not None:
-        lists: dict[str, list[str]] = {}
-        for row in rows:
-            lists.setdefault(row[query], []).append(row[names.get("document", "document")])
-        return list(lists), list(lists.values())
-    text, pair = names.get("tokens") or names.get("text"), names.get("text_pair")
-    text = text or _guess_column(rows.column_names)
-    return rows[text][:], None if pair is None else rows[pair][:]
+    columns = {role: names[role] for role in ("query", "document") if role in names}
+    ranking = Reranking(**columns) if "query" in names else None
+    if limit is not None and limit < len(rows):
+        rows = sample_rows(ranking, rows, limit, seed)
+    labels, pairs = (
+        None if name is None else rows[name][:]
+        for name in (names.get("label"), names.get("text_pair"))
+    )
+    if ranking is not None:
+        return (*ranking.lists(rows), labels)
+    text = names.get("tokens") or names.get("text") or _guess_column(rows.column_names)
+    return rows[text][:], pairs, labels
 
 
 def _guess_column(names: list[str]) -> str:

@@ -6,7 +6,6 @@ import json
 import shlex
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -201,12 +200,7 @@ def load(
     scorer = make_scorer(task, table)
     model = origin.load_model(precision, device)
     tokenizer = origin.load_tokenizer(model)
-    certificate = attachment(model).settings.certificate
-    certified = None if certificate is None else certificate.get("top_k")
-    if top_k is not None:
-        scorer = for_best(scorer, model, top_k)
-    elif certified is not None and isinstance(scorer, RankingScorer):
-        scorer = replace(scorer, top_k=certified)
+    scorer = for_best(scorer, model, top_k)
     encoding: dict[str, Any] = {}
     if overlong is not None:
         scorer = scorer.for_overlong(overlong)
@@ -239,7 +233,7 @@ def load(
     if isinstance(scorer, RankingScorer):
         row["top_k"] = scorer.top_k
     row |= {**encoding, "threshold": threshold, **saved}
-    if certificate is not None:
+    if (certificate := attachment(model).settings.certificate) is not None:
         row["certificate"] = certificate
     row["training_seed"] = _training_seed(origin.folder)
     encode_training = partial(task.encode, table, tokenizer, max_length=length)

@@ -41,14 +41,13 @@ def replay_exits(
             head_flops = head_flops + decision.head_flops * is_left
         exits = torch.zeros_like(is_left)
         for output in decision.exit_outputs:
-            assert output.measure is not None  # the policy's points have said so
-            owner = output.rows // width
-            stays = is_left[owner]
-            exited = match(output.measure[stays])
-            leaving = owner[stays][exited]
+            read = output.select(output.rows[is_left[output.rows // width]])
+            assert read.measure is not None  # the policy's points have said so
+            exited = match(read.measure)
+            leaving = read.rows[exited] // width
             exits[leaving] = True
             depth[leaving] = output.layer + 1
-            outputs.append(replace(output.select(output.rows[stays]), exited=exited))
+            outputs.append(replace(read, exited=exited))
         is_left = is_left & ~exits
     layers = [_read_by(layer, depth > number, columns) for number, layer in enumerate(trace.layers)]
     return replace(

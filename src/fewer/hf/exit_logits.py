@@ -43,14 +43,14 @@ def answering_forward(original: Any) -> Any:
         prunes = attached.protects_first_text
         masked = head.masked_columns(trace, pruned=prunes and not self.training)
         head.set_logits(output, logits, masked)
-        removes = APPLIES[attached.phase_of(training=self.training).apply].removes
-        fades = prunes and self.training and not removes
-        if output.loss is not None and (masked is not None or logits is not head_logits or fades):
+        if output.loss is not None and (masked is not None or logits is not head_logits):
+            removes = APPLIES[attached.phase_of(training=self.training).apply].removes
             masked = head.masked_columns(trace, pruned=prunes and self.training and removes)
             labels = head.get_labels(original_signature.bind(self, *args, **kwargs).arguments)
             assert labels is not None  # the model has computed a loss from them
             logits = head.get_logits(output)
-            logits = head.fade(logits, trace) if fades else logits
+            if prunes and self.training and not removes:
+                logits = head.fade(logits, trace)
             output.loss = head.remaining_loss(logits, labels, masked)
         wants_dict = self.config.return_dict if wants_dict is None else wants_dict
         return output if wants_dict else output.to_tuple()

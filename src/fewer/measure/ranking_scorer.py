@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fewer.hf.attach import attachment
 from fewer.measure.scorer import Batches, LogitScorer, Scorer
 from fewer.tasks.rank_metrics import CUTOFF
 
@@ -110,11 +111,16 @@ class RankingScorer(LogitScorer):
         return documents
 
 
-def for_best(scorer: Scorer, model: nn.Module, top_k: int) -> Scorer:
-    """Let a scorer read each list of documents for its best `top_k`.
+def for_best(scorer: Scorer, model: nn.Module, top_k: int | None) -> Scorer:
+    """Let a scorer read each list for its best `top_k`; None: as the model's certificate says.
 
-    Raises `ValueError` where the model reads no lists.
+    Raises `ValueError` where `top_k` is given and the model reads no lists.
     """
+    if top_k is None:
+        certified = (attachment(model).settings.certificate or {}).get("top_k")
+        if certified is None or not isinstance(scorer, RankingScorer):
+            return scorer
+        return replace(scorer, top_k=certified)
     if not isinstance(scorer, RankingScorer) or scorer.lists(model) is None:
         raise ValueError(
             f"top_k must be given only for a reranker whose documents may leave; got {top_k} for "

@@ -110,6 +110,18 @@ class Reranking:
             queries.append(numbers.setdefault(value, len(numbers)))
         return queries
 
+    def lists(self, rows: Dataset) -> tuple[list[str], list[list[str]]]:
+        """Return the queries in order of appearance, and the documents of each."""
+        queries: list[str] = []
+        documents: list[list[str]] = []
+        values = (column_values(rows, column) for column in (self.query, self.document))
+        for number, query, document in zip(self.queries(rows), *values, strict=True):
+            if number == len(queries):
+                queries.append(query)
+                documents.append([])
+            documents[number].append(document)
+        return queries, documents
+
     def _targets(self, rows: Dataset) -> list[float]:
         """Return the relevance for training: a model of binary relevance takes none above 1."""
         values = self.relevance(rows)

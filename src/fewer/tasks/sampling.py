@@ -18,8 +18,8 @@ __all__ = ["sample_rows"]
 
 
 @singledispatch
-def sample_rows(task: Task, rows: Dataset, count: int, seed: int) -> Dataset:
-    """Draw so many rows with a seed."""
+def sample_rows(task: Task | None, rows: Dataset, count: int, seed: int) -> Dataset:
+    """Draw so many rows with a seed; without labels there may be no task."""
     return rows.shuffle(seed=seed).select(range(count))
 
 

@@ -7,13 +7,11 @@ import torch
 from transformers import (
     AutoModel,
     AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
-    AutoTokenizer,
 )
 
 import fewer
-from fewer.certificate.bench import Bench, encode_bench, points_of
+from fewer.certificate.bench import Bench, encode_bench
 from fewer.certificate.calibrate import calibrate, operating_runs
 from fewer.certificate.certificate import certificate_of
 from fewer.certificate.p_values import binomial_p_value, binomial_upper_bound
@@ -22,15 +20,12 @@ from fewer.hf.optimize import precision_of
 from fewer.kernels.cpu.library import best_isa
 from fewer.measure.exit_runs import PointRuns
 from fewer.measure.sweep import present_threshold
-from fewer.methods.exits import Cascade, ProbeExit
+from fewer.methods.exits import ProbeExit
 from fewer.methods.pruning import TrainingFree
 from fewer.tasks.qa_metrics import normalize_answer
+from tests.unit.certificate.models import TEXTS, classifier
 from tests.unit.conftest import WORDS
 
-TEXTS = [
-    " ".join(WORDS[(number * step) % len(WORDS)] for step in range(1, 2 + number % 9))
-    for number in range(80)
-]
 STACK = Stack((TrainingFree(target=0.7), ProbeExit()))
 LOOSE = {"max_disagreement": 0.2, "confidence": 0.9}
 
@@ -46,17 +41,6 @@ def flops_for_seconds(monkeypatch):
         return {**fields, "seconds": float(fields["flops"].sum())}
 
     monkeypatch.setattr(Bench, "_run", run_by_flops)
-
-
-def classifier(model_folder, kind=AutoModelForSequenceClassification, **settings):
-    """Draw all weights anew, so that answers do not depend on what ran before."""
-    model = kind.from_pretrained(model_folder, **settings).eval()
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0, 0.2)
-    return model, AutoTokenizer.from_pretrained(model_folder)
 
 
 def with_exits(model_folder, **settings):
@@ -387,50 +371,6 @@ def test_a_dense_model_of_questions_gets_pruning(model_folder):
     certificate = calibrate(reader, tokenizer, questions, text_pairs=TEXTS, flops_share=0.9)
     assert isinstance(fewer.attachment(reader).method, TrainingFree)
     assert certificate.texts == 56
-
-
-@pytest.mark.parametrize("problem", [None, "multi_label_classification"])  # as `fit` trains them
-def test_the_first_documents_of_queries_are_certified(model_folder, problem):
-    reranker, tokenizer = classifier(model_folder, num_labels=1, problem_type=problem)
-    documents = [[TEXTS[(3 * query + place) % 80] for place in range(5)] for query in range(80)]
-    certificate = calibrate(
-        reranker, tokenizer, TEXTS, text_pairs=documents, max_disagreement=0.4, confidence=0.9
-    )
-    assert certificate.texts == 56  # queries
-    assert certificate.top_k == 1
-    assert "first documents of all queries" in certificate.promise
-    assert fewer.attachment(reranker).method in (
-        Cascade(),
-        TrainingFree(rule="received"),
-        TrainingFree(rule="cumulative"),
-    )
-    with pytest.raises(ValueError, match="latency_ms"):
-        calibrate(reranker, tokenizer, TEXTS, text_pairs=documents, latency_ms=1.0)
-    model, _ = classifier(model_folder)
-    with pytest.raises(ValueError, match="text_pairs must be one text each"):
-        calibrate(model, tokenizer, TEXTS, text_pairs=documents)
-    with pytest.raises(ValueError, match="as many"):
-        calibrate(reranker, tokenizer, TEXTS, text_pairs=documents[:3])
-    for top_k, pairs in ((0, documents), (2, None)):
-        with pytest.raises(ValueError, match="top_k"):
-            calibrate(reranker, tokenizer, TEXTS, text_pairs=pairs, top_k=top_k)
-
-
-def test_more_of_the_best_documents_cost_more_of_the_flops(model_folder):
-    documents = [[TEXTS[(3 * query + place) % 80] for place in range(12)] for query in range(80)]
-    shares = []
-    for top_k in (1, 6, 12):
-        reranker, tokenizer = classifier(model_folder, num_labels=1)
-        fewer.prune(reranker, tokenizer, TEXTS, text_pairs=TEXTS[::-1], method=Cascade())
-        certificate = calibrate(
-            reranker, tokenizer, TEXTS, text_pairs=documents, max_disagreement=0.5, top_k=top_k
-        )
-        assert certificate.top_k == top_k
-        assert f"best {top_k} documents" in certificate.promise or top_k == 1
-        fewer.set_threshold(reranker, threshold=0.0)
-        bench = encode_bench(reranker, tokenizer, TEXTS, documents, None, top_k=top_k)
-        shares.append(bench.time_at(points_of(reranker), 0.0).share)
-    assert shares[0] < shares[1] < shares[2] == pytest.approx(1.0)
 
 
 def test_a_certificate_is_checked_when_it_is_read(model_folder):

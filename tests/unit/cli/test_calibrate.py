@@ -66,7 +66,7 @@ def test_a_limit_draws_queries_with_all_of_their_documents(model_folder, tmp_pat
     (tmp_path / "lists.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ["calibrate", str(tmp_path / "reranker"), "--texts", str(tmp_path / "lists.jsonl")]
     words += ["--column", "query=query", "--max-disagreement", "0.5", "--confidence", "0.5"]
-    words += ["--limit", "40", "--top-k", "2", "--output", str(tmp_path / "certified")]
+    words += ["--limit", "160", "--top-k", "2", "--output", str(tmp_path / "certified")]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     certificate = certificate_of(fewer.load(tmp_path / "certified"))

@@ -30,13 +30,12 @@ from torch import Tensor
 
 from fewer._validation.settings import settings, validate
 from fewer._validation.types import NonNegative
-from fewer.core.candidates import Candidates, current_candidates
+from fewer.core.candidates import current_candidates
 from fewer.core.cost import ModelSpec
 from fewer.core.decision import Decision, ExitOutput, Site, View
 from fewer.core.learning import CalibrationData
 from fewer.core.needs import InputNeeds
 from fewer.core.operating_points import OperatingPoints, Point
-from fewer.core.packed import Packed
 from fewer.core.phase import CALIBRATION, Phase
 from fewer.core.policy import ExitingPolicy
 from fewer.methods.exits.pair_features import pair_features, pair_flops, pair_width
@@ -95,16 +94,12 @@ class CascadePolicy(ExitingPolicy):
         self.register_buffer("margin", torch.tensor(method.margin))
         self._features: list[list[Tensor]] | None = None  # of each stage, while heads are fitted
 
-    def begin(self, tokens: Packed, phase: Phase) -> Candidates | None:
-        """Return the list that the pass is of, if it is of one."""
-        return current_candidates()
-
     def decide(self, view: View) -> Decision | None:
         """Estimate the scores; those documents leave that fall behind."""
         stage = view.layer + (view.site is Site.AFTER)
         if stage not in self.stages or (view.site is Site.BEFORE and view.layer):
             return None
-        tokens, candidates = view.tokens, view.state
+        tokens, candidates = view.tokens, current_candidates()
         if self._features is not None:
             self._features[stage].append(pair_features(tokens).cpu())
         texts = tokens.texts
