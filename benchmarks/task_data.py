@@ -1,4 +1,4 @@
-"""Write the rows of three more tasks: `python -m benchmarks.task_data [ROWS [SEED]]`.
+"""Write the rows of more tasks: `python -m benchmarks.task_data [ROWS [SEED]]`.
 
 They are made of the data at hand, since it has no published set of these tasks:
 
@@ -8,6 +8,8 @@ They are made of the data at hand, since it has no published set of these tasks:
 - `answers`, reranking: a question of SQuAD 1.1 and ten sentences, of its paragraph and then of
   others of the article; relevant is the one that holds the answer. Questions of dev are of other
   articles than those of test.
+- `pages`, questions of SQuAD 1.1 about their paragraph among its neighbours, 1,000 words and more:
+  four windows of 384 tokens or more. `articles`: about all of the article.
 
 Files of JSON lines in `runs/data/tasks/`; training files have ROWS rows (2,000), drawn with SEED.
 """
@@ -20,13 +22,14 @@ import os
 import random
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 DATA = Path(os.environ.get("FEWER_DATA", "../shared/data"))
 FOLDER = Path("runs/data/tasks")
 ROWS, TEST_ROWS, DOCUMENTS = 2000, 1000, 10
+PAGE_WORDS, ARTICLE_SHARE = 1000, 5  # one article for so many rows of the others
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])")
 Row = dict[str, Any]
 
@@ -35,7 +38,7 @@ def write(rows: int = ROWS, seed: int = 42) -> None:
     """Write all files."""
     for split in ("train", "dev", "test"):
         count = rows if split == "train" else TEST_ROWS
-        for name, read in (("topics", topics), ("similarity", similarity), ("answers", answers)):
+        for name, read in _READERS.items():
             drawn = read(split, count, random.Random(f"{seed} {name} {split}"))
             path = FOLDER / f"{name}-{split}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,12 +69,66 @@ def similarity(split: str, count: int, draw: random.Random) -> list[Row]:
 
 def answers(split: str, count: int, draw: random.Random) -> list[Row]:
     """Questions with the sentence that answers them, among others of the article."""
-    articles = _read_squad("train" if split == "train" else "dev")
-    if split != "train":  # the two halves of the articles of SQuAD's dev
-        articles = articles[split == "test" :: 2]
-    queries = [query for article in articles for query in _queries(article, draw)]
+    queries = [query for article in _articles(split) for query in _queries(article, draw)]
     drawn = draw.sample(queries, min(count // DOCUMENTS, len(queries)))
     return [row for query in drawn for row in query]
+
+
+def pages(split: str, count: int, draw: random.Random) -> list[Row]:
+    """Questions about their paragraph among its neighbours, as many as make 1,000 words."""
+    return _questions(split, count, draw, PAGE_WORDS)
+
+
+def articles(split: str, count: int, draw: random.Random) -> list[Row]:
+    """Questions about a whole article; fewer of them."""
+    return _questions(split, count // ARTICLE_SHARE, draw, None)
+
+
+def _questions(split: str, count: int, draw: random.Random, words: int | None) -> list[Row]:
+    """Draw questions of articles that are long enough, and join paragraphs for each."""
+    found = [
+        (paragraphs, number, question)
+        for paragraphs in (article["paragraphs"] for article in _articles(split))
+        if _count_words(paragraphs) >= (words or 0)
+        for number, paragraph in enumerate(paragraphs)
+        for question in paragraph["qas"]
+    ]
+    return [_join(*drawn, words) for drawn in draw.sample(found, min(count, len(found)))]
+
+
+def _join(paragraphs: list[Row], number: int, question: Row, words: int | None) -> Row:
+    """Widen a paragraph by its neighbours, after and before it in turn, and move its answers."""
+    first, last = number, number
+    if words is None:
+        first, last = 0, len(paragraphs) - 1
+    else:
+        while _count_words(paragraphs[first : last + 1]) < words:
+            before, after = first > 0, last < len(paragraphs) - 1
+            if after and (not before or last - number <= number - first):
+                last += 1
+            else:
+                first -= 1
+    contexts = [paragraph["context"] for paragraph in paragraphs[first : last + 1]]
+    shift = sum(len(context) + 1 for context in contexts[: number - first])
+    texts = [answer["text"] for answer in question["answers"]]
+    starts = [answer["answer_start"] + shift for answer in question["answers"]]
+    return {
+        "id": question["id"],
+        "question": question["question"],
+        "context": "\n".join(contexts),
+        "answers": {"text": texts, "answer_start": starts},
+    }
+
+
+def _count_words(paragraphs: list[Row]) -> int:
+    return sum(len(paragraph["context"].split()) for paragraph in paragraphs)
+
+
+def _articles(split: str) -> list[Row]:
+    """Return the articles of a split: dev and test are the two halves of SQuAD's dev set."""
+    if split == "train":
+        return _read_squad("train")
+    return _read_squad("dev")[split == "test" :: 2]
 
 
 def _queries(article: Row, draw: random.Random) -> Iterator[list[Row]]:
@@ -117,6 +174,15 @@ def _read_squad(split: str) -> list[Row]:
     with gzip.open(DATA / "squad" / f"{split}-v1.1.json.gz", "rt", encoding="utf-8") as stream:
         articles: list[Row] = json.load(stream)["data"]
     return articles
+
+
+_READERS: dict[str, Callable[[str, int, random.Random], list[Row]]] = {
+    "topics": topics,
+    "similarity": similarity,
+    "answers": answers,
+    "pages": pages,
+    "articles": articles,
+}
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ class Scripted(AttentionPredictor):
         super().__init__(SCOPES["diagonal"], 4, SPEC)
         self.logits = torch.tensor([[0.0, math.log(p / (1 - p))] for p in chances])
 
-    def score_blocks(self, blocks, index):
+    def score_blocks(self, blocks, index, hints=None):
         return self.logits[: len(index)]
 
 

@@ -110,6 +110,8 @@ WANTED = {
         "alpha": 0.1,
         "balance": 20.0,  # of SQuAD
         "sees": "diagonal",
+        "prescreen": False,  # ours, as distil
+        "distil": False,
         "evidence": False,
         "training": "joint",
         "epochs": 2.0,

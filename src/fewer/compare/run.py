@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,12 +20,21 @@ from fewer.compare.settings import DENSE, START, Arm, Comparison
 from fewer.compare.training import folder_of, read_cost, train_arm, train_start
 from fewer.core.cost import ModelSpec
 from fewer.core.learning import RATIO_MISSED
+from fewer.core.operating_points import OperatingPoints
 from fewer.hf.attach import attachment
 from fewer.hf.checkpoint import load
 from fewer.hf.max_length import resolve_max_length
 from fewer.hf.pretrained import load_tokenizer
 from fewer.hf.side_file import method_from
-from fewer.measure.evaluate import Outcome, cost_metrics, measure_flops, run_all, sum_traces
+from fewer.measure.evaluate import (
+    Outcome,
+    cost_metrics,
+    measure_flops,
+    run_all,
+    sum_flops,
+    sum_traces,
+)
+from fewer.measure.exit_runs import PointRuns
 from fewer.measure.latency import largest_batch, time_systems
 from fewer.measure.rows import provenance
 from fewer.measure.scorers import Scorer, make_scorer
@@ -163,10 +173,15 @@ class _Bench:
             task.encode(part, self.tokenizer, max_length=length, training=False)
             for part in (rows.test, rows.dev)
         )
+        self.dev_runs = PointRuns(self.model, self.dev, self.tokenizer, self.dev_scorer)
 
-    def measure_share(self) -> float:
-        """Return the FLOPs of the dev rows over those of the dense model."""
-        flops, dense = measure_flops(self.model, self.dev, self.tokenizer, self.dev_scorer)
+    def measure_share(self, points: OperatingPoints | None) -> float:
+        """Return the FLOPs of the dev rows over those of the dense model, at the point set."""
+        if points is None:
+            flops, dense = measure_flops(self.model, self.dev, self.tokenizer, self.dev_scorer)
+        else:
+            _, traces, _ = self.dev_runs.run(points, "FLOPs")
+            flops, dense = sum_flops(self.model, traces)
         return flops / dense
 
 
@@ -209,9 +224,10 @@ def _measure_cell(
     points = attachment(bench.model).policy.operating_points()
     if key.target is not None:
         if points is not None and target is None:
-            point, dev_share = choose_point(points, key.target, bench.measure_share)
+            measure = partial(bench.measure_share, points)
+            point, dev_share = choose_point(points, key.target, measure)
         else:
-            dev_share = bench.measure_share()
+            dev_share = bench.measure_share(points)
         _warn_of_share(key, dev_share)
     cell, results = _measure(bench, key, cells.results(start))
     cell |= {

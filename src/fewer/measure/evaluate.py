@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ __all__ = [
     "run_all",
     "run_systems",
     "score_systems",
+    "sum_flops",
     "sum_traces",
     "three_way",
 ]
@@ -122,6 +123,11 @@ def measure_flops(
 ) -> tuple[float, float]:
     """Return the FLOPs of an attached model for these rows, and those of a dense model."""
     _, traces, _ = run_all(model, encoded, tokenizer, scorer, "FLOPs")
+    return sum_flops(model, traces)
+
+
+def sum_flops(model: PreTrainedModel, traces: Sequence[Trace]) -> tuple[float, float]:
+    """Return the FLOPs of these passes, and those of a dense model for the same rows."""
     spec = attachment(model).spec
     flops = sum(float(spec.flops(trace).sum()) for trace in traces)
     return flops, sum(float(spec.dense_flops_of(trace).sum()) for trace in traces)

@@ -10,7 +10,14 @@ from fewer.core.cost import Task
 from fewer.core.learning import TrainingBatch
 from fewer.kernels.call import masked_score
 
-__all__ = ["binary_logits", "distance_to", "distillation", "split_sides"]
+__all__ = [
+    "binary_logits",
+    "distance_to",
+    "distillation",
+    "remaining_cross_entropy",
+    "span_probabilities",
+    "split_sides",
+]
 
 
 def distillation(
@@ -67,6 +74,26 @@ def distance_to(
         reverse=reverse,
         independent=task is Task.MULTI_LABEL,
     )
+
+
+def span_probabilities(
+    logits: Float[Tensor, "B N 2"], padding: Bool[Tensor, "B N"]
+) -> Float[Tensor, "B 2 N"]:
+    """How probable it is that an answer begins, and ends, at each token of its text."""
+    return _compete(logits.detach().float(), padding).softmax(-1).unflatten(0, (-1, 2))
+
+
+def remaining_cross_entropy(batch: TrainingBatch, teacher: Float[Tensor, "B N 2"]) -> Tensor:
+    """-sum over the tokens that are left of t log s, for starts and ends, averaged over texts.
+
+    t are a teacher's probabilities over all tokens, s the student's over those that are left: what
+    the teacher gives to tokens that were pruned teaches nothing here.
+    """
+    trace = batch.trace
+    gone = trace.padding | trace.dropped
+    of_student = _compete(batch.logits.float(), gone).log_softmax(-1).unflatten(0, (-1, 2))
+    weighted = span_probabilities(teacher, trace.padding) * of_student
+    return -weighted.masked_fill(gone[:, None], 0.0).sum(-1).mean()
 
 
 def binary_logits(logits: Float[Tensor, "R C"]) -> Float[Tensor, "R C 2"]:

@@ -68,7 +68,10 @@ def lower_layers(model: PreTrainedModel) -> int:
 def read_lower(
     model: PreTrainedModel, batch: Mapping[str, Tensor], lower: int
 ) -> list[RemainingStates]:
-    """Encode a batch of pairs by the lower layers; return each second text's remaining states."""
+    """Encode a batch of pairs by the lower layers; return each second text's remaining states.
+
+    Raises `ValueError` for a method by which pruned tokens may answer: their states are not kept.
+    """
     with evaluating(model) as reader, torch.inference_mode():
         attached, encoder = attachment(reader), parts(reader)[1]
         backbone = attached.backbone(encoder)
@@ -82,6 +85,8 @@ def read_lower(
             attached.settings.protect,
             protects_first_text=attached.protects_first_text,
             restarts_positions=attached.policy.inputs.restarts_positions,
+            needs_second_text=attached.policy.inputs.second_text,
+            needs_ids=attached.policy.inputs.ids,
         )
         is_second = tokens.roles.second_text
         assert is_second is not None

@@ -44,3 +44,16 @@ def test_the_sentence_with_the_answer_is_the_only_relevant_of_ten() -> None:
     (relevant,) = (row for row in rows if row["relevance"])
     assert (relevant["query_id"], relevant["document"]) == ("q", "She wrote 3.5 programs!")
     assert len({row["document"] for row in rows}) == 10
+
+
+def test_a_paragraph_is_widened_by_its_neighbours_and_its_answers_move_along() -> None:
+    paragraphs = [{"context": f"Part {number} has its word{number}."} for number in range(6)]
+    question = {"id": "q", "question": "Which?", "answers": [{"text": "word4", "answer_start": 15}]}
+    page = task_data._join(paragraphs, 4, question, 12)
+    assert page["context"] == "Part 3 has its word3.\nPart 4 has its word4.\nPart 5 has its word5."
+    article = task_data._join(paragraphs, 4, question, None)
+    assert article["context"].startswith("Part 0")
+    assert article["context"].endswith("word5.")
+    for row in (page, article):
+        (start,) = row["answers"]["answer_start"]
+        assert row["context"][start:].startswith("word4")

@@ -4,8 +4,14 @@ import pytest
 import torch
 
 from fewer.core.cost import Task
-from fewer.core.trace import Trace
-from fewer.methods.distillation import distance_to, distillation, split_sides
+from fewer.core.decision import Decision
+from fewer.core.trace import DecisionRecord, Trace
+from fewer.methods.distillation import (
+    distance_to,
+    distillation,
+    remaining_cross_entropy,
+    split_sides,
+)
 from tests.batches import training_batch
 
 TEACHER = torch.tensor([[0.5, 0.5], [0.9, 0.1]]).log()
@@ -106,3 +112,24 @@ def test_independent_labels_diverge_as_binary_answers():
     expected = (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).mean()
     assert distillation(student, teacher, independent=True) == pytest.approx(float(expected))
     assert float(distillation(teacher, teacher, independent=True)) == pytest.approx(0.0, abs=1e-7)
+
+
+def test_what_a_teacher_gives_to_pruned_tokens_teaches_nothing():
+    """Of three tokens the last is pruned: s = softmax over the first two, t over all three."""
+    teacher = torch.tensor([[[0.5, 0.2], [0.3, 0.2], [0.2, 0.6]]]).log()
+    student = torch.tensor([[[1.0, 0.0], [0.0, 0.0], [9.0, 9.0]]], requires_grad=True)
+    batch = _batch(student)
+    batch.trace.decisions.append(
+        DecisionRecord(
+            torch.arange(3),
+            torch.zeros(3, dtype=torch.long),
+            Decision.keep(torch.tensor([True, True, False])),
+        )
+    )
+    loss = remaining_cross_entropy(batch, teacher)
+    starts = torch.tensor([1.0, 0.0]).log_softmax(0)
+    expected = -(0.5 * starts[0] + 0.3 * starts[1] + 0.4 * math.log(0.5)) / 2
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    loss.backward()
+    assert not student.grad[0, 2].any()
+    assert torch.isfinite(student.grad).all()

@@ -306,6 +306,10 @@ def test_a_copied_folder_is_the_same_index(tmp_path):
             "method must prune the same tokens",
         ),
         (
+            lambda: model_of(method=Stack((DeFormer(lower=3), fewer.LTP(restore=True)))),
+            "method must not let pruned tokens answer",
+        ),
+        (
             lambda: model_of(method=Stack((DeFormer(lower=2), fewer.EarlyExit()))),
             "method must have no early exits",
         ),
@@ -315,7 +319,7 @@ def test_a_copied_folder_is_the_same_index(tmp_path):
         ),
         (lambda: model_of("big-bird"), "layer 0 must .*got blocks of 2 columns"),
     ],
-    ids=["dense", "classifier", "blocks", "lengths", "exits", "big-bird", "own blocks"],
+    ids=["dense", "classifier", "blocks", "lengths", "restored", "exits", "big-bird", "own blocks"],
 )
 def test_a_model_whose_passages_depend_on_the_question_is_refused(model, message):
     with pytest.raises(ValueError, match=message):

@@ -48,7 +48,9 @@ class AttentionPredictor(Predictor, nn.Sequential):
         self.pair_flops = 2.0 * area * spec.hidden_size + block * relative
         self.cnn_flops = 2.0 * (_KERNEL * convolved + heads * area // 16 * 2)  # per block
 
-    def score_blocks(self, blocks: Blocks, index: Int[Tensor, "P"]) -> Float[Tensor, "P 2"]:
+    def score_blocks(
+        self, blocks: Blocks, index: Int[Tensor, "P"], hints: Float[Tensor, "T E"] | None = None
+    ) -> Float[Tensor, "P 2"]:
         """Score the attention maps of these blocks, by the compiled kernel where it can.
 
         It computes no sparse patterns and no relative scores.

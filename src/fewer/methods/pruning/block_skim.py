@@ -32,12 +32,12 @@ phase of training in which blocks really leave (`skimming_epochs`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Literal, cast
 
 import torch
 from annotated_types import Ge, MultipleOf
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fewer._validation.settings import settings, validate
@@ -45,20 +45,23 @@ from fewer._validation.types import Fraction, NonNegative, Pair, Positive, Propo
 from fewer.core.cost import ModelSpec, Task
 from fewer.core.decision import Decision, ExitOutput, Site, View
 from fewer.core.learning import CalibrationData, PredictorResult, TrainingBatch, warn_if_missed
-from fewer.core.needs import Needs
+from fewer.core.needs import InputNeeds, Needs
 from fewer.core.operating_points import OperatingPoints, Point
 from fewer.core.phase import Phase
 from fewer.core.policy import Policy
 from fewer.core.trace import Trace
+from fewer.methods.distillation import remaining_cross_entropy, span_probabilities
 from fewer.methods.pruning.block_attention import AttentionPredictor
 from fewer.methods.pruning.block_states import StatePredictor
-from fewer.methods.pruning.blocks import SCOPES, AttentionScope, Blocks
+from fewer.methods.pruning.blocks import SCOPES, Blocks
+from fewer.methods.pruning.lexical import LEXICAL_HINTS, DocumentCounts, lexical_hints
 from fewer.methods.pruning.predictor import Predictor
 
 __all__ = ["BlockSkim", "BlockSkimPolicy"]
 
 GRID = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 _SKIMMING = "skimming"  # the phase in which blocks are pruned
+_EVIDENCE = "odds"  # what a predictor hands to the next
 _EAGER = 1.0  # only the best block of each text stays
 
 
@@ -71,14 +74,26 @@ class BlockSkim:
     threshold: Proportion = 0.3  # tau: a block stays while its chance is no lower
     target: Fraction | None = None  # share of the dense FLOPs to keep, in (0, 1), instead of tau
     alpha: NonNegative = 0.1  # weight of the predictors' loss
-    balance: Positive = 20.0  # beta: weight of relevant blocks, which are few; 1: none
+    # beta: weight of relevant blocks, which are few; 1: none; None: as many as the others weigh
+    balance: Positive | None = 20.0
     # how much of the attention map, or else the states of the tokens
     sees: Literal["diagonal", "first", "whole", "states"] = "diagonal"
+    # whether predictors on states begin before the first layer, and each reads the one before it
+    prescreen: bool = False
+    distil: bool = False  # whether the model as it was teaches, in place of the labels
     evidence: bool = False  # whether blocks with supporting facts count as relevant too
     training: Literal["joint", "two_stage"] = "joint"  # with the model, or after it
     epochs: NonNegative = 2.0
     skimming_epochs: NonNegative = 0.0  # of a second phase, in which blocks really leave
     learning_rates: Pair = (3e-5, 1e-3)  # of the model, of the predictors
+
+    def __post_init__(self) -> None:
+        """Refuse a predictor of attention before there is any."""
+        if self.prescreen and self.sees != "states":
+            raise ValueError(
+                "sees must be 'states' with prescreen, since before the first layer there is no "
+                f"attention; got {self.sees!r}. Leave prescreen out, or set sees='states'."
+            )
 
     def build(self, spec: ModelSpec) -> BlockSkimPolicy:
         """Make a predictor for each layer."""
@@ -100,7 +115,8 @@ class BlockSkim:
             predictors,
             regularise=True,
             calibrate=True,
-            task=joint,
+            task=joint and not self.distil,
+            teacher=joint and self.distil,
         )
         if not self.skimming_epochs:
             return (first,)
@@ -110,27 +126,23 @@ class BlockSkim:
             apply="compact",
             trains="all",
             epochs=self.skimming_epochs,
-            task=True,
+            task=not self.distil,
+            teacher=self.distil,
         )
         return first, second
 
 
-def _attending(scope: AttentionScope) -> Callable[[int, ModelSpec], Predictor]:
-    return lambda block, spec: AttentionPredictor(scope, block, spec)
-
-
-# what a predictor sees, and how it is made for a size of block and a model
-PREDICTORS: dict[str, Callable[[int, ModelSpec], Predictor]] = {
-    **{name: _attending(scope) for name, scope in SCOPES.items()},
-    "states": lambda block, spec: StatePredictor(spec),
-}
+def _make_predictor(method: BlockSkim, spec: ModelSpec, hints: int) -> Predictor:
+    if method.sees == "states":
+        return StatePredictor(spec, hints)
+    return AttentionPredictor(SCOPES[method.sees], method.block, spec)
 
 
 class BlockSkimPolicy(Policy):
     """A predictor per layer, and tau."""
 
-    sites = frozenset({Site.AFTER})
     threshold: Tensor
+    idf: Tensor
 
     def __init__(self, method: BlockSkim, spec: ModelSpec) -> None:
         super().__init__()
@@ -142,10 +154,18 @@ class BlockSkimPolicy(Policy):
             )
         self.method = method
         self.num_layers = spec.num_layers
+        chained = int(method.prescreen)
         self.predictors = nn.ModuleList(
-            PREDICTORS[method.sees](method.block, spec) for _ in range(spec.num_layers)
+            _make_predictor(method, spec, chained) for _ in range(spec.num_layers)
         )
         self.register_buffer("threshold", torch.zeros(()))
+        self.sites = frozenset({Site.AFTER})
+        if method.prescreen:
+            self.sites |= {Site.BEFORE}
+            self.inputs = InputNeeds(second_text=True, ids=True)
+            self.first_predictor = StatePredictor(spec, LEXICAL_HINTS)
+            self.register_buffer("idf", torch.zeros(spec.vocabulary))
+        self._counting: DocumentCounts | None = None
 
     def needs(self, layer: int, phase: Phase) -> Needs:
         """Pairs in every layer whose predictor is computed and looks at attention."""
@@ -153,18 +173,22 @@ class BlockSkimPolicy(Policy):
 
     def decide(self, view: View) -> Decision | None:
         """Score each block that may be pruned; those below the threshold are."""
-        if not self._computes(view.layer, view.phase):
+        layer = view.layer - (view.site is Site.BEFORE)  # after which the predictor looks
+        if not self._computes(layer, view.phase) or (view.site is Site.BEFORE and view.layer):
             return None
+        if layer < 0 and self._counting is not None:
+            self._counting.add(view.tokens)
         blocks = Blocks.of(view.tokens, view.evidence, self.method.block)
         prunable = blocks.prunable
         if not prunable.numel():
             return None
-        predictor = self._predictor(view.layer)
-        logits = predictor.score_blocks(blocks, prunable)
-        output = ExitOutput(view.layer, blocks.number[prunable], logits)
+        predictor = self._predictor(layer)
+        logits = predictor.score_blocks(blocks, prunable, self._hints(layer, view))
+        output = ExitOutput(layer, blocks.number[prunable], logits)
         flops = predictor.flops(blocks, prunable)
-        decision = Decision(predictor_outputs=(output,), head_flops=flops)
-        if view.layer == self.num_layers - 1:
+        carry = self._carry(blocks, logits) if self.method.prescreen else {}
+        decision = Decision(predictor_outputs=(output,), head_flops=flops, carry=carry)
+        if layer == self.num_layers - 1:
             return decision
         probabilities, text = logits.detach().softmax(-1)[:, 1], blocks.text[prunable]
         best = probabilities.new_zeros(view.tokens.grid[0])
@@ -173,27 +197,77 @@ class BlockSkimPolicy(Policy):
         all_blocks = torch.ones_like(blocks.number, dtype=torch.bool)
         return decision & Decision.keep(all_blocks.index_copy(0, prunable, is_kept)[blocks.index])
 
+    def _hints(self, layer: int, view: View) -> Float[Tensor, "T E"] | None:
+        """Return what is known of each token before: words it shares, or the last predictor."""
+        if not self.method.prescreen:
+            return None
+        if layer < 0:
+            return lexical_hints(view.tokens, self.idf)
+        evidence = view.carried(_EVIDENCE)
+        if evidence is None:
+            evidence = torch.zeros_like(view.tokens.slot, dtype=torch.float32)
+        return evidence[:, None]
+
+    @staticmethod
+    def _carry(blocks: Blocks, logits: Float[Tensor, "P 2"]) -> dict[str, Float[Tensor, "T"]]:
+        """Hand the log odds of each block to its tokens, for the next predictor."""
+        odds = torch.zeros_like(blocks.number, dtype=torch.float32)
+        odds = odds.index_copy(0, blocks.prunable, logits.detach().diff(dim=1).squeeze(1))
+        return {_EVIDENCE: odds[blocks.index]}
+
     def loss(self, batch: TrainingBatch) -> Tensor:
-        """Weigh by alpha the sum over layers of the balanced cross entropy."""
+        """Weigh by alpha the sum over layers of the balanced cross entropy.
+
+        With `distil`, the cross entropy with the teacher's answers is added, where it teaches.
+        """
+        matters = self._relevance(batch)
+        losses = [
+            self._balanced(output.logits, matters[output.rows])
+            for output in batch.trace.predictor_outputs
+        ]
+        losses.append(batch.logits.new_zeros(()))  # the only one of a batch without passages
+        loss = self.method.alpha * torch.stack(losses).sum()
+        if batch.teacher is None:
+            return loss
+        return loss + remaining_cross_entropy(batch, batch.teacher.logits)
+
+    def _relevance(self, batch: TrainingBatch) -> Float[Tensor, "K"]:
+        """Return to each block of the grid whether it holds any of the answer.
+
+        With `distil`, how probable that is: to begin or end there, by the teacher. Where none
+        teaches, the model is frozen, and its own answers count.
+        """
+        if self.method.distil:
+            teacher = batch.logits if batch.teacher is None else batch.teacher.logits
+            probable = span_probabilities(teacher, batch.trace.padding)
+            return self._by_block(probable).sum(-1).amax(1).flatten()
         if batch.relevant is None:
             raise ValueError(
                 "the batch must mark the tokens of the answer; got no such column. Train on rows "
                 "that QuestionAnswering.encode made, or on a file like SQuAD's."
             )
-        weight = torch.tensor((1.0, self.method.balance), device=batch.relevant.device)
-        losses = [
-            nn.functional.cross_entropy(result.logits, result.matters, weight)
-            for result in self.predictor_results(batch.trace, batch.relevant)
-        ]
-        losses.append(batch.logits.new_zeros(()))  # the only one of a batch without passages
-        return self.method.alpha * torch.stack(losses).sum()
+        return self._matters(batch.relevant).float()
+
+    def _balanced(self, logits: Float[Tensor, "P 2"], matters: Float[Tensor, "P"]) -> Tensor:
+        """Return the cross entropy, relevant blocks weighed by `balance`."""
+        balance = self.method.balance
+        weight = matters.new_tensor(1.0 if balance is None else balance)
+        if balance is None:
+            weight = ((1 - matters).sum() / matters.sum().clamp_min(1.0)).clamp_min(1.0)
+        weights = torch.stack((1 - matters, weight * matters), 1)
+        return -(weights * logits.log_softmax(-1)).sum() / weights.sum()
+
+    def _by_block(self, values: Float[Tensor, "... N"]) -> Float[Tensor, "... n size"]:
+        size = self.method.block
+        return nn.functional.pad(values, (0, -values.shape[-1] % size)).unflatten(-1, (-1, size))
+
+    def _matters(self, relevant: Int[Tensor, "B N"]) -> Int[Tensor, "K"]:
+        marked = relevant > 0 if self.method.evidence else relevant == 1
+        return self._by_block(marked).any(-1).long().flatten()
 
     def predictor_results(self, trace: Trace, relevant: Tensor) -> tuple[PredictorResult, ...]:
         """Look up whether each scored block holds any of the answer."""
-        size = self.method.block
-        marked = relevant > 0 if self.method.evidence else relevant == 1
-        padded = nn.functional.pad(marked, (0, -marked.shape[1] % size))
-        matters = padded.view(-1, size).any(1).long()
+        matters = self._matters(relevant)
         return tuple(
             PredictorResult(output.layer, output.logits, matters[output.rows])
             for output in trace.predictor_outputs
@@ -202,6 +276,7 @@ class BlockSkimPolicy(Policy):
     def calibrate(self, phase: Phase, data: CalibrationData) -> None:
         """Set tau after training: the method's, or by bisection the one that meets the target."""
         if data.first:
+            self._count_words(data)
             return
         target = self.method.target
         if target is None:
@@ -217,12 +292,22 @@ class BlockSkimPolicy(Policy):
             "the predictors cost something",
         )
 
+    def _count_words(self, data: CalibrationData) -> None:
+        """Count how many passages of the sample have each token, once."""
+        if not self.method.prescreen or bool(self.idf.any()):
+            return
+        self._counting = DocumentCounts(self.idf)
+        for _ in data.batches():
+            pass
+        counting, self._counting = self._counting, None
+        counting.fill()
+
     def operating_points(self) -> OperatingPoints:
         """Return tau; 0 keeps every block."""
         return OperatingPoints((self.threshold,), 0.0, GRID, _check_threshold)
 
     def _predictor(self, layer: int) -> Predictor:
-        return cast("Predictor", self.predictors[layer])
+        return cast("Predictor", self.predictors[layer] if layer >= 0 else self.first_predictor)
 
     def _computes(self, layer: int, phase: Phase) -> bool:
         """Return whether the predictor is used: in the last layer only to be learned."""

@@ -34,9 +34,9 @@ _NEAR = (-2, -1, 1, 2)  # blocks around it that a block is scored with
 class StatePredictor(Predictor):
     """Late interaction of the question's states with those of each block."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, hints: int = 0) -> None:
         super().__init__()
-        width, joined = _HEADS * _SIZE, 4 * _HEADS * (2 + len(_NEAR))
+        width, joined = _HEADS * _SIZE, 2 * (2 * _HEADS + hints) * (2 + len(_NEAR))
         self.norm = nn.LayerNorm(spec.hidden_size)
         self.passage = nn.Linear(spec.hidden_size, width + _HEADS)  # q and w
         self.question = nn.Linear(spec.hidden_size, 2 * width)  # k and v
@@ -45,9 +45,13 @@ class StatePredictor(Predictor):
             nn.Linear(joined, joined // 2), nn.GELU(), nn.Linear(joined // 2, 2)
         )
 
-    def score_blocks(self, blocks: Blocks, index: Int[Tensor, "P"]) -> Float[Tensor, "P 2"]:
-        """Match the question with these blocks."""
+    def score_blocks(
+        self, blocks: Blocks, index: Int[Tensor, "P"], hints: Float[Tensor, "T E"] | None = None
+    ) -> Float[Tensor, "P 2"]:
+        """Match the question with these blocks; hints are pooled as match and salience are."""
         features, gate = self._match(blocks), blocks.tokens.gate
+        if hints is not None:
+            features = torch.cat((features, hints[blocks.passage].float()), 1)
         place = torch.searchsorted(index, blocks.index[blocks.passage])
         gate = None if gate is None else gate[blocks.passage]
         pooled = _pool(features, place, len(index), gate)

@@ -29,9 +29,19 @@ from fewer.core.policy import Method, Policy
 from fewer.methods.last_layer import freeze_unread
 from fewer.methods.pruning.factor_points import factor_points
 
-__all__ = ["LexicalPolicy", "count_documents", "idf_of_counts", "lexical_scores"]
+__all__ = [
+    "LEXICAL_HINTS",
+    "DocumentCounts",
+    "LexicalPolicy",
+    "count_documents",
+    "idf_of_counts",
+    "lexical_hints",
+    "lexical_scores",
+]
 
 DECAY = 0.9  # d: what is left of a hint one token further on
+_DECAYS = (0.0, DECAY, 0.97)  # of `lexical_hints`; 0: of the token itself
+LEXICAL_HINTS = len(_DECAYS)
 
 
 class LexicalPolicy(Policy):
@@ -54,15 +64,14 @@ class LexicalPolicy(Policy):
         self.register_buffer("idf", torch.zeros(spec.vocabulary))
         self.register_buffer("threshold", torch.zeros(()))
         self.register_buffer("factor", torch.ones(()))
-        self._counting: tuple[Tensor, int] | None = None
+        self._counting: DocumentCounts | None = None
 
     def decide(self, view: View) -> Decision | None:
         """Prune before the first layer; freeze all but the first token before the last."""
         tokens = view.tokens
         if view.layer == 0:
             if self._counting is not None:
-                counts, documents = count_documents(tokens, len(self.idf))
-                self._counting = self._counting[0] + counts, self._counting[1] + documents
+                self._counting.add(tokens)
             keep = lexical_scores(tokens, self.idf) >= self.factor * self.threshold
             return Decision.keep(keep | ~_may_go(tokens))
         return freeze_unread(view) if self.skips_last else None
@@ -72,17 +81,16 @@ class LexicalPolicy(Policy):
         if not data.first:
             return
         self.factor.fill_(1.0)
-        self._counting = torch.zeros_like(self.idf), 0
+        self._counting = DocumentCounts(self.idf)
         for _ in data.batches():
             pass
-        counts, documents = self._counting
-        self._counting = None
-        if not documents:
+        counting, self._counting = self._counting, None
+        if not counting.documents:
             raise ValueError(
                 "the texts must be pairs for the rule 'lexical'; got single ones. Choose another "
                 "rule."
             )
-        self.idf.copy_(idf_of_counts(counts, documents))
+        counting.fill()
         gap = data.bisect(self.target, self.threshold.fill_, 1e-3, 1e3, 1.0)
         reason = "first texts always stay, and second ones in which no word is found again"
         warn_if_missed("the rule 'lexical'", self.target, gap, reason)
@@ -90,6 +98,25 @@ class LexicalPolicy(Policy):
     def operating_points(self) -> OperatingPoints:
         """Return the factor of the threshold: 1 as it was fitted, 0 to prune nothing."""
         return factor_points(self.factor)
+
+
+class DocumentCounts:
+    """Counts the second texts of a sample that have each token; then fills in `idf`."""
+
+    def __init__(self, idf: Float[Tensor, "V"]) -> None:
+        self.idf = idf
+        self.counts = torch.zeros_like(idf)
+        self.documents = 0
+
+    def add(self, tokens: Packed) -> None:
+        """Count the texts of a batch, none of whose tokens is removed."""
+        counts, documents = count_documents(tokens, len(self.idf))
+        self.counts += counts
+        self.documents += documents
+
+    def fill(self) -> None:
+        """Set `idf` by what was counted."""
+        self.idf.copy_(idf_of_counts(self.counts, self.documents))
 
 
 def count_documents(tokens: Packed, vocabulary: int) -> tuple[Float[Tensor, "V"], int]:
@@ -111,18 +138,37 @@ def lexical_scores(tokens: Packed, idf: Float[Tensor, "V"]) -> Float[Tensor, "T"
 
     Tokens must be as they came, none removed.
     """
-    ids, second = _ids_and_second(tokens)
-    key = tokens.sequence * len(idf) + ids
-    of_first = key.masked_fill(second, tokens.grid[0] * len(idf)).sort().values  # the others last
-    place = torch.searchsorted(of_first, key).clamp_max(max(0, len(key) - 1))
-    is_shared = second & (of_first[place] == key)  # torch.isin would wait for a GPU
-    weight = torch.where(is_shared, idf[ids], 0.0)
-    spread = _spread(weight, tokens) * second
+    weight, second = _shared_weight(tokens, idf)
+    spread = _spread(weight, tokens, DECAY) * second
     total = tokens.count(spread)
     mean = total / tokens.count(second.float()).clamp_min(1.0)
     scores = spread / mean.clamp_min(torch.finfo(spread.dtype).tiny)[tokens.sequence]
     scores = torch.where((total > 0)[tokens.sequence], scores, torch.inf)
     return scores.masked_fill(~second, 0.0)
+
+
+def lexical_hints(tokens: Packed, idf: Float[Tensor, "V"]) -> Float[Tensor, "T 3"]:
+    """Return the idf of tokens that the first text has too, and the largest near each token.
+
+    Of near words less is left the farther they are, by two rates. In units of the idf of a token
+    that no text of the sample has; 0 for first texts.
+    """
+    weight, second = _shared_weight(tokens, idf)
+    weight = weight / idf.amax().clamp_min(torch.finfo(idf.dtype).tiny)
+    columns = [_spread(weight, tokens, decay) if decay else weight for decay in _DECAYS]
+    return torch.stack(columns, 1) * second[:, None]
+
+
+def _shared_weight(
+    tokens: Packed, idf: Float[Tensor, "V"]
+) -> tuple[Float[Tensor, "T"], Bool[Tensor, "T"]]:
+    """Return the idf of the tokens of second texts that the first has too; and which are second."""
+    ids, second = _ids_and_second(tokens)
+    key = tokens.sequence * len(idf) + ids
+    of_first = key.masked_fill(second, tokens.grid[0] * len(idf)).sort().values  # the others last
+    place = torch.searchsorted(of_first, key).clamp_max(max(0, len(key) - 1))
+    is_shared = second & (of_first[place] == key)  # torch.isin would wait for a GPU
+    return torch.where(is_shared, idf[ids], 0.0), second
 
 
 def _may_go(tokens: Packed) -> Bool[Tensor, "T"]:
@@ -140,15 +186,15 @@ def _ids_and_second(tokens: Packed) -> tuple[Int[Tensor, "T"], Bool[Tensor, "T"]
     return ids, second
 
 
-def _spread(weight: Float[Tensor, "T"], tokens: Packed) -> Float[Tensor, "T"]:
-    """Return the largest weight around each token of its text, less by DECAY a token of distance.
+def _spread(weight: Float[Tensor, "T"], tokens: Packed, decay: float) -> Float[Tensor, "T"]:
+    """Return the largest weight around each token of its text, less by `decay` per token away.
 
     In logarithms, on the grid, the maximum over what lies before is a running one.
     """
     texts, columns = tokens.grid
     level = torch.full((texts * columns,), -torch.inf, device=weight.device)
     level[tokens.slot] = weight.float().log()
-    slope = -math.log(DECAY) * torch.arange(columns, device=weight.device)
+    slope = -math.log(decay) * torch.arange(columns, device=weight.device)
     grid = level.view(texts, columns)
     before = (grid + slope).cummax(1).values - slope
     after = (grid - slope).flip(1).cummax(1).values.flip(1) + slope

@@ -15,10 +15,13 @@ class Predictor(nn.Module):
 
     needs_pairs: bool = False  # whether it reads attention, pair by pair
 
-    def score_blocks(self, blocks: Blocks, index: Int[Tensor, "P"]) -> Float[Tensor, "P 2"]:
+    def score_blocks(
+        self, blocks: Blocks, index: Int[Tensor, "P"], hints: Float[Tensor, "T E"] | None = None
+    ) -> Float[Tensor, "P 2"]:
         """Compute logits of irrelevant and relevant for these blocks, in fp32.
 
-        They are all blocks with tokens that may be pruned, ascending.
+        They are all blocks with tokens that may be pruned, ascending. `hints` are numbers of each
+        token from elsewhere, for predictors that were made for so many.
         """
         raise NotImplementedError
 

@@ -175,7 +175,7 @@ def test_a_batch_without_any_passage_has_no_loss():
 class Inward(AttentionPredictor):
     """Predicts the share of a block's attention that stays within it."""
 
-    def score_blocks(self, blocks, index):
+    def score_blocks(self, blocks, index, hints=None):
         maps = self.scope.form(blocks, index)
         share = maps.mean((1, 2)).sum(1).clamp(1e-6, 1 - 1e-6)
         return torch.stack((1 - share, share), 1).log()
