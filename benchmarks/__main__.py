@@ -180,6 +180,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "joint": _joint(),
         "squad": squad(DATA, RESULTS),
         "skim-settings": settings(DATA, RESULTS),
+        "skim-oracle": [["benchmarks.skim_oracle"]],
         "hops": hops(DATA, RESULTS),
         "training": _speed() + _precisions(),
         "training-free": training_free(DATA, RESULTS),

@@ -10,6 +10,7 @@ from benchmarks.support.deberta import deberta_table
 from benchmarks.support.embedding import embedding_table
 from benchmarks.support.gliner import gliner_table
 from benchmarks.support.int8 import int8_table
+from benchmarks.support.oracle import oracle_table
 from benchmarks.support.reranking import reranking_table
 
 __all__ = ["OWN_TABLES"]
@@ -21,4 +22,5 @@ OWN_TABLES: dict[str, Callable[[dict[str, Any], str], str]] = {
     "gliner": gliner_table,
     "int8": int8_table,
     "reranking": reranking_table,
+    "skim_oracle": oracle_table,
 }

@@ -125,7 +125,13 @@ def list_cells(comparison: Comparison, spec: ModelSpec) -> Iterator[Planned]:
     for arm in comparison.list_arms():
         points = arm.method.build(spec).operating_points()
         has_target = "target" in {entry.name for entry in fields(cast("Any", arm.method))}
-        trains_for_targets = has_target and not (points is not None and points.one_training)
+        is_turned = points is not None and (points.one_training or arm.trains_once)
+        trains_for_targets = has_target and not is_turned
+        if arm.trains_once and points is None:
+            raise ValueError(
+                f"arm {arm.name!r} must have a threshold to turn where it trains once; got "
+                f"{arm.method}. Leave trains_once out."
+            )
         targets = comparison.targets if arm.targets is None else arm.targets
         if not has_target and points is None:
             targets = ()

@@ -20,6 +20,7 @@ __all__ = ["DENSE", "START", "Arm", "Comparison", "read_comparison"]
 
 DENSE = "dense"  # the arm that the others are compared with
 START = "start"  # the dense model that all arms begin with
+_OF_ARMS = ("layers", "targets", "trains_once")  # what an arm has besides its method
 
 Name = Annotated[str, MinLen(1)]
 Targets = Annotated[tuple[Fraction, ...], Strict(False)]
@@ -29,10 +30,11 @@ Sizes = Annotated[tuple[Count, ...], Strict(False)]
 
 @settings
 class Comparison:
-    """Each arm is a method as a recipe has it, or `{name, args, layers, targets}`.
+    """Each arm is a method as a recipe has it, or `{name, args, layers, targets, trains_once}`.
 
     `layers` cuts the model to its first layers before any training. `targets` take the place of
-    those of all arms; none, and the arm is measured at what its own settings lead to.
+    those of all arms; none, and the arm is measured at what its own settings lead to. An arm that
+    `trains_once` is trained as its own settings say, and only its threshold is turned to targets.
     """
 
     model: Name
@@ -79,6 +81,7 @@ class Arm:
     method: Method
     layers: int | None = None
     targets: tuple[float, ...] | None = None  # None: those of the comparison
+    trains_once: bool = False  # for all targets, with the method's own settings
 
     @property
     def trains_model(self) -> bool:
@@ -129,7 +132,8 @@ def _read_arm(name: str, value: Any) -> Arm:
             return Arm(name, method_from(value))
         layers = validate(Count | None, value.get("layers"), "layers")
         targets = validate(Targets | None, value.get("targets"), "targets")
-        rest = {key: entry for key, entry in value.items() if key not in ("layers", "targets")}
-        return Arm(name, method_from(rest), layers, targets)
+        trains_once = validate(bool, value.get("trains_once", False), "trains_once")
+        method = {key: entry for key, entry in value.items() if key not in _OF_ARMS}
+        return Arm(name, method_from(method), layers, targets, trains_once)
     except ValueError as error:
         raise ValueError(f"arm {name!r}: {error}") from error

@@ -12,11 +12,13 @@ from fewer._files.disk import read_json
 from fewer.compare import run as module
 from fewer.compare.cells import Cells, Key
 from fewer.compare.figure import draw_flops, draw_times, pareto_front
-from fewer.compare.run import read_all, run
+from fewer.compare.run import list_cells, read_all, run
 from fewer.compare.settings import Comparison
 from fewer.compare.summary import summarize
 from fewer.compare.table import entries, markdown, table
 from fewer.compare.training import folder_of
+from fewer.core.cost import Task
+from tests.tiny import tiny
 
 ARMS = {
     "half": {"name": "dense", "layers": 1},
@@ -113,6 +115,25 @@ def test_one_training_serves_all_targets_where_points_are_turned_afterwards(fini
     assert folder_of(output, "exits", None, 1).exists()
     assert not folder_of(output, "exits", 0.8, 1).exists()
     assert folder_of(output, "ltp", 0.8, 1).exists()
+
+
+def test_an_arm_may_be_trained_once_though_its_method_has_a_target():
+    skim = {"name": "block_skim", "args": {"target": 0.6}}
+    arms = {"each": skim, "once": {**skim, "trains_once": True}, "ltp": "ltp"}
+    comparison = Comparison(model="m", train="a", test="b", arms=arms, targets=(0.5, 0.4))
+    spec = replace(fewer.attachment(fewer.attach(tiny())).spec, task=Task.SPAN)
+    trained = [
+        (cell.arm.name, cell.target, cell.trained_target) for cell in list_cells(comparison, spec)
+    ]
+    assert trained[1:] == [
+        *(("each", 0.5, 0.5), ("each", 0.4, 0.4)),
+        *(("once", 0.5, None), ("once", 0.4, None)),
+        *(("ltp", 0.5, 0.5), ("ltp", 0.4, 0.4)),
+    ]
+    arms["ltp"] = {"name": "ltp", "trains_once": True}
+    comparison = Comparison(model="m", train="a", test="b", arms=arms)
+    with pytest.raises(ValueError, match="arm 'ltp' must have a threshold to turn"):
+        list(list_cells(comparison, spec))
 
 
 def test_cells_hold_cost_score_and_origin(finished):

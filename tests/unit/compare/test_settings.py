@@ -43,6 +43,12 @@ def test_an_arm_may_have_targets_of_its_own():
     assert [arm.targets for arm in listed] == [None, (0.4,), ()]
 
 
+def test_an_arm_may_train_once_for_all_targets():
+    arms = {"each": "block_skim", "once": {"name": "block_skim", "trains_once": True}}
+    _, *listed = Comparison(**NEEDED, arms=arms).list_arms()
+    assert [arm.trains_once for arm in listed] == [False, True]
+
+
 @pytest.mark.parametrize("name", ["dense", "start", "a/b", ""])
 def test_names_that_are_taken_or_no_file_names_are_refused(name):
     with pytest.raises(ValueError, match="name of an arm"):
@@ -55,6 +61,7 @@ def test_names_that_are_taken_or_no_file_names_are_refused(name):
         ("lpt", "ltp"),
         ({"name": "ltp", "layers": 0}, "layers"),
         ({"name": "ltp", "targets": [2.0]}, "targets"),
+        ({"name": "ltp", "trains_once": 1}, "trains_once"),
         ({"name": "ltp", "args": {"target": 2}}, "target"),
     ],
 )
