@@ -38,9 +38,9 @@ def write(rows: int = ROWS, seed: int = 42) -> None:
     """Write all files."""
     for split in ("train", "dev", "test"):
         count = rows if split == "train" else TEST_ROWS
-        for name, read in _READERS.items():
+        for name, (file, read) in _READERS.items():
             drawn = read(split, count, random.Random(f"{seed} {name} {split}"))
-            path = FOLDER / f"{name}-{split}.jsonl"
+            path = FOLDER / file.format(split=split)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(json.dumps(row) + "\n" for row in drawn), encoding="utf-8")
 
@@ -176,12 +176,13 @@ def _read_squad(split: str) -> list[Row]:
     return articles
 
 
-_READERS: dict[str, Callable[[str, int, random.Random], list[Row]]] = {
-    "topics": topics,
-    "similarity": similarity,
-    "answers": answers,
-    "pages": pages,
-    "articles": articles,
+# the file and the function of each set
+_READERS: dict[str, tuple[str, Callable[[str, int, random.Random], list[Row]]]] = {
+    "topics": ("topics-{split}.jsonl", topics),
+    "similarity": ("similarity-{split}.jsonl", similarity),
+    "answers": ("answers-{split}.jsonl", answers),
+    "pages": ("pages/{split}.jsonl", pages),
+    "articles": ("articles/{split}.jsonl", articles),
 }
 
 
