@@ -80,7 +80,8 @@ def span_probabilities(
     logits: Float[Tensor, "B N 2"], padding: Bool[Tensor, "B N"]
 ) -> Float[Tensor, "B 2 N"]:
     """How probable it is that an answer begins, and ends, at each token of its text."""
-    return _compete(logits.detach().float(), padding).softmax(-1).unflatten(0, (-1, 2))
+    probabilities: Tensor = _compete(logits.detach().float(), padding).softmax(-1)
+    return probabilities.view(len(logits), 2, -1)
 
 
 def remaining_cross_entropy(batch: TrainingBatch, teacher: Float[Tensor, "B N 2"]) -> Tensor:
@@ -91,8 +92,9 @@ def remaining_cross_entropy(batch: TrainingBatch, teacher: Float[Tensor, "B N 2"
     """
     trace = batch.trace
     gone = trace.padding | trace.dropped
-    of_student = _compete(batch.logits.float(), gone).log_softmax(-1).unflatten(0, (-1, 2))
-    weighted = span_probabilities(teacher, trace.padding) * of_student
+    of_student = _compete(batch.logits.float(), gone).log_softmax(-1)
+    of_teacher = span_probabilities(teacher, trace.padding)
+    weighted: Tensor = of_teacher * of_student.view_as(of_teacher)
     return -weighted.masked_fill(gone[:, None], 0.0).sum(-1).mean()
 
 

@@ -26,8 +26,9 @@ What differs from the authors' code, and why:
   the default settings save next to nothing on SQuAD (the table in docs/questions.md). The default
   stays the paper's number until the other is measured.
 
-Beyond the paper: predictors that see more than the block's own attention (`sees`), and a second
-phase of training in which blocks really leave (`skimming_epochs`).
+Beyond the paper: predictors that see more than the block's own attention (`sees`), begin before the
+first layer and read each other (`prescreen`); the dense model as the teacher (`distil`); and a
+second phase of training in which blocks really leave (`skimming_epochs`).
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ __all__ = ["BlockSkim", "BlockSkimPolicy"]
 
 GRID = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 _SKIMMING = "skimming"  # the phase in which blocks are pruned
-_EVIDENCE = "odds"  # what a predictor hands to the next
+_ODDS = "odds"  # what a predictor hands to the next
 _EAGER = 1.0  # only the best block of each text stays
 
 
@@ -173,10 +174,13 @@ class BlockSkimPolicy(Policy):
 
     def decide(self, view: View) -> Decision | None:
         """Score each block that may be pruned; those below the threshold are."""
-        layer = view.layer - (view.site is Site.BEFORE)  # after which the predictor looks
-        if not self._computes(layer, view.phase) or (view.site is Site.BEFORE and view.layer):
+        is_before = view.site is Site.BEFORE
+        if is_before and view.layer:
             return None
-        if layer < 0 and self._counting is not None:
+        layer = view.layer - is_before  # after which the predictor looks; -1: the embeddings
+        if not self._computes(layer, view.phase):
+            return None
+        if is_before and self._counting is not None:
             self._counting.add(view.tokens)
         blocks = Blocks.of(view.tokens, view.evidence, self.method.block)
         prunable = blocks.prunable
@@ -203,17 +207,17 @@ class BlockSkimPolicy(Policy):
             return None
         if layer < 0:
             return lexical_hints(view.tokens, self.idf)
-        evidence = view.carried(_EVIDENCE)
-        if evidence is None:
-            evidence = torch.zeros_like(view.tokens.slot, dtype=torch.float32)
-        return evidence[:, None]
+        odds = view.carried(_ODDS)
+        if odds is None:  # there was no block to score before, in lower layers without passages
+            odds = torch.zeros_like(view.tokens.slot, dtype=torch.float32)
+        return odds[:, None]
 
     @staticmethod
     def _carry(blocks: Blocks, logits: Float[Tensor, "P 2"]) -> dict[str, Float[Tensor, "T"]]:
         """Hand the log odds of each block to its tokens, for the next predictor."""
         odds = torch.zeros_like(blocks.number, dtype=torch.float32)
         odds = odds.index_copy(0, blocks.prunable, logits.detach().diff(dim=1).squeeze(1))
-        return {_EVIDENCE: odds[blocks.index]}
+        return {_ODDS: odds[blocks.index]}
 
     def loss(self, batch: TrainingBatch) -> Tensor:
         """Weigh by alpha the sum over layers of the balanced cross entropy.
@@ -259,7 +263,8 @@ class BlockSkimPolicy(Policy):
 
     def _by_block(self, values: Float[Tensor, "... N"]) -> Float[Tensor, "... n size"]:
         size = self.method.block
-        return nn.functional.pad(values, (0, -values.shape[-1] % size)).unflatten(-1, (-1, size))
+        padded = nn.functional.pad(values, (0, -values.shape[-1] % size))
+        return padded.view(*values.shape[:-1], -1, size)
 
     def _matters(self, relevant: Int[Tensor, "B N"]) -> Int[Tensor, "K"]:
         marked = relevant > 0 if self.method.evidence else relevant == 1
@@ -288,8 +293,8 @@ class BlockSkimPolicy(Policy):
             "Block-Skim",
             target,
             gap,
-            "the first layer, the question and the best block of each text always stay, and "
-            "the predictors cost something",
+            "the question and the best block of each text always stay, without prescreen all of "
+            "the first layer too, and the predictors cost something",
         )
 
     def _count_words(self, data: CalibrationData) -> None:
