@@ -129,7 +129,7 @@ METHODS = {
     "block-skim-first": Case(BlockSkim(block=8, sees="first"), SPANS, may_drop=True),
     "block-skim-whole": Case(BlockSkim(block=4, sees="whole"), SPANS, may_drop=True),
     "block-skim-states": Case(BlockSkim(block=4, sees="states"), SPANS, may_drop=True),
-    "block-skim-prescreen": Case(
+    "block-skim-states-prescreen": Case(
         BlockSkim(block=4, sees="states", prescreen=True), SPANS, may_drop=True
     ),
     "skim-states-and-ltp": Case(
