@@ -22,7 +22,6 @@ from transformers import AutoConfig, AutoModelForQuestionAnswering, BertConfig
 import fewer
 from fewer._pypi_models import model_folder
 from fewer.core.cost import ModelSpec
-from fewer.core.trace import LayerTrace
 from fewer.hf.pretrained import load_tokenizer
 from fewer.measure.rows import append_row, provenance
 from fewer.recipe import draw_rows
@@ -52,20 +51,18 @@ def count_remaining(relevant: Sequence[int], second: Sequence[int], block: int) 
 
 def flops_share(spec: ModelSpec, layers: int, lengths: Any, remaining: Any, known: int) -> float:
     """Return the FLOPs with all tokens in `known` of `layers` layers, over those of all layers."""
-    whole, part = torch.as_tensor(lengths).double(), torch.as_tensor(remaining).double()
-    cost = spec.layers[0]
-    of_all, of_part = (
-        float(cost.flops(LayerTrace(count, count, count, scored=False)).sum())
-        for count in (whole, part)
-    )
-    return (known * of_all + (layers - known) * of_part) / (layers * of_all)
+    ratio = dense_flops(spec, remaining) / dense_flops(spec, lengths)
+    return (known + (layers - known) * ratio) / layers
 
 
 def padded_ratio(spec: ModelSpec, lengths: Any) -> float:
     """Return the FLOPs of windows that are padded to `PADDED` tokens over those of packed ones."""
-    packed = spec.dense_flops(torch.as_tensor(lengths).float()).double().sum()
-    padded = len(lengths) * spec.dense_flops(torch.tensor([float(PADDED)])).double()
-    return float(padded / packed)
+    return dense_flops(spec, [PADDED] * len(lengths)) / dense_flops(spec, lengths)
+
+
+def dense_flops(spec: ModelSpec, lengths: Any) -> float:
+    """Return the FLOPs of windows of these lengths in every layer."""
+    return float(spec.dense_flops(torch.as_tensor(lengths).double()).sum())
 
 
 def spec_of(config: BertConfig) -> ModelSpec:
@@ -80,21 +77,18 @@ def measure(rows: int) -> dict[str, Any]:
     table = draw_rows(read_rows(path), rows, SEED)
     windows = QuestionAnswering().encode(table, tokenizer, max_length=MAX_LENGTH)
     spec = spec_of(AutoConfig.from_pretrained(model_folder(MODEL)))
+    lengths = windows["length"][:]
     longer = QuestionAnswering().encode(table, tokenizer, max_length=PADDED)
     ratio = padded_ratio(spec_of(BertConfig(vocab_size=2)), longer["length"][:])
-    shares: dict[str, dict[str, list[float]]] = {}
-    for layers in LAYERS:
-        shares[str(layers)] = {}
-        for block in BLOCKS:
-            remaining = [
-                count_remaining(relevant, second, block)
-                for relevant, second in zip(
-                    windows["relevant"], windows["token_type_ids"], strict=True
-                )
-            ]
-            shares[str(layers)][str(block)] = [
-                flops_share(spec, layers, windows["length"][:], remaining, known) for known in KNOWN
-            ]
+    marks = list(zip(windows["relevant"], windows["token_type_ids"], strict=True))
+    remaining = {block: [count_remaining(*mark, block) for mark in marks] for block in BLOCKS}
+    shares = {
+        str(layers): {
+            str(block): [flops_share(spec, layers, lengths, left, known) for known in KNOWN]
+            for block, left in remaining.items()
+        }
+        for layers in LAYERS
+    }
     return {
         "kind": "skim-oracle",
         **provenance(),

@@ -26,14 +26,7 @@ from fewer.hf.checkpoint import load
 from fewer.hf.max_length import resolve_max_length
 from fewer.hf.pretrained import load_tokenizer
 from fewer.hf.side_file import method_from
-from fewer.measure.evaluate import (
-    Outcome,
-    cost_metrics,
-    measure_flops,
-    run_all,
-    sum_flops,
-    sum_traces,
-)
+from fewer.measure.evaluate import Outcome, cost_metrics, run_all, sum_flops, sum_traces
 from fewer.measure.exit_runs import PointRuns
 from fewer.measure.latency import largest_batch, time_systems
 from fewer.measure.rows import provenance
@@ -183,11 +176,8 @@ class _Bench:
 
     def measure_share(self, points: OperatingPoints | None) -> float:
         """Return the FLOPs of the dev rows over those of the dense model, at the point set."""
-        if points is None:
-            flops, dense = measure_flops(self.model, self.dev, self.tokenizer, self.dev_scorer)
-        else:
-            _, traces, _ = self.dev_runs.run(points, "FLOPs")
-            flops, dense = sum_flops(self.model, traces)
+        _, traces, _ = self.dev_runs.run(points, "FLOPs")
+        flops, dense = sum_flops(self.model, traces)
         return flops / dense
 
 

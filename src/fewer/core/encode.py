@@ -64,19 +64,10 @@ def encode(
 
 def read_through(
     layers: Sequence[Layer], policy: Policy, tokens: Packed, *, attend: Kernel, stop: int
-) -> Packed:
-    """Run the tokens through the layers before `stop` only; return those that are left.
-
-    Raises `ValueError` for a policy by which pruned tokens may answer, of which nothing is left.
-    """
+) -> tuple[Packed, Trace]:
+    """Run the tokens through the layers before `stop` only; return those that are left."""
     run = _Run(layers, policy, INFERENCE, attend, tokens)
-    remaining = run.run_layers(tokens, range(stop))
-    if any(entry.decision.restores for entry in run.trace.decisions):
-        raise ValueError(
-            "method must not let pruned tokens answer where only the others are kept, as in an "
-            "index of passages; got one that restores them. Train it with restore=False."
-        )
-    return remaining
+    return run.run_layers(tokens, range(stop)), run.trace
 
 
 @dataclass

@@ -44,8 +44,10 @@ class PointRuns:
     scorer: Scorer
     _recorded: _Recorded | None = field(default=None, init=False)  # the last run without exits
 
-    def run(self, points: OperatingPoints, title: str) -> RunResult:
-        """Return what `run_all` does at the point that is set."""
+    def run(self, points: OperatingPoints | None, title: str) -> RunResult:
+        """Return what `run_all` does, at the point that is set where there are any."""
+        if points is None:
+            return self._run(title)
         point = points.present
         closed = points.close_exits(point)
         if closed is None:

@@ -91,13 +91,18 @@ def read_lower(
         is_second = tokens.roles.second_text
         assert is_second is not None
         first_lengths = tokens.count((~is_second).float()).long()
-        remaining = read_through(
+        remaining, trace = read_through(
             backbone.layers,
             attached.policy,
             tokens,
             attend=kernel(attached.settings.kernel),
             stop=lower,
         )
+        if any(entry.decision.restores for entry in trace.decisions):
+            raise ValueError(
+                "method must not let pruned tokens answer, since an index keeps the states of the "
+                f"others alone; got {attached.method}. Train it with restore=False."
+            )
         is_second = remaining.roles.second_text
         assert is_second is not None
         second = remaining.select(is_second.nonzero().squeeze(1))

@@ -166,7 +166,7 @@ class BlockSkimPolicy(Policy):
             self.inputs = InputNeeds(second_text=True, ids=True)
             self.first_predictor = StatePredictor(spec, LEXICAL_HINTS)
             self.register_buffer("idf", torch.zeros(spec.vocabulary))
-        self._counting: DocumentCounts | None = None
+        self._counts = DocumentCounts()
 
     def needs(self, layer: int, phase: Phase) -> Needs:
         """Pairs in every layer whose predictor is computed and looks at attention."""
@@ -180,8 +180,8 @@ class BlockSkimPolicy(Policy):
         layer = view.layer - is_before  # after which the predictor looks; -1: the embeddings
         if not self._computes(layer, view.phase):
             return None
-        if is_before and self._counting is not None:
-            self._counting.add(view.tokens)
+        if is_before:
+            self._counts.note(view.tokens)
         blocks = Blocks.of(view.tokens, view.evidence, self.method.block)
         prunable = blocks.prunable
         if not prunable.numel():
@@ -279,9 +279,13 @@ class BlockSkimPolicy(Policy):
         )
 
     def calibrate(self, phase: Phase, data: CalibrationData) -> None:
-        """Set tau after training: the method's, or by bisection the one that meets the target."""
+        """Set tau after training: the method's, or by bisection the one that meets the target.
+
+        Before the first phase, count how many passages of the sample have each token, once.
+        """
         if data.first:
-            self._count_words(data)
+            if self.method.prescreen and not bool(self.idf.any()):
+                self._counts.fill(self.idf, data)
             return
         target = self.method.target
         if target is None:
@@ -296,16 +300,6 @@ class BlockSkimPolicy(Policy):
             "the question and the best block of each text always stay, without prescreen all of "
             "the first layer too, and the predictors cost something",
         )
-
-    def _count_words(self, data: CalibrationData) -> None:
-        """Count how many passages of the sample have each token, once."""
-        if not self.method.prescreen or bool(self.idf.any()):
-            return
-        self._counting = DocumentCounts(self.idf)
-        for _ in data.batches():
-            pass
-        counting, self._counting = self._counting, None
-        counting.fill()
 
     def operating_points(self) -> OperatingPoints:
         """Return tau; 0 keeps every block."""

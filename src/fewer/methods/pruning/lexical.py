@@ -64,14 +64,13 @@ class LexicalPolicy(Policy):
         self.register_buffer("idf", torch.zeros(spec.vocabulary))
         self.register_buffer("threshold", torch.zeros(()))
         self.register_buffer("factor", torch.ones(()))
-        self._counting: DocumentCounts | None = None
+        self._counts = DocumentCounts()
 
     def decide(self, view: View) -> Decision | None:
         """Prune before the first layer; freeze all but the first token before the last."""
         tokens = view.tokens
         if view.layer == 0:
-            if self._counting is not None:
-                self._counting.add(tokens)
+            self._counts.note(tokens)
             keep = lexical_scores(tokens, self.idf) >= self.factor * self.threshold
             return Decision.keep(keep | ~_may_go(tokens))
         return freeze_unread(view) if self.skips_last else None
@@ -81,16 +80,11 @@ class LexicalPolicy(Policy):
         if not data.first:
             return
         self.factor.fill_(1.0)
-        self._counting = DocumentCounts(self.idf)
-        for _ in data.batches():
-            pass
-        counting, self._counting = self._counting, None
-        if not counting.documents:
+        if not self._counts.fill(self.idf, data):
             raise ValueError(
                 "the texts must be pairs for the rule 'lexical'; got single ones. Choose another "
                 "rule."
             )
-        counting.fill()
         gap = data.bisect(self.target, self.threshold.fill_, 1e-3, 1e3, 1.0)
         reason = "first texts always stay, and second ones in which no word is found again"
         warn_if_missed("the rule 'lexical'", self.target, gap, reason)
@@ -101,22 +95,27 @@ class LexicalPolicy(Policy):
 
 
 class DocumentCounts:
-    """Counts the second texts of a sample that have each token; then fills in `idf`."""
+    """Counts the second texts of a sample that have each token, while a policy's model reads it."""
 
-    def __init__(self, idf: Float[Tensor, "V"]) -> None:
-        self.idf = idf
-        self.counts = torch.zeros_like(idf)
-        self.documents = 0
+    def __init__(self) -> None:
+        self._counts: Tensor | None = None  # None: nothing is counted
+        self._documents = 0
 
-    def add(self, tokens: Packed) -> None:
-        """Count the texts of a batch, none of whose tokens is removed."""
-        counts, documents = count_documents(tokens, len(self.idf))
-        self.counts += counts
-        self.documents += documents
+    def note(self, tokens: Packed) -> None:
+        """Count the texts of a batch, none of whose tokens is removed, while `fill` reads it."""
+        if self._counts is not None:
+            counts, documents = count_documents(tokens, len(self._counts))
+            self._counts += counts
+            self._documents += documents
 
-    def fill(self) -> None:
-        """Set `idf` by what was counted."""
-        self.idf.copy_(idf_of_counts(self.counts, self.documents))
+    def fill(self, idf: Float[Tensor, "V"], data: CalibrationData) -> int:
+        """Read the sample, set `idf` by what was counted, and return how many second texts."""
+        self._counts, self._documents = torch.zeros_like(idf), 0
+        for _ in data.batches():
+            pass
+        counts, self._counts = self._counts, None
+        idf.copy_(idf_of_counts(counts, self._documents))
+        return self._documents
 
 
 def count_documents(tokens: Packed, vocabulary: int) -> tuple[Float[Tensor, "V"], int]:

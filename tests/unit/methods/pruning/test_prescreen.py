@@ -42,7 +42,7 @@ def test_blocks_leave_before_the_first_layer():
 
 
 class Told(Predictor):
-    """Scores blocks by the mean of their tokens' hints, and keeps what it was told."""
+    """Scores blocks as it is given, and keeps the hints that it was told."""
 
     def __init__(self, odds=None):
         super().__init__()
