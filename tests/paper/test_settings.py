@@ -111,7 +111,7 @@ WANTED = {
         "balance": 20.0,  # of SQuAD
         "sees": "diagonal",
         "prescreen": False,  # ours, as distil
-        "distil": False,
+        "distil": 0.0,
         "evidence": False,
         "training": "joint",
         "epochs": 2.0,

@@ -50,6 +50,9 @@ def compare(
         float | None, typer.Option(help="Of the model's weights in every phase.")
     ] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Train on this many rows.")] = None,
+    arm_rows: Annotated[
+        int | None, typer.Option(min=1, help="Train the arms on so many other rows than --rows.")
+    ] = None,
     test_rows: Annotated[int | None, typer.Option(min=1, help="Measure on this many rows.")] = None,
     column: Columns = None,
     max_length: Annotated[int | None, typer.Option(min=2, help="Longest text in tokens.")] = None,
@@ -80,6 +83,7 @@ def compare(
         torch.set_num_threads(threads)
     options: dict[str, Any] = {
         **{"model": model, "train": train, "test": test, "dev": dev, "rows": rows},
+        **{"arm_rows": arm_rows},
         **{"dense_epochs": dense_epochs, "epochs": epochs, "learning_rate": learning_rate},
         **{"test_rows": test_rows, "max_length": max_length, "runs": runs},
         **{"targets": tuple(target or ()), "seeds": tuple(seed or ())},

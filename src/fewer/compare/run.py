@@ -50,9 +50,10 @@ _DATA_SEED = 0  # of the rows, which are the same for all seeds
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a comparison; no row is in two of them."""
+    """The rows of a comparison; no row is in two of them, unless arms train on the first ones."""
 
-    train: Dataset
+    train: Dataset  # of the model that all arms begin with
+    arms: Dataset
     dev: Dataset
     test: Dataset
 
@@ -95,11 +96,12 @@ def run(comparison: Comparison, output: Path, *, resume: bool = False) -> Measur
         shared = {name: value for name, value in settings.items() if name not in _MAY_CHANGE}
         open_run(output, shared, resume, "compare.json")
         rows = read_all(comparison)
+        benches = _Benches(rows, comparison)
         cells = Cells(output / "cells")
         keys: list[Key] = []
         for number, seed in enumerate(comparison.seeds):
             keys.append(Key(START, None, seed))
-            start = _train_start(comparison, rows, seed, output, cells)
+            start = _train_start(comparison, benches, seed, output, cells)
             spec = attachment(load(start / "model")).spec
             for planned in list_cells(comparison, spec):
                 key = Key(planned.arm.name, planned.target, seed)
@@ -107,10 +109,10 @@ def run(comparison: Comparison, output: Path, *, resume: bool = False) -> Measur
                     _check_method(key, planned, cells)
                 else:
                     _LOG.info("compare: %s", key.name)
-                    _measure_cell(comparison, planned, key, rows, output, cells, timed=not number)
+                    _measure_cell(comparison, planned, key, benches, output, cells, not number)
                 keys.append(key)
-        scorer = _Bench(folder_of(output, DENSE, None, comparison.seeds[0]), rows, comparison)
-        return Measured(comparison, keys, cells, rows, scorer.scorer)
+        dense = benches.open(folder_of(output, DENSE, None, comparison.seeds[0]))
+        return Measured(comparison, keys, cells, rows, dense.scorer)
 
 
 def list_cells(comparison: Comparison, spec: ModelSpec) -> Iterator[Planned]:
@@ -141,8 +143,9 @@ def read_all(comparison: Comparison) -> Rows:
             "documents, which fewer compare would part. Use fewer fit and fewer evaluate."
         )
     if comparison.dev is not None:
-        train = draw_rows(rows, comparison.rows, _DATA_SEED)
         dev = draw_rows(read_rows(comparison.dev), comparison.dev_rows, _DATA_SEED)
+        wanted = comparison.rows and comparison.rows + (comparison.arm_rows or 0)
+        rows = draw_rows(rows, wanted, _DATA_SEED)
     else:
         size = min(comparison.dev_rows, len(rows) // 5)
         if not size:
@@ -151,10 +154,24 @@ def read_all(comparison: Comparison) -> Rows:
             )
         rows = rows.shuffle(seed=_DATA_SEED)
         dev, rows = rows.select(range(size)), rows.select(range(size, len(rows)))
-        count = len(rows) if comparison.rows is None else min(comparison.rows, len(rows))
-        train = rows.select(range(count))
+    train, arms = _split_training(rows, comparison)
     test = draw_rows(read_rows(comparison.test), comparison.test_rows, _DATA_SEED)
-    return Rows(train, dev, test)
+    return Rows(train, arms, dev, test)
+
+
+def _split_training(rows: Dataset, comparison: Comparison) -> tuple[Dataset, Dataset]:
+    """Return the rows that the first model trains on, and those of the arms."""
+    count = len(rows) if comparison.rows is None else min(comparison.rows, len(rows))
+    train = rows.select(range(count))
+    if comparison.arm_rows is None:
+        return train, train
+    end = count + comparison.arm_rows
+    if end > len(rows):
+        raise ValueError(
+            f"train must have {end} rows for rows and arm_rows; got {len(rows)} to train on. Take "
+            "fewer of one of them."
+        )
+    return train, rows.select(range(count, end))
 
 
 class _Bench:
@@ -173,12 +190,31 @@ class _Bench:
             for part in (rows.test, rows.dev)
         )
         self.dev_runs = PointRuns(self.model, self.dev, self.tokenizer, self.dev_scorer)
+        self._shares: dict[Point | None, float] = {}  # by the point that was set
 
     def measure_share(self, points: OperatingPoints | None) -> float:
         """Return the FLOPs of the dev rows over those of the dense model, at the point set."""
-        _, traces, _ = self.dev_runs.run(points, "FLOPs")
-        flops, dense = sum_flops(self.model, traces)
-        return flops / dense
+        point = None if points is None else points.present
+        if point not in self._shares:
+            _, traces, _ = self.dev_runs.run(points, "FLOPs")
+            flops, dense = sum_flops(self.model, traces)
+            self._shares[point] = flops / dense
+        return self._shares[point]
+
+
+class _Benches:
+    """Opens trained models; the last one stays open, for its other targets."""
+
+    def __init__(self, rows: Rows, comparison: Comparison) -> None:
+        self.rows = rows
+        self.comparison = comparison
+        self._last: tuple[Path, _Bench] | None = None
+
+    def open(self, folder: Path) -> _Bench:
+        """Return the bench of a folder's model, at whatever point it was left at."""
+        if self._last is None or self._last[0] != folder:
+            self._last = folder, _Bench(folder, self.rows, self.comparison)
+        return self._last[1]
 
 
 def _check_method(key: Key, planned: Planned, cells: Cells) -> None:
@@ -193,11 +229,14 @@ def _check_method(key: Key, planned: Planned, cells: Cells) -> None:
         )
 
 
-def _train_start(comparison: Comparison, rows: Rows, seed: int, output: Path, cells: Cells) -> Path:
+def _train_start(
+    comparison: Comparison, benches: _Benches, seed: int, output: Path, cells: Cells
+) -> Path:
     """Train the dense model that all arms of a seed begin with, and measure it."""
-    folder, key = train_start(comparison, rows.train, seed, output), Key(START, None, seed)
+    folder = train_start(comparison, benches.rows.train, seed, output)
+    key = Key(START, None, seed)
     if key not in cells:
-        cell, results = _measure(_Bench(folder, rows, comparison), key)
+        cell, results = _measure(benches.open(folder), key)
         cells.store(key, cell | {"training": read_cost(folder)}, results)
     return folder
 
@@ -206,16 +245,15 @@ def _measure_cell(
     comparison: Comparison,
     planned: Planned,
     key: Key,
-    rows: Rows,
+    benches: _Benches,
     output: Path,
     cells: Cells,
-    *,
     timed: bool,
 ) -> None:
     """Train what is missing for a cell, and measure it."""
     arm, target = planned.arm, planned.trained_target
-    folder = train_arm(comparison, arm, target, rows.train, key.seed, output)
-    bench, start = _Bench(folder, rows, comparison), Key(START, None, key.seed)
+    folder = train_arm(comparison, arm, target, benches.rows.arms, key.seed, output)
+    bench, start = benches.open(folder), Key(START, None, key.seed)
     point, dev_share = None, None
     points = attachment(bench.model).policy.operating_points()
     if key.target is not None:

@@ -44,6 +44,7 @@ class Comparison:
     dev: str | None = None  # where operating points are chosen; None: rows held out of `train`
     dev_rows: Count = 1000  # held out, where `dev` is absent; at most a fifth of the rows
     rows: Count | None = None  # to train on; None: all
+    arm_rows: Count | None = None  # other rows, that the arms train on instead, the dense one too
     test_rows: Count | None = None
     columns: dict[str, Any] = field(default_factory=dict)
     max_length: Count | None = None
@@ -66,7 +67,17 @@ class Comparison:
                     f"the name of an arm must be letters, digits, - and _, and not {DENSE} or "
                     f"{START}; got {name!r}. Rename it."
                 )
-            _read_arm(name, self.arms[name])
+            layers = _read_arm(name, self.arms[name]).layers
+            if layers is not None and self.arm_rows is not None:
+                raise ValueError(
+                    "layers must be absent with arm_rows, since a model with fewer layers begins "
+                    f"anew, in one training; got layers={layers} of {name!r}. Leave one out."
+                )
+        if self.arm_rows is not None and self.rows is None:
+            raise ValueError(
+                f"rows must be given with arm_rows, which are others; got arm_rows={self.arm_rows} "
+                "alone. Say how many the first model trains on."
+            )
 
     def list_arms(self) -> list[Arm]:
         """Return the arms, the dense one first."""

@@ -36,6 +36,7 @@ def summarize(measured: Measured) -> dict[str, Any]:
             "hash": data_hash(rows.train),
             "rows": len(rows.train),
         },
+        "arms_train": {"hash": data_hash(rows.arms), "rows": len(rows.arms)},
         "dev": {
             "source": comparison.dev or comparison.train,
             "hash": data_hash(rows.dev),

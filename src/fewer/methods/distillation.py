@@ -84,17 +84,16 @@ def span_probabilities(
     return probabilities.view(len(logits), 2, -1)
 
 
-def remaining_cross_entropy(batch: TrainingBatch, teacher: Float[Tensor, "B N 2"]) -> Tensor:
+def remaining_cross_entropy(batch: TrainingBatch, target: Float[Tensor, "B 2 N"]) -> Tensor:
     """-sum over the tokens that are left of t log s, for starts and ends, averaged over texts.
 
-    t are a teacher's probabilities over all tokens, s the student's over those that are left: what
-    the teacher gives to tokens that were pruned teaches nothing here.
+    t are the probabilities to learn over all tokens, s the model's over those that are left: what t
+    gives to tokens that were pruned teaches nothing here.
     """
     trace = batch.trace
     gone = trace.padding | trace.dropped
     of_student = _compete(batch.logits.float(), gone).log_softmax(-1)
-    of_teacher = span_probabilities(teacher, trace.padding)
-    weighted: Tensor = of_teacher * of_student.view_as(of_teacher)
+    weighted: Tensor = target * of_student.view_as(target)
     return -weighted.masked_fill(gone[:, None], 0.0).sum(-1).mean()
 
 

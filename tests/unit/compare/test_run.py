@@ -82,6 +82,21 @@ def test_no_row_is_in_two_parts(model_folder, reviews):
     assert not train & dev
 
 
+@pytest.mark.parametrize("held_out", [True, False])
+def test_arms_may_train_on_rows_that_the_first_model_has_not_seen(model_folder, reviews, held_out):
+    dev = {} if held_out else {"dev": str(reviews)}
+    comparison = comparison_of(model_folder, reviews, arms={"ltp": "ltp"}, **dev)
+    shared = read_all(comparison)
+    assert shared.arms["review"] == shared.train["review"]
+    apart = read_all(replace(comparison, arm_rows=10))
+    assert apart.train["review"] == shared.train["review"]
+    assert len(apart.arms) == 10
+    seen = set(apart.train["review"]) | (set(apart.dev["review"]) if held_out else set())
+    assert not seen & set(apart.arms["review"])
+    with pytest.raises(ValueError, match="train must have 1016 rows for rows and arm_rows"):
+        read_all(replace(comparison, arm_rows=1000))
+
+
 def test_documents_of_a_query_are_not_parted(model_folder, reviews, tmp_path):
     path = tmp_path / "ranking.jsonl"
     rows = [{"query": "a", "document": f"d{n}", "label": n % 2} for n in range(10)]
@@ -115,6 +130,20 @@ def test_one_training_serves_all_targets_where_points_are_turned_afterwards(fini
     assert folder_of(output, "exits", None, 1).exists()
     assert not folder_of(output, "exits", 0.8, 1).exists()
     assert folder_of(output, "ltp", 0.8, 1).exists()
+
+
+def test_the_last_model_stays_open_with_its_shares(finished, monkeypatch):
+    measured, output = finished
+    benches = module._Benches(measured.rows, measured.comparison)
+    folder = folder_of(output, "exits", None, 1)
+    bench = benches.open(folder)
+    assert benches.open(folder) is bench
+    assert benches.open(folder_of(output, "dense", None, 1)) is not bench
+    points = fewer.attachment(bench.model).policy.operating_points()
+    points.turn_to(points.never)
+    share = bench.measure_share(points)
+    monkeypatch.setattr(bench, "dev_runs", None)  # no second run
+    assert bench.measure_share(points) == share
 
 
 def test_an_arm_may_be_trained_once_though_its_method_has_a_target():

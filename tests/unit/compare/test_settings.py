@@ -49,6 +49,14 @@ def test_an_arm_may_train_once_for_all_targets():
     assert [arm.trains_once for arm in listed] == [False, True]
 
 
+def test_rows_of_the_arms_go_with_rows_of_the_first_model_and_whole_models():
+    arms = {"half": {"name": "dense", "layers": 3}}
+    with pytest.raises(ValueError, match=r"layers must be absent.*got layers=3 of 'half'"):
+        Comparison(**NEEDED, arms=arms, rows=8, arm_rows=8)
+    with pytest.raises(ValueError, match="rows must be given with arm_rows"):
+        Comparison(**NEEDED, arms={"ltp": "ltp"}, arm_rows=8)
+
+
 @pytest.mark.parametrize("name", ["dense", "start", "a/b", ""])
 def test_names_that_are_taken_or_no_file_names_are_refused(name):
     with pytest.raises(ValueError, match="name of an arm"):

@@ -116,7 +116,7 @@ def test_independent_labels_diverge_as_binary_answers():
 
 def test_what_a_teacher_gives_to_pruned_tokens_teaches_nothing():
     """Of three tokens the last is pruned: s = softmax over the first two, t over all three."""
-    teacher = torch.tensor([[[0.5, 0.2], [0.3, 0.2], [0.2, 0.6]]]).log()
+    teacher = torch.tensor([[[0.5, 0.3, 0.2], [0.2, 0.2, 0.6]]])
     student = torch.tensor([[[1.0, 0.0], [0.0, 0.0], [9.0, 9.0]]], requires_grad=True)
     batch = _batch(student)
     batch.trace.decisions.append(

@@ -81,7 +81,8 @@ class BlockSkim:
     sees: Literal["diagonal", "first", "whole", "states"] = "diagonal"
     # whether predictors on states begin before the first layer, and each reads the one before it
     prescreen: bool = False
-    distil: bool = False  # whether the model as it was teaches, in place of the labels
+    # share of what the model as it was says in what is learned; the labels have the rest
+    distil: Proportion = 0.0
     evidence: bool = False  # whether blocks with supporting facts count as relevant too
     training: Literal["joint", "two_stage"] = "joint"  # with the model, or after it
     epochs: NonNegative = 2.0
@@ -105,7 +106,7 @@ class BlockSkim:
 
         Then, if there are `skimming_epochs`, both, on what is left of each text.
         """
-        joint = self.training == "joint"
+        joint, distils = self.training == "joint", self.distil > 0
         model, predictors = self.learning_rates
         first = Phase(
             self.training,
@@ -116,8 +117,8 @@ class BlockSkim:
             predictors,
             regularise=True,
             calibrate=True,
-            task=joint and not self.distil,
-            teacher=joint and self.distil,
+            task=joint and not distils,
+            teacher=joint and distils,
         )
         if not self.skimming_epochs:
             return (first,)
@@ -127,8 +128,8 @@ class BlockSkim:
             apply="compact",
             trains="all",
             epochs=self.skimming_epochs,
-            task=not self.distil,
-            teacher=self.distil,
+            task=not distils,
+            teacher=distils,
         )
         return first, second
 
@@ -222,29 +223,48 @@ class BlockSkimPolicy(Policy):
     def loss(self, batch: TrainingBatch) -> Tensor:
         """Weigh by alpha the sum over layers of the balanced cross entropy.
 
-        With `distil`, the cross entropy with the teacher's answers is added, where it teaches.
+        With `distil`, the cross entropy with what a teacher and the labels say is added.
         """
-        matters = self._relevance(batch)
+        learned = self._learned(batch) if self.method.distil else None
+        matters = self._relevance(batch, learned)
         losses = [
             self._balanced(output.logits, matters[output.rows])
             for output in batch.trace.predictor_outputs
         ]
         losses.append(batch.logits.new_zeros(()))  # the only one of a batch without passages
         loss = self.method.alpha * torch.stack(losses).sum()
-        if batch.teacher is None:
+        if learned is None or batch.teacher is None:
             return loss
-        return loss + remaining_cross_entropy(batch, batch.teacher.logits)
+        return loss + remaining_cross_entropy(batch, learned)
 
-    def _relevance(self, batch: TrainingBatch) -> Float[Tensor, "K"]:
+    def _learned(self, batch: TrainingBatch) -> Float[Tensor, "B 2 N"]:
+        """How probable it is that the answer begins, and ends, at each token.
+
+        By the teacher and the labels, weighed by `distil`. Where none teaches, the model is frozen,
+        and its own answers count.
+        """
+        teacher = batch.logits if batch.teacher is None else batch.teacher.logits
+        probable = span_probabilities(teacher, batch.trace.padding)
+        share = self.method.distil
+        if share == 1:
+            return probable
+        if batch.labels is None:
+            raise ValueError(
+                "the batch must have labels with distil below 1; got none. Add the answers, or set "
+                "distil=1 to learn from the model as it was alone."
+            )
+        labelled = nn.functional.one_hot(batch.labels, probable.shape[-1])
+        return share * probable + (1 - share) * labelled
+
+    def _relevance(
+        self, batch: TrainingBatch, learned: Float[Tensor, "B 2 N"] | None
+    ) -> Float[Tensor, "K"]:
         """Return to each block of the grid whether it holds any of the answer.
 
-        With `distil`, how probable that is: to begin or end there, by the teacher. Where none
-        teaches, the model is frozen, and its own answers count.
+        With `distil`, how probable it is that the answer begins or ends there.
         """
-        if self.method.distil:
-            teacher = batch.logits if batch.teacher is None else batch.teacher.logits
-            probable = span_probabilities(teacher, batch.trace.padding)
-            return self._by_block(probable).sum(-1).amax(1).flatten()
+        if learned is not None:
+            return self._by_block(learned).sum(-1).amax(1).flatten()
         if batch.relevant is None:
             raise ValueError(
                 "the batch must mark the tokens of the answer; got no such column. Train on rows "

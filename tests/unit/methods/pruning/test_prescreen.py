@@ -91,11 +91,11 @@ def test_words_are_counted_once_before_training():
 
 
 def test_with_distil_the_model_as_it_was_teaches_wherever_weights_learn():
-    together, skimming = BlockSkim(distil=True, skimming_epochs=1).phases()
+    together, skimming = BlockSkim(distil=1, skimming_epochs=1).phases()
     for phase in (together, skimming):
         assert phase.teacher
         assert not phase.task
-    alone, _ = BlockSkim(distil=True, training="two_stage", skimming_epochs=1).phases()
+    alone, _ = BlockSkim(distil=1, training="two_stage", skimming_epochs=1).phases()
     assert not alone.teacher  # the model is frozen, and teaches itself
     assert not alone.task
 
@@ -107,7 +107,7 @@ def _trace(*outputs):
 
 
 def test_blocks_are_as_relevant_as_the_teacher_finds_it_likely_that_an_answer_is_there():
-    policy = fewer.attachment(_model(distil=True, alpha=1.0, balance=1.0)).policy
+    policy = fewer.attachment(_model(distil=1, alpha=1.0, balance=1.0)).policy
     starts = torch.tensor([0.05] * 4 + [0.2, 0.5, 0.05, 0.05])
     ends = torch.tensor([0.02] * 4 + [0.02, 0.02, 0.86, 0.02])
     answers = torch.stack((starts, ends), -1).log()[None]
@@ -123,6 +123,20 @@ def test_blocks_are_as_relevant_as_the_teacher_finds_it_likely_that_an_answer_is
     even = torch.full((8,), 1 / 8).log()
     distance = -(torch.stack((starts, ends)) * even).sum(-1).mean()
     assert policy.loss(taught).item() == pytest.approx((expected + distance).item(), rel=1e-5)
+
+
+def test_labels_have_the_share_that_the_teacher_leaves():
+    policy = fewer.attachment(_model(distil=0.25, alpha=1.0, balance=1.0)).policy
+    teaching = torch.tensor([[[0.5, 0.1]] * 1 + [[0.1, 0.1]] * 4 + [[0.1, 0.5]] * 1]).log()
+    trace = Trace((1, 6), torch.device("cpu"), real=torch.arange(6))
+    labels = torch.tensor([[1, 2]])
+    teacher = TeacherOutput(teaching, trace)
+    batch = training_batch(trace, torch.zeros(1, 6, 2), labels, teacher=teacher)
+    starts = [0.125, 0.775, 0.025, 0.025, 0.025, 0.025]  # a quarter is the teacher's
+    ends = [0.025, 0.025, 0.775, 0.025, 0.025, 0.125]
+    torch.testing.assert_close(policy._learned(batch), torch.tensor([[starts, ends]]))
+    with pytest.raises(ValueError, match="the batch must have labels with distil below 1"):
+        policy.loss(training_batch(trace, torch.zeros(1, 6, 2)))
 
 
 def test_without_a_balance_relevant_blocks_weigh_as_much_as_the_others():
