@@ -129,15 +129,19 @@ def first_metric(names: Iterable[str]) -> str | None:
 
 
 def _setting(row: Row) -> dict[str, Any]:
-    """Return the values that distinguish settings, with each argument of the method by name."""
-    data, args = row.get("data", {}), dict(row.get("method", {}).get("args", {}))
+    """Return the values that distinguish settings, with each argument of the method by name.
+
+    An argument that the row lacks, since the method had none then, has its default.
+    """
+    data, method = row.get("data", {}), row.get("method", {})
+    args = {**_defaults(method.get("name")), **method.get("args", {})}
     if row.get("threshold") is not None:  # of the measurement, not of the training
         args |= {"threshold": row["threshold"], "target": None}
     elif args.get("target") is not None:  # the target replaces the method's threshold
         args["threshold"] = None
     shared = {name: row.get(name) for name in ("max_length", "precision", "threads", "processor")}
     return {
-        "method": row.get("method", {}).get("name"),
+        "method": method.get("name"),
         **{f"method.{name}": value for name, value in args.items()},
         "model": _without_seed(row, "model"),
         "baseline": _without_seed(row, "baseline"),
@@ -146,6 +150,17 @@ def _setting(row: Row) -> dict[str, Any]:
         "data hash": data.get("hash"),
         "command": row.get("kind"),
     }
+
+
+def _defaults(name: str | None) -> dict[str, Any]:
+    """Return the settings of a method that have a default, as a row has them."""
+    from fewer.hf.side_file import method_to
+    from fewer.methods.registry import METHODS
+
+    try:
+        return dict(method_to(METHODS[name or ""]())["args"])
+    except (KeyError, TypeError):  # unknown to this version; without a default for each setting
+        return {}
 
 
 def _without_seed(row: Row, name: str) -> str:

@@ -35,3 +35,16 @@ def test_an_unknown_method_is_labelled_by_its_name():
         for i, nested in enumerate(inside)
     ]
     assert "x=gone" in next(iter(group_rows(rows))).label
+
+
+def test_a_setting_that_an_older_row_lacks_has_its_default():
+    before = {"name": "block_skim", "args": {"threshold": 0.5}}  # there was no prescreen
+    same, other = (
+        method_to(BlockSkim(threshold=0.5, sees="states", prescreen=prescreen))
+        for prescreen in (False, True)
+    )
+    old, _, new = group_rows([result(method=method) for method in (before, same, other)])
+    assert old.label == "BlockSkim(sees=diagonal, prescreen=False)"
+    assert new.label == "BlockSkim(sees=states, prescreen=True)"
+    defaults = method_to(BlockSkim(threshold=0.5))
+    assert len(group_rows([result(method=before), result(method=defaults)])) == 1
