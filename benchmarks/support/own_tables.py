@@ -19,6 +19,7 @@ OWN_TABLES: dict[str, Callable[[dict[str, Any], str], str]] = {
     "backbones": backbones_table,
     "deberta": deberta_table,
     "embedding": embedding_table,
+    "embedding_base": embedding_table,
     "gliner": gliner_table,
     "int8": int8_table,
     "reranking": reranking_table,
