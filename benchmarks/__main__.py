@@ -201,6 +201,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "deberta": [["benchmarks.deberta"]],
         "gliner": [["benchmarks.gliner"]],
         "int8": [["benchmarks.int8"]],
+        "int8-scores": _int8_scores(),
         "selection-cost": [["benchmarks.selection_cost"]],
         "long-texts": long_texts(),
         "lra": [["lra", "run", "listops,text,pathfinder", "all", "--threads", "1", "--seed", "42"]],
@@ -227,6 +228,24 @@ def _glue() -> list[list[str]]:
         output = ["--output", f"runs/glue-ltp-{name}", "--results", str(RESULTS / "compare.jsonl")]
         commands.append([*compare, *output])
     return commands
+
+
+def _int8_scores() -> list[list[str]]:
+    """Score a tagger and a reader of questions in int8 beside fp32."""
+    tagger, reader = "runs/conll2003-dense-42", "runs/compare-squad-skim/seed-42/start"
+    fit = ["fit", "--recipe", "recipes/conll2003-minilm-tokee.yaml", "--method", "dense"]
+    models = {tagger: DATA / "conll2003/test.jsonl.gz", reader: DATA / "squad/dev-v1.1.json.gz"}
+    options = ["--precision", "int8", "--no-latency", "--threads", "1", "--limit", "4000"]
+    options += ["--results", str(RESULTS / "int8-scores.jsonl")]
+    scored = [
+        ["evaluate", f"{model}/model", "--data", str(data), *options]
+        for model, data in models.items()
+    ]
+    return [
+        [*fit, "--seed", "42", "--output", tagger, "--resume"],
+        _compared("squad-skim"),
+        *scored,
+    ]
 
 
 def _exits() -> list[list[str]]:

@@ -24,6 +24,7 @@ from benchmarks.support.certificate import (
 from benchmarks.support.compare import compare_block, comparison_figures, newest_comparisons
 from benchmarks.support.figures import claim_figures
 from benchmarks.support.findings import findings
+from benchmarks.support.int8 import int8_scores_table
 from benchmarks.support.lengths import (
     lengths_table,
     long_texts_figure,
@@ -338,6 +339,7 @@ _LOSES = (
     "of the questions and reported on the other."
 )
 ASKED: dict[str, tuple[Callable[[Rows], str], list[str], str]] = {
+    "int8_scores": (int8_scores_table, ["int8-scores"], "Padded in fp32, packed in int8."),
     "squad": (questions_table, ["squad"], "FLOPs are against the dense model, packed."),
     "kept": (kept_table, ["passages"], "FLOPs and times are against the dense model, packed."),
     "skim_settings": (predictors_table, ["skim-settings"], f"FLOPs {_LOSES}"),

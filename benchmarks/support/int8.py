@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from fewer.report.format import grid
+from fewer.report.settings import first_metric
 
-__all__ = ["LABELS", "PRECISIONS", "int8_table"]
+__all__ = ["LABELS", "PRECISIONS", "int8_scores_table", "int8_table"]
 
 PRECISIONS = ("fp32", "bf16", "int8")
 LABELS = ("accuracy", "agreement", "difference")
@@ -42,3 +43,16 @@ def int8_table(row: dict[str, Any], path: str) -> str:
         f"Accuracy, and the share of labels that equal those in fp32. {row['processor']}, one "
         f"thread. {versions}.{missing} Rows in `{path}`."
     )
+
+
+def int8_scores_table(rows: list[dict[str, Any]]) -> str:
+    """Write the score of each model padded in fp32, packed in int8, and the answers that differ."""
+    lines = [("data", "model", "metric", "fp32", "int8", "points", "other answers")]
+    for row in rows:
+        padded, packed = (row["systems"][name] for name in ("padded", "packed"))
+        metric = first_metric(padded["metrics"])
+        before, after = padded["metrics"][metric], packed["metrics"][metric]
+        data = f"{row['data']['source']}, {row['data']['rows']:,} rows"
+        cells = (f"{before:.4f}", f"{after:.4f}", f"{100 * (after - before):+.2f}")
+        lines.append((data, row["model"], str(metric), *cells, f"{packed['changed']:.2%}"))
+    return grid(lines, words=3)
