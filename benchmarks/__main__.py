@@ -182,6 +182,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "squad": squad(DATA, RESULTS),
         "skim-settings": settings(DATA, RESULTS),
         "skim-oracle": [["benchmarks.skim_oracle"]],
+        "ltp-limits": _ltp_limits(),
         "hops": hops(DATA, RESULTS),
         "training": _speed() + _precisions(),
         "training-free": training_free(DATA, RESULTS),
@@ -246,6 +247,13 @@ def _int8_scores() -> list[list[str]]:
         _compared("squad-skim"),
         *scored,
     ]
+
+
+def _ltp_limits() -> list[list[str]]:
+    """Look at what costs LTP its score on questions."""
+    folder = "runs/compare-squad-skim/seed-42"
+    models = [f"{folder}/ltp-0.7/model", f"{folder}/start/model"]
+    return [_compared("squad-skim"), ["benchmarks.ltp_limits", *models]]
 
 
 def _exits() -> list[list[str]]:

@@ -10,6 +10,7 @@ from benchmarks.support.deberta import deberta_table
 from benchmarks.support.embedding import embedding_table
 from benchmarks.support.gliner import gliner_table
 from benchmarks.support.int8 import int8_table
+from benchmarks.support.ltp_limits import ltp_limits_table
 from benchmarks.support.oracle import oracle_table
 from benchmarks.support.reranking import reranking_table
 
@@ -22,6 +23,7 @@ OWN_TABLES: dict[str, Callable[[dict[str, Any], str], str]] = {
     "embedding_base": embedding_table,
     "gliner": gliner_table,
     "int8": int8_table,
+    "ltp_limits": ltp_limits_table,
     "reranking": reranking_table,
     "skim_oracle": oracle_table,
 }
