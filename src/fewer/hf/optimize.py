@@ -16,6 +16,7 @@ from fewer.hf.attach import attach, attachment, evaluating, is_attached, parts
 from fewer.hf.attachment import PRECISION_OF
 from fewer.kernels.cpu.batch_invariant import swap_back, swap_in
 from fewer.kernels.cpu.library import Isa, unavailable_reason
+from fewer.kernels.cpu.quota import warn_of_quota
 
 __all__ = ["PRECISIONS", "deoptimize", "kernels_of", "optimize", "precision_of", "run_by"]
 
@@ -40,6 +41,8 @@ def optimize(model: Model, *, precision: str = "fp32") -> Model:
     precision there. The selection is logged and shown by `print(model)`; where nothing is faster
     than plain torch, plain torch runs. A model edited afterwards is prepacked again. A model that
     is not attached is attached first, without a method.
+
+    Warns where torch runs more threads than the CPU quota of the container allows.
 
     On a CUDA device, passes of a model without a method run by CUDA graphs, which saves a small
     model from waiting for the host; the precision is that of the weights.
@@ -66,6 +69,7 @@ def optimize(model: Model, *, precision: str = "fp32") -> Model:
             )
         attachment(model).set_graphs(encoder)
         return model
+    warn_of_quota()
     choice = _choose_isa(encoder, precision)
     if choice.isa is None:
         _log_once(f"not optimized: {choice.reason}")
