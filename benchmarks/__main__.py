@@ -202,6 +202,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "deberta": [["benchmarks.deberta"]],
         "gliner": [["benchmarks.gliner"]],
         "int8": [["benchmarks.int8"]],
+        "busy-core": [["benchmarks.busy_core"]],
         "int8-scores": _int8_scores(),
         "selection-cost": [["benchmarks.selection_cost"]],
         "long-texts": long_texts(),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.support.backbones import backbones_table
+from benchmarks.support.busy_core import busy_core_table
 from benchmarks.support.deberta import deberta_table
 from benchmarks.support.embedding import embedding_table
 from benchmarks.support.gliner import gliner_table
@@ -18,6 +19,7 @@ __all__ = ["OWN_TABLES"]
 
 OWN_TABLES: dict[str, Callable[[dict[str, Any], str], str]] = {
     "backbones": backbones_table,
+    "busy_core": busy_core_table,
     "deberta": deberta_table,
     "embedding": embedding_table,
     "embedding_base": embedding_table,

@@ -317,7 +317,7 @@ def test_numbers_stand_between_markers_that_the_tables_fill():
             *("imdb", "sst2", "latency", "exits_latency", "findings", "joint_predictors"),
             *("curves", "training", "precision"),
         ],
-        "cpu-engine.md": ["int8", "score", "deberta", "backbones", "int8_scores"],
+        "cpu-engine.md": ["int8", "score", "deberta", "backbones", "int8_scores", "busy_core"],
         "questions.md": [
             *("compare_squad", "compare_pages", "skim_oracle", "ltp_limits", "squad"),
             *("skim_curve", "squad_latency", "kept", "skim_settings", "seeds", "hops"),
