@@ -33,6 +33,10 @@ SEEDS = (42, 43, 44)
 SQUAD = Path("runs/data/squad/dev.jsonl")
 THREADS = sorted({1, os.cpu_count() or 1})
 PROGRAM = "benchmarks.training"
+COMPARED = (
+    *("sst2", "ag-news", "imdb-exits"),
+    *("squad-skim", "squad-pages", "squad-unseen", "squad-pages-unseen"),
+)
 _WIDE = ("--shape", "bert-base", "--texts", "120", "--pairs", "40")
 
 
@@ -189,7 +193,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "training-free-pairs": training_free_pairs(DATA, RESULTS),
         "attention-answers": attention_answers(DATA),
         "tokens-remaining": tokens_remaining(DATA),
-        "compare": [_compared("sst2"), _compared("ag-news"), _compared("imdb-exits")],
+        "compare": [_compared(name) for name in COMPARED],
         "glue-ltp": _glue(),
         "length-shift": [["benchmarks.length_shift"]],
         "certificate": certified(DATA),

@@ -24,6 +24,7 @@ from benchmarks.claims.pieces import (
     lead,
     loss_at_equal_score,
     run_name,
+    saved_at_equal_score,
 )
 
 __all__ = [
@@ -38,9 +39,9 @@ __all__ = [
     "joint_areas",
     "located",
     "long_contexts",
-    "lost",
+    "lost_of_all",
+    "saved",
     "seed_gains",
-    "skimmed",
     "stages",
     "top_gain",
     "unchanged",
@@ -189,6 +190,49 @@ _NEVER = counted(1.0)  # without a threshold that loses at most a point nothing 
 def lost(results: Results) -> list[Case]:
     """Return the F1 lost at the threshold that was chosen on the other half."""
     return cases_of(_skim_rows(results), loss_at_equal_score)
+
+
+def saved(results: Results) -> list[Case]:
+    """Return the FLOPs saved where at most a point is lost, of each run and each comparison."""
+    runs = skimmed(saved_at_equal_score)(results)
+    compared = [
+        Case(name, _NEVER if cell is None else counted(1 / cell["flops_share"]))
+        for name, cell, _ in _compared(results)
+    ]
+    return [*runs, *compared]
+
+
+def lost_of_all(results: Results) -> list[Case]:
+    """Return the F1 lost there, of each run and each comparison."""
+    compared = [
+        Case(name, lead(entry, -1)) for name, _, entry in _compared(results) if entry is not None
+    ]
+    return [*lost(results), *compared]
+
+
+def _compared(results: Results) -> list[tuple[str, Row | None, Row | None]]:
+    """Return each arm of Block-Skim, with the fewest FLOPs at which it loses at most a point.
+
+    The difference is from the dense model trained as long. Comparisons in which that training made
+    the dense model worse are left out, since they flatter.
+    """
+    found: list[tuple[str, Row | None, Row | None]] = []
+    for row in results.rows("compare"):
+        scores = {(cell["arm"], cell["target"]): cell["metrics"].get("f1") for cell in row["cells"]}
+        arms = row["settings"]["arms"].items()
+        names = [arm for arm, method in arms if method["name"] == "block_skim"]
+        if not names or scores["dense", None] < scores["start", None]:
+            continue
+        cells = {(cell["arm"], cell["target"]): cell for cell in row["cells"]}
+        for arm in names:
+            entries = [
+                (cells[arm, entry["target"]], entry)
+                for entry in row["differences"]
+                if (entry["arm"], entry["reference"]) == (arm, "dense") and entry["mean"] >= -0.01
+            ]
+            best = min(entries, key=lambda pair: pair[0]["flops_share"], default=(None, None))
+            found.append((f"{row['data']['source']}, {arm} of fewer compare", *best))
+    return found
 
 
 def stages(results: Results) -> list[Case]:

@@ -17,7 +17,7 @@ ONE_FOR_ALL = "length-adaptive", "power-bert"
 
 
 def newest_comparisons(results: Path) -> dict[str, Row]:
-    """Return the newest comparison of each data set, by the name of its folder."""
+    """Return the newest comparison of each data set, by its name in files and blocks."""
     path = results / "compare.jsonl"
     rows = read_results(path) if path.exists() else []
     return {_data(row): row for row in rows}
@@ -65,5 +65,9 @@ def _points(value: float) -> str:
 
 
 def _data(row: Row) -> str:
-    """Return a name of the data for files and blocks: letters, digits and _."""
-    return Path(row["data"]["source"]).parent.name.replace("-", "_")
+    """Return a name of the data for files and blocks: letters, digits and _.
+
+    Where the arms have rows of their own, it says so.
+    """
+    name = Path(row["data"]["source"]).parent.name.replace("-", "_")
+    return f"{name}_unseen" if row["settings"].get("arm_rows") else name

@@ -319,7 +319,8 @@ def test_numbers_stand_between_markers_that_the_tables_fill():
         ],
         "cpu-engine.md": ["int8", "score", "deberta", "backbones", "int8_scores", "busy_core"],
         "questions.md": [
-            *("compare_squad", "compare_pages", "skim_oracle", "ltp_limits", "squad"),
+            *("compare_squad", "compare_squad_unseen", "compare_pages", "compare_pages_unseen"),
+            *("skim_oracle", "ltp_limits", "squad"),
             *("skim_curve", "squad_latency", "kept", "skim_settings", "seeds", "hops"),
         ],
         "lra.md": ["lra"],
