@@ -213,6 +213,7 @@ class _Benches:
     def open(self, folder: Path) -> _Bench:
         """Return the bench of a folder's model, at whatever point it was left at."""
         if self._last is None or self._last[0] != folder:
+            self._last = None  # frees its model before the next is loaded
             self._last = folder, _Bench(folder, self.rows, self.comparison)
         return self._last[1]
 
