@@ -8,7 +8,6 @@ from typing import Any
 
 from fewer.compare.cells import Key
 from fewer.compare.run import Measured
-from fewer.compare.settings import DENSE, START
 from fewer.hf.side_file import method_to
 from fewer.measure.bootstrap import paired_difference
 from fewer.measure.rows import provenance
@@ -20,7 +19,10 @@ Group = tuple[str, float | None]  # an arm at a target
 
 
 def summarize(measured: Measured) -> dict[str, Any]:
-    """Return the row. Differences are between arms at one target, and those without any."""
+    """Return the row. Differences are between arms at one target, and those without any.
+
+    The first dense model, which all arms begin with, is one of those.
+    """
     comparison, rows = measured.comparison, measured.rows
     groups = list(dict.fromkeys((key.arm, key.target) for key in measured.keys))
     return {
@@ -56,8 +58,6 @@ def summarize(measured: Measured) -> dict[str, Any]:
 
 
 def _are_compared(first: Group, second: Group) -> bool:
-    if START in (first[0], second[0]):
-        return DENSE in (first[0], second[0])
     return first[1] == second[1] or None in (first[1], second[1])
 
 

@@ -31,6 +31,7 @@ class Entry:
     speedups: Mapping[str, float]  # over the dense model, by batch size
     cpu_s: float | None  # of training one seed, after the first dense model
     difference: tuple[float, float, float] | None  # from the dense arm: mean, low, high
+    before: tuple[float, float, float] | None  # from the first dense model
 
 
 def entries(row: Mapping[str, Any]) -> list[Entry]:
@@ -78,19 +79,20 @@ def _entry(row: Mapping[str, Any], arm: str, target: float | None, cells: Sequen
         fmean(cell["changed"] for cell in cells),
         {size: timing["speedup"] for size, timing in (timed[0] if timed else {}).items()},
         fmean(times_cpu) if times_cpu else None,
-        _difference(row, arm, target),
+        _difference(row, arm, target, DENSE),
+        _difference(row, arm, target, START),
     )
 
 
 def _difference(
-    row: Mapping[str, Any], arm: str, target: float | None
+    row: Mapping[str, Any], arm: str, target: float | None, reference: str
 ) -> tuple[float, float, float] | None:
-    """Look up the difference from the dense arm; of the first dense model it is turned round."""
+    """Look up the difference from a dense model; of the first from the last it is turned round."""
     for entry in row["differences"]:
         names = entry["reference"], (entry["arm"], entry["target"])
-        if names == (DENSE, (arm, target)):
+        if names == (reference, (arm, target)):
             return entry["mean"], entry["low"], entry["high"]
-        if names == (START, (DENSE, None)) and arm == START:
+        if (arm, reference) == (START, DENSE) and names == (START, (DENSE, None)):
             return -entry["mean"], -entry["high"], -entry["low"]
     return None
 
@@ -98,9 +100,11 @@ def _difference(
 def _lines(row: Mapping[str, Any]) -> list[list[str]]:
     measured = entries(row)
     sizes = list(dict.fromkeys(size for entry in measured for size in entry.speedups))
-    headings = ["arm", "FLOPs", measured[0].metric, "difference, points", "changed"]
+    has_before = _has_before(measured)
+    headings = ["arm", "FLOPs", measured[0].metric, "difference, points"]
+    headings += [*(["from before"] if has_before else []), "changed"]
     headings += [f"speed, batch {size}" for size in sizes] + ["CPU s"]
-    return [headings, *([_name(entry), *_numbers(entry, sizes)] for entry in measured)]
+    return [headings, *([_name(entry), *_numbers(entry, sizes, has_before)] for entry in measured)]
 
 
 def _name(entry: Entry) -> str:
@@ -108,19 +112,28 @@ def _name(entry: Entry) -> str:
     return name if entry.target is None else f"{name}, {entry.target:g}"
 
 
-def _numbers(entry: Entry, sizes: Sequence[str]) -> list[str]:
+def _has_before(measured: Sequence[Entry]) -> bool:
+    """Return whether methods were compared with the first dense model: older rows do not."""
+    return any(entry.before for entry in measured if entry.arm != DENSE)
+
+
+def _points(difference: tuple[float, float, float] | None) -> str:
+    if difference is None:
+        return ABSENT
+    mean, low, high = (100 * value + 0.0 for value in difference)
+    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def _numbers(entry: Entry, sizes: Sequence[str], has_before: bool) -> list[str]:
     spread = "" if entry.spread is None else f" ± {entry.spread:.4f}"
-    difference = ABSENT
-    if entry.difference is not None:
-        mean, low, high = (100 * value + 0.0 for value in entry.difference)
-        difference = f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
     speeds = [
         f"{entry.speedups[size]:.2f}x" if size in entry.speedups else ABSENT for size in sizes
     ]
     return [
         f"{entry.share:.2f}",
         f"{entry.score:.4f}{spread}",
-        difference,
+        _points(entry.difference),
+        *([_points(entry.before)] if has_before else []),
         f"{100 * entry.changed:.1f} %",
         *speeds,
         ABSENT if entry.cpu_s is None else f"{entry.cpu_s:,.0f}",
@@ -140,10 +153,11 @@ def _title(row: Mapping[str, Any]) -> str:
 def _caption(row: Mapping[str, Any]) -> str:
     seeds = row["settings"]["seeds"]
     plural = "s" if len(seeds) > 1 else ""
+    before = ", and from the one before" if _has_before(entries(row)) else ""
     return (
         f"{len(seeds)} seed{plural}; an arm is named with its target; FLOPs of the dense model are "
-        "1; difference from the dense model trained as long, paired bootstrap over the texts, "
-        f"95 %; operating points chosen on {row['dev']['rows']:,} other rows; changed: answers "
-        "other than those of the model that all began with; speed over the dense model packed, of "
-        "the first seed; CPU seconds of training"
+        f"1; difference from the dense model trained as long{before}, paired bootstrap over the "
+        f"texts, 95 %; operating points chosen on {row['dev']['rows']:,} other rows; changed: "
+        "answers other than those of the model that all began with; speed over the dense model "
+        "packed, of the first seed; CPU seconds of training"
     )

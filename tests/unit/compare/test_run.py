@@ -254,7 +254,7 @@ def test_the_row_has_an_interval_for_every_difference(finished):
     assert ("dense", "ltp") in pairs
     assert ("half", "exits") in pairs
     assert ("start", "dense") in pairs
-    assert ("start", "ltp") not in pairs
+    assert ("start", "ltp") in pairs
     assert all(entry["low"] <= entry["mean"] <= entry["high"] for entry in row["differences"])
     quartiles = row["cells"][0]["quartiles"]
     assert all(len(entry["quartiles"]) == len(quartiles) for entry in row["differences"])
@@ -266,7 +266,13 @@ def test_tables_and_figures_name_every_arm(finished):
     row = summarize(finished[0])
     names = [entry.arm for entry in entries(row)]
     assert names == ["start", "dense", *ARMS]
-    assert entries(row)[1].difference is None
+    start, dense, _, ltp, *_ = entries(row)
+    assert dense.difference is None
+    assert dense.before == tuple(-value for value in (start.difference[i] for i in (0, 2, 1)))
+    assert ltp.before is not None
+    assert "from before" in markdown(row)
+    older = [entry for entry in row["differences"] if entry["reference"] != "start"]
+    assert "from before" not in markdown({**row, "differences": older})
     assert entries(row)[3].spread is not None
     text = markdown(row)
     assert all(name in text for name in ARMS)
