@@ -37,7 +37,7 @@ COMPARED = (
     *("sst2", "ag-news", "imdb-exits"),
     *("squad-skim", "squad-pages", "squad-unseen", "squad-pages-unseen"),
 )
-_WIDE = ("--shape", "bert-base", "--texts", "120", "--pairs", "40")
+_WIDE = ("--shape", "bert-base", "--texts", "80", "--pairs", "24")
 
 
 def _trained(
@@ -200,6 +200,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "calibration": [["benchmarks.calibration", str(THREADS[-1])]],
         "reranking": [["benchmarks.reranking"]],
         "embedding": [["benchmarks.embedding"], ["benchmarks.embedding", *_WIDE]],
+        "embedding-memory": [["benchmarks.embedding_memory"]],
         "lengths": [["benchmarks.lengths"]],
         "length-distributions": [["benchmarks.length_distributions"]],
         "backbones": [["benchmarks.backbones"]],

@@ -5,8 +5,7 @@ MiniLM-L6, or random weights in the shape of BERT-base (`--shape bert-base`), on
 and optimised, and the runtimes of `fewer bench --peers`, each fed batches of 32 sorted by length,
 and each text alone. The texts are dealt into parts, and all systems run in turn on each; times are
 CPU seconds of the process. Then the same for pairs of a question and paragraphs by a
-`CrossEncoder`, whose head is new: only the time says something. Last, how far memory grows with the
-number of long texts.
+`CrossEncoder`, whose head is new: only the time says something.
 """
 
 from __future__ import annotations
@@ -36,7 +35,6 @@ from benchmarks.support.int8 import PRECISIONS
 from fewer.cli.common import quiet
 from fewer.hf.pretrained import load_pretrained, load_tokenizer, local_folder
 from fewer.measure.interleaved import rotate
-from fewer.measure.memory import peak_growth_mb
 from fewer.measure.rows import append_row, provenance
 from fewer.runtimes.adapters import PEERS, Setup, export_example, versions
 from fewer.tasks import read_rows
@@ -52,7 +50,6 @@ PARTS = 4  # of the texts, and of the pairs
 BATCH = 32
 MAX_LENGTH = 512
 CALIBRATION = 40  # texts of each kind for static int8
-GROWTH = (64, 256)  # texts of MAX_LENGTH tokens
 KINDS = ("glue/sst2/dev", "ag_news/test", "imdb/test")
 PEER_NAMES = (
     *("onnxruntime-fp32", "onnxruntime-int8"),
@@ -94,7 +91,6 @@ def main() -> None:
         folder = _write_model(options.shape, Path(scratch) / "model")
         systems, missing = _embedders(folder, tokenizer, Path(scratch))
         embedding = _run(systems, texts)
-        memory = _measure_memory(systems, paragraph=texts[int(np.argmax(lengths))])
         del systems
         scorers, without = _rerankers(folder, tokenizer)
         ranking = _run(scorers, pairs)
@@ -111,7 +107,6 @@ def main() -> None:
         "missing": {**without, **missing},
         "embedding": embedding,
         "ranking": ranking,
-        "memory_mb": memory,
     }
     append_row(row, RESULTS[options.shape])
     for name, measured in [*embedding.items(), *ranking.items()]:
@@ -356,17 +351,6 @@ def _unit(answers: np.ndarray) -> np.ndarray:
     if answers.shape[1] == 1:
         return answers
     return answers / np.linalg.norm(answers, axis=1, keepdims=True)
-
-
-def _measure_memory(systems: Mapping[str, System], paragraph: str) -> dict[str, dict[str, float]]:
-    """Return the growth of memory while texts of the limit are embedded, by their number."""
-    text = " ".join([paragraph] * (MAX_LENGTH // 64))  # cut to the limit
-    return {
-        name: {
-            str(count): peak_growth_mb(partial(systems[name], [text] * count)) for count in GROWTH
-        }
-        for name in (REFERENCE, "optimized fp32", "fewer.embed fp32", "fewer.embed int8")
-    }
 
 
 if __name__ == "__main__":

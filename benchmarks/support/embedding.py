@@ -6,11 +6,11 @@ from typing import Any
 
 from fewer.report.format import grid
 
-__all__ = ["embedding_table"]
+__all__ = ["embedding_memory_table", "embedding_table"]
 
 
 def embedding_table(row: dict[str, Any], path: str) -> str:
-    """Write a table for each, the fastest first, and how memory grows."""
+    """Write a table for each, the fastest first."""
     lengths, peers = row["lengths"], row["peers"]
     versions = ", ".join(f"{name} {version}" for name, version in peers.items())
     missing = f" Missing: {', '.join(row['missing'])}." if row["missing"] else ""
@@ -21,8 +21,6 @@ def embedding_table(row: dict[str, Any], path: str) -> str:
             _table(row["embedding"]),
             f"Scoring {row['pairs']} pairs of a question and a paragraph by a `CrossEncoder`:",
             _table(row["ranking"]),
-            "Growth of memory while texts of 512 tokens are embedded, MB:",
-            _memory(row["memory_mb"]),
             f"{row['processor']}, {row['threads']} thread, batches of {row['batch']}; CPU seconds; "
             f"speed over sentence-transformers in fp32, the median over {row['parts']} parts of "
             "the texts, on each of which all run in turn; difference: the largest from it, of a "
@@ -40,9 +38,15 @@ def _table(systems: dict[str, Any]) -> str:
     return grid([("system", "CPU s", "speed", "difference"), *lines], words=1)
 
 
-def _memory(systems: dict[str, dict[str, float]]) -> str:
+def embedding_memory_table(row: dict[str, Any], path: str) -> str:
+    """Write the growth of memory of each system by the number of texts."""
+    systems = row["memory_mb"]
     counts = list(next(iter(systems.values())))
     lines = [
         (name, *(f"{growth[count]:,.0f}" for count in counts)) for name, growth in systems.items()
     ]
-    return grid([("system", *(f"{count} texts" for count in counts)), *lines], words=1)
+    header = ("MB, beyond the loaded model", *(f"{int(count):,} texts" for count in counts))
+    return (
+        f"{grid([header, *lines], words=1)}\n{row['model']}, texts of {row['tokens']} tokens, the "
+        f"process at its peak, {row['threads']} thread of {row['processor']}. Row in `{path}`."
+    )
