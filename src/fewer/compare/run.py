@@ -20,7 +20,7 @@ from fewer.compare.settings import DENSE, START, Arm, Comparison
 from fewer.compare.training import folder_of, read_cost, train_arm, train_start
 from fewer.core.cost import ModelSpec
 from fewer.core.learning import RATIO_MISSED
-from fewer.core.operating_points import OperatingPoints
+from fewer.core.operating_points import OperatingPoints, Point
 from fewer.hf.attach import attachment
 from fewer.hf.checkpoint import load
 from fewer.hf.max_length import resolve_max_length
@@ -144,8 +144,8 @@ def read_all(comparison: Comparison) -> Rows:
         )
     if comparison.dev is not None:
         dev = draw_rows(read_rows(comparison.dev), comparison.dev_rows, _DATA_SEED)
-        wanted = comparison.rows and comparison.rows + (comparison.arm_rows or 0)
-        rows = draw_rows(rows, wanted, _DATA_SEED)
+        count = comparison.rows and comparison.rows + (comparison.arm_rows or 0)
+        rows = draw_rows(rows, count, _DATA_SEED)
     else:
         size = min(comparison.dev_rows, len(rows) // 5)
         if not size:

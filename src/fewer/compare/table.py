@@ -142,11 +142,11 @@ def _numbers(entry: Entry, sizes: Sequence[str], has_before: bool) -> list[str]:
 
 def _title(row: Mapping[str, Any]) -> str:
     settings = row["settings"]
-    own = f" on {row['arms_train']['rows']:,} other rows" if settings.get("arm_rows") else ""
+    other_rows = f" on {row['arms_train']['rows']:,} other rows" if settings.get("arm_rows") else ""
     return (
         f"{row['data']['source']}, {row['data']['rows']:,} texts; {settings['model']}; "
         f"{row['train']['rows']:,} training rows, {settings['dense_epochs']:g} epochs dense, then "
-        f"{settings['epochs']:g}{own} for each arm"
+        f"{settings['epochs']:g}{other_rows} for each arm"
     )
 
 
