@@ -317,7 +317,7 @@ def test_numbers_stand_between_markers_that_the_tables_fill():
             *("imdb", "sst2", "latency", "exits_latency", "findings", "joint_predictors"),
             *("curves", "training", "precision"),
         ],
-        "cpu-engine.md": ["int8", "score", "deberta", "backbones", "int8_scores", "busy_core"],
+        "cpu-engine.md": ["int8", "int8_scores", "score", "deberta", "backbones", "busy_core"],
         "questions.md": [
             *("compare_squad", "compare_squad_unseen", "compare_pages", "compare_pages_unseen"),
             *("skim_oracle", "ltp_limits", "squad"),
