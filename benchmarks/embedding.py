@@ -36,7 +36,8 @@ from fewer.cli.common import quiet
 from fewer.hf.pretrained import load_pretrained, load_tokenizer, local_folder
 from fewer.measure.interleaved import rotate
 from fewer.measure.rows import append_row, provenance
-from fewer.runtimes.adapters import PEERS, Setup, export_example, versions
+from fewer.runtimes.adapters import Setup, export_example, versions
+from fewer.runtimes.lineup import build_peers, format_reason
 from fewer.tasks import read_rows
 
 DATA = Path(os.environ.get("FEWER_DATA", "../shared/data"))
@@ -180,7 +181,7 @@ def _embedders(
     try:
         peers |= _ctranslate2(folder, tokenizer, scratch)
     except Exception as error:  # of any type: a missing peer is named
-        missing["ctranslate2"] = _reason(error)
+        missing["ctranslate2"] = format_reason(error)
     return systems | peers, missing
 
 
@@ -197,22 +198,13 @@ def _peers(
     """
     samples = _calibration(tokenizer, first)
     setup = Setup(model, export_example(samples[0]), 1, samples)
-    systems: dict[str, System] = {}
-    missing: dict[str, str] = {}
-    for name in names:
-        try:
-            runner = PEERS[name](setup)
-        except Exception as error:  # of any type: a missing peer is named
-            missing[name] = _reason(error)
-            continue
-        for kind, size in FEEDS:
-            feed = partial(_feed, runner.call, activation, tokenizer, size)
-            systems[f"{name}, {kind}"] = feed
-    return systems, missing
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:200]
+    peers = build_peers(names, setup)
+    systems: dict[str, System] = {
+        f"{name}, {kind}": partial(_feed, runner.call, activation, tokenizer, size)
+        for name, runner in peers.runners.items()
+        for kind, size in FEEDS
+    }
+    return systems, peers.missing
 
 
 def _calibration(tokenizer: Any, first: str) -> list[dict[str, Tensor]]:

@@ -12,7 +12,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,8 @@ from fewer.hf.attach import detach
 from fewer.hf.pretrained import load_tokenizer
 from fewer.measure.interleaved import rotate, summarize_times
 from fewer.measure.rows import append_row, provenance
-from fewer.runtimes.adapters import PEERS, Setup, export_example, versions
+from fewer.runtimes.adapters import Setup, export_example, versions
+from fewer.runtimes.lineup import build_peers
 from fewer.tasks import read_rows
 
 DATA = Path(os.environ.get("FEWER_DATA", "../shared/data"))
@@ -78,18 +78,12 @@ def _build(task: str, missing: dict[str, str]) -> tuple[dict[str, System], Any]:
     samples = [_encode(tokenizer, [text]) for text in texts]
     example = export_example(_encode(tokenizer, ["one text", "two"]))
     setup = Setup(plain, example, 1, samples)
-    builders: dict[str, Callable[[], Any]] = {
-        name: partial(PEERS[name], setup) for name in PEER_NAMES
-    }
+    peers = build_peers(PEER_NAMES, setup)
+    missing |= peers.missing
     systems: dict[str, System] = {
         name: lambda inputs, model=model: model(**inputs).logits for name, model in models.items()
     }
-    for name, build in builders.items():
-        try:
-            systems[name] = build().call
-        except Exception as error:  # of any type: a missing peer is named
-            missing[name] = f"{type(error).__name__}: {error}"[:200]
-    return systems, tokenizer
+    return systems | {name: runner.call for name, runner in peers.runners.items()}, tokenizer
 
 
 def _encode(tokenizer: Any, texts: Sequence[str], length: int = MAX_LENGTH) -> Inputs:

@@ -218,12 +218,12 @@ def _compared(results: Results) -> list[tuple[str, Row | None, Row | None]]:
     """
     found: list[tuple[str, Row | None, Row | None]] = []
     for row in results.rows("compare"):
-        scores = {(cell["arm"], cell["target"]): cell["metrics"].get("f1") for cell in row["cells"]}
         arms = row["settings"]["arms"].items()
         names = [arm for arm, method in arms if method["name"] == "block_skim"]
-        if not names or scores["dense", None] < scores["start", None]:
-            continue
         cells = {(cell["arm"], cell["target"]): cell for cell in row["cells"]}
+        start, dense = (cells[arm, None]["metrics"].get("f1") for arm in ("start", "dense"))
+        if not names or dense < start:
+            continue
         for arm in names:
             entries = [
                 (cells[arm, entry["target"]], entry)

@@ -27,7 +27,7 @@ from fewer.runtimes.feeding import Inputs
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["OURS", "Lineup", "line_up"]
+__all__ = ["OURS", "Lineup", "build_peers", "format_reason", "line_up"]
 
 OURS = tuple(f"{kind}-{name}" for kind in ("packed", "method") for name in ("fp32", "bf16", "int8"))
 
@@ -68,17 +68,31 @@ def line_up(
         raise ValueError(f"exclude must not hold the reference; got {REFERENCE!r}.")
     lineup = Lineup({}, dict.fromkeys(exclude, "left out"))
     included = {name: build for name, build in builders.items() if name not in exclude}
-    for name in track(included, "building"):
+    _build_all(included, lineup, required=(REFERENCE,))
+    return lineup
+
+
+def build_peers(names: Collection[str], setup: Setup) -> Lineup:
+    """Build the peers of these names, and tell why those that cannot be built are missing."""
+    lineup = Lineup({})
+    _build_all({name: partial(PEERS[name], setup) for name in names}, lineup)
+    return lineup
+
+
+def _build_all(
+    builders: Mapping[str, Callable[[], Runner]], lineup: Lineup, required: Collection[str] = ()
+) -> None:
+    """Build systems into a line-up; one that fails is missing, unless it is `required`."""
+    for name in track(builders, "building"):
         start = time.perf_counter()
         try:
-            lineup.runners[name] = included[name]()
+            lineup.runners[name] = builders[name]()
         except Exception as error:  # peers raise errors of any type; a missing one is named
-            if name == REFERENCE:
+            if name in required:
                 raise
             lineup.missing[name] = format_reason(error)
         else:
             lineup.build_s[name] = round(time.perf_counter() - start, 1)
-    return lineup
 
 
 def format_reason(error: Exception) -> str:

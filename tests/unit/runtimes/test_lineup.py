@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import fewer
-from fewer.runtimes.adapters import REFERENCE
-from fewer.runtimes.lineup import OURS, line_up
+from fewer.runtimes import lineup as module
+from fewer.runtimes.adapters import REFERENCE, Runner, Setup, export_example
+from fewer.runtimes.lineup import OURS, build_peers, line_up
 from tests.tiny import ragged, tiny
 from tests.unit.measure.engine import FAKES, absent, pruned, without_engine
 
@@ -69,3 +70,21 @@ def test_a_missing_reference_is_an_error() -> None:
     model = pruned()
     with pytest.raises(ModuleNotFoundError, match="swiftruntime"):
         line_up(model, None, ragged(model), peers={REFERENCE: absent})
+
+
+def test_peers_that_cannot_be_built_are_named_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runner = Runner(lambda inputs: next(iter(inputs.values())), "fp32")
+
+    def fail(setup: Setup) -> Runner:
+        raise RuntimeError("no such\nthing")
+
+    monkeypatch.setattr(module, "PEERS", {"works": lambda setup: runner, "fails": fail})
+    model = tiny()
+    setup = Setup(model, export_example(ragged(model)), 1)
+    lineup = build_peers(("works", "fails"), setup)
+    assert lineup.runners == {"works": runner}
+    assert lineup.missing == {"fails": "RuntimeError: no such"}
+    with pytest.raises(KeyError):
+        build_peers(("unknown",), setup)
