@@ -36,6 +36,7 @@ PROGRAM = "benchmarks.training"
 COMPARED = (
     *("sst2", "ag-news", "imdb-exits"),
     *("squad-skim", "squad-pages", "squad-unseen", "squad-pages-unseen"),
+    *("squad-two-stage", "squad-studies"),  # of models that squad-unseen trains
 )
 _WIDE = ("--shape", "bert-base", "--texts", "80", "--pairs", "24")
 

@@ -33,8 +33,6 @@ CHANGED = {
     "block-64": ["block=64"],
     "states": ["sees=states"],
 }
-SEEDS = ("42", "43", "44")
-SEEDED = "4000"  # of those, where both losses are compared from the same encoder
 
 
 def squad(data: Path, results: Path) -> list[list[str]]:
@@ -97,7 +95,7 @@ def _states(test: str, results: Path) -> list[list[str]]:
 
 
 def settings(data: Path, results: Path) -> list[list[str]]:
-    """Train predictors on the dense model, a setting at a time; and both at once, with 3 seeds."""
+    """Train predictors on the dense model, a setting at a time."""
     train, test = str(data / "squad/train-v1.1.json.gz"), str(data / "squad/dev-v1.1.json.gz")
     found = str(results / "skim-settings.jsonl")
     judged = [
@@ -119,23 +117,6 @@ def settings(data: Path, results: Path) -> list[list[str]]:
         commands.append([*fit, "--output", run, "--resume"])
         own = [f"{run}/model", "--baseline", DENSE, "--report", f"{run}/report.html"]
         commands.append(["evaluate", *own, *judged, "--results", found])
-    for seed in SEEDS:
-        for name, options in {"joint": [], "plain": ["--set", "alpha=0"]}.items():
-            run = f"runs/skim-{name}-{seed}"
-            fit = ["fit", *SKIM, "--train", train, "--limit", SEEDED, "--seed", seed, *options]
-            commands.append([*fit, "--output", run, "--resume"])
-            own = [
-                f"{run}/model",
-                "--data",
-                test,
-                "--threads",
-                "1",
-                "--limit",
-                ROWS,
-                "--no-latency",
-            ]
-            own += ["--report", f"{run}/report.html"]
-            commands.append(["evaluate", *own, "--results", str(results / "skim-seeds.jsonl")])
     return commands
 
 

@@ -37,7 +37,6 @@ from benchmarks.support.questions import (
     kept_table,
     predictors_table,
     questions_table,
-    seeds_table,
 )
 from benchmarks.support.readme import claim, gains_table
 from benchmarks.support.scored import with_score
@@ -113,8 +112,8 @@ def _block(name: str) -> str:
         return write_block(section, RESULTS / "gpu.jsonl")
     if (chapter := name.removeprefix("claims_")) != name:
         return write_chapter(chapter, RESULTS)
-    if (data := name.removeprefix("compare_")) != name:
-        return compare_block(newest_comparisons(RESULTS).get(data)) or f"\n{NOTHING}\n"
+    if (comparison := name.removeprefix("compare_")) != name:
+        return compare_block(newest_comparisons(RESULTS).get(comparison)) or f"\n{NOTHING}\n"
     if name in SWEPT:
         return _swept(name)
     if name in ASKED:
@@ -188,8 +187,10 @@ def figures() -> dict[Path, Drawing]:
         Path("docs") / name: figure for name, figure in peer_figures(PEERS).items()
     }
     drawn[ARENA] = _arena_figure()
-    for data, row in newest_comparisons(RESULTS).items():
-        drawn |= comparison_figures(data, row)
+    shown = "".join(page.read_text(encoding="utf-8") for page in _pages())
+    for comparison, row in newest_comparisons(RESULTS).items():
+        if f"results:compare_{comparison} " in shown:
+            drawn |= comparison_figures(comparison, row)
     long = RESULTS / "long-texts.jsonl"
     drawn[AXES] = long_texts_figure(read_results(long)) if long.exists() else None
     drawn |= {Path("docs") / name: figure for name, figure in claim_figures(RESULTS).items()}
@@ -308,10 +309,14 @@ def _precision(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _pages() -> list[Path]:
+    return [Path("README.md"), *sorted(Path("docs").rglob("*.md"))]
+
+
 def main(check: bool) -> int:
     """Fill all pages, or with `check` return 1 and name those that are out of date."""
     stale = _stale_figures(check)
-    for page in [Path("README.md"), *sorted(Path("docs").rglob("*.md"))]:
+    for page in _pages():
         text = page.read_text(encoding="utf-8")
         if (wanted := filled(text)) != text:
             stale.append(str(page))
@@ -347,7 +352,6 @@ ASKED: dict[str, tuple[Callable[[Rows], str], list[str], str]] = {
     "joint_predictors": (_joint_predictors, ["squad"], ""),
     "lengths": (lengths_table, ["lengths"], ""),
     "long_texts": (_three_axes, ["long-texts"], "600 reviews; ratios are to full attention."),
-    "seeds": (seeds_table, ["skim-seeds"], "Plain: without the predictors' loss."),
 }
 
 _FLOPS = "FLOPs are against the dense model, packed, and count the exits' heads."

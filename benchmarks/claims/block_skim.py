@@ -19,9 +19,9 @@ from benchmarks.claims.skim_measures import (
     joint_areas,
     located,
     long_contexts,
+    loss_gains,
     lost_of_all,
     saved,
-    seed_gains,
     stages,
     top_gain,
     unchanged,
@@ -191,14 +191,16 @@ _CLAIMS_ON_TRAINING = (
             Check(
                 "F1 with the loss less F1 without it, nothing skipped",
                 at_least(0.0),
-                seed_gains,
+                loss_gains,
                 *POINTS,
             ),
         ),
-        ("skim-seeds",),
+        ("compare",),
         published="F1 on SQuAD 88.32 without and 88.92 with the loss, 76.78 and 77.36 on average "
         f"over six data sets ({_PAPER}, figure of the repository).",
-        note="Student's interval over the seeds.",
+        note="As in the paper (attention within blocks of 32, alpha 0.1, beta 20). Both begin with "
+        "one model, which was trained on other questions, and train for as many steps on the same "
+        "ones. Over several seeds the mean; the interval is of the questions.",
     ),
     Claim(
         "balance",
@@ -314,15 +316,16 @@ _CLAIMS_ON_TRAINING = (
         "training the predictors after the model (ID-3) is less effective than both at once.",
         (
             Check(
-                "F1 of joint training less that of training in stages, at nearly equal FLOPs",
+                "F1 of joint training less that of training in stages, at equal FLOPs",
                 at_least(0.0),
                 stages,
                 *POINTS,
             ),
         ),
-        ("squad",),
-        note="Predictors on hidden states. *Then both*: a last phase trains on the remaining "
-        "tokens. Intervals take the scores as independent.",
+        ("compare",),
+        note="Predictors on hidden states, from before the first layer on. In both a last phase "
+        "trains on the remaining tokens; before it the predictors are trained with the model, or "
+        "on the model as it is. As many steps for both.",
     ),
     Claim(
         "evidence",

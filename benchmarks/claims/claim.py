@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.claims.intervals import Interval
+from benchmarks.support.compare import comparison_name
 from fewer.measure.rows import read_results
 from fewer.report.format import ABSENT, grid
 
@@ -102,7 +103,8 @@ class Results:
             for row in read_results(path) if path.exists() else []:
                 data = row.get("data")
                 source = data.get("hash") if isinstance(data, dict) else data
-                newest[(str(source), *(str(row.get(key)) for key in _KEYS))] = row
+                name = comparison_name(row) if row.get("kind") == "compare" else ""
+                newest[(name, str(source), *(str(row.get(key)) for key in _KEYS))] = row
             self._rows[stem] = list(newest.values())
         return self._rows[stem]
 

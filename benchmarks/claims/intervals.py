@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from statistics import mean, stdev
 from typing import NamedTuple
 
 __all__ = [
@@ -14,7 +12,6 @@ __all__ = [
     "difference",
     "growth",
     "in_points",
-    "mean_of_seeds",
     "paired_difference",
     "proportion",
     "rank_correlation",
@@ -93,16 +90,6 @@ def rank_correlation(rho: float, count: int) -> Interval:
     margin = _Z * math.sqrt(1.06 / (count - 3))
     z = math.atanh(max(-1 + 1e-12, min(1 - 1e-12, rho)))
     return Interval(rho, math.tanh(z - margin), math.tanh(z + margin))
-
-
-def mean_of_seeds(values: Sequence[float]) -> Interval:
-    """Return Student's interval of a mean over seeds; without limits for a single one."""
-    from scipy.stats import t
-
-    if len(values) < 2:
-        return Interval(mean(values), -math.inf, math.inf)
-    quantile = float(t.ppf(0.975, len(values) - 1))
-    return _around(mean(values), quantile * stdev(values) / math.sqrt(len(values)))
 
 
 def growth(shorter: Interval, longer: Interval) -> Interval:

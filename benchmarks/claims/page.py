@@ -32,7 +32,6 @@ CHAPTERS: dict[str, Sequence[Claim]] = {
 COMMANDS = {
     "imdb-ltp": "imdb",
     "sst2-ltp": "sst2",
-    "skim-seeds": "skim-settings",
     "exits-latency": "exits",
     "passages": "squad",
 }

@@ -16,7 +16,7 @@ from benchmarks.claims.pieces import (
     loss,
     of_each_data_set,
 )
-from fewer.report.operating_points import data_set
+from benchmarks.support.compare import comparison_name
 
 __all__ = ["RECAP"]
 
@@ -103,10 +103,15 @@ def _joint(results: Results) -> list[Case]:
 def _blocks_ahead(results: Results) -> list[Case]:
     """Compare skipping blocks with pruning tokens on questions, at each common target."""
     return [
-        Case(f"{data_set(row)}, {share}", lead(entry, sign))
-        for row in results.rows("questions-compare")
+        Case(f"{comparison_name(row)}, {_arm(entry, sign)}, {share}", lead(entry, sign))
+        for row in results.rows("compare")
         for share, entry, sign in differences(row, "block_skim", "ltp")
+        if entry["target"] == entry["reference_target"]
     ]
+
+
+def _arm(entry: Row, sign: int) -> str:
+    return str(entry["arm" if sign > 0 else "reference"])
 
 
 RECAP = (
@@ -145,7 +150,7 @@ RECAP = (
                 *POINTS,
             ),
         ),
-        ("questions-compare",),
+        ("compare",),
         note="What blocks alone save on questions is [a claim of its own](#two-to-three). No run "
         "prunes blocks of classified texts.",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from statistics import mean
 from typing import Any
 
@@ -13,7 +14,6 @@ from benchmarks.claims.intervals import (
     counted,
     difference,
     in_points,
-    mean_of_seeds,
     proportion,
 )
 from benchmarks.claims.pieces import (
@@ -26,6 +26,8 @@ from benchmarks.claims.pieces import (
     run_name,
     saved_at_equal_score,
 )
+from benchmarks.support.compare import comparison_name
+from fewer.methods.pruning import BlockSkim
 
 __all__ = [
     "architectures",
@@ -39,9 +41,9 @@ __all__ = [
     "joint_areas",
     "located",
     "long_contexts",
+    "loss_gains",
     "lost_of_all",
     "saved",
-    "seed_gains",
     "stages",
     "top_gain",
     "unchanged",
@@ -156,15 +158,29 @@ def unchanged(results: Results) -> list[Case]:
     return cases
 
 
-def seed_gains(results: Results) -> list[Case]:
-    """Average over seeds what the second loss adds to F1, nothing skipped."""
-    scores: dict[str, dict[bool, float]] = {}
-    for row in results.rows("skim-seeds"):
-        has_loss = row["method"]["args"]["alpha"] > 0
-        f1 = row["systems"]["packed"]["metrics"]["f1"]
-        scores.setdefault(str(row["training_seed"]), {})[has_loss] = f1
-    gains = [100 * (pair[True] - pair[False]) for pair in scores.values() if len(pair) == 2]
-    return [Case(f"SQuAD, {len(gains)} seeds", mean_of_seeds(gains))] if gains else []
+def loss_gains(results: Results) -> list[Case]:
+    """Return what the second loss adds to F1, nothing skipped, in each comparison."""
+    cases = []
+    for row in results.rows("compare"):
+        arms = {arm for arm, method in _skim_arms(row).items() if method["threshold"] == 0}
+        seeds = row["settings"]["seeds"]
+        cases += [
+            Case(f"{comparison_name(row)}, {entry['arm']}, seeds {seeds}", lead(entry, 1))
+            for entry in row["differences"]
+            if (entry["reference"], entry["target"]) == ("dense", None) and entry["arm"] in arms
+        ]
+    return cases
+
+
+def _skim_arms(row: Row) -> dict[str, Row]:
+    """Return the settings of each arm of Block-Skim in a comparison."""
+    defaults = asdict(BlockSkim())
+    arms = row["settings"]["arms"].items()
+    return {
+        arm: {**defaults, **method["args"]}
+        for arm, method in arms
+        if method["name"] == "block_skim"
+    }
 
 
 def _skim_rows(results: Results) -> dict[str, Row]:
@@ -218,8 +234,7 @@ def _compared(results: Results) -> list[tuple[str, Row | None, Row | None]]:
     """
     found: list[tuple[str, Row | None, Row | None]] = []
     for row in results.rows("compare"):
-        arms = row["settings"]["arms"].items()
-        names = [arm for arm, method in arms if method["name"] == "block_skim"]
+        names = [arm for arm, method in _skim_arms(row).items() if method["threshold"] > 0]
         cells = {(cell["arm"], cell["target"]): cell for cell in row["cells"]}
         start, dense = (cells[arm, None]["metrics"].get("f1") for arm in ("start", "dense"))
         if not names or dense < start:
@@ -231,36 +246,23 @@ def _compared(results: Results) -> list[tuple[str, Row | None, Row | None]]:
                 if (entry["arm"], entry["reference"]) == (arm, "dense") and entry["mean"] >= -0.01
             ]
             best = min(entries, key=lambda pair: pair[0]["flops_share"], default=(None, None))
-            found.append((f"{row['data']['source']}, {arm} of fewer compare", *best))
+            found.append((f"{comparison_name(row)}, {arm}", *best))
     return found
 
 
 def stages(results: Results) -> list[Case]:
-    """Compare F1 of joint training with that in stages: nothing skipped, and at equal FLOPs."""
-    rows = _skim_rows(results)
-    joint = rows.get("squad-block-skim-states-43")
+    """Compare F1 of joint training with that in two stages, at equal FLOPs, in each comparison."""
     cases = []
-    for name in ("squad-block-skim-two-stage-44", "squad-block-skim-two-stage-44/0-two_stage"):
-        stages = rows.get(name)
-        if joint is None or stages is None:
-            continue
-        label = "predictors alone" if "0-" in name else "then both"
-        for point in joint["sweep"]:
-            share = point["flops_per_text"] / point["dense_flops_per_text"]
-            if point["threshold"] in (None, _SOME_SKIPPED):
-                nearest = min(
-                    stages["sweep"],
-                    key=lambda p: abs(p["flops_per_text"] - point["flops_per_text"]),
-                )
-                gap = difference(
-                    point["metrics"]["f1"], nearest["metrics"]["f1"], int(point["texts"])
-                )
-                where = f"{label}, {share:.2f} of the FLOPs"
-                cases.append(Case(where, in_points(gap)))
+    for row in results.rows("compare"):
+        trained = {arm: method["training"] for arm, method in _skim_arms(row).items()}
+        for entry in row["differences"]:
+            pair = trained.get(entry["arm"]), trained.get(entry["reference"])
+            if set(pair) != {"joint", "two_stage"} or entry["target"] is None:
+                continue
+            sign = 1 if pair[0] == "joint" else -1
+            where = f"{comparison_name(row)}, {entry['target']:.0%} of the FLOPs"
+            cases.append(Case(where, lead(entry, sign)))
     return cases
-
-
-_SOME_SKIPPED = 0.3  # a threshold of the sweep at which about a third of the FLOPs is saved
 
 
 def _hops(results: Results) -> dict[str, dict[bool, Row]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,18 @@ from fewer.compare.table import markdown
 from fewer.measure.rows import read_results
 from fewer.report.svg import Drawing
 
-__all__ = ["compare_block", "comparison_figures", "newest_comparisons"]
+__all__ = ["compare_block", "comparison_figures", "comparison_name", "newest_comparisons"]
 
 Row = dict[str, Any]
 ONE_FOR_ALL = "length-adaptive", "power-bert"
+_RECIPE = re.compile(r"recipes/([\w-]+?)-compare(?:-short)?\.yaml")
 
 
 def newest_comparisons(results: Path) -> dict[str, Row]:
-    """Return the newest comparison of each data set, by its name in files and blocks."""
+    """Return the newest row of each comparison, by its name in files and blocks."""
     path = results / "compare.jsonl"
     rows = read_results(path) if path.exists() else []
-    return {_data(row): row for row in rows}
+    return {comparison_name(row): row for row in rows}
 
 
 def compare_block(row: Row | None) -> str:
@@ -29,18 +31,18 @@ def compare_block(row: Row | None) -> str:
         return ""
     shown = "".join(
         f"![{drawing.title}]({path.name})\n\n"
-        for path, drawing in comparison_figures(_data(row), row).items()
+        for path, drawing in comparison_figures(comparison_name(row), row).items()
     )
     measured = f"Measured on {row['processor']}, {row['threads']} thread; `{row['command']}`."
     rows = "Rows in `benchmarks/results/compare.jsonl`."
     return f"\n{shown}{markdown(row)}\n{_one_for_all(row)}{measured} {rows}\n\n"
 
 
-def comparison_figures(data: str, row: Row) -> dict[Path, Drawing]:
+def comparison_figures(comparison: str, row: Row) -> dict[Path, Drawing]:
     """Draw a comparison, by the file that each figure belongs in."""
     drawn = {"flops": draw_flops(row), "times": draw_times(row)}
     return {
-        Path(f"docs/compare-{data}-{name}.svg"): drawing
+        Path(f"docs/compare-{comparison}-{name}.svg"): drawing
         for name, drawing in drawn.items()
         if drawing is not None
     }
@@ -64,10 +66,11 @@ def _points(value: float) -> str:
     return f"{100 * value:+.1f}"
 
 
-def _data(row: Row) -> str:
-    """Return a name of the data for files and blocks: letters, digits and _.
+def comparison_name(row: Row) -> str:
+    """Name a comparison for files and blocks by its recipe: letters, digits and _.
 
-    Where the arms have rows of their own, it says so.
+    By its data where one recipe serves several data sets.
     """
-    name = Path(row["data"]["source"]).parent.name.replace("-", "_")
-    return f"{name}_unseen" if row["settings"].get("arm_rows") else name
+    recipe = _RECIPE.search(row["command"])
+    name = Path(row["data"]["source"]).parent.name if recipe is None else recipe[1]
+    return name.replace("-", "_")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from fewer.report.format import ABSENT, grid, times
 from fewer.report.operating_points import dense_score, operating_point, points, threshold_name
 from fewer.report.settings import Row
 
-__all__ = ["kept_table", "predictors_table", "questions_table", "seeds_table"]
+__all__ = ["kept_table", "predictors_table", "questions_table"]
 
 _SCORES = ("f1", "exact_match")
 
@@ -81,36 +81,6 @@ def predictors_table(rows: Iterable[Row]) -> str:
         told = [row["data"]["source"].split("/")[-2], _settings(row["method"]["args"])]
         lines.append([*told, f"{whole:.4f}", saved, *means, *by_layer])
     return grid(lines, words=2)
-
-
-def seeds_table(rows: Iterable[Row]) -> str:
-    """Write a Markdown line a seed: the plain model's score and that of one that learned to skim.
-
-    Both read everything; the last line holds means, and how far single differences are spread.
-    """
-    found: dict[str, dict[bool, float]] = {}
-    for row in rows:
-        skims = row["method"]["args"]["alpha"] > 0
-        found.setdefault(str(row["training_seed"]), {})[skims] = row["systems"]["packed"][
-            "metrics"
-        ]["f1"]
-    pairs = {seed: (one[False], one[True]) for seed, one in found.items() if len(one) == 2}
-    lines = [["seed", "F1, plain", "F1, with the skim loss", "difference"]]
-    lines += [[seed, *map(_score, pair), f"{_gain(pair):+.4f}"] for seed, pair in pairs.items()]
-    if len(pairs) > 1:
-        gains = [_gain(pair) for pair in pairs.values()]
-        means = [mean(column) for column in zip(*pairs.values(), strict=True)]
-        spread = f"{mean(gains):+.4f}, standard deviation {stdev(gains):.4f}"
-        lines.append(["mean", *map(_score, means), spread])
-    return grid(lines, words=1)
-
-
-def _score(value: float) -> str:
-    return f"{value:.4f}"
-
-
-def _gain(pair: tuple[float, float]) -> float:
-    return pair[1] - pair[0]
 
 
 _KNOWN = ("recall", "accuracy", "auc")

@@ -308,7 +308,7 @@ def test_numbers_stand_between_markers_that_the_tables_fill():
     assert {name: marks for name, marks in found.items() if marks} == {
         "README.md": ["claim", "readme", "certified", "glance"],
         "compare.md": [
-            *("compare_sst2", "compare_ag_news", "compare_imdb"),
+            *("compare_sst2", "compare_ag_news", "compare_imdb_exits"),
             *("compare_mrpc", "compare_rte", "compare_stsb", "compare_qnli", "compare_qqp"),
         ],
         "gpu.md": ["gpu_encoder", "gpu_kernels", "gpu_host", "gpu_training", "gpu_laws"],
@@ -319,9 +319,17 @@ def test_numbers_stand_between_markers_that_the_tables_fill():
         ],
         "cpu-engine.md": ["int8", "int8_scores", "score", "deberta", "backbones", "busy_core"],
         "questions.md": [
-            *("compare_squad", "compare_squad_unseen", "compare_pages", "compare_pages_unseen"),
+            *("compare_squad_skim", "compare_squad_unseen"),
+            *("compare_squad_pages_unseen", "compare_squad_pages"),
             *("skim_oracle", "ltp_limits", "squad"),
-            *("skim_curve", "squad_latency", "kept", "skim_settings", "seeds", "hops"),
+            *(
+                "skim_curve",
+                "squad_latency",
+                "kept",
+                "skim_settings",
+                "compare_squad_studies",
+                "hops",
+            ),
         ],
         "lra.md": ["lra"],
         "claims.md": [f"claims_{name}" for name in ("summary", *CHAPTERS)],

@@ -11,7 +11,6 @@ from benchmarks.claims.intervals import (
     counted,
     difference,
     growth,
-    mean_of_seeds,
     paired_difference,
     proportion,
     rank_correlation,
@@ -59,13 +58,6 @@ def test_a_rank_correlation_of_zero_has_a_symmetric_interval():
     assert rank_correlation(0.0, 100) == pytest.approx((0.0, -margin, margin))
     value, low, high = rank_correlation(0.9, 100)
     assert low < value < high < 1
-
-
-def test_seeds_have_students_interval_and_one_seed_has_none():
-    # t(0.975, 2) = 4.303, standard deviation 1
-    interval = mean_of_seeds([1.0, 2.0, 3.0])
-    assert interval == pytest.approx((2.0, 2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5), abs=1e-3)
-    assert mean_of_seeds([1.0]) == (1.0, -math.inf, math.inf)
 
 
 def test_growth_is_the_exponent_of_a_doubled_length():

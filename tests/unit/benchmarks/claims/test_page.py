@@ -82,6 +82,7 @@ def compared(low, high, train="train", arms=("ltp", "length_adaptive")):
     entry = {"arm": second, "reference": first, "target": 0.5, "reference_target": 0.5}
     return {
         "kind": "compare",
+        "command": "fewer compare",
         "data": {"source": "data/glue/qqp/dev.jsonl.gz", "hash": "1", "rows": 9},
         "train": {"source": f"data/glue/qqp/{train}.jsonl.gz"},
         "settings": {"arms": names},

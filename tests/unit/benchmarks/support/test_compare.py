@@ -1,6 +1,21 @@
 """What a comparison's block says below its table."""
 
-from benchmarks.support.compare import _one_for_all
+import pytest
+
+from benchmarks.support.compare import _one_for_all, comparison_name
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("fewer compare --recipe recipes/ag-news-compare.yaml", "ag_news"),
+        ("fewer compare --recipe recipes/ag-news-compare-short.yaml --resume", "ag_news"),
+        ("fewer compare --recipe recipes/glue-ltp.yaml", "some_data"),
+    ],
+)
+def test_a_comparison_is_named_by_its_recipe_or_its_data(command, name):
+    row = {"command": command, "data": {"source": "data/some-data/test.jsonl"}}
+    assert comparison_name(row) == name
 
 
 def _difference(arm, reference, target, reference_target, mean):

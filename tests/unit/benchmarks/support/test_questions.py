@@ -1,4 +1,4 @@
-from benchmarks.support.questions import kept_table, predictors_table, questions_table, seeds_table
+from benchmarks.support.questions import kept_table, predictors_table, questions_table
 
 
 def _system(f1, megas, **more):
@@ -77,16 +77,3 @@ def test_predictors_are_told_by_layer_and_on_the_mean():
     assert line[0] == "squad"
     assert line[1].startswith("training joint, sees first, block 32")
     assert line[2:] == ["0.8100", "1.03x more", "0.500", "0.900", "0.700", "0.600", "0.800"]
-
-
-def test_seeds_are_compared_in_pairs_with_their_spread():
-    def trained(seed, alpha, f1):
-        row = _row(training_seed=seed)
-        row["method"] = {"name": "block_skim", "args": {"alpha": alpha}}
-        row["systems"] = {"packed": _system(f1, 1)}
-        return row
-
-    rows = [trained(1, 0, 0.70), trained(1, 0.1, 0.72), trained(2, 0, 0.71), trained(2, 0.1, 0.70)]
-    lines = _cells(seeds_table([*rows, trained(3, 0, 0.9)]))[2:]
-    assert [line[3] for line in lines[:2]] == ["+0.0200", "-0.0100"]
-    assert lines[2] == ["mean", "0.7050", "0.7100", "+0.0050, standard deviation 0.0212"]

@@ -1,0 +1,89 @@
+"""What the claims on Block-Skim read from comparisons."""
+
+import json
+
+import pytest
+
+from benchmarks.claims.claim import Results
+from benchmarks.claims.recap import _blocks_ahead
+from benchmarks.claims.skim_measures import loss_gains, stages
+
+SKIM = {"name": "block_skim", "args": {"target": 0.5}}
+IN_STAGES = {"name": "block_skim", "args": {"target": 0.5, "training": "two_stage"}}
+NOTHING_SKIPPED = {"name": "block_skim", "args": {"threshold": 0.0}}
+
+
+def _entry(arm, reference, mean, target=None, reference_target=None):
+    return {
+        "arm": arm,
+        "reference": reference,
+        "target": target,
+        "reference_target": reference_target,
+        "mean": mean,
+        "low": mean - 0.01,
+        "high": mean + 0.01,
+    }
+
+
+def _row(name, differences, **arms):
+    return {
+        "kind": "compare",
+        "command": f"fewer compare --recipe recipes/{name}-compare.yaml",
+        "data": {"source": "data/squad/dev.json", "hash": "same"},
+        "train": {"hash": "same"},
+        "settings": {"arms": {"dense": {"name": "dense"}, **arms}, "seeds": [1, 2]},
+        "differences": differences,
+    }
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(*rows):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / "compare.jsonl").write_text(lines)
+        return Results(tmp_path)
+
+    return write
+
+
+def test_comparisons_of_the_same_texts_are_kept_apart_by_their_recipe(write):
+    first, second, again = (_row(name, []) for name in ("one", "other", "one"))
+    again["differences"] = [_entry("dense", "start", 0.02)]
+    rows = write(first, second, again).rows("compare")
+    assert [len(row["differences"]) for row in rows] == [1, 0]
+
+
+def test_the_second_loss_is_judged_where_nothing_is_skipped(write):
+    differences = [
+        _entry("plain_loss", "dense", 0.02),
+        _entry("skim", "dense", -0.5, 0.5),
+        _entry("skim", "dense", -0.4),
+        _entry("plain_loss", "start", 0.3),
+    ]
+    row = _row("some-questions", differences, plain_loss=NOTHING_SKIPPED, skim=SKIM)
+    (case,) = loss_gains(write(row))
+    assert case.name == "some_questions, plain_loss, seeds [1, 2]"
+    assert case.interval == pytest.approx((2.0, 1.0, 3.0))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_joint_training_is_compared_with_stages_at_equal_flops(write, turned):
+    pair, mean = (("stages", "joint"), -0.03) if turned else (("joint", "stages"), 0.03)
+    differences = [
+        _entry(*pair, mean, 0.5, 0.5),
+        _entry("joint", "again", 0.5, 0.5, 0.5),
+        _entry(*pair, 0.4),
+        _entry("joint", "dense", 0.4, 0.5),
+    ]
+    row = _row("some", differences, joint=SKIM, again=SKIM, stages=IN_STAGES)
+    (case,) = stages(write(row))
+    assert case.name == "some, 50% of the FLOPs"
+    assert case.interval == pytest.approx((3.0, 2.0, 4.0))
+
+
+def test_blocks_are_compared_with_tokens_at_one_target(write):
+    differences = [_entry("ltp", "skim", 0.01, 0.7, 0.7), _entry("ltp", "skim", 0.5, 0.7, 0.5)]
+    row = _row("some", differences, skim=SKIM, ltp={"name": "ltp", "args": {}})
+    (case,) = _blocks_ahead(write(row))
+    assert case.name == "some, skim, 70% of the FLOPs"
+    assert case.interval == pytest.approx((-1.0, -2.0, 0.0))
