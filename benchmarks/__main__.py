@@ -239,15 +239,16 @@ def _glue() -> list[list[str]]:
 
 
 def _int8_scores() -> list[list[str]]:
-    """Score a tagger and a reader of questions in int8 beside fp32."""
+    """Score a tagger and a reader of questions in int8 and bf16 beside fp32."""
     tagger, reader = "runs/conll2003-dense-42", "runs/compare-squad-skim/seed-42/start"
     fit = ["fit", "--recipe", "recipes/conll2003-minilm-tokee.yaml", "--method", "dense"]
     models = {tagger: DATA / "conll2003/test.jsonl.gz", reader: DATA / "squad/dev-v1.1.json.gz"}
-    options = ["--precision", "int8", "--no-latency", "--threads", "1", "--limit", "4000"]
+    options = ["--no-latency", "--threads", "1", "--limit", "4000"]
     options += ["--results", str(RESULTS / "int8-scores.jsonl")]
     scored = [
-        ["evaluate", f"{model}/model", "--data", str(data), *options]
+        ["evaluate", f"{model}/model", "--data", str(data), "--precision", precision, *options]
         for model, data in models.items()
+        for precision in ("int8", "bf16")
     ]
     return [
         [*fit, "--seed", "42", "--output", tagger, "--resume"],

@@ -156,7 +156,8 @@ def _asked(name: str) -> str:
     files = [RESULTS / f"{stem}.jsonl" for stem in stems]
     newest = {}
     for row in (row for file in files if file.exists() for row in read_results(file)):
-        newest[row["data"]["hash"], row.get("model"), row.get("mode")] = row
+        precision = row.get("precision") if name == "int8_scores" else None
+        newest[row["data"]["hash"], row.get("model"), row.get("mode"), precision] = row
     if not newest:
         return f"\n{NOTHING}\n"
     where = ", ".join(f"`{file}`" for file in files)
@@ -344,7 +345,11 @@ _LOSES = (
     "of the questions and reported on the other."
 )
 ASKED: dict[str, tuple[Callable[[Rows], str], list[str], str]] = {
-    "int8_scores": (int8_scores_table, ["int8-scores"], "Padded in fp32, packed in int8."),
+    "int8_scores": (
+        int8_scores_table,
+        ["int8-scores"],
+        "fp32: padded; here: packed, in this precision.",
+    ),
     "squad": (questions_table, ["squad"], "FLOPs are against the dense model, packed."),
     "kept": (kept_table, ["passages"], "FLOPs and times are against the dense model, packed."),
     "skim_settings": (predictors_table, ["skim-settings"], f"FLOPs {_LOSES}"),

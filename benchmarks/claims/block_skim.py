@@ -270,7 +270,8 @@ _CLAIMS_ON_TRAINING = (
         "counts inputs padded to 512 tokens, where packing alone saves about as much. Chosen on "
         "one half of the questions, read on the other; 1.00x where no threshold loses so little. "
         "Of a comparison, which sets thresholds on questions that are not shown, it is the target "
-        "with the fewest FLOPs that loses at most a point of the dense model trained as long.",
+        "with the fewest FLOPs that loses at most a point of the better of two dense models, the "
+        "one that all arms began with and the one trained as long.",
     ),
     Claim(
         "significant",
@@ -287,8 +288,8 @@ _CLAIMS_ON_TRAINING = (
         ),
         ("squad", "compare"),
         note="The interval of a run takes the scores as independent, and is too wide; that of "
-        "`fewer compare` is paired. There thresholds are chosen on other questions, and the dense "
-        "model trained as long on the same ones.",
+        "`fewer compare` is paired. There thresholds are chosen on other questions, and the better "
+        "of two dense models counts.",
     ),
     Claim(
         "plug-and-play",

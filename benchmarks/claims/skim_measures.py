@@ -229,23 +229,27 @@ def lost_of_all(results: Results) -> list[Case]:
 def _compared(results: Results) -> list[tuple[str, Row | None, Row | None]]:
     """Return each arm of Block-Skim, with the fewest FLOPs at which it loses at most a point.
 
-    The difference is from the dense model trained as long. Comparisons in which that training made
-    the dense model worse are left out, since they flatter.
+    The difference is from the better of two dense models, the first and the one trained as long.
+    Older rows in which the first is better do not compare arms with it, and are left out.
     """
     found: list[tuple[str, Row | None, Row | None]] = []
     for row in results.rows("compare"):
         names = [arm for arm, method in _skim_arms(row).items() if method["threshold"] > 0]
         cells = {(cell["arm"], cell["target"]): cell for cell in row["cells"]}
         start, dense = (cells[arm, None]["metrics"].get("f1") for arm in ("start", "dense"))
-        if not names or dense < start:
+        if not names:
             continue
+        better = "dense" if dense >= start else "start"
         for arm in names:
             entries = [
                 (cells[arm, entry["target"]], entry)
                 for entry in row["differences"]
-                if (entry["arm"], entry["reference"]) == (arm, "dense") and entry["mean"] >= -0.01
+                if (entry["arm"], entry["reference"]) == (arm, better)
             ]
-            best = min(entries, key=lambda pair: pair[0]["flops_share"], default=(None, None))
+            if not entries:
+                continue
+            near = [pair for pair in entries if pair[1]["mean"] >= -0.01]
+            best = min(near, key=lambda pair: pair[0]["flops_share"], default=(None, None))
             found.append((f"{comparison_name(row)}, {arm}", *best))
     return found
 

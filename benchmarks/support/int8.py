@@ -46,13 +46,15 @@ def int8_table(row: dict[str, Any], path: str) -> str:
 
 
 def int8_scores_table(rows: list[dict[str, Any]]) -> str:
-    """Write the score of each model padded in fp32, packed in int8, and the answers that differ."""
-    lines = [("data", "model", "metric", "fp32", "int8", "points", "other answers")]
-    for row in rows:
+    """Write a line a model and precision: the score, that in fp32, and the answers that differ."""
+    heads = ("data", "model", "precision", "metric", "fp32", "here", "points", "other answers")
+    lines = [heads]
+    for row in sorted(rows, key=lambda row: (row["data"]["source"], row["precision"])):
         padded, packed = (row["systems"][name] for name in ("padded", "packed"))
         metric = first_metric(padded["metrics"])
         before, after = padded["metrics"][metric], packed["metrics"][metric]
         data = f"{row['data']['source']}, {row['data']['rows']:,} rows"
         cells = (f"{before:.4f}", f"{after:.4f}", f"{100 * (after - before):+.2f}")
-        lines.append((data, row["model"], str(metric), *cells, f"{packed['changed']:.2%}"))
-    return grid(lines, words=3)
+        names = row["model"], row["precision"], str(metric)
+        lines.append((data, *names, *cells, f"{packed['changed']:.2%}"))
+    return grid(lines, words=4)

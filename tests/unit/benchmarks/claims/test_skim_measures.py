@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.claims.claim import Results
 from benchmarks.claims.recap import _blocks_ahead
-from benchmarks.claims.skim_measures import loss_gains, stages
+from benchmarks.claims.skim_measures import loss_gains, lost_of_all, saved, stages
 
 SKIM = {"name": "block_skim", "args": {"target": 0.5}}
 IN_STAGES = {"name": "block_skim", "args": {"target": 0.5, "training": "two_stage"}}
@@ -87,3 +87,24 @@ def test_blocks_are_compared_with_tokens_at_one_target(write):
     (case,) = _blocks_ahead(write(row))
     assert case.name == "some, skim, 70% of the FLOPs"
     assert case.interval == pytest.approx((-1.0, -2.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("dense", "speed", "lost"), [(0.75, 2.0, [0.5]), (0.69, 2.5, [-0.5]), (0.76, 1.0, [])]
+)
+def test_the_better_of_two_dense_models_counts(write, dense, speed, lost):
+    scores = {("start", None): 0.7, ("dense", None): dense}
+    scores |= {("skim", 0.5): 0.745, ("skim", 0.4): 0.705}
+    row = _row("some", [], skim=SKIM)
+    row["cells"] = [
+        {"arm": arm, "target": target, "metrics": {"f1": f1}, "flops_share": target or 1.0}
+        for (arm, target), f1 in scores.items()
+    ]
+    row["differences"] = [
+        _entry("skim", reference, scores["skim", target] - scores[reference, None], target)
+        for target in (0.5, 0.4)
+        for reference in ("start", "dense")
+    ]
+    results = write(row)
+    assert [case.interval.value for case in saved(results)] == pytest.approx([speed])
+    assert [case.interval.value for case in lost_of_all(results)] == pytest.approx(lost)

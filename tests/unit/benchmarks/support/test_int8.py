@@ -1,6 +1,6 @@
 """The tables of the int8 benchmark."""
 
-from benchmarks.support.int8 import int8_table
+from benchmarks.support.int8 import int8_scores_table, int8_table
 
 
 def test_times_scores_and_missing_peers_are_shown():
@@ -21,3 +21,22 @@ def test_times_scores_and_missing_peers_are_shown():
     assert "sst2, 872 texts" in table
     assert table.count("| peer |") == 1  # it has no head, and no score
     assert "Missing: openvino-int8." in table
+
+
+def test_scores_stand_beside_those_in_fp32_by_precision():
+    def row(precision, score, changed):
+        return {
+            "data": {"source": "dev.json", "rows": 1000},
+            "model": "runs/reader",
+            "precision": precision,
+            "systems": {
+                "padded": {"metrics": {"f1": 0.8}},
+                "packed": {"metrics": {"f1": score}, "changed": changed},
+            },
+        }
+
+    lines = int8_scores_table([row("int8", 0.79, 0.04), row("bf16", 0.8, 0.01)]).splitlines()[2:]
+    assert lines == [
+        "| dev.json, 1,000 rows | runs/reader | bf16 | f1 | 0.8000 | 0.8000 | +0.00 | 1.00% |",
+        "| dev.json, 1,000 rows | runs/reader | int8 | f1 | 0.8000 | 0.7900 | -1.00 | 4.00% |",
+    ]
