@@ -255,15 +255,21 @@ def _compared(results: Results) -> list[tuple[str, Row | None, Row | None]]:
 
 
 def stages(results: Results) -> list[Case]:
-    """Compare F1 of joint training with that in two stages, at equal FLOPs, in each comparison."""
+    """Compare F1 of joint training with that in two stages, at equal FLOPs, in each comparison.
+
+    Arms that differ in nothing else are compared.
+    """
     cases = []
     for row in results.rows("compare"):
-        trained = {arm: method["training"] for arm, method in _skim_arms(row).items()}
+        arms = _skim_arms(row)
         for entry in row["differences"]:
-            pair = trained.get(entry["arm"]), trained.get(entry["reference"])
-            if set(pair) != {"joint", "two_stage"} or entry["target"] is None:
+            first, second = arms.get(entry["arm"]), arms.get(entry["reference"])
+            if first is None or second is None or entry["target"] is None:
                 continue
-            sign = 1 if pair[0] == "joint" else -1
+            differing = {name: first[name] for name in first if first[name] != second[name]}
+            if list(differing) != ["training"]:
+                continue
+            sign = 1 if differing["training"] == "joint" else -1
             where = f"{comparison_name(row)}, {entry['target']:.0%} of the FLOPs"
             cases.append(Case(where, lead(entry, sign)))
     return cases

@@ -10,6 +10,7 @@ from benchmarks.claims.skim_measures import loss_gains, lost_of_all, saved, stag
 
 SKIM = {"name": "block_skim", "args": {"target": 0.5}}
 IN_STAGES = {"name": "block_skim", "args": {"target": 0.5, "training": "two_stage"}}
+OTHERWISE = {"name": "block_skim", "args": {"target": 0.5, "training": "two_stage", "block": 16}}
 NOTHING_SKIPPED = {"name": "block_skim", "args": {"threshold": 0.0}}
 
 
@@ -72,10 +73,12 @@ def test_joint_training_is_compared_with_stages_at_equal_flops(write, turned):
     differences = [
         _entry(*pair, mean, 0.5, 0.5),
         _entry("joint", "again", 0.5, 0.5, 0.5),
+        _entry("joint", "otherwise", 0.5, 0.5, 0.5),
         _entry(*pair, 0.4),
         _entry("joint", "dense", 0.4, 0.5),
     ]
-    row = _row("some", differences, joint=SKIM, again=SKIM, stages=IN_STAGES)
+    arms = {"joint": SKIM, "again": SKIM, "stages": IN_STAGES, "otherwise": OTHERWISE}
+    row = _row("some", differences, **arms)
     (case,) = stages(write(row))
     assert case.name == "some, 50% of the FLOPs"
     assert case.interval == pytest.approx((3.0, 2.0, 4.0))
