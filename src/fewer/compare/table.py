@@ -44,15 +44,16 @@ def entries(row: Mapping[str, Any]) -> list[Entry]:
 
 def table(row: Mapping[str, Any]) -> Table:
     """Lay out a comparison for a terminal."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     headings, *lines = _lines(row)
-    laid_out = Table(title=_title(row), caption=_caption(row))
-    for number, heading in enumerate(headings):
-        laid_out.add_column(
-            Text(heading), justify="right" if number else "left", no_wrap=not number
-        )
+    laid_out = Table(
+        title=_title(row), caption=_caption(row), box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    for number, heading in enumerate(headings):  # folded where it is narrow, never cut
+        laid_out.add_column(Text(heading), justify="right" if number else "left", overflow="fold")
     for line in lines:
         laid_out.add_row(*map(Text, line))
     return laid_out
@@ -101,8 +102,8 @@ def _lines(row: Mapping[str, Any]) -> list[list[str]]:
     measured = entries(row)
     sizes = list(dict.fromkeys(size for entry in measured for size in entry.speedups))
     has_before = _has_before(measured)
-    headings = ["arm", "FLOPs", measured[0].metric, "difference, points"]
-    headings += [*(["from before"] if has_before else []), "changed"]
+    headings = ["arm", "FLOPs", measured[0].metric, "points from dense"]
+    headings += [*(["points from before"] if has_before else []), "changed"]
     headings += [f"speed, batch {size}" for size in sizes] + ["CPU s"]
     return [headings, *([_name(entry), *_numbers(entry, sizes, has_before)] for entry in measured)]
 

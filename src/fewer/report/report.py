@@ -55,7 +55,7 @@ def curve(row: Row) -> Table:
     headings, *body = curve_lines(row)
     laid_out = Table(title="at every threshold", caption="what deciding costs is included")
     for name in headings:
-        laid_out.add_column(Text(name), justify="right")
+        laid_out.add_column(Text(name), justify="right", overflow="fold")
     for line in body:
         laid_out.add_row(*map(Text, line))
     return laid_out

@@ -239,7 +239,7 @@ def _render_table(cells: Grid, title: str, caption: str) -> Table:
     headings, *lines = cells
     table = Table(title=Text(title), caption=caption)
     for number, name in enumerate(headings):
-        table.add_column(Text(name), justify="right" if number else "left")
+        table.add_column(Text(name), justify="right" if number else "left", overflow="fold")
     for line in lines:
         table.add_row(*map(Text, line))
     return table
