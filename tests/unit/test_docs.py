@@ -319,8 +319,8 @@ def test_numbers_stand_between_markers_that_the_tables_fill():
         ],
         "cpu-engine.md": ["int8", "int8_scores", "score", "deberta", "backbones", "busy_core"],
         "questions.md": [
-            *("compare_squad_skim", "compare_squad_unseen"),
-            *("compare_squad_pages_unseen", "compare_squad_pages"),
+            *("compare_squad_two_stage", "compare_squad_unseen"),
+            *("compare_squad_pages_unseen", "compare_squad_pages", "compare_squad_skim"),
             *("skim_oracle", "ltp_limits", "squad"),
             *(
                 "skim_curve",
