@@ -151,8 +151,9 @@ RECAP = (
             ),
         ),
         ("compare",),
-        note="What blocks alone save on questions is [a claim of its own](#two-to-three). No run "
-        "prunes blocks of classified texts.",
+        note="What blocks alone save on questions is [a claim of its own](#two-to-three). The arms "
+        "differ in more than what they prune: that of blocks begins before the first layer and is "
+        "taught by the dense model, LTP is not. No run prunes blocks of classified texts.",
     ),
     Claim(
         "supervised",
