@@ -141,7 +141,7 @@ def _arena() -> str:
     if not path.exists():
         return f"\n{NOTHING}\n"
     rows = read_results(path)
-    drawn = figures().get(ARENA)
+    drawn = _arena_figure()
     shown = "" if drawn is None else f"![{describe_figure(drawn)}]({ARENA.name})\n\n"
     processors = "; ".join(sorted({str(row["processor"]) for row in rows}))
     return (
@@ -156,8 +156,8 @@ def _asked(name: str) -> str:
     files = [RESULTS / f"{stem}.jsonl" for stem in stems]
     newest = {}
     for row in (row for file in files if file.exists() for row in read_results(file)):
-        precision = row.get("precision") if name == "int8_scores" else None
-        newest[row["data"]["hash"], row.get("model"), row.get("mode"), precision] = row
+        run = (row.get(key) for key in ("model", "mode", "precision"))
+        newest[(row["data"]["hash"], *run)] = row
     if not newest:
         return f"\n{NOTHING}\n"
     where = ", ".join(f"`{file}`" for file in files)

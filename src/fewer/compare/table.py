@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fewer.compare.settings import DENSE, START
 from fewer.report.format import ABSENT, grid
 from fewer.report.settings import first_metric
+from fewer.report.terminal import lay_out
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,23 +46,16 @@ def entries(row: Mapping[str, Any]) -> list[Entry]:
 def table(row: Mapping[str, Any]) -> Table:
     """Lay out a comparison for a terminal."""
     from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
 
-    headings, *lines = _lines(row)
-    laid_out = Table(
-        title=_title(row), caption=_caption(row), box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    for number, heading in enumerate(headings):  # folded where it is narrow, never cut
-        laid_out.add_column(Text(heading), justify="right" if number else "left", overflow="fold")
-    for line in lines:
-        laid_out.add_row(*map(Text, line))
-    return laid_out
+    frame: dict[str, Any] = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
+    measured = entries(row)
+    return lay_out(_lines(measured), title=_title(row), caption=_caption(row, measured), **frame)
 
 
 def markdown(row: Mapping[str, Any]) -> str:
     """Write a comparison as a Markdown table, with what it holds for."""
-    return f"{grid(_lines(row), words=1)}\n{_title(row)}. {_caption(row)}\n"
+    measured = entries(row)
+    return f"{grid(_lines(measured), words=1)}\n{_title(row)}. {_caption(row, measured)}\n"
 
 
 def _entry(row: Mapping[str, Any], arm: str, target: float | None, cells: Sequence[Any]) -> Entry:
@@ -98,8 +92,7 @@ def _difference(
     return None
 
 
-def _lines(row: Mapping[str, Any]) -> list[list[str]]:
-    measured = entries(row)
+def _lines(measured: Sequence[Entry]) -> list[list[str]]:
     sizes = list(dict.fromkeys(size for entry in measured for size in entry.speedups))
     has_before = _has_before(measured)
     headings = ["arm", "FLOPs", measured[0].metric, "points from dense"]
@@ -151,10 +144,10 @@ def _title(row: Mapping[str, Any]) -> str:
     )
 
 
-def _caption(row: Mapping[str, Any]) -> str:
+def _caption(row: Mapping[str, Any], measured: Sequence[Entry]) -> str:
     seeds = row["settings"]["seeds"]
     plural = "s" if len(seeds) > 1 else ""
-    before = ", and from the one before" if _has_before(entries(row)) else ""
+    before = ", and from the one before" if _has_before(measured) else ""
     return (
         f"{len(seeds)} seed{plural}; an arm is named with its target; FLOPs of the dense model are "
         f"1; difference from the dense model trained as long{before}, paired bootstrap over the "

@@ -12,6 +12,7 @@ from fewer.report.html import visible
 from fewer.report.notes import notes
 from fewer.report.operating_points import curve_lines
 from fewer.report.settings import SYSTEMS, Block, Row, first_metric, group_rows, metric_names
+from fewer.report.terminal import lay_out
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,16 +50,8 @@ def table(rows: Sequence[Row]) -> Table:
 
 def curve(row: Row) -> Table:
     """Lay out the sweep of a row for a terminal, one line per threshold."""
-    from rich.table import Table
-    from rich.text import Text
-
-    headings, *body = curve_lines(row)
-    laid_out = Table(title="at every threshold", caption="what deciding costs is included")
-    for name in headings:
-        laid_out.add_column(Text(name), justify="right", overflow="fold")
-    for line in body:
-        laid_out.add_row(*map(Text, line))
-    return laid_out
+    caption = "what deciding costs is included"
+    return lay_out(curve_lines(row), names=0, title="at every threshold", caption=caption)
 
 
 def markdown(rows: Sequence[Row]) -> str:

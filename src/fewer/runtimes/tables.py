@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewer.report.format import ABSENT, grid, short, times
 from fewer.report.html import visible
+from fewer.report.terminal import lay_out
 from fewer.runtimes.feeding import FEEDINGS
 from fewer.runtimes.lineup import OURS
 
@@ -43,9 +44,9 @@ def tables(row: Row) -> list[Table]:
     agreement, *times_by_size = _build_grids(row)
     title = f"{describe_texts(row)}; {_format_threads(row)}"
     caption = "off by: of the logits, from Hugging Face in fp32"
-    laid_out = [_render_table(agreement, title, caption)]
+    laid_out = [_titled(agreement, title, caption)]
     for size, cells in zip(row["best"], times_by_size, strict=True):
-        laid_out.append(_render_table(cells, f"{title}; batch {size}", _LEGEND))
+        laid_out.append(_titled(cells, f"{title}; batch {size}", _LEGEND))
     return laid_out
 
 
@@ -232,17 +233,10 @@ def describe_missing(row: Row) -> str:
     return "; ".join(f"{name} ({visible(reason)})" for name, reason in row["missing"].items())
 
 
-def _render_table(cells: Grid, title: str, caption: str) -> Table:
-    from rich.table import Table
+def _titled(cells: Grid, title: str, caption: str) -> Table:
     from rich.text import Text
 
-    headings, *lines = cells
-    table = Table(title=Text(title), caption=caption)
-    for number, name in enumerate(headings):
-        table.add_column(Text(name), justify="right" if number else "left", overflow="fold")
-    for line in lines:
-        table.add_row(*map(Text, line))
-    return table
+    return lay_out(cells, title=Text(title), caption=caption)
 
 
 def _join_grids(row: Row) -> Grid:

@@ -7,23 +7,12 @@ import pytest
 from benchmarks.claims.claim import Results
 from benchmarks.claims.recap import _blocks_ahead
 from benchmarks.claims.skim_measures import loss_gains, lost_of_all, saved, stages
+from tests.unit.benchmarks.comparisons import difference
 
 SKIM = {"name": "block_skim", "args": {"target": 0.5}}
 IN_STAGES = {"name": "block_skim", "args": {"target": 0.5, "training": "two_stage"}}
 OTHERWISE = {"name": "block_skim", "args": {"target": 0.5, "training": "two_stage", "block": 16}}
 NOTHING_SKIPPED = {"name": "block_skim", "args": {"threshold": 0.0}}
-
-
-def _entry(arm, reference, mean, target=None, reference_target=None):
-    return {
-        "arm": arm,
-        "reference": reference,
-        "target": target,
-        "reference_target": reference_target,
-        "mean": mean,
-        "low": mean - 0.01,
-        "high": mean + 0.01,
-    }
 
 
 def _row(name, differences, **arms):
@@ -49,17 +38,17 @@ def write(tmp_path):
 
 def test_comparisons_of_the_same_texts_are_kept_apart_by_their_recipe(write):
     first, second, again = (_row(name, []) for name in ("one", "other", "one"))
-    again["differences"] = [_entry("dense", "start", 0.02)]
+    again["differences"] = [difference("dense", "start", 0.02)]
     rows = write(first, second, again).rows("compare")
     assert [len(row["differences"]) for row in rows] == [1, 0]
 
 
 def test_the_second_loss_is_judged_where_nothing_is_skipped(write):
     differences = [
-        _entry("plain_loss", "dense", 0.02),
-        _entry("skim", "dense", -0.5, 0.5),
-        _entry("skim", "dense", -0.4),
-        _entry("plain_loss", "start", 0.3),
+        difference("plain_loss", "dense", 0.02),
+        difference("skim", "dense", -0.5, 0.5),
+        difference("skim", "dense", -0.4),
+        difference("plain_loss", "start", 0.3),
     ]
     row = _row("some-questions", differences, plain_loss=NOTHING_SKIPPED, skim=SKIM)
     (case,) = loss_gains(write(row))
@@ -71,11 +60,11 @@ def test_the_second_loss_is_judged_where_nothing_is_skipped(write):
 def test_joint_training_is_compared_with_stages_at_equal_flops(write, turned):
     pair, mean = (("stages", "joint"), -0.03) if turned else (("joint", "stages"), 0.03)
     differences = [
-        _entry(*pair, mean, 0.5, 0.5),
-        _entry("joint", "again", 0.5, 0.5, 0.5),
-        _entry("joint", "otherwise", 0.5, 0.5, 0.5),
-        _entry(*pair, 0.4),
-        _entry("joint", "dense", 0.4, 0.5),
+        difference(*pair, mean, 0.5, 0.5),
+        difference("joint", "again", 0.5, 0.5, 0.5),
+        difference("joint", "otherwise", 0.5, 0.5, 0.5),
+        difference(*pair, 0.4),
+        difference("joint", "dense", 0.4, 0.5),
     ]
     arms = {"joint": SKIM, "again": SKIM, "stages": IN_STAGES, "otherwise": OTHERWISE}
     row = _row("some", differences, **arms)
@@ -85,7 +74,10 @@ def test_joint_training_is_compared_with_stages_at_equal_flops(write, turned):
 
 
 def test_blocks_are_compared_with_tokens_at_one_target(write):
-    differences = [_entry("ltp", "skim", 0.01, 0.7, 0.7), _entry("ltp", "skim", 0.5, 0.7, 0.5)]
+    differences = [
+        difference("ltp", "skim", 0.01, 0.7, 0.7),
+        difference("ltp", "skim", 0.5, 0.7, 0.5),
+    ]
     row = _row("some", differences, skim=SKIM, ltp={"name": "ltp", "args": {}})
     (case,) = _blocks_ahead(write(row))
     assert case.name == "some, skim, 70% of the FLOPs"
@@ -104,7 +96,7 @@ def test_the_better_of_two_dense_models_counts(write, dense, speed, lost):
         for (arm, target), f1 in scores.items()
     ]
     row["differences"] = [
-        _entry("skim", reference, scores["skim", target] - scores[reference, None], target)
+        difference("skim", reference, scores["skim", target] - scores[reference, None], target)
         for target in (0.5, 0.4)
         for reference in ("start", "dense")
     ]

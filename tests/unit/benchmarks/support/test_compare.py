@@ -3,6 +3,7 @@
 import pytest
 
 from benchmarks.support.compare import _one_for_all, comparison_name
+from tests.unit.benchmarks.comparisons import difference
 
 
 @pytest.mark.parametrize(
@@ -18,25 +19,12 @@ def test_a_comparison_is_named_by_its_recipe_or_its_data(command, name):
     assert comparison_name(row) == name
 
 
-def _difference(arm, reference, target, reference_target, mean):
-    low, high = mean - 0.01, mean + 0.01
-    return {
-        "arm": arm,
-        "reference": reference,
-        "target": target,
-        "reference_target": reference_target,
-        "mean": mean,
-        "low": low,
-        "high": high,
-    }
-
-
 def test_one_training_for_all_targets_is_compared_with_one_for_each():
     row = {
         "differences": [
-            _difference("length-adaptive", "power-bert", 0.5, 0.5, 0.025),
-            _difference("length-adaptive", "power-bert", 0.5, 0.67, 0.5),
-            _difference("length-adaptive", "ltp", 0.5, 0.5, 0.5),
+            difference("length-adaptive", "power-bert", 0.025, 0.5, 0.5),
+            difference("length-adaptive", "power-bert", 0.5, 0.5, 0.67),
+            difference("length-adaptive", "ltp", 0.5, 0.5, 0.5),
         ]
     }
     assert "points: +2.5 (+1.5 to +3.5) at 0.5." in _one_for_all(row)
