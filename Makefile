@@ -9,7 +9,7 @@ READY  := .venv/ready
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-floors install-test check docs bench gpu
+.PHONY: help demo test test-slow test-floors test-arm install-test check docs bench gpu
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test-slow: $(READY)  ## run the tests that train to a stated score, and the laws
 
 test-floors:  ## run the unit and paper suites on the oldest releases that pyproject.toml allows (7 GB for a while)
 	$(PYTHON) scripts/install_test.py --suite floors
+
+test-arm: $(READY)  ## compile the kernels for ARM and test them on an emulator (Debian; scripts/arm_test.py says what it needs)
+	$(BIN)/python scripts/arm_test.py $(ARGS)
 
 install-test:  ## install the built package without a GPU, with the newest and the oldest releases, and run README
 	$(PYTHON) scripts/install_test.py $(ARGS)

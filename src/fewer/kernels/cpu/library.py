@@ -1,7 +1,7 @@
 """Bindings of the compiled kernels: the library, its instruction sets, its structs.
 
-The library is built with the package where there is a compiler (GCC, x86-64). It takes plain
-pointers and depends on neither Python nor torch, so any version of either can call it.
+The library is built with the package where there is a compiler (GCC, on x86-64 and ARM). It takes
+plain pointers and depends on neither Python nor torch, so any version of either can call it.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ __all__ = [
 class Isa(IntEnum):
     """An instruction set with its own kernels."""
 
+    GENERIC = 0  # four floats at a time, on any processor
     AVX2 = 1
     AVX512 = 2
     AVX512_BF16 = 3
@@ -72,6 +73,8 @@ class Isa(IntEnum):
     @property
     def columns(self) -> int:
         """Output columns per prepacked panel."""
+        if self is Isa.GENERIC:
+            return 8
         return 16 if self in (Isa.AVX2, Isa.AVX2_INT8) else 32
 
 
@@ -269,7 +272,7 @@ def _library() -> ctypes.CDLL | str:
             except OSError as error:
                 return f"the compiled kernels cannot be loaded ({error})"
     return (
-        "the package was installed without its compiled kernels (they need GCC and x86-64; "
+        "the package was installed without its compiled kernels (they need GCC, on x86-64 or ARM; "
         "install again where there is a compiler)"
     )
 

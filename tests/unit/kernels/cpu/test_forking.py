@@ -139,7 +139,8 @@ def test_a_fork_ends_the_threads_of_openmp():
         counts.append(len(list(Path("/proc/self/task").iterdir())))
         return counts
 
-    assert _in_child(count) == [1, 2, 1]
+    before, during, after = _in_child(count)  # an emulator of a processor has one more
+    assert before == after < during
 
 
 def test_each_copy_of_openmp_is_found_once():

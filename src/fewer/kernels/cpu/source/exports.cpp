@@ -4,6 +4,8 @@
 #include "abi.h"
 #include "registry.h"
 
+namespace isa_generic { extern const Kernels kernels; }
+
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -15,7 +17,7 @@ namespace isa_amx { extern const Kernels kernels; }
 namespace isa_avx2_int8 { extern const Kernels kernels; }
 namespace isa_vnni { extern const Kernels kernels; }
 
-static const Kernels *TABLE[] = {0, &isa_avx2::kernels, &isa_avx512::kernels, &isa_bf16::kernels,
+static const Kernels *TABLE[] = {&isa_generic::kernels, &isa_avx2::kernels, &isa_avx512::kernels, &isa_bf16::kernels,
                                  &isa_amx::kernels, &isa_avx2_int8::kernels, &isa_vnni::kernels};
 
 // Linux enables the tile registers on request only.
@@ -27,7 +29,7 @@ static bool request_tiles() {
 static int64_t supported() {
   __builtin_cpu_init();
   int64_t isas = 0;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) isas |= 1 << AVX2 | 1 << AVX2_INT8;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) isas |= 1 << GENERIC | 1 << AVX2 | 1 << AVX2_INT8;
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
     isas |= 1 << AVX512;
@@ -43,8 +45,12 @@ static int64_t supported() {
   return isas;
 }
 #else
-static const Kernels *TABLE[] = {0, 0, 0, 0, 0, 0, 0};
+static const Kernels *TABLE[] = {&isa_generic::kernels, 0, 0, 0, 0, 0, 0};
+#if defined(__aarch64__)
+static int64_t supported() { return 1 << GENERIC; }
+#else  // not measured, where torch may have faster ones
 static int64_t supported() { return 0; }
+#endif
 #endif
 
 #define FEWER_EXPORT __attribute__((visibility("default")))

@@ -26,7 +26,7 @@ static void float_tile(const float *a, long a_stride, const float *b, long k, fl
   for (int i = 0; i < M; i++) low[i] = high[i] = zero();
   long step = 0;
   for (; step + 4 <= k; step += 4) {
-    _mm_prefetch(ahead + step * 16, _MM_HINT_T1);
+    __builtin_prefetch(ahead + step * 16, 0, 2);
 #pragma GCC unroll 4
     for (int next = 0; next < 4; next++)
       float_step<M>(a + step + next, a_stride, b + next * COLUMNS, low, high);
@@ -43,9 +43,11 @@ typedef void (*FloatTile)(const float *, long, const float *, long, float *, lon
 static const FloatTile FLOAT_TILES[] = {
     0,              float_tile<1>,  float_tile<2>,  float_tile<3>,  float_tile<4>,
     float_tile<5>,  float_tile<6>,
+#if FEWER_LANES != 8
+    float_tile<7>,  float_tile<8>,
+#endif
 #if FEWER_LANES == 16
-    float_tile<7>,  float_tile<8>,  float_tile<9>,  float_tile<10>, float_tile<11>,
-    float_tile<12>, float_tile<13>, float_tile<14>,
+    float_tile<9>,  float_tile<10>, float_tile<11>, float_tile<12>, float_tile<13>, float_tile<14>,
 #endif
 };
 

@@ -1,7 +1,9 @@
 // All kernels for one instruction set, in their own namespace. They must not use the C++ standard
 // library: its inline functions, compiled here, could be called on processors without these
 // instructions.
+#if defined(__x86_64__)
 #include <immintrin.h>
+#endif
 #include <stddef.h>
 #include <stdlib.h>
 

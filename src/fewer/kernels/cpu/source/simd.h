@@ -1,5 +1,5 @@
 // One vector of floats and what the kernels do with it. Included inside a namespace per instruction
-// set, after the includes; FEWER_LANES is 8 (AVX2) or 16 (AVX-512).
+// set, after the includes; FEWER_LANES is 4 (any processor), 8 (AVX2) or 16 (AVX-512).
 //
 // If an operand is NaN, the maximum and minimum instructions return the second operand. Where x may
 // be NaN it must be second, so that NaN reaches the output.
@@ -64,7 +64,7 @@ static void transpose(const char *from, long stride_bytes, long rows, char *to, 
   }
   for (int i = 0; i < 16; i++) _mm512_storeu_si512(to + i * to_bytes, r[i]);
 }
-#else
+#elif FEWER_LANES == 8
 typedef __m256 V;
 enum { LANES = 8, ROWS = 6, COLUMNS = 16 };
 static inline V load(const float *p) { return _mm256_loadu_ps(p); }
@@ -105,6 +105,8 @@ static inline void store_first(float *p, V x, long n) {
   _mm256_storeu_ps(lane, x);
   for (int i = 0; i < 8 && i < n; i++) p[i] = lane[i];
 }
+#else
+#include "generic.h"
 #endif
 
 static inline V zero() { return all(0.0f); }
