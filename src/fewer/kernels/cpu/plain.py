@@ -6,7 +6,9 @@ tensors that are computed or of a subclass. Every such check is in this file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain, repeat
+from operator import contains, itemgetter
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 
 __all__ = [
     "backward_hooks",
+    "changed_forwards",
     "forward_hooks",
     "has_changed_forward",
     "has_global_hooks",
@@ -26,6 +29,8 @@ __all__ = [
 
 Hooks = Mapping[int, Callable[..., Any]]  # by the id of their handle
 
+_FORWARD_HOOKS = itemgetter("_forward_pre_hooks", "_forward_hooks")  # of the state of a module
+_REPLACEABLE = ("forward", "_call_impl")  # that a call runs
 _TENSORS = ("weight", "bias")  # of linear maps, LayerNorms and embeddings
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -46,13 +51,23 @@ def has_changed_forward(module: nn.Module) -> bool:
 
     Inference never calls backward hooks, so they do not count.
     """
-    before, after = forward_hooks(module)  # no `any`: this runs for each module of each pass
-    return bool(before or after) or has_replaced_forward(module)
+    return any(forward_hooks(module)) or has_replaced_forward(module)
+
+
+def changed_forwards(modules: Sequence[nn.Module]) -> list[bool]:
+    """Return `has_changed_forward` of each module, in a fraction of the time where none has."""
+    states = [*map(vars, modules)]
+    hooks = chain.from_iterable(map(_FORWARD_HOOKS, states))
+    replaced = (map(contains, states, repeat(name)) for name in _REPLACEABLE)
+    if any(hooks) or any(map(any, replaced)):
+        return [has_changed_forward(module) for module in modules]
+    return [False] * len(modules)
 
 
 def forward_hooks(module: nn.Module) -> tuple[Hooks, Hooks]:
     """Return the pre-hooks and the hooks that each call of the module runs."""
-    return module._forward_pre_hooks, module._forward_hooks
+    before, after = _FORWARD_HOOKS(vars(module))
+    return before, after
 
 
 def backward_hooks(module: nn.Module) -> tuple[Hooks, Hooks]:
@@ -62,7 +77,7 @@ def backward_hooks(module: nn.Module) -> tuple[Hooks, Hooks]:
 
 def has_replaced_forward(module: nn.Module) -> bool:
     """Return whether a method that a call runs is replaced on the module itself."""
-    return "forward" in module.__dict__ or "_call_impl" in module.__dict__
+    return any(name in module.__dict__ for name in _REPLACEABLE)
 
 
 def has_global_hooks() -> bool:

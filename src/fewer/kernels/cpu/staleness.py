@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, nn
 
 from fewer.kernels.cpu.library import make_sampler
-from fewer.kernels.cpu.plain import has_changed_forward
+from fewer.kernels.cpu.plain import changed_forwards
 
 __all__ = ["Fingerprint"]
 
 
+_VERSION = attrgetter("_version")
 _SAME_IN_TRAINING = (nn.Linear, nn.LayerNorm, nn.Embedding)  # new modules are in training mode
 
 
@@ -27,22 +30,22 @@ class Fingerprint:
         self._mode_dependent = [
             module for module in modules if not isinstance(module, _SAME_IN_TRAINING)
         ]
-        members: list[dict[str, Any]] = [
+        self._members: list[dict[str, Any]] = [
             entries
             for module in modules
             for entries in (module._modules, module._parameters)
             if entries
         ]
-        self._sizes = [(entries, len(entries)) for entries in members]
-        self._parts = [
-            (entries, name, part) for entries in members for name, part in entries.items()
-        ]
-        tensors = [part for _, _, part in self._parts if isinstance(part, Tensor)]
-        self._versions = [(tensor, _version(tensor)) for tensor in tensors]
-        plain = [tensor for tensor in tensors if _has_address(tensor)]
-        self._addresses = [(tensor, tensor.data_ptr()) for tensor in plain]
-        readable = [tensor for tensor in plain if tensor.device.type == "cpu"]
-        self._changed = [has_changed_forward(module) for module in modules]
+        self._parts = list(chain.from_iterable(map(dict.values, self._members)))  # kept alive
+        self._ids = self._identify()
+        tensors = [part for part in self._parts if isinstance(part, Tensor)]
+        # torch counts no edits of tensors made in inference mode
+        self._counted = [tensor for tensor in tensors if not tensor.is_inference()]
+        self._versions = [tensor._version for tensor in self._counted]
+        self._plain = [tensor for tensor in tensors if _has_address(tensor)]
+        self._addresses = [tensor.data_ptr() for tensor in self._plain]
+        readable = [tensor for tensor in self._plain if tensor.device.type == "cpu"]
+        self._changed = changed_forwards(modules)
         self._sample = make_sampler([tensor for tensor in readable if tensor.is_contiguous()])
         self._sampled = self._sample()
 
@@ -58,21 +61,21 @@ class Fingerprint:
 
     def matches(self) -> bool:
         """Return whether the modules are unchanged."""
+        # no generators: this runs for each tensor in each pass
         return (
-            all(len(entries) == size for entries, size in self._sizes)
-            and all(entries.get(name) is part for entries, name, part in self._parts)
-            and all(tensor.data_ptr() == address for tensor, address in self._addresses)
-            and all(_version(tensor) == version for tensor, version in self._versions)
-            and [has_changed_forward(module) for module in self._modules] == self._changed
+            self._identify() == self._ids
+            and [*map(Tensor.data_ptr, self._plain)] == self._addresses
+            and [*map(_VERSION, self._counted)] == self._versions
+            and changed_forwards(self._modules) == self._changed
             and self._sample() == self._sampled
         )
+
+    def _identify(self) -> list[int]:
+        """Return the ids of all children and parameters, in order."""
+        return [*map(id, chain.from_iterable(map(dict.values, self._members)))]
 
 
 def _has_address(tensor: Tensor) -> bool:
     """Return whether a tensor lies in the memory of a device."""
     is_plain = type(tensor.data) is Tensor and tensor.device.type != "meta"
     return is_plain and tensor.data_ptr() != 0
-
-
-def _version(tensor: Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version
