@@ -28,7 +28,7 @@ from fewer.hf.pretrained import load_tokenizer
 from fewer.hf.side_file import method_from
 from fewer.measure.evaluate import Outcome, cost_metrics, run_all, sum_flops, sum_traces
 from fewer.measure.exit_runs import PointRuns
-from fewer.measure.latency import largest_batch, time_systems
+from fewer.measure.latency import time_systems
 from fewer.measure.rows import provenance
 from fewer.measure.scorers import Scorer, make_scorer
 from fewer.measure.sweep import Depths
@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 __all__ = ["Measured", "Planned", "list_cells", "run"]
 
 _LOG = logging.getLogger("fewer")
-_MAY_CHANGE = ("arms", "targets", "seeds")  # where a comparison is resumed
+# where a comparison is resumed
+_MAY_CHANGE = ("arms", "targets", "seeds", "batch_sizes", "runs")
 _DATA_SEED = 0  # of the rows, which are the same for all seeds
 
 
@@ -87,9 +88,10 @@ class Measured:
 def run(comparison: Comparison, output: Path, *, resume: bool = False) -> Measured:
     """Train and measure all cells; those that are measured already are left as they are.
 
-    A comparison may be resumed with other arms, targets and seeds. Raises `ValueError` for an
-    output folder whose comparison differs in anything else, for an arm that was another method
-    before, and for a folder with a comparison unless `resume` is true.
+    A comparison may be resumed with other arms, targets and seeds, and with other batches to time,
+    which are timed then. Raises `ValueError` for an output folder whose comparison differs in
+    anything else, for an arm that was another method before, and for a folder with a comparison
+    unless `resume` is true.
     """
     with lock_folder(output):
         settings = asdict(comparison)
@@ -109,7 +111,9 @@ def run(comparison: Comparison, output: Path, *, resume: bool = False) -> Measur
                     _check_method(key, planned, cells)
                 else:
                     _LOG.info("compare: %s", key.name)
-                    _measure_cell(comparison, planned, key, benches, output, cells, not number)
+                    _measure_cell(comparison, planned, key, benches, output, cells)
+                if not number:
+                    _time_cell(comparison, planned, key, benches, output, cells)
                 keys.append(key)
         dense = benches.open(folder_of(output, DENSE, None, comparison.seeds[0]))
         return Measured(comparison, keys, cells, rows, dense.scorer)
@@ -249,7 +253,6 @@ def _measure_cell(
     benches: _Benches,
     output: Path,
     cells: Cells,
-    timed: bool,
 ) -> None:
     """Train what is missing for a cell, and measure it."""
     arm, target = planned.arm, planned.trained_target
@@ -272,9 +275,38 @@ def _measure_cell(
         "dev_flops_share": dev_share,
         "training": read_cost(folder),
     }
-    if timed and comparison.runs and arm.name != DENSE:
-        cell["latency_ms"] = _time(comparison, bench, folder_of(output, DENSE, None, key.seed))
     cells.store(key, cell, results)
+
+
+def _time_cell(
+    comparison: Comparison,
+    planned: Planned,
+    key: Key,
+    benches: _Benches,
+    output: Path,
+    cells: Cells,
+) -> None:
+    """Time a measured cell against the dense model, unless these batches were timed before."""
+    if not comparison.runs or planned.arm.name == DENSE:
+        return
+    cell = cells.read(key)
+    sizes = [size for size in comparison.batch_sizes if size <= len(benches.rows.test)]
+    if set(cell.get("latency_ms", ())) == set(map(str, sizes)):
+        return
+    _LOG.info("compare: time of %s", key.name)
+    bench = benches.open(folder_of(output, planned.arm.name, planned.trained_target, key.seed))
+    points, point = attachment(bench.model).policy.operating_points(), cell["point"]
+    if points is not None and point is not None:
+        points.turn_to(tuple(point) if isinstance(point, list) else point)
+    dense = load(folder_of(output, DENSE, None, key.seed) / "model")
+    rows = time_systems(
+        {"packed": dense, "method": bench.model},
+        bench.test,
+        bench.tokenizer,
+        batch_sizes=sizes,
+        runs=comparison.runs,
+    )
+    cells.replace(key, cell | {"latency_ms": rows["method"]["latency_ms"]})
 
 
 def _measure(
@@ -324,24 +356,6 @@ def _split(tokens: Tensor) -> list[Tensor]:
 
 def _share(results: Results, dense: Results, rows: Tensor | slice = slice(None)) -> float:
     return float(results.flops[rows].sum() / dense.flops[rows].sum())
-
-
-def _time(comparison: Comparison, bench: _Bench, dense_folder: Path) -> dict[str, Any]:
-    """Time a model and the dense one, taking turns on the same batches of the test rows."""
-    lists = bench.scorer.lists(bench.model)
-    largest = largest_batch(len(bench.test), lists)
-    sizes = [size for size in comparison.batch_sizes if size <= largest]
-    systems = {"packed": load(dense_folder / "model"), "method": bench.model}
-    rows = time_systems(
-        systems,
-        bench.test,
-        bench.tokenizer,
-        batch_sizes=sizes,
-        runs=comparison.runs,
-        lists=lists,
-    )
-    measured: dict[str, Any] = rows["method"]["latency_ms"]
-    return measured
 
 
 def _warn_of_share(key: Key, share: float) -> None:

@@ -199,6 +199,26 @@ def test_a_finished_comparison_is_not_measured_again(finished, monkeypatch):
     assert again.keys == measured.keys
 
 
+def test_batches_may_be_timed_later(finished, monkeypatch):
+    measured, output = finished
+    key, timed = Key("exits", 0.8, 1), []
+    before = measured.cells.read(key)
+
+    def record(systems, *_, batch_sizes, **__):
+        timed.append(fewer.attachment(systems["method"]).policy.operating_points().present)
+        return {"method": {"latency_ms": {str(size): {"speedup": 2.0} for size in batch_sizes}}}
+
+    monkeypatch.setattr(module, "time_systems", record)
+    arms = {"exits": ARMS["exits"]}
+    comparison = replace(measured.comparison, arms=arms, batch_sizes=(1, 3), runs=2)
+    again = run(comparison, output, resume=True)
+    cells = [again.cells.read(Key("exits", target, 1)) for target in comparison.targets]
+    assert timed == pytest.approx([cell["point"] for cell in cells])
+    assert set(again.cells.read(key)["latency_ms"]) == {"1", "3"}
+    for each, target in zip(cells, comparison.targets, strict=True):
+        again.cells.replace(Key("exits", target, 1), each | {"latency_ms": before["latency_ms"]})
+
+
 def test_an_interrupted_comparison_goes_on_to_the_same_answers(finished, tmp_path, monkeypatch):
     """It is killed while the second cell is stored, after its training."""
     measured, _ = finished
