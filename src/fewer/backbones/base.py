@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from fewer.core.cost import LayerCost, ModelSpec, linear_flops
-from fewer.core.layer import Layer
+from fewer.core.layer import Layer, LayerChain
 
 __all__ = ["Backbone", "BackboneLayer", "Tokens", "split_heads", "while_training"]
 
@@ -69,6 +69,7 @@ class Backbone:
     padding_id: int | None = None  # if set, positions count the other ids, from padding_id + 1 on
     mask_marks_global: bool = False  # whether a 2 in the attention mask means global attention
     strict_mask: bool = False  # whether transformers computes with mask values other than 0 and 1
+    chain: LayerChain | None = None  # runs several layers at once where nothing is decided
 
     @property
     def max_tokens(self) -> int | None:

@@ -31,9 +31,17 @@ def attention(
     needs: Needs,
     layout: Layout,
     *,
+    chain: Callable[..., tuple[Tensor, Tensor | None]] | None = None,
     training: bool,
 ) -> tuple[Packed, Evidence, Callable[[], SparseCounts]]:
-    """Attend; also return evidence for the policy, and a count of what is not full attention."""
+    """Attend; also return evidence for the policy, and a count of what is not full attention.
+
+    `chain` is `LayerChain.attend` of this layer, where there is one.
+    """
+    is_simple = tokens.take_part_in_full and layout == Layout() and not training
+    if chain is not None and is_simple and not needs.looks_at_parts:
+        hidden, received = chain(tokens, needs_received=needs.sums_received)
+        return tokens.replace(hidden=hidden), Evidence(received=received), SparseCounts
     rows = query_rows(tokens, apply)
     q, k, v = layer.qkv(tokens.hidden, tokens.placement.position, rows)
     texts = tokens.split_pairs() if layout.split_pairs else tokens

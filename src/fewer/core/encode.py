@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -16,14 +16,14 @@ from fewer.core.attention import attention, count_window, query_rows
 from fewer.core.cached_states import CachedStates
 from fewer.core.decision import COUNT_RULE, GATE_RULE, NO_DECISION, Decision, Site, View
 from fewer.core.evidence import NO_EVIDENCE, Evidence
-from fewer.core.layer import Layer, renormalise_frozen
-from fewer.core.needs import Needs
+from fewer.core.layer import Layer, LayerChain, renormalise_frozen
+from fewer.core.needs import Layout, Needs
 from fewer.core.packed import Packed
 from fewer.core.phase import INFERENCE, Phase
 from fewer.core.policy import Policy
 from fewer.core.removed import RemovedStates, gather_rows, scatter_rows
 from fewer.core.replay import Graphs, replay
-from fewer.core.trace import LayerTrace, Trace, skipped_layer
+from fewer.core.trace import LayerTrace, SparseCounts, Trace, skipped_layer
 from fewer.kernels import Kernel
 
 __all__ = ["encode", "read_through"]
@@ -39,15 +39,17 @@ def encode(
     finish: Callable[[Tensor], Tensor] = nn.Identity(),  # noqa: B008 (stateless)
     cached: CachedStates | None = None,
     graphs: Graphs | None = None,
+    chain: LayerChain | None = None,
 ) -> tuple[Float[Tensor, "B N D"], Trace]:
     """Run the tokens through the layers, the policy deciding which go on.
 
     Returns every token's last state in the caller's grid, pruned or not (the output of the last
     layer it finished, passed once through `finish`, the final norm; zeros on padding), and the
     trace. With `cached` the lower layers compute only the first text of each pair. With `graphs`, a
-    pass in which the policy does nothing is replayed from a CUDA graph.
+    pass in which the policy does nothing is replayed from a CUDA graph. `chain` computes what lies
+    between decisions, in the same bits as the layers.
     """
-    run = _Run(layers, policy, phase, attend, tokens)
+    run = _Run(layers, policy, phase, attend, tokens, chain)
     replayed = None if graphs is None or cached is not None else run.replay_layers(tokens, graphs)
     if replayed is not None:
         tokens = replayed
@@ -77,6 +79,7 @@ class _Run:
     phase: Phase
     attend: Kernel
     start: Packed  # the tokens as they came
+    chain: LayerChain | None = None
     removed: RemovedStates = field(default_factory=RemovedStates)
 
     @cached_property
@@ -94,8 +97,14 @@ class _Run:
 
     def run_layers(self, tokens: Packed, numbers: range) -> Packed:
         """Run through the layers of these numbers, until no token is left."""
-        apply = self.apply
+        apply, chained = self.apply, numbers.start
         for index in numbers:
+            if index < chained:
+                continue
+            chained = self.chained_until(tokens, index, numbers.stop)
+            if self.chain is not None and chained > index:
+                tokens = self.run_chain(self.chain, tokens, index, chained)
+                continue
             layer, needs = self.layers[index], self.policy.needs(index, self.phase)
             layout = self.policy.layout(index, self.phase)
             tokens, decision = self.decide(Site.BEFORE, index, tokens, NO_EVIDENCE)
@@ -108,7 +117,14 @@ class _Run:
             entered, keys = tokens, tokens.count(tokens.gate)
             queries = tokens.count(tokens.participation)
             tokens, evidence, count_extra = attention(
-                layer, tokens, apply, self.attend, needs, layout, training=self.policy.training
+                layer,
+                tokens,
+                apply,
+                self.attend,
+                needs,
+                layout,
+                chain=None if self.chain is None else partial(self.chain.attend, layer=index),
+                training=self.policy.training,
             )
             scored = evidence.received is not None or evidence.from_others is not None
             tokens, decision = self.decide(Site.MIDDLE, index, tokens, evidence)
@@ -139,6 +155,32 @@ class _Run:
             _, tokens, _ = self.remove(tokens, tokens, NO_EVIDENCE, decision)
             if tokens.is_empty:
                 break
+        return tokens
+
+    def chained_until(self, tokens: Packed, first: int, stop: int) -> int:
+        """Return the first layer from `first` on in which something is decided or needed.
+
+        Before it a chain may run the layers.
+        """
+        if self.chain is None or not tokens.take_part_in_full or self.policy.training:
+            return first
+        policy, phase = self.policy, self.phase
+        for index in range(first, stop):
+            if (
+                policy.acts_in(index)
+                or policy.needs(index, phase) != Needs()
+                or policy.layout(index, phase) != Layout()
+            ):
+                return index
+        return stop
+
+    def run_chain(self, chain: LayerChain, tokens: Packed, first: int, stop: int) -> Packed:
+        """Run the layers from `first` up to `stop`, in which nothing is decided."""
+        tokens, lengths = tokens.replace(hidden=chain.run(tokens, first, stop)), tokens.count(None)
+        self.trace.layers += [
+            LayerTrace(lengths, lengths, lengths, False, None, SparseCounts, tokens.slot)
+            for _ in range(first, stop)
+        ]
         return tokens
 
     def replay_layers(self, tokens: Packed, graphs: Graphs) -> Packed | None:
@@ -175,7 +217,7 @@ class _Run:
         self, site: Site, layer: int, tokens: Packed, evidence: Evidence
     ) -> tuple[Packed, Decision]:
         """Carry out what the policy decides here, and note it; also return it."""
-        if site not in self.policy.sites:
+        if site not in self.policy.sites or not self.policy.acts_in(layer):
             return tokens, NO_DECISION
         view = View(
             layer=layer,

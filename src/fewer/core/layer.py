@@ -12,7 +12,7 @@ from fewer.core.packed import Packed
 from fewer.kernels import Pattern
 from fewer.kernels.relative import RelativeScores
 
-__all__ = ["Layer", "renormalise_frozen"]
+__all__ = ["Layer", "LayerChain", "renormalise_frozen"]
 
 # A norm's scale below it cannot be divided out again.
 NO_SCALE = 1e-6
@@ -71,6 +71,23 @@ class Layer(Protocol):
 
     def ffn(self, hidden: Float[Tensor, "Tq D"]) -> Float[Tensor, "Tq D"]:
         """Run the feed-forward block with its residual and norm."""
+        ...
+
+
+class LayerChain(Protocol):
+    """The layers of a model, with no Python code between what they compute.
+
+    All tokens take part in full, and attend to all of their text.
+    """
+
+    def run(self, tokens: Packed, first: int, stop: int) -> Float[Tensor, "T D"]:
+        """Return the states after the layers from `first` up to `stop`."""
+        ...
+
+    def attend(
+        self, tokens: Packed, layer: int, *, needs_received: bool
+    ) -> tuple[Float[Tensor, "T D"], Float[Tensor, "T"] | None]:
+        """Return the states after the attention block, and what attention each token receives."""
         ...
 
 

@@ -39,6 +39,11 @@ class Needs(_Flags):
         """Whether the kernel has to sum the attention received."""
         return self.received or self.received_in_trace or self.from_others
 
+    @property
+    def looks_at_parts(self) -> bool:
+        """Whether queries, keys, values or the context of single heads are needed."""
+        return self.from_others or self.pairs or self.values or self.head_context
+
 
 @dataclass(frozen=True)
 class Layout:

@@ -295,6 +295,11 @@ class Packed:
             return torch.arange(self.slot.numel(), device=self.slot.device)
         return readers.nonzero().squeeze(1)
 
+    @property
+    def take_part_in_full(self) -> bool:
+        """Whether all tokens are alive, active and not gated, and all heads are computed."""
+        return self.alive is self.active is self.gate is self.heads is None
+
     def replace(self, **changes: Any) -> Packed:
         """Copy with some fields changed, as `dataclasses.replace` does at five times the price."""
         new = object.__new__(Packed)

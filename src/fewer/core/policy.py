@@ -51,6 +51,10 @@ class Policy(nn.Module):
         """Return which pairs of tokens attend in this layer."""
         return Layout()
 
+    def acts_in(self, layer: int) -> bool:
+        """Return whether `decide` may decide anything in this layer; else it is not asked."""
+        return bool(self.sites)
+
     def begin(self, tokens: Packed, phase: Phase) -> Any:
         """Return what is drawn once for a whole pass: `View.state` in all of its layers."""
         return None

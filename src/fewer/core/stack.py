@@ -83,6 +83,10 @@ class StackPolicy(Policy):
             Layout.__or__, (part.layout(layer, part_phase) for _, part, part_phase in parts)
         )
 
+    def acts_in(self, layer: int) -> bool:
+        """Return whether any part may decide something."""
+        return any(part.acts_in(layer) for part in self._list())
+
     def begin(self, tokens: Packed, phase: Phase) -> Any:
         """Begin every part; the state is a list of theirs."""
         return [part.begin(tokens, phase) for _, part, phase in self._acting(phase)]

@@ -71,6 +71,7 @@ __all__ = [
 
 log = logging.getLogger("fewer")
 Model = TypeVar("Model", bound=nn.Module)
+_COMPILED = ("auto", "native")  # kernels of attention that compiled layers have inside
 
 
 class _Attached(PreTrainedModel):
@@ -146,6 +147,7 @@ class _PackedEncoder(_Attached):
             finish=backbone.finish,
             cached=current_states(),
             graphs=attachment.graphs(self),
+            chain=backbone.chain if attachment.settings.kernel in _COMPILED else None,
         )
         publish(trace)
         pooled = None if backbone.pool is None else backbone.pool(hidden)

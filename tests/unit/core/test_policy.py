@@ -55,13 +55,14 @@ def test_no_method_has_no_phases_and_learns_nothing():
     assert list(Dense().build(_spec()).parameters()) == []
 
 
-def test_a_policy_has_nine_members():
+def test_a_policy_has_ten_members():
     members = [name for name in vars(Policy) if not name.startswith("_") and name != "forward"]
     assert members == [
         "sites",
         "inputs",
         "needs",
         "layout",
+        "acts_in",
         "begin",
         "decide",
         "loss",

@@ -16,6 +16,7 @@ from fewer.backbones.live import own_modules
 from fewer.backbones.modernbert import ModernBertLayer
 from fewer.backbones.post_norm import PostNormLayer, TableEmbedding
 from fewer.backbones.pre_norm import PreNormLayer
+from fewer.backbones.prepacked.chain import PrepackedChain
 from fewer.backbones.prepacked.eligible import NotPrepackable, check_finite
 from fewer.backbones.prepacked.modernbert import prepack_modernbert
 from fewer.backbones.prepacked.post_norm import PrepackedEmbedding, PrepackedPostNorm
@@ -89,7 +90,8 @@ class Engine:
             backbone = plain
         else:
             finish = _cast_before(plain.finish, dtype)
-            backbone = replace(plain, embed=embed, layers=layers, finish=finish)
+            chain = PrepackedChain.of(layers)
+            backbone = replace(plain, embed=embed, layers=layers, finish=finish, chain=chain)
         self.left, self._packed = reasons, (fingerprint, backbone)
         self.unquantised = list(_list_unquantised(backbone.layers))
         return backbone

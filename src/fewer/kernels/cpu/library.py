@@ -31,6 +31,8 @@ __all__ = [
     "EmbedStruct",
     "FeedForwardStruct",
     "Isa",
+    "LayerStruct",
+    "LayersStruct",
     "LinearStruct",
     "NormStruct",
     "RotateStruct",
@@ -248,6 +250,54 @@ class BlockCnnStruct(Structure):
     )
 
 
+class LayerStruct(Structure):
+    """`Layer` of abi.h."""
+
+    _fields_ = (
+        ("attention_norm", NormStruct),
+        ("output_norm", NormStruct),
+        ("input_norm", NormStruct),
+        ("last_norm", NormStruct),
+        ("project", WeightStruct),
+        ("output", WeightStruct),
+        ("up", WeightStruct),
+        ("gate", WeightStruct),
+        ("down", WeightStruct),
+        ("heads", c_int64),
+        ("bucket", c_void_p),
+        ("reach", c_int64),
+        ("position_keys", c_void_p),
+        ("position_queries", c_void_p),
+        ("bucket_bias", c_void_p),
+        ("activation", c_int32),
+        ("project_isa", c_int32),
+        ("output_isa", c_int32),
+        ("feed_forward_isa", c_int32),
+        ("attention_isa", c_int32),
+    )
+
+
+class LayersStruct(Structure):
+    """`LayersCall` of abi.h."""
+
+    _fields_ = (
+        ("layers", c_void_p),
+        ("count", c_int64),
+        ("x", c_void_p),
+        ("rows", c_int64),
+        ("texts", c_int64),
+        ("cu", c_void_p),
+        ("position", c_void_p),
+        ("projected", c_void_p),
+        ("context", c_void_p),
+        ("attended", c_void_p),
+        ("out", c_void_p),
+        ("received", c_void_p),
+        ("bf16", c_int32),
+        ("threads", c_int32),
+    )
+
+
 _FUNCTIONS = {
     LinearStruct: "fewer_linear",
     FeedForwardStruct: "fewer_feed_forward",
@@ -255,6 +305,7 @@ _FUNCTIONS = {
     AttentionStruct: "fewer_attention",
     EmbedStruct: "fewer_embed",
     BlockCnnStruct: "fewer_judge",
+    LayersStruct: "fewer_layers",
 }
 
 

@@ -49,6 +49,10 @@ class ExitPolicy(CalibratedExits):
             self.criterion.uses_previous_exits or self.heads.uses_previous_exits
         )
 
+    def acts_in(self, layer: int) -> bool:
+        """Return whether there is a head after this layer."""
+        return layer in self.layers
+
     def decide(self, view: View) -> Decision | None:
         """Compute the head after this layer; the texts exit that it is certain of."""
         if view.layer not in self.layers:

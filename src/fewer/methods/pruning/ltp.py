@@ -140,6 +140,10 @@ class LTPPolicy(Policy):
         taught = (*early_layers(self.spec.num_layers), self.spec.num_layers - 1)
         return Needs(received=layer > 0, received_in_trace=ranks and layer in taught)
 
+    def acts_in(self, layer: int) -> bool:
+        """Return whether the layer has a threshold."""
+        return layer > 0
+
     def decide(self, view: View) -> Decision | None:
         """Compare the attention received with the layer's threshold."""
         received = view.evidence.received

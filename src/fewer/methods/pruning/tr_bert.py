@@ -155,6 +155,10 @@ class TRBERTPolicy(Policy):
         size = tokens.grid[0] * tokens.grid[1]
         return torch.rand(len(self.points), size, device=tokens.slot.device)
 
+    def acts_in(self, layer: int) -> bool:
+        """Return whether there is a network before this layer."""
+        return layer in self.points
+
     def decide(self, view: View) -> Decision | None:
         """Keep the tokens of a high probability, or those that were drawn."""
         if view.layer not in self.points:

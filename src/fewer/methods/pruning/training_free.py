@@ -125,6 +125,10 @@ class TrainingFreePolicy(Policy):
             return Needs(received=True)
         return Needs(pairs=True, values=rule == "value")
 
+    def acts_in(self, layer: int) -> bool:
+        """Return whether the layer prunes, or tokens freeze before it."""
+        return layer in self.layers or (self.skips_last and layer == self.num_layers - 1)
+
     def decide(self, view: View) -> Decision | None:
         """Compare scores with the layer's threshold; freeze all but the first token at last."""
         tokens = view.tokens

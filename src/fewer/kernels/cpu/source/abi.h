@@ -104,3 +104,29 @@ struct EmbedCall {
   float *out;
   int32_t isa, threads;
 };
+
+// A layer as it is in every pass: full attention between two norms or none, and a feed-forward block.
+struct Layer {
+  struct Norm attention_norm, output_norm, input_norm, last_norm;  // before and after each block
+  struct Weight project;                                           // to queries, keys and values
+  struct Weight output, up, gate, down;
+  int64_t heads;
+  const int32_t *bucket;  // relative scores, as in AttentionCall
+  int64_t reach;
+  const void *position_keys, *position_queries;
+  const float *bucket_bias;
+  int32_t activation, project_isa, output_isa, feed_forward_isa, attention_isa;
+};
+
+// Some layers, one after the other; or the attention of one, without its feed-forward block.
+struct LayersCall {
+  const struct Layer *layers;
+  int64_t count;  // 0: the attention of the first, which is written to attended
+  const float *x;  // (rows, width of the model)
+  int64_t rows, texts;
+  const int64_t *cu, *position;  // positions are read by relative scores only
+  void *projected, *context;     // (rows, outputs of project) and (rows, inputs of output), memory
+  float *attended, *out;         // (rows, width of the model); memory unless count is 0, and the output
+  float *received;               // (rows) that each key receives if count is 0, or null
+  int32_t bf16, threads;         // bf16: projected and context
+};

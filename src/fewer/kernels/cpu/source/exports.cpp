@@ -1,7 +1,5 @@
 // The exported functions, and the instruction sets of this processor.
-#include <stdint.h>
-
-#include "abi.h"
+#include "exports.h"
 #include "registry.h"
 
 namespace isa_generic { extern const Kernels kernels; }
@@ -53,17 +51,13 @@ static int64_t supported() { return 0; }
 #endif
 #endif
 
-#define FEWER_EXPORT __attribute__((visibility("default")))
-
 extern "C" {
-// Bit i: instruction set i of `enum Isa` can be used.
-FEWER_EXPORT int64_t fewer_supported() { return supported(); }
-FEWER_EXPORT int64_t fewer_packed_bytes(int64_t n, int64_t k, int32_t isa) { return TABLE[isa]->packed_bytes(n, k); }
-FEWER_EXPORT void fewer_pack(const float *weight, int64_t n, int64_t k, int32_t isa, void *out) {
+int64_t fewer_supported() { return supported(); }
+int64_t fewer_packed_bytes(int64_t n, int64_t k, int32_t isa) { return TABLE[isa]->packed_bytes(n, k); }
+void fewer_pack(const float *weight, int64_t n, int64_t k, int32_t isa, void *out) {
   TABLE[isa]->pack(weight, n, k, out);
 }
-// A hash of four words of each tensor, which has `bytes[i]` bytes.
-FEWER_EXPORT uint64_t fewer_sample(const char *const *tensors, const int64_t *bytes, int64_t count) {
+uint64_t fewer_sample(const char *const *tensors, const int64_t *bytes, int64_t count) {
   uint64_t hash = 1469598103934665603u;
   for (int64_t i = 0; i < count; i++)
     for (int64_t index = 0; index < 4; index++) {
@@ -74,10 +68,10 @@ FEWER_EXPORT uint64_t fewer_sample(const char *const *tensors, const int64_t *by
     }
   return hash;
 }
-FEWER_EXPORT void fewer_linear(const LinearCall *call) { TABLE[call->isa]->linear(*call); }
-FEWER_EXPORT void fewer_feed_forward(const FeedForwardCall *call) { TABLE[call->isa]->feed_forward(*call); }
-FEWER_EXPORT void fewer_rotate(const RotateCall *call) { TABLE[call->isa]->rotate(*call); }
-FEWER_EXPORT void fewer_attention(const AttentionCall *call) { TABLE[call->isa]->attention(*call); }
-FEWER_EXPORT void fewer_judge(const BlockCnnCall *call) { TABLE[call->isa]->block_cnn(*call); }
-FEWER_EXPORT void fewer_embed(const EmbedCall *call) { TABLE[call->isa]->embed(*call); }
+void fewer_linear(const LinearCall *call) { TABLE[call->isa]->linear(*call); }
+void fewer_feed_forward(const FeedForwardCall *call) { TABLE[call->isa]->feed_forward(*call); }
+void fewer_rotate(const RotateCall *call) { TABLE[call->isa]->rotate(*call); }
+void fewer_attention(const AttentionCall *call) { TABLE[call->isa]->attention(*call); }
+void fewer_judge(const BlockCnnCall *call) { TABLE[call->isa]->block_cnn(*call); }
+void fewer_embed(const EmbedCall *call) { TABLE[call->isa]->embed(*call); }
 }

@@ -1,0 +1,190 @@
+"""Prepacked layers of an encoder in one call of the compiled kernels.
+
+Between two kernels the loop runs Python code, a third of the pass of one short text. Where nothing
+is decided, or the attention received alone is looked at, a chain runs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ctypes import addressof, sizeof
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fewer.backbones.prepacked.layer import PrepackedLayer
+from fewer.backbones.prepacked.post_norm import PrepackedPostNorm
+from fewer.backbones.prepacked.pre_norm import PrepackedPreNorm
+from fewer.core.packed import Packed
+from fewer.kernels.cpu.buffers import empty
+from fewer.kernels.cpu.library import (
+    ACTIVATIONS,
+    LayersStruct,
+    LayerStruct,
+    NormStruct,
+    WeightStruct,
+    best_isa,
+    run_kernel,
+)
+from fewer.kernels.cpu.ops import Norm
+from fewer.kernels.relative import RelativeScores
+
+__all__ = ["PrepackedChain"]
+
+_ChainedLayer = PrepackedPostNorm | PrepackedPreNorm
+
+
+class _Described(NamedTuple):
+    """Layers in memory that the kernels read."""
+
+    address: int
+    reads_positions: bool
+    kept_alive: object
+
+
+class PrepackedChain:
+    """The prepacked layers of an encoder."""
+
+    def __init__(self, layers: Sequence[_ChainedLayer]) -> None:
+        self._layers = layers
+        self._dtype = layers[0].isa.attention_dtype
+        self._projected = max(layer.projections.struct.n for layer in layers)
+        self._context = max(layer.output.struct.k for layer in layers)
+
+    @classmethod
+    def of(cls, layers: Sequence[Any]) -> PrepackedChain | None:
+        """Chain the layers; `None` if one of them is not of the kind that the kernels chain."""
+        if not layers or not isinstance(layers[0], PrepackedLayer):
+            return None
+        width = layers[0].projections.struct.k
+        return cls(layers) if all(_fits(layer, width) for layer in layers) else None
+
+    @cached_property
+    def _described(self) -> _Described:
+        """The layers as the kernels read them, from the first pass on: without gradients."""
+        relative = [_prepare(layer.relative_scores()) for layer in self._layers]
+        parts = zip(self._layers, relative, strict=True)
+        structs = (LayerStruct * len(relative))(*(_struct(*each) for each in parts))
+        reads_positions = any(scores is not None for scores in relative)
+        return _Described(addressof(structs), reads_positions, (structs, relative))
+
+    def run(self, tokens: Packed, first: int, stop: int) -> Float[Tensor, "T D"]:
+        """Return the states after some layers: as layer by layer, to the bit."""
+        attended, out = self._states(tokens), self._states(tokens)
+        self._call(tokens, first, stop - first, attended, out)
+        return out
+
+    def attend(
+        self, tokens: Packed, layer: int, *, needs_received: bool
+    ) -> tuple[Float[Tensor, "T D"], Float[Tensor, "T"] | None]:
+        """Return the states after the attention block, and the attention received if needed."""
+        attended = self._states(tokens)
+        received = torch.zeros(len(attended), dtype=torch.float32) if needs_received else None
+        self._call(tokens, layer, 0, attended, received=received)
+        return attended, received
+
+    def _states(self, tokens: Packed) -> Tensor:
+        rows, width = tokens.hidden.shape
+        return empty(rows, width, torch.float32)
+
+    def _call(
+        self,
+        tokens: Packed,
+        first: int,
+        count: int,
+        attended: Tensor,
+        out: Tensor | None = None,
+        received: Tensor | None = None,
+    ) -> None:
+        x, cu, described = tokens.hidden.float().contiguous(), tokens.cu, self._described
+        projected = empty(len(x), self._projected, self._dtype)
+        context = empty(len(x), self._context, self._dtype)
+        columns = tokens.placement.column if described.reads_positions else None
+        position = None if columns is None else columns.long().contiguous()
+        run_kernel(
+            LayersStruct(
+                described.address + first * sizeof(LayerStruct),
+                count,
+                x.data_ptr(),
+                len(x),
+                cu.numel() - 1,
+                cu.data_ptr(),
+                _pointer(position),
+                projected.data_ptr(),
+                context.data_ptr(),
+                attended.data_ptr(),
+                _pointer(out),
+                _pointer(received),
+                self._dtype is torch.bfloat16,
+                torch.get_num_threads(),
+            )
+        )
+
+
+def _fits(layer: Any, width: int) -> bool:
+    """Return whether the kernels chain a layer: full attention, nothing rotated, one kind of map.
+
+    Maps and norms that do not fit each other are left to the loop, which names them.
+    """
+    if not isinstance(layer, _ChainedLayer):
+        return False
+    ups = (layer.wide,) if layer.gate is None else (layer.wide, layer.gate)
+    takes = [weight.struct.k for weight in (layer.projections, *ups)]
+    gives = [weight.struct.n for weight in (layer.output, layer.narrow)]
+    norms = [norm.gamma.numel() for norm in _norms(layer) if norm is not None]
+    return (
+        layer.pattern is None
+        and layer.rotary is None
+        and layer.projections.struct.n == 3 * layer.query_width == 3 * layer.output.struct.k
+        and {weight.isa for weight in ups} == {layer.narrow.isa}
+        and {weight.struct.n for weight in ups} == {layer.narrow.struct.k}
+        and {*takes, *gives, *norms} == {width}
+    )
+
+
+def _norms(layer: _ChainedLayer) -> tuple[Norm | None, ...]:
+    """Return the norms before and after attention, before and after the feed-forward block."""
+    if isinstance(layer, PrepackedPreNorm):
+        return layer.attention_norm, None, layer.ffn_norm, None
+    return None, layer.output_norm, None, layer.narrow_norm
+
+
+def _prepare(relative: RelativeScores | None) -> RelativeScores | None:
+    """Lay relative scores out as the kernel reads them."""
+    if relative is None:
+        return None
+    relative = relative.map(torch.Tensor.contiguous)
+    bias = None if relative.bias is None else relative.bias.float()
+    return replace(relative, bucket=relative.bucket.int().contiguous(), bias=bias)
+
+
+def _struct(layer: _ChainedLayer, relative: RelativeScores | None) -> LayerStruct:
+    attention_isa = best_isa(layer.isa.attention_dtype)
+    assert attention_isa is not None
+    scores: tuple[int | None, ...] = (None, 0, None, None, None)
+    if relative is not None:
+        pointers = map(_pointer, (relative.key, relative.query, relative.bias))
+        scores = relative.bucket.data_ptr(), relative.reach, *pointers
+    return LayerStruct(
+        *(NormStruct() if norm is None else norm.struct for norm in _norms(layer)),
+        layer.projections.struct,
+        layer.output.struct,
+        layer.wide.struct,
+        WeightStruct() if layer.gate is None else layer.gate.struct,
+        layer.narrow.struct,
+        layer.plain.heads,
+        *scores,
+        ACTIVATIONS[layer.activation],
+        layer.projections.isa,
+        layer.output.isa,
+        layer.wide.isa,
+        attention_isa,
+    )
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

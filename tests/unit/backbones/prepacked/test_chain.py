@@ -1,0 +1,103 @@
+"""Layers in one call: the same bits as layer by layer, wherever nothing is decided."""
+
+import pytest
+import torch
+
+import fewer
+from fewer.backbones.base import Backbone
+from fewer.backbones.prepacked import chain as module
+from tests.contract.table import build
+from tests.isas import FLOATS, HALVES, INT8S, needs_kernels, optimized
+from tests.tiny import FAMILIES, logits, ragged, tiny
+
+pytestmark = needs_kernels
+ISAS = (*FLOATS[:1], *FLOATS[-1:], *HALVES[-1:], *INT8S[-1:])
+LENGTHS = [(1, 12, 2, 7, 5), (9,), (12, 12, 12)]
+# rotated, or with windows, global tokens or fewer keys than queries
+BY_LAYER = {
+    *("modernbert", "longformer", "big-bird", "roformer", "nomic-bert", "gte", "eurobert"),
+    "jina-v3",
+}
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Record how many layers each call ran; 0 is the attention of one."""
+    calls = []
+    run = module.run_kernel
+
+    def record(struct):
+        calls.append(struct.count)
+        run(struct)
+
+    monkeypatch.setattr(module, "run_kernel", record)
+    return calls
+
+
+@pytest.fixture
+def break_chain(monkeypatch):
+    return lambda: monkeypatch.setattr(Backbone, "chain", property(lambda _: None))
+
+
+def _answers(model, lengths):
+    with torch.inference_mode():
+        return logits(model(**ragged(model, lengths)))
+
+
+@pytest.mark.parametrize("isa", ISAS, ids=lambda isa: isa.name)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bits_are_those_of_layer_by_layer(family, isa, calls, break_chain):
+    model = optimized(tiny(family, width=64), isa)
+    found = [_answers(model, lengths) for lengths in LENGTHS]
+    layers = fewer.attachment(model).spec.num_layers
+    assert calls == ([] if family in BY_LAYER else [layers] * len(LENGTHS))
+    break_chain()
+    for lengths, chained in zip(LENGTHS, found, strict=True):
+        assert torch.equal(chained, _answers(model, lengths))
+
+
+@pytest.mark.parametrize("family", ["bert", "deberta-v3", "roberta-prelayernorm"])
+@pytest.mark.parametrize("method", ["ltp", "fastbert", "training-free", "deformer", "spatten"])
+def test_bits_and_costs_of_methods_are_those_of_layer_by_layer(method, family, break_chain):
+    model = optimized(build(method, family))
+    spec = fewer.attachment(model).spec
+    with fewer.record() as traces:
+        found = [_answers(model, lengths) for lengths in LENGTHS]
+    break_chain()
+    with fewer.record() as by_layer:
+        expected = [_answers(model, lengths) for lengths in LENGTHS]
+    assert all(map(torch.equal, found, expected))
+    for first, second in zip(traces, by_layer, strict=True):
+        assert torch.equal(spec.flops(first), spec.flops(second))
+        assert torch.equal(first.layers_read, second.layers_read)
+
+
+def test_a_method_is_chained_between_its_decisions(calls):
+    model = optimized(build("ltp", "bert"))
+    _answers(model, (9, 4))
+    layers = fewer.attachment(model).spec.num_layers
+    assert calls == [1] + [0] * (layers - 1)
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "reference"])
+def test_another_kernel_runs_layer_by_layer(kernel, calls):
+    _answers(optimized(fewer.attach(tiny(), kernel=kernel)), (5, 9))
+    assert not calls
+
+
+def test_hidden_states_are_those_of_layer_by_layer(calls):
+    model = optimized(tiny())
+    batch = ragged(model, (5, 9))
+    with torch.inference_mode():
+        states = model(**batch, output_hidden_states=True).hidden_states
+        last = model.base_model(**batch).last_hidden_state
+    assert set(calls) == {0, len(states) - 1}
+    assert torch.equal(states[-1], last)
+
+
+def test_a_layer_that_is_not_plain_leaves_all_to_the_loop(calls):
+    model = tiny()
+    query = model.base_model.encoder.layer[1].attention.self.query
+    query.register_forward_hook(lambda *_: None)
+    _answers(optimized(model), (5, 9))
+    assert not calls
