@@ -84,8 +84,11 @@ class FixedRotary:
     def rotate(self, states: Tensor, head_width: int, position: Tensor, isa: Isa) -> None:
         """Rotate pairs (i, i + d/2)."""
         last = int(position.max()) if position.numel() else 0
-        tables = _blocks(self.frequencies, self.scaling, last // BLOCK + 1)
-        rotate(states, head_width, tables, position, isa)
+        rotate(states, head_width, self.tables(last), position, isa)
+
+    def tables(self, last: int) -> tuple[Float[Tensor, "P d"], Float[Tensor, "P d"]]:
+        """Return cosines and sines of positions up to `last`, and more."""
+        return _blocks(self.frequencies, self.scaling, last // BLOCK + 1)
 
 
 class TableRotary:

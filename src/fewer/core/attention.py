@@ -41,7 +41,8 @@ def attention(
     is_simple = tokens.take_part_in_full and layout == Layout() and not training
     if chain is not None and is_simple and not needs.looks_at_parts:
         hidden, received = chain(tokens, needs_received=needs.sums_received)
-        return tokens.replace(hidden=hidden), Evidence(received=received), SparseCounts
+        count = count_window(layer.pattern, tokens)
+        return tokens.replace(hidden=hidden), Evidence(received=received), count
     rows = query_rows(tokens, apply)
     q, k, v = layer.qkv(tokens.hidden, tokens.placement.position, rows)
     texts = tokens.split_pairs() if layout.split_pairs else tokens

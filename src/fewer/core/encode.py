@@ -23,8 +23,8 @@ from fewer.core.phase import INFERENCE, Phase
 from fewer.core.policy import Policy
 from fewer.core.removed import RemovedStates, gather_rows, scatter_rows
 from fewer.core.replay import Graphs, replay
-from fewer.core.trace import LayerTrace, SparseCounts, Trace, skipped_layer
-from fewer.kernels import Kernel
+from fewer.core.trace import LayerTrace, Trace, skipped_layer
+from fewer.kernels import Kernel, Pattern
 
 __all__ = ["encode", "read_through"]
 
@@ -176,12 +176,17 @@ class _Run:
 
     def run_chain(self, chain: LayerChain, tokens: Packed, first: int, stop: int) -> Packed:
         """Run the layers from `first` up to `stop`, in which nothing is decided."""
-        tokens, lengths = tokens.replace(hidden=chain.run(tokens, first, stop)), tokens.count(None)
-        self.trace.layers += [
-            LayerTrace(lengths, lengths, lengths, False, None, SparseCounts, tokens.slot)
-            for _ in range(first, stop)
-        ]
+        tokens = tokens.replace(hidden=chain.run(tokens, first, stop))
+        self.note_undecided(tokens, [layer.pattern for layer in self.layers[first:stop]])
         return tokens
+
+    def note_undecided(self, tokens: Packed, patterns: Sequence[Pattern | None]) -> None:
+        """Note layers in which nothing was decided, each with its window, if there is one."""
+        lengths = tokens.count(None)
+        for pattern in patterns:
+            count = count_window(pattern, tokens)
+            layer = LayerTrace(lengths, lengths, lengths, False, None, count, tokens.slot)
+            self.trace.layers.append(layer)
 
     def replay_layers(self, tokens: Packed, graphs: Graphs) -> Packed | None:
         """Run through all layers by a graph; `None` where the policy acts or there is none."""
@@ -206,11 +211,8 @@ class _Run:
         hidden = replay(tokens, run_layers, graphs)
         if hidden is None:
             return None
-        tokens, lengths = tokens.replace(hidden=hidden), tokens.count(None)
-        for pattern in patterns:
-            count = count_window(pattern, tokens)
-            layer = LayerTrace(lengths, lengths, lengths, False, None, count, tokens.slot)
-            self.trace.layers.append(layer)
+        tokens = tokens.replace(hidden=hidden)
+        self.note_undecided(tokens, patterns)
         return tokens
 
     def decide(

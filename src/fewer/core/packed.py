@@ -297,8 +297,9 @@ class Packed:
 
     @property
     def take_part_in_full(self) -> bool:
-        """Whether all tokens are alive, active and not gated, and all heads are computed."""
-        return self.alive is self.active is self.gate is self.heads is None
+        """Whether all are alive, active and not gated, none is global, and no head is left out."""
+        exceptions = self.alive, self.active, self.gate, self.heads, self.roles.global_tokens
+        return all(part is None for part in exceptions)
 
     def replace(self, **changes: Any) -> Packed:
         """Copy with some fields changed, as `dataclasses.replace` does at five times the price."""

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ctypes import addressof, sizeof
-from dataclasses import replace
-from functools import cached_property
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -19,6 +18,7 @@ from torch import Tensor
 from fewer.backbones.prepacked.layer import PrepackedLayer
 from fewer.backbones.prepacked.post_norm import PrepackedPostNorm
 from fewer.backbones.prepacked.pre_norm import PrepackedPreNorm
+from fewer.backbones.rotary import FixedRotary
 from fewer.core.packed import Packed
 from fewer.kernels.cpu.buffers import empty
 from fewer.kernels.cpu.library import (
@@ -30,7 +30,7 @@ from fewer.kernels.cpu.library import (
     best_isa,
     run_kernel,
 )
-from fewer.kernels.cpu.ops import Norm
+from fewer.kernels.cpu.ops import Norm, check_positions
 from fewer.kernels.relative import RelativeScores
 
 __all__ = ["PrepackedChain"]
@@ -38,11 +38,12 @@ __all__ = ["PrepackedChain"]
 _ChainedLayer = PrepackedPostNorm | PrepackedPreNorm
 
 
-class _Described(NamedTuple):
-    """Layers in memory that the kernels read."""
+@dataclass(frozen=True)
+class _Described:
+    """Layers as the kernels read them."""
 
     address: int
-    reads_positions: bool
+    limit: int  # of positions, where they are rotated
     kept_alive: object
 
 
@@ -54,6 +55,8 @@ class PrepackedChain:
         self._dtype = layers[0].isa.attention_dtype
         self._projected = max(layer.projections.struct.n for layer in layers)
         self._context = max(layer.output.struct.k for layer in layers)
+        self._rotates = any(layer.rotary is not None for layer in layers)
+        self._described: _Described | None = None
 
     @classmethod
     def of(cls, layers: Sequence[Any]) -> PrepackedChain | None:
@@ -62,15 +65,6 @@ class PrepackedChain:
             return None
         width = layers[0].projections.struct.k
         return cls(layers) if all(_fits(layer, width) for layer in layers) else None
-
-    @cached_property
-    def _described(self) -> _Described:
-        """The layers as the kernels read them, from the first pass on: without gradients."""
-        relative = [_prepare(layer.relative_scores()) for layer in self._layers]
-        parts = zip(self._layers, relative, strict=True)
-        structs = (LayerStruct * len(relative))(*(_struct(*each) for each in parts))
-        reads_positions = any(scores is not None for scores in relative)
-        return _Described(addressof(structs), reads_positions, (structs, relative))
 
     def run(self, tokens: Packed, first: int, stop: int) -> Float[Tensor, "T D"]:
         """Return the states after some layers: as layer by layer, to the bit."""
@@ -100,11 +94,13 @@ class PrepackedChain:
         out: Tensor | None = None,
         received: Tensor | None = None,
     ) -> None:
-        x, cu, described = tokens.hidden.float().contiguous(), tokens.cu, self._described
+        x, cu, placement = tokens.hidden.float().contiguous(), tokens.cu, tokens.placement
+        column, position = placement.column.long().contiguous(), None
+        if self._rotates:
+            position = placement.position.long().contiguous()
+        described = self._describe(position)
         projected = empty(len(x), self._projected, self._dtype)
         context = empty(len(x), self._context, self._dtype)
-        columns = tokens.placement.column if described.reads_positions else None
-        position = None if columns is None else columns.long().contiguous()
         run_kernel(
             LayersStruct(
                 described.address + first * sizeof(LayerStruct),
@@ -113,6 +109,7 @@ class PrepackedChain:
                 len(x),
                 cu.numel() - 1,
                 cu.data_ptr(),
+                column.data_ptr(),
                 _pointer(position),
                 projected.data_ptr(),
                 context.data_ptr(),
@@ -124,9 +121,25 @@ class PrepackedChain:
             )
         )
 
+    def _describe(self, position: Tensor | None) -> _Described:
+        """Describe the layers at the first pass, without gradients, and for longer texts again."""
+        described = self._described
+        last = 0 if position is None or not position.numel() else int(position.max())
+        if described is None or last >= described.limit:
+            relative = [_prepare(layer.relative_scores()) for layer in self._layers]
+            tables = [_tables(layer, last) for layer in self._layers]
+            parts = zip(self._layers, relative, tables, strict=True)
+            structs = (LayerStruct * len(relative))(*(_struct(*each) for each in parts))
+            limit = min((len(cos) for cos, _ in filter(None, tables)), default=1)
+            described = _Described(addressof(structs), limit, (structs, relative, tables))
+            self._described = described
+        if position is not None and position.numel():
+            check_positions(position, len(position), described.limit)
+        return described
+
 
 def _fits(layer: Any, width: int) -> bool:
-    """Return whether the kernels chain a layer: full attention, nothing rotated, one kind of map.
+    """Return whether the kernels chain a layer: as many keys as queries, and one kind of map.
 
     Maps and norms that do not fit each other are left to the loop, which names them.
     """
@@ -137,8 +150,8 @@ def _fits(layer: Any, width: int) -> bool:
     gives = [weight.struct.n for weight in (layer.output, layer.narrow)]
     norms = [norm.gamma.numel() for norm in _norms(layer) if norm is not None]
     return (
-        layer.pattern is None
-        and layer.rotary is None
+        (layer.pattern is None or layer.pattern.is_window)
+        and (layer.rotary is None or isinstance(layer.rotary, FixedRotary))
         and layer.projections.struct.n == 3 * layer.query_width == 3 * layer.output.struct.k
         and {weight.isa for weight in ups} == {layer.narrow.isa}
         and {weight.struct.n for weight in ups} == {layer.narrow.struct.k}
@@ -162,7 +175,17 @@ def _prepare(relative: RelativeScores | None) -> RelativeScores | None:
     return replace(relative, bucket=relative.bucket.int().contiguous(), bias=bias)
 
 
-def _struct(layer: _ChainedLayer, relative: RelativeScores | None) -> LayerStruct:
+_Tables = tuple[Tensor, Tensor]
+
+
+def _tables(layer: _ChainedLayer, last: int) -> _Tables | None:
+    """Return cosines and sines up to a position, if the layer rotates."""
+    return layer.rotary.tables(last) if isinstance(layer.rotary, FixedRotary) else None
+
+
+def _struct(
+    layer: _ChainedLayer, relative: RelativeScores | None, tables: _Tables | None
+) -> LayerStruct:
     attention_isa = best_isa(layer.isa.attention_dtype)
     assert attention_isa is not None
     scores: tuple[int | None, ...] = (None, 0, None, None, None)
@@ -178,7 +201,11 @@ def _struct(layer: _ChainedLayer, relative: RelativeScores | None) -> LayerStruc
         layer.narrow.struct,
         layer.plain.heads,
         *scores,
+        -1 if layer.pattern is None else layer.pattern.window,
+        *((None, None) if tables is None else map(_pointer, tables)),
+        layer.rotates_values,
         ACTIVATIONS[layer.activation],
+        layer.isa,
         layer.projections.isa,
         layer.output.isa,
         layer.wide.isa,

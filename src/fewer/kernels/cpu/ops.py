@@ -30,7 +30,7 @@ from fewer.kernels.cpu.library import (
 )
 from fewer.kernels.cpu.quantise import MAX_ERROR, MAX_INPUTS, measure_error, quantise
 
-__all__ = ["Norm", "Weight", "embed", "feed_forward", "linear", "rotate"]
+__all__ = ["Norm", "Weight", "check_positions", "embed", "feed_forward", "linear", "rotate"]
 
 
 @dataclass(frozen=True)
@@ -247,12 +247,7 @@ def rotate(
     position = position.long().contiguous()
     if not len(position):
         return
-    low, high = (int(bound) for bound in position.aminmax())
-    if low < 0 or high >= min(len(cos), len(sin)) or len(position) != len(x):
-        raise ValueError(
-            f"position must have {len(x)} entries in [0, {len(cos)}); got {len(position)} in "
-            f"[{low}, {high}]."
-        )
+    check_positions(position, len(x), min(len(cos), len(sin)))
     run_kernel(
         RotateStruct(
             x.data_ptr(),
@@ -268,6 +263,16 @@ def rotate(
             torch.get_num_threads(),
         )
     )
+
+
+def check_positions(position: Int[Tensor, "T"], rows: int, limit: int) -> None:
+    """Raise `ValueError` unless there is a position in [0, limit) for each row."""
+    low, high = (int(bound) for bound in position.aminmax())
+    if low < 0 or high >= limit or len(position) != rows:
+        raise ValueError(
+            f"position must have {rows} entries in [0, {limit}); got {len(position)} in "
+            f"[{low}, {high}]."
+        )
 
 
 def embed(

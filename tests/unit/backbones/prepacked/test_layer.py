@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import fewer
+from fewer.backbones.base import Backbone
 from fewer.kernels.cpu import ops
 from tests.isas import answers, best_isas, needs_kernels, optimized
 from tests.tiny import FAMILIES, ragged, tiny
@@ -26,9 +27,11 @@ def test_a_layer_takes_one_call_for_each_of_its_steps(family, monkeypatch):
         calls[type(arguments).__name__] += 1
         run_kernel(arguments)
 
-    monkeypatch.setattr(ops, "run_kernel", count)
     encoder, batch = model.base_model, ragged(model)
     with torch.inference_mode():
+        encoder(**batch)
+        monkeypatch.setattr(Backbone, "chain", property(lambda _: None))  # one after the other
+        monkeypatch.setattr(ops, "run_kernel", count)
         encoder(**batch)
     layers = encoder.config.num_hidden_layers
     calls.pop("EmbedStruct", None)

@@ -105,7 +105,7 @@ struct EmbedCall {
   int32_t isa, threads;
 };
 
-// A layer as it is in every pass: full attention between two norms or none, and a feed-forward block.
+// A layer as it is in every pass: attention between two norms or none, and a feed-forward block.
 struct Layer {
   struct Norm attention_norm, output_norm, input_norm, last_norm;  // before and after each block
   struct Weight project;                                           // to queries, keys and values
@@ -115,7 +115,10 @@ struct Layer {
   int64_t reach;
   const void *position_keys, *position_queries;
   const float *bucket_bias;
-  int32_t activation, project_isa, output_isa, feed_forward_isa, attention_isa;
+  int64_t window;          // -1: none
+  const float *cos, *sin;  // of positions, as in RotateCall; null: nothing is rotated
+  int32_t rotates_values, activation, isa;  // isa: of what is rotated
+  int32_t project_isa, output_isa, feed_forward_isa, attention_isa;
 };
 
 // Some layers, one after the other; or the attention of one, without its feed-forward block.
@@ -124,7 +127,8 @@ struct LayersCall {
   int64_t count;  // 0: the attention of the first, which is written to attended
   const float *x;  // (rows, width of the model)
   int64_t rows, texts;
-  const int64_t *cu, *position;  // positions are read by relative scores only
+  const int64_t *cu, *column;    // columns are read by windows and relative scores only
+  const int64_t *position;       // of what is rotated
   void *projected, *context;     // (rows, outputs of project) and (rows, inputs of output), memory
   float *attended, *out;         // (rows, width of the model); memory unless count is 0, and the output
   float *received;               // (rows) that each key receives if count is 0, or null

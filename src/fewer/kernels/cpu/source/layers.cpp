@@ -9,12 +9,18 @@ static void attend(const Layer &layer, const LayersCall &call, const float *x) {
       x, project.k, call.rows, layer.attention_norm, project, 0, 0, 0, 0, none, call.projected, project.n, false,
       call.bf16, NONE, layer.project_isa, call.threads};
   fewer_linear(&projecting);
-  const int64_t inner = output.k, bytes = call.bf16 ? 2 : 4;
+  const int64_t inner = output.k, width = inner / layer.heads, bytes = call.bf16 ? 2 : 4;
+  if (layer.cos) {
+    const int64_t heads = layer.heads * (layer.rotates_values ? 3 : 2);
+    const RotateCall rotating = {call.projected, project.n, call.rows, heads, width, layer.cos, layer.sin,
+                                 call.position, call.bf16, layer.isa, call.threads};
+    fewer_rotate(&rotating);
+  }
   const char *q = (const char *)call.projected, *k = q + inner * bytes, *v = k + inner * bytes;
-  const int64_t *position = layer.bucket ? call.position : 0;
+  const int64_t *column = layer.bucket || layer.window >= 0 ? call.column : 0;
   const AttentionCall attention = {
-      q, k, v, project.n, project.n, project.n, call.cu, call.cu, call.texts, layer.heads, inner / layer.heads,
-      position, position, -1, 0, layer.bucket, layer.reach, layer.position_keys, layer.position_queries,
+      q, k, v, project.n, project.n, project.n, call.cu, call.cu, call.texts, layer.heads, width,
+      column, column, layer.window, 0, layer.bucket, layer.reach, layer.position_keys, layer.position_queries,
       layer.bucket_bias, 0, 0, call.received, 0, call.context, call.bf16, layer.attention_isa, call.threads};
   fewer_attention(&attention);
   const LinearCall finishing = {
