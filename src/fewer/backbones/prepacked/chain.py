@@ -151,12 +151,17 @@ def _fits(layer: Any, width: int) -> bool:
     norms = [norm.gamma.numel() for norm in _norms(layer) if norm is not None]
     return (
         (layer.pattern is None or layer.pattern.is_window)
-        and (layer.rotary is None or isinstance(layer.rotary, FixedRotary))
+        and (layer.rotary is None or _turns(layer.rotary, layer.query_width // layer.plain.heads))
         and layer.projections.struct.n == 3 * layer.query_width == 3 * layer.output.struct.k
         and {weight.isa for weight in ups} == {layer.narrow.isa}
         and {weight.struct.n for weight in ups} == {layer.narrow.struct.k}
         and {*takes, *gives, *norms} == {width}
     )
+
+
+def _turns(rotary: object, width: int) -> bool:
+    """Return whether tables turn all of a head."""
+    return isinstance(rotary, FixedRotary) and 2 * len(rotary.frequencies) == width
 
 
 def _norms(layer: _ChainedLayer) -> tuple[Norm | None, ...]:
