@@ -38,9 +38,10 @@ def demo(
     from fewer.recipe import load_for
     from fewer.tasks.classification import infer
     from fewer.tasks.docstrings import docstring_data
-    from fewer.training.fit import Schedule, dense_phase, fit
+    from fewer.training.fit import Schedule, dense_phase, fit, refuse_run
 
     quiet()
+    refuse_run(output, resume)  # before a minute of what needs no training
     typer.echo("collecting docstrings of the installed packages ...")
     held_out = max(25, per_label // 4)
     data = docstring_data(train_per_label=per_label, validation_per_label=2 * held_out)

@@ -42,7 +42,7 @@ from fewer.training.trainer import PhaseTrainer, training_only
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Schedule", "dense_phase", "fit", "open_run", "unwrap_autocast"]
+__all__ = ["Schedule", "dense_phase", "fit", "open_run", "refuse_run", "unwrap_autocast"]
 
 _FORWARD_NAMES = ("forward", "_original_forward")
 _LOG = logging.getLogger("fewer")
@@ -358,6 +358,15 @@ def _load_phase(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
     return phase_model
 
 
+def refuse_run(folder: Path, resume: bool, name: str = "fit.json") -> None:
+    """Raise `ValueError` for a folder that holds a run, unless that is resumed."""
+    if not resume and (folder / name).exists():
+        raise ValueError(
+            f"output_dir must be without a run unless it is resumed; got {folder}, which holds "
+            "one. Pass resume=True (--resume) to continue it, or another output_dir (--output)."
+        )
+
+
 def open_run(folder: Path, run: dict[str, Any], resume: bool, name: str = "fit.json") -> None:
     """Write the settings of a run into its folder, or check that they equal those in it."""
     run_file = folder / name
@@ -366,11 +375,7 @@ def open_run(folder: Path, run: dict[str, Any], resume: bool, name: str = "fit.j
         folder.mkdir(parents=True, exist_ok=True)
         write_json(content, run_file, indent=1)  # atomic: a kill leaves a complete file or none
         return
-    if not resume:
-        raise ValueError(
-            f"output_dir must be without a run unless resume=True; got {folder}, which holds one. "
-            "Pass resume=True to continue it, or another output_dir."
-        )
+    refuse_run(folder, resume, name)
     saved = read_json(run_file)
     differing = sorted(key for key in content if saved.get(key) != content[key])
     if differing:

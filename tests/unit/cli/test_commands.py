@@ -299,3 +299,11 @@ def test_an_unknown_role_of_a_column_is_refused(
 ) -> None:
     assert run("evaluate", trained / "model", "--data", reviews, "--column", "txt=review") == 2
     assert "among text, text_pair, label" in capsys.readouterr().err
+
+
+def test_a_second_demo_is_refused_before_it_starts(tmp_path: Path, capsys) -> None:
+    (tmp_path / "fit.json").write_text("{}")
+    assert run("demo", "--output", tmp_path) == 2
+    told = capsys.readouterr()
+    assert "--resume" in told.err
+    assert "collecting" not in told.out
