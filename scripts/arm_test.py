@@ -28,6 +28,7 @@ PLACE = ROOT / "build" / "arm"
 TESTS = (
     "tests/unit/kernels/cpu",
     "tests/unit/kernels/test_kernels.py",
+    "tests/unit/backbones/prepacked",
     "tests/contract/test_optimized.py",
 )
 GCC, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64-static"
