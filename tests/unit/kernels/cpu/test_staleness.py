@@ -65,3 +65,10 @@ def test_training_mode_counts_for_modules_that_depend_on_it():
     assert not fingerprint.is_training
     module[1].train()
     assert fingerprint.is_training
+
+
+def test_a_child_under_another_name_is_an_edit():
+    module = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
+    fingerprint = Fingerprint(*module.modules())
+    module._modules["2"] = module._modules.pop("1")  # the same children, in the same order
+    assert not fingerprint.matches()
