@@ -76,7 +76,8 @@ class Policy(nn.Module):
 
     def forward(self, view: View) -> Decision | None:
         """Decide at the policy's sites, as far as the phase carries decisions out."""
-        decision = self.decide(view) if view.site in self.sites else None
+        acts = view.site in self.sites and self.acts_in(view.layer)
+        decision = self.decide(view) if acts else None
         if decision is None:
             return None
         if view.phase.apply == "observe":

@@ -55,8 +55,6 @@ class ExitPolicy(CalibratedExits):
 
     def decide(self, view: View) -> Decision | None:
         """Compute the head after this layer; the texts exit that it is certain of."""
-        if view.layer not in self.layers:
-            return None
         number, tokens = self.layers.index(view.layer), view.tokens
         texts = tokens.texts
         previous = [

@@ -84,10 +84,12 @@ class SENTEEPolicy(ExitingPolicy):
         self.threshold: Tensor
         self.register_buffer("threshold", torch.tensor(0.0))  # no sentence exits
 
+    def acts_in(self, layer: int) -> bool:
+        """Return whether there is a head after this layer."""
+        return layer in self.heads.layers
+
     def decide(self, view: View) -> Decision | None:
         """Compute the heads; the sentences exit whose tags are all certain enough."""
-        if view.layer not in self.heads.layers:
-            return None
         output, rows, flops = self.heads.compute(view)
         tokens = view.tokens
         of_tokens = self.heads.uncertainty(output, rows, view).detach()

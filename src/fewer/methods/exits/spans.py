@@ -142,10 +142,12 @@ class SpanExitPolicy(CalibratedExits):
             )
         self.heads = nn.ModuleList(nn.Linear(spec.hidden_size, 2) for _ in self.layers)
 
+    def acts_in(self, layer: int) -> bool:
+        """Return whether there is a head after this layer."""
+        return layer in self.layers
+
     def decide(self, view: View) -> Decision | None:
         """Compute the head of every token after this layer; the texts exit that are certain."""
-        if view.layer not in self.layers:
-            return None
         output, flops = self._compute_head(view)
         outputs: tuple[ExitOutput, ...] = (output,)
         if self.criterion.uses_previous_exits:

@@ -161,8 +161,6 @@ class TRBERTPolicy(Policy):
 
     def decide(self, view: View) -> Decision | None:
         """Keep the tokens of a high probability, or those that were drawn."""
-        if view.layer not in self.points:
-            return None
         point, tokens = self.points.index(view.layer), view.tokens
         logits = self._logits(point, tokens.hidden)
         flops = linear_flops(self.networks[point]) * tokens.count(tokens.gate)
