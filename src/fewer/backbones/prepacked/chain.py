@@ -44,6 +44,7 @@ class _Described:
 
     address: int
     limit: int  # of positions, where they are rotated
+    reads_columns: bool  # for windows and relative scores
     kept_alive: object
 
 
@@ -95,10 +96,9 @@ class PrepackedChain:
         received: Tensor | None = None,
     ) -> None:
         x, cu, placement = tokens.hidden.float().contiguous(), tokens.cu, tokens.placement
-        column, position = placement.column.long().contiguous(), None
-        if self._rotates:
-            position = placement.position.long().contiguous()
+        position = placement.position.long().contiguous() if self._rotates else None
         described = self._describe(position)
+        column = placement.column.long().contiguous() if described.reads_columns else None
         projected = empty(len(x), self._projected, self._dtype)
         context = empty(len(x), self._context, self._dtype)
         run_kernel(
@@ -109,7 +109,7 @@ class PrepackedChain:
                 len(x),
                 cu.numel() - 1,
                 cu.data_ptr(),
-                column.data_ptr(),
+                _pointer(column),
                 _pointer(position),
                 projected.data_ptr(),
                 context.data_ptr(),
@@ -131,7 +131,10 @@ class PrepackedChain:
             parts = zip(self._layers, relative, tables, strict=True)
             structs = (LayerStruct * len(relative))(*(_struct(*each) for each in parts))
             limit = min((len(cos) for cos, _ in filter(None, tables)), default=1)
-            described = _Described(addressof(structs), limit, (structs, relative, tables))
+            reads = any(layer.pattern is not None for layer in self._layers) or any(
+                scores is not None for scores in relative
+            )
+            described = _Described(addressof(structs), limit, reads, (structs, relative, tables))
             self._described = described
         if position is not None and position.numel():
             check_positions(position, len(position), described.limit)
