@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import tomllib
 
@@ -49,7 +50,7 @@ def run(*words: str | Path, cwd: Path = ROOT, **environment: str) -> None:
     subprocess.run([str(word) for word in words], cwd=cwd, env=os.environ | environment, check=True)
 
 
-def settings() -> dict[str, object]:
+def settings() -> dict[str, Any]:
     """Read the build of the kernels from pyproject.toml."""
     with (ROOT / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)
@@ -57,12 +58,12 @@ def settings() -> dict[str, object]:
     return {**kernels, "dependencies": project["project"]["dependencies"]}
 
 
-def compile_kernels(compiler: str, kernels: dict[str, object]) -> Path:
+def compile_kernels(compiler: str, kernels: dict[str, Any]) -> Path:
     """Compile the kernels beside their sources, as an installation on ARM would."""
     library = "_kernels.cpython-311-aarch64-linux-gnu.so"
     out = ROOT / "src/fewer/kernels/cpu" / library
     options = ("extra-compile-args", "extra-link-args", "sources")
-    words = [word for name in options for word in kernels[name]]  # type: ignore[attr-defined]
+    words = [word for name in options for word in kernels[name]]
     run(*shlex.split(compiler), "-fPIC", "-shared", *words, "-o", out)
     return out
 
@@ -79,13 +80,13 @@ def fetch_interpreter() -> Path:
     return system
 
 
-def fetch_packages(kernels: dict[str, object]) -> Path:
+def fetch_packages(kernels: dict[str, Any]) -> Path:
     """Install what the tests import, as wheels for ARM."""
     site, ready = PLACE / "site", PLACE / "site" / "ready"
     if ready.exists():
         return site
-    names = [str(name) for name in kernels["dependencies"]]  # type: ignore[attr-defined]
-    names = [name for name in names if not name.startswith(("torch", "accelerate", "seqeval"))]
+    alone = tuple(name.partition("==")[0] for name in ALONE)
+    names = [name for name in kernels["dependencies"] if not name.startswith(alone)]
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", site]
     target = ["--python-version", PYTHON, "--implementation", "cp", "--only-binary=:all:"]
     for each in PLATFORMS:
