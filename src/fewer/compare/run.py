@@ -100,10 +100,11 @@ def run(comparison: Comparison, output: Path, *, resume: bool = False) -> Measur
         rows = read_all(comparison)
         benches = _Benches(rows, comparison)
         cells = Cells(output / "cells")
+        work = _Work(comparison, benches, output, cells)
         keys: list[Key] = []
         for number, seed in enumerate(comparison.seeds):
             keys.append(Key(START, None, seed))
-            start = _train_start(comparison, benches, seed, output, cells)
+            start = _train_start(work, seed)
             spec = attachment(load(start / "model")).spec
             for planned in list_cells(comparison, spec):
                 key = Key(planned.arm.name, planned.target, seed)
@@ -111,9 +112,9 @@ def run(comparison: Comparison, output: Path, *, resume: bool = False) -> Measur
                     _check_method(key, planned, cells)
                 else:
                     _LOG.info("compare: %s", key.name)
-                    _measure_cell(comparison, planned, key, benches, output, cells)
+                    _measure_cell(work, planned, key)
                 if not number:
-                    _time_cell(comparison, planned, key, benches, output, cells)
+                    _time_cell(work, planned, key)
                 keys.append(key)
         dense = benches.open(folder_of(output, DENSE, None, comparison.seeds[0]))
         return Measured(comparison, keys, cells, rows, dense.scorer)
@@ -222,6 +223,16 @@ class _Benches:
         return self._last[1]
 
 
+@dataclass(frozen=True)
+class _Work:
+    """A comparison with what all of its cells are trained and measured by."""
+
+    comparison: Comparison
+    benches: _Benches
+    output: Path
+    cells: Cells
+
+
 def _check_method(key: Key, planned: Planned, cells: Cells) -> None:
     """Raise `ValueError` where a cell was measured with another method of the same name."""
     measured = cells.read(key)
@@ -234,30 +245,21 @@ def _check_method(key: Key, planned: Planned, cells: Cells) -> None:
         )
 
 
-def _train_start(
-    comparison: Comparison, benches: _Benches, seed: int, output: Path, cells: Cells
-) -> Path:
+def _train_start(work: _Work, seed: int) -> Path:
     """Train the dense model that all arms of a seed begin with, and measure it."""
-    folder = train_start(comparison, benches.rows.train, seed, output)
+    folder = train_start(work.comparison, work.benches.rows.train, seed, work.output)
     key = Key(START, None, seed)
-    if key not in cells:
-        cell, results = _measure(benches.open(folder), key)
-        cells.store(key, cell | {"training": read_cost(folder)}, results)
+    if key not in work.cells:
+        cell, results = _measure(work.benches.open(folder), key)
+        work.cells.store(key, cell | {"training": read_cost(folder)}, results)
     return folder
 
 
-def _measure_cell(
-    comparison: Comparison,
-    planned: Planned,
-    key: Key,
-    benches: _Benches,
-    output: Path,
-    cells: Cells,
-) -> None:
+def _measure_cell(work: _Work, planned: Planned, key: Key) -> None:
     """Train what is missing for a cell, and measure it."""
     arm, target = planned.arm, planned.trained_target
-    folder = train_arm(comparison, arm, target, benches.rows.arms, key.seed, output)
-    bench, start = benches.open(folder), Key(START, None, key.seed)
+    folder = train_arm(work.comparison, arm, target, work.benches.rows.arms, key.seed, work.output)
+    bench, start = work.benches.open(folder), Key(START, None, key.seed)
     point, dev_share = None, None
     points = attachment(bench.model).policy.operating_points()
     if key.target is not None:
@@ -267,7 +269,7 @@ def _measure_cell(
         else:
             dev_share = bench.measure_share(points)
         _warn_of_share(key, dev_share)
-    cell, results = _measure(bench, key, cells.results(start))
+    cell, results = _measure(bench, key, work.cells.results(start))
     cell |= {
         "method": arm.description(target),
         "layers": arm.layers,
@@ -275,38 +277,33 @@ def _measure_cell(
         "dev_flops_share": dev_share,
         "training": read_cost(folder),
     }
-    cells.store(key, cell, results)
+    work.cells.store(key, cell, results)
 
 
-def _time_cell(
-    comparison: Comparison,
-    planned: Planned,
-    key: Key,
-    benches: _Benches,
-    output: Path,
-    cells: Cells,
-) -> None:
+def _time_cell(work: _Work, planned: Planned, key: Key) -> None:
     """Time a measured cell against the dense model, unless these batches were timed before."""
-    if not comparison.runs or planned.arm.name == DENSE:
+    if not work.comparison.runs or planned.arm.name == DENSE:
         return
-    cell = cells.read(key)
-    sizes = [size for size in comparison.batch_sizes if size <= len(benches.rows.test)]
+    cell = work.cells.read(key)
+    sizes = [size for size in work.comparison.batch_sizes if size <= len(work.benches.rows.test)]
     if set(cell.get("latency_ms", ())) == set(map(str, sizes)):
         return
     _LOG.info("compare: time of %s", key.name)
-    bench = benches.open(folder_of(output, planned.arm.name, planned.trained_target, key.seed))
+    bench = work.benches.open(
+        folder_of(work.output, planned.arm.name, planned.trained_target, key.seed)
+    )
     points, point = attachment(bench.model).policy.operating_points(), cell["point"]
     if points is not None and point is not None:
         points.turn_to(tuple(point) if isinstance(point, list) else point)
-    dense = load(folder_of(output, DENSE, None, key.seed) / "model")
+    dense = load(folder_of(work.output, DENSE, None, key.seed) / "model")
     rows = time_systems(
         {"packed": dense, "method": bench.model},
         bench.test,
         bench.tokenizer,
         batch_sizes=sizes,
-        runs=comparison.runs,
+        runs=work.comparison.runs,
     )
-    cells.replace(key, cell | {"latency_ms": rows["method"]["latency_ms"]})
+    work.cells.replace(key, cell | {"latency_ms": rows["method"]["latency_ms"]})
 
 
 def _measure(
