@@ -49,6 +49,10 @@ def compare(
     learning_rate: Annotated[
         float | None, typer.Option(help="Of the model's weights in every phase.")
     ] = None,
+    dense_learning_rate: Annotated[
+        float | None,
+        typer.Option(help="Of the dense model that all arms begin with; default: as they."),
+    ] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Train on this many rows.")] = None,
     arm_rows: Annotated[
         int | None, typer.Option(min=1, help="Train the arms on so many other rows than --rows.")
@@ -83,7 +87,7 @@ def compare(
         torch.set_num_threads(threads)
     options: dict[str, Any] = {
         **{"model": model, "train": train, "test": test, "dev": dev, "rows": rows},
-        **{"arm_rows": arm_rows},
+        **{"arm_rows": arm_rows, "dense_learning_rate": dense_learning_rate},
         **{"dense_epochs": dense_epochs, "epochs": epochs, "learning_rate": learning_rate},
         **{"test_rows": test_rows, "max_length": max_length, "runs": runs},
         **{"targets": tuple(target or ()), "seeds": tuple(seed or ())},

@@ -32,6 +32,7 @@ Sizes = Annotated[tuple[Count, ...], Strict(False)]
 class Comparison:
     """Each arm is a method as a recipe has it, or `{name, args, layers, targets, trains_once}`.
 
+    `dense_learning_rate` is for a model that begins anew; without it, `learning_rate`.
     `layers` cuts the model to its first layers before any training. `targets` take the place of
     those of all arms; none, and the arm is measured at what its own settings lead to. An arm that
     `trains_once` is trained as its own settings say, and only its threshold is turned to targets.
@@ -53,6 +54,7 @@ class Comparison:
     dense_epochs: NonNegative = 2.0  # of the dense model that all arms begin with
     epochs: NonNegative = 3.0  # of each arm after that, the dense one included
     learning_rate: Fraction | None = 5e-5  # of the model's weights in each phase; None: its own
+    dense_learning_rate: Fraction | None = None  # of the dense model that all arms begin with
     schedule: dict[str, Any] = field(default_factory=dict)
     batch_sizes: Sizes = (1, 32)  # that are timed, with the models of the first seed
     runs: Natural = 20  # timed batches of each size; 0: nothing is timed

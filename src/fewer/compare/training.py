@@ -21,7 +21,7 @@ _COST = "cost.json"
 
 def train_start(comparison: Comparison, rows: Dataset, seed: int, output: Path) -> Path:
     """Train the dense model that all arms of a seed begin with; return its folder."""
-    dense = {"epochs": comparison.dense_epochs}
+    dense = _first_phase(comparison, comparison.dense_epochs)
     recipe = _recipe(comparison, seed, model=comparison.model, method=DENSE, dense=dense)
     return _train(recipe, rows, folder_of(output, START, None, seed))
 
@@ -64,19 +64,24 @@ def read_cost(folder: Path) -> dict[str, float] | None:
 
 
 def _cut(comparison: Comparison, arm: Arm, seed: int, method: Any) -> Recipe:
-    dense = {"epochs": comparison.dense_epochs}
-    epochs = comparison.epochs if arm.has_epochs else 0.0
+    first, epochs = comparison.dense_epochs, comparison.epochs if arm.has_epochs else 0.0
     if method["name"] == DENSE:
-        dense, epochs = {"epochs": comparison.dense_epochs + comparison.epochs}, 0.0
+        first, epochs = first + comparison.epochs, 0.0
     return _recipe(
         comparison,
         seed,
         model=comparison.model,
         method=method,
-        dense=dense,
+        dense=_first_phase(comparison, first),
         layers=arm.layers,
         **({"epochs": epochs} if epochs else {}),
     )
+
+
+def _first_phase(comparison: Comparison, epochs: float) -> dict[str, Any]:
+    """Return the dense training of a model that begins anew."""
+    rate = comparison.dense_learning_rate
+    return {"epochs": epochs} | ({} if rate is None else {"learning_rate": rate})
 
 
 def _recipe(comparison: Comparison, seed: int, **values: Any) -> Recipe:

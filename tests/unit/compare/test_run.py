@@ -10,6 +10,7 @@ import torch
 import fewer
 from fewer._files.disk import read_json
 from fewer.compare import run as module
+from fewer.compare import training
 from fewer.compare.cells import Cells, Key
 from fewer.compare.figure import draw_flops, draw_times, pareto_front
 from fewer.compare.run import list_cells, read_all, run
@@ -123,6 +124,20 @@ def test_heads_alone_are_trained_on_the_model_of_the_dense_arm(finished):
     name = "bert.encoder.layer.0.output.dense.weight"
     assert torch.equal(exits[name], dense[name])
     assert not torch.equal(dense[name], start[name])
+
+
+def test_a_model_that_begins_anew_may_learn_at_its_own_rate(model_folder, reviews, monkeypatch):
+    recipes = []
+    monkeypatch.setattr(training, "train_rows", lambda recipe, *_, **__: recipes.append(recipe))
+    monkeypatch.setattr(training, "write_json", lambda *_: None)
+    rates = {"learning_rate": 2e-5, "dense_learning_rate": 5e-5}
+    comparison = comparison_of(model_folder, reviews, **rates)
+    folder = model_folder.parent / "nowhere"
+    training.train_start(comparison, None, 1, folder)
+    for arm in comparison.list_arms()[:2]:  # "dense", then "half", which has fewer layers
+        training.train_arm(comparison, arm, None, None, 1, folder)
+    assert [recipe.learning_rate for recipe in recipes] == [2e-5] * 3
+    assert [recipe.dense.get("learning_rate") for recipe in recipes] == [5e-5, None, 5e-5]
 
 
 def test_one_training_serves_all_targets_where_points_are_turned_afterwards(finished):
