@@ -13,7 +13,7 @@ from fewer.core.apply import Apply
 from fewer.core.evidence import NO_EVIDENCE, Evidence
 from fewer.core.heads import attend_some_heads, remaining_heads
 from fewer.core.layer import Layer
-from fewer.core.needs import Layout, Needs
+from fewer.core.needs import FULL_LAYOUT, Layout, Needs
 from fewer.core.packed import Packed
 from fewer.core.removed import gather_rows, scatter_rows
 from fewer.core.trace import SparseCounts
@@ -38,7 +38,7 @@ def attention(
 
     `chain` is `LayerChain.attend` of this layer, where there is one.
     """
-    is_simple = tokens.take_part_in_full and layout == Layout() and not training
+    is_simple = tokens.take_part_in_full and layout == FULL_LAYOUT and not training
     if chain is not None and is_simple and not needs.looks_at_parts:
         hidden, received = chain(tokens, needs_received=needs.sums_received)
         count = count_window(layer.pattern, tokens)

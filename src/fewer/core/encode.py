@@ -17,7 +17,7 @@ from fewer.core.cached_states import CachedStates
 from fewer.core.decision import COUNT_RULE, GATE_RULE, NO_DECISION, Decision, Site, View
 from fewer.core.evidence import NO_EVIDENCE, Evidence
 from fewer.core.layer import Layer, LayerChain, renormalise_frozen
-from fewer.core.needs import Layout, Needs
+from fewer.core.needs import FULL_LAYOUT, NO_NEEDS
 from fewer.core.packed import Packed
 from fewer.core.phase import INFERENCE, Phase
 from fewer.core.policy import Policy
@@ -97,95 +97,116 @@ class _Run:
 
     def run_layers(self, tokens: Packed, numbers: range) -> Packed:
         """Run through the layers of these numbers, until no token is left."""
-        apply, chained = self.apply, numbers.start
-        for index in numbers:
-            if index < chained:
-                continue
-            chained = self.chained_until(tokens, index, numbers.stop)
-            if self.chain is not None and chained > index:
-                tokens = self.run_chain(self.chain, tokens, index, chained)
-                continue
-            layer, needs = self.layers[index], self.policy.needs(index, self.phase)
-            layout = self.policy.layout(index, self.phase)
+        index, stop = numbers.start, numbers.stop
+        while index < stop and not tokens.is_empty:
             tokens, decision = self.decide(Site.BEFORE, index, tokens, NO_EVIDENCE)
             _, tokens, _ = self.remove(tokens, tokens, NO_EVIDENCE, decision)
             if tokens.is_empty:
                 break
             if decision.skips_layer:
+                needs = self.policy.needs(index, self.phase)
                 self.trace.layers.append(skipped_layer(tokens, needs))
+                index += 1
                 continue
-            entered, keys = tokens, tokens.count(tokens.gate)
-            queries = tokens.count(tokens.participation)
-            tokens, evidence, count_extra = attention(
-                layer,
-                tokens,
-                apply,
-                self.attend,
-                needs,
-                layout,
-                chain=None if self.chain is None else partial(self.chain.attend, layer=index),
-                training=self.policy.training,
-            )
-            scored = evidence.received is not None or evidence.from_others is not None
-            tokens, decision = self.decide(Site.MIDDLE, index, tokens, evidence)
-            if Site.AFTER not in self.policy.sites and not needs.received_in_trace:
-                evidence = NO_EVIDENCE  # nobody reads it any more
-            entered, tokens, evidence = self.remove(entered, tokens, evidence, decision)
-            rows = query_rows(tokens, apply)
-            hidden = layer.ffn(gather_rows(tokens.hidden, rows))
-            tokens = tokens.replace(hidden=scatter_rows(entered.hidden, hidden, rows))
-            participation = tokens.participation
-            tokens = apply.settle(entered, tokens)
-            if needs.renormalised and index and tokens.active is not None:
-                tokens = renormalise_frozen(tokens, self.layers[index - 1], layer)
-            layer_trace = LayerTrace(
-                keys=keys,
-                queries=queries,
-                read=tokens.count(participation),
-                scored=scored,
-                gate=decision.gate,
-                count_extra=count_extra,
-                slot=tokens.slot,
-                participation=participation,
-                states=tokens.hidden if needs.states else None,
-                received=evidence.received if needs.received_in_trace else None,
-            )
-            self.trace.layers.append(layer_trace)
-            tokens, decision = self.decide(Site.AFTER, index, tokens, evidence)
+            end, evidence = self.chained_until(tokens, index, stop), NO_EVIDENCE
+            if self.chain is not None and end > index:
+                tokens, index = self.run_chain(self.chain, tokens, index, end), end
+            else:
+                tokens, evidence = self.run_layer(tokens, index)
+                index += 1
+            tokens, decision = self.decide(Site.AFTER, index - 1, tokens, evidence)
             _, tokens, _ = self.remove(tokens, tokens, NO_EVIDENCE, decision)
-            if tokens.is_empty:
-                break
         return tokens
 
-    def chained_until(self, tokens: Packed, first: int, stop: int) -> int:
-        """Return the first layer from `first` on in which something is decided or needed.
+    def run_layer(self, tokens: Packed, index: int) -> tuple[Packed, Evidence]:
+        """Run through one layer; also return the evidence that may be looked at after it."""
+        layer, needs, apply = self.layers[index], self.policy.needs(index, self.phase), self.apply
+        layout = self.policy.layout(index, self.phase)
+        entered, keys = tokens, tokens.count(tokens.gate)
+        queries = tokens.count(tokens.participation)
+        tokens, evidence, count_extra = attention(
+            layer,
+            tokens,
+            apply,
+            self.attend,
+            needs,
+            layout,
+            chain=None if self.chain is None else partial(self.chain.attend, layer=index),
+            training=self.policy.training,
+        )
+        scored = evidence.received is not None or evidence.from_others is not None
+        tokens, decision = self.decide(Site.MIDDLE, index, tokens, evidence)
+        if not self.acts(index, Site.AFTER) and not needs.received_in_trace:
+            evidence = NO_EVIDENCE  # nobody reads it any more
+        entered, tokens, evidence = self.remove(entered, tokens, evidence, decision)
+        rows = query_rows(tokens, apply)
+        hidden = layer.ffn(gather_rows(tokens.hidden, rows))
+        tokens = tokens.replace(hidden=scatter_rows(entered.hidden, hidden, rows))
+        participation = tokens.participation
+        tokens = apply.settle(entered, tokens)
+        if needs.renormalised and index and tokens.active is not None:
+            tokens = renormalise_frozen(tokens, self.layers[index - 1], layer)
+        layer_trace = LayerTrace(
+            keys=keys,
+            queries=queries,
+            read=tokens.count(participation),
+            scored=scored,
+            gate=decision.gate,
+            count_extra=count_extra,
+            slot=tokens.slot,
+            participation=participation,
+            states=tokens.hidden if needs.states else None,
+            received=evidence.received if needs.received_in_trace else None,
+        )
+        self.trace.layers.append(layer_trace)
+        return tokens, evidence
 
-        Before it a chain may run the layers.
+    def acts(self, layer: int, site: Site) -> bool:
+        """Return whether the policy may decide anything here."""
+        return site in self.policy.sites and self.policy.acts_in(layer, site)
+
+    def chained_until(self, tokens: Packed, first: int, stop: int) -> int:
+        """Return the end of the layers from `first` on that a chain may run at once.
+
+        Nothing is needed of them, and nothing decided but before the first and after the last. It
+        is `first` where the chain may run none.
         """
-        if self.chain is None or not tokens.take_part_in_full or self.policy.training:
+        chain, policy, phase = self.chain, self.policy, self.phase
+        if chain is None or policy.training or not tokens.take_part_or_freeze:
             return first
-        policy, phase = self.policy, self.phase
+        if tokens.active is not None:
+            if not (chain.reads_some_rows and self.apply.removes):
+                return first
+            stop = first + 1
         for index in range(first, stop):
+            if index > first and self.acts(index, Site.BEFORE):
+                return index
             if (
-                policy.acts_in(index)
-                or policy.needs(index, phase) != Needs()
-                or policy.layout(index, phase) != Layout()
+                self.acts(index, Site.MIDDLE)
+                or policy.needs(index, phase) != NO_NEEDS
+                or policy.layout(index, phase) != FULL_LAYOUT
             ):
                 return index
+            if self.acts(index, Site.AFTER):
+                return index + 1
         return stop
 
     def run_chain(self, chain: LayerChain, tokens: Packed, first: int, stop: int) -> Packed:
         """Run the layers from `first` up to `stop`, in which nothing is decided."""
-        tokens = tokens.replace(hidden=chain.run(tokens, first, stop))
+        rows = query_rows(tokens, self.apply)
+        hidden = chain.run(tokens, first, stop, rows)
         self.note_undecided(tokens, [layer.pattern for layer in self.layers[first:stop]])
-        return tokens
+        return tokens.replace(hidden=scatter_rows(tokens.hidden, hidden, rows))
 
     def note_undecided(self, tokens: Packed, patterns: Sequence[Pattern | None]) -> None:
         """Note layers in which nothing was decided, each with its window, if there is one."""
-        lengths = tokens.count(None)
+        keys, participation = tokens.count(None), tokens.participation
+        queries = keys if participation is None else tokens.count(participation)
         for pattern in patterns:
             count = count_window(pattern, tokens)
-            layer = LayerTrace(lengths, lengths, lengths, False, None, count, tokens.slot)
+            layer = LayerTrace(
+                *(keys, queries, queries, False, None, count, tokens.slot, participation)
+            )
             self.trace.layers.append(layer)
 
     def replay_layers(self, tokens: Packed, graphs: Graphs) -> Packed | None:
@@ -198,7 +219,7 @@ class _Run:
         ]
         if (
             policy.sites
-            or any(policy.needs(index, self.phase) != Needs() for index in numbers)
+            or any(policy.needs(index, self.phase) != NO_NEEDS for index in numbers)
             or any(layout.split_pairs or layout.heads is not None for layout in layouts)
             or any(pattern is not None and not pattern.is_window for pattern in patterns)
         ):
@@ -219,7 +240,7 @@ class _Run:
         self, site: Site, layer: int, tokens: Packed, evidence: Evidence
     ) -> tuple[Packed, Decision]:
         """Carry out what the policy decides here, and note it; also return it."""
-        if site not in self.policy.sites or not self.policy.acts_in(layer):
+        if not self.acts(layer, site):
             return tokens, NO_DECISION
         view = View(
             layer=layer,

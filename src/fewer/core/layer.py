@@ -77,11 +77,21 @@ class Layer(Protocol):
 class LayerChain(Protocol):
     """The layers of a model, with no Python code between what they compute.
 
-    All tokens take part in full, and attend to all of their text.
+    All tokens are keys and values in full, and attend to all of their text.
     """
 
-    def run(self, tokens: Packed, first: int, stop: int) -> Float[Tensor, "T D"]:
-        """Return the states after the layers from `first` up to `stop`."""
+    @property
+    def reads_some_rows(self) -> bool:
+        """Whether `run` may be given rows."""
+        ...
+
+    def run(
+        self, tokens: Packed, first: int, stop: int, rows: Int[Tensor, "Tq"] | None = None
+    ) -> Float[Tensor, "Tq D"]:
+        """Return the states after the layers from `first` up to `stop`.
+
+        Of these rows alone, where they are given: the others stay as they are, in one layer.
+        """
         ...
 
     def attend(

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from fewer.kernels.pattern import Pattern
 
-__all__ = ["InputNeeds", "Layout", "Needs"]
+__all__ = ["FULL_LAYOUT", "NO_NEEDS", "InputNeeds", "Layout", "Needs"]
 
 Flags = TypeVar("Flags", bound="_Flags")
 
@@ -45,6 +45,9 @@ class Needs(_Flags):
         return self.from_others or self.pairs or self.values or self.head_context
 
 
+NO_NEEDS = Needs()
+
+
 @dataclass(frozen=True)
 class Layout:
     """Which pairs of tokens attend in a layer, and by which heads."""
@@ -66,6 +69,9 @@ class Layout:
             self.split_pairs or other.split_pairs,
             frozenset.intersection(*heads) if heads else None,
         )
+
+
+FULL_LAYOUT = Layout()
 
 
 @dataclass(frozen=True)

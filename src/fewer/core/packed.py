@@ -51,37 +51,44 @@ def plan(mask: Tensor | None, grid: tuple[int, int], device: torch.device) -> Pl
     `ValueError` for a mask of another shape, for a text without any token and for left padding: the
     heads of encoders read column 0.
     """
+    real = None if mask is None else _read_mask(mask, grid, device)
     rows, columns = grid
-    is_consecutive, lengths = True, (columns,) * rows
-    if mask is None:
-        slot = torch.arange(rows * columns, device=device)
-    else:
-        if not isinstance(mask, Tensor):
-            raise TypeError(
-                f"attention_mask must be a tensor of shape (batch, length) = {grid}; got a "
-                f"{type(mask).__name__}. Pass the mask that the tokenizer gives."
-            )
-        if tuple(mask.shape) != grid:
-            raise ValueError(
-                f"attention_mask must have the shape (batch, length) = {grid}; got "
-                f"{tuple(mask.shape)}. Masks of pairs of tokens (3 or 4 dimensions) cannot be "
-                "packed: pass one row per text."
-            )
-        real = mask.to(device) != 0
-        if rows and columns:
-            follows = ~real[:, 1:] | real[:, :-1]
-            flags = torch.stack((real[:, 0].all(), follows.all())).long()
-            starts_at_0, follow, *counts = torch.cat((flags, real.sum(1))).tolist()
-            if not starts_at_0:
-                _refuse(real)
-            is_consecutive, lengths = bool(follow), tuple(counts)
-        slot = real.flatten().nonzero().squeeze(1)
     if not rows or not columns:
         raise ValueError(
             f"the batch must have at least one text of one token or more; got the shape {grid}. "
             "The tokenizer adds [CLS]."
         )
+    if real is None:
+        slot, is_consecutive = torch.arange(rows * columns, device=device), True
+        lengths = (columns,) * rows
+    else:
+        follows = ~real[:, 1:] | real[:, :-1]
+        flags = torch.stack((real[:, 0].all(), follows.all())).long()
+        starts_at_0, follow, *counts = torch.cat((flags, real.sum(1))).tolist()
+        if not starts_at_0:
+            _refuse(real)
+        is_consecutive, lengths = bool(follow), tuple(counts)
+        slot = real.flatten().nonzero().squeeze(1)
     return Plan(grid, slot, slot // columns, slot % columns, is_consecutive, lengths)
+
+
+def _read_mask(
+    mask: Tensor, grid: tuple[int, int], device: torch.device
+) -> Bool[Tensor, "B N"] | None:
+    """Return where tokens are; `None` where the host can see that they are everywhere."""
+    if not isinstance(mask, Tensor):
+        raise TypeError(
+            f"attention_mask must be a tensor of shape (batch, length) = {grid}; got a "
+            f"{type(mask).__name__}. Pass the mask that the tokenizer gives."
+        )
+    if tuple(mask.shape) != grid:
+        raise ValueError(
+            f"attention_mask must have the shape (batch, length) = {grid}; got "
+            f"{tuple(mask.shape)}. Masks of pairs of tokens (3 or 4 dimensions) cannot be packed: "
+            "pass one row per text."
+        )
+    real = mask.to(device) != 0
+    return None if can_look(real) and bool(real.all()) else real
 
 
 def _refuse(real: Bool[Tensor, "B N"]) -> None:
@@ -296,10 +303,19 @@ class Packed:
         return readers.nonzero().squeeze(1)
 
     @property
+    def take_part_or_freeze(self) -> bool:
+        """Whether all are alive and not gated, none is global, and no head is left out."""
+        return (
+            self.alive is None
+            and self.gate is None
+            and self.heads is None
+            and self.roles.global_tokens is None
+        )
+
+    @property
     def take_part_in_full(self) -> bool:
-        """Whether all are alive, active and not gated, none is global, and no head is left out."""
-        exceptions = self.alive, self.active, self.gate, self.heads, self.roles.global_tokens
-        return all(part is None for part in exceptions)
+        """Whether that is so and none is frozen."""
+        return self.active is None and self.take_part_or_freeze
 
     def replace(self, **changes: Any) -> Packed:
         """Copy with some fields changed, as `dataclasses.replace` does at five times the price."""

@@ -16,7 +16,7 @@ from fewer._validation.settings import settings
 from fewer.core.cost import ModelSpec
 from fewer.core.decision import Decision, Site, View
 from fewer.core.learning import CalibrationData, PredictorResult, TrainingBatch
-from fewer.core.needs import InputNeeds, Layout, Needs
+from fewer.core.needs import FULL_LAYOUT, NO_NEEDS, InputNeeds, Layout, Needs
 from fewer.core.operating_points import OperatingPoints
 from fewer.core.packed import Packed
 from fewer.core.phase import Phase
@@ -45,15 +45,15 @@ class Policy(nn.Module):
 
     def needs(self, layer: int, phase: Phase) -> Needs:
         """Return what the loop must compute in this layer for the decision or the loss."""
-        return Needs()
+        return NO_NEEDS
 
     def layout(self, layer: int, phase: Phase) -> Layout:
         """Return which pairs of tokens attend in this layer."""
-        return Layout()
+        return FULL_LAYOUT
 
-    def acts_in(self, layer: int) -> bool:
-        """Return whether `decide` may decide anything in this layer; else it is not asked."""
-        return bool(self.sites)
+    def acts_in(self, layer: int, site: Site) -> bool:
+        """Return whether `decide` may decide anything at this one of its sites; else not asked."""
+        return True
 
     def begin(self, tokens: Packed, phase: Phase) -> Any:
         """Return what is drawn once for a whole pass: `View.state` in all of its layers."""
@@ -76,7 +76,7 @@ class Policy(nn.Module):
 
     def forward(self, view: View) -> Decision | None:
         """Decide at the policy's sites, as far as the phase carries decisions out."""
-        acts = view.site in self.sites and self.acts_in(view.layer)
+        acts = view.site in self.sites and self.acts_in(view.layer, view.site)
         decision = self.decide(view) if acts else None
         if decision is None:
             return None

@@ -83,9 +83,9 @@ class StackPolicy(Policy):
             Layout.__or__, (part.layout(layer, part_phase) for _, part, part_phase in parts)
         )
 
-    def acts_in(self, layer: int) -> bool:
+    def acts_in(self, layer: int, site: Site) -> bool:
         """Return whether any part may decide something."""
-        return any(part.acts_in(layer) for part in self._list())
+        return any(site in part.sites and part.acts_in(layer, site) for part in self._list())
 
     def begin(self, tokens: Packed, phase: Phase) -> Any:
         """Begin every part; the state is a list of theirs."""

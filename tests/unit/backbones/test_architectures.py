@@ -94,7 +94,7 @@ def test_windows_do_not_widen_when_tokens_are_pruned():
         is_pruned = (view.tokens.position == 1) & (view.layer == 0)
         return fewer.Decision.keep(~is_pruned)
 
-    policy.decide, policy.acts_in = prune_the_second, lambda _: True
+    policy.decide, policy.acts_in = prune_the_second, lambda *_: True
     local = bind(model).layers[1]
     assert local.pattern == Pattern(1)
     hidden = []

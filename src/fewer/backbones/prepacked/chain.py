@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fewer.backbones.prepacked.layer import PrepackedLayer
@@ -26,6 +26,7 @@ from fewer.kernels.cpu.library import (
     LayersStruct,
     LayerStruct,
     NormStruct,
+    QueriesStruct,
     WeightStruct,
     best_isa,
     run_kernel,
@@ -57,6 +58,10 @@ class PrepackedChain:
         self._projected = max(layer.projections.struct.n for layer in layers)
         self._context = max(layer.output.struct.k for layer in layers)
         self._rotates = any(layer.rotary is not None for layer in layers)
+        # whether the map of the queries ends where a panel does
+        self.reads_some_rows = all(
+            layer.projections.drop_first(layer.query_width) is not None for layer in layers
+        )
         self._described: _Described | None = None
 
     @classmethod
@@ -67,24 +72,27 @@ class PrepackedChain:
         width = layers[0].projections.struct.k
         return cls(layers) if all(_fits(layer, width) for layer in layers) else None
 
-    def run(self, tokens: Packed, first: int, stop: int) -> Float[Tensor, "T D"]:
-        """Return the states after some layers: as layer by layer, to the bit."""
-        attended, out = self._states(tokens), self._states(tokens)
-        self._call(tokens, first, stop - first, attended, out)
+    def run(
+        self, tokens: Packed, first: int, stop: int, rows: Int[Tensor, "Tq"] | None = None
+    ) -> Float[Tensor, "Tq D"]:
+        """Return the states after some layers: as layer by layer, to the bit.
+
+        Of these rows alone, where they are given, after one layer.
+        """
+        count = len(tokens.hidden) if rows is None else len(rows)
+        attended, out = (empty(count, tokens.hidden.shape[1], torch.float32) for _ in range(2))
+        self._call(tokens, first, stop - first, attended, out, rows=rows)
         return out
 
     def attend(
         self, tokens: Packed, layer: int, *, needs_received: bool
     ) -> tuple[Float[Tensor, "T D"], Float[Tensor, "T"] | None]:
         """Return the states after the attention block, and the attention received if needed."""
-        attended = self._states(tokens)
+        rows, width = tokens.hidden.shape
+        attended = empty(rows, width, torch.float32)
         received = torch.zeros(len(attended), dtype=torch.float32) if needs_received else None
         self._call(tokens, layer, 0, attended, received=received)
         return attended, received
-
-    def _states(self, tokens: Packed) -> Tensor:
-        rows, width = tokens.hidden.shape
-        return empty(rows, width, torch.float32)
 
     def _call(
         self,
@@ -94,11 +102,13 @@ class PrepackedChain:
         attended: Tensor,
         out: Tensor | None = None,
         received: Tensor | None = None,
+        rows: Tensor | None = None,
     ) -> None:
         x, cu, placement = tokens.hidden.float().contiguous(), tokens.cu, tokens.placement
         position = placement.position.long().contiguous() if self._rotates else None
         described = self._describe(position)
         column = placement.column.long().contiguous() if described.reads_columns else None
+        queries, kept_alive = _queries(tokens, x, column, position, rows)
         projected = empty(len(x), self._projected, self._dtype)
         context = empty(len(x), self._context, self._dtype)
         run_kernel(
@@ -111,6 +121,7 @@ class PrepackedChain:
                 cu.data_ptr(),
                 _pointer(column),
                 _pointer(position),
+                queries,
                 projected.data_ptr(),
                 context.data_ptr(),
                 attended.data_ptr(),
@@ -120,6 +131,7 @@ class PrepackedChain:
                 torch.get_num_threads(),
             )
         )
+        del kept_alive
 
     def _describe(self, position: Tensor | None) -> _Described:
         """Describe the layers at the first pass, without gradients, and for longer texts again."""
@@ -219,6 +231,23 @@ def _struct(
         layer.wide.isa,
         attention_isa,
     )
+
+
+def _queries(
+    tokens: Packed,
+    x: Tensor,
+    column: Tensor | None,
+    position: Tensor | None,
+    rows: Tensor | None,
+) -> tuple[QueriesStruct, tuple[Tensor | None, ...]]:
+    """Describe the rows that are queries, if not all are; also return what must be kept alive."""
+    if rows is None:
+        return QueriesStruct(), ()
+    cu = tokens.offsets(rows)
+    selected = [None if part is None else part[rows] for part in (column, position)]
+    states = x.index_select(0, rows)
+    described = QueriesStruct(states.data_ptr(), len(rows), cu.data_ptr(), *map(_pointer, selected))
+    return described, (states, cu, *selected)
 
 
 def _pointer(tensor: Tensor | None) -> int | None:

@@ -13,7 +13,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from ctypes import POINTER, Structure, byref, c_double, c_int32, c_int64, c_uint64, c_void_p
+from ctypes import (
+    POINTER,
+    Structure,
+    byref,
+    c_double,
+    c_float,
+    c_int32,
+    c_int64,
+    c_uint64,
+    c_void_p,
+)
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
@@ -34,7 +44,9 @@ __all__ = [
     "LayerStruct",
     "LayersStruct",
     "LinearStruct",
+    "MergeStruct",
     "NormStruct",
+    "QueriesStruct",
     "RotateStruct",
     "WeightStruct",
     "available_isas",
@@ -250,6 +262,23 @@ class BlockCnnStruct(Structure):
     )
 
 
+class MergeStruct(Structure):
+    """`MergeCall` of abi.h."""
+
+    _fields_ = (
+        ("hidden", c_void_p),
+        ("scores", c_void_p),
+        ("keep", c_void_p),
+        ("spared", c_void_p),
+        ("cu", c_void_p),
+        ("texts", c_int64),
+        ("width", c_int64),
+        ("least", c_float),
+        ("kept", c_void_p),
+        ("states", c_void_p),
+    )
+
+
 class LayerStruct(Structure):
     """`Layer` of abi.h."""
 
@@ -282,6 +311,18 @@ class LayerStruct(Structure):
     )
 
 
+class QueriesStruct(Structure):
+    """`Queries` of abi.h."""
+
+    _fields_ = (
+        ("x", c_void_p),
+        ("rows", c_int64),
+        ("cu", c_void_p),
+        ("column", c_void_p),
+        ("position", c_void_p),
+    )
+
+
 class LayersStruct(Structure):
     """`LayersCall` of abi.h."""
 
@@ -294,6 +335,7 @@ class LayersStruct(Structure):
         ("cu", c_void_p),
         ("column", c_void_p),
         ("position", c_void_p),
+        ("queries", QueriesStruct),
         ("projected", c_void_p),
         ("context", c_void_p),
         ("attended", c_void_p),
@@ -311,6 +353,7 @@ _FUNCTIONS = {
     AttentionStruct: "fewer_attention",
     EmbedStruct: "fewer_embed",
     BlockCnnStruct: "fewer_judge",
+    MergeStruct: "fewer_merge",
     LayersStruct: "fewer_layers",
 }
 

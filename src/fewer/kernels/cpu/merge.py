@@ -38,7 +38,7 @@ def merge(
     for part in parts:
         if len(part) != rows:
             raise ValueError(f"keep, spared, scores must have {rows} rows; got {len(part)}.")
-    kept, states = torch.empty(rows, dtype=torch.bool), empty(rows, width, torch.float32)
+    is_kept, states = torch.empty(rows, dtype=torch.bool), empty(rows, width, torch.float32)
     run_kernel(
         MergeStruct(
             *(part.data_ptr() for part in parts),
@@ -46,8 +46,8 @@ def merge(
             cu.numel() - 1,
             width,
             least,
-            kept.data_ptr(),
+            is_kept.data_ptr(),
             states.data_ptr(),
         )
     )
-    return kept, states
+    return is_kept, states

@@ -94,11 +94,13 @@ class CascadePolicy(ExitingPolicy):
         self.register_buffer("margin", torch.tensor(method.margin))
         self._features: list[list[Tensor]] | None = None  # of each stage, while heads are fitted
 
+    def acts_in(self, layer: int, site: Site) -> bool:
+        """Return whether there is a head before the layer, or after it."""
+        return layer + 1 in self.stages if site is Site.AFTER else layer == 0
+
     def decide(self, view: View) -> Decision | None:
         """Estimate the scores; those documents leave that fall behind."""
         stage = view.layer + (view.site is Site.AFTER)
-        if stage not in self.stages or (view.site is Site.BEFORE and view.layer):
-            return None
         tokens, candidates = view.tokens, current_candidates()
         if self._features is not None:
             self._features[stage].append(pair_features(tokens).cpu())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fewer.core.cost import ModelSpec, Task
-from fewer.core.decision import Decision, ExitOutput, View
+from fewer.core.decision import Decision, ExitOutput, Site, View
 from fewer.core.learning import TrainingBatch
 from fewer.core.operating_points import OperatingPoints
 from fewer.core.partition import can_look
@@ -49,7 +49,7 @@ class ExitPolicy(CalibratedExits):
             self.criterion.uses_previous_exits or self.heads.uses_previous_exits
         )
 
-    def acts_in(self, layer: int) -> bool:
+    def acts_in(self, layer: int, site: Site) -> bool:
         """Return whether there is a head after this layer."""
         return layer in self.layers
 

@@ -129,12 +129,14 @@ class ProbeExitPolicy(ExitingPolicy):
         self._collected: list[list[Tensor]] | None = None  # of each layer, while probes are fitted
         self._rows: list[list[Tensor]] = []
 
+    def acts_in(self, layer: int, site: Site) -> bool:
+        """Return whether there is a probe after the layer, or tokens freeze before it."""
+        return (layer in self.layers) is (site is Site.AFTER)
+
     def decide(self, view: View) -> Decision | None:
         """Estimate the logits; the texts exit that are certain enough."""
         if view.site is Site.BEFORE:
             return freeze_unread(view)
-        if view.layer not in self.layers:
-            return None
         layer, tokens = view.layer, view.tokens
         features, rows, texts_of_rows = self._features(tokens)
         if self._collected is not None:

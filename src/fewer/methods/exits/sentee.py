@@ -84,7 +84,7 @@ class SENTEEPolicy(ExitingPolicy):
         self.threshold: Tensor
         self.register_buffer("threshold", torch.tensor(0.0))  # no sentence exits
 
-    def acts_in(self, layer: int) -> bool:
+    def acts_in(self, layer: int, site: Site) -> bool:
         """Return whether there is a head after this layer."""
         return layer in self.heads.layers
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from fewer.backbones.fast_linear import in_rows
 from fewer.core.cost import ModelSpec, linear_flops
-from fewer.core.decision import Decision, ExitOutput, View
+from fewer.core.decision import Decision, ExitOutput, Site, View
 from fewer.core.learning import TrainingBatch
 from fewer.core.operating_points import OperatingPoints
 from fewer.core.partition import can_look
@@ -142,7 +142,7 @@ class SpanExitPolicy(CalibratedExits):
             )
         self.heads = nn.ModuleList(nn.Linear(spec.hidden_size, 2) for _ in self.layers)
 
-    def acts_in(self, layer: int) -> bool:
+    def acts_in(self, layer: int, site: Site) -> bool:
         """Return whether there is a head after this layer."""
         return layer in self.layers
 

@@ -154,10 +154,12 @@ class TOKEEPolicy(ExitingPolicy):
         threshold[max(EAGER, texts - PATIENT) :] = 0.0
         return _Draws(window, threshold)
 
+    def acts_in(self, layer: int, site: Site) -> bool:
+        """Return whether there is a head after this layer."""
+        return layer in self.heads.layers
+
     def decide(self, view: View) -> Decision | None:
         """Compute the heads, and freeze the tokens whose window is certain enough."""
-        if view.layer not in self.heads.layers:
-            return None
         output, rows, flops = self.heads.compute(view)
         tokens, draws = view.tokens, view.state
         uncertainty = self.heads.uncertainty(output, rows, view)
@@ -173,7 +175,7 @@ class TOKEEPolicy(ExitingPolicy):
             is_certain = maximum < self._limit(draws.threshold[sequence], view)
         output = replace(output, exited=is_certain)
         freezes = torch.zeros_like(tokens.roles.protected).index_copy(0, rows, is_certain)
-        return replace(Decision.freeze(freezes), exit_outputs=(output,), head_flops=flops)
+        return Decision.freeze(freezes, exit_outputs=(output,), head_flops=flops)
 
     def operating_points(self) -> OperatingPoints:
         """Return the threshold."""

@@ -173,11 +173,13 @@ class BlockSkimPolicy(Policy):
         """Pairs in every layer whose predictor is computed and looks at attention."""
         return Needs(pairs=self._computes(layer, phase) and self._predictor(layer).needs_pairs)
 
+    def acts_in(self, layer: int, site: Site) -> bool:
+        """Return whether there is a predictor before the layer, or after it."""
+        return site is Site.AFTER or layer == 0
+
     def decide(self, view: View) -> Decision | None:
         """Score each block that may be pruned; those below the threshold are."""
         is_before = view.site is Site.BEFORE
-        if is_before and view.layer:
-            return None
         layer = view.layer - is_before  # after which the predictor looks; -1: the embeddings
         if not self._computes(layer, view.phase):
             return None

@@ -60,11 +60,15 @@ class LexicalPolicy(Policy):
         super().__init__()
         self.method = method
         self.target = target
-        self.skips_last = skips_last
+        self.acting = {0, spec.num_layers - 1} if skips_last else {0}
         self.register_buffer("idf", torch.zeros(spec.vocabulary))
         self.register_buffer("threshold", torch.zeros(()))
         self.register_buffer("factor", torch.ones(()))
         self._counts = DocumentCounts()
+
+    def acts_in(self, layer: int, site: Site) -> bool:
+        """Return whether it is the first layer, or the last where tokens freeze before that."""
+        return layer in self.acting
 
     def decide(self, view: View) -> Decision | None:
         """Prune before the first layer; freeze all but the first token before the last."""
@@ -73,7 +77,7 @@ class LexicalPolicy(Policy):
             self._counts.note(tokens)
             keep = lexical_scores(tokens, self.idf) >= self.factor * self.threshold
             return Decision.keep(keep | ~_may_go(tokens))
-        return freeze_unread(view) if self.skips_last else None
+        return freeze_unread(view)
 
     def calibrate(self, phase: Phase, data: CalibrationData) -> None:
         """Count the sample's second texts, then fit the threshold to the target."""

@@ -36,7 +36,6 @@ What differs from the authors' code, and why:
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -140,7 +139,7 @@ class LTPPolicy(Policy):
         taught = (*early_layers(self.spec.num_layers), self.spec.num_layers - 1)
         return Needs(received=layer > 0, received_in_trace=ranks and layer in taught)
 
-    def acts_in(self, layer: int) -> bool:
+    def acts_in(self, layer: int, site: Site) -> bool:
         """Return whether the layer has a threshold."""
         return layer > 0
 
@@ -151,7 +150,7 @@ class LTPPolicy(Policy):
             return None
         margin = self._score(received, view) - self._threshold(view.layer)
         gate = torch.sigmoid(margin / self.method.temperature) if view.soft else None
-        return replace(Decision.keep(margin >= 0, gate), restores=self.method.restore)
+        return Decision.keep(margin >= 0, gate, restores=self.method.restore)
 
     def loss(self, batch: TrainingBatch) -> Tensor:
         """Weigh the sum over layers of the mean gate, or the distance to the target, by lambda.

@@ -7,7 +7,8 @@ that no text grows.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from fewer.core.decision import Decision
 from fewer.core.packed import Packed
+from fewer.kernels.cpu.merge import merge, supports
 from fewer.methods.select import rank_by_text
 
 __all__ = ["keep_merged"]
@@ -22,12 +24,22 @@ __all__ = ["keep_merged"]
 _LEAST_WEIGHT = 1e-6
 
 
-def keep_merged(keep: Bool[Tensor, "T"], scores: Float[Tensor, "T"], tokens: Packed) -> Decision:
+def keep_merged(
+    keep: Bool[Tensor, "T"],
+    scores: Float[Tensor, "T"],
+    tokens: Packed,
+    carry: Mapping[str, Tensor] = MappingProxyType({}),
+) -> Decision:
     """Prune the tokens where `keep` is False, but the best of each text, which gets their mean.
 
-    Protected tokens are not pruned, and those pruned or frozen before take no part.
+    Protected tokens are not pruned, and those pruned or frozen before take no part. `carry` is that
+    of the decision.
     """
-    is_merged = ~keep & ~tokens.roles.protected
+    hidden, spared = tokens.hidden, tokens.roles.protected
+    if tokens.gate is None and tokens.readers is None and supports(hidden):
+        is_kept, states = merge(keep, spared, scores, hidden, tokens.cu, _LEAST_WEIGHT)
+        return Decision.keep(is_kept, states=states, carry=carry)
+    is_merged = ~keep & ~spared
     if tokens.gate is not None:
         is_merged = is_merged & (tokens.gate > 0)
     if tokens.readers is not None:
@@ -37,8 +49,7 @@ def keep_merged(keep: Bool[Tensor, "T"], scores: Float[Tensor, "T"], tokens: Pac
     weight = scores.float().clamp_min(_LEAST_WEIGHT) * is_merged
     total = tokens.count(weight).clamp_min(_LEAST_WEIGHT)
     share = (weight / total[tokens.sequence]).unsqueeze(1)
-    hidden = tokens.hidden
     empty = torch.zeros(tokens.grid[0], hidden.shape[1], device=hidden.device)
     mean = empty.index_add(0, tokens.sequence, share * hidden.float())
     states = torch.where(carries.unsqueeze(1), mean[tokens.sequence].to(hidden.dtype), hidden)
-    return replace(Decision.keep(keep | carries), states=states)
+    return Decision.keep(keep | carries, states=states, carry=carry)

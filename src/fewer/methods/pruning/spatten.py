@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
@@ -181,7 +180,7 @@ class SpAttenPolicy(Policy):
             return Decision(carry=carry)
         ratio = ratio * view.state
         keep = keep_top(total, view.tokens, count_kept(view.lengths, ratio))
-        return replace(Decision.keep(keep), carry=carry, count=_count_on_host(view, ratio))
+        return Decision.keep(keep, carry=carry, count=_count_on_host(view, ratio))
 
     def _prune_heads(self, view: View, ratio: float) -> Decision:
         """Add the magnitude of its output to each head's score, and keep the highest.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -76,4 +76,4 @@ class TokenCounts:
         """
         keep = keep_top(scores, view.tokens, self.counts[view.layer])
         is_alone = view.tokens.slot.numel() == self.totals[view.layer]
-        return replace(Decision.keep(keep), count=self.totals[view.layer + 1] if is_alone else None)
+        return Decision.keep(keep, count=self.totals[view.layer + 1] if is_alone else None)

@@ -155,7 +155,7 @@ class TRBERTPolicy(Policy):
         size = tokens.grid[0] * tokens.grid[1]
         return torch.rand(len(self.points), size, device=tokens.slot.device)
 
-    def acts_in(self, layer: int) -> bool:
+    def acts_in(self, layer: int, site: Site) -> bool:
         """Return whether there is a network before this layer."""
         return layer in self.points
 
@@ -166,7 +166,7 @@ class TRBERTPolicy(Policy):
         flops = linear_flops(self.networks[point]) * tokens.count(tokens.gate)
         if view.state is None:
             threshold = self.method.threshold if view.phase.passes else self.threshold
-            return replace(Decision.keep(logits.sigmoid() >= threshold), head_flops=flops)
+            return Decision.keep(logits.sigmoid() >= threshold, head_flops=flops)
         protected = tokens.roles.protected
         keep = (view.state[point][tokens.slot] < logits.sigmoid()) | protected
         log_prob = -nn.functional.binary_cross_entropy_with_logits(
@@ -174,7 +174,7 @@ class TRBERTPolicy(Policy):
         )
         free = (~protected).float() if tokens.gate is None else tokens.gate * ~protected
         log_prob = tokens.count(log_prob * free)
-        return replace(Decision.keep(keep), head_flops=flops, log_prob=log_prob)
+        return Decision.keep(keep, head_flops=flops, log_prob=log_prob)
 
     def loss(self, batch: TrainingBatch) -> Tensor:
         """Imitate the heuristic; or follow the teacher; or weigh what was drawn by its reward."""

@@ -33,7 +33,6 @@ No paper is followed in full: the scores are those of the papers named, the cali
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -125,25 +124,25 @@ class TrainingFreePolicy(Policy):
             return Needs(received=True)
         return Needs(pairs=True, values=rule == "value")
 
-    def acts_in(self, layer: int) -> bool:
+    def acts_in(self, layer: int, site: Site) -> bool:
         """Return whether the layer prunes, or tokens freeze before it."""
-        return layer in self.layers or (self.skips_last and layer == self.num_layers - 1)
+        if site is Site.BEFORE:
+            return self.skips_last and layer == self.num_layers - 1
+        return layer in self.layers
 
     def decide(self, view: View) -> Decision | None:
         """Compare scores with the layer's threshold; freeze all but the first token at last."""
         tokens = view.tokens
         if view.site is Site.BEFORE:
-            return freeze_unread(view) if self.skips_last else None
-        if view.layer not in self.layers:
-            return None
+            return freeze_unread(view)
         scores = self._scores(view)
         if self._share is not None:
             self._fit_threshold(view.layer, scores, tokens)
         keep = scores >= self.factor * self.threshold[view.layer]
-        decision = keep_merged(keep, scores, tokens) if self.merges else Decision.keep(keep)
-        if self.method.rule == "cumulative":
-            decision = replace(decision, carry={CARRIED: scores})
-        return decision
+        carry = {CARRIED: scores} if self.method.rule == "cumulative" else {}
+        if self.merges:
+            return keep_merged(keep, scores, tokens, carry)
+        return Decision.keep(keep, carry=carry)
 
     def calibrate(self, phase: Phase, data: CalibrationData) -> None:
         """Fit quantiles to the target, then a common factor, since the quantiles are averaged."""

@@ -27,7 +27,6 @@ What differs from the authors' code, and why:
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import cast
 
 import torch
@@ -129,7 +128,7 @@ class TranskimmerPolicy(Policy):
         if not (view.soft and view.phase.regularise):
             keep = logits.softmax(-1)[:, KEEP] >= self.threshold
             gate = keep.float().clamp_min(SKIMMED) if view.soft else None
-            return replace(Decision.keep(keep, gate), head_flops=flops)
+            return Decision.keep(keep, gate, head_flops=flops)
         soft = nn.functional.gumbel_softmax(logits, tau=self.method.temperature)[:, KEEP]
         hard = (soft >= 0.5).float().clamp_min(SKIMMED)
         return Decision(gate=hard + (soft - soft.detach()), head_flops=flops)

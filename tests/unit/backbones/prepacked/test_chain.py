@@ -6,7 +6,7 @@ import torch
 import fewer
 from fewer.backbones.base import Backbone
 from fewer.backbones.prepacked import chain as module
-from tests.contract.table import build
+from tests.contract.table import METHODS, build
 from tests.isas import FLOATS, HALVES, INT8S, needs_kernels, optimized
 from tests.tiny import FAMILIES, logits, ragged, tiny
 
@@ -36,6 +36,10 @@ def break_chain(monkeypatch):
     return lambda: monkeypatch.setattr(Backbone, "chain", property(lambda _: None))
 
 
+def _attached(method, family, width):
+    return fewer.attach(tiny(family, width=width), METHODS[method].method)
+
+
 def _answers(model, lengths):
     with torch.inference_mode():
         return logits(model(**ragged(model, lengths)))
@@ -54,8 +58,16 @@ def test_bits_are_those_of_layer_by_layer(family, isa, calls, break_chain):
 
 
 @pytest.mark.parametrize("family", ["bert", "deberta-v3", "roberta-prelayernorm"])
-@pytest.mark.parametrize("method", ["ltp", "fastbert", "training-free", "deformer", "spatten"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        *("ltp", "fastbert", "training-free", "deformer", "spatten", "probe-exit"),
+        *("tokee", "tokee-own-norm", "freeze-after", "transkimmer", "drop-after"),
+    ],
+)
 def test_bits_and_costs_of_methods_are_those_of_layer_by_layer(method, family, break_chain):
+    if not METHODS[method].runs_on(family):
+        pytest.skip("the method needs another head")
     model = optimized(build(method, family))
     spec = fewer.attachment(model).spec
     with fewer.record() as traces:
@@ -69,11 +81,42 @@ def test_bits_and_costs_of_methods_are_those_of_layer_by_layer(method, family, b
         assert torch.equal(first.layers_read, second.layers_read)
 
 
-def test_a_method_is_chained_between_its_decisions(calls):
-    model = optimized(build("ltp", "bert"))
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("ltp", lambda layers: [1] + [0] * (layers - 1)),  # decides in the middle of a layer
+        ("drop-after", lambda layers: [1] * layers),
+        ("training-free", lambda layers: [1] + [0] * (layers - 2) + [1]),  # freezes before the last
+    ],
+)
+def test_a_method_is_chained_between_its_decisions(method, expected, calls):
+    model = optimized(_attached(method, "bert", 64))
     _answers(model, (9, 4))
-    layers = fewer.attachment(model).spec.num_layers
-    assert calls == [1] + [0] * (layers - 1)
+    assert calls == expected(fewer.attachment(model).spec.num_layers)
+
+
+@pytest.mark.parametrize("isa", ISAS, ids=lambda isa: isa.name)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_some_rows_are_those_of_layer_by_layer(family, isa, calls, break_chain):
+    """Some tokens freeze after each layer; the queries are the others."""
+    if family in BY_LAYER:
+        pytest.skip("not chained")
+    model = optimized(_attached("freeze-after", family, 64), isa)
+    found = [_answers(model, lengths) for lengths in LENGTHS]
+    assert set(calls) == {1}
+    break_chain()
+    for lengths, chained in zip(LENGTHS, found, strict=True):
+        assert torch.equal(chained, _answers(model, lengths))
+
+
+def test_queries_that_end_within_a_panel_are_left_to_the_loop(calls, break_chain):
+    model = optimized(
+        _attached("freeze-after", "bert", 48), FLOATS[-1]
+    )  # whose panels have 32 columns
+    found = _answers(model, (9, 4))
+    assert calls == [1]  # before any token is frozen
+    break_chain()
+    assert torch.equal(found, _answers(model, (9, 4)))
 
 
 @pytest.mark.parametrize("kernel", ["sdpa", "reference"])

@@ -105,6 +105,17 @@ struct EmbedCall {
   int32_t isa, threads;
 };
 
+// In each text, tokens that are neither kept nor spared are merged into the best of them, which stays.
+struct MergeCall {
+  const float *hidden, *scores;  // (rows, width), (rows)
+  const uint8_t *keep, *spared;  // (rows), 0 or 1
+  const int64_t *cu;
+  int64_t texts, width;
+  float least;      // weight of a token, where its score is below
+  uint8_t *kept;    // (rows)
+  float *states;    // (rows, width)
+};
+
 // A layer as it is in every pass: attention between two norms or none, and a feed-forward block.
 struct Layer {
   struct Norm attention_norm, output_norm, input_norm, last_norm;  // before and after each block
@@ -121,6 +132,13 @@ struct Layer {
   int32_t project_isa, output_isa, feed_forward_isa, attention_isa;
 };
 
+// The rows of a layer that are queries and read on, where the others are keys and values alone.
+struct Queries {
+  const float *x;
+  int64_t rows;
+  const int64_t *cu, *column, *position;
+};
+
 // Some layers, one after the other; or the attention of one, without its feed-forward block.
 struct LayersCall {
   const struct Layer *layers;
@@ -129,8 +147,9 @@ struct LayersCall {
   int64_t rows, texts;
   const int64_t *cu, *column;    // columns are read by windows and relative scores only
   const int64_t *position;       // of what is rotated
+  struct Queries queries;        // null x: all rows; else count is 0 or 1
   void *projected, *context;     // (rows, outputs of project) and (rows, inputs of output), memory
-  float *attended, *out;         // (rows, width of the model); memory unless count is 0, and the output
+  float *attended, *out;         // (queries, width of the model); memory unless count is 0, and the output
   float *received;               // (rows) that each key receives if count is 0, or null
   int32_t bf16, threads;         // bf16: projected and context
 };

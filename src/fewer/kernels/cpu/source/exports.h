@@ -19,5 +19,6 @@ FEWER_EXPORT void fewer_rotate(const struct RotateCall *call);
 FEWER_EXPORT void fewer_attention(const struct AttentionCall *call);
 FEWER_EXPORT void fewer_judge(const struct BlockCnnCall *call);
 FEWER_EXPORT void fewer_embed(const struct EmbedCall *call);
+FEWER_EXPORT void fewer_merge(const struct MergeCall *call);
 FEWER_EXPORT void fewer_layers(const struct LayersCall *call);
 }
