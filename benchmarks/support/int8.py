@@ -7,14 +7,15 @@ from typing import Any
 from fewer.report.format import grid
 from fewer.report.settings import first_metric
 
-__all__ = ["LABELS", "PRECISIONS", "int8_scores_table", "int8_table"]
+__all__ = ["LABELS", "PRECISIONS", "PRUNED", "int8_scores_table", "int8_table"]
 
 PRECISIONS = ("fp32", "bf16", "int8")
+PRUNED = "fewer int8, pruned"
 LABELS = ("accuracy", "agreement", "difference")
 
 
 def int8_table(row: dict[str, Any], path: str) -> str:
-    """Write a table of times, and one of scores."""
+    """Write a table of times, and one of scores where there are any."""
     shapes, systems = list(row["cpu_ms"]), list(row["cpu_ms"]["1x25"])
     times = [("system", *shapes)]
     for name in systems:
@@ -24,25 +25,42 @@ def int8_table(row: dict[str, Any], path: str) -> str:
             for shape in shapes
         ]
         times.append((name, *cells))
-    tasks = list(row["scores"])
-    scores = [
-        ("system", *(f"{task}, {row['scores'][task]['texts']['count']} texts" for task in tasks))
-    ]
-    for name in systems:
-        if name in row["scores"][tasks[0]]:
-            found = [row["scores"][task][name] for task in tasks]
-            cells = [f"{one['accuracy']:.4f}, {one['agreement']:.1%}" for one in found]
-            scores.append((name, *cells))
     versions = ", ".join(f"{name} {version}" for name, version in row["peers"].items())
     missing = f" Missing: {', '.join(row['missing'])}." if row["missing"] else ""
-    return (
-        f"{grid(times, words=1)}\n"
-        "CPU milliseconds per batch, in brackets the speed over fewer in bf16; medians of rounds "
-        "in turn.\n\n"
-        f"{grid(scores, words=1)}\n"
-        f"Accuracy, and the share of labels that equal those in fp32. {row['processor']}, one "
-        f"thread. {versions}.{missing} Rows in `{path}`."
+    measured = (
+        f"{row.get('model', 'MiniLM-L6')}. {row['processor']}, one thread. {versions}.{missing} "
+        f"Rows in `{path}`."
     )
+    text = (
+        f"{grid(times, words=1)}\nCPU milliseconds per batch, in brackets the speed over fewer in "
+        "bf16; medians of rounds in turn."
+    )
+    if row["scores"]:
+        text += (
+            f"\n\n{_scores_grid(row, systems)}\nAccuracy, and the share of labels that equal those "
+            "in fp32."
+        )
+    if "pruned" in row:
+        share = row["pruned"]["flops_share"]
+        text += f" Pruned: training-free, {share:.2f} of the FLOPs of the imdb texts."
+    return f"{text} {measured}"
+
+
+def _scores_grid(row: dict[str, Any], systems: list[str]) -> str:
+    """Write a line a system, with its scores on each task that it was trained for."""
+    tasks = row["scores"]
+    lines = [
+        ("system", *(f"{task}, {found['texts']['count']} texts" for task, found in tasks.items()))
+    ]
+    for name in systems:
+        cells = [
+            f"{found[name]['accuracy']:.4f}, {found[name]['agreement']:.1%}"
+            if name in found
+            else "-"
+            for found in tasks.values()
+        ]
+        lines.append((name, *cells))
+    return grid(lines, words=1)
 
 
 def int8_scores_table(rows: list[dict[str, Any]]) -> str:

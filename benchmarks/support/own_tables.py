@@ -26,6 +26,7 @@ OWN_TABLES: dict[str, Callable[[dict[str, Any], str], str]] = {
     "embedding_memory": embedding_memory_table,
     "gliner": gliner_table,
     "int8": int8_table,
+    "int8_base": int8_table,
     "ltp_limits": ltp_limits_table,
     "reranking": reranking_table,
     "skim_oracle": oracle_table,

@@ -79,6 +79,7 @@ class PrepackedChain:
 
         Of these rows alone, where they are given, after one layer.
         """
+        assert rows is None or stop == first + 1
         count = len(tokens.hidden) if rows is None else len(rows)
         attended, out = (empty(count, tokens.hidden.shape[1], torch.float32) for _ in range(2))
         self._call(tokens, first, stop - first, attended, out, rows=rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain
-from operator import attrgetter
+from operator import attrgetter, is_
 from typing import Any
 
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ class Fingerprint:
             if entries
         ]
         self._parts = list(chain.from_iterable(map(dict.values, self._members)))  # kept alive
-        self._identity = self._identify()
+        self._names = self._list_names()
         tensors = [part for part in self._parts if isinstance(part, Tensor)]
         # torch counts no edits of tensors made in inference mode
         self._counted = [tensor for tensor in tensors if not tensor.is_inference()]
@@ -63,17 +63,17 @@ class Fingerprint:
         """Return whether the modules are unchanged."""
         # no generators: this runs for each tensor in each pass
         return (
-            self._identify() == self._identity
+            self._list_names() == self._names
+            and all(map(is_, chain.from_iterable(map(dict.values, self._members)), self._parts))
             and [*map(Tensor.data_ptr, self._plain)] == self._addresses
             and [*map(_VERSION, self._counted)] == self._versions
             and changed_forwards(self._modules) == self._changed
             and self._sample() == self._sampled
         )
 
-    def _identify(self) -> tuple[list[tuple[str, ...]], list[int]]:
-        """Return the names and the ids of all children and parameters, in order."""
-        parts = chain.from_iterable(map(dict.values, self._members))
-        return [*map(tuple, self._members)], [*map(id, parts)]
+    def _list_names(self) -> tuple[list[int], list[str]]:
+        """Return how many children and parameters each module has, and the names of all."""
+        return [*map(len, self._members)], [*chain.from_iterable(self._members)]
 
 
 def _has_address(tensor: Tensor) -> bool:

@@ -324,8 +324,10 @@ class BlockSkimPolicy(Policy):
         )
 
     def operating_points(self) -> OperatingPoints:
-        """Return tau; 0 keeps every block."""
-        return OperatingPoints((self.threshold,), 0.0, GRID, _check_threshold)
+        """Return tau; 0 keeps every block. Unless training skims too, a target sets it alone."""
+        one_training = not self.method.skimming_epochs
+        points = (self.threshold,), 0.0, GRID, _check_threshold
+        return OperatingPoints(*points, one_training=one_training)
 
     def _predictor(self, layer: int) -> Predictor:
         return cast("Predictor", self.predictors[layer] if layer >= 0 else self.first_predictor)

@@ -252,6 +252,13 @@ def test_before_the_phase_nothing_is_calibrated(settings):
     assert attached.policy.threshold.item() == 0
 
 
+def test_one_training_serves_all_targets_unless_it_skims():
+    for epochs in (0.0, 0.5):
+        method = BlockSkim(target=0.5, skimming_epochs=epochs)
+        attached = fewer.attachment(fewer.attach(tiny(task="QuestionAnswering"), method))
+        assert attached.policy.operating_points().one_training is (epochs == 0)
+
+
 def test_operating_points_run_from_all_blocks_to_the_best_alone():
     model, attached, batch = _opened()
     points = attached.policy.operating_points()
