@@ -16,6 +16,7 @@ from benchmarks.claims.pieces import (
     loss,
     of_each_data_set,
 )
+from benchmarks.claims.skim_measures import block_sizes
 from benchmarks.support.compare import comparison_name
 
 __all__ = ["RECAP"]
@@ -147,6 +148,12 @@ RECAP = (
                 "the FLOPs",
                 at_least(0.0),
                 _blocks_ahead,
+                *POINTS,
+            ),
+            Check(
+                "F1 of larger blocks less that of smaller ones, at the same share of the FLOPs",
+                at_least(0.0),
+                block_sizes,
                 *POINTS,
             ),
         ),

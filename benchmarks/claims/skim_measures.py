@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from statistics import mean
 from typing import Any
@@ -32,6 +32,7 @@ from fewer.methods.pruning import BlockSkim
 __all__ = [
     "architectures",
     "areas_of",
+    "block_sizes",
     "cached_loses",
     "cached_saves",
     "evidence_areas",
@@ -255,24 +256,34 @@ def _compared(results: Results) -> list[tuple[str, Row | None, Row | None]]:
 
 
 def stages(results: Results) -> list[Case]:
-    """Compare F1 of joint training with that in two stages, at equal FLOPs, in each comparison.
+    """Compare F1 of joint training with that in two stages, at equal FLOPs, in each comparison."""
+    return [
+        Case(where, lead(entry, 1 if first == "joint" else -1))
+        for where, entry, first, _ in _differing_in(results, "training")
+    ]
 
-    Arms that differ in nothing else are compared.
-    """
+
+def block_sizes(results: Results) -> list[Case]:
+    """Compare F1 of larger blocks with that of smaller ones, at equal FLOPs."""
     cases = []
+    for where, entry, first, second in _differing_in(results, "block"):
+        larger, smaller = max(first, second), min(first, second)
+        name = f"{larger} tokens, {smaller}, {where}"
+        cases.append(Case(name, lead(entry, 1 if first == larger else -1)))
+    return cases
+
+
+def _differing_in(results: Results, setting: str) -> Iterator[tuple[str, Row, Any, Any]]:
+    """List differences of arms that differ in this setting alone, with both of its values."""
     for row in results.rows("compare"):
         arms = _skim_arms(row)
         for entry in row["differences"]:
             first, second = arms.get(entry["arm"]), arms.get(entry["reference"])
             if first is None or second is None or entry["target"] is None:
                 continue
-            differing = {name: first[name] for name in first if first[name] != second[name]}
-            if list(differing) != ["training"]:
-                continue
-            sign = 1 if differing["training"] == "joint" else -1
-            where = f"{comparison_name(row)}, {entry['target']:.0%} of the FLOPs"
-            cases.append(Case(where, lead(entry, sign)))
-    return cases
+            if [name for name in first if first[name] != second[name]] == [setting]:
+                where = f"{comparison_name(row)}, {entry['target']:.0%} of the FLOPs"
+                yield where, entry, first[setting], second[setting]
 
 
 def _hops(results: Results) -> dict[str, dict[bool, Row]]:

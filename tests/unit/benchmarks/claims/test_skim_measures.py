@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.claims.claim import Results
 from benchmarks.claims.recap import _blocks_ahead
-from benchmarks.claims.skim_measures import loss_gains, lost_of_all, saved, stages
+from benchmarks.claims.skim_measures import block_sizes, loss_gains, lost_of_all, saved, stages
 from tests.unit.benchmarks.comparisons import difference
 
 SKIM = {"name": "block_skim", "args": {"target": 0.5}}
@@ -71,6 +71,17 @@ def test_joint_training_is_compared_with_stages_at_equal_flops(write, turned):
     (case,) = stages(write(row))
     assert case.name == "some, 50% of the FLOPs"
     assert case.interval == pytest.approx((3.0, 2.0, 4.0))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_larger_blocks_are_compared_with_smaller_ones_at_equal_flops(write, turned):
+    pair, mean = (("skim", "large"), 0.03) if turned else (("large", "skim"), -0.03)
+    large = {"name": "block_skim", "args": {**SKIM["args"], "block": 64}}
+    differences = [difference(*pair, mean, 0.5, 0.5), difference("large", "stages", 0.4, 0.5, 0.5)]
+    row = _row("some", differences, skim=SKIM, large=large, stages=IN_STAGES)
+    (case,) = block_sizes(write(row))
+    assert case.name == "64 tokens, 32, some, 50% of the FLOPs"
+    assert case.interval == pytest.approx((-3.0, -4.0, -2.0))
 
 
 def test_blocks_are_compared_with_tokens_at_one_target(write):
