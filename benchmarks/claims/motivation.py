@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.claims.claim import Case, Check, Claim, Results, at_least, at_most
 from benchmarks.claims.intervals import Interval, counted, difference, growth, in_points, proportion
-from benchmarks.claims.pieces import POINTS, cases_of, loss, of_each_data_set
+from benchmarks.claims.pieces import POINTS, cases_of, loss, of_each_data_set, training_free_rows
 from benchmarks.long_texts import ROWS
 from benchmarks.support.length_distributions import evaluation_files
 
@@ -88,9 +88,8 @@ def _pruned(measure: Callable[[Row], Interval | None]) -> Callable[[Results], Se
     def collect(results: Results) -> list[Case]:
         cases = []
         for stem in _PRUNED:
-            rows = results.rows(stem)
-            if stem == "training-free":
-                rows = [row for row in rows if row["method"]["args"]["rule"] == "cumulative"]
+            is_free = stem == "training-free"
+            rows = training_free_rows(results) if is_free else results.rows(stem)
             for name, row in of_each_data_set(rows).items():
                 cases += cases_of({f"{row['method']['name']} on {name}": row}, measure)
         return cases

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.claims.claim import Case
+from benchmarks.claims.claim import Case, Results
 from benchmarks.claims.intervals import (
     Interval,
     area,
@@ -14,6 +14,7 @@ from benchmarks.claims.intervals import (
     difference,
     paired_difference,
 )
+from fewer.methods.pruning import TrainingFree
 from fewer.report.operating_points import (
     data_set,
     operating_point,
@@ -35,6 +36,7 @@ __all__ = [
     "of_each_data_set",
     "run_name",
     "saved_at_equal_score",
+    "training_free_rows",
 ]
 
 Row = Mapping[str, Any]
@@ -51,6 +53,16 @@ def of_each_data_set(rows: Iterable[Row]) -> dict[str, Row]:
         if "method" in row["systems"] and is_better:
             chosen[name] = row
     return chosen
+
+
+def training_free_rows(results: Results, rule: str = TrainingFree.rule) -> list[Row]:
+    """Return the rows of pruning by a rule without training, for the default share of the FLOPs."""
+    chosen = {"rule": rule, "target": TrainingFree.target}
+    return [
+        row
+        for row in results.rows("training-free")
+        if chosen.items() <= row["method"]["args"].items()
+    ]
 
 
 def _is_test(row: Row) -> bool:

@@ -15,6 +15,7 @@ from benchmarks.claims.pieces import (
     lead,
     loss,
     of_each_data_set,
+    training_free_rows,
 )
 from benchmarks.claims.skim_measures import block_sizes
 from benchmarks.support.compare import comparison_name
@@ -28,14 +29,9 @@ def _received(measure: Any) -> Any:
     """Return what measures pruning by the attention that a token received, without training."""
 
     def collect(results: Results) -> list[Case]:
-        rows = [
-            row
-            for row in results.rows("training-free")
-            if row["method"]["args"]["rule"] in ("received", "cumulative")
-        ]
         cases = []
         for rule in ("received", "cumulative"):
-            chosen = of_each_data_set(row for row in rows if row["method"]["args"]["rule"] == rule)
+            chosen = of_each_data_set(training_free_rows(results, rule))
             cases += cases_of({f"{rule}, {name}": row for name, row in chosen.items()}, measure)
         return cases
 
@@ -45,11 +41,7 @@ def _received(measure: Any) -> Any:
 def _learned_against_fitted(results: Results) -> list[Case]:
     """Compare what learned and fitted thresholds lose; the FLOPs are in the check before."""
     learned = of_each_data_set(results.rows("imdb-ltp", "sst2-ltp"))
-    fitted = of_each_data_set(
-        row
-        for row in results.rows("training-free")
-        if row["method"]["args"]["rule"] == "cumulative"
-    )
+    fitted = of_each_data_set(training_free_rows(results))
     cases = []
     for name in learned.keys() & fitted.keys():
         first, second = loss(learned[name]), loss(fitted[name])
@@ -61,11 +53,7 @@ def _learned_against_fitted(results: Results) -> list[Case]:
 
 def _learned_saves(results: Results) -> list[Case]:
     learned = of_each_data_set(results.rows("imdb-ltp", "sst2-ltp"))
-    fitted = of_each_data_set(
-        row
-        for row in results.rows("training-free")
-        if row["method"]["args"]["rule"] == "cumulative"
-    )
+    fitted = of_each_data_set(training_free_rows(results))
     names = sorted(learned.keys() & fitted.keys())
     return [
         Case(name, counted(flops_saved(learned[name]).value / flops_saved(fitted[name]).value))

@@ -52,7 +52,8 @@ def _scores_grid(row: dict[str, Any], systems: list[str]) -> str:
     lines = [
         ("system", *(f"{task}, {found['texts']['count']} texts" for task, found in tasks.items()))
     ]
-    for name in systems:
+    scored = [name for name in systems if any(name in found for found in tasks.values())]
+    for name in scored:
         cells = [
             f"{found[name]['accuracy']:.4f}, {found[name]['agreement']:.1%}"
             if name in found

@@ -21,6 +21,20 @@ def test_times_scores_and_missing_peers_are_shown():
     assert "sst2, 872 texts" in table
     assert table.count("| peer |") == 1  # it has no head, and no score
     assert "Missing: openvino-int8." in table
+    row["scores"]["imdb"] = {"fewer int8": score, "texts": {"count": 500}}
+    row["pruned"] = {"flops_share": 0.613}
+    table = int8_table(row, "rows.jsonl")
+    assert "| fewer bf16 | 0.9123, 99.5% | - |" in table
+    assert "Pruned: training-free, 0.61 of the FLOPs" in table
+
+
+def test_times_alone_have_no_table_of_scores():
+    times, speed = {"fewer bf16": {"median": 2.0}}, {"fewer bf16": {"median": 1.0}}
+    row = {"processor": "a CPU", "cpu_ms": {"1x25": times}, "speed": {"1x25": speed}}
+    row |= {"scores": {}, "peers": {}, "missing": {}, "model": "random weights"}
+    table = int8_table(row, "rows.jsonl")
+    assert "Accuracy" not in table
+    assert "medians of rounds in turn. random weights. a CPU" in table
 
 
 def test_scores_stand_beside_those_in_fp32_by_precision():
