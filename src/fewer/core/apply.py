@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fewer.core.decision import Decision
 from fewer.core.packed import Packed
+from fewer.core.partition import can_look
 
 __all__ = ["APPLIES", "Apply"]
 
@@ -51,7 +52,10 @@ def _kept(decision: Decision) -> Tensor:
 def _freeze(tokens: Packed, decision: Decision) -> Packed:
     if not decision.freezes:
         return tokens
-    active = ~decision.frozen
+    frozen = decision.frozen
+    if can_look(frozen) and not bool(frozen.any()):
+        return tokens
+    active = ~frozen
     return tokens.replace(active=active if tokens.active is None else tokens.active & active)
 
 

@@ -228,7 +228,7 @@ class Decision:
         faults = self.faults
         if self.count is not None and fate is not None:
             faults = (*faults, (fate > int(Fate.GONE)).sum() != self.count)
-        if self.freezes and fate is not None:
+        if fate is not None and (self.freezes or tokens.active is not None):
             reads, readers = fate == int(Fate.ACTIVE), tokens.readers
             reads = reads if readers is None else reads & readers
             exits = _join(exits, tokens.count(reads.float()) == 0, torch.logical_or)

@@ -115,6 +115,14 @@ def test_a_text_without_an_active_token_exits():
     assert freeze.with_guarantees(_tokens()).fate.tolist() == [FROZEN, FROZEN, ACTIVE, GONE, GONE]
 
 
+def test_a_text_exits_when_its_last_active_tokens_are_pruned():
+    """Tokens 0, 1 of the first text and all of the second but 4 were frozen before."""
+    tokens = _tokens().replace(active=torch.tensor([False, False, True, False, True]))
+    decision = _fates(ACTIVE, ACTIVE, GONE, ACTIVE, ACTIVE).with_guarantees(tokens)
+    assert decision.exits.tolist() == [True, False]
+    assert decision.fate.tolist() == [GONE, GONE, GONE, ACTIVE, ACTIVE]
+
+
 @pytest.mark.parametrize("mark", ["active", "alive"])
 def test_tokens_frozen_or_pruned_before_are_not_active(mark):
     """Token 2 is not frozen now, but was or is pruned already; tokens 0, 1 are frozen now."""

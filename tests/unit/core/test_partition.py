@@ -44,7 +44,7 @@ def on_gpu(monkeypatch):
     """Let the loop take the steps that it takes on a GPU, on the CPU."""
     monkeypatch.setitem(KERNELS, "reference", _quiet)
     exits = fewer.methods.exits
-    core = fewer.core.packed, fewer.core.decision, fewer.core.removed
+    core = fewer.core.packed, fewer.core.decision, fewer.core.removed, fewer.core.apply
     for holder in (module, *core, exits.policy, exits.probe_exit, exits.spans):
         monkeypatch.setattr(holder, "can_look", lambda tensor: False)
 

@@ -31,7 +31,7 @@ from fewer.kernels.cpu.library import (
     best_isa,
     run_kernel,
 )
-from fewer.kernels.cpu.ops import Norm, check_positions
+from fewer.kernels.cpu.ops import Norm, Weight, check_positions
 from fewer.kernels.relative import RelativeScores
 
 __all__ = ["PrepackedChain"]
@@ -59,9 +59,7 @@ class PrepackedChain:
         self._context = max(layer.output.struct.k for layer in layers)
         self._rotates = any(layer.rotary is not None for layer in layers)
         # whether the map of the queries ends where a panel does
-        self.reads_some_rows = all(
-            layer.projections.drop_first(layer.query_width) is not None for layer in layers
-        )
+        self.reads_some_rows = all(_part_projections(layer) is not None for layer in layers)
         self._described: _Described | None = None
 
     @classmethod
@@ -141,13 +139,16 @@ class PrepackedChain:
         if described is None or last >= described.limit:
             relative = [_prepare(layer.relative_scores()) for layer in self._layers]
             tables = [_tables(layer, last) for layer in self._layers]
-            parts = zip(self._layers, relative, tables, strict=True)
+            projections = [_part_projections(layer) for layer in self._layers]
+            parts = zip(self._layers, projections, relative, tables, strict=True)
             structs = (LayerStruct * len(relative))(*(_struct(*each) for each in parts))
             limit = min((len(cos) for cos, _ in filter(None, tables)), default=1)
             reads = any(layer.pattern is not None for layer in self._layers) or any(
                 scores is not None for scores in relative
             )
-            described = _Described(addressof(structs), limit, reads, (structs, relative, tables))
+            described = _Described(
+                addressof(structs), limit, reads, (structs, projections, relative, tables)
+            )
             self._described = described
         if position is not None and position.numel():
             check_positions(position, len(position), described.limit)
@@ -204,8 +205,17 @@ def _tables(layer: _ChainedLayer, last: int) -> _Tables | None:
     return layer.rotary.tables(last) if isinstance(layer.rotary, FixedRotary) else None
 
 
+def _part_projections(layer: _ChainedLayer) -> tuple[Weight, Weight] | None:
+    """Return the map to queries, and that to keys and values; `None` where they share a panel."""
+    rest = layer.projections.drop_first(layer.query_width)
+    return None if rest is None else (layer.projections.take_first(layer.query_width), rest)
+
+
 def _struct(
-    layer: _ChainedLayer, relative: RelativeScores | None, tables: _Tables | None
+    layer: _ChainedLayer,
+    projections: tuple[Weight, Weight] | None,
+    relative: RelativeScores | None,
+    tables: _Tables | None,
 ) -> LayerStruct:
     attention_isa = best_isa(layer.isa.attention_dtype)
     assert attention_isa is not None
@@ -216,6 +226,7 @@ def _struct(
     return LayerStruct(
         *(NormStruct() if norm is None else norm.struct for norm in _norms(layer)),
         layer.projections.struct,
+        *((WeightStruct(),) * 2 if projections is None else (part.struct for part in projections)),
         layer.output.struct,
         layer.wide.struct,
         WeightStruct() if layer.gate is None else layer.gate.struct,

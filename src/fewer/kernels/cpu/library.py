@@ -288,6 +288,8 @@ class LayerStruct(Structure):
         ("input_norm", NormStruct),
         ("last_norm", NormStruct),
         ("project", WeightStruct),
+        ("project_queries", WeightStruct),
+        ("project_rest", WeightStruct),
         ("output", WeightStruct),
         ("up", WeightStruct),
         ("gate", WeightStruct),
@@ -369,8 +371,8 @@ def _library() -> ctypes.CDLL | str:
                 library = _declare_types(ctypes.CDLL(str(path)))
                 pause_at_forks()
                 return library
-            except OSError as error:
-                return f"the compiled kernels cannot be loaded ({error})"
+            except (OSError, AttributeError) as error:  # or they lack a function
+                return f"the compiled kernels cannot be loaded ({error}); install the package again"
     return (
         "the package was installed without its compiled kernels (they need GCC, on x86-64 or ARM; "
         "install again where there is a compiler)"

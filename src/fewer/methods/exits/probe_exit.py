@@ -131,7 +131,7 @@ class ProbeExitPolicy(ExitingPolicy):
 
     def acts_in(self, layer: int, site: Site) -> bool:
         """Return whether there is a probe after the layer, or tokens freeze before it."""
-        return (layer in self.layers) is (site is Site.AFTER)
+        return layer in self.layers if site is Site.AFTER else layer not in self.layers
 
     def decide(self, view: View) -> Decision | None:
         """Estimate the logits; the texts exit that are certain enough."""

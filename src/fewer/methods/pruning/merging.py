@@ -7,8 +7,7 @@ that no text grows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -28,17 +27,21 @@ def keep_merged(
     keep: Bool[Tensor, "T"],
     scores: Float[Tensor, "T"],
     tokens: Packed,
-    carry: Mapping[str, Tensor] = MappingProxyType({}),
+    *,
+    training: bool = False,
+    **fields: Any,
 ) -> Decision:
     """Prune the tokens where `keep` is False, but the best of each text, which gets their mean.
 
-    Protected tokens are not pruned, and those pruned or frozen before take no part. `carry` is that
-    of the decision.
+    Protected tokens are not pruned, and those pruned or frozen before take no part. `fields`
+    are others of the decision. In `training` all is done by PyTorch's operators, so that a pass
+    without gradients has the bits of one with them.
     """
     hidden, spared = tokens.hidden, tokens.roles.protected
-    if tokens.gate is None and tokens.readers is None and supports(hidden):
+    is_plain = tokens.gate is None and tokens.readers is None and not training
+    if is_plain and supports(hidden):
         is_kept, states = merge(keep, spared, scores, hidden, tokens.cu, _LEAST_WEIGHT)
-        return Decision.keep(is_kept, states=states, carry=carry)
+        return Decision.keep(is_kept, states=states, **fields)
     is_merged = ~keep & ~spared
     if tokens.gate is not None:
         is_merged = is_merged & (tokens.gate > 0)
@@ -52,4 +55,4 @@ def keep_merged(
     empty = torch.zeros(tokens.grid[0], hidden.shape[1], device=hidden.device)
     mean = empty.index_add(0, tokens.sequence, share * hidden.float())
     states = torch.where(carries.unsqueeze(1), mean[tokens.sequence].to(hidden.dtype), hidden)
-    return Decision.keep(keep | carries, states=states, carry=carry)
+    return Decision.keep(keep | carries, states=states, **fields)

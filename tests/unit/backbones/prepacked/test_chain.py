@@ -4,8 +4,10 @@ import pytest
 import torch
 
 import fewer
+from fewer import Decision, Site
 from fewer.backbones.base import Backbone
 from fewer.backbones.prepacked import chain as module
+from fewer.core.packed import Packed, plan
 from tests.contract.table import METHODS, build
 from tests.isas import FLOATS, HALVES, INT8S, needs_kernels, optimized
 from tests.tiny import FAMILIES, logits, ragged, tiny
@@ -19,12 +21,12 @@ BY_LAYER = {"longformer", "big-bird", "roformer", "eurobert"}
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Record how many layers each call ran; 0 is the attention of one."""
+    """Record how many layers each call ran; 0 is the attention of one, -1 one of some rows."""
     calls = []
     run = module.run_kernel
 
     def record(struct):
-        calls.append(struct.count)
+        calls.append(-1 if struct.queries.cu else struct.count)
         run(struct)
 
     monkeypatch.setattr(module, "run_kernel", record)
@@ -34,6 +36,9 @@ def calls(monkeypatch):
 @pytest.fixture
 def break_chain(monkeypatch):
     return lambda: monkeypatch.setattr(Backbone, "chain", property(lambda _: None))
+
+
+FREEZING = {"training-free", "freeze-after"}  # of some texts, which are read on
 
 
 def _attached(method, family, width):
@@ -57,7 +62,7 @@ def test_bits_are_those_of_layer_by_layer(family, isa, calls, break_chain):
         assert torch.equal(chained, _answers(model, lengths))
 
 
-@pytest.mark.parametrize("family", ["bert", "deberta-v3", "roberta-prelayernorm"])
+@pytest.mark.parametrize("family", ["bert", "deberta-v3", "roberta-prelayernorm", "modernbert"])
 @pytest.mark.parametrize(
     "method",
     [
@@ -65,13 +70,14 @@ def test_bits_are_those_of_layer_by_layer(family, isa, calls, break_chain):
         *("tokee", "tokee-own-norm", "freeze-after", "transkimmer", "drop-after"),
     ],
 )
-def test_bits_and_costs_of_methods_are_those_of_layer_by_layer(method, family, break_chain):
+def test_bits_and_costs_of_methods_are_those_of_layer_by_layer(method, family, calls, break_chain):
     if not METHODS[method].runs_on(family):
         pytest.skip("the method needs another head")
-    model = optimized(build(method, family))
+    model = optimized(build(method, family, sizes={"width": 64}))
     spec = fewer.attachment(model).spec
     with fewer.record() as traces:
         found = [_answers(model, lengths) for lengths in LENGTHS]
+    assert -1 in calls or method not in FREEZING
     break_chain()
     with fewer.record() as by_layer:
         expected = [_answers(model, lengths) for lengths in LENGTHS]
@@ -86,7 +92,10 @@ def test_bits_and_costs_of_methods_are_those_of_layer_by_layer(method, family, b
     [
         ("ltp", lambda layers: [1] + [0] * (layers - 1)),  # decides in the middle of a layer
         ("drop-after", lambda layers: [1] * layers),
-        ("training-free", lambda layers: [1] + [0] * (layers - 2) + [1]),  # freezes before the last
+        (
+            "training-free",
+            lambda layers: [1] + [0] * (layers - 2) + [-1],
+        ),  # freezes before the last
     ],
 )
 def test_a_method_is_chained_between_its_decisions(method, expected, calls):
@@ -103,7 +112,7 @@ def test_some_rows_are_those_of_layer_by_layer(family, isa, calls, break_chain):
         pytest.skip("not chained")
     model = optimized(_attached("freeze-after", family, 64), isa)
     found = [_answers(model, lengths) for lengths in LENGTHS]
-    assert set(calls) == {1}
+    assert set(calls) == {1, -1}
     break_chain()
     for lengths, chained in zip(LENGTHS, found, strict=True):
         assert torch.equal(chained, _answers(model, lengths))
@@ -141,3 +150,30 @@ def test_a_layer_that_is_not_plain_leaves_all_to_the_loop(calls):
     query.register_forward_hook(lambda *_: None)
     _answers(optimized(model), (5, 9))
     assert not calls
+
+
+def test_a_layer_without_a_query_computes_nothing():
+    model = optimized(tiny(width=64))
+    where = plan(None, (1, 4), torch.device("cpu"))
+    tokens = Packed.start(where, torch.randn(4, 64), where.column, where.column == 0)
+    with torch.inference_mode():
+        chain = fewer.attachment(model).backbone(model.base_model).chain
+        states = chain.run(tokens, 0, 1, torch.empty(0, dtype=torch.long))
+    assert states.shape == (0, 64)
+
+
+@pytest.mark.parametrize("apply", ["compact", "mask"])
+def test_a_text_whose_last_active_tokens_are_pruned_exits(apply):
+    def decide(view):
+        column, site = view.tokens.placement.column, (view.layer, view.site)
+        if site == (0, Site.AFTER):
+            return Decision.freeze(column <= 2)
+        return Decision.keep(column <= 2) if site == (1, Site.BEFORE) else None
+
+    model = optimized(fewer.attach(tiny(width=64)))
+    policy = fewer.attachment(model).policy
+    policy.sites, policy.decide = frozenset({Site.BEFORE, Site.AFTER}), decide
+    with fewer.record() as traces, fewer.applying(model, apply):
+        _answers(model, (9, 3))
+    assert traces[0].layers_read[0].tolist() == [1] * 9
+    assert traces[0].layers_read[1, :3].tolist() == [1] * 3

@@ -120,6 +120,7 @@ struct MergeCall {
 struct Layer {
   struct Norm attention_norm, output_norm, input_norm, last_norm;  // before and after each block
   struct Weight project;                                           // to queries, keys and values
+  struct Weight project_queries, project_rest;                     // parts of it, where it can be parted
   struct Weight output, up, gate, down;
   int64_t heads;
   const int32_t *bucket;  // relative scores, as in AttentionCall
@@ -147,7 +148,7 @@ struct LayersCall {
   int64_t rows, texts;
   const int64_t *cu, *column;    // columns are read by windows and relative scores only
   const int64_t *position;       // of what is rotated
-  struct Queries queries;        // null x: all rows; else count is 0 or 1
+  struct Queries queries;        // null cu: all rows; else count is 0 or 1
   void *projected, *context;     // (rows, outputs of project) and (rows, inputs of output), memory
   float *attended, *out;         // (queries, width of the model); memory unless count is 0, and the output
   float *received;               // (rows) that each key receives if count is 0, or null

@@ -2,13 +2,6 @@
 #include "abi.h"
 #include "exports.h"
 
-// The outputs of a weight from `start` on, which is the first of a panel, up to `end`.
-static Weight outputs(const Weight &weight, int64_t start, int64_t end, int32_t isa) {
-  const char *packed = (const char *)weight.packed + (start ? fewer_packed_bytes(start, weight.k, isa) : 0);
-  return {packed, weight.bias ? weight.bias + start : 0, weight.scale ? weight.scale + start : 0,
-          end - start, weight.k};
-}
-
 // Project rows into memory of `weight.n` columns, and rotate the first `turned` of them.
 static void project(const Layer &layer, const LayersCall &call, const Weight &weight, const float *x, int64_t rows,
                     const int64_t *position, int64_t turned, void *out) {
@@ -32,12 +25,10 @@ static void attend(const Layer &layer, const LayersCall &call, const float *x) {
   char *projected = (char *)call.projected;
   int64_t stride_q = 3 * inner, stride = 3 * inner;
   const char *q = projected, *k = projected + inner * bytes;
-  if (some.x) {
-    const Weight queries = outputs(layer.project, 0, inner, layer.project_isa);
-    const Weight keys_values = outputs(layer.project, inner, 3 * inner, layer.project_isa);
+  if (some.cu) {
     char *of_queries = projected + call.rows * 2 * inner * bytes;
-    project(layer, call, queries, some.x, some.rows, some.position, inner, of_queries);
-    project(layer, call, keys_values, x, call.rows, call.position, turned, projected);
+    project(layer, call, layer.project_queries, some.x, some.rows, some.position, inner, of_queries);
+    project(layer, call, layer.project_rest, x, call.rows, call.position, turned, projected);
     q = of_queries, k = projected, stride_q = inner, stride = 2 * inner;
   } else {
     project(layer, call, layer.project, x, call.rows, call.position, inner + turned, projected);
@@ -45,13 +36,13 @@ static void attend(const Layer &layer, const LayersCall &call, const float *x) {
   const bool places = layer.bucket || layer.window >= 0;
   const int64_t *column = places ? call.column : 0;
   const AttentionCall attention = {
-      q, k, k + inner * bytes, stride_q, stride, stride, some.x ? some.cu : call.cu, call.cu, call.texts,
-      layer.heads, width, places && some.x ? some.column : column, column, layer.window, 0, layer.bucket,
+      q, k, k + inner * bytes, stride_q, stride, stride, some.cu ? some.cu : call.cu, call.cu, call.texts,
+      layer.heads, width, places && some.cu ? some.column : column, column, layer.window, 0, layer.bucket,
       layer.reach, layer.position_keys, layer.position_queries, layer.bucket_bias, 0, 0, call.received, 0,
       call.context, call.bf16, layer.attention_isa, call.threads};
   fewer_attention(&attention);
   const LinearCall finishing = {
-      call.context, inner, some.x ? some.rows : call.rows, none, output, 0, 0, some.x ? some.x : x, output.n,
+      call.context, inner, some.cu ? some.rows : call.rows, none, output, 0, 0, some.cu ? some.x : x, output.n,
       layer.output_norm, call.attended, output.n, call.bf16, false, NONE, layer.output_isa, call.threads};
   fewer_linear(&finishing);
 }
@@ -62,7 +53,7 @@ extern "C" void fewer_layers(const LayersCall *call) {
     const Layer &layer = call->layers[i];
     attend(layer, *call, i ? call->out : call->x);
     const FeedForwardCall block = {
-        call->attended, call->queries.x ? call->queries.rows : call->rows, layer.input_norm, layer.up, layer.gate,
+        call->attended, call->queries.cu ? call->queries.rows : call->rows, layer.input_norm, layer.up, layer.gate,
         layer.down, layer.last_norm, call->out, layer.activation, layer.feed_forward_isa, call->threads};
     fewer_feed_forward(&block);
   }
