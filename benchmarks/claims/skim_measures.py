@@ -264,12 +264,12 @@ def stages(results: Results) -> list[Case]:
 
 
 def block_sizes(results: Results) -> list[Case]:
-    """Compare F1 of larger blocks with that of smaller ones, at equal FLOPs."""
+    """Compare F1 of blocks of the default size with that of other sizes, at equal FLOPs."""
     cases = []
     for where, entry, first, second in _differing_in(results, "block"):
-        larger, smaller = max(first, second), min(first, second)
-        name = f"{larger} tokens, {smaller}, {where}"
-        cases.append(Case(name, lead(entry, 1 if first == larger else -1)))
+        if BlockSkim.block in (first, second):
+            other, sign = (second, 1) if first == BlockSkim.block else (first, -1)
+            cases.append(Case(f"not {other}, {where}", lead(entry, sign)))
     return cases
 
 

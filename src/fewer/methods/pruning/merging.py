@@ -27,19 +27,15 @@ def keep_merged(
     keep: Bool[Tensor, "T"],
     scores: Float[Tensor, "T"],
     tokens: Packed,
-    *,
-    training: bool = False,
     **fields: Any,
 ) -> Decision:
     """Prune the tokens where `keep` is False, but the best of each text, which gets their mean.
 
     Protected tokens are not pruned, and those pruned or frozen before take no part. `fields`
-    are others of the decision. In `training` all is done by PyTorch's operators, so that a pass
-    without gradients has the bits of one with them.
+    are others of the decision.
     """
     hidden, spared = tokens.hidden, tokens.roles.protected
-    is_plain = tokens.gate is None and tokens.readers is None and not training
-    if is_plain and supports(hidden):
+    if tokens.gate is None and tokens.readers is None and supports(hidden):
         is_kept, states = merge(keep, spared, scores, hidden, tokens.cu, _LEAST_WEIGHT)
         return Decision.keep(is_kept, states=states, **fields)
     is_merged = ~keep & ~spared

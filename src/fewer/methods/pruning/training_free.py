@@ -141,7 +141,7 @@ class TrainingFreePolicy(Policy):
         keep = scores >= self.factor * self.threshold[view.layer]
         carry = {CARRIED: scores} if self.method.rule == "cumulative" else {}
         if self.merges:
-            return keep_merged(keep, scores, tokens, training=self.training, carry=carry)
+            return keep_merged(keep, scores, tokens, carry=carry)
         return Decision.keep(keep, carry=carry)
 
     def calibrate(self, phase: Phase, data: CalibrationData) -> None:

@@ -74,14 +74,20 @@ def test_joint_training_is_compared_with_stages_at_equal_flops(write, turned):
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_larger_blocks_are_compared_with_smaller_ones_at_equal_flops(write, turned):
-    pair, mean = (("skim", "large"), 0.03) if turned else (("large", "skim"), -0.03)
-    large = {"name": "block_skim", "args": {**SKIM["args"], "block": 64}}
-    differences = [difference(*pair, mean, 0.5, 0.5), difference("large", "stages", 0.4, 0.5, 0.5)]
-    row = _row("some", differences, skim=SKIM, large=large, stages=IN_STAGES)
-    (case,) = block_sizes(write(row))
-    assert case.name == "64 tokens, 32, some, 50% of the FLOPs"
-    assert case.interval == pytest.approx((-3.0, -4.0, -2.0))
+def test_blocks_of_32_are_compared_with_other_sizes_at_equal_flops(write, turned):
+    pair, mean = (("large", "skim"), -0.03) if turned else (("skim", "large"), 0.03)
+    large, larger = (
+        {"name": "block_skim", "args": {**SKIM["args"], "block": size}} for size in (64, 128)
+    )
+    differences = [
+        difference(*pair, mean, 0.5, 0.5),
+        difference("large", "stages", 0.4, 0.5, 0.5),
+        difference("large", "larger", 0.4, 0.5, 0.5),
+    ]
+    arms = {"skim": SKIM, "large": large, "larger": larger, "stages": IN_STAGES}
+    (case,) = block_sizes(write(_row("some", differences, **arms)))
+    assert case.name == "not 64, some, 50% of the FLOPs"
+    assert case.interval == pytest.approx((3.0, 2.0, 4.0))
 
 
 def test_blocks_are_compared_with_tokens_at_one_target(write):

@@ -1,4 +1,6 @@
 // Merge the tokens of each text that are pruned into the best of them.
+// A product is rounded before it is added, as by PyTorch's operators, whose bits these are.
+#pragma GCC optimize("fp-contract=off")
 #include "abi.h"
 #include "exports.h"
 
