@@ -28,7 +28,7 @@ def int8_table(row: dict[str, Any], path: str) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in row["peers"].items())
     missing = f" Missing: {', '.join(row['missing'])}." if row["missing"] else ""
     measured = (
-        f"{row.get('model', 'MiniLM-L6')}. {row['processor']}, one thread. {versions}.{missing} "
+        f"Model: {row.get('model', 'MiniLM-L6')}. {row['processor']}, one thread. {versions}.{missing} "
         f"Rows in `{path}`."
     )
     text = (

@@ -34,7 +34,7 @@ def test_times_alone_have_no_table_of_scores():
     row |= {"scores": {}, "peers": {}, "missing": {}, "model": "random weights"}
     table = int8_table(row, "rows.jsonl")
     assert "Accuracy" not in table
-    assert "medians of rounds in turn. random weights. a CPU" in table
+    assert "medians of rounds in turn. Model: random weights. a CPU" in table
 
 
 def test_scores_stand_beside_those_in_fp32_by_precision():
