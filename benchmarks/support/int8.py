@@ -28,8 +28,8 @@ def int8_table(row: dict[str, Any], path: str) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in row["peers"].items())
     missing = f" Missing: {', '.join(row['missing'])}." if row["missing"] else ""
     measured = (
-        f"Model: {row.get('model', 'MiniLM-L6')}. {row['processor']}, one thread. {versions}.{missing} "
-        f"Rows in `{path}`."
+        f"Model: {row.get('model', 'MiniLM-L6')}. {row['processor']}, one thread. {versions}."
+        f"{missing} Rows in `{path}`."
     )
     text = (
         f"{grid(times, words=1)}\nCPU milliseconds per batch, in brackets the speed over fewer in "

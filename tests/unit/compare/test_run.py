@@ -162,7 +162,7 @@ def test_the_last_model_stays_open_with_its_shares(finished, monkeypatch):
 
 
 def test_an_arm_may_be_trained_once_though_its_method_has_a_target():
-    skim = {"name": "block_skim", "args": {"target": 0.6}}
+    skim = {"name": "block_skim", "args": {"target": 0.6, "skimming_epochs": 0.5}}
     arms = {"each": skim, "once": {**skim, "trains_once": True}, "ltp": "ltp"}
     comparison = Comparison(model="m", train="a", test="b", arms=arms, targets=(0.5, 0.4))
     spec = replace(fewer.attachment(fewer.attach(tiny())).spec, task=Task.SPAN)

@@ -146,7 +146,7 @@ class LTPPolicy(Policy):
     def decide(self, view: View) -> Decision | None:
         """Compare the attention received with the layer's threshold."""
         received = view.evidence.received
-        if received is None:
+        if view.layer == 0 or received is None:
             return None
         margin = self._score(received, view) - self._threshold(view.layer)
         gate = torch.sigmoid(margin / self.method.temperature) if view.soft else None
