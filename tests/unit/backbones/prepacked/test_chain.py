@@ -119,9 +119,8 @@ def test_some_rows_are_those_of_layer_by_layer(family, isa, calls, break_chain):
 
 
 def test_queries_that_end_within_a_panel_are_left_to_the_loop(calls, break_chain):
-    model = optimized(
-        _attached("freeze-after", "bert", 48), FLOATS[-1]
-    )  # whose panels have 32 columns
+    width = FLOATS[-1].columns * 3 // 2
+    model = optimized(_attached("freeze-after", "bert", width), FLOATS[-1])
     found = _answers(model, (9, 4))
     assert calls == [1]  # before any token is frozen
     break_chain()
