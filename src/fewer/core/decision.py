@@ -240,8 +240,8 @@ class Decision:
             gate = None if gate is None else gate.masked_fill(has_exited, 0.0)
         count = self.count if exits is None else None
         guaranteed = object.__new__(Decision)  # `replace` takes several times as long
-        guaranteed.__dict__.update(self.__dict__)
-        guaranteed.__dict__.update(fate=fate, gate=gate, exits=exits, count=count, faults=faults)
+        changes = {"fate": fate, "gate": gate, "exits": exits, "count": count, "faults": faults}
+        guaranteed.__dict__.update(self.__dict__, **changes)
         return guaranteed
 
     @property

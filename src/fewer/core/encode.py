@@ -20,7 +20,7 @@ from fewer.core.layer import Layer, LayerChain, renormalise_frozen
 from fewer.core.needs import FULL_LAYOUT, NO_NEEDS
 from fewer.core.packed import Packed
 from fewer.core.phase import INFERENCE, Phase
-from fewer.core.policy import Policy
+from fewer.core.policy import Policy, may_decide
 from fewer.core.removed import RemovedStates, gather_rows, scatter_rows
 from fewer.core.replay import Graphs, replay
 from fewer.core.trace import LayerTrace, Trace, skipped_layer
@@ -163,7 +163,7 @@ class _Run:
 
     def acts(self, layer: int, site: Site) -> bool:
         """Return whether the policy may decide anything here."""
-        return site in self.policy.sites and self.policy.acts_in(layer, site)
+        return may_decide(self.policy, layer, site)
 
     def chained_until(self, tokens: Packed, first: int, stop: int) -> int:
         """Return the end of the layers from `first` on that a chain may run at once.

@@ -31,6 +31,7 @@ __all__ = [
     "Policy",
     "PredictsRelevance",
     "StartsFromPooler",
+    "may_decide",
 ]
 
 
@@ -76,13 +77,17 @@ class Policy(nn.Module):
 
     def forward(self, view: View) -> Decision | None:
         """Decide at the policy's sites, as far as the phase carries decisions out."""
-        acts = view.site in self.sites and self.acts_in(view.layer, view.site)
-        decision = self.decide(view) if acts else None
+        decision = self.decide(view) if may_decide(self, view.layer, view.site) else None
         if decision is None:
             return None
         if view.phase.apply == "observe":
             return decision.outputs_only()
         return decision.check() if view.phase.exits else decision.check().without_exits()
+
+
+def may_decide(policy: Policy, layer: int, site: Site) -> bool:
+    """Return whether a policy may decide anything here."""
+    return site in policy.sites and policy.acts_in(layer, site)
 
 
 class ExitingPolicy(Policy):

@@ -20,7 +20,7 @@ from fewer.core.needs import InputNeeds, Layout, Needs
 from fewer.core.operating_points import OperatingPoints, join_points
 from fewer.core.packed import Packed
 from fewer.core.phase import INFERENCE, Phase
-from fewer.core.policy import ExitingPolicy, Method, Policy
+from fewer.core.policy import ExitingPolicy, Method, Policy, may_decide
 
 __all__ = ["Stack", "StackPolicy", "list_policies", "part_of"]
 
@@ -85,7 +85,7 @@ class StackPolicy(Policy):
 
     def acts_in(self, layer: int, site: Site) -> bool:
         """Return whether any part may decide something."""
-        return any(site in part.sites and part.acts_in(layer, site) for part in self._list())
+        return any(may_decide(part, layer, site) for part in self._list())
 
     def begin(self, tokens: Packed, phase: Phase) -> Any:
         """Begin every part; the state is a list of theirs."""

@@ -17,7 +17,8 @@ from fewer.kernels.call import AttentionCall, AttentionOutput, log_gate
 from fewer.kernels.chunked import attend as attend_chunked
 from fewer.kernels.cpu.buffers import empty
 from fewer.kernels.cpu.guard import is_pure_inference
-from fewer.kernels.cpu.library import AttentionStruct, best_isa, run_kernel
+from fewer.kernels.cpu.library import best_isa, run_kernel
+from fewer.kernels.cpu.structs import AttentionStruct
 from fewer.kernels.sdpa import attend as attend_sdpa
 from fewer.kernels.sparse import offsets
 

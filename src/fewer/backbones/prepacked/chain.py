@@ -21,17 +21,15 @@ from fewer.backbones.prepacked.pre_norm import PrepackedPreNorm
 from fewer.backbones.rotary import FixedRotary
 from fewer.core.packed import Packed
 from fewer.kernels.cpu.buffers import empty
-from fewer.kernels.cpu.library import (
-    ACTIVATIONS,
+from fewer.kernels.cpu.library import ACTIVATIONS, best_isa, run_kernel
+from fewer.kernels.cpu.ops import Norm, Weight, check_positions
+from fewer.kernels.cpu.structs import (
     LayersStruct,
     LayerStruct,
     NormStruct,
     QueriesStruct,
     WeightStruct,
-    best_isa,
-    run_kernel,
 )
-from fewer.kernels.cpu.ops import Norm, Weight, check_positions
 from fewer.kernels.relative import RelativeScores
 
 __all__ = ["PrepackedChain"]

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from fewer.kernels.cpu.buffers import empty
 from fewer.kernels.cpu.guard import is_pure_inference
-from fewer.kernels.cpu.library import MergeStruct, run_kernel, unavailable_reason
+from fewer.kernels.cpu.library import run_kernel, unavailable_reason
+from fewer.kernels.cpu.structs import MergeStruct
 
 __all__ = ["merge", "supports"]
 

@@ -15,20 +15,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fewer.kernels.cpu.buffers import empty
-from fewer.kernels.cpu.library import (
-    ACTIVATIONS,
+from fewer.kernels.cpu.library import ACTIVATIONS, Isa, best_isa, prepack, run_kernel
+from fewer.kernels.cpu.quantise import MAX_ERROR, MAX_INPUTS, measure_error, quantise
+from fewer.kernels.cpu.structs import (
     EmbedStruct,
     FeedForwardStruct,
-    Isa,
     LinearStruct,
     NormStruct,
     RotateStruct,
     WeightStruct,
-    best_isa,
-    prepack,
-    run_kernel,
 )
-from fewer.kernels.cpu.quantise import MAX_ERROR, MAX_INPUTS, measure_error, quantise
 
 __all__ = ["Norm", "Weight", "check_positions", "embed", "feed_forward", "linear", "rotate"]
 

@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fewer.kernels.cpu.guard import is_pure_inference
-from fewer.kernels.cpu.library import BlockCnnStruct, best_isa, run_kernel
+from fewer.kernels.cpu.library import best_isa, run_kernel
+from fewer.kernels.cpu.structs import BlockCnnStruct
 from fewer.kernels.native import join_heads
 
 __all__ = ["BlockCnnCall", "Convolution", "block_cnn_logits", "supports"]

@@ -1,4 +1,4 @@
-// The arguments of the exported functions: plain structs, mirrored field by field in library.py.
+// The arguments of the exported functions: plain structs, mirrored field by field in structs.py.
 #pragma once
 #include <stdint.h>
 

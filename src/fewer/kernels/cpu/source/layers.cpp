@@ -19,30 +19,31 @@ static void project(const Layer &layer, const LayersCall &call, const Weight &we
 static void attend(const Layer &layer, const LayersCall &call, const float *x) {
   const Norm none = {0, 0, 0, 0};
   const Weight &output = layer.output;
-  const Queries &some = call.queries;
+  const bool parted = call.queries.cu;
+  const Queries all = {x, call.rows, call.cu, call.column, call.position};
+  const Queries &queries = parted ? call.queries : all;
   const int64_t inner = output.k, width = inner / layer.heads, bytes = call.bf16 ? 2 : 4;
   const int64_t turned = layer.rotates_values ? 2 * inner : inner;  // of keys and values
   char *projected = (char *)call.projected;
   int64_t stride_q = 3 * inner, stride = 3 * inner;
   const char *q = projected, *k = projected + inner * bytes;
-  if (some.cu) {
+  if (parted) {
     char *of_queries = projected + call.rows * 2 * inner * bytes;
-    project(layer, call, layer.project_queries, some.x, some.rows, some.position, inner, of_queries);
+    project(layer, call, layer.project_queries, queries.x, queries.rows, queries.position, inner, of_queries);
     project(layer, call, layer.project_rest, x, call.rows, call.position, turned, projected);
     q = of_queries, k = projected, stride_q = inner, stride = 2 * inner;
   } else {
     project(layer, call, layer.project, x, call.rows, call.position, inner + turned, projected);
   }
   const bool places = layer.bucket || layer.window >= 0;
-  const int64_t *column = places ? call.column : 0;
   const AttentionCall attention = {
-      q, k, k + inner * bytes, stride_q, stride, stride, some.cu ? some.cu : call.cu, call.cu, call.texts,
-      layer.heads, width, places && some.cu ? some.column : column, column, layer.window, 0, layer.bucket,
+      q, k, k + inner * bytes, stride_q, stride, stride, queries.cu, call.cu, call.texts,
+      layer.heads, width, places ? queries.column : 0, places ? call.column : 0, layer.window, 0, layer.bucket,
       layer.reach, layer.position_keys, layer.position_queries, layer.bucket_bias, 0, 0, call.received, 0,
       call.context, call.bf16, layer.attention_isa, call.threads};
   fewer_attention(&attention);
   const LinearCall finishing = {
-      call.context, inner, some.cu ? some.rows : call.rows, none, output, 0, 0, some.cu ? some.x : x, output.n,
+      call.context, inner, queries.rows, none, output, 0, 0, queries.x, output.n,
       layer.output_norm, call.attended, output.n, call.bf16, false, NONE, layer.output_isa, call.threads};
   fewer_linear(&finishing);
 }
