@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewer.kernels.cpu.forking import pause_at_forks
+from fewer.kernels.cpu.openmp import parallel_region, pause_at_forks
 from fewer.kernels.cpu.structs import (
     AttentionStruct,
     BlockCnnStruct,
@@ -105,6 +105,7 @@ def _library() -> ctypes.CDLL | str:
             try:
                 library = _declare_types(ctypes.CDLL(str(path)))
                 pause_at_forks()
+                library.fewer_start_by_openmp(parallel_region())
                 return library
             except (OSError, AttributeError) as error:  # or they lack a function
                 return f"the compiled kernels cannot be loaded ({error}); install the package again"
@@ -120,6 +121,8 @@ def _declare_types(library: ctypes.CDLL) -> ctypes.CDLL:
     library.fewer_packed_bytes.argtypes = [c_int64, c_int64, c_int32]
     library.fewer_pack.argtypes = [c_void_p, c_int64, c_int64, c_int32, c_void_p]
     library.fewer_pack.restype = None
+    library.fewer_start_by_openmp.argtypes = [c_void_p]
+    library.fewer_start_by_openmp.restype = None
     library.fewer_sample.restype = c_uint64
     library.fewer_sample.argtypes = [c_void_p, c_void_p, c_int64]
     for struct, name in _FUNCTIONS.items():

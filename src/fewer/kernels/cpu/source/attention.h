@@ -253,24 +253,22 @@ static void attention(const AttentionCall &call) {
       }
   }
   qsort(tasks, count, sizeof(Task), heavier);
-#pragma omp parallel num_threads(call.threads)
-  {
+  share_tasks(count, call.threads, [&](Tasks &shared) {
     P::begin();
-#pragma omp for schedule(dynamic)
-    for (long i = 0; i < count; i++) {
+    for (long i; (i = shared.take()) >= 0;) {
       const Task &task = tasks[i];
       const long padded = round_up(call.cu_k[task.text + 1] - call.cu_k[task.text], 32);
       const long row = task.head * pieces_of(call, task.text) + task.first / PIECE;
       run_task<P>(call, task, partial ? partial + starts[task.text] + row * padded : 0);
     }
     P::end();
-    if (partial) {
-#pragma omp for schedule(static)
-      for (long text = 0; text < call.texts; text++)
+  });
+  if (partial)
+    share_range(call.texts, call.threads, [&](long first, long end) {
+      for (long text = first; text < end; text++)
         reduce_received(call, partial + starts[text], text,
-                     round_up(call.cu_k[text + 1] - call.cu_k[text], 32));
-    }
-  }
+                        round_up(call.cu_k[text + 1] - call.cu_k[text], 32));
+    });
   free(partial);
   free(tasks);
   free(starts);

@@ -134,6 +134,7 @@ static void compute_block(const BlockCnnCall &call, long block) {
 }
 
 static void block_cnn(const BlockCnnCall &call) {
-#pragma omp parallel for num_threads(call.threads) schedule(dynamic)
-  for (long block = 0; block < call.blocks; block++) compute_block(call, block);
+  share_tasks(call.blocks, call.threads, [&](Tasks &tasks) {
+    for (long block; (block = tasks.take()) >= 0;) compute_block(call, block);
+  });
 }

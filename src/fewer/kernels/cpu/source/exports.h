@@ -21,4 +21,6 @@ FEWER_EXPORT void fewer_judge(const struct BlockCnnCall *call);
 FEWER_EXPORT void fewer_embed(const struct EmbedCall *call);
 FEWER_EXPORT void fewer_merge(const struct MergeCall *call);
 FEWER_EXPORT void fewer_layers(const struct LayersCall *call);
+// Let GNU OpenMP start the threads from now on: the address of its GOMP_parallel.
+FEWER_EXPORT void fewer_start_by_openmp(void *region);
 }

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "abi.h"
+#include "pool.h"
 #include "registry.h"
 
 namespace FEWER_ISA {

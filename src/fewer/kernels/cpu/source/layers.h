@@ -131,13 +131,11 @@ static void linear(const LinearCall &call) {
   const long width = call.weight.k, x_stride = call.input_norm.gamma ? width : call.x_stride;
   const size_t numbers = round_up(c.block * pitch * sizeof(Number), 64);
   const size_t floats = normalized_floats(call.input_norm, c.block, width);
-#pragma omp parallel num_threads(call.threads)
-  {
+  share_tasks(c.blocks * c.groups, call.threads, [&](Tasks &tasks) {
     P::begin();
     Number *a = (Number *)scratch(&rows_scratch, numbers + floats * 4);
     float *states = (float *)((char *)a + numbers);
-#pragma omp for schedule(dynamic)
-    for (long task = 0; task < c.blocks * c.groups; task++) {
+    for (long task; (task = tasks.take()) >= 0;) {
       const long row = task / c.groups * c.block, m = at_most(c.block, call.rows - row);
       Epilogue block = epilogue.below(row);
       const Weight part = group_of<P>(call.weight, c, task % c.groups, &block);
@@ -149,12 +147,11 @@ static void linear(const LinearCall &call) {
       if (c.groups == 1) normalize_rows((float *)block.out, call.out_stride, m, call.weight.n, call.norm);
     }
     P::end();
-    if (call.norm.gamma && c.groups > 1) {
-#pragma omp for schedule(static)
-      for (long i = 0; i < call.rows; i++)
-        normalize_rows((float *)call.out + i * call.out_stride, 0, 1, call.weight.n, call.norm);
-    }
-  }
+  });
+  if (call.norm.gamma && c.groups > 1)
+    share_range(call.rows, call.threads, [&](long first, long end) {
+      normalize_rows((float *)call.out + first * call.out_stride, call.out_stride, end - first, call.weight.n, call.norm);
+    });
 }
 
 enum { GATED_COLUMNS = 4 * COLUMNS };  // whose activations stay in the nearest cache
@@ -213,8 +210,7 @@ static void feed_forward(const FeedForwardCall &call) {
   const size_t inputs = normalized_floats(call.input_norm, c.block, width);
   const size_t gated = call.gate.packed ? c.block * GATED_COLUMNS : 0;
   const size_t floats = inputs + gated + (P::REQUANTISES ? c.block * inner : 0);
-#pragma omp parallel num_threads(call.threads)
-  {
+  share_tasks(c.blocks, call.threads, [&](Tasks &tasks) {
     P::begin();
     char *memory = (char *)scratch(&rows_scratch, numbers + floats * 4);
     Number *a = (Number *)memory, *h = a + c.block * pitch;
@@ -222,8 +218,8 @@ static void feed_forward(const FeedForwardCall &call) {
     __builtin_memset(h, 0, c.block * inner_pitch * sizeof(Number));  // tiles read past the rows
     Epilogue wide = {call.up.bias, 0, 0, inner, h, inner_pitch, P::HALF_INNER, true, 0, 0};
     if (P::REQUANTISES) wide.out = states, wide.out_stride = inner, wide.tiled = false;
-#pragma omp for schedule(dynamic)
-    for (long row = 0; row < call.rows; row += c.block) {
+    for (long task; (task = tasks.take()) >= 0;) {
+      const long row = task * c.block;
       const long m = at_most(c.block, call.rows - row);
       const float *x = normalized(call.x + row * width, width, m, width, call.input_norm, input);
       const Number *operand = P::stage(x, false, width, m, width, a);
@@ -234,23 +230,26 @@ static void feed_forward(const FeedForwardCall &call) {
       normalize_rows((float *)block.out, width, m, width, call.norm);
     }
     P::end();
+  });
+}
+
+static void embed_row(const EmbedCall &call, long row) {
+  float *out = call.out + row * call.width;
+  const float *word = call.words + call.word[row] * call.width;
+  const float *segment = call.segments ? call.segments + call.segment[row] * call.width : 0;
+  const float *position = call.positions ? call.positions + call.position[row] * call.width : 0;
+  for (long j = 0; j < call.width; j += LANES) {
+    const long n = call.width - j;
+    V y = load_first(word + j, n, 0.0f);
+    if (segment) y += load_first(segment + j, n, 0.0f);
+    if (position) y += load_first(position + j, n, 0.0f);
+    store_first(out + j, y, n);
   }
+  if (call.norm.gamma) normalize(out, out, call.width, call.norm);
 }
 
 static void embed(const EmbedCall &call) {
-#pragma omp parallel for num_threads(call.threads) schedule(static)
-  for (long i = 0; i < call.rows; i++) {
-    float *out = call.out + i * call.width;
-    const float *word = call.words + call.word[i] * call.width;
-    const float *segment = call.segments ? call.segments + call.segment[i] * call.width : 0;
-    const float *position = call.positions ? call.positions + call.position[i] * call.width : 0;
-    for (long j = 0; j < call.width; j += LANES) {
-      const long n = call.width - j;
-      V y = load_first(word + j, n, 0.0f);
-      if (segment) y += load_first(segment + j, n, 0.0f);
-      if (position) y += load_first(position + j, n, 0.0f);
-      store_first(out + j, y, n);
-    }
-    if (call.norm.gamma) normalize(out, out, call.width, call.norm);
-  }
+  share_range(call.rows, call.threads, [&](long first, long end) {
+    for (long row = first; row < end; row++) embed_row(call, row);
+  });
 }

@@ -1,4 +1,4 @@
-"""A process that forks after several threads ran a kernel: parent and child continue."""
+"""GNU OpenMP beside the kernels: forks, and who starts the threads of the kernels."""
 
 import json
 import multiprocessing
@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fewer.kernels.cpu.forking import openmp_libraries
+from fewer.kernels.cpu.library import _library
+from fewer.kernels.cpu.openmp import openmp_libraries, parallel_region
 from tests.isas import answers, needs_kernels, optimized
 from tests.tiny import ragged, tiny
 
@@ -129,18 +130,50 @@ def test_parent_and_child_compute_after_every_kind_of_fork(scenario):
     assert results == [True] * len(results)
 
 
+def _threads():
+    names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    return {"kernels": names.count("fewer"), "others": len(names) - names.count("fewer")}
+
+
+def test_openmp_of_pytorch_starts_threads():
+    assert (parallel_region() is None) == (not openmp_libraries())
+
+
 def test_a_fork_ends_the_threads_of_openmp():
     def count():
         server = _Server()
-        counts = [len(list(Path("/proc/self/task").iterdir()))]
+        counts = [_threads()["others"]]
         server.is_right()
-        counts.append(len(list(Path("/proc/self/task").iterdir())))
+        counts.append(_threads()["others"])
         _in_child(lambda: 0)
-        counts.append(len(list(Path("/proc/self/task").iterdir())))
+        counts.append(_threads()["others"])
         return counts
 
     before, during, after = _in_child(count)  # an emulator of a processor has one more
     assert before == after < during
+
+
+def test_parent_and_child_have_threads_of_their_own():
+    def count(server):
+        server.is_right()
+        return _threads()["kernels"]
+
+    def count_in_both():
+        server = _Server()
+        return [_threads()["kernels"], count(server), _in_child(lambda: count(server))]
+
+    each = 1 if parallel_region() is None else 2  # one starts the other
+    assert _in_child(count_in_both) == [0, each, each]
+
+
+def test_threads_start_without_openmp_too():
+    def run():
+        _library().fewer_start_by_openmp(None)
+        results = [check() for check in (server.is_right, server.is_child_right)]
+        return [*results, _threads()["kernels"]]
+
+    server = _Server()
+    assert _in_child(run) == [True, True, 0]  # only OpenMP's have a name
 
 
 def test_each_copy_of_openmp_is_found_once():

@@ -1,19 +1,22 @@
-"""Let a process fork after several threads have run a kernel.
+"""GNU OpenMP, whose threads compute PyTorch's operations beside those of the compiled kernels.
 
-The threads of GNU OpenMP do not exist in the child of a fork, but its state counts them: the first
+Forks: its threads do not exist in the child of a fork, but its state counts them: the first
 parallel loop of the child waits for them for ever. They are therefore ended before a fork, in each
-loaded copy of the library (torch, scikit-learn and the compiled kernels may each bring one), and
-start again at the next parallel loop, in the parent and in the child.
+loaded copy of the library (torch and scikit-learn may each bring one), and start again at the next
+parallel loop, in the parent and in the child.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+from ctypes import c_void_p
 from functools import cache
 from pathlib import Path
 
-__all__ = ["openmp_libraries", "pause_at_forks"]
+import torch
+
+__all__ = ["openmp_libraries", "parallel_region", "pause_at_forks"]
 
 _MAPS, _TASKS = Path("/proc/self/maps"), Path("/proc/self/task")
 _PAUSE_HARD = 2  # omp_pause_hard
@@ -30,10 +33,25 @@ def pause_at_forks() -> None:
 
 
 def openmp_libraries() -> tuple[str, ...]:
-    """Return the paths of all loaded copies of GNU OpenMP."""
+    """Return the paths of all loaded copies of GNU OpenMP; none where the system is not Linux."""
+    if not _MAPS.exists():
+        return ()
     lines = _MAPS.read_text().splitlines()
     paths = {line.split(maxsplit=5)[-1] for line in lines if "libgomp" in line}
     return tuple(sorted(path for path in paths if Path(path).is_file()))
+
+
+def parallel_region() -> int | None:
+    """Return the address of GOMP_parallel, which runs a function on several threads, for torch.
+
+    `None` where torch has another OpenMP, or none.
+    """
+    folder = str(Path(torch.__file__).parent)
+    for path in sorted(openmp_libraries(), key=lambda path: not path.startswith(folder)):
+        library = ctypes.CDLL(path)
+        if hasattr(library, "GOMP_parallel"):  # GCC 4.9
+            return ctypes.cast(library.GOMP_parallel, c_void_p).value
+    return None
 
 
 def _end_threads() -> None:
