@@ -115,6 +115,16 @@ def test_a_text_is_the_same_to_the_last_bit_in_every_batch(isa, monkeypatch):
 
 @every_attention_isa
 @torch.no_grad()
+def test_rows_of_probabilities_at_a_distance_of_pages_are_not_confused(isa, monkeypatch):
+    pretend(monkeypatch, isa)
+    q, k, v = (torch.randn(rows, 1, 20).to(isa.dtype) for rows in (30, 2048, 2048))
+    call = AttentionCall(q, k, v, torch.tensor([0, 30]), torch.tensor([0, 2048]))
+    mine, expected = KERNELS["native"](call), KERNELS["reference"](call)
+    assert_same_output(mine, expected, TOLERANCE[isa.dtype])
+
+
+@every_attention_isa
+@torch.no_grad()
 def test_a_score_that_is_no_number_is_seen_in_the_answer(isa, monkeypatch):
     pretend(monkeypatch, isa)
     call = draw_call("ragged", EXTRAS["scored"], 2, 20, dtype=isa.dtype)

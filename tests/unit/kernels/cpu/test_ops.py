@@ -93,6 +93,17 @@ def test_an_activation_of_large_inputs_is_that_of_torch(isa):
 
 
 @every_isa
+@pytest.mark.parametrize("width", [1024, 2048, 4096])
+@torch.no_grad()
+def test_rows_at_a_distance_of_pages_are_not_confused(width, isa):
+    module = nn.Linear(width, 33)
+    weight = Weight.from_modules([module], isa)
+    x = torch.randn(2 * 17, width)
+    _assert_close(linear(x, weight), module(x), isa)
+    assert torch.equal(linear(x[:17], weight), linear(x, weight)[:17])
+
+
+@every_isa
 @pytest.mark.parametrize(("bias", "residual", "norm"), list(product([False, True], repeat=3)))
 @pytest.mark.usefixtures("threads")
 @torch.no_grad()
@@ -136,7 +147,7 @@ def test_fused_maps_can_be_split_again(isa):
 
 
 @every_isa
-@pytest.mark.parametrize(("width", "inner"), [(1, 1), (20, 37), (33, 100), (64, 128)])
+@pytest.mark.parametrize(("width", "inner"), [(1, 1), (20, 37), (33, 100), (64, 128), (40, 2048)])
 @pytest.mark.usefixtures("threads")
 @torch.no_grad()
 def test_a_feed_forward_block_is_that_of_torch(width, inner, isa):

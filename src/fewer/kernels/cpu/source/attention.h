@@ -100,13 +100,13 @@ struct Head {
       : call(c), keys(n), padded(round_up(n, 32)), width(c.width), depth(round_up(c.width, P::DEPTH)),
         relative(c, q0, count, first_key, n, round_up(c.width, P::DEPTH)), k0(first_key) {
     const long dims = round_up(width, COLUMNS), rows = P::BLOCK;
-    const size_t halves = (size_t)padded * (depth + dims) + rows * (depth + padded) + relative.halves();
+    const size_t halves = (size_t)padded * (depth + dims) + rows * (depth + padded + 2 * PADDING) + relative.halves();
     const size_t floats = (size_t)rows * (padded + PADDING + dims) + relative.floats();
     char *memory = (char *)scratch(&head_scratch, halves * sizeof(Number) + floats * 4 + 64 * 12);
     k_panels = allocate<Number>(memory, padded * depth);
     v_panels = allocate<Number>(memory, padded * dims);
     q_block = allocate<Number>(memory, rows * depth);
-    weights = allocate<Number>(memory, rows * padded);
+    weights = allocate<Number>(memory, rows * (padded + 2 * PADDING));
     scores = allocate<float>(memory, rows * (padded + PADDING));
     mixed = allocate<float>(memory, rows * dims);
     relative.allocate([&](size_t bytes) { return allocate<char>(memory, bytes); });

@@ -95,18 +95,20 @@ struct Bf16 {
   static void begin() {}
   static void end() {}
 #endif
-  static long pitch(long k) { return round_up(k, 32); }
   static size_t panel(long k) { return (size_t)round_up(k, 32) * 32; }
 
-  // Where 32 neighbouring numbers of a left operand begin. In tile registers' order a tile is 1 KB
-  // in one piece: rows a power of two apart would share a few lines of the cache.
-  static inline long place(long row, long column, long depth) {
+  // Where 32 neighbouring numbers of a left operand begin. Rows at a distance of pages would share a
+  // few lines of the cache: so in tile registers' order a tile is 1 KB in one piece.
 #if FEWER_AMX
+  static inline long apart(long depth) { return depth; }
+  static inline long place(long row, long column, long depth) {
     return ((row >> 4) * (depth >> 5) + (column >> 5)) * 512 + (row & 15) * 32;
-#else
-    return row * depth + column;
-#endif
   }
+#else
+  static inline long apart(long depth) { return depth % 2048 ? depth : depth + 32; }
+  static inline long place(long row, long column, long depth) { return row * apart(depth) + column; }
+#endif
+  static long pitch(long k) { return apart(round_up(k, 32)); }
 
   static void pack(const float *weight, long n, long k, Half *out) {
     for (long column = 0; column < n; column += 32)
@@ -144,7 +146,7 @@ struct Bf16 {
     _mm512_storeu_si512(to + place(row, column, span), (__m512i)_mm512_cvtne2ps_pbh(high, low));
   }
   static const Half *operand(const float *, const Half *numbers) { return numbers; }
-  static long operand_stride(long span, long) { return span; }
+  static long operand_stride(long span, long) { return apart(span); }
 
 #if FEWER_AMX
   // The activation of a finished tile is computed while the next is multiplied.
@@ -192,7 +194,7 @@ struct Bf16 {
     for (long column = 0; column < n; column += 32) {
       for (long row = 0; row < rows; row += 14) {
         long m = at_most(14, rows - row);
-        HALF_TILES[m](a + row * depth, depth, packed, depth, c, 32);
+        HALF_TILES[m](a + place(row, 0, depth), apart(depth), packed, depth, c, 32);
         emit(c, row, m, column);
       }
       packed += panel(k);

@@ -66,7 +66,9 @@ struct Float {
 
   static void begin() {}
   static void end() {}
-  static long pitch(long k) { return k; }                          // numbers in a row of an operand
+  // Numbers in a row of an operand; more rows at a distance of pages than the nearest cache has ways
+  // would share its lines.
+  static long pitch(long k) { return ROWS > 8 && k % 1024 == 0 ? k + 16 : k; }
   static size_t panel(long k) { return (size_t)k * COLUMNS; }  // numbers in a panel
 
   static void pack(const float *weight, long n, long k, float *out) {
@@ -82,8 +84,8 @@ struct Float {
   // Rows of x as left operand, without a copy if they already are one.
   static const float *stage(const void *x, bool, long stride, long rows, long k, float *to) {
     const float *from = (const float *)x;
-    if (stride == k) return from;
-    for (long i = 0; i < rows; i++) __builtin_memcpy(to + i * k, from + i * stride, k * sizeof(float));
+    if (stride == pitch(k)) return from;
+    for (long i = 0; i < rows; i++) __builtin_memcpy(to + i * pitch(k), from + i * stride, k * sizeof(float));
     return to;
   }
 
@@ -102,7 +104,7 @@ struct Float {
       const char *ahead = (const char *)(packed + panel(k));
       for (long row = 0; row < rows; row += ROWS, ahead += k * 16) {
         long m = at_most(ROWS, rows - row);
-        FLOAT_TILES[m](a + row * k, k, packed, k, c, COLUMNS, ahead);
+        FLOAT_TILES[m](a + row * pitch(k), pitch(k), packed, k, c, COLUMNS, ahead);
         emit(c, row, m, column);
       }
       packed += panel(k);
