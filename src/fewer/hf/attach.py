@@ -35,6 +35,7 @@ from fewer.hf.cached_states import current_states
 from fewer.hf.eval_view import eval_view
 from fewer.hf.exit_logits import answering_forward
 from fewer.hf.gliner import text_encoder_of
+from fewer.hf.gliner_spans import share_words, unshare_words
 from fewer.hf.hidden_states import RecordingPolicy, padded_states
 from fewer.hf.packing import pack
 from fewer.hf.refusals import (
@@ -228,7 +229,7 @@ def attach(
 
     A `SentenceTransformer`, `CrossEncoder` or `SparseEncoder` of sentence-transformers may be given
     itself; its `encode`, `predict` and `rank` stay what they are. So may a GLiNER object, whose
-    text encoder is attached.
+    text encoder is attached, and whose span layer then computes every word and span once.
 
     >>> model = fewer.attach(model, fewer.LTP(target=0.5))  # doctest: +SKIP
     """
@@ -251,6 +252,7 @@ def attach(
     for module, packs in {hf_model: hf_model is encoder, encoder: True}.items():
         origin: Any = type(module)
         module.__class__ = _attached_class(origin, packs, module is hf_model)
+    share_words(model)
     return model
 
 
@@ -290,6 +292,7 @@ def detach(model: Model) -> Model:
     if "fewer" in encoder._modules:
         del encoder.fewer
     swap_back(hf_model)
+    unshare_words(model)
     return model
 
 
