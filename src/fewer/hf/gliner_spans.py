@@ -22,7 +22,7 @@ from fewer.kernels.cpu.plain import has_own_parameters, has_plain_call
 __all__ = ["share_words", "unshare_words"]
 
 NAME = ("gliner.modeling.span_rep", "SpanMarkerV0")  # of the class that is meant
-PIECE = 4096  # spans that are computed at a time: their inner states are four times as wide
+PIECE = 256  # spans computed at a time, so that their inner states stay in a cache
 
 
 class _SharedWords(nn.Module):
@@ -53,8 +53,10 @@ class _SharedWords(nn.Module):
         first = nn.functional.linear(self.project_start(words).relu(), map_first, project[0].bias)
         last = nn.functional.linear(self.project_end(words).relu(), map_last)
         computed, number = _distinct(span_idx)
-        pieces = place[ends[computed]].split(PIECE)
-        spans = torch.cat([project[1:](first[of[:, 0]] + last[of[:, 1]]) for of in pieces])
+        pairs = place[ends[computed]] + torch.tensor([0, len(words)], device=h.device)
+        both, of_pairs = torch.cat((first, last)), nn.functional.embedding_bag
+        parts = [project[1:](of_pairs(pair, both, mode="sum")) for pair in pairs.split(PIECE)]
+        spans = torch.cat(parts)
         return spans[number].view(texts, -1, self.max_width, spans.shape[1])
 
     def __reduce_ex__(self, protocol: Any) -> Any:
