@@ -54,8 +54,8 @@ class _SharedWords(nn.Module):
         last = nn.functional.linear(self.project_end(words).relu(), map_last)
         computed, number = _distinct(span_idx)
         pairs = place[ends[computed]] + torch.tensor([0, len(words)], device=h.device)
-        both, of_pairs = torch.cat((first, last)), nn.functional.embedding_bag
-        parts = [project[1:](of_pairs(pair, both, mode="sum")) for pair in pairs.split(PIECE)]
+        table, add_up = torch.cat((first, last)), nn.functional.embedding_bag
+        parts = [project[1:](add_up(rows, table, mode="sum")) for rows in pairs.split(PIECE)]
         spans = torch.cat(parts)
         return spans[number].view(texts, -1, self.max_width, spans.shape[1])
 

@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -139,11 +140,23 @@ def test_openmp_of_pytorch_starts_threads():
     assert (parallel_region() is None) == (not openmp_libraries())
 
 
+def _wait_for_threads(count):
+    """Return the number of the kernels' threads: a call does not wait for them to begin."""
+    end = time.monotonic() + 10
+    while _threads()["kernels"] < count and time.monotonic() < end:
+        time.sleep(0.01)
+    return _threads()["kernels"]
+
+
+EACH = 1 if parallel_region() is None else 2  # one starts the other
+
+
 def test_a_fork_ends_the_threads_of_openmp():
     def count():
         server = _Server()
         counts = [_threads()["others"]]
         server.is_right()
+        _wait_for_threads(EACH)
         counts.append(_threads()["others"])
         _in_child(lambda: 0)
         counts.append(_threads()["others"])
@@ -155,25 +168,23 @@ def test_a_fork_ends_the_threads_of_openmp():
 
 def test_parent_and_child_have_threads_of_their_own():
     def count(server):
-        server.is_right()
-        return _threads()["kernels"]
+        return server.is_right() and _wait_for_threads(EACH)
 
     def count_in_both():
         server = _Server()
         return [_threads()["kernels"], count(server), _in_child(lambda: count(server))]
 
-    each = 1 if parallel_region() is None else 2  # one starts the other
-    assert _in_child(count_in_both) == [0, each, each]
+    assert _in_child(count_in_both) == [0, EACH, EACH]
 
 
 def test_threads_start_without_openmp_too():
     def run():
         _library().fewer_start_by_openmp(None)
         results = [check() for check in (server.is_right, server.is_child_right)]
-        return [*results, _threads()["kernels"]]
+        return [*results, _wait_for_threads(1)]
 
     server = _Server()
-    assert _in_child(run) == [True, True, 0]  # only OpenMP's have a name
+    assert _in_child(run) == [True, True, 1]
 
 
 def test_each_copy_of_openmp_is_found_once():

@@ -52,6 +52,13 @@ void pause_briefly() {
 #endif
 }
 
+// As `top -H` shows it.
+void name_thread() {
+#if defined(__linux__)
+  prctl(PR_SET_NAME, "fewer");
+#endif
+}
+
 long nanoseconds() {
   timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
@@ -92,6 +99,7 @@ void help(Job *job) {
 }
 
 void *run_helper(void *) {
+  name_thread();
   pthread_mutex_lock(&mutex);
   for (;;) {
     if (Job *job = find_job()) {
@@ -114,15 +122,13 @@ typedef void (*ParallelRegion)(void (*body)(void *), void *data, unsigned thread
 ParallelRegion openmp_region;  // GOMP_parallel of PyTorch's copy of GNU OpenMP, if it has one
 
 void run_member(void *starter) {
-#if defined(__linux__)
-  prctl(PR_SET_NAME, "fewer");  // as `top -H` shows it
-#endif
   if (!pthread_equal(*(pthread_t *)starter, pthread_self())) run_helper(0);
   for (;;) pause();
 }
 
 // A thread that starts the others, as a team of OpenMP, and has nothing else to do.
 void *run_starter(void *count) {
+  name_thread();
   pthread_t self = pthread_self();
   openmp_region(run_member, &self, (unsigned)(size_t)count + 1, 0);
   return 0;
