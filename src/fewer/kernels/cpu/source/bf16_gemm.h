@@ -97,18 +97,18 @@ struct Bf16 {
 #endif
   static size_t panel(long k) { return (size_t)round_up(k, 32) * 32; }
 
-  // Where 32 neighbouring numbers of a left operand begin. Rows at a distance of pages would share a
-  // few lines of the cache: so in tile registers' order a tile is 1 KB in one piece.
+  // Numbers in a row of an operand, and where 32 neighbouring ones begin. In tile registers' order a
+  // tile is 1 KB in one piece, so its rows do not share lines of the cache.
 #if FEWER_AMX
-  static inline long apart(long depth) { return depth; }
+  static inline long row_pitch(long depth) { return depth; }
   static inline long place(long row, long column, long depth) {
     return ((row >> 4) * (depth >> 5) + (column >> 5)) * 512 + (row & 15) * 32;
   }
 #else
-  static inline long apart(long depth) { return depth % 2048 ? depth : depth + 32; }
-  static inline long place(long row, long column, long depth) { return row * apart(depth) + column; }
+  static inline long row_pitch(long depth) { return apart<Half>(depth); }
+  static inline long place(long row, long column, long depth) { return row * row_pitch(depth) + column; }
 #endif
-  static long pitch(long k) { return apart(round_up(k, 32)); }
+  static long pitch(long k) { return row_pitch(round_up(k, 32)); }
 
   static void pack(const float *weight, long n, long k, Half *out) {
     for (long column = 0; column < n; column += 32)
@@ -146,7 +146,7 @@ struct Bf16 {
     _mm512_storeu_si512(to + place(row, column, span), (__m512i)_mm512_cvtne2ps_pbh(high, low));
   }
   static const Half *operand(const float *, const Half *numbers) { return numbers; }
-  static long operand_stride(long span, long) { return apart(span); }
+  static long operand_stride(long span, long) { return row_pitch(span); }
 
 #if FEWER_AMX
   // The activation of a finished tile is computed while the next is multiplied.
@@ -194,7 +194,7 @@ struct Bf16 {
     for (long column = 0; column < n; column += 32) {
       for (long row = 0; row < rows; row += 14) {
         long m = at_most(14, rows - row);
-        HALF_TILES[m](a + place(row, 0, depth), apart(depth), packed, depth, c, 32);
+        HALF_TILES[m](a + place(row, 0, depth), row_pitch(depth), packed, depth, c, 32);
         emit(c, row, m, column);
       }
       packed += panel(k);

@@ -66,9 +66,8 @@ struct Float {
 
   static void begin() {}
   static void end() {}
-  // Numbers in a row of an operand; more rows at a distance of pages than the nearest cache has ways
-  // would share its lines.
-  static long pitch(long k) { return ROWS > 8 && k % 1024 == 0 ? k + 16 : k; }
+  // Numbers in a row of an operand; eight rows or fewer fit in any set of the cache, without a copy.
+  static long pitch(long k) { return ROWS > 8 ? apart<float>(k) : k; }
   static size_t panel(long k) { return (size_t)k * COLUMNS; }  // numbers in a panel
 
   static void pack(const float *weight, long n, long k, float *out) {

@@ -189,6 +189,14 @@ static inline void *scratch(Scratch *memory, size_t bytes) {
 static inline long round_up(long x, long to) { return (x + to - 1) / to * to; }
 static inline long at_most(long a, long b) { return a < b ? a : b; }
 
+// A distance of rows for n numbers each. Rows a whole number of pages apart share the lines of one set
+// of the nearest cache, which has fewer than a tile has rows: they are moved a line on.
+template <class Number>
+static inline long apart(long n) {
+  const long size = sizeof(Number);
+  return n * size % 4096 ? n : n + 64 / size;
+}
+
 // LayerNorm or RMS norm of a row; out may be x.
 static void normalize(const float *x, float *out, long width, const Norm &norm) {
   V total = zero();
