@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -53,6 +53,7 @@ from fewer.hf.side_file import (
     method_from,
     write_settings,
 )
+from fewer.hf.swapped_class import Swapped, derive_class
 from fewer.hf.task_heads import model_spec, pooler_of, task_head
 from fewer.kernels import kernel as find_kernel
 from fewer.kernels.cpu.batch_invariant import swap_back
@@ -75,13 +76,9 @@ Model = TypeVar("Model", bound=nn.Module)
 _COMPILED = ("auto", "native")  # kernels of attention that compiled layers have inside
 
 
-class _Attached(PreTrainedModel):
-    """Base of both attached classes: their origin, from which copies and pickles are restored.
+class _Attached(Swapped, PreTrainedModel):
+    """Base of both attached classes."""
 
-    A class created at run time cannot be pickled by name; its origin can.
-    """
-
-    _fewer_origin: ClassVar[tuple[Any, bool, bool]]  # the arguments of `_attached_class`
     supports_gradient_checkpointing = False  # the loop would ignore it silently
 
     def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
@@ -90,9 +87,6 @@ class _Attached(PreTrainedModel):
             "gradient checkpointing must be off while fewer is attached; got it enabled. Call "
             "fewer.detach(model) first, or train with smaller batches."
         )
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return _restore, self._fewer_origin, self.__dict__
 
 
 class _PackedEncoder(_Attached):
@@ -188,25 +182,9 @@ class _SavingModel(_Attached):
 
 @cache
 def _attached_class(original: Any, packs: bool, saves: bool) -> Any:
-    """Derive a class from `original`.
-
-    Its name and module stay, because pipelines and `config.architectures` read them.
-    """
     mixins = ((_SavingModel,) if saves else ()) + ((_PackedEncoder,) if packs else ())
-    namespace = {
-        "__module__": original.__module__,
-        "__qualname__": original.__qualname__,
-        "__doc__": original.__doc__,
-        "_fewer_origin": (original, packs, saves),
-    }
-    if saves and not packs:
-        namespace["forward"] = answering_forward(original)
-    return type(original.__name__, (*mixins, original), namespace)
-
-
-def _restore(original: Any, packs: bool, saves: bool) -> Any:
-    cls = _attached_class(original, packs, saves)
-    return cls.__new__(cls)
+    forward = {"forward": answering_forward(original)} if saves and not packs else {}
+    return derive_class(_attached_class, (original, packs, saves), mixins, **forward)
 
 
 def attach(

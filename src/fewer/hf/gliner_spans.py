@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fewer.hf.gliner import is_of_gliner
+from fewer.hf.swapped_class import Swapped, derive_class
 from fewer.kernels.cpu.plain import has_own_parameters, has_plain_call
 
 __all__ = ["share_words", "unshare_words"]
@@ -25,10 +26,9 @@ NAME = ("gliner.modeling.span_rep", "SpanMarkerV0")  # of the class that is mean
 PIECE = 256  # spans computed at a time, so that their inner states stay in a cache
 
 
-class _SharedWords(nn.Module):
+class _SharedWords(Swapped):
     """Mixin of an attached span layer."""
 
-    _fewer_origin: ClassVar[Any]
     max_width: int
     project_start: nn.Module
     project_end: nn.Module
@@ -40,7 +40,7 @@ class _SharedWords(nn.Module):
         """Represent spans by their first and last words, as the package does."""
         project: Any = self.out_project
         if self.training or not _is_projection(project):
-            represented: Tensor = self._fewer_origin.forward(self, h, span_idx)
+            represented: Tensor = self._fewer_origin[0].forward(self, h, span_idx)
             return represented
         texts, length = h.shape[:2]
         offset = length * torch.arange(texts, device=h.device)
@@ -59,9 +59,6 @@ class _SharedWords(nn.Module):
         spans = torch.cat(parts)
         return spans[number].view(texts, -1, self.max_width, spans.shape[1])
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return _restore, (self._fewer_origin,), self.__dict__
-
 
 def share_words(model: Any) -> None:
     """Let the span layer of a GLiNER object compute words once, in place; others stay."""
@@ -75,7 +72,7 @@ def unshare_words(model: Any) -> None:
     if is_of_gliner(model):
         for module in model.modules():
             if isinstance(module, _SharedWords):
-                module.__class__ = module._fewer_origin
+                module.__class__ = module._fewer_origin[0]
 
 
 def _span_layers(model: Any) -> Iterator[nn.Module]:
@@ -87,19 +84,8 @@ def _span_layers(model: Any) -> Iterator[nn.Module]:
 
 
 @cache
-def _shared_class(origin: Any) -> Any:
-    namespace = {
-        "__module__": origin.__module__,
-        "__qualname__": origin.__qualname__,
-        "__doc__": origin.__doc__,
-        "_fewer_origin": origin,
-    }
-    return type(origin.__name__, (_SharedWords, origin), namespace)
-
-
-def _restore(origin: Any) -> Any:
-    cls = _shared_class(origin)
-    return cls.__new__(cls)
+def _shared_class(original: Any) -> Any:
+    return derive_class(_shared_class, (original,), (_SharedWords,))
 
 
 def _is_projection(module: nn.Module) -> bool:
