@@ -5,7 +5,9 @@
 // at a time in vectors. Both are batch-invariant: an output is one chain over k, whatever its row.
 
 static inline __m256i narrowed(V x) { return (__m256i)_mm512_cvtneps_pbh(x); }
+template <bool WHOLE>
 static inline void store_half(Half *p, V x, long n) {
+  if (WHOLE) return _mm256_storeu_si256((__m256i *)p, narrowed(x));
   __mmask16 mask = n >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1);
   _mm256_mask_storeu_epi16(p, mask, narrowed(x));
 }
@@ -116,7 +118,7 @@ struct Bf16 {
         for (long j = column; j < column + 32; j++)
           for (long i = step; i < step + 2; i++) {
             float x = j < n && i < k ? weight[j * k + i] : 0.0f;
-            store_half(out++, all(x), 1);
+            store_half<false>(out++, all(x), 1);
           }
   }
 
@@ -246,5 +248,8 @@ struct Bf16 {
     }
   }
 
-  static void put(Half *to, V x, long n) { store_half(to, x, n); }
+  static void put(Half *to, V x, long n) {
+    if (n >= LANES) return store_half<true>(to, x, n);
+    store_half<false>(to, x, n);
+  }
 };

@@ -142,5 +142,8 @@ struct Float {
                                              c_stride, (const char *)panel);
   }
 
-  static void put(float *to, V x, long n) { store_first(to, x, n); }
+  static void put(float *to, V x, long n) {
+    if (n >= LANES) return store(to, x);
+    store_first(to, x, n);
+  }
 };

@@ -31,13 +31,16 @@ static inline void store_quantised(Quantised *to, V x, int32_t zero) {
 static inline float minimum(V x) { return _mm512_reduce_min_ps(x); }
 
 // Rounded to the nearest bf16, ties to even, as AVX512_BF16 does, which not every VNNI processor has.
+template <bool WHOLE>
 static inline void store_half(Half *p, V x, long n) {
   const __m512i bits = _mm512_castps_si512(x), one = _mm512_set1_epi32(1);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), one);
   const __m512i up = _mm512_add_epi32(_mm512_add_epi32(bits, odd), _mm512_set1_epi32(0x7fff));
   const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
   const __m512i half = _mm512_srli_epi32(_mm512_mask_mov_epi32(up, nan, _mm512_set1_epi32(0x7fc00000)), 16);
-  _mm256_mask_storeu_epi16(p, first(n), _mm512_maskz_cvtepi32_epi16(0xffff, half));
+  const __m256i narrow = _mm512_maskz_cvtepi32_epi16(0xffff, half);
+  if (WHOLE) return _mm256_storeu_si256((__m256i *)p, narrow);
+  _mm256_mask_storeu_epi16(p, first(n), narrow);
 }
 #else
 typedef int16_t Quantised;

@@ -2,11 +2,12 @@
 
 static thread_local Scratch rows_scratch;
 
+template <bool WHOLE>
 static inline void store_state(void *out, bool half, long at, V x, long lanes) {
 #if FEWER_BF16 || (FEWER_INT8 && FEWER_LANES == 16)
-  if (half) return store_half((Half *)out + at, x, lanes);
+  if (half) return store_half<WHOLE>((Half *)out + at, x, lanes);
 #endif
-  store_first((float *)out + at, x, lanes);
+  store_some<WHOLE>((float *)out + at, x, lanes);
 }
 
 // The epilogue of a linear map: bias, activation, factor, residual, fp32 or bf16.
@@ -21,19 +22,29 @@ struct Epilogue {
 
   template <class P, int ACTIVATION>
   inline void put(const float *c, long row, long rows, long column) const {
-    for (long i = 0; i < rows; i++)
-      for (long j = 0; j < COLUMNS; j += LANES) {
-        const long lanes = n - column - j;
-        if (lanes <= 0) break;
-        V y = load(c + i * COLUMNS + j);
-        if (bias) y += load_first(bias + column + j, lanes, 0.0f);
-        y = activated<ACTIVATION, P::COARSE>(y);
-        if (factor) y *= load_first(factor + (row + i) * factor_stride + column + j, lanes, 0.0f);
-        const long at = (row + i) * residual_stride + column + j;
-        if (residual) y += load_first(residual + at, lanes, 0.0f);
-        const long start = tiled ? P::place(row + i, column, out_stride) : (row + i) * out_stride + column;
-        store_state(out, half, start + j, y, lanes);
+    if (n - column >= COLUMNS) return put_columns<P, ACTIVATION, true>(c, row, rows, column);
+    put_columns<P, ACTIVATION, false>(c, row, rows, column);
+  }
+  template <class P, int ACTIVATION, bool WHOLE>
+  inline void put_columns(const float *c, long row, long rows, long column) const {
+    const Epilogue e = *this;  // whose fields no store can change
+    for (long j = 0; j < COLUMNS; j += LANES) {
+      const long lanes = e.n - column - j;
+      if (!WHOLE && lanes <= 0) break;
+      const V shift = e.bias ? load_some<WHOLE>(e.bias + column + j, lanes, 0.0f) : zero();
+      for (long i = 0; i < rows; i++) {
+        V y = activated<ACTIVATION, P::COARSE>(load(c + i * COLUMNS + j) + shift);
+        if (e.factor)
+          y *= load_some<WHOLE>(e.factor + (row + i) * e.factor_stride + column + j, lanes, 0.0f);
+        if (e.residual) {
+          const float *x = e.residual + (row + i) * e.residual_stride + column + j;
+          y += load_some<WHOLE>(x, lanes, 0.0f);
+          __builtin_prefetch(x + COLUMNS);
+        }
+        const long start = e.tiled ? P::place(row + i, column, e.out_stride) : (row + i) * e.out_stride + column;
+        store_state<WHOLE>(e.out, e.half, start + j, y, lanes);
       }
+    }
   }
   // Rows from `row` on.
   Epilogue below(long row) const {

@@ -19,8 +19,8 @@ static void rotate_row(const RotateCall &call, long row) {
       const V c = load_state(cos, false, j, lanes), s = load_state(sin, false, j, lanes);
       const V x = load_state(call.x, half, at, lanes);
       const V y = load_state(call.x, half, at + pairs_of_head, lanes);
-      store_state(call.x, half, at, x * c - y * s, lanes);
-      store_state(call.x, half, at + pairs_of_head, y * c + x * s, lanes);
+      store_state<false>(call.x, half, at, x * c - y * s, lanes);
+      store_state<false>(call.x, half, at + pairs_of_head, y * c + x * s, lanes);
     }
 }
 

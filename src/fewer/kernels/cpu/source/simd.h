@@ -111,6 +111,17 @@ static inline void store_first(float *p, V x, long n) {
 
 static inline V zero() { return all(0.0f); }
 
+// All lanes, or the first n, which is slower.
+template <bool WHOLE>
+static inline V load_some(const float *p, long n, float rest) {
+  return WHOLE ? load(p) : load_first(p, n, rest);
+}
+template <bool WHOLE>
+static inline void store_some(float *p, V x, long n) {
+  if (WHOLE) return store(p, x);
+  store_first(p, x, n);
+}
+
 // 2^x to 6e-8, relative; far below -126 it is 0. Minimax on [-0.5, 0.5].
 static inline V exp2_of(V x) {
   x = in_range_of_powers(x);
@@ -198,22 +209,29 @@ static inline long apart(long n) {
 }
 
 // LayerNorm or RMS norm of a row; out may be x.
-static void normalize(const float *x, float *out, long width, const Norm &norm) {
-  V total = zero();
-  long j;
+template <bool WHOLE>
+static void normalize_by(const float *x, float *out, long width, const Norm &norm) {
+  enum { STEP = 2 * LANES };  // two sums at a time: one would wait for itself
+  V total[2] = {zero(), zero()}, square[2] = {zero(), zero()};
   if (!norm.rms)
-    for (j = 0; j < width; j += LANES) total += load_first(x + j, width - j, 0.0f);
-  float mean = sum(total) / (float)width;
-  V square = zero();
-  for (j = 0; j < width; j += LANES) {
-    V centred = load_first(x + j, width - j, mean) - all(mean);
-    square = fma(centred, centred, square);
+    for (long j = 0; j < width; j += STEP)
+      for (int side = 0; side < 2; side++)
+        total[side] += load_some<WHOLE>(x + j + side * LANES, width - j - side * LANES, 0.0f);
+  const float mean = sum(total[0] + total[1]) / (float)width;
+  for (long j = 0; j < width; j += STEP)
+    for (int side = 0; side < 2; side++) {
+      const V y = load_some<WHOLE>(x + j + side * LANES, width - j - side * LANES, mean) - all(mean);
+      square[side] = fma(y, y, square[side]);
+    }
+  const float scale = 1.0f / __builtin_sqrtf(sum(square[0] + square[1]) / (float)width + (float)norm.eps);
+  for (long j = 0; j < width; j += LANES) {
+    const long n = width - j;
+    const V y = (load_some<WHOLE>(x + j, n, 0.0f) - all(mean)) * all(scale);
+    const V shift = norm.beta ? load_some<WHOLE>(norm.beta + j, n, 0.0f) : zero();
+    store_some<WHOLE>(out + j, fma(y, load_some<WHOLE>(norm.gamma + j, n, 0.0f), shift), n);
   }
-  float scale = 1.0f / __builtin_sqrtf(sum(square) / (float)width + (float)norm.eps);
-  for (j = 0; j < width; j += LANES) {
-    long n = width - j;
-    V y = (load_first(x + j, n, 0.0f) - all(mean)) * all(scale);
-    V shift = norm.beta ? load_first(norm.beta + j, n, 0.0f) : zero();
-    store_first(out + j, fma(y, load_first(norm.gamma + j, n, 0.0f), shift), n);
-  }
+}
+static void normalize(const float *x, float *out, long width, const Norm &norm) {
+  if (width % (2 * LANES)) return normalize_by<false>(x, out, width, norm);
+  normalize_by<true>(x, out, width, norm);
 }
