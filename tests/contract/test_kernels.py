@@ -123,6 +123,16 @@ def test_rows_of_probabilities_at_a_distance_of_pages_are_not_confused(isa, monk
     assert_same_output(mine, expected, TOLERANCE[isa.dtype])
 
 
+@pytest.mark.parametrize("extras", ["scored", "relative"])
+@pytest.mark.parametrize("width", [1024, 2048])
+@every_attention_isa
+@torch.no_grad()
+def test_heads_whose_rows_are_pages_apart_are_not_confused(isa, width, extras, monkeypatch):
+    pretend(monkeypatch, isa)
+    call = draw_call("ragged", EXTRAS[extras], 1, width, dtype=isa.dtype)
+    assert_same_output(KERNELS["native"](call), KERNELS["reference"](call), TOLERANCE[isa.dtype])
+
+
 @every_attention_isa
 @torch.no_grad()
 def test_a_score_that_is_no_number_is_seen_in_the_answer(isa, monkeypatch):

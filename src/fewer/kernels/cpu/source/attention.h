@@ -88,6 +88,7 @@ struct Head {
   typedef typename P::Number Number;
   const AttentionCall &call;
   long keys, padded, width, depth;
+  long pitch;  // of a row of staged queries
   Number *k_panels, *v_panels, *q_block, *weights;
   float *scores, *mixed;
   Relative<P> relative;
@@ -98,14 +99,14 @@ struct Head {
   // Memory of one task, laid out in the thread's scratch: `count` queries from row q0 on, n keys.
   Head(const AttentionCall &c, long q0, long count, long first_key, long n)
       : call(c), keys(n), padded(round_up(n, 32)), width(c.width), depth(round_up(c.width, P::DEPTH)),
-        relative(c, q0, count, first_key, n, round_up(c.width, P::DEPTH)), k0(first_key) {
+        pitch(P::pitch(c.width)), relative(c, q0, count, first_key, n, depth, pitch), k0(first_key) {
     const long dims = round_up(width, COLUMNS), rows = P::BLOCK;
-    const size_t halves = (size_t)padded * (depth + dims) + rows * (depth + padded + 2 * PADDING) + relative.halves();
+    const size_t halves = (size_t)padded * (depth + dims) + rows * (pitch + padded + 2 * PADDING) + relative.halves();
     const size_t floats = (size_t)rows * (padded + PADDING + dims) + relative.floats();
     char *memory = (char *)scratch(&head_scratch, halves * sizeof(Number) + floats * 4 + 64 * 12);
     k_panels = allocate<Number>(memory, padded * depth);
     v_panels = allocate<Number>(memory, padded * dims);
-    q_block = allocate<Number>(memory, rows * depth);
+    q_block = allocate<Number>(memory, rows * pitch);
     weights = allocate<Number>(memory, rows * (padded + 2 * PADDING));
     scores = allocate<float>(memory, rows * (padded + PADDING));
     mixed = allocate<float>(memory, rows * dims);
@@ -132,10 +133,10 @@ struct Head {
     const int64_t *position_q = position ? call.position_q + first : 0;
     if (position) visible = in_window(position_q[0], position_q[rows - 1]);
     const long from = exempt ? 0 : visible.first / 32 * 32, to = round_up(visible.end, 32), span = to - from;
-    const long pitch = span + PADDING;
+    const long distance = span + PADDING;  // of rows of scores
     for (long j = from; j < to; j += COLUMNS)
-      P::product(queries, depth, rows, k_panels + j * depth, depth, scores + j - from, pitch);
-    relative.add(queries, call.position_q + first, rows, from, at_most(to, keys), scores, pitch);
+      P::product(queries, pitch, rows, k_panels + j * depth, depth, scores + j - from, distance);
+    relative.add(queries, call.position_q + first, rows, from, at_most(to, keys), scores, distance);
     const float scale = 1.0f / __builtin_sqrtf((float)width);
     float normalizer[P::BLOCK];
     for (long i = 0; i < rows; i++) {
@@ -143,7 +144,7 @@ struct Head {
       window.first -= from, window.end -= from;
       const float *bias = call.bias ? call.bias + k0 + from : 0;
       const Total total =
-          exponentiate<P>(scores + i * pitch, span, bias, keys - from, scale, window, exempt, weights, i);
+          exponentiate<P>(scores + i * distance, span, bias, keys - from, scale, window, exempt, weights, i);
       normalizer[i] = total.sum == 0.0f ? 0.0f : 1.0f / total.sum;  // NaN stays NaN
       if (call.logsumexp) call.logsumexp[(first + i) * call.heads + number] = total.log();
     }

@@ -44,6 +44,7 @@ struct Relative {
   const AttentionCall &call;
   const int64_t *position_k;
   long keys, depth;
+  long row;  // distance of the rows of a left operand
   Extent queries;  // positions of the queries of the task
   Buckets buckets;
   long padded, pitch;
@@ -52,8 +53,8 @@ struct Relative {
   float *bias;                 // of each bucket, before the division by sqrt(width); or null
   int32_t *offset;             // of each key, from the first position of the task
 
-  Relative(const AttentionCall &c, long q0, long count, long k0, long n, long operand_depth)
-      : call(c), position_k(c.bucket ? c.position_k + k0 : 0), keys(n), depth(operand_depth) {
+  Relative(const AttentionCall &c, long q0, long count, long k0, long n, long operand_depth, long operand_pitch)
+      : call(c), position_k(c.bucket ? c.position_k + k0 : 0), keys(n), depth(operand_depth), row(operand_pitch) {
     padded = pitch = 0;
     if (!call.bucket || !keys) return;
     queries = extent_of(call.position_q + q0, count);
@@ -107,7 +108,7 @@ struct Relative {
   void multiply(const Number *left, long rows, long low, long high, float *out) const {
     const Buckets span = buckets_between(call, low, high);
     for (long c = (span.first - buckets.first) / COLUMNS * COLUMNS; c < span.end - buckets.first; c += COLUMNS)
-      P::product(left, depth, rows, panels + c * depth, depth, out + c, pitch);
+      P::product(left, row, rows, panels + c * depth, depth, out + c, pitch);
   }
 
   // Add to the scores of a block of queries with the keys from..end.
