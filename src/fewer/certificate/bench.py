@@ -6,12 +6,13 @@ import statistics
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from fewer._cached_property import cached_property
 from fewer.certificate.items import Items, list_items
 from fewer.certificate.journal import Journal
 from fewer.core.cost import Task

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fewer._cached_property import cached_property
 from fewer.core.apply import APPLIES, Apply
 from fewer.core.attention import attention, count_window, query_rows
 from fewer.core.cached_states import CachedStates

@@ -8,13 +8,13 @@ is then `(T, ...)`, T real tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from fewer._cached_property import cached_property
 from fewer.core.partition import can_look, partition
 from fewer.kernels.compact import compact
 from fewer.kernels.pattern import Pattern

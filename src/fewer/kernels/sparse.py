@@ -8,12 +8,12 @@ on every kernel, gradients are exact, and the output does not depend on the batc
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from fewer._cached_property import cached_property
 from fewer.kernels.pattern import Pattern
 
 __all__ = [

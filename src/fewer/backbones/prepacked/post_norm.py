@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from torch import Tensor, nn
 
+from fewer._cached_property import cached_property
 from fewer.backbones.base import Tokens
 from fewer.backbones.post_norm import PostNormLayer, TableEmbedding, segment_of
 from fewer.backbones.prepacked.eligible import norm_of, table_of

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from fewer._cached_property import cached_property
 from fewer.core.evidence import Evidence
 from fewer.core.packed import Packed
 from fewer.core.partition import partition
