@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, replace
@@ -15,6 +16,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from fewer._validation.names import check_known
 from fewer.certificate.bench import Bench, Run, encode_bench, points_of
 from fewer.certificate.certificate import Certificate
 from fewer.certificate.choice import choose_method
@@ -25,7 +27,7 @@ from fewer.certificate.path import Budget, Path, disagreement_within, order_path
 from fewer.core.operating_points import Point
 from fewer.core.policy import Dense
 from fewer.hf.attach import attach, attachment, is_attached
-from fewer.hf.optimize import optimize, precision_of, run_by
+from fewer.hf.optimize import PRECISIONS, optimize, precision_of, run_by
 from fewer.hf.side_file import method_to
 from fewer.training.checkpoints import weights_hash
 from fewer.training.fit import open_run
@@ -103,6 +105,8 @@ def calibrate(
         conditional=conditional,
         labelled=labels is not None,
     )
+    if precision is not None:
+        check_known(precision, PRECISIONS, "precision")
     if not is_attached(model):
         attach(model)
     bench = encode_bench(model, tokenizer, texts, text_pairs, max_length, labels, top_k)
@@ -274,8 +278,9 @@ def _certify_within(
     if point is None:
         least = budget.amount * budget.cost(search, path[-1])
         raise ValueError(
-            f"{budget.name} must be {least:.3f} or more, which {attachment(search.model).method} "
-            f"takes at its most eager point; got {budget.amount:g}."
+            f"{budget.name} must be {_rounded_up(least):.4f} or more, which "
+            f"{attachment(search.model).method} takes at its most eager point; got "
+            f"{budget.amount:g}."
         )
     run = tested.time_at(points_of(tested.model), point)
     changed = _changed_by(tested, run, reference, goal)
@@ -291,6 +296,11 @@ def _certify_within(
         flops_share=run.share,
         tested=(point,),
     )
+
+
+def _rounded_up(amount: float) -> float:
+    """Round to four places, so that the result is enough."""
+    return math.ceil(amount * 1e4) / 1e4
 
 
 def _changed_by(bench: Bench, run: Run, reference: Run, goal: Goal) -> Tensor:

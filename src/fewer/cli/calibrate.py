@@ -132,21 +132,24 @@ def _read_items(
     ranking = Reranking(**columns) if "query" in names else None
     if limit is not None and limit < len(rows):
         rows = sample_rows(ranking, rows, limit, seed)
-    labels, pairs = (
-        None if name is None else rows[name][:]
-        for name in (names.get("label"), names.get("text_pair"))
-    )
+    labels = rows[names["label"]][:] if "label" in names else None
     if ranking is not None:
         return (*ranking.lists(rows), labels)
-    text = names.get("tokens") or names.get("text") or _guess_column(rows.column_names)
-    return rows[text][:], pairs, labels
+    text, pair = _text_columns(rows, names)
+    return rows[text][:], None if pair is None else rows[pair][:], labels
 
 
-def _guess_column(names: list[str]) -> str:
-    for name in ("text", "tokens", "sentence"):
-        if name in names:
-            return name
-    raise ValueError(
-        f"--column must name the texts, since no column is text, tokens or sentence; got "
-        f"{', '.join(names)}. Example: --column text=review."
-    )
+def _text_columns(rows: Dataset, names: dict[str, Any]) -> tuple[str, str | None]:
+    """Return the columns of texts, or of words, and of second texts, as `fewer fit` finds them."""
+    from fewer.tasks.classification import LABEL_COLUMNS, find_text_columns
+
+    if "tokens" in names:
+        return names["tokens"], None
+    if "text" not in names and "tokens" in rows.column_names and "text" not in rows.column_names:
+        return "tokens", None
+    usual = [name for name in rows.column_names if name.lower() in LABEL_COLUMNS]
+    label = names.get("label", usual[0] if usual else "")
+    text, pair = find_text_columns(rows, names.get("text"), names.get("text_pair"), label)
+    if pair is not None and "text_pair" not in names:
+        typer.echo(f"texts: pairs of the columns {text} and {pair}")
+    return text, pair

@@ -25,6 +25,7 @@ def set_threshold(
 
     Example: fewer set-threshold runs/reviews/model 0.3 --output runs/reviews/model-0.3
     """
+    from fewer.certificate.certificate import certificate_of
     from fewer.hf.attach import set_threshold
     from fewer.hf.checkpoint import save
     from fewer.measure.sweep import present_threshold
@@ -35,11 +36,13 @@ def set_threshold(
         raise ValueError(f"--output must be a new folder; got {output}, which exists.")
     source = Source.find(model)
     copy = source.load_model(precision=None)
-    before = present_threshold(copy)
+    before, is_certified = present_threshold(copy), certificate_of(copy) is not None
     point = threshold[0] if len(threshold) == 1 else tuple(threshold)
     set_threshold(copy, threshold=point)
     save(copy, output)
     source.load_tokenizer(copy).save_pretrained(output)
+    if is_certified:
+        typer.echo("its certificate is removed, which promised nothing of this threshold")
     typer.echo(
         f"threshold {threshold_name(before)} changed to {threshold_name(point)}, saved in {output}"
     )

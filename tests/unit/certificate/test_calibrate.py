@@ -1,4 +1,5 @@
 import copy
+import re
 from dataclasses import replace
 from itertools import pairwise
 
@@ -190,8 +191,10 @@ def test_a_budget_for_a_dense_model_chooses_what_changes_least(model_folder):
 
 def test_a_budget_that_no_point_reaches_and_two_goals_are_refused(model_folder):
     model, tokenizer = with_exits(model_folder)
-    with pytest.raises(ValueError, match="flops_share must be"):
+    with pytest.raises(ValueError, match="flops_share must be") as refused:
         calibrate(model, tokenizer, TEXTS, flops_share=0.01)
+    least = float(re.search(r"must be ([0-9.]+)", str(refused.value))[1])
+    assert calibrate(model, tokenizer, TEXTS, flops_share=least).flops_share <= least
     with pytest.raises(ValueError, match="latency_ms must be"):
         calibrate(model, tokenizer, TEXTS, latency_ms=1e-6)
 
@@ -329,6 +332,14 @@ def test_too_few_texts_are_told_with_the_number_needed(model_folder):
     model, tokenizer = with_exits(model_folder)
     with pytest.raises(ValueError, match=r"texts.*299.*got 80"):
         calibrate(model, tokenizer, TEXTS)
+
+
+def test_an_unknown_precision_is_told_before_any_pass(model_folder, tmp_path):
+    with pytest.raises(ValueError, match=r"precision.*int4"):
+        calibrate(
+            *with_exits(model_folder), TEXTS, precision="int4", output_dir=tmp_path / "passes"
+        )
+    assert not (tmp_path / "passes").exists()
 
 
 @pytest.mark.parametrize("settings", [{"max_disagreement": 0.0}, {"confidence": 1.0}])

@@ -73,7 +73,26 @@ def test_a_limit_draws_queries_with_all_of_their_documents(model_folder, tmp_pat
     assert (certificate.texts, certificate.top_k) == (28, 2)  # 70 % of 40 queries
 
 
-def test_a_file_without_a_column_of_texts_is_told(model_folder, reviews, tmp_path):
-    words = ["calibrate", str(model_folder), "--texts", str(reviews), "--output", "new"]
+def test_columns_are_found_as_training_finds_them(dense, tmp_path):
+    """A certificate on the first texts of pairs would be about other inputs."""
+    rows = [
+        {"sentence1": f"a film number {number}", "sentence2": "a plot", "label": number % 2}
+        for number in range(80)
+    ]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["calibrate", str(dense), "--texts", str(path), "--max-disagreement", "0.5"]
+    words += ["--confidence", "0.5", "--output", str(tmp_path / "new")]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert "sentence1 and sentence2" in result.output
+    certificate = certificate_of(fewer.load(tmp_path / "new"))
+    assert certificate.shortest > 7  # tokens: those of both texts
+
+
+def test_a_file_without_a_column_of_texts_is_told(model_folder, tmp_path):
+    path = tmp_path / "odd.jsonl"
+    path.write_text(json.dumps({"left": "a film", "right": "a plot"}) + "\n")
+    words = ["calibrate", str(model_folder), "--texts", str(path), "--output", "new"]
     result = CliRunner().invoke(app, words)
     assert "--column" in str(result.exception)
