@@ -16,7 +16,7 @@ from fewer.hf.refusals import refuse_states
 from fewer.inference.batching import token_budget_batches
 from fewer.inference.predict import TOKEN_BUDGET, run_batches
 from fewer.tasks.text_windows import LongTexts, encode_long, merge_windows
-from fewer.tasks.texts import listed
+from fewer.tasks.texts import check_strings, listed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -57,7 +57,9 @@ def embed(
     _, encoder = parts(model)
     if is_attached(model) and attachment(model).policy.sites:
         refuse_states(attachment(model).method, encoder)
-    texts = [f"{prompt}{text}" for text in listed(texts, "texts")]
+    texts = listed(texts, "texts")
+    check_strings(texts, "texts")
+    texts = [f"{prompt}{text}" for text in texts]
     encoded, owners = encode_long(
         texts,
         tokenizer,

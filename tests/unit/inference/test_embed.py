@@ -66,6 +66,13 @@ def test_an_unknown_pooling_and_one_string_are_refused(loaded):
         fewer.embed(*loaded, "one text")
 
 
+@pytest.mark.parametrize("value", [None, float("nan"), b"a", ("a", "b"), 3])
+@pytest.mark.parametrize("prompt", ["", "query: "])
+def test_what_is_no_string_is_refused(loaded, value, prompt):
+    with pytest.raises(TypeError, match="texts, row 1"):
+        fewer.embed(*loaded, ["a film", value], prompt=prompt)
+
+
 def test_a_method_that_prunes_tokens_is_refused(loaded):
     model, tokenizer = loaded
     fewer.attach(model, fewer.LTP())
