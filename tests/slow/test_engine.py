@@ -107,7 +107,7 @@ def test_memory_grows_with_the_tokens_and_no_faster(isa):
 
 @pytest.mark.filterwarnings("ignore")  # torch.compile warns of itself
 @best_isas
-def test_under_torch_compile_the_plain_layers_run(isa):
+def test_torch_compile_leaves_the_packed_encoder_as_it_is(isa):
     model = optimized(tiny(layers=1), isa)
     batch = ragged(model)
     with torch.no_grad():

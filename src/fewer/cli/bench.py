@@ -65,7 +65,9 @@ def bench(
     threads: ThreadsOption = None,
     seed: int = 0,
     results: Annotated[Path | None, typer.Option(help="Add the row to this .jsonl file.")] = None,
-    report: Annotated[Path | None, typer.Option(help="Write one HTML file here.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Write one HTML file here.")
+    ] = None,
 ) -> None:
     r"""Time batches of the data's own lengths, all systems interleaved on the same batches.
 
@@ -107,11 +109,10 @@ def bench(
 
 
 def _default_sizes(loaded: Loaded) -> list[int]:
-    """Return the usual sizes, or for ranking lists those that a query's documents fill."""
-    from fewer.measure.latency import BATCH_SIZES, default_sizes
+    """Return the usual sizes that the texts, or the documents of a query, fill."""
+    from fewer.measure.latency import default_sizes
 
-    lists = loaded.scorer.lists(loaded.model)
-    return list(BATCH_SIZES) if lists is None else default_sizes(len(loaded.encoded), lists)
+    return default_sizes(len(loaded.encoded), loaded.scorer.lists(loaded.model))
 
 
 def _time_systems(

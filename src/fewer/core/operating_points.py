@@ -124,9 +124,11 @@ class OperatingPoints:
     def _check_size(self, point: Point) -> None:
         size = len(point) if isinstance(point, tuple) else None
         if size != self.size:
+            sizes = [str(part.size or 1) for part in self.parts]
+            of_parts = f" (of the parts of a stack {', '.join(sizes)})" if sizes else ""
             raise ValueError(
-                f"an operating point must have {self.size or 1} numbers; got {point}. "
-                "See OperatingPoints.path."
+                f"an operating point of this model must have {self.size or 1} numbers{of_parts}; "
+                f"got {point}."
             )
 
 

@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
@@ -94,6 +95,7 @@ class _PackedEncoder(_Attached):
 
     fewer: Attachment
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: Tensor | None = None,

@@ -56,8 +56,8 @@ def lengthen(model: Model, to: int, *, method: Method | None = None) -> Model:
         )
     if to <= limit:
         raise ValueError(
-            f"to must be above {limit}, the tokens this model reads already; got {to}. Choose a "
-            "larger number."
+            f"to (--max-length) must be above {limit}, the tokens this model reads already; got "
+            f"{to}. Choose a larger number."
         )
     embeddings: Any = encoder.embeddings
     if not hasattr(embeddings, "position_embeddings"):

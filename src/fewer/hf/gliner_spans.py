@@ -39,7 +39,7 @@ class _SharedWords(Swapped):
     ) -> Float[Tensor, "B S/W W D"]:
         """Represent spans by their first and last words, as the package does."""
         project: Any = self.out_project
-        if self.training or not _is_projection(project):
+        if self.training or not span_idx.numel() or not _is_projection(project):
             represented: Tensor = self._fewer_origin[0].forward(self, h, span_idx)
             return represented
         texts, length = h.shape[:2]

@@ -373,7 +373,9 @@ def read_contents(folder: Path) -> Contents:
     if not path.exists():
         is_begun = any(folder.glob("passages-*.safetensors"))
         reason = "its index was not finished" if is_begun else "it holds no index"
-        raise FileNotFoundError(f"{path} is missing: {reason}. Run fewer.passages.index.")
+        raise FileNotFoundError(
+            f"{path} is missing: {reason}. Run fewer.passages.index, or the command fewer index."
+        )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         checksum = content.pop("checksum", None)

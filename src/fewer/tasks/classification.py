@@ -203,7 +203,8 @@ def _find_label_column(rows: Dataset, label: str | None) -> str:
     raise ValueError(
         "label must be the name of a column, as training and scoring need labels even for methods "
         f"that learn without them (FastBERT); got the columns {list_names(rows.column_names)}, "
-        f"none of {list_names(LABEL_COLUMNS)}. Set label='...'{hint and '.'}{hint}"
+        f"none of {list_names(LABEL_COLUMNS)}. Set label='...', or --column label=NAME"
+        f"{hint and '.'}{hint}"
     )
 
 
@@ -243,7 +244,8 @@ def find_text_columns(
         return strings[0], text_pair
     raise ValueError(
         f"text must be the name of a column; got the columns "
-        f"{list_names(rows.column_names)}, none of {list_names(TEXT_COLUMNS)}. Set text='...'"
+        f"{list_names(rows.column_names)}, none of {list_names(TEXT_COLUMNS)}. Set text='...', or "
+        "--column text=NAME."
     )
 
 

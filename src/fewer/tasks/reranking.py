@@ -197,6 +197,7 @@ def _known(rows: Dataset, column: str | None, names: tuple[str, ...], argument: 
     if usual is None:
         raise ValueError(
             f"{argument} must be the name of a column; got the columns "
-            f"{list_names(rows.column_names)}, none of {list_names(names)}. Set {argument}='...'"
+            f"{list_names(rows.column_names)}, none of {list_names(names)}. Set {argument}='...', "
+            f"or --column {argument}=NAME."
         )
     return usual

@@ -170,7 +170,7 @@ def test_invalid_lengths_are_refused(to):
 
 @pytest.mark.parametrize(("family", "limit"), [("bert", 40), ("roberta", 38)])
 def test_lengths_up_to_the_current_limit_are_refused(family, limit):
-    with pytest.raises(ValueError, match=f"to must be above {limit}.* got {limit}"):
+    with pytest.raises(ValueError, match=f"to .*must be above {limit}.* got {limit}"):
         lengthen(tiny(family), limit)
 
 

@@ -90,6 +90,13 @@ def test_spans_are_those_of_the_package(
     assert torch.equal(model.spans(h, span_idx), expected)
 
 
+def test_no_spans_are_left_to_the_package(model: GLiNER) -> None:
+    h, none = torch.randn(2, 5, WIDTH), torch.zeros(2, 0, 2, dtype=torch.long)
+    expected = model.spans(h, none)
+    share_words(model)
+    assert model.spans(h, none).shape == expected.shape
+
+
 def test_padding_is_not_read(model: GLiNER) -> None:
     lengths = [5, 2]
     h, span_idx = torch.randn(2, 5, WIDTH), _span_idx(lengths)

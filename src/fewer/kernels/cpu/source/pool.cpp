@@ -141,13 +141,14 @@ bool start_thread(void *(*run)(void *), size_t argument) {
   return true;
 }
 
-// Signals are for threads of the program; without memory for a thread, fewer do the work.
+// Signals are for threads of the program. Where a thread cannot be started, or OpenMP may have no more,
+// fewer do the work.
 void start_helpers(long count) {
   if (started >= count) return;
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  if (openmp_region && !started && start_thread(run_starter, count)) started = count;
+  if (openmp_region && start_thread(run_starter, count - started)) started = count;
   while (started < count && start_thread(run_helper, 0)) started++;
   pthread_sigmask(SIG_SETMASK, &before, 0);
 }
