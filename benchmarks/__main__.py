@@ -37,6 +37,7 @@ COMPARED = (
     *("sst2", "ag-news", "imdb-exits"),
     *("squad-skim", "squad-pages", "squad-unseen", "squad-pages-unseen"),
     *("squad-two-stage", "squad-studies"),  # of models that squad-unseen trains
+    "squad-e5",  # of the model of `benchmarks.e5`
 )
 _WIDE = ("--shape", "bert-base", "--texts", "80", "--pairs", "24")
 
