@@ -64,8 +64,13 @@ class Recipe:
     def read(cls, path: Path) -> Recipe:
         """Read a YAML file.
 
-        Raises `ValueError` for unknown keys or a file that is not a mapping.
+        Raises `ValueError` for no such file, unknown keys, or a file that is not a mapping.
         """
+        if not path.is_file():
+            raise ValueError(
+                f"the recipe must be a YAML file; got {path}, which does not exist. Name one of "
+                "recipes/, or write one: fewer fit --help says what it may hold."
+            )
         content = read_values(path.read_text(encoding="utf-8"), str(path))
         if not isinstance(content, dict):
             raise ValueError(

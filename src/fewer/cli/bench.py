@@ -65,9 +65,7 @@ def bench(
     threads: ThreadsOption = None,
     seed: int = 0,
     results: Annotated[Path | None, typer.Option(help="Add the row to this .jsonl file.")] = None,
-    report: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Write one HTML file here.")
-    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Write one HTML file here.")] = None,
 ) -> None:
     r"""Time batches of the data's own lengths, all systems interleaved on the same batches.
 

@@ -18,10 +18,7 @@ __all__ = ["compare"]
 def compare(
     output: Annotated[Path, typer.Option(help="Folder for models, measurements and the table.")],
     recipe: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True, dir_okay=False, help="A YAML file of values; options override it."
-        ),
+        Path | None, typer.Option(help="A YAML file of values; options override it.")
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Folder, hub name, or pypi:PACKAGE of a model.")

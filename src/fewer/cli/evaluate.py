@@ -63,9 +63,7 @@ def evaluate(
     threads: ThreadsOption = None,
     seed: int = 0,
     results: Annotated[Path | None, typer.Option(help="Add the row to this .jsonl file.")] = None,
-    report: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Write one HTML file here.")
-    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Write one HTML file here.")] = None,
 ) -> None:
     """Compare padded, packed and the method: score, FLOPs, tokens kept, milliseconds.
 

@@ -16,10 +16,7 @@ __all__ = ["fit"]
 def fit(
     output: Annotated[Path, typer.Option(help="Folder for the run; the model is in its model/.")],
     recipe: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True, dir_okay=False, help="A YAML file of values; options override it."
-        ),
+        Path | None, typer.Option(help="A YAML file of values; options override it.")
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Folder, hub name, or pypi:PACKAGE of a model.")

@@ -198,7 +198,7 @@ def test_several_columns_of_0_and_1_count_as_several_labels(kind):
         table = rows(text=["x", "y"], toxic=["0", "1"], rude=["1", "0"], id=["0", "4"])
     with pytest.raises(ValueError, match=r"'toxic', 'rude' hold 0 and 1: .*infer_multi_label"):
         infer(table)
-    with pytest.raises(ValueError, match=r"^label must be .*label='...'$"):
+    with pytest.raises(ValueError, match=r"^label must be .*--column label=NAME$"):
         infer(table.remove_columns("rude"))
 
 
