@@ -203,6 +203,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "reranking": [["benchmarks.reranking"]],
         "embedding": [["benchmarks.embedding"], ["benchmarks.embedding", *_WIDE]],
         "embedding-memory": [["benchmarks.embedding_memory"]],
+        "embedding-pruning": [["benchmarks.embedding_pruning"]],
         "lengths": [["benchmarks.lengths"]],
         "length-distributions": [["benchmarks.length_distributions"]],
         "backbones": [["benchmarks.backbones"]],

@@ -6,7 +6,7 @@ from typing import Any
 
 from fewer.report.format import grid
 
-__all__ = ["embedding_memory_table", "embedding_table"]
+__all__ = ["embedding_memory_table", "embedding_pruning_table", "embedding_table"]
 
 
 def embedding_table(row: dict[str, Any], path: str) -> str:
@@ -50,3 +50,36 @@ def embedding_memory_table(row: dict[str, Any], path: str) -> str:
         f"{grid([header, *lines], words=1)}\n{row['model']}, texts of {row['tokens']} tokens, the "
         f"process at its peak, {row['threads']} thread of {row['processor']}. Row in `{path}`."
     )
+
+
+def embedding_pruning_table(row: dict[str, Any], path: str) -> str:
+    """Write a table for each model: a line for each target and way in which pruned tokens end."""
+    tables = [
+        f"{one['model']}, dense {one['ndcg']:.4f} nDCG@10; {one['questions']:,} questions, "
+        f"{one['paragraphs']:,} paragraphs of {one['mean_length']:.0f} tokens on average:\n\n"
+        f"{_pruning_table(one['points'])}"
+        for one in row["models"]
+    ]
+    note = (
+        f"Fitted to {row['fitted']} paragraphs; {row['precision']}; speed over the same "
+        f"model packed, embedding, {row['threads']} thread of {row['processor']}. Row in `{path}`."
+    )
+    return "\n\n".join((*tables, note))
+
+
+def _pruning_table(points: list[dict[str, Any]]) -> str:
+    lines = []
+    for point in points:
+        mean, low, high = point["difference"]
+        speeds = point["speed"] or {}
+        lines.append(
+            (
+                f"{point['target']:g}",
+                point["ends"],
+                f"{1 / point['flops_share']:.2f}x fewer",
+                f"{mean:+.1f} ({low:+.1f} to {high:+.1f})",
+                *(f"{speeds[name]:.2f}x" if speeds else "-" for name in ("bf16", "int8")),
+            )
+        )
+    header = ("target", "pruned tokens end at", "FLOPs", "points of nDCG@10", "speed, bf16", "int8")
+    return grid([header, *lines], words=2)

@@ -8,7 +8,11 @@ from typing import Any
 from benchmarks.support.backbones import backbones_table
 from benchmarks.support.busy_core import busy_core_table
 from benchmarks.support.deberta import deberta_table
-from benchmarks.support.embedding import embedding_memory_table, embedding_table
+from benchmarks.support.embedding import (
+    embedding_memory_table,
+    embedding_pruning_table,
+    embedding_table,
+)
 from benchmarks.support.gliner import gliner_table
 from benchmarks.support.int8 import int8_table
 from benchmarks.support.ltp_limits import ltp_limits_table
@@ -24,6 +28,7 @@ OWN_TABLES: dict[str, Callable[[dict[str, Any], str], str]] = {
     "embedding": embedding_table,
     "embedding_base": embedding_table,
     "embedding_memory": embedding_memory_table,
+    "embedding_pruning": embedding_pruning_table,
     "gliner": gliner_table,
     "int8": int8_table,
     "int8_base": int8_table,

@@ -38,11 +38,13 @@ from fewer.methods.pruning import (
     TRBERT,
     BlockSkim,
     LengthAdaptive,
+    LinearShortcut,
     SpAtten,
     TrainingFree,
     Transkimmer,
 )
 from fewer.methods.pruning.lexical import LexicalPolicy
+from fewer.methods.pruning.linear_shortcut import LinearShortcutPolicy
 from fewer.methods.pruning.training_free import TrainingFreePolicy
 from tests.contract.policies import ByState, Drop, Freeze, Nobody, Retain, Together
 from tests.tiny import FAMILIES, SHARING, has_task, tiny
@@ -91,6 +93,10 @@ METHODS = {
         TrainingFree(rule="cls", merge=False), may_drop=True, may_freeze=True
     ),
     "training-free-value": Case(TrainingFree(rule="value", only_first_last=False), may_drop=True),
+    "linear-shortcut": Case(LinearShortcut(layer=1, shortest=4), may_drop=True, restores=True),
+    "linear-shortcut-and-ltp": Case(
+        Stack((LTP_01, LinearShortcut(layer=1, shortest=2))), may_drop=True
+    ),
     "training-free-lexical": Case(
         TrainingFree(rule="lexical"), TEXTS, may_drop=True, may_freeze=True
     ),
@@ -293,6 +299,9 @@ def open_exits(model: Any) -> Any:
                     part.threshold.fill_(1.6)  # above the mean score of a text
                 if isinstance(part, ProbeExitPolicy):
                     part.spread.fill_(0.5 if part.of_tokens else 5.0)
+                if isinstance(part, LinearShortcutPolicy):
+                    part.weight.normal_(std=0.3)
+                    part.bias.normal_()
                 if isinstance(part, LexicalPolicy):
                     part.idf.uniform_()
                     part.threshold.fill_(1.1)

@@ -31,6 +31,7 @@ from fewer.methods.pruning import (
     TRBERT,
     BlockSkim,
     LengthAdaptive,
+    LinearShortcut,
     PoWERBERT,
     SpAtten,
     TrainingFree,
@@ -169,6 +170,7 @@ WANTED = {
         "epochs": 2.0,
         "learning_rate": 3e-5,
     },
+    LinearShortcut: {"target": 0.75, "layer": None, "shortest": 64, "ridge": 1e-3},
     TrainingFree: {
         "rule": "cumulative",
         "target": 0.6,

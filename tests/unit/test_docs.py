@@ -340,6 +340,7 @@ def test_numbers_stand_between_markers_that_the_tables_fill():
         "magic-pyramid.md": ["joint", "exits", "buckets"],
         "tokee.md": ["tagging"],
         "training-free.md": ["training_free"],
+        "linear-shortcut.md": ["embedding_pruning"],
         "cascade.md": ["reranking"],
         "probe-exit.md": ["probe_exit"],
         "ner-and-guards.md": ["gliner"],

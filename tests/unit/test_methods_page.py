@@ -24,7 +24,11 @@ def _scored(row: dict[str, Any]) -> set[str]:
         return {name for name in METHODS for run in runs if f"-{name}" in run}
     if row["kind"] == "compare":
         return {cell["method"]["name"] for cell in row["cells"] if "method" in cell}
-    if row["kind"] in ("reranking", "certificate"):  # the latter: agreement with the full model
+    if row["kind"] in (
+        "reranking",
+        "embedding-pruning",
+        "certificate",
+    ):  # the latter: agreement with the full model
         return {row["method"]["name"]}
     systems = row.get("systems")
     has_scores = isinstance(systems, dict) and any(one.get("metrics") for one in systems.values())

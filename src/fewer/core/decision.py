@@ -109,6 +109,14 @@ class ExitOutput:
 
 
 @dataclass(frozen=True)
+class Shortcut:
+    """An estimate of the last states, before the final norm, of tokens that are pruned."""
+
+    estimate: Callable[[Float[Tensor, "G D"]], Float[Tensor, "G D"]]  # from their states here
+    flops: float  # of a token
+
+
+@dataclass(frozen=True)
 class Decision:
     """A fate per token, texts that exit, a differentiable gate per token, and what heads computed.
 
@@ -129,6 +137,7 @@ class Decision:
     heads: Bool[Tensor, "B H"] | None = None  # attention heads that stay, from the next layer on
     states: Float[Tensor, "T D"] | None = None  # with which tokens go on; None: with their own
     restores: bool = False  # whether heads may answer by what is pruned, at its last state
+    shortcut: Shortcut | None = None  # to the end, for what is pruned; None: it ends where it is
     skips_layer: bool = False  # before a layer: whether all tokens pass it by, as they are
     is_combined: bool = False  # of decisions that were checked; their gates have multiplied
     faults: tuple[Bool[Tensor, ""], ...] = ()  # on a GPU: whether a check failed, not yet read
@@ -147,12 +156,17 @@ class Decision:
     def __and__(self, other: Decision) -> Decision:
         """Combine two decisions: the lower fate wins, gates multiply, either may let texts exit.
 
-        Raises `ValueError` where both replace states.
+        Raises `ValueError` where both replace states, or both have a shortcut.
         """
         if self.states is not None and other.states is not None:
             raise ValueError(
                 "states must come from one method; got two that replace them at the same site. "
                 "Leave merge out of one of the stacked methods."
+            )
+        if self.shortcut is not None and other.shortcut is not None:
+            raise ValueError(
+                "shortcut must come from one method; got two at the same site. Leave one of the "
+                "stacked methods out, or let it prune in another layer."
             )
         first, second = self.check(), other.check()
         pruning = [decision for decision in (first, second) if decision._fate is not None]
@@ -171,10 +185,18 @@ class Decision:
             _join(self.heads, other.heads, torch.logical_and),
             self.states if other.states is None else other.states,
             restores=bool(pruning) and all(decision.restores for decision in pruning),
+            shortcut=self.shortcut or other.shortcut,
             skips_layer=self.skips_layer or other.skips_layer,
             is_combined=True,
             faults=first.faults + second.faults,
         )
+
+    def pruned_among(self, tokens: Packed) -> Bool[Tensor, "T"] | None:
+        """Return which of the tokens are pruned now; `None` if none can be."""
+        kept = self.kept
+        if kept is None:
+            return None
+        return ~kept if tokens.alive is None else tokens.alive & ~kept
 
     def check(self) -> Decision:
         """Return this decision. Raises `ValueError` for a gate outside [0, 1] or against fates.

@@ -45,10 +45,11 @@ def encode(
     """Run the tokens through the layers, the policy deciding which go on.
 
     Returns every token's last state in the caller's grid, pruned or not (the output of the last
-    layer it finished, passed once through `finish`, the final norm; zeros on padding), and the
-    trace. With `cached` the lower layers compute only the first text of each pair. With `graphs`, a
-    pass in which the policy does nothing is replayed from a CUDA graph. `chain` computes what lies
-    between decisions, in the same bits as the layers.
+    layer it finished, or what the decision's shortcut makes of its state, passed once through
+    `finish`, the final norm; zeros on padding), and the trace. With `cached` the lower layers
+    compute only the first text of each pair. With `graphs`, a pass in which the policy does nothing
+    is replayed from a CUDA graph. `chain` computes what lies between decisions, in the same bits as
+    the layers.
     """
     run = _Run(layers, policy, phase, attend, tokens, chain)
     replayed = None if graphs is None or cached is not None else run.replay_layers(tokens, graphs)
@@ -268,6 +269,8 @@ class _Run:
         if decision.states is not None:
             tokens = tokens.replace(hidden=decision.states)
         if decision.fate is not None:
+            if not self.apply.removes:
+                self.removed.note_ends(tokens, decision)
             tokens = self.apply.carry_out(tokens, decision)
         return tokens, decision
 

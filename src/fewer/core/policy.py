@@ -24,6 +24,7 @@ from fewer.core.trace import Trace
 
 __all__ = [
     "Dense",
+    "EstimatingPolicy",
     "ExitingPolicy",
     "Inherits",
     "Method",
@@ -97,6 +98,10 @@ class ExitingPolicy(Policy):
         """Decide; in phases without exits only the heads compute."""
         decision = super().forward(view)
         return decision if decision is None or view.phase.exits else decision.outputs_only()
+
+
+class EstimatingPolicy(Policy):
+    """A policy whose decisions have a shortcut: each token ends at a last state, or an estimate."""
 
 
 @runtime_checkable

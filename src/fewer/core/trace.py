@@ -123,6 +123,9 @@ class Trace:
         self.predictor_outputs += decision.predictor_outputs
         self.faults += decision.faults
         self.head_flops = _add(self.head_flops, decision.head_flops)
+        if decision.shortcut is not None and (gone := decision.pruned_among(tokens)) is not None:
+            flops = tokens.count(gone.float()) * decision.shortcut.flops
+            self.head_flops = _add(self.head_flops, flops)
         self.log_prob = _add(self.log_prob, decision.log_prob)
         for name, values in decision.carry.items():
             size = self.grid[0] * self.grid[1]

@@ -113,8 +113,8 @@ class _PackedEncoder(_Attached):
         refuse_call(self.config, kwargs)
         refuse_tracing()
         attachment = self.fewer
-        if attachment.policy.sites and not (attachment.has_head or self.training):
-            refuse_states(attachment.method, self)
+        if not (attachment.has_head or self.training):
+            refuse_states(attachment.policy, attachment.method, self)
         backbone = attachment.backbone(self)
         tokens = pack(
             backbone,

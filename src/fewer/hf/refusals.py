@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from fewer.core.policy import EstimatingPolicy, Policy
+from fewer.core.stack import StackPolicy, list_policies
 from fewer.hf.gliner import is_of_gliner
 from fewer.hf.sentence_transformers import is_of_sentence_transformers
 
@@ -161,12 +163,16 @@ def refuse_call(config: Any, arguments: Mapping[str, Any]) -> None:
         )
 
 
-def refuse_states(method: object, encoder: PreTrainedModel) -> None:
+def refuse_states(policy: Policy, method: object, encoder: PreTrainedModel) -> None:
     """Raise `ValueError` for an encoder without a head whose pruned tokens keep early states."""
+    parts = [part for part in list_policies(policy) if not isinstance(part, StackPolicy)]
+    if all(isinstance(part, EstimatingPolicy) for part in parts if part.sites):
+        return
     raise ValueError(
-        f"method must keep all tokens of a model without a head; got {method} on a "
-        f"{type(encoder).__name__}: its last_hidden_state holds early states of pruned tokens, and "
-        "their mean is no embedding. Attach the method to a model with a head, or attach none."
+        f"method must keep all tokens of a model without a head, or estimate their last states; "
+        f"got {method} on a {type(encoder).__name__}: its last_hidden_state holds early states of "
+        "pruned tokens, and their mean is no embedding. Use fewer.methods.pruning.LinearShortcut, "
+        "attach the method to a model with a head, or attach none."
     )
 
 

@@ -33,8 +33,8 @@ class TaskHead:
     masks_logits: ClassVar[bool] = False  # whether padding has logits that mean nothing
 
     def get_logits(self, output: Any) -> Tensor:
-        """Return `(B, C)` or `(B, N, C)` of a model's output, an object or a mapping."""
-        logits: Tensor = output["logits"]
+        """Return `(B, C)` or `(B, N, C)` of a model's output; the last states of one without."""
+        logits: Tensor = output["logits" if "logits" in output else "last_hidden_state"]
         return logits
 
     def set_logits(self, output: Any, logits: Tensor, masked: Tensor | None) -> None:

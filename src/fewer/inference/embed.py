@@ -49,14 +49,14 @@ def embed(
     tokens, the vectors merged by "max" or "mean" before they are normalised.
 
     Raises `ValueError` for an unknown pooling, and for a method that prunes tokens or lets texts
-    exit, whose states are not those of the model.
+    exit and does not estimate their last states, as `LinearShortcut` does.
 
     >>> vectors = fewer.embed(model, tokenizer, texts, normalize=True)  # doctest: +SKIP
     """
     check_known(pooling, sorted(_POOLINGS), "pooling")
     _, encoder = parts(model)
-    if is_attached(model) and attachment(model).policy.sites:
-        refuse_states(attachment(model).method, encoder)
+    if is_attached(model):
+        refuse_states(attachment(model).policy, attachment(model).method, encoder)
     texts = listed(texts, "texts")
     check_strings(texts, "texts")
     texts = [f"{prompt}{text}" for text in texts]

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from fewer.core.policy import Method
-from fewer.hf.attach import attach
+from fewer.hf.attach import attach, parts
 from fewer.hf.max_length import resolve_max_length
+from fewer.methods.pruning.linear_shortcut import LinearShortcut
 from fewer.methods.pruning.training_free import TrainingFree
 from fewer.tasks.texts import encode_texts, listed
 from fewer.tasks.words import encode_words
@@ -17,7 +19,7 @@ from fewer.training.calibration import calibrate, collator_for, sample_size
 
 __all__ = ["prune"]
 
-Model = TypeVar("Model", bound=PreTrainedModel)
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def prune(
@@ -30,10 +32,11 @@ def prune(
     method: Method | None = None,
     max_length: int | None = None,
 ) -> Model:
-    """Attach training-free pruning to a fine-tuned model, in place, and fit it to `texts`.
+    """Attach pruning without training to a fine-tuned model, in place, and fit it to `texts`.
 
-    No labels, no gradients: thresholds are fitted so that `target` (default 0.6) of the FLOPs are
-    left on the texts, of which as many are used as hold 131,072 tokens. `method` is another method
+    No labels, no gradients: it is fitted so that `target` of the FLOPs are left on the texts, of
+    which as many are used as hold 131,072 tokens. Without a `method` that is `TrainingFree` (0.6);
+    of a model without a head, which embeds texts, `LinearShortcut` (0.75). `method` is another one
     whose phases train nothing, with its own target; one that reads the texts once, as `ProbeExit()`
     does, uses as many as hold 1,048,576. For a model that tags words, `texts` are lists of words.
     Texts beyond `max_length` tokens are truncated.
@@ -44,8 +47,10 @@ def prune(
     """
     if method is not None and target is not None:
         raise ValueError("target must be left out with a method, which has its own; got both.")
+    transformer, encoder = parts(model)
     if method is None:
-        method = TrainingFree() if target is None else TrainingFree(target=target)
+        kind = LinearShortcut if transformer is encoder else TrainingFree
+        method = kind() if target is None else kind(target=target)
     phases = method.phases()
     if not phases or any(phase.epochs for phase in phases):
         raise ValueError(f"method must train nothing; got {method}. Train it with fewer.fit.")
@@ -59,8 +64,8 @@ def prune(
         pairs = None if text_pairs is None else listed(text_pairs, "text_pairs")
         encoded = encode_texts(items, tokenizer, pairs=pairs, max_length=length)
     attach(model, method)
-    collator = collator_for(model, tokenizer)
+    collator = collator_for(transformer, tokenizer)
     for phase in phases:
         sample = encoded.select(range(sample_size(encoded["length"], phase)))
-        calibrate(model, phase, sample, collator, first=True)
+        calibrate(transformer, phase, sample, collator, first=True)
     return model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fewer.methods.pruning.block_skim import BlockSkim
 from fewer.methods.pruning.length_adaptive import LengthAdaptive
+from fewer.methods.pruning.linear_shortcut import LinearShortcut
 from fewer.methods.pruning.ltp import LTP
 from fewer.methods.pruning.power_bert import PoWERBERT
 from fewer.methods.pruning.spatten import SpAtten
@@ -16,6 +17,7 @@ __all__ = [
     "TRBERT",
     "BlockSkim",
     "LengthAdaptive",
+    "LinearShortcut",
     "PoWERBERT",
     "SpAtten",
     "TrainingFree",

@@ -1,0 +1,196 @@
+"""Prune tokens of embedding models: `python -m benchmarks.embedding_pruning`.
+
+The embedders of PyPI packages, on SQuAD as a retrieval set: paragraphs are pruned, their questions,
+which are short, are read whole, and each question is to find its paragraph among all. The map is
+fitted to paragraphs of the training set. Beside the linear shortcut the same pruning with other
+ends of pruned tokens: their state where they were pruned, and left out of the mean. Then the time
+to embed some paragraphs, dense and pruned in turn.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import AutoModel
+
+import fewer
+from benchmarks.support.shapes import MINILM
+from fewer.cli.common import quiet
+from fewer.hf.pretrained import load_pretrained, load_tokenizer, local_folder
+from fewer.measure.bootstrap import paired_mean
+from fewer.measure.rows import append_row, provenance
+
+DATA = Path(os.environ.get("FEWER_DATA", "../shared/data"))
+RESULTS = Path("benchmarks/results/embedding_pruning.jsonl")
+MODELS = {  # the prompts of questions and of paragraphs
+    MINILM: ("", ""),
+    "runs/models/e5-small-latin": ("query: ", "passage: "),
+}
+PARAGRAPHS, FITTED, TIMED = 1000, 400, 200
+MAX_LENGTH, TOP = 256, 10
+TARGETS = (0.9, 0.8, 0.7, 0.6)
+COMPARED = 0.8  # target at which ends are compared
+PRECISION, TIMED_IN = "bf16", ("bf16", "int8")
+ROUNDS = 5
+
+
+def main() -> None:
+    """Measure each model that is here, and add a row."""
+    quiet()
+    torch.set_num_threads(1)
+    measured = []
+    for name, prompts in MODELS.items():
+        if name.startswith("runs") and not Path(name).exists():
+            print(f"{name} is missing: python -m benchmarks.e5 {name}")
+            continue
+        measured.append(_measure(name, *prompts))
+        print(json.dumps(measured[-1], indent=1))
+    row = {
+        "kind": "embedding-pruning",
+        **provenance(),
+        "method": {"name": "linear_shortcut"},
+        "precision": PRECISION,
+        "fitted": FITTED,
+        "models": measured,
+    }
+    append_row(row, RESULTS)
+
+
+def _measure(name: str, of_questions: str, of_paragraphs: str) -> dict[str, Any]:
+    tokenizer = load_tokenizer(name)
+    paragraphs, questions, owners = _read("dev", PARAGRAPHS)
+    sample = [of_paragraphs + text for text in _read("train", FITTED)[0]]
+    shown = [of_paragraphs + text for text in paragraphs]
+    asked = [of_questions + text for text in questions]
+    dense = fewer.optimize(fewer.attach(_load(name)), precision=PRECISION)
+    vectors = _embed(dense, tokenizer, asked)
+    before = _ndcgs(vectors, _embed(dense, tokenizer, shown), owners)
+    points = []
+    for target in TARGETS:
+        model = _load(name)
+        fewer.prune(model, tokenizer, sample, target=target, max_length=MAX_LENGTH)
+        timed = {
+            precision: _speed(name, model, tokenizer, shown[:TIMED], precision)
+            for precision in TIMED_IN
+        }
+        fewer.optimize(model, precision=PRECISION)
+        with fewer.record() as traces:
+            _embed(model, tokenizer, shown)
+        share = _share(model, traces)
+        for ends, embed in _ENDS if target == COMPARED else _ENDS[:1]:
+            found = embed(model, tokenizer, shown)
+            change = paired_mean(100 * (_ndcgs(vectors, found, owners) - before))
+            points.append(
+                {
+                    "target": target,
+                    "ends": ends,
+                    "flops_share": share,
+                    "difference": [change.mean, change.low, change.high],
+                    "speed": timed if ends == _ENDS[0][0] else None,
+                }
+            )
+    lengths = tokenizer(shown, truncation=True, max_length=MAX_LENGTH, return_length=True)["length"]
+    return {
+        "model": name,
+        "paragraphs": len(shown),
+        "questions": len(asked),
+        "mean_length": float(np.mean(lengths)),
+        "ndcg": float(before.mean()),
+        "points": points,
+    }
+
+
+def _load(name: str) -> Any:
+    return load_pretrained(AutoModel, local_folder(name))[0].eval()
+
+
+def _read(part: str, count: int) -> tuple[list[str], list[str], Tensor]:
+    """Draw paragraphs; also return up to three questions of each, and whose they are."""
+    with gzip.open(DATA / f"squad/{part}-v1.1.json.gz", "rt", encoding="utf-8") as stream:
+        parts = [part for article in json.load(stream)["data"] for part in article["paragraphs"]]
+    drawn = [parts[number] for number in np.random.default_rng(0).permutation(len(parts))[:count]]
+    asked = [(one["question"], row) for row, part in enumerate(drawn) for one in part["qas"][:3]]
+    questions, owners = zip(*asked, strict=True)
+    return [part["context"] for part in drawn], list(questions), torch.tensor(owners)
+
+
+def _embed(model: Any, tokenizer: Any, texts: Sequence[str]) -> Tensor:
+    return fewer.embed(
+        model, tokenizer, texts, normalize=True, max_length=MAX_LENGTH, progress=False
+    )
+
+
+def _embed_last_states(model: Any, tokenizer: Any, texts: Sequence[str]) -> Tensor:
+    """Let pruned tokens end at their state where they were pruned."""
+    policy = fewer.attachment(model).policy
+    kept = policy.weight.clone(), policy.bias.clone()
+    policy.weight.copy_(torch.eye(len(policy.bias)))
+    policy.bias.zero_()
+    vectors = _embed(model, tokenizer, texts)
+    policy.weight.copy_(kept[0])
+    policy.bias.copy_(kept[1])
+    return vectors
+
+
+def _embed_kept(model: Any, tokenizer: Any, texts: Sequence[str]) -> Tensor:
+    """Leave pruned tokens out of the mean."""
+    vectors = []
+    for text in texts:
+        batch = tokenizer(text, return_tensors="pt", truncation=True, max_length=MAX_LENGTH)
+        with torch.inference_mode(), fewer.record() as traces:
+            states = model(**batch).last_hidden_state[0]
+        is_kept = traces[0].layers_read[0] == len(traces[0].layers)
+        vectors.append(functional.normalize(states[is_kept].mean(0), dim=0))
+    return torch.stack(vectors)
+
+
+_ENDS: tuple[tuple[str, Callable[[Any, Any, Sequence[str]], Tensor]], ...] = (
+    ("linear map", _embed),
+    ("state when pruned", _embed_last_states),
+    ("left out of the mean", _embed_kept),
+)
+
+
+def _ndcgs(questions: Tensor, paragraphs: Tensor, owners: Tensor) -> np.ndarray:
+    """Return nDCG@10 of each question, of which one paragraph is relevant."""
+    scores = questions @ paragraphs.T
+    rank = (scores > scores.gather(1, owners[:, None])).sum(1)
+    gains = torch.where(rank < TOP, 1 / torch.log2(rank.float() + 2), 0.0)
+    return gains.numpy()
+
+
+def _share(model: Any, traces: Sequence[Any]) -> float:
+    spec = fewer.attachment(model).spec
+    flops = sum(float(spec.flops(trace).sum()) for trace in traces)
+    return flops / sum(float(spec.dense_flops_of(trace).sum()) for trace in traces)
+
+
+def _speed(name: str, pruned: Any, tokenizer: Any, texts: Sequence[str], precision: str) -> float:
+    """Return how many times as fast the pruned model embeds: the median ratio of CPU times."""
+    models = [fewer.attach(_load(name)), pruned]
+    for model in models:
+        fewer.optimize(model, precision=precision)
+    times = []
+    for _ in range(1 + ROUNDS):
+        times.append([_seconds(model, tokenizer, texts) for model in models])
+    return float(np.median([dense / fast for dense, fast in times[1:]]))
+
+
+def _seconds(model: Any, tokenizer: Any, texts: Sequence[str]) -> float:
+    start = time.process_time()
+    _embed(model, tokenizer, texts)
+    return time.process_time() - start
+
+
+if __name__ == "__main__":
+    main()
