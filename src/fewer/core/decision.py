@@ -27,6 +27,7 @@ __all__ = [
     "Decision",
     "ExitOutput",
     "Fate",
+    "Shortcut",
     "Site",
     "View",
 ]
@@ -193,10 +194,10 @@ class Decision:
 
     def pruned_among(self, tokens: Packed) -> Bool[Tensor, "T"] | None:
         """Return which of the tokens are pruned now; `None` if none can be."""
-        kept = self.kept
-        if kept is None:
+        if self.kept is None:
             return None
-        return ~kept if tokens.alive is None else tokens.alive & ~kept
+        is_pruned = ~self.kept
+        return is_pruned if tokens.alive is None else tokens.alive & is_pruned
 
     def check(self) -> Decision:
         """Return this decision. Raises `ValueError` for a gate outside [0, 1] or against fates.

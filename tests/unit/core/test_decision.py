@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fewer import Decision, Fate
-from fewer.core.decision import ExitOutput
+from fewer.core.decision import ExitOutput, Shortcut
 from fewer.core.packed import Packed, plan
 
 GONE, FROZEN, ACTIVE = int(Fate.GONE), int(Fate.FROZEN), int(Fate.ACTIVE)
@@ -267,3 +267,12 @@ def test_states_come_from_one_of_two_decisions():
     assert replacing.outputs_only().states is None
     with pytest.raises(ValueError, match="states"):
         _ = replacing & replacing
+
+
+def test_a_shortcut_comes_from_one_of_two_decisions():
+    shortcut, mask = Shortcut(torch.neg, 2.0), torch.tensor([True, False])
+    ending, plain = Decision.keep(mask, shortcut=shortcut), Decision.keep(mask)
+    assert (ending & plain).shortcut is (plain & ending).shortcut is shortcut
+    assert ending.outputs_only().shortcut is None
+    with pytest.raises(ValueError, match="shortcut"):
+        _ = ending & ending

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fewer import Decision, Policy, Site
+from fewer.core.decision import Shortcut
 from fewer.core.encode import encode
 from fewer.core.needs import Layout, Needs
 from fewer.core.packed import Packed, plan
@@ -272,6 +273,37 @@ def test_tokens_go_on_with_the_states_that_a_decision_gives(site, expected, appl
     states, trace = _read(Replacing(site), apply)
     assert [*states[0], *states[1]] == pytest.approx(expected)
     assert trace.layers_read.tolist() == [[2, 2, 0], [2, 2, 2]]
+
+
+class Ending(Policy):
+    """Prunes the second token in layer 1; with a shortcut it ends at its state negated."""
+
+    def __init__(self, site, shortcut):
+        super().__init__()
+        self.sites, self.shortcut = frozenset({site}), shortcut
+
+    def decide(self, view):
+        if view.layer != 1:
+            return None
+        return Decision.keep(view.tokens.placement.column != 1, shortcut=self.shortcut)
+
+
+@pytest.mark.parametrize("apply", ["compact", "mask", "soften"])
+@pytest.mark.parametrize("site", Site)
+def test_pruned_tokens_end_at_the_shortcut(site, apply):
+    shortcut = Shortcut(lambda states: -states, flops=5.0)
+    (states, trace), (plain, _) = (_read(Ending(site, ends), apply) for ends in (shortcut, None))
+    unpruned = _read(Replacing(Site.AFTER), apply)[0]
+    for row, text in enumerate(states):
+        others = [place for place in range(len(text)) if place != 1]
+        assert [text[place] for place in others] == [plain[row][place] for place in others]
+    seconds = [text[1] for text in states]
+    if site is Site.BEFORE:
+        assert seconds == [-13, -16]
+    elif site is Site.AFTER:
+        assert seconds == [-text[1] / 2 for text in unpruned]
+    assert seconds != [text[1] for text in plain]
+    assert trace.head_flops.tolist() == [5.0, 5.0]
 
 
 class Skipping(Policy):

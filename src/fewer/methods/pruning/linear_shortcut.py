@@ -156,13 +156,13 @@ class LinearShortcutPolicy(EstimatingPolicy):
 
     def _predict(self, lengths: Float[Tensor, "B"], share: float) -> float:
         """Return the FLOPs ratio of texts of these lengths without a pass."""
-        kept = self._counts(lengths, lengths.new_tensor(share))
+        remaining = self._counts(lengths, lengths.new_tensor(share))
         layers = []
         for layer in range(self.num_layers):
-            entered = lengths if layer <= self.layer else kept
-            read = lengths if layer < self.layer else kept
+            entered = lengths if layer <= self.layer else remaining
+            read = lengths if layer < self.layer else remaining
             layers.append(LayerTrace(entered, entered, read, scored=False))
-        flops = (lengths - kept) * self.flops_of_token
+        flops = (lengths - remaining) * self.flops_of_token
         trace = Trace((len(lengths), 1), lengths.device, lengths, layers, head_flops=flops)
         return float(self.spec.flops_ratio(trace))
 
@@ -171,8 +171,8 @@ class LinearShortcutPolicy(EstimatingPolicy):
 
     def _counts(self, lengths: Float[Tensor, "B"], share: Tensor) -> Float[Tensor, "B"]:
         """Return how many tokens of each text stay: a share rounded up, all of a short one."""
-        kept = (share * lengths * (1 - ROUNDING)).ceil()
-        return torch.where(lengths < self.method.shortest, lengths, kept)
+        count = (share * lengths * (1 - ROUNDING)).ceil()
+        return torch.where(lengths < self.method.shortest, lengths, count)
 
     def _map(self, states: Float[Tensor, "G D"]) -> Float[Tensor, "G D"]:
         ends = functional.linear(states.float(), self.weight.float(), self.bias.float())
