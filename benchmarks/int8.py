@@ -2,10 +2,11 @@
 
 Classifiers that `training-free` trains, on one thread: times by length, all systems in turn on the
 same texts, as seconds of the process; then scores and the share of labels that equal those in fp32.
-Pruned without training to six tenths of the FLOPs, the model runs in int8 beside them. A batch of
-mixed lengths is padded for the peers, and given to them text by text too ("alone"). The static int8
-of OpenVINO is calibrated by nncf on training texts. Missing peers are named in the row. With
-`--shape bert-base` the weights are random in that shape, and times are all there is.
+Pruned without training to six tenths of the FLOPs, and by LTP to half, the model runs in int8
+beside them. A batch of mixed lengths is padded for the peers, and given to them text by text too
+("alone"). The static int8 of OpenVINO is calibrated by nncf on training texts. Missing peers are
+named in the row. With `--shape bert-base` the weights are random in that shape, and times are all
+there is.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ RESULTS = {  # by shape
     "bert-base": Path("benchmarks/results/int8_base.jsonl"),
 }
 RUN = "runs/training-free-{}/model"
-PRUNED_RUN = "runs/training-free-imdb-cumulative-0.6/model"
+PRUNED_RUNS = ("runs/training-free-imdb-cumulative-0.6/model", "runs/imdb-512-ltp/model")
 TASKS = {  # name -> training texts, test texts, number of test texts
     "sst2": ("glue/sst2/train", "glue/sst2/dev", 872),
     "ag-news": ("ag_news/train", "ag_news/test", 1000),
@@ -63,7 +64,9 @@ def main() -> None:
     row: dict[str, Any] = {"kind": "int8", **provenance()}
     if options.shape == "minilm":
         systems, tokenizer = _build(RUN.format("imdb"), "imdb", missing)
-        systems[PRUNED], row["pruned"] = _load_pruned(tokenizer)
+        row["pruned"] = {}
+        for name, folder in zip(PRUNED, PRUNED_RUNS, strict=True):
+            systems[name], row["pruned"][name] = _load_pruned(folder, tokenizer)
         row |= {"model": MINILM, "scores": {"imdb": _score("imdb", systems, tokenizer)}}
         row |= _time_shapes(systems, tokenizer)
         for task in ("sst2", "ag-news"):
@@ -116,16 +119,16 @@ def _build(folder: str, task: str, missing: dict[str, str]) -> tuple[dict[str, S
     return systems | {name: runner.call for name, runner in peers.runners.items()}, tokenizer
 
 
-def _load_pruned(tokenizer: Any) -> tuple[System, dict[str, Any]]:
-    """Load the pruned model in int8; also return its share of the FLOPs of test texts."""
-    model = fewer.load(PRUNED_RUN, precision="int8")
+def _load_pruned(folder: str, tokenizer: Any) -> tuple[System, dict[str, Any]]:
+    """Load a pruned model in int8; also return its share of the FLOPs of test texts."""
+    model = fewer.load(folder, precision="int8")
     _, test, count = TASKS["imdb"]
     texts = read_rows(str(DATA / f"{test}.jsonl.gz")).shuffle(seed=0)["text"][:count]
     with torch.inference_mode(), fewer.record() as traces:
         for text in texts:
             model(**_encode(tokenizer, [text]))
     flops, dense = sum_flops(model, traces)
-    return _call(model), {"model": PRUNED_RUN, "texts": len(texts), "flops_share": flops / dense}
+    return _call(model), {"model": folder, "texts": len(texts), "flops_share": flops / dense}
 
 
 def _call(model: Any) -> System:

@@ -62,6 +62,7 @@ from fewer_lra.tables import markdown as arena_scores
 RESULTS = Path("benchmarks/results")
 SHOWN = {
     "imdb": ["imdb-ltp"],
+    "imdb_512": ["imdb-512-ltp"],
     "sst2": ["sst2-ltp"],
     "latency": ["latency"],
     "squad_latency": ["squad-latency"],

@@ -10,7 +10,10 @@ from fewer.report.settings import first_metric
 __all__ = ["LABELS", "PRECISIONS", "PRUNED", "int8_scores_table", "int8_table"]
 
 PRECISIONS = ("fp32", "bf16", "int8")
-PRUNED = "fewer int8, pruned"
+PRUNED = {  # by the name of the system
+    "fewer int8, pruned": "training-free",
+    "fewer int8, LTP": "LTP, trained",
+}
 LABELS = ("accuracy", "agreement", "difference")
 
 
@@ -40,9 +43,11 @@ def int8_table(row: dict[str, Any], path: str) -> str:
             f"\n\n{_scores_grid(row, systems)}\nAccuracy, and the share of labels that equal those "
             "in fp32."
         )
-    if "pruned" in row:
-        share = row["pruned"]["flops_share"]
-        text += f" Pruned: training-free, {share:.2f} of the FLOPs of the imdb texts."
+    shares = [
+        f"{PRUNED[name]}, {one['flops_share']:.2f}" for name, one in row.get("pruned", {}).items()
+    ]
+    if shares:
+        text += f" Pruned, and the share of the FLOPs of the imdb texts: {'; '.join(shares)}."
     return f"{text} {measured}"
 
 

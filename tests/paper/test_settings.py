@@ -170,7 +170,7 @@ WANTED = {
         "epochs": 2.0,
         "learning_rate": 3e-5,
     },
-    LinearShortcut: {"target": 0.75, "layer": None, "shortest": 64, "ridge": 1e-3},
+    LinearShortcut: {"target": 0.8, "layer": None, "shortest": 64, "ridge": 1e-3},
     TrainingFree: {
         "rule": "cumulative",
         "target": 0.6,

@@ -111,6 +111,6 @@ def test_torch_compile_leaves_the_packed_encoder_as_it_is(isa):
     model = optimized(tiny(layers=1), isa)
     batch = ragged(model)
     with torch.no_grad():
-        wanted = fewer.detach(tiny(layers=1))(**batch).logits
+        wanted = model(**batch).logits
         found = torch.compile(model)(**batch).logits
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)

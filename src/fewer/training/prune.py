@@ -36,7 +36,7 @@ def prune(
 
     No labels, no gradients: it is fitted so that `target` of the FLOPs are left on the texts, of
     which as many are used as hold 131,072 tokens. Without a `method` that is `TrainingFree` (0.6);
-    of a model without a head, which embeds texts, `LinearShortcut` (0.75). `method` is another one
+    of a model without a head, which embeds texts, `LinearShortcut` (0.8). `method` is another one
     whose phases train nothing, with its own target; one that reads the texts once, as `ProbeExit()`
     does, uses as many as hold 1,048,576. For a model that tags words, `texts` are lists of words.
     Texts beyond `max_length` tokens are truncated.

@@ -54,7 +54,7 @@ SHARES = (0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 class LinearShortcut:
     """Prune tokens in one layer, and estimate their last states by a linear map."""
 
-    target: Fraction = 0.75  # share of the dense FLOPs to keep
+    target: Fraction = 0.8  # share of the dense FLOPs to keep
     layer: Natural | None = None  # that prunes; the first layer is 0. None: a third up the model
     shortest: Count = 64  # tokens of a text that is pruned; shorter ones are read whole
     ridge: Positive = 1e-3  # the penalty, in mean squares of the states

@@ -22,10 +22,10 @@ def test_times_scores_and_missing_peers_are_shown():
     assert table.count("| peer |") == 1  # it has no head, and no score
     assert "Missing: openvino-int8." in table
     row["scores"]["imdb"] = {"fewer int8": score, "texts": {"count": 500}}
-    row["pruned"] = {"flops_share": 0.613}
+    row["pruned"] = {"fewer int8, pruned": {"flops_share": 0.613}}
     table = int8_table(row, "rows.jsonl")
     assert "| fewer bf16 | 0.9123, 99.5% | - |" in table
-    assert "Pruned: training-free, 0.61 of the FLOPs" in table
+    assert "share of the FLOPs of the imdb texts: training-free, 0.61." in table
 
 
 def test_times_alone_have_no_table_of_scores():
