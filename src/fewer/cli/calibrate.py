@@ -142,13 +142,13 @@ def _read_items(
 def _text_columns(rows: Dataset, names: dict[str, Any]) -> tuple[str, str | None]:
     """Return the columns of texts, or of words, and of second texts, as `fewer fit` finds them."""
     from fewer.tasks.classification import LABEL_COLUMNS, find_text_columns
+    from fewer.tasks.columns import usual_column
 
     if "tokens" in names:
         return names["tokens"], None
     if "text" not in names and "tokens" in rows.column_names and "text" not in rows.column_names:
         return "tokens", None
-    usual = [name for name in rows.column_names if name.lower() in LABEL_COLUMNS]
-    label = names.get("label", usual[0] if usual else "")
+    label = names.get("label") or usual_column(rows, LABEL_COLUMNS) or ""
     text, pair = find_text_columns(rows, names.get("text"), names.get("text_pair"), label)
     if pair is not None and "text_pair" not in names:
         typer.echo(f"texts: pairs of the columns {text} and {pair}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from fewer._validation.names import nearest
-from fewer.tasks.columns import column_values, is_null_name, known_column, list_names
+from fewer.tasks.columns import column_values, is_null_name, known_column, list_names, usual_column
 from fewer.tasks.label_values import (
     check_spelling,
     format_label,
@@ -194,10 +194,9 @@ def _find_label_column(rows: Dataset, label: str | None) -> str:
     """Return the column of labels."""
     if label is not None:
         return known_column(label, rows)
-    columns: dict[str, str] = {name.lower(): name for name in rows.column_names}
-    for name in LABEL_COLUMNS:
-        if name in columns:
-            return columns[name]
+    usual = usual_column(rows, LABEL_COLUMNS)
+    if usual is not None:
+        return usual
     binary = [name for name in rows.column_names if _is_binary(rows, name)]
     hint = f" {list_names(binary)} hold 0 and 1: {_MULTI_LABEL}" if len(binary) > 1 else ""
     raise ValueError(

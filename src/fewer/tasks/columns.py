@@ -25,6 +25,12 @@ def known_column(column: str, rows: Dataset) -> str:
     )
 
 
+def usual_column(rows: Dataset, names: Iterable[str]) -> str | None:
+    """Return the column of the first of these lower-case names that a column has, in any case."""
+    columns: dict[str, str] = {name.lower(): name for name in rows.column_names}
+    return next((columns[name] for name in names if name in columns), None)
+
+
 def column_values(rows: Dataset, column: str) -> list[Any]:
     """Return all values of a column that exists."""
     return list(rows[known_column(column, rows)][:])

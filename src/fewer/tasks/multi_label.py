@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fewer._validation.names import nearest
 from fewer.tasks.classification import LABEL_COLUMNS, encode_columns, find_text_columns
-from fewer.tasks.columns import column_values, is_null_name, known_column, list_names
+from fewer.tasks.columns import column_values, is_null_name, known_column, list_names, usual_column
 from fewer.tasks.label_values import (
     check_spelling,
     format_label,
@@ -157,9 +157,7 @@ def infer_multi_label(
 
 def _find_column(rows: Dataset) -> str | None:
     """Return the column of labels: `labels`, or another of the usual names."""
-    columns: dict[str, str] = {name.lower(): name for name in rows.column_names}
-    names = ("labels", *LABEL_COLUMNS)
-    return next((columns[name] for name in names if name in columns), None)
+    return usual_column(rows, ("labels", *LABEL_COLUMNS))
 
 
 def _infer_names(rows: Dataset, label: str) -> tuple[str, ...]:

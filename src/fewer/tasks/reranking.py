@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from fewer.tasks.classification import encode_columns, parse_number
-from fewer.tasks.columns import column_values, known_column, list_names
+from fewer.tasks.columns import column_values, known_column, list_names, usual_column
 from fewer.tasks.label_values import is_number
 from fewer.tasks.text_windows import LongTexts
 
@@ -143,7 +143,7 @@ def is_reranking(rows: Dataset) -> bool:
     """
     columns = {name.lower() for name in rows.column_names}
     queries = QUERY_COLUMNS if columns & set(QUERY_IDS) else QUERY_COLUMNS[:1]
-    relevance = _find(rows, RELEVANCE_COLUMNS)
+    relevance = usual_column(rows, RELEVANCE_COLUMNS)
     if not columns & set(queries) or not columns & set(DOCUMENT_COLUMNS) or relevance is None:
         return False
     values = [value for value in column_values(rows, relevance) if value is not None]
@@ -172,7 +172,9 @@ def infer_reranking(
         query=_known(rows, query, QUERY_COLUMNS, "query"),
         document=_known(rows, document, DOCUMENT_COLUMNS, "document"),
         label=_known(rows, label, RELEVANCE_COLUMNS, "label"),
-        query_id=_find(rows, QUERY_IDS) if query_id is None else known_column(query_id, rows),
+        query_id=usual_column(rows, QUERY_IDS)
+        if query_id is None
+        else known_column(query_id, rows),
     )
     is_graded = max(task.relevance(rows)) > 1 if graded is None else graded
     return Reranking(
@@ -184,16 +186,11 @@ def infer_reranking(
     )
 
 
-def _find(rows: Dataset, names: tuple[str, ...]) -> str | None:
-    columns: dict[str, str] = {name.lower(): name for name in rows.column_names}
-    return next((columns[name] for name in names if name in columns), None)
-
-
 def _known(rows: Dataset, column: str | None, names: tuple[str, ...], argument: str) -> str:
     """Return a column that is named or has one of the usual names."""
     if column is not None:
         return known_column(column, rows)
-    usual = _find(rows, names)
+    usual = usual_column(rows, names)
     if usual is None:
         raise ValueError(
             f"{argument} must be the name of a column; got the columns "
