@@ -206,7 +206,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "training-free-pairs": training_free_pairs(DATA, RESULTS),
         "attention-answers": attention_answers(DATA),
         "tokens-remaining": tokens_remaining(DATA),
-        "compare": [_compared(name) for name in COMPARED],
+        "compare": _e5_model("latin") + [_compared(name) for name in COMPARED],
         "glue-ltp": _glue(),
         "length-shift": [["benchmarks.length_shift"]],
         "certificate": certified(DATA),
@@ -214,7 +214,7 @@ def benchmarks() -> dict[str, list[list[str]]]:
         "reranking": [["benchmarks.reranking"]],
         "embedding": [["benchmarks.embedding"], ["benchmarks.embedding", *_WIDE]],
         "embedding-memory": [["benchmarks.embedding_memory"]],
-        "embedding-pruning": [["benchmarks.embedding_pruning"]],
+        "embedding-pruning": [*_e5_model("latin"), ["benchmarks.embedding_pruning"]],
         "lengths": [["benchmarks.lengths"]],
         "length-distributions": [["benchmarks.length_distributions"]],
         "backbones": [["benchmarks.backbones"]],
@@ -311,18 +311,21 @@ def _joint() -> list[list[str]]:
     return commands
 
 
+def _e5_model(name: str) -> list[list[str]]:
+    """Build an encoder of E5-small where there is none yet."""
+    folder, kept = f"runs/models/e5-small-{name}", {"latin": "latin", "zh": "chinese"}[name]
+    if Path(folder).exists():
+        return []
+    return [["benchmarks.e5", folder, "--vocabulary", kept]]
+
+
 def _tagging() -> list[list[str]]:
     """Train TOKEE; SENTEE takes over its heads; measure both against an equally long training."""
     tests = {
         **{"conll2003": "conll2003", "conll2003-minilm": "conll2003"},
         **{"resume": "resume_ner_zh", "ewt-pos": "ud_ewt_pos"},
     }
-    models = {"runs/models/e5-small-latin": "latin", "runs/models/e5-small-zh": "chinese"}
-    commands = [
-        ["benchmarks.e5", folder, "--vocabulary", kept]
-        for folder, kept in models.items()
-        if not Path(folder).exists()
-    ]
+    commands = _e5_model("latin") + _e5_model("zh")
     for name, folder in tests.items():
         run, sentee = f"runs/{name}-tokee-42", f"runs/{name}-sentee-42"
         longer, baseline = _longer(f"{name}-tokee", 42)

@@ -9,7 +9,6 @@ to embed some paragraphs, dense and pruned in turn.
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import time
@@ -24,10 +23,12 @@ from torch.nn import functional
 from transformers import AutoModel
 
 import fewer
+from benchmarks.reranking_data import read_squad
 from benchmarks.support.shapes import MINILM
 from fewer.cli.common import quiet
 from fewer.hf.pretrained import load_pretrained, load_tokenizer, local_folder
 from fewer.measure.bootstrap import paired_mean
+from fewer.measure.evaluate import sum_flops
 from fewer.measure.rows import append_row, provenance
 
 DATA = Path(os.environ.get("FEWER_DATA", "../shared/data"))
@@ -42,6 +43,7 @@ TARGETS = (0.8, 0.7, 0.6)
 COMPARED = 0.8  # target at which ends are compared
 PRECISION, TIMED_IN = "bf16", ("bf16", "int8")
 ROUNDS = 3
+MAPPED = "linear map"  # how pruned tokens end in earnest
 
 
 def main() -> None:
@@ -85,18 +87,19 @@ def _measure(name: str, of_questions: str, of_paragraphs: str) -> dict[str, Any]
         }
         fewer.optimize(model, precision=PRECISION)
         with fewer.record() as traces:
-            _embed(model, tokenizer, shown)
-        share = _share(model, traces)
-        for ends, embed in _ENDS if target == COMPARED else _ENDS[:1]:
-            found = embed(model, tokenizer, shown)
-            change = paired_mean(100 * (_ndcgs(vectors, found, owners) - before))
+            found = {MAPPED: _embed(model, tokenizer, shown)}
+        flops, dense_flops = sum_flops(model, traces)
+        if target == COMPARED:
+            found |= {ends: embed(model, tokenizer, shown) for ends, embed in _OTHER_ENDS.items()}
+        for ends, pruned in found.items():
+            change = paired_mean(100 * (_ndcgs(vectors, pruned, owners) - before))
             points.append(
                 {
                     "target": target,
                     "ends": ends,
-                    "flops_share": share,
+                    "flops_share": flops / dense_flops,
                     "difference": [change.mean, change.low, change.high],
-                    "speed": timed if ends == _ENDS[0][0] else None,
+                    "speed": timed if ends == MAPPED else None,
                 }
             )
     lengths = tokenizer(shown, truncation=True, max_length=MAX_LENGTH, return_length=True)["length"]
@@ -116,12 +119,14 @@ def _load(name: str) -> Any:
 
 def _read(part: str, count: int) -> tuple[list[str], list[str], Tensor]:
     """Draw paragraphs; also return up to three questions of each, and whose they are."""
-    with gzip.open(DATA / f"squad/{part}-v1.1.json.gz", "rt", encoding="utf-8") as stream:
-        parts = [part for article in json.load(stream)["data"] for part in article["paragraphs"]]
-    drawn = [parts[number] for number in np.random.default_rng(0).permutation(len(parts))[:count]]
-    asked = [(one["question"], row) for row, part in enumerate(drawn) for one in part["qas"][:3]]
-    questions, owners = zip(*asked, strict=True)
-    return [part["context"] for part in drawn], list(questions), torch.tensor(owners)
+    paragraphs, questions = read_squad(DATA / f"squad/{part}-v1.1.json.gz")
+    asked: list[list[str]] = [[] for _ in paragraphs]
+    for question, number in questions:
+        asked[number].append(question)
+    drawn = np.random.default_rng(0).permutation(len(paragraphs))[:count].tolist()
+    firsts = [(text, row) for row, number in enumerate(drawn) for text in asked[number][:3]]
+    texts, owners = zip(*firsts, strict=True)
+    return [paragraphs[number] for number in drawn], list(texts), torch.tensor(owners)
 
 
 def _embed(model: Any, tokenizer: Any, texts: Sequence[str]) -> Tensor:
@@ -154,11 +159,10 @@ def _embed_kept(model: Any, tokenizer: Any, texts: Sequence[str]) -> Tensor:
     return torch.stack(vectors)
 
 
-_ENDS: tuple[tuple[str, Callable[[Any, Any, Sequence[str]], Tensor]], ...] = (
-    ("linear map", _embed),
-    ("state when pruned", _embed_last_states),
-    ("left out of the mean", _embed_kept),
-)
+_OTHER_ENDS: dict[str, Callable[[Any, Any, Sequence[str]], Tensor]] = {
+    "state when pruned": _embed_last_states,
+    "left out of the mean": _embed_kept,
+}
 
 
 def _ndcgs(questions: Tensor, paragraphs: Tensor, owners: Tensor) -> np.ndarray:
@@ -167,12 +171,6 @@ def _ndcgs(questions: Tensor, paragraphs: Tensor, owners: Tensor) -> np.ndarray:
     rank = (scores > scores.gather(1, owners[:, None])).sum(1)
     gains = torch.where(rank < TOP, 1 / torch.log2(rank.float() + 2), 0.0)
     return gains.numpy()
-
-
-def _share(model: Any, traces: Sequence[Any]) -> float:
-    spec = fewer.attachment(model).spec
-    flops = sum(float(spec.flops(trace).sum()) for trace in traces)
-    return flops / sum(float(spec.dense_flops_of(trace).sum()) for trace in traces)
 
 
 def _speed(name: str, pruned: Any, tokenizer: Any, texts: Sequence[str], precision: str) -> float:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-__all__ = ["FOLDER", "LIST", "write"]
+__all__ = ["FOLDER", "LIST", "read_squad", "write"]
 
 FOLDER = Path("runs/data/squad-rerank")
 LIST = 100  # documents of a list that is reranked
@@ -34,7 +34,7 @@ def write(data: Path) -> None:
         return
     FOLDER.mkdir(parents=True, exist_ok=True)
     draw = random.Random(0)
-    paragraphs, questions = _read(data / "squad/train-v1.1.json.gz")
+    paragraphs, questions = read_squad(data / "squad/train-v1.1.json.gz")
     questions = draw.sample(questions, TRAIN + CALIBRATE)
     lists = _retrieve(paragraphs, questions)
     _write(
@@ -55,7 +55,7 @@ def write(data: Path) -> None:
             for documents in lists[TRAIN:].tolist()
         ],
     )
-    paragraphs, questions = _read(data / "squad/dev-v1.1.json.gz")
+    paragraphs, questions = read_squad(data / "squad/dev-v1.1.json.gz")
     shown = draw.sample(questions, DEV + TEST)
     lists = _retrieve(paragraphs, shown).tolist()
     _write("dev", paragraphs, shown[:DEV], lists[:DEV])
@@ -66,7 +66,8 @@ def write(data: Path) -> None:
     _write("certify", paragraphs, certified, lists)
 
 
-def _read(path: Path) -> tuple[list[str], list[Question]]:
+def read_squad(path: Path) -> tuple[list[str], list[Question]]:
+    """Return the paragraphs of a file of SQuAD, and its questions with the numbers of theirs."""
     with gzip.open(path, "rt", encoding="utf-8") as stream:
         articles = json.load(stream)["data"]
     texts = [paragraph for article in articles for paragraph in article["paragraphs"]]
