@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -74,7 +74,15 @@ __all__ = [
 
 log = logging.getLogger("fewer")
 Model = TypeVar("Model", bound=nn.Module)
+Function = TypeVar("Function", bound=Callable[..., Any])
 _COMPILED = ("auto", "native")  # kernels of attention that compiled layers have inside
+
+
+def _left_out_of_graphs(function: Function) -> Function:
+    """Let `torch.compile` call a function as it is: it cannot trace what depends on lengths."""
+    disable: Any = torch.compiler.disable
+    disabled: Function = disable(function)
+    return disabled
 
 
 class _Attached(Swapped, PreTrainedModel):
@@ -95,7 +103,7 @@ class _PackedEncoder(_Attached):
 
     fewer: Attachment
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @_left_out_of_graphs
     def forward(
         self,
         input_ids: Tensor | None = None,

@@ -41,11 +41,11 @@ from fewer.core.phase import CALIBRATION, Phase
 from fewer.core.policy import EstimatingPolicy
 from fewer.core.trace import LayerTrace, Trace
 from fewer.methods.pruning.layer_search import find_share
+from fewer.methods.pruning.token_counts import ROUNDING
 from fewer.methods.select import keep_top
 
 __all__ = ["LinearShortcut", "LinearShortcutPolicy"]
 
-ROUNDING = 1e-6  # shares are fp32: 0.8 of 5 tokens are 4.00000006, which must not round up to 5
 LEAST_SHARE = 0.02  # of the tokens of a text that are kept
 SHARES = (0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 

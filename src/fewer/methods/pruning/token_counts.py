@@ -13,20 +13,20 @@ from fewer.core.decision import Decision, View
 from fewer.core.packed import Packed
 from fewer.methods.select import keep_top
 
-__all__ = ["TokenCounts", "share_of", "whole_above", "whole_below"]
+__all__ = ["ROUNDING", "TokenCounts", "share_of", "whole_above", "whole_below"]
 
 # Shares are saved in fp32: 0.8 of 5 tokens are 4.00000006, which must not round up to 5.
-_ROUNDING = 1e-6
+ROUNDING = 1e-6
 
 
 def whole_below(number: float) -> int:
     """Round down, but up to the next whole number where that is no more than rounding away."""
-    return int(number * (1 + _ROUNDING))
+    return int(number * (1 + ROUNDING))
 
 
 def whole_above(number: float) -> int:
     """Round up, but down to the next whole number where that is no more than rounding away."""
-    return -int(-number * (1 - _ROUNDING) // 1)
+    return -int(-number * (1 - ROUNDING) // 1)
 
 
 def share_of(share: float, length: int, at_least: int = 1) -> int:

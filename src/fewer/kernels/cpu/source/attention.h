@@ -99,7 +99,7 @@ struct Head {
   // Memory of one task, laid out in the thread's scratch: `count` queries from row q0 on, n keys.
   Head(const AttentionCall &c, long q0, long count, long first_key, long n)
       : call(c), keys(n), padded(round_up(n, 32)), width(c.width), depth(round_up(c.width, P::DEPTH)),
-        pitch(P::pitch(c.width)), relative(c, q0, count, first_key, n, depth, pitch), k0(first_key) {
+        pitch(P::pitch(c.width)), relative(c, q0, count, first_key, n), k0(first_key) {
     const long dims = round_up(width, COLUMNS), rows = P::BLOCK;
     const size_t halves = (size_t)padded * (depth + dims) + rows * (pitch + padded + 2 * PADDING) + relative.halves();
     const size_t floats = (size_t)rows * (padded + PADDING + dims) + relative.floats();

@@ -53,8 +53,9 @@ struct Relative {
   float *bias;                 // of each bucket, before the division by sqrt(width); or null
   int32_t *offset;             // of each key, from the first position of the task
 
-  Relative(const AttentionCall &c, long q0, long count, long k0, long n, long operand_depth, long operand_pitch)
-      : call(c), position_k(c.bucket ? c.position_k + k0 : 0), keys(n), depth(operand_depth), row(operand_pitch) {
+  Relative(const AttentionCall &c, long q0, long count, long k0, long n)
+      : call(c), position_k(c.bucket ? c.position_k + k0 : 0), keys(n), depth(round_up(c.width, P::DEPTH)),
+        row(P::pitch(c.width)) {
     padded = pitch = 0;
     if (!call.bucket || !keys) return;
     queries = extent_of(call.position_q + q0, count);
