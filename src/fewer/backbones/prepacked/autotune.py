@@ -20,7 +20,7 @@ ROWS = 128
 RUNS = 7
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.int8: 1e-1}  # of the largest output
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
-INSTRUCTIONS = {"bf16": "AMX or AVX512_BF16", "int8": "AVX512_VNNI or AVX2"}
+INSTRUCTIONS = {"bf16": "AMX or AVX512_BF16", "int8": "AMX, AVX512_VNNI or AVX2"}
 MIN_SPEEDUP = 1.2  # speedup that a less exact or less deterministic choice must have
 
 

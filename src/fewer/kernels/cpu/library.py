@@ -57,6 +57,7 @@ class Isa(IntEnum):
     AMX_BF16 = 4
     AVX2_INT8 = 5
     AVX512_VNNI = 6
+    AMX_INT8 = 7
 
     @property
     def dtype(self) -> torch.dtype:
@@ -68,7 +69,7 @@ class Isa(IntEnum):
     @property
     def attention_dtype(self) -> torch.dtype:
         """The dtype of queries, keys, values and context beside its linear maps."""
-        if self is Isa.AVX512_VNNI:
+        if self in (Isa.AVX512_VNNI, Isa.AMX_INT8):
             return torch.float32 if best_isa(torch.bfloat16) is None else torch.bfloat16
         return torch.float32 if self is Isa.AVX2_INT8 else self.dtype
 

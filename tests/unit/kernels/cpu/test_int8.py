@@ -10,12 +10,12 @@ from torch import nn
 from fewer.kernels.cpu.library import Isa, best_isa
 from fewer.kernels.cpu.ops import Norm, Weight, feed_forward, linear
 from fewer.kernels.cpu.quantise import MAX_ERROR, MAX_INPUTS, quantise
-from tests.isas import HALVES, INT8S, every_int8_isa
+from tests.isas import HALVES, INT8S, every, every_int8_isa
 
 SHAPES = [(1, 1), (3, 5), (4, 16), (30, 17), (64, 32), (65, 33), (130, 100), (384, 40)]
 
 
-def _exact(x, weight, bias):
+def _exact(x, weight):
     """Quantise rows of x as the kernels do, and add the products in 64 bits."""
     integers, scale = quantise(weight)
     least = x.amin(1).clamp_max(0)
@@ -26,17 +26,20 @@ def _exact(x, weight, bias):
     codes = ((x * inverse[:, None]).round() + zero).clamp_max(255)
     sums = (codes - zero).double() @ integers.double().t()
     steps = torch.where(is_zero, 0.0, extent / 255)
-    return sums.float() * (steps[:, None] * scale) + bias
+    return sums.float() * (steps[:, None] * scale)
 
 
 @every_int8_isa
 @pytest.mark.parametrize(("k", "n"), SHAPES)
 def test_a_product_is_the_exact_one_of_integers(k, n, isa):
     weight, bias = torch.randn(n, k), torch.randn(n)
-    packed = Weight.from_matrix(weight, bias, isa)
-    for rows in (1, 2, 14, 15, 57):
+    packed, biased = (Weight.from_matrix(weight, each, isa) for each in (None, bias))
+    for rows in (1, 2, 14, 15, 17, 32, 57, 130):
         x = torch.randn(rows, k) * torch.logspace(-3, 3, rows)[:, None]
-        assert torch.equal(linear(x, packed), _exact(x, weight, bias))
+        expected = _exact(x, weight)
+        assert torch.equal(linear(x, packed), expected)
+        # a bias is added with one rounding or two
+        torch.testing.assert_close(linear(x, biased), expected + bias, rtol=1e-6, atol=1e-6)
 
 
 @every_int8_isa
@@ -58,7 +61,7 @@ def test_zeros_and_tiny_rows_give_the_bias_and_an_outlier_only_coarsens_its_own_
     outputs = linear(x, packed)
     assert torch.equal(outputs[1], bias)
     assert torch.equal(outputs[2], bias)
-    assert torch.equal(outputs, _exact(x, weight, bias))
+    torch.testing.assert_close(outputs, _exact(x, weight) + bias, rtol=1e-6, atol=1e-6)
     plain, outputs = F.linear(x, weight, bias).double(), outputs.double()
     assert ((outputs - plain).norm(dim=1) / plain.norm(dim=1)).max() < 0.02
     assert torch.equal(linear(x[:1], packed).double(), outputs[:1])
@@ -74,10 +77,10 @@ def test_a_number_that_is_not_finite_is_seen_in_its_row_and_no_other(value, isa)
     assert outputs.isfinite().all(1).sum() == 19
 
 
-@pytest.mark.skipif(not INT8S or INT8S[-1] is not Isa.AVX512_VNNI, reason="no VNNI here")
-def test_rows_in_bf16_are_read_and_written_with_the_rounding_of_torch():
+@every(tuple(isa for isa in INT8S if isa is not Isa.AVX2_INT8))  # which knows no bf16
+def test_rows_in_bf16_are_read_and_written_with_the_rounding_of_torch(isa):
     weight, bias = torch.randn(40, 70), torch.randn(40)
-    packed = Weight.from_matrix(weight, bias, Isa.AVX512_VNNI)
+    packed = Weight.from_matrix(weight, bias, isa)
     x = torch.randn(30, 70)
     x[4, 0] = torch.nan
     if HALVES:  # else queries are fp32, and so is what the map reads
@@ -151,6 +154,12 @@ def test_a_feed_forward_block_of_two_kinds_of_maps_is_that_of_torch(isa):
     outputs = feed_forward(x, wide, narrow, Norm.from_module(norm), "relu", gate=gated)
     expected = norm(x + down(up(x).relu() * gate(x)))
     torch.testing.assert_close(outputs, expected, rtol=0.05, atol=0.1)
+
+
+def test_every_instruction_set_gives_the_same_bits():
+    x, matrix = torch.randn(70, 300), torch.randn(100, 300)
+    found = [linear(x, Weight.from_matrix(matrix, None, isa), activation="relu") for isa in INT8S]
+    assert all(torch.equal(each, found[0]) for each in found)
 
 
 @every_int8_isa

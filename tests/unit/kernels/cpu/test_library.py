@@ -37,6 +37,7 @@ def test_a_packed_weight_is_whole_panels_in_whole_cache_lines(isa):
         Isa.AVX512: 64 * 7 * 4,
         Isa.AVX2_INT8: 3 * 16 * (8 * 2 + 4),  # in 16 bits; the sums of the columns
         Isa.AVX512_VNNI: 64 * (8 + 4),
+        Isa.AMX_INT8: 64 * (64 + 4),
     }
     assert packed.numel() == sizes.get(isa, 64 * 32 * 2)
     assert packed.data_ptr() % 64 == 0

@@ -2,7 +2,9 @@
 #pragma once
 #include <stdint.h>
 
-enum Isa { GENERIC = 0, AVX2 = 1, AVX512 = 2, AVX512_BF16 = 3, AMX_BF16 = 4, AVX2_INT8 = 5, AVX512_VNNI = 6 };
+enum Isa {
+  GENERIC = 0, AVX2 = 1, AVX512 = 2, AVX512_BF16 = 3, AMX_BF16 = 4, AVX2_INT8 = 5, AVX512_VNNI = 6, AMX_INT8 = 7
+};
 enum Activation { NONE = 0, GELU = 1, GELU_TANH = 2, RELU = 3, SILU = 4, TANH = 5 };
 
 // A weight (n, k) packed by fewer_pack for the same isa; its bias has n entries or is null. For int8

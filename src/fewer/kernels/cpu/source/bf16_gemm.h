@@ -4,14 +4,6 @@
 // With FEWER_AMX a 32 x 32 tile of results is multiplied in the tile registers, otherwise 14 rows
 // at a time in vectors. Both are batch-invariant: an output is one chain over k, whatever its row.
 
-static inline __m256i narrowed(V x) { return (__m256i)_mm512_cvtneps_pbh(x); }
-template <bool WHOLE>
-static inline void store_half(Half *p, V x, long n) {
-  if (WHOLE) return _mm256_storeu_si256((__m256i *)p, narrowed(x));
-  __mmask16 mask = n >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1);
-  _mm256_mask_storeu_epi16(p, mask, narrowed(x));
-}
-
 template <int M>
 static void half_tile(const Half *a, long a_stride, const Half *b, long k, float *c, long c_stride) {
   V low[M], high[M];
@@ -40,51 +32,6 @@ static const HalfTile HALF_TILES[] = {
     half_tile<5>,  half_tile<6>,  half_tile<7>,  half_tile<8>,  half_tile<9>,
     half_tile<10>, half_tile<11>, half_tile<12>, half_tile<13>, half_tile<14>,
 };
-
-#if FEWER_AMX
-static void configure_tiles() {
-  struct {
-    uint8_t palette, start, reserved[14];
-    uint16_t bytes[16];
-    uint8_t rows[16];
-  } config __attribute__((aligned(64)));
-  __builtin_memset(&config, 0, sizeof config);
-  config.palette = 1;
-  for (int i = 0; i < 8; i++) config.bytes[i] = 64, config.rows[i] = 16;
-  _tile_loadconfig(&config);
-}
-
-// Add a (32 rows in tiles) x b (k x 32 columns) to tiles 0..3; `between(step)` runs beside the
-// products.
-template <class Between>
-static inline void tile_chain(const Half *a, const Half *b, long steps, const Between &between) {
-  const Half *below = a + steps * 512;
-  for (long step = 0; step < steps; step++) {
-    _tile_loadd(4, a + step * 512, 64);
-    _tile_loadd(6, b + step * 1024, 128);
-    _tile_loadd(7, b + step * 1024 + 32, 128);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_loadd(5, below + step * 512, 64);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
-    between(step);
-  }
-}
-static inline void clear_tiles() {
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-}
-static inline void store_tiles(float *c, long c_stride) {
-  const long row = c_stride * 4;
-  _tile_stored(0, c, row);
-  _tile_stored(1, c + 16, row);
-  _tile_stored(2, c + 16 * c_stride, row);
-  _tile_stored(3, c + 16 * c_stride + 16, row);
-}
-#endif
 
 struct Bf16 {
   typedef Half Number;
@@ -151,30 +98,14 @@ struct Bf16 {
   static long operand_stride(long span, long) { return row_pitch(span); }
 
 #if FEWER_AMX
-  // The activation of a finished tile is computed while the next is multiplied.
   template <class Emit>
   static void multiply(const Half *a, long rows, const Weight &w, const Emit &emit) {
-    const long k = w.k, n = w.n;
-    const Half *packed = (const Half *)w.packed;
-    float c[2][32 * 32] __attribute__((aligned(64)));
-    const long depth = round_up(k, 32), steps = depth / 32, share = (32 + steps - 1) / steps;
-    long waiting_row = 0, waiting_rows = 0, waiting_column = 0;
-    int side = 0;
-    for (long column = 0; column < n; column += 32) {
-      for (long row = 0; row < rows; row += 32) {
-        const float *finished = c[side ^ 1];
-        clear_tiles();
-        tile_chain(a + row * depth, packed, steps, [&](long step) {
-          long from = step * share, m = at_most(share, waiting_rows - from);
-          if (m > 0) emit(finished + from * 32, waiting_row + from, m, waiting_column);
-        });
-        store_tiles(c[side], 32);
-        waiting_row = row, waiting_rows = at_most(32, rows - row), waiting_column = column;
-        side ^= 1;
-      }
-      packed += panel(k);
-    }
-    emit(c[side ^ 1], waiting_row, waiting_rows, waiting_column);
+    const long depth = round_up(w.k, 32);
+    const auto operand = [&](long row) { return a + row * depth; };
+    const auto columns = [&](long column) { return (const Half *)w.packed + column * depth; };
+    multiply_tiles<float>(operand, columns, rows, w.n, depth / 32, [&](const float *c, long row, long m, long column) {
+      emit(Results{c}, row, m, column);
+    });
   }
 
   // c must hold whole tiles of 32 rows, a too.
@@ -182,7 +113,7 @@ struct Bf16 {
                       long c_stride) {
     for (long row = 0; row < rows; row += 32) {
       clear_tiles();
-      tile_chain(a + row * a_stride, panel, k / 32, [](long) {});
+      tile_chain(a + row * a_stride, a + (row + 16) * a_stride, panel, k / 32, [](long) {});
       store_tiles(c + row * c_stride, c_stride);
     }
   }
@@ -197,7 +128,7 @@ struct Bf16 {
       for (long row = 0; row < rows; row += 14) {
         long m = at_most(14, rows - row);
         HALF_TILES[m](a + place(row, 0, depth), row_pitch(depth), packed, depth, c, 32);
-        emit(c, row, m, column);
+        emit(Results{c}, row, m, column);
       }
       packed += panel(k);
     }

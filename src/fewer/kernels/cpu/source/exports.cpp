@@ -14,9 +14,10 @@ namespace isa_bf16 { extern const Kernels kernels; }
 namespace isa_amx { extern const Kernels kernels; }
 namespace isa_avx2_int8 { extern const Kernels kernels; }
 namespace isa_vnni { extern const Kernels kernels; }
+namespace isa_amx_int8 { extern const Kernels kernels; }
 
 static const Kernels *TABLE[] = {&isa_generic::kernels, &isa_avx2::kernels, &isa_avx512::kernels, &isa_bf16::kernels,
-                                 &isa_amx::kernels, &isa_avx2_int8::kernels, &isa_vnni::kernels};
+                                 &isa_amx::kernels, &isa_avx2_int8::kernels, &isa_vnni::kernels, &isa_amx_int8::kernels};
 
 // Linux enables the tile registers on request only.
 static bool request_tiles() {
@@ -36,14 +37,14 @@ static int64_t supported() {
       isas |= 1 << AVX512_BF16;
       unsigned a, b, c, d;
       __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(0));
-      const bool amx = (d >> 22 & 1) && (d >> 24 & 1);  // amx-bf16, amx-tile
-      if (amx && request_tiles()) isas |= 1 << AMX_BF16;
+      const bool bf16 = d >> 22 & 1, tiles = d >> 24 & 1, int8 = d >> 25 & 1;
+      if (tiles && (bf16 || int8) && request_tiles()) isas |= bf16 << AMX_BF16 | int8 << AMX_INT8;
     }
   }
   return isas;
 }
 #else
-static const Kernels *TABLE[] = {&isa_generic::kernels, 0, 0, 0, 0, 0, 0};
+static const Kernels *TABLE[] = {&isa_generic::kernels, 0, 0, 0, 0, 0, 0, 0};
 #if defined(__aarch64__)
 static int64_t supported() { return 1 << GENERIC; }
 #else  // not measured, where torch may have faster ones

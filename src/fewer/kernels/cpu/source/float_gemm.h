@@ -93,7 +93,7 @@ struct Float {
   static const float *operand(const float *stored, const float *) { return stored; }
   static long operand_stride(long, long pitch) { return pitch; }
 
-  // a (rows, k) x all panels; `emit(c, first row, rows, first column)` takes each finished tile.
+  // a (rows, k) x all panels; `emit(results, first row, rows, first column)` takes each finished tile.
   template <class Emit>
   static void multiply(const float *a, long rows, const Weight &w, const Emit &emit) {
     const long k = w.k, n = w.n;
@@ -104,7 +104,7 @@ struct Float {
       for (long row = 0; row < rows; row += ROWS, ahead += k * 16) {
         long m = at_most(ROWS, rows - row);
         FLOAT_TILES[m](a + row * pitch(k), pitch(k), packed, k, c, COLUMNS, ahead);
-        emit(c, row, m, column);
+        emit(Results{c}, row, m, column);
       }
       packed += panel(k);
     }

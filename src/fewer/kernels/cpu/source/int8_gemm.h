@@ -2,18 +2,18 @@
 // of x is quantised here to unsigned ones, x = (q - zero) scale, over the range of that row. Sums of 32
 // bits are exact, so an output depends on its row and the weights alone, whatever the order.
 //
-// AVX512_VNNI multiplies unsigned by signed bytes. AVX2 has no such product that cannot saturate:
+// AVX512_VNNI and AMX multiply unsigned by signed bytes. AVX2 has no such product that cannot saturate:
 // there, numbers are kept in 16 bits.
 //
 // Packed weights: panels of COLUMNS columns, each the sums of the columns, with which `zero` is taken
-// off, and [k / GROUP][COLUMNS][GROUP]; k is filled up with zeros.
+// off, and [k / GROUP][COLUMNS][GROUP]; k is filled up with zeros to a multiple of STEP.
 
 // Not __m512i: GCC keeps arrays of types that may alias others in memory.
 typedef int32_t Sums __attribute__((vector_size(4 * LANES)));
 
 #if FEWER_LANES == 16
 typedef uint8_t Quantised;
-enum { GROUP = 4, HEADER = 4 * COLUMNS, TILE_ROWS = 14 };
+enum { GROUP = 4, STEP = FEWER_AMX ? 64 : 4, HEADER = 4 * COLUMNS, TILE_ROWS = 14 };
 static inline Sums sums(const void *p) { return (Sums)_mm512_loadu_si512(p); }
 static inline Sums group(const Quantised *p) {
   int32_t numbers;
@@ -24,27 +24,18 @@ static inline Sums multiply_add(Sums total, Sums x, Sums weights) {
   return (Sums)_mm512_dpbusd_epi32((__m512i)total, (__m512i)x, (__m512i)weights);
 }
 static inline V converted(Sums x) { return _mm512_cvtepi32_ps((__m512i)x); }
-static inline void store_quantised(Quantised *to, V x, int32_t zero) {
-  const __m512i q = _mm512_add_epi32(_mm512_cvtps_epi32(x), _mm512_set1_epi32(zero));
-  _mm_storeu_si128((__m128i *)to, _mm512_maskz_cvtusepi32_epi8(0xffff, q));
+// Four vectors to 64 numbers, x + zero in the range of bytes.
+static inline void store_quantised(Quantised *to, const V *x, int32_t zero) {
+  __m512i q[4];
+  for (int i = 0; i < 4; i++) q[i] = _mm512_add_epi32(_mm512_cvtps_epi32(x[i]), _mm512_set1_epi32(zero));
+  const __m512i low = _mm512_packs_epi32(q[0], q[1]), high = _mm512_packs_epi32(q[2], q[3]);
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  _mm512_storeu_si512(to, _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high)));
 }
 static inline float minimum(V x) { return _mm512_reduce_min_ps(x); }
-
-// Rounded to the nearest bf16, ties to even, as AVX512_BF16 does, which not every VNNI processor has.
-template <bool WHOLE>
-static inline void store_half(Half *p, V x, long n) {
-  const __m512i bits = _mm512_castps_si512(x), one = _mm512_set1_epi32(1);
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), one);
-  const __m512i up = _mm512_add_epi32(_mm512_add_epi32(bits, odd), _mm512_set1_epi32(0x7fff));
-  const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-  const __m512i half = _mm512_srli_epi32(_mm512_mask_mov_epi32(up, nan, _mm512_set1_epi32(0x7fc00000)), 16);
-  const __m256i narrow = _mm512_maskz_cvtepi32_epi16(0xffff, half);
-  if (WHOLE) return _mm256_storeu_si256((__m256i *)p, narrow);
-  _mm256_mask_storeu_epi16(p, first(n), narrow);
-}
 #else
 typedef int16_t Quantised;
-enum { GROUP = 2, HEADER = 2 * COLUMNS, TILE_ROWS = 6 };
+enum { GROUP = 2, STEP = 2, HEADER = 2 * COLUMNS, TILE_ROWS = 6 };
 static inline Sums sums(const void *p) { return (Sums)_mm256_loadu_si256((const __m256i *)p); }
 static inline Sums group(const Quantised *p) {
   int32_t numbers;
@@ -56,25 +47,61 @@ static inline Sums multiply_add(Sums total, Sums x, Sums weights) {
 }
 static inline V converted(Sums x) { return _mm256_cvtepi32_ps((__m256i)x); }
 static inline float minimum(V x) { return -maximum(-x); }
-static inline void store_quantised(Quantised *to, V x, int32_t zero) {
-  const __m256i sum = _mm256_add_epi32(_mm256_cvtps_epi32(x), _mm256_set1_epi32(zero));
-  const __m256i q = _mm256_min_epi32(sum, _mm256_set1_epi32(255));
-  _mm_storeu_si128((__m128i *)to,
-                   _mm_packs_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1)));
+static inline void store_quantised(Quantised *to, const V *x, int32_t zero) {
+  for (int i = 0; i < 4; i++) {
+    const __m256i sum = _mm256_add_epi32(_mm256_cvtps_epi32(x[i]), _mm256_set1_epi32(zero));
+    const __m256i q = _mm256_min_epi32(sum, _mm256_set1_epi32(255));
+    _mm_storeu_si128((__m128i *)(to + i * LANES),
+                     _mm_packs_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1)));
+  }
 }
 #endif
 
-// The end of a row of an operand.
+// A row of an operand: numbers = scale (q - zero).
 struct RowScale {
-  float scale;
-  int32_t zero;
+  float scale, zero;
 };
-static inline RowScale scale_of(const Quantised *row, long pitch) {
+
+// The numbers of an operand, and the scales of its rows, in memory of `pitch` numbers for each row.
+#if FEWER_AMX
+// Tiles of 16 rows x 64 numbers in one piece, row by row of tiles, each with its scales at its end.
+static inline long place(long row, long column, long pitch) {
+  return (row >> 4) * 16 * pitch + (column >> 6) * 1024 + (row & 15) * 64 + (column & 63);
+}
+static inline long place_of_scale(long row, long pitch) {
+  return place(row & ~15l, pitch - 64, pitch) + (row & 15) * (long)sizeof(RowScale);
+}
+#else
+// A row ends with its scale; rows a power of two apart would share lines of the cache.
+static inline long place(long row, long column, long pitch) { return row * pitch + column; }
+static inline long place_of_scale(long row, long pitch) {
+  return place(row + 1, 0, pitch) - (long)(sizeof(RowScale) / sizeof(Quantised));
+}
+#endif
+static inline RowScale scale_of(const Quantised *a, long row, long pitch) {
   RowScale scale;
-  __builtin_memcpy(&scale, row + pitch - sizeof scale / sizeof(Quantised), sizeof scale);
+  __builtin_memcpy(&scale, a + place_of_scale(row, pitch), sizeof scale);
   return scale;
 }
 
+#if FEWER_AMX
+// Results as in Results: sums less `zero` times the sum of their column, in fp32 exact below 2^24, times
+// the scales of rows and columns.
+struct ScaledSums {
+  const int32_t *c;
+  const RowScale *ends;    // of the rows
+  V totals[2], scales[2];  // of the columns
+  struct Vectors {
+    const int32_t *c;
+    const RowScale *ends;
+    V totals, scales;
+    inline V operator()(long i) const {
+      return fma(-totals, all(ends[i].zero), converted(sums(c + i * COLUMNS))) * (all(ends[i].scale) * scales);
+    }
+  };
+  inline Vectors of(long j) const { return {c + j, ends, totals[j / LANES], scales[j / LANES]}; }
+};
+#else
 // c (M, COLUMNS) = a (M rows of `pitch` numbers) x panel, times the scales of rows and columns.
 template <int M>
 static void int8_tile(const Quantised *a, long pitch, const Quantised *panel, long k, V scale_low,
@@ -83,7 +110,7 @@ static void int8_tile(const Quantised *a, long pitch, const Quantised *panel, lo
   Sums low[M], high[M];
 #pragma GCC unroll 16
   for (int i = 0; i < M; i++) {
-    const int32_t zero = scale_of(a + i * pitch, pitch).zero;
+    const int32_t zero = (int32_t)scale_of(a, i, pitch).zero;
     low[i] = sums(panel) * -zero;
     high[i] = sums(panel + HEADER / 2) * -zero;
   }
@@ -100,7 +127,7 @@ static void int8_tile(const Quantised *a, long pitch, const Quantised *panel, lo
   }
 #pragma GCC unroll 16
   for (int i = 0; i < M; i++) {
-    const float scale = scale_of(a + i * pitch, pitch).scale;
+    const float scale = scale_of(a, i, pitch).scale;
     store(c + i * COLUMNS, converted(low[i]) * (all(scale) * scale_low));
     store(c + i * COLUMNS + LANES, converted(high[i]) * (all(scale) * scale_high));
   }
@@ -115,24 +142,30 @@ static const Int8Tile INT8_TILES[] = {
     int8_tile<12>, int8_tile<13>, int8_tile<14>,
 #endif
 };
+#endif
 
 struct Int8 {
   typedef Quantised Number;
+#if FEWER_AMX
+  enum { COARSE = 1, TILE = 32, MAX_ROWS = 64, HALF_INNER = 0, REQUANTISES = 1 };
+  static void begin() { configure_tiles(); }
+  static void end() { _tile_release(); }
+#else
   enum { COARSE = 1, TILE = 1, MAX_ROWS = 56, HALF_INNER = 0, REQUANTISES = 1 };
   static void begin() {}
   static void end() {}
+#endif
 
-  // A row of an operand ends with its scale; rows a power of two apart would share lines of the cache.
   static long pitch(long k) { return round_up(k, 64) + 64; }
-  static size_t panel(long k) { return (size_t)round_up(k, GROUP) * COLUMNS + HEADER; }
-  static inline long place(long row, long column, long pitch) { return row * pitch + column; }
+  static size_t panel(long k) { return (size_t)round_up(k, STEP) * COLUMNS + HEADER; }
+  static inline long place(long row, long column, long pitch) { return FEWER_ISA::place(row, column, pitch); }
 
   static void pack(const float *weight, long n, long k, Number *out) {
     for (long column = 0; column < n; column += COLUMNS, out += panel(k)) {
       int32_t totals[COLUMNS];
       for (long j = 0; j < COLUMNS; j++) {
         totals[j] = 0;
-        for (long i = 0; i < round_up(k, GROUP); i++) {
+        for (long i = 0; i < round_up(k, STEP); i++) {
           const int q = column + j < n && i < k ? (int)weight[(column + j) * k + i] : 0;
           totals[j] += q;
           out[HEADER + (i / GROUP * COLUMNS + j) * GROUP + i % GROUP] = (Number)q;
@@ -142,36 +175,72 @@ struct Int8 {
     }
   }
 
-  // Quantise rows of x. Their range includes 0; NaN and infinity make the scale NaN.
+  // Quantise rows of x.
   static const Number *stage(const void *x, bool is_half, long stride, long rows, long k, Number *to) {
     for (long i = 0; i < rows; i++) {
-      Number *quantised = to + i * pitch(k);
-      const float *numbers = (const float *)x + i * stride;
-      const auto row = [&](long j) {
 #if FEWER_LANES == 16
-        if (is_half) return load_half((const Half *)x + i * stride + j, k - j);
-#endif
-        return k - j >= LANES ? load(numbers + j) : load_first(numbers + j, k - j, 0.0f);
-      };
-      V low = zero(), high = zero(), not_finite = zero();
-      for (long j = 0; j < k; j += LANES) {
-        const V y = row(j);
-        low = smaller(y, low);
-        high = greater(y, high);
-        not_finite = fma(y, zero(), not_finite);
+      if (is_half) {
+        const Half *numbers = (const Half *)x + i * stride;
+        quantise(i, k, to, [&](long j) { return load_half(numbers + j, k - j); });
+        continue;
       }
-      const float least = minimum(low), range = maximum(high) - least;
-      const bool is_finite = sum(not_finite) == 0.0f, is_zero = range < 1e-30f;  // 255 / range overflows
-      const float inverse = is_zero || !is_finite ? 0.0f : 255.0f / range;
-      const float scale = is_finite ? range / 255.0f : __builtin_nanf("");
-      const float shift = is_finite ? -least * inverse : 0.0f;
-      const RowScale end = {is_zero ? 0.0f : scale, (int32_t)__builtin_rintf(shift)};
-      for (long j = 0; j < k; j += LANES) store_quantised(quantised + j, row(j) * all(inverse), end.zero);
-      __builtin_memcpy(quantised + pitch(k) - sizeof end / sizeof(Number), &end, sizeof end);
+#endif
+      const float *numbers = (const float *)x + i * stride;
+      quantise(i, k, to, [&](long j) {
+        return k - j >= LANES ? load(numbers + j) : load_first(numbers + j, k - j, 0.0f);
+      });
     }
     return to;
   }
 
+  // Quantise row i, four vectors at a time. Its range includes 0; NaN and infinity make the scale NaN.
+  template <class Row>
+  static inline void quantise(long i, long k, Number *to, const Row &row) {
+    enum { VECTORS = 4 };
+    V low[VECTORS], high[VECTORS], not_finite[VECTORS];
+    for (int v = 0; v < VECTORS; v++) low[v] = high[v] = not_finite[v] = zero();
+    for (long j = 0; j < k; j += VECTORS * LANES)
+      for (int v = 0; v < VECTORS; v++) {
+        const V y = row(j + v * LANES);
+        low[v] = smaller(y, low[v]);
+        high[v] = greater(y, high[v]);
+        not_finite[v] = fma(y, zero(), not_finite[v]);
+      }
+    const float least = minimum(smaller(smaller(low[0], low[1]), smaller(low[2], low[3])));
+    const float range = maximum(greater(greater(high[0], high[1]), greater(high[2], high[3]))) - least;
+    const bool is_finite = sum(not_finite[0] + not_finite[1] + (not_finite[2] + not_finite[3])) == 0.0f;
+    const bool is_zero = range < 1e-30f;  // 255 / range overflows
+    const float inverse = is_zero || !is_finite ? 0.0f : 255.0f / range;
+    const float scale = is_finite ? range / 255.0f : __builtin_nanf("");
+    const float shift = is_finite ? -least * inverse : 0.0f;
+    const RowScale end = {is_zero ? 0.0f : scale, __builtin_rintf(shift)};
+    for (long j = 0; j < k; j += VECTORS * LANES) {
+      V steps[VECTORS];
+      for (int v = 0; v < VECTORS; v++) steps[v] = row(j + v * LANES) * all(inverse);
+      store_quantised(to + place(i, j, pitch(k)), steps, (int32_t)end.zero);
+    }
+    __builtin_memcpy(to + place_of_scale(i, pitch(k)), &end, sizeof end);
+  }
+
+#if FEWER_AMX
+  template <class Emit>
+  static void multiply(const Number *a, long rows, const Weight &w, const Emit &emit) {
+    const long distance = pitch(w.k);
+    const auto operand = [&](long row) { return a + row * distance; };
+    const auto start = [&](long column) { return (const Number *)w.packed + column / COLUMNS * panel(w.k); };
+    const auto columns = [&](long column) { return start(column) + HEADER; };
+    multiply_tiles<int32_t>(
+        operand, columns, rows, w.n, round_up(w.k, STEP) / STEP, [&](const int32_t *c, long row, long m, long column) {
+          const Number *panel = start(column);
+          const float *scale = w.scale + column;
+          const long n = w.n - column;
+          const ScaledSums tile = {c, (const RowScale *)(a + place_of_scale(row, distance)),
+                                   {converted(sums(panel)), converted(sums(panel + HEADER / 2))},
+                                   {load_first(scale, n, 0.0f), load_first(scale + LANES, n - LANES, 0.0f)}};
+          emit(tile, row, m, column);
+        });
+  }
+#else
   // Tiles of equal heights: a last tile of few rows would wait for its own sums.
   template <class Emit>
   static void multiply(const Number *a, long rows, const Weight &w, const Emit &emit) {
@@ -184,8 +253,9 @@ struct Int8 {
       for (long row = 0; row < rows; row += height) {
         const long m = at_most(height, rows - row);
         INT8_TILES[m](a + row * pitch(w.k), pitch(w.k), packed, w.k, low, high, c);
-        emit(c, row, m, column);
+        emit(Results{c}, row, m, column);
       }
     }
   }
+#endif
 };

@@ -15,6 +15,9 @@ namespace FEWER_ISA {
 #include "simd.h"
 //
 #include "float_gemm.h"
+#if FEWER_AMX
+#include "tiles.h"
+#endif
 #if FEWER_INT8
 #include "int8_gemm.h"
 typedef Int8 Precision;

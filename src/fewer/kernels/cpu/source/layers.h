@@ -20,29 +20,38 @@ struct Epilogue {
   const float *factor;
   long factor_stride;
 
-  template <class P, int ACTIVATION>
-  inline void put(const float *c, long row, long rows, long column) const {
-    if (n - column >= COLUMNS) return put_columns<P, ACTIVATION, true>(c, row, rows, column);
-    put_columns<P, ACTIVATION, false>(c, row, rows, column);
+  // Rows of an operand in the order of tiles must lie in one tile.
+  template <class P, int ACTIVATION, class Tile>
+  inline void put(const Tile &tile, long row, long rows, long column) const {
+    if (n - column >= COLUMNS) return put_columns<P, ACTIVATION, true>(tile, row, rows, column);
+    put_columns<P, ACTIVATION, false>(tile, row, rows, column);
   }
-  template <class P, int ACTIVATION, bool WHOLE>
-  inline void put_columns(const float *c, long row, long rows, long column) const {
-    const Epilogue e = *this;  // whose fields no store can change
+  template <class P, int ACTIVATION, bool WHOLE, class Tile>
+  inline void put_columns(const Tile &tile, long row, long rows, long column) const {
+    const long bytes = half ? 2 : 4, factor_step = factor_stride, residual_step = residual_stride;
+    const long start = tiled ? P::place(row, column, out_stride) : row * out_stride + column;
+    const long step = (tiled ? P::place(row + 1, column, out_stride) - start : out_stride) * bytes;
+    const bool is_half = half;
     for (long j = 0; j < COLUMNS; j += LANES) {
-      const long lanes = e.n - column - j;
+      const long lanes = n - column - j;
       if (!WHOLE && lanes <= 0) break;
-      const V shift = e.bias ? load_some<WHOLE>(e.bias + column + j, lanes, 0.0f) : zero();
-      for (long i = 0; i < rows; i++) {
-        V y = activated<ACTIVATION, P::COARSE>(load(c + i * COLUMNS + j) + shift);
-        if (e.factor)
-          y *= load_some<WHOLE>(e.factor + (row + i) * e.factor_stride + column + j, lanes, 0.0f);
-        if (e.residual) {
-          const float *x = e.residual + (row + i) * e.residual_stride + column + j;
-          y += load_some<WHOLE>(x, lanes, 0.0f);
-          __builtin_prefetch(x + COLUMNS);
+      const V shift = bias ? load_some<WHOLE>(bias + column + j, lanes, 0.0f) : zero();
+      const float *times = factor ? factor + row * factor_step + column + j : 0;
+      const float *plus = residual ? residual + row * residual_step + column + j : 0;
+      char *to = (char *)out + (start + j) * bytes;
+      const auto products = tile.of(j);
+      for (long i = 0; i < rows; i++, to += step) {
+        V y = activated<ACTIVATION, P::COARSE>(products(i) + shift);
+        if (times) {
+          y *= load_some<WHOLE>(times, lanes, 0.0f);
+          times += factor_step;
         }
-        const long start = e.tiled ? P::place(row + i, column, e.out_stride) : (row + i) * e.out_stride + column;
-        store_state<WHOLE>(e.out, e.half, start + j, y, lanes);
+        if (plus) {
+          y += load_some<WHOLE>(plus, lanes, 0.0f);
+          __builtin_prefetch(plus + COLUMNS);
+          plus += residual_step;
+        }
+        store_state<WHOLE>(to, is_half, 0, y, lanes);
       }
     }
   }
@@ -58,8 +67,8 @@ struct Epilogue {
 
 template <class P, int ACTIVATION>
 static void multiply_into(const typename P::Number *a, long rows, const Weight &w, const Epilogue &epilogue) {
-  P::multiply(a, rows, w, [&](const float *c, long row, long m, long column) {
-    epilogue.template put<P, ACTIVATION>(c, row, m, column);
+  P::multiply(a, rows, w, [&](const auto &tile, long row, long m, long column) {
+    epilogue.template put<P, ACTIVATION>(tile, row, m, column);
   });
 }
 

@@ -33,6 +33,23 @@ static inline V load_half(const Half *p, long n) {
   const __m256i x = _mm256_maskz_loadu_epi16(first(n), p);
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
 }
+#if FEWER_BF16
+static inline __m256i narrowed(V x) { return (__m256i)_mm512_cvtneps_pbh(x); }
+#else  // the same, for processors without AVX512_BF16: to the nearest, ties to even
+static inline __m256i narrowed(V x) {
+  const __m512i bits = _mm512_castps_si512(x), one = _mm512_set1_epi32(1);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), one);
+  const __m512i up = _mm512_add_epi32(_mm512_add_epi32(bits, odd), _mm512_set1_epi32(0x7fff));
+  const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+  const __m512i half = _mm512_srli_epi32(_mm512_mask_mov_epi32(up, nan, _mm512_set1_epi32(0x7fc00000)), 16);
+  return _mm512_maskz_cvtepi32_epi16(0xffff, half);
+}
+#endif
+template <bool WHOLE>
+static inline void store_half(Half *p, V x, long n) {
+  if (WHOLE) return _mm256_storeu_si256((__m256i *)p, narrowed(x));
+  _mm256_mask_storeu_epi16(p, first(n), narrowed(x));
+}
 static inline __m512i pairs(const void *p) { return _mm512_loadu_si512(p); }
 
 // 16 x 16 numbers of 32 bits, transposed.
@@ -131,6 +148,16 @@ static inline V exp2_of(V x) {
   p = fma(p, r, all(2.402209475e-1f));
   p = fma(p, r, all(6.931470461e-1f));
   p = fma(p, r, all(1.0f));
+  return scaled_by_power(p, n);
+}
+
+// 2^x to 8e-5, for results that are rounded to bf16 anyway.
+static inline V exp2_coarse(V x) {
+  x = in_range_of_powers(x);
+  V n = rounded(x), r = x - n;
+  V p = fma(all(5.517167e-2f), r, all(2.4261112e-1f));
+  p = fma(p, r, all(6.9326099e-1f));
+  p = fma(p, r, all(9.9992807e-1f));
   return scaled_by_power(p, n);
 }
 
@@ -235,3 +262,13 @@ static void normalize(const float *x, float *out, long width, const Norm &norm) 
   if (width % (2 * LANES)) return normalize_by<false>(x, out, width, norm);
   normalize_by<true>(x, out, width, norm);
 }
+
+// Results of a product in fp32, rows of COLUMNS: of(j) is a column of vectors, of(j)(i) that of row i.
+struct Results {
+  const float *c;
+  struct Vectors {
+    const float *c;
+    inline V operator()(long i) const { return load(c + i * COLUMNS); }
+  };
+  inline Vectors of(long j) const { return {c + j}; }
+};
