@@ -34,6 +34,9 @@ from fewer.kernels.relative import RelativeScores
 
 __all__ = ["PrepackedChain"]
 
+# States that a thread reads at a time: what lies between the maps of a layer fits the nearer caches.
+GROUP_NUMBERS = 512 * 384
+
 _ChainedLayer = PrepackedPostNorm | PrepackedPreNorm
 
 
@@ -106,8 +109,11 @@ class PrepackedChain:
         described = self._describe(position)
         column = placement.column.long().contiguous() if described.reads_columns else None
         queries, kept_alive = _queries(tokens, x, column, position, rows)
-        projected = empty(len(x), self._projected, self._dtype)
-        context = empty(len(x), self._context, self._dtype)
+        threads = torch.get_num_threads()
+        group = max(1, GROUP_NUMBERS // x.shape[1]) * threads
+        most = len(x) if len(x) <= group else max(group, int(cu.diff().max()))  # rows of a group
+        projected = empty(most, self._projected, self._dtype)
+        context = empty(most, self._context, self._dtype)
         run_kernel(
             LayersStruct(
                 described.address + first * sizeof(LayerStruct),
@@ -115,6 +121,7 @@ class PrepackedChain:
                 x.data_ptr(),
                 len(x),
                 cu.numel() - 1,
+                group,
                 cu.data_ptr(),
                 _pointer(column),
                 _pointer(position),
@@ -125,7 +132,7 @@ class PrepackedChain:
                 _pointer(out),
                 _pointer(received),
                 self._dtype is torch.bfloat16,
-                torch.get_num_threads(),
+                threads,
             )
         )
         del kept_alive

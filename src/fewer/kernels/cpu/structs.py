@@ -259,6 +259,7 @@ class LayersStruct(Structure):
         ("x", c_void_p),
         ("rows", c_int64),
         ("texts", c_int64),
+        ("group", c_int64),
         ("cu", c_void_p),
         ("column", c_void_p),
         ("position", c_void_p),

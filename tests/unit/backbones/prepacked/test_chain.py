@@ -19,6 +19,12 @@ LENGTHS = [(1, 12, 2, 7, 5), (9,), (12, 12, 12)]
 BY_LAYER = {"longformer", "big-bird", "roformer", "eurobert"}
 
 
+@pytest.fixture(autouse=True)
+def _groups(monkeypatch):
+    """Let groups of texts have no more than ten tokens, or be one longer text."""
+    monkeypatch.setattr(module, "GROUP_NUMBERS", 10 * 64)
+
+
 @pytest.fixture
 def calls(monkeypatch):
     """Record how many layers each call ran; 0 is the attention of one, -1 one of some rows."""

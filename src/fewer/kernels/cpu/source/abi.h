@@ -148,10 +148,11 @@ struct LayersCall {
   int64_t count;  // 0: the attention of the first, which is written to attended
   const float *x;  // (rows, width of the model)
   int64_t rows, texts;
+  int64_t group;                 // rows of texts that are read together, or of one longer text
   const int64_t *cu, *column;    // columns are read by windows and relative scores only
   const int64_t *position;       // of what is rotated
   struct Queries queries;        // null cu: all rows; else count is 0 or 1
-  void *projected, *context;     // (rows, outputs of project) and (rows, inputs of output), memory
+  void *projected, *context;     // (group, outputs of project) and (group, inputs of output), memory
   float *attended, *out;         // (queries, width of the model); memory unless count is 0, and the output
   float *received;               // (rows) that each key receives if count is 0, or null
   int32_t bf16, threads;         // bf16: projected and context
