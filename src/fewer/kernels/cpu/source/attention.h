@@ -7,7 +7,7 @@
 static thread_local Scratch head_scratch;
 
 enum {
-  PIECE = 448,  // queries per task, whole blocks in every precision
+  PIECE = 672,  // queries per task, whole blocks in every precision
   PADDING = 16  // rows of scores at a power-of-two distance would share a few cache lines
 };
 
@@ -48,9 +48,14 @@ struct Total {
   float log() const { return (__builtin_log2f(sum) - shift) / LOG2_E; }
 };
 
-// Row i of the scores -> 2^(scaled score - largest), also as left operand of the next product.
-// Visible are the keys of `visible` and the first `exempt` keys.
 template <class P>
+static inline V exp2_for(V x) {
+  return P::COARSE ? exp2_coarse(x) : exp2_of(x);
+}
+
+// Row i of the scores -> 2^(scaled score - largest) as left operand of the next product, and in their place
+// if KEEP. Visible are the keys of `visible` and the first `exempt` keys.
+template <class P, bool KEEP>
 static Total exponentiate(float *s, long span, const float *bias, long biased, float scale, Span visible,
                           long exempt, typename P::Number *operand, long row) {
   V factor = all(scale * LOG2_E), peak[2], total[2] = {zero(), zero()};
@@ -70,10 +75,12 @@ static Total exponentiate(float *s, long span, const float *bias, long biased, f
   const float shift = -maximum(greater(peak[0], peak[1]));
   const V shifts = all(shift) * factor;
   for (long j = 0; j < span; j += 2 * LANES) {
-    const V low = exp2_of(fma(load(s + j), factor, shifts));
-    const V high = exp2_of(fma(load(s + j + LANES), factor, shifts));
-    store(s + j, low);
-    store(s + j + LANES, high);
+    const V low = exp2_for<P>(fma(load(s + j), factor, shifts));
+    const V high = exp2_for<P>(fma(load(s + j + LANES), factor, shifts));
+    if (KEEP) {
+      store(s + j, low);
+      store(s + j + LANES, high);
+    }
     P::store_operand(operand, row, j, span, low, high);
     total[0] += low;
     total[1] += high;
@@ -143,8 +150,11 @@ struct Head {
       Span window = position ? in_window(position_q[i], position_q[i]) : visible;
       window.first -= from, window.end -= from;
       const float *bias = call.bias ? call.bias + k0 + from : 0;
+      float *row = scores + i * distance;
       const Total total =
-          exponentiate<P>(scores + i * distance, span, bias, keys - from, scale, window, exempt, weights, i);
+          P::COARSE && !received
+              ? exponentiate<P, false>(row, span, bias, keys - from, scale, window, exempt, weights, i)
+              : exponentiate<P, true>(row, span, bias, keys - from, scale, window, exempt, weights, i);
       normalizer[i] = total.sum == 0.0f ? 0.0f : 1.0f / total.sum;  // NaN stays NaN
       if (call.logsumexp) call.logsumexp[(first + i) * call.heads + number] = total.log();
     }
