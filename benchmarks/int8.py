@@ -5,8 +5,8 @@ same texts, as seconds of the process; then scores and the share of labels that 
 Pruned without training to six tenths of the FLOPs, and by LTP to half, the model runs in int8
 beside them. A batch of mixed lengths is padded for the peers, and given to them text by text too
 ("alone"). The static int8 of OpenVINO is calibrated by nncf on training texts. Missing peers are
-named in the row. With `--shape bert-base` the weights are random in that shape, and times are all
-there is.
+named in the row. With `--shape minilm-untrained` or `bert-base` the weights are random in that
+shape, and times are all there is. On a processor with AMX rows go to files of their own.
 """
 
 from __future__ import annotations
@@ -25,10 +25,17 @@ from transformers import BertForSequenceClassification
 
 import fewer
 from benchmarks.support.int8 import LABELS, PRECISIONS, PRUNED
-from benchmarks.support.shapes import BERT_BASE, MINILM, write_bert_base
+from benchmarks.support.shapes import (
+    BERT_BASE,
+    MINILM,
+    MINILM_SHAPE,
+    write_bert_base,
+    write_minilm,
+)
 from fewer.cli.common import quiet
 from fewer.hf.attach import detach
 from fewer.hf.pretrained import load_tokenizer
+from fewer.kernels.cpu.library import Isa, best_isa
 from fewer.measure.evaluate import sum_flops
 from fewer.measure.interleaved import rotate, summarize_times
 from fewer.measure.rows import append_row, provenance
@@ -37,9 +44,14 @@ from fewer.runtimes.lineup import build_peers
 from fewer.tasks import read_rows
 
 DATA = Path(os.environ.get("FEWER_DATA", "../shared/data"))
-RESULTS = {  # by shape
-    "minilm": Path("benchmarks/results/int8.jsonl"),
-    "bert-base": Path("benchmarks/results/int8_base.jsonl"),
+RESULTS = {  # the file by shape
+    "minilm": "int8",
+    "minilm-untrained": "int8",
+    "bert-base": "int8_base",
+}
+UNTRAINED = {
+    "minilm-untrained": (MINILM_SHAPE, write_minilm),
+    "bert-base": (BERT_BASE, write_bert_base),
 }
 RUN = "runs/training-free-{}/model"
 PRUNED_RUNS = ("runs/training-free-imdb-cumulative-0.6/model", "runs/imdb-512-ltp/model")
@@ -73,11 +85,17 @@ def main() -> None:
             row["scores"][task] = _score(task, *_build(RUN.format(task), task, missing))
     else:
         with tempfile.TemporaryDirectory() as scratch:
-            folder = write_bert_base(BertForSequenceClassification, Path(scratch) / "model")
-            row |= {"model": BERT_BASE, "scores": {}}
+            name, write = UNTRAINED[options.shape]
+            folder = write(BertForSequenceClassification, Path(scratch) / "model")
+            row |= {"model": name, "scores": {}}
             row |= _time_shapes(*_build(folder, "imdb", missing), most=MIXED_ROUNDS)
     row |= {"missing": missing, "peers": versions()}
-    append_row(row, options.results or RESULTS[options.shape])
+    append_row(row, options.results or _path(options.shape))
+
+
+def _path(shape: str) -> Path:
+    stem = RESULTS[shape] + ("_amx" if best_isa(torch.int8) is Isa.AMX_INT8 else "")
+    return Path(f"benchmarks/results/{stem}.jsonl")
 
 
 def _read_options() -> argparse.Namespace:

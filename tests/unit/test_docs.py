@@ -318,7 +318,7 @@ def test_numbers_stand_between_markers_that_the_tables_fill():
             *("curves", "training", "precision"),
         ],
         "cpu-engine.md": [
-            *("int8", "imdb_512", "int8_base", "int8_scores"),
+            *("int8", "imdb_512", "int8_base", "int8_amx", "int8_base_amx", "int8_scores"),
             *("score", "deberta", "backbones", "busy_core"),
         ],
         "questions.md": [

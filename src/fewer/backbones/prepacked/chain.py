@@ -34,7 +34,7 @@ from fewer.kernels.relative import RelativeScores
 
 __all__ = ["PrepackedChain"]
 
-# States that a thread reads at a time: what lies between the maps of a layer fits the nearer caches.
+# States read by a thread at a time: what lies between the maps of a layer fits the nearer caches.
 GROUP_NUMBERS = 512 * 384
 
 _ChainedLayer = PrepackedPostNorm | PrepackedPreNorm
@@ -111,9 +111,9 @@ class PrepackedChain:
         queries, kept_alive = _queries(tokens, x, column, position, rows)
         threads = torch.get_num_threads()
         group = max(1, GROUP_NUMBERS // x.shape[1]) * threads
-        most = len(x) if len(x) <= group else max(group, int(cu.diff().max()))  # rows of a group
-        projected = empty(most, self._projected, self._dtype)
-        context = empty(most, self._context, self._dtype)
+        group_rows = len(x) if len(x) <= group else max(group, int(cu.diff().max()))
+        projected = empty(group_rows, self._projected, self._dtype)
+        context = empty(group_rows, self._context, self._dtype)
         run_kernel(
             LayersStruct(
                 described.address + first * sizeof(LayerStruct),
