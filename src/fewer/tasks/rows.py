@@ -143,7 +143,8 @@ def _rows_from_objects(path: Path, objects: Iterable[tuple[str, object]]) -> Dat
                 f"{path}, {place}: values must be nested less deep. Correct or remove it."
             ) from None
         for name in row:
-            columns.setdefault(name, [None] * len(places))
+            if name not in columns:
+                columns[name] = [None] * len(places)
         for name, column in columns.items():
             column.append(row.get(name))
         places.append(place)

@@ -6,6 +6,7 @@ import csv
 import gzip
 import hashlib
 import json
+import time
 from pathlib import Path
 
 import datasets
@@ -91,6 +92,19 @@ def test_files_are_not_cached_on_disk(write):
     assert read_rows(path).cache_files == []
     path.write_text(lines(ROWS[:1]))
     assert len(read_rows(path)) == 1
+
+
+def test_the_time_is_that_of_the_rows_not_of_their_square(write):
+    def seconds(count):
+        path = write(
+            "rows.jsonl", "".join(f'{{"text": "a", "label": {i}}}\n' for i in range(count))
+        )
+        start = time.process_time()
+        read_rows(path)
+        return time.process_time() - start
+
+    seconds(100)
+    assert seconds(60_000) < 12 * min(seconds(15_000) for _ in range(2))
 
 
 def test_keys_that_some_rows_lack_are_none(write):
