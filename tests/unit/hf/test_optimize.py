@@ -412,7 +412,7 @@ def test_isas_have_the_numbers_of_the_library():
     source = Path(library.__file__).with_name("source") / "abi.h"
     numbers = re.search(r"enum Isa \{(.*?)\}", source.read_text(), re.DOTALL)
     assert numbers is not None
-    assert dict(re.findall(r"(\w+) = (\d)", numbers[1])) == {
+    assert dict(re.findall(r"(\w+) = (\d+)", numbers[1])) == {
         isa.name: str(isa.value) for isa in Isa
     }
 
