@@ -46,12 +46,11 @@ struct Bf16 {
 #endif
   static size_t panel(long k) { return (size_t)round_up(k, 32) * 32; }
 
-  // Numbers in a row of an operand, and where 32 neighbouring ones begin. In tile registers' order a
-  // tile is 1 KB in one piece, so its rows do not share lines of the cache.
+  // Numbers in a row of an operand, and where 32 neighbouring ones begin.
 #if FEWER_AMX
   static inline long row_pitch(long depth) { return depth; }
   static inline long place(long row, long column, long depth) {
-    return ((row >> 4) * (depth >> 5) + (column >> 5)) * 512 + (row & 15) * 32;
+    return tile_offset(row, column * 2, depth * 2) / 2;
   }
 #else
   static inline long row_pitch(long depth) { return apart<Half>(depth); }

@@ -62,12 +62,10 @@ struct RowScale {
   float scale, zero;
 };
 
-// The numbers of an operand, and the scales of its rows, in memory of `pitch` numbers for each row.
+// Where 64 neighbouring numbers of an operand begin, and where the scale of a row is.
 #if FEWER_AMX
-// Tiles of 16 rows x 64 numbers in one piece, row by row of tiles, each with its scales at its end.
-static inline long place(long row, long column, long pitch) {
-  return (row >> 4) * 16 * pitch + (column >> 6) * 1024 + (row & 15) * 64 + (column & 63);
-}
+// In the order of tiles; the last of each 16 rows has their scales.
+static inline long place(long row, long column, long pitch) { return tile_offset(row, column, pitch); }
 static inline long place_of_scale(long row, long pitch) {
   return place(row & ~15l, pitch - 64, pitch) + (row & 15) * (long)sizeof(RowScale);
 }
@@ -77,12 +75,12 @@ static inline long place(long row, long column, long pitch) { return row * pitch
 static inline long place_of_scale(long row, long pitch) {
   return place(row + 1, 0, pitch) - (long)(sizeof(RowScale) / sizeof(Quantised));
 }
-#endif
 static inline RowScale scale_of(const Quantised *a, long row, long pitch) {
   RowScale scale;
   __builtin_memcpy(&scale, a + place_of_scale(row, pitch), sizeof scale);
   return scale;
 }
+#endif
 
 #if FEWER_AMX
 // Results as in Results: sums less `zero` times the sum of their column, in fp32 exact below 2^24, times
@@ -96,7 +94,9 @@ struct ScaledSums {
     const RowScale *ends;
     V totals, scales;
     inline V operator()(long i) const {
-      return fma(-totals, all(ends[i].zero), converted(sums(c + i * COLUMNS))) * (all(ends[i].scale) * scales);
+      V y = fma(-totals, all(ends[i].zero), converted(sums(c + i * COLUMNS))) * (all(ends[i].scale) * scales);
+      __asm__("" : "+v"(y));  // rounded before a bias is added, as in the other kernels of int8
+      return y;
     }
   };
   inline Vectors of(long j) const { return {c + j, ends, totals[j / LANES], scales[j / LANES]}; }

@@ -10,6 +10,12 @@ static const struct {
 
 static void configure_tiles() { _tile_loadconfig(&TILES); }
 
+// Bytes from the start of an operand in the order of tiles, where each row takes `pitch` bytes: 16 rows of 64
+// bytes in one piece, whose rows do not share lines of the cache. `column`: a multiple of 64 bytes.
+static inline long tile_offset(long row, long column, long pitch) {
+  return (row >> 4) * 16 * pitch + (column >> 6) * 1024 + (row & 15) * 64;
+}
+
 #if FEWER_INT8
 #define FEWER_TILE_PRODUCT _tile_dpbusd  // unsigned rows times signed columns
 #else
