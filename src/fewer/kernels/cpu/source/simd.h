@@ -139,26 +139,33 @@ static inline void store_some(float *p, V x, long n) {
   store_first(p, x, n);
 }
 
-// 2^x to 6e-8, relative; far below -126 it is 0. Minimax on [-0.5, 0.5].
-static inline V exp2_of(V x) {
+// 2^x by a polynomial on [-0.5, 0.5]; far below -126 it is 0.
+template <class Polynomial>
+static inline V exp2_by(V x, const Polynomial &polynomial) {
   x = in_range_of_powers(x);
-  V n = rounded(x), r = x - n;
-  V p = fma(all(1.328366243e-3f), r, all(9.677166955e-3f));
-  p = fma(p, r, all(5.55066933e-2f));
-  p = fma(p, r, all(2.402209475e-1f));
-  p = fma(p, r, all(6.931470461e-1f));
-  p = fma(p, r, all(1.0f));
-  return scaled_by_power(p, n);
+  const V n = rounded(x);
+  return scaled_by_power(polynomial(x - n), n);
 }
 
-// 2^x to 8e-5, for results that are rounded to bf16 anyway.
+// To 6e-8, relative. Minimax.
+static inline V exp2_of(V x) {
+  return exp2_by(x, [](V r) {
+    V p = fma(all(1.328366243e-3f), r, all(9.677166955e-3f));
+    p = fma(p, r, all(5.55066933e-2f));
+    p = fma(p, r, all(2.402209475e-1f));
+    p = fma(p, r, all(6.931470461e-1f));
+    p = fma(p, r, all(1.0f));
+    return p;
+  });
+}
+
+// To 8e-5, for results that are rounded to bf16 anyway.
 static inline V exp2_coarse(V x) {
-  x = in_range_of_powers(x);
-  V n = rounded(x), r = x - n;
-  V p = fma(all(5.517167e-2f), r, all(2.4261112e-1f));
-  p = fma(p, r, all(6.9326099e-1f));
-  p = fma(p, r, all(9.9992807e-1f));
-  return scaled_by_power(p, n);
+  return exp2_by(x, [](V r) {
+    V p = fma(all(5.517167e-2f), r, all(2.4261112e-1f));
+    p = fma(p, r, all(6.9326099e-1f));
+    return fma(p, r, all(9.9992807e-1f));
+  });
 }
 
 static const float LOG2_E = 1.44269504088896340736f;
