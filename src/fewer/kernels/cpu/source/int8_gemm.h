@@ -64,7 +64,7 @@ struct RowScale {
 
 // Where 64 neighbouring numbers of an operand begin, and where the scale of a row is.
 #if FEWER_AMX
-// In the order of tiles; the last of each 16 rows has their scales.
+// In the order of tiles, of which the last holds the scales of its 16 rows.
 static inline long place(long row, long column, long pitch) { return tile_offset(row, column, pitch); }
 static inline long place_of_scale(long row, long pitch) {
   return place(row & ~15l, pitch - 64, pitch) + (row & 15) * (long)sizeof(RowScale);
