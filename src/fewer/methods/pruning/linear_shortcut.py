@@ -1,39 +1,51 @@
 """Token pruning for embeddings: a linear map says where a pruned token would have ended.
 
-In one layer, a third up the model, the tokens of a text stay that are farthest from its mean,
-between attention and feed-forward network:
+A token that is pruned between attention and feed-forward network of one early layer, with the
+state h there, ends, before the final norm, at
 
-    s_j  =  1 - cos(h_j, m),    m  =  sum over tokens i of the text of h_i / |h_i|
-
-and a pruned token ends, before the final norm, at
-
-    A h_j + b  ~  its state after the last layer of the unpruned model
+    A h + b  ~  its state after the last layer of the unpruned model
 
 by a ridge regression of the last states on those of this layer, over the pruned tokens of some
 unlabelled texts: no gradients. So the mean over all tokens, by which embeddings are pooled, still
 counts every token, and tags and spans may be read off pruned ones.
 
+The tokens of a text that stay are those that are farthest from its mean,
+
+    s(h)  =  1 - cos(h, m),    m  =  sum over tokens i of the text of h_i / |h_i|
+
+or, in an encoder without a head whose means over the sample's texts so change less, those that such
+a map is expected to miss by most, by a second regression, of its errors over all tokens:
+
+    s(h)  =  u h  ~  | last state - (A h + b) |
+
+They no longer see the pruned ones, so a third map mends their last states l, of a text of which a
+share f of the tokens is pruned:
+
+    l + f (K l + k)  ~  last state in the unpruned model
+
 Short texts, such as queries, are read whole: they cost little, and there is little to leave out.
 
 The map is the linear shortcut of "Jump to Conclusions" (Din et al., LREC-COLING 2024,
-https://arxiv.org/abs/2303.09435), which ends whole texts by it; to prune by the distance from the
-mean, and to end single tokens so, is ours.
+https://arxiv.org/abs/2303.09435), which ends whole texts by it; to end single tokens so, how they
+are chosen, and the map of kept ones are ours.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
 from fewer._validation.settings import settings, validate
 from fewer._validation.types import Count, Fraction, Natural, Positive, Proportion
-from fewer.core.cost import ModelSpec, lengths_of
+from fewer.core.cost import ModelSpec, Task, lengths_of
 from fewer.core.decision import Decision, Shortcut, Site, View
-from fewer.core.learning import CalibrationData, warn_if_missed
+from fewer.core.learning import CalibrationData, TrainingBatch, warn_if_missed
 from fewer.core.needs import NO_NEEDS, Needs
 from fewer.core.operating_points import OperatingPoints, Point
 from fewer.core.packed import Packed
@@ -55,9 +67,9 @@ class LinearShortcut:
     """Prune tokens in one layer, and estimate their last states by a linear map."""
 
     target: Fraction = 0.8  # share of the dense FLOPs to keep
-    layer: Natural | None = None  # that prunes; the first layer is 0. None: a third up the model
+    layer: Natural | None = None  # that prunes; the first layer is 0. None: a sixth up the model
     shortest: Count = 64  # tokens of a text that is pruned; shorter ones are read whole
-    ridge: Positive = 1e-3  # the penalty, in mean squares of the states
+    ridge: Positive = 1e-3  # the penalty of all three, in mean squares of the states
 
     def build(self, spec: ModelSpec) -> LinearShortcutPolicy:
         """Make the map, which is the identity, and prunes nothing, until it is calibrated."""
@@ -69,16 +81,20 @@ class LinearShortcut:
 
 
 class LinearShortcutPolicy(EstimatingPolicy):
-    """The share of the tokens that is kept, and the map of those that are not."""
+    """The share of the tokens that is kept, and how those that are pruned and kept end."""
 
-    sites = frozenset({Site.MIDDLE})
+    sites = frozenset({Site.MIDDLE, Site.AFTER})
     share: Tensor
     weight: Tensor
     bias: Tensor
+    error_weight: Tensor
+    by_error: Tensor
+    kept_weight: Tensor
+    kept_bias: Tensor
 
     def __init__(self, method: LinearShortcut, spec: ModelSpec) -> None:
         super().__init__()
-        self.layer = spec.num_layers // 3 if method.layer is None else method.layer
+        self.layer = spec.num_layers // 6 if method.layer is None else method.layer
         if self.layer >= spec.num_layers:
             raise ValueError(
                 f"layer must be below the number of layers, {spec.num_layers}; got {self.layer}."
@@ -89,59 +105,69 @@ class LinearShortcutPolicy(EstimatingPolicy):
         self.register_buffer("share", torch.ones(()))
         self.register_buffer("weight", torch.eye(width))
         self.register_buffer("bias", torch.zeros(width))
-        self._pruned: list[tuple[Tensor, Tensor]] | None = None  # slots and states, while fitted
+        self.register_buffer("error_weight", torch.zeros(width))
+        self.register_buffer("by_error", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("kept_weight", torch.zeros(width, width))
+        self.register_buffer("kept_bias", torch.zeros(width))
+        self._seen: list[_Seen] | None = None  # of each pass, while anything is fitted
 
     def needs(self, layer: int, phase: Phase) -> Needs:
-        """Return the last states while the map is fitted to them."""
-        is_goal = self._pruned is not None and layer == self.num_layers - 1
+        """Return the last states while anything is fitted to them."""
+        is_goal = self._seen is not None and layer == self.num_layers - 1
         return Needs(states=True) if is_goal else NO_NEEDS
 
     def acts_in(self, layer: int, site: Site) -> bool:
-        """Return whether this layer prunes."""
-        return layer == self.layer
+        """Return whether this layer prunes, or is the last, after which kept tokens are mended."""
+        return layer == (self.layer if site is Site.MIDDLE else self.num_layers - 1)
 
     def decide(self, view: View) -> Decision:
-        """Keep the tokens that are farthest from the mean of their text."""
+        """Prune tokens, or mend the last states of those that were kept."""
+        return self._prune(view) if view.site is Site.MIDDLE else self._mend(view)
+
+    def _prune(self, view: View) -> Decision:
+        """Keep the tokens farthest from the mean, or those that the map is expected to miss."""
         tokens = view.tokens
         counts = self._counts(view.lengths, self.share).long()
-        decision = Decision.keep(keep_top(distance_from_mean(tokens), tokens, counts))
-        if self._pruned is not None:
+        if bool(self.by_error):
+            scores = (tokens.hidden.float() * self.error_weight).sum(1)
+        else:
+            scores = distance_from_mean(tokens)
+        decision = Decision.keep(keep_top(scores, tokens, counts))
+        if self._seen is not None:
             is_pruned = decision.with_guarantees(tokens).pruned_among(tokens)
-            self._pruned.append((tokens.slot[is_pruned], tokens.hidden[is_pruned]))
+            is_long = view.lengths[tokens.sequence] >= self.method.shortest
+            assert is_pruned is not None
+            self._seen.append(_Seen(tokens.slot, tokens.hidden, is_long, is_pruned))
         return replace(decision, restores=True, shortcut=Shortcut(self._map, self.flops_of_token))
 
+    def _mend(self, view: View) -> Decision:
+        """Map the last states of kept tokens; texts that are read whole stay as they are."""
+        tokens, shares = view.tokens, self._pruned_share(view.lengths)
+        share = shares[tokens.sequence].unsqueeze(1)
+        is_mended = share.squeeze(1) > 0
+        if tokens.alive is not None:  # pruned, by this method or another, and still in memory
+            is_mended &= tokens.alive
+        rows = is_mended.nonzero().squeeze(1)
+        states = tokens.hidden[rows].float()
+        change = functional.linear(states, self.kept_weight.float(), self.kept_bias.float())
+        mended = (states + share[rows] * change).to(tokens.hidden.dtype)
+        flops = self.flops_of_token * (shares > 0) * tokens.count(tokens.gate)
+        return Decision(states=tokens.hidden.index_copy(0, rows, mended), head_flops=flops)
+
     def calibrate(self, phase: Phase, data: CalibrationData) -> None:
-        """Fit the share that is kept to the target, then the map to the last states.
+        """Fit which tokens stay, their share to the target, and how pruned and kept ones end.
 
         Raises `ValueError` for texts of which none is long enough to be pruned.
         """
         if not data.first:
             return
         self.share.fill_(1.0)
-        lengths = torch.cat([lengths_of(batch.trace) for batch in data.batches()])
-        if not bool((lengths >= self.method.shortest).any()):
-            raise ValueError(
-                f"texts must have {self.method.shortest} tokens or more to be pruned; got none "
-                "that long. Pass texts as in production, or a lower LinearShortcut(shortest=...)."
-            )
+        lengths = self._fit_map(data)
         target = self.method.target
         share = find_share(lambda share: self._predict(lengths, share), target, LEAST_SHARE)
         start = 1.0 / (share or LEAST_SHARE)  # one pass checks it, unless patterns are sparse
         gap = data.bisect(target, self._keep, 1.0, 1.0 / LEAST_SHARE, start)
-        self._pruned = []
-        try:
-            equations = _NormalEquations(len(self.bias))
-            for batch in data.batches():
-                (slots, states), last = self._pruned.pop(), batch.trace.layers[-1]
-                assert last.slot is not None
-                assert last.states is not None
-                rows = torch.searchsorted(last.slot, slots)
-                equations.add(states, last.states[rows])
-        finally:
-            self._pruned = None
-        weight, bias = equations.solve(self.method.ridge)
-        self.weight.copy_(weight)
-        self.bias.copy_(bias)
+        self._choose(data)
         warn_if_missed(
             "the linear shortcut",
             target,
@@ -149,6 +175,107 @@ class LinearShortcutPolicy(EstimatingPolicy):
             f"layers 0 to {self.layer} read every token, and texts of fewer than "
             f"{self.method.shortest} tokens are read whole",
         )
+
+    def _choose(self, data: CalibrationData) -> None:
+        """Fit how tokens end; without a head by both rules, to keep that which changes means less.
+
+        What a head reads is no mean: there tokens stay by their distance.
+        """
+        self.by_error.fill_(False)
+        if self.spec.task is not Task.OTHER:
+            self._fit_ends(data)
+            return
+        self._fit_errors(data)  # of the map of all tokens, before it is fitted anew
+        by_distance = self._fit_ends(data)
+        fitted = {name: tensor.clone() for name, tensor in self.state_dict().items()}
+        self.by_error.fill_(True)
+        if self._fit_ends(data) > by_distance:
+            self.load_state_dict(fitted)
+
+    def _fit_map(self, data: CalibrationData) -> Float[Tensor, "B"]:
+        """Fit the map to the tokens of all long texts; return the length of each text."""
+        regression, lengths = _Regression(len(self.bias), len(self.bias)), []
+        for seen, last, trace in self._watch_whole(data):
+            lengths.append(lengths_of(trace))
+            regression.add(_with_one(seen.states), last - seen.states, seen.is_long)
+        if not any(bool((each >= self.method.shortest).any()) for each in lengths):
+            raise ValueError(
+                f"texts must have {self.method.shortest} tokens or more to be pruned; got none "
+                "that long. Pass texts as in production, or a lower LinearShortcut(shortest=...)."
+            )
+        self._set_map(regression)
+        return torch.cat(lengths)
+
+    def _fit_errors(self, data: CalibrationData) -> None:
+        """Fit what says by how much the map misses a token."""
+        regression = _Regression(len(self.bias), 1)
+        for seen, last, _ in self._watch_whole(data):
+            errors = (last - self._map(seen.states)).norm(dim=1, keepdim=True)
+            regression.add(_with_one(seen.states), errors, seen.is_long)
+        weight, _ = regression.solve(self.method.ridge)
+        self.error_weight.copy_(weight[0])
+
+    def _fit_ends(self, data: CalibrationData) -> float:
+        """Fit the map to the tokens that are pruned, then what mends the others.
+
+        Returns by how much, squared, the means of texts change before that.
+        """
+        self.kept_weight.zero_()
+        self.kept_bias.zero_()
+        regression, goals = _Regression(len(self.bias), len(self.bias)), []
+        for seen, last, trace in self._watch_whole(data):
+            regression.add(_with_one(seen.states), last - seen.states, seen.is_pruned)
+            is_kept = seen.is_long & ~seen.is_pruned
+            means = _text_means(last, seen.slot, trace)
+            goals.append((seen.slot[is_kept], last[is_kept], means))
+        self._set_map(regression)
+        regression, change = _Regression(len(self.bias), len(self.bias)), 0.0
+        for (slots, goal, means), batch in zip(
+            goals, self._watch(data.real_batches()), strict=True
+        ):
+            assert self._seen
+            seen, trace = self._seen[0], batch.trace
+            change += float((self._means(seen, trace) - means).square().sum())
+            states, is_last = _last_states(trace, slots)
+            share = self._pruned_share(lengths_of(trace))[slots // trace.grid[1]]
+            regression.add(share.unsqueeze(1) * _with_one(states), goal - states, is_last)
+        weight, bias = regression.solve(self.method.ridge)
+        self.kept_weight.copy_(weight)
+        self.kept_bias.copy_(bias)
+        return change
+
+    def _means(self, seen: _Seen, trace: Trace) -> Float[Tensor, "B D"]:
+        """Return the mean over each text of its last states, those of pruned tokens estimated."""
+        gone, slots = seen.is_pruned, seen.slot[~seen.is_pruned]
+        states, is_last = _last_states(trace, slots)
+        ends = torch.cat((states[is_last], self._map(seen.states[gone]).float()))
+        return _text_means(ends, torch.cat((slots[is_last], seen.slot[gone])), trace)
+
+    def _set_map(self, regression: _Regression) -> None:
+        """Set the map to what states become, whose penalty pulls to the state itself."""
+        weight, bias = regression.solve(self.method.ridge)
+        self.weight.copy_(weight + torch.eye(len(bias)))
+        self.bias.copy_(bias)
+
+    def _watch_whole(
+        self, data: CalibrationData
+    ) -> Iterator[tuple[_Seen, Float[Tensor, "T D"], Trace]]:
+        """Read the sample unpruned; yield its batches as seen here, the last states, the trace."""
+        for batch in self._watch(data.batches()):
+            assert self._seen
+            (seen,) = self._seen
+            last, is_last = _last_states(batch.trace, seen.slot)
+            yield _Seen(*(part[is_last] for part in seen)), last[is_last], batch.trace
+
+    def _watch(self, batches: Iterator[TrainingBatch]) -> Iterator[TrainingBatch]:
+        """Note what the layer that prunes sees of each batch, and the last states."""
+        self._seen = []
+        try:
+            for batch in batches:
+                yield batch
+                self._seen.clear()
+        finally:
+            self._seen = None
 
     def operating_points(self) -> OperatingPoints:
         """Return the share of the tokens that is kept: 1 to prune nothing."""
@@ -162,7 +289,7 @@ class LinearShortcutPolicy(EstimatingPolicy):
             entered = lengths if layer <= self.layer else remaining
             read = lengths if layer < self.layer else remaining
             layers.append(LayerTrace(entered, entered, read, scored=False))
-        flops = (lengths - remaining) * self.flops_of_token
+        flops = lengths * (remaining < lengths) * self.flops_of_token  # each token has a map
         trace = Trace((len(lengths), 1), lengths.device, lengths, layers, head_flops=flops)
         return float(self.spec.flops_ratio(trace))
 
@@ -173,6 +300,9 @@ class LinearShortcutPolicy(EstimatingPolicy):
         """Return how many tokens of each text stay: a share rounded up, all of a short one."""
         count = (share * lengths * (1 - ROUNDING)).ceil()
         return torch.where(lengths < self.method.shortest, lengths, count)
+
+    def _pruned_share(self, lengths: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
+        return 1.0 - self._counts(lengths, self.share) / lengths
 
     def _map(self, states: Float[Tensor, "G D"]) -> Float[Tensor, "G D"]:
         ends = functional.linear(states.float(), self.weight.float(), self.bias.float())
@@ -188,27 +318,70 @@ def distance_from_mean(tokens: Packed) -> Float[Tensor, "T"]:
     return 1.0 - (units * sums[tokens.sequence]).sum(1)
 
 
-class _NormalEquations:
-    """Ridge regression of last states, whose penalty pulls to the state as it is; in fp64."""
+class _Seen(NamedTuple):
+    """The tokens of a batch as the layer that prunes saw them."""
 
-    def __init__(self, width: int) -> None:
-        self._gram = torch.zeros(width + 1, width + 1, dtype=torch.float64)
-        self._moments = torch.zeros(width + 1, width, dtype=torch.float64)
+    slot: Int[Tensor, "T"]
+    states: Float[Tensor, "T D"]
+    is_long: Bool[Tensor, "T"]  # of a text that is pruned
+    is_pruned: Bool[Tensor, "T"]
 
-    def add(self, states: Float[Tensor, "G D"], ends: Float[Tensor, "G D"]) -> None:
-        """Add pairs of a state and what it became."""
-        states, ends = states.detach().cpu().double(), ends.detach().cpu().double()
-        inputs = functional.pad(states, (0, 1), value=1.0)  # a last input of 1 for the bias
+
+class _Regression:
+    """Ridge regression of numbers on states; in fp64."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        self._gram = torch.zeros(inputs + 1, inputs + 1, dtype=torch.float64)
+        self._moments = torch.zeros(inputs + 1, outputs, dtype=torch.float64)
+
+    def add(
+        self,
+        inputs: Float[Tensor, "G F"],
+        goals: Float[Tensor, "G C"],
+        rows: Bool[Tensor, "G"] | None = None,
+    ) -> None:
+        """Add states, the last number for the bias, and what is estimated from them; some rows."""
+        if rows is not None:
+            inputs, goals = inputs[rows], goals[rows]
+        inputs = inputs.detach().cpu().double()
         self._gram += inputs.T @ inputs
-        self._moments += inputs.T @ (ends - states)
+        self._moments += inputs.T @ goals.detach().cpu().double()
 
-    def solve(self, ridge: float) -> tuple[Float[Tensor, "D D"], Float[Tensor, "D"]]:
+    def solve(self, ridge: float) -> tuple[Float[Tensor, "C D"], Float[Tensor, "C"]]:
         """Return weight and bias; the penalty is `ridge` times the mean square of an input."""
-        width = self._moments.shape[1]
-        penalty = torch.full((width + 1,), ridge * float(self._gram.diagonal()[:-1].mean()))
+        penalty = torch.full((len(self._gram),), ridge * float(self._gram.diagonal()[:-1].mean()))
         penalty[-1] = 0.0  # none on the bias
-        change = torch.linalg.solve(self._gram + penalty.double().diag(), self._moments)
-        return (torch.eye(width) + change[:-1].T.float()), change[-1].float()
+        if not bool(self._gram.any()):  # of no rows: what is estimated is 0
+            return torch.zeros_like(self._moments[:-1].T).float(), self._moments[-1].float()
+        solution = torch.linalg.solve(self._gram + penalty.double().diag(), self._moments)
+        return solution[:-1].T.float(), solution[-1].float()
+
+
+def _with_one(states: Float[Tensor, "G D"]) -> Float[Tensor, "G F"]:
+    return functional.pad(states.float(), (0, 1), value=1.0)
+
+
+def _last_states(
+    trace: Trace, slots: Int[Tensor, "G"]
+) -> tuple[Float[Tensor, "G D"], Bool[Tensor, "G"]]:
+    """Return the last states of tokens, and which of these the last layer read.
+
+    Another method may have pruned the rest.
+    """
+    last = trace.layers[-1]
+    assert last.slot is not None
+    assert last.states is not None
+    rows = torch.searchsorted(last.slot, slots).clamp_max(len(last.slot) - 1)
+    return last.states[rows].float(), last.slot[rows] == slots
+
+
+def _text_means(
+    states: Float[Tensor, "T D"], slot: Int[Tensor, "T"], trace: Trace
+) -> Float[Tensor, "B D"]:
+    """Sum states by their text, and divide by the number of its tokens."""
+    sums = torch.zeros(trace.grid[0], states.shape[1], device=states.device)
+    sums.index_add_(0, slot // trace.grid[1], states)
+    return sums / lengths_of(trace).unsqueeze(1)
 
 
 def _check(share: Point) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,10 @@ import torch
 from transformers import AutoModel
 
 import fewer
+from fewer.core.stack import Stack
 from fewer.methods.pruning import LinearShortcut, TrainingFree
+from fewer.methods.pruning.linear_shortcut import LinearShortcutPolicy
+from fewer.methods.pruning.token_counts import ROUNDING
 from tests.tiny import tiny, word_tokenizer
 from tests.unit.conftest import WORDS
 
@@ -42,35 +46,9 @@ def test_the_target_is_met_and_short_texts_are_read_whole():
     assert ((ratio - 0.7).abs() < 0.02).all()
 
 
-def test_the_tokens_farthest_from_the_mean_stay_and_the_others_end_at_the_map():
-    encoder, tokenizer = _encoder(), word_tokenizer()
-    inputs = tokenizer(LONG[0], return_tensors="pt")
-    states = []
-    watched = encoder.encoder.layer[1].attention.register_forward_hook(
-        lambda module, args, output: states.append(output[0][0])
-    )
-    with torch.no_grad():
-        encoder(**inputs)
-    watched.remove()
-    fewer.prune(encoder, tokenizer, LONG, method=METHOD)
-    policy = _policy(encoder)
-    with torch.no_grad():
-        ends = encoder(**inputs).last_hidden_state[0]
-    units = torch.nn.functional.normalize(states[0], dim=1)
-    scores = 1 - units @ torch.nn.functional.normalize(units.sum(0), dim=0)
-    scores[0] = 2.0  # [CLS] is protected
-    kept = scores.topk(-int(-float(policy.share) * len(ends) // 1)).indices
-    pruned = torch.ones(len(ends), dtype=torch.bool)
-    pruned[kept] = False
-    estimates = states[0] @ policy.weight.T + policy.bias
-    torch.testing.assert_close(ends[pruned], estimates[pruned], atol=1e-5, rtol=0)
-    assert (ends - estimates)[~pruned].abs().amax(1).min() > 1e-3
-
-
-def test_the_map_is_the_ridge_regression_of_the_last_states():
-    """Without a penalty: that of least squares, of pairs that transformers computes."""
-    encoder, tokenizer = _encoder(), word_tokenizer()
-    inputs = tokenizer(LONG, return_tensors="pt", padding=True)
+def _pairs(encoder, texts):
+    """The states between attention and feed-forward network of layer 1, and the last ones."""
+    inputs = word_tokenizer()(texts, return_tensors="pt", padding=True)
     states = []
     watched = encoder.encoder.layer[1].attention.register_forward_hook(
         lambda module, args, output: states.append(output[0])
@@ -78,17 +56,117 @@ def test_the_map_is_the_ridge_regression_of_the_last_states():
     with torch.no_grad():
         last = encoder(**inputs).last_hidden_state
     watched.remove()
+    return inputs, states[0], last
+
+
+def _with_bias(states):
+    return torch.nn.functional.pad(states, (0, 1), value=1.0).double()
+
+
+def _solve(states, goals):
+    # states of a layer norm lie in a plane: the solution of least norm
+    return torch.linalg.lstsq(_with_bias(states), goals.double(), driver="gelsd").solution
+
+
+def _distances(policy, states):
+    units = torch.nn.functional.normalize(states, dim=1)
+    return 1 - units @ torch.nn.functional.normalize(units.sum(0), dim=0)
+
+
+def _expected_errors(policy, states):
+    return states @ policy.error_weight
+
+
+@pytest.mark.parametrize(("by_error", "score"), [(False, _distances), (True, _expected_errors)])
+def test_tokens_with_the_highest_scores_stay_and_the_others_end_at_the_map(by_error, score):
+    encoder, tokenizer = _encoder(), word_tokenizer()
+    inputs, states, _ = _pairs(encoder, LONG[:1])
+    fewer.prune(encoder, tokenizer, LONG, method=METHOD)
+    policy = _policy(encoder)
+    policy.by_error.fill_(by_error)
+    with torch.no_grad():
+        ends = encoder(**inputs).last_hidden_state[0]
+    scores = score(policy, states[0])
+    scores[0] = torch.inf  # [CLS] is protected
+    kept = scores.topk(math.ceil(float(policy.share) * len(ends) * (1 - ROUNDING))).indices
+    pruned = torch.ones(len(ends), dtype=torch.bool)
+    pruned[kept] = False
+    estimates = states[0] @ policy.weight.T + policy.bias
+    torch.testing.assert_close(ends[pruned], estimates[pruned], atol=1e-5, rtol=0)
+    assert (ends - estimates)[~pruned].abs().amax(1).min() > 1e-3
+
+
+def test_that_rule_is_taken_by_which_means_change_less(monkeypatch):
+    changes, fit_ends = [], LinearShortcutPolicy._fit_ends
+
+    def watched(policy, data):
+        changes.append((fit_ends(policy, data), bool(policy.by_error)))
+        return changes[-1][0]
+
+    monkeypatch.setattr(LinearShortcutPolicy, "_fit_ends", watched)
+    encoder, tokenizer = _encoder(), word_tokenizer()
+    inputs, _, whole = _pairs(encoder, LONG)  # all of 32 tokens
+    fewer.prune(encoder, tokenizer, LONG, method=METHOD)
+    policy = _policy(encoder)
+    assert [by_error for _, by_error in changes] == [False, True]
+    assert (min(changes)[0], bool(policy.by_error)) == min(changes)
+    policy.kept_weight.zero_()
+    policy.kept_bias.zero_()
+    with torch.no_grad():
+        pruned = encoder(**inputs).last_hidden_state
+    change = float((pruned.mean(1) - whole.mean(1)).square().sum())
+    assert change == pytest.approx(min(changes)[0], rel=1e-4)
+    fewer.prune(tiny(layers=3, width=16), tokenizer, LONG, method=METHOD)
+    assert changes[2:] == [(changes[-1][0], False)]  # a head reads no mean
+
+
+def test_expected_errors_are_a_regression_of_those_of_a_map_of_all_tokens():
+    """Least squares twice, of pairs that transformers computes; short texts take no part."""
+    encoder, tokenizer = _encoder(), word_tokenizer()
+    inputs, states, last = _pairs(encoder, LONG)
+    is_token = inputs["attention_mask"].bool()
+    states, last = states[is_token], last[is_token]
+    errors = (_with_bias(states) @ _solve(states, last) - last).norm(dim=1, keepdim=True)
+    expected = (_with_bias(states) @ _solve(states, errors))[:, 0].float()
+    fewer.prune(encoder, tokenizer, LONG + SHORT, method=replace(METHOD, ridge=1e-6))
+    found = states @ _policy(encoder).error_weight
+    assert torch.corrcoef(torch.stack((found, expected)))[0, 1] > 0.99
+
+
+def test_the_map_is_the_ridge_regression_of_the_last_states():
+    """Without a penalty: that of least squares, of pairs that transformers computes."""
+    encoder, tokenizer = _encoder(), word_tokenizer()
+    inputs, states, last = _pairs(encoder, LONG)
     fewer.prune(encoder, tokenizer, LONG, method=replace(METHOD, ridge=1e-9))
     with torch.no_grad(), fewer.record() as traces:
         encoder(**inputs)
     is_pruned = (traces[0].layers_read < 3) & ~traces[0].padding
-    features = torch.nn.functional.pad(states[0][is_pruned], (0, 1), value=1.0).double()
-    solution = torch.linalg.lstsq(features, last[is_pruned].double()).solution.float()
+    estimates = _with_bias(states[is_pruned]) @ _solve(states[is_pruned], last[is_pruned])
     errors = [
         (found - last[is_pruned]).square().sum()
-        for found in (features.float() @ solution, _policy(encoder)._map(states[0][is_pruned]))
+        for found in (estimates.float(), _policy(encoder)._map(states[is_pruned]))
     ]
     assert errors[1] < 1.01 * errors[0]
+
+
+def test_last_states_of_kept_tokens_are_mended_by_a_regression_to_unpruned_ones():
+    """Nearer to them than without the map, on the texts that it was fitted to."""
+    encoder, tokenizer = _encoder(), word_tokenizer()
+    inputs, _, whole = _pairs(encoder, LONG)
+    fewer.prune(encoder, tokenizer, LONG, method=replace(METHOD, ridge=1e-9))
+    policy, found = _policy(encoder), []
+    for scale in (1.0, 0.0, 0.99, 1.01):
+        saved = policy.kept_weight.clone(), policy.kept_bias.clone()
+        policy.kept_weight *= scale
+        policy.kept_bias *= scale
+        with torch.no_grad(), fewer.record() as traces:
+            last = encoder(**inputs).last_hidden_state
+        policy.kept_weight.copy_(saved[0])
+        policy.kept_bias.copy_(saved[1])
+        is_kept = (traces[0].layers_read == 3) & ~traces[0].padding
+        found.append(float((last - whole)[is_kept].square().sum()))
+    assert found[0] < 0.9 * found[1]
+    assert found[0] < min(found[2:])  # least squares
 
 
 def test_it_is_what_prune_fits_to_encoders_without_a_head():
@@ -98,6 +176,22 @@ def test_it_is_what_prune_fits_to_encoders_without_a_head():
     assert fewer.attachment(encoder).method == LinearShortcut(target=0.8)
     with pytest.raises(ValueError, match="estimate their last states"):
         fewer.prune(_encoder(), tokenizer, LONG, method=TrainingFree())
+
+
+@pytest.mark.filterwarnings("ignore:the linear shortcut keeps 0.61")
+def test_it_is_fitted_to_what_an_earlier_method_leaves():
+    """TrainingFree also prunes in the layer after, and then other tokens than in the full pass."""
+    tokenizer = word_tokenizer()
+    first = TrainingFree(target=0.8, merge=False, only_first_last=False)
+    method = Stack((first, replace(METHOD, target=0.6, layer=0)))
+    model = tiny(layers=3, width=16, initializer_range=0.3)
+    fewer.prune(model, tokenizer, LONG, method=method)
+    policy = _policy(model)
+    shortcut = next(part for part in policy.modules() if hasattr(part, "kept_weight"))
+    assert all(bool(tensor.isfinite().all()) for tensor in shortcut.buffers())
+    with fewer.record() as traces:
+        fewer.predict(model, tokenizer, LONG[:4], progress=False)
+    assert 0.3 < float(fewer.attachment(model).spec.flops_ratio(traces[0])) < 0.7
 
 
 def test_it_is_saved_with_the_model(tmp_path):
