@@ -337,7 +337,19 @@ def cached_loses(results: Results) -> list[Case]:
     for row in results.rows("passages")[-1:]:
         dense, cached = (float(row["systems"][name]["metrics"]["f1"]) for name in ("dense", "fp32"))
         gap = difference(dense, cached, int(row["data"]["rows"]))
-        cases.append(Case("SQuAD", in_points(gap)))
+        cases.append(Case("SQuAD, one epoch", in_points(gap)))
+    for row in results.rows("compare"):
+        arms = row["settings"]["arms"]
+        cases += [
+            Case(
+                f"{comparison_name(row)}, {arms[entry['arm']]['args']['lower']} layers apart, "
+                f"{row['settings']['epochs']:g} epochs, seeds {row['settings']['seeds']}",
+                lead(entry, -1),
+            )
+            for entry in row["differences"]
+            if arms.get(entry["arm"], {}).get("name") == "deformer"
+            and entry["reference"] == "dense"
+        ]
     return cases
 
 

@@ -329,6 +329,7 @@ def test_numbers_stand_between_markers_that_the_tables_fill():
                 "skim_curve",
                 "squad_latency",
                 "kept",
+                "compare_squad_deformer",
                 "skim_settings",
                 "compare_squad_studies",
                 "hops",
