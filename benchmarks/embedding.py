@@ -2,10 +2,10 @@
 
 MiniLM-L6, or random weights in the shape of BERT-base (`--shape bert-base`), on a mixed corpus
 (sentences, news, paragraphs, reviews): sentence-transformers as it comes, the same object attached
-and optimised, and the runtimes of `fewer bench --peers`, each fed batches of 32 sorted by length,
-and each text alone. The texts are dealt into parts, and all systems run in turn on each; times are
-CPU seconds of the process. Then the same for pairs of a question and paragraphs by a
-`CrossEncoder`, whose head is new: only the time says something.
+and optimised, also with tokens pruned without training, and the runtimes of `fewer bench --peers`,
+each fed batches of 32 sorted by length, and each text alone. The texts are dealt into parts, and
+all systems run in turn on each; times are CPU seconds of the process. Then the same for pairs of a
+question and paragraphs by a `CrossEncoder`, whose head is new: only the time says something.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ PARTS = 4  # of the texts, and of the pairs
 BATCH = 32
 MAX_LENGTH = 512
 CALIBRATION = 40  # texts of each kind for static int8
+FITTED, TARGET = 200, 0.7  # texts of each kind that pruning is fitted to, share of the FLOPs
 KINDS = ("glue/sst2/dev", "ag_news/test", "imdb/test")
 PEER_NAMES = (
     *("onnxruntime-fp32", "onnxruntime-int8"),
@@ -172,6 +173,11 @@ def _embedders(
         systems[f"optimized {name}"] = partial(encode, fewer.optimize(load(), precision=name))
         own = fewer.optimize(fewer.attach(copy.deepcopy(encoder)), precision=name)
         systems[f"fewer.embed {name}"] = partial(embed, own)
+    pruned = copy.deepcopy(encoder)
+    fewer.prune(pruned, tokenizer, _others(FITTED), target=TARGET, max_length=MAX_LENGTH)
+    for name in PRECISIONS[1:]:
+        own = fewer.optimize(copy.deepcopy(pruned), precision=name)
+        systems[f"pruned to {TARGET:g}, {name}"] = partial(embed, own)
     peers, missing = _peers(Pooled(encoder), tokenizer, PEER_NAMES)
     try:
         peers |= _ctranslate2(folder, tokenizer, scratch)
@@ -204,11 +210,15 @@ def _peers(
 
 def _calibration(tokenizer: Any, first: str) -> list[dict[str, Tensor]]:
     """Encode texts of the same kinds that are not measured."""
-    samples = []
-    for kind in KINDS:
-        rows = read_rows(str(DATA / f"{kind}.jsonl.gz")).shuffle(seed=0)["text"][-CALIBRATION:]
-        samples += [_encode(tokenizer, [(first, text) if first else text]) for text in rows]
+    texts = [(first, text) if first else text for text in _others(CALIBRATION)]
+    samples = [_encode(tokenizer, [text]) for text in texts]
     return [{name: torch.tensor(values) for name, values in encoded.items()} for encoded in samples]
+
+
+def _others(count: int) -> list[str]:
+    """Return so many texts of each kind that are not measured."""
+    tables = [read_rows(str(DATA / f"{kind}.jsonl.gz")).shuffle(seed=0) for kind in KINDS]
+    return [text for table in tables for text in table["text"][-count:]]
 
 
 def _encode(tokenizer: Any, texts: Texts) -> dict[str, list[Any]]:
