@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForSequenceClassification, BertModel
 
 import fewer
-from benchmarks.support.int8 import PRECISIONS
+from benchmarks.support.int8 import PRECISIONS, results_path
 from benchmarks.support.shapes import BERT_BASE, MINILM, write_bert_base
 from fewer.cli.common import quiet
 from fewer.hf.pretrained import load_pretrained, load_tokenizer, local_folder
@@ -42,10 +42,7 @@ from fewer.runtimes.lineup import build_peers, format_reason
 from fewer.tasks import read_rows
 
 DATA = Path(os.environ.get("FEWER_DATA", "../shared/data"))
-RESULTS = {  # by shape
-    "minilm": Path("benchmarks/results/embedding.jsonl"),
-    "bert-base": Path("benchmarks/results/embedding_base.jsonl"),
-}
+RESULTS = {"minilm": "embedding", "bert-base": "embedding_base"}  # files, by shape
 REFERENCE = "sentence-transformers fp32"
 PARTS = 4  # of the texts, and of the pairs
 BATCH = 32
@@ -110,7 +107,7 @@ def main() -> None:
         "embedding": embedding,
         "ranking": ranking,
     }
-    append_row(row, RESULTS[options.shape])
+    append_row(row, results_path(RESULTS[options.shape]))
     for name, measured in [*embedding.items(), *ranking.items()]:
         print(name, measured)
 

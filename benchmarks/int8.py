@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import BertForSequenceClassification
 
 import fewer
-from benchmarks.support.int8 import LABELS, PRECISIONS, PRUNED
+from benchmarks.support.int8 import LABELS, PRECISIONS, PRUNED, results_path
 from benchmarks.support.shapes import (
     BERT_BASE,
     MINILM,
@@ -35,7 +35,6 @@ from benchmarks.support.shapes import (
 from fewer.cli.common import quiet
 from fewer.hf.attach import detach
 from fewer.hf.pretrained import load_tokenizer
-from fewer.kernels.cpu.library import Isa, best_isa
 from fewer.measure.evaluate import sum_flops
 from fewer.measure.interleaved import rotate, summarize_times
 from fewer.measure.rows import append_row, provenance
@@ -91,12 +90,7 @@ def main() -> None:
             most = MIXED_ROUNDS if options.shape == "bert-base" else None
             row |= _time_shapes(*_build(folder, "imdb", missing), most=most)
     row |= {"missing": missing, "peers": versions()}
-    append_row(row, options.results or _path(options.shape))
-
-
-def _path(shape: str) -> Path:
-    stem = RESULTS[shape] + ("_amx" if best_isa(torch.int8) is Isa.AMX_INT8 else "")
-    return Path(f"benchmarks/results/{stem}.jsonl")
+    append_row(row, options.results or results_path(RESULTS[options.shape]))
 
 
 def _read_options() -> argparse.Namespace:

@@ -26,6 +26,7 @@ OWN_TABLES: dict[str, Callable[[dict[str, Any], str], str]] = {
     "busy_core": busy_core_table,
     "deberta": deberta_table,
     "embedding": embedding_table,
+    "embedding_amx": embedding_table,
     "embedding_base": embedding_table,
     "embedding_memory": embedding_memory_table,
     "embedding_pruning": embedding_pruning_table,

@@ -345,7 +345,7 @@ def test_numbers_stand_between_markers_that_the_tables_fill():
         "cascade.md": ["reranking"],
         "probe-exit.md": ["probe_exit"],
         "ner-and-guards.md": ["gliner"],
-        "embed-and-rerank.md": ["embedding", "embedding_base", "embedding_memory"],
+        "embed-and-rerank.md": ["embedding_amx", "embedding", "embedding_base", "embedding_memory"],
         "certificate.md": ["calibration", "certificate"],
         "which-runtime.md": [
             "glance",
