@@ -13,6 +13,7 @@ import fewer.core.removed
 import fewer.methods.exits.policy
 import fewer.methods.exits.probe_exit
 import fewer.methods.exits.spans
+import fewer.methods.pruning.linear_shortcut
 from fewer.core import partition as module
 from fewer.core.decision import Decision, Site
 from fewer.core.partition import partition
@@ -45,7 +46,8 @@ def on_gpu(monkeypatch):
     monkeypatch.setitem(KERNELS, "reference", _quiet)
     exits = fewer.methods.exits
     core = fewer.core.packed, fewer.core.decision, fewer.core.removed, fewer.core.apply
-    for holder in (module, *core, exits.policy, exits.probe_exit, exits.spans):
+    shortcut = fewer.methods.pruning.linear_shortcut
+    for holder in (module, *core, exits.policy, exits.probe_exit, exits.spans, shortcut):
         monkeypatch.setattr(holder, "can_look", lambda tensor: False)
 
 

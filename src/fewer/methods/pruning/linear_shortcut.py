@@ -49,8 +49,10 @@ from fewer.core.learning import CalibrationData, TrainingBatch, warn_if_missed
 from fewer.core.needs import NO_NEEDS, Needs
 from fewer.core.operating_points import OperatingPoints, Point
 from fewer.core.packed import Packed
+from fewer.core.partition import can_look
 from fewer.core.phase import CALIBRATION, Phase
 from fewer.core.policy import EstimatingPolicy
+from fewer.core.removed import gather_rows, scatter_rows
 from fewer.core.trace import LayerTrace, Trace
 from fewer.methods.pruning.layer_search import find_share
 from fewer.methods.pruning.token_counts import ROUNDING
@@ -128,11 +130,7 @@ class LinearShortcutPolicy(EstimatingPolicy):
         """Keep the tokens farthest from the mean, or those that the map is expected to miss."""
         tokens = view.tokens
         counts = self._counts(view.lengths, self.share).long()
-        if bool(self.by_error):
-            scores = (tokens.hidden.float() * self.error_weight).sum(1)
-        else:
-            scores = distance_from_mean(tokens)
-        decision = Decision.keep(keep_top(scores, tokens, counts))
+        decision = Decision.keep(keep_top(self._scores(tokens), tokens, counts))
         if self._seen is not None:
             is_pruned = decision.with_guarantees(tokens).pruned_among(tokens)
             is_long = view.lengths[tokens.sequence] >= self.method.shortest
@@ -143,16 +141,25 @@ class LinearShortcutPolicy(EstimatingPolicy):
     def _mend(self, view: View) -> Decision:
         """Map the last states of kept tokens; texts that are read whole stay as they are."""
         tokens, shares = view.tokens, self._pruned_share(view.lengths)
-        share = shares[tokens.sequence].unsqueeze(1)
-        is_mended = share.squeeze(1) > 0
-        if tokens.alive is not None:  # pruned, by this method or another, and still in memory
-            is_mended &= tokens.alive
-        rows = is_mended.nonzero().squeeze(1)
-        states = tokens.hidden[rows].float()
+        share = shares[tokens.sequence]
+        if tokens.alive is not None:  # some are pruned, by this method or another, and in memory
+            share = share * tokens.alive
+        # on a device the map of all tokens costs less than to wait for the number of these
+        rows = (share > 0).nonzero().squeeze(1) if can_look(share) else None
+        states, share = gather_rows(tokens.hidden, rows).float(), gather_rows(share, rows)
         change = functional.linear(states, self.kept_weight.float(), self.kept_bias.float())
-        mended = (states + share[rows] * change).to(tokens.hidden.dtype)
+        mended = (states + share.unsqueeze(1) * change).to(tokens.hidden.dtype)
         flops = self.flops_of_token * (shares > 0) * tokens.count(tokens.gate)
-        return Decision(states=tokens.hidden.index_copy(0, rows, mended), head_flops=flops)
+        return Decision(states=scatter_rows(tokens.hidden, mended, rows), head_flops=flops)
+
+    def _scores(self, tokens: Packed) -> Float[Tensor, "T"]:
+        if not can_look(self.by_error):
+            distances = distance_from_mean(tokens)
+            return torch.where(self.by_error, self._expected_errors(tokens), distances)
+        return self._expected_errors(tokens) if self.by_error else distance_from_mean(tokens)
+
+    def _expected_errors(self, tokens: Packed) -> Float[Tensor, "T"]:
+        return (tokens.hidden.float() * self.error_weight).sum(1)
 
     def calibrate(self, phase: Phase, data: CalibrationData) -> None:
         """Fit which tokens stay, their share to the target, and how pruned and kept ones end.

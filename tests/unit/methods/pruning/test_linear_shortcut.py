@@ -11,7 +11,7 @@ from transformers import AutoModel
 
 import fewer
 from fewer.core.stack import Stack
-from fewer.methods.pruning import LinearShortcut, TrainingFree
+from fewer.methods.pruning import LinearShortcut, TrainingFree, linear_shortcut
 from fewer.methods.pruning.linear_shortcut import LinearShortcutPolicy
 from fewer.methods.pruning.token_counts import ROUNDING
 from tests.tiny import tiny, word_tokenizer
@@ -167,6 +167,18 @@ def test_last_states_of_kept_tokens_are_mended_by_a_regression_to_unpruned_ones(
         found.append(float((last - whole)[is_kept].square().sum()))
     assert found[0] < 0.9 * found[1]
     assert found[0] < min(found[2:])  # least squares
+
+
+@pytest.mark.parametrize("by_error", [False, True])
+def test_a_device_that_is_not_waited_for_gets_the_same_vectors(monkeypatch, by_error):
+    encoder, tokenizer = _encoder(), word_tokenizer()
+    fewer.prune(encoder, tokenizer, LONG, method=METHOD)
+    _policy(encoder).by_error.fill_(by_error)
+    vectors = []
+    for looks in (True, False):
+        monkeypatch.setattr(linear_shortcut, "can_look", lambda tensor, looks=looks: looks)
+        vectors.append(fewer.embed(encoder, tokenizer, SHORT + LONG[:4], progress=False))
+    torch.testing.assert_close(*vectors, atol=1e-6, rtol=0)
 
 
 def test_it_is_what_prune_fits_to_encoders_without_a_head():
