@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForSequenceClassification, BertModel
 
 import fewer
-from benchmarks.support.int8 import PRECISIONS, results_path
+from benchmarks.support.int8 import PRECISIONS
+from benchmarks.support.results_path import results_path
 from benchmarks.support.shapes import BERT_BASE, MINILM, write_bert_base
 from fewer.cli.common import quiet
 from fewer.hf.pretrained import load_pretrained, load_tokenizer, local_folder

@@ -24,7 +24,8 @@ from torch import Tensor
 from transformers import BertForSequenceClassification
 
 import fewer
-from benchmarks.support.int8 import LABELS, PRECISIONS, PRUNED, results_path
+from benchmarks.support.int8 import LABELS, PRECISIONS, PRUNED
+from benchmarks.support.results_path import results_path
 from benchmarks.support.shapes import (
     BERT_BASE,
     MINILM,

@@ -1,24 +1,13 @@
-"""The tables of the int8 benchmark, and the files of rows that depend on the processor."""
+"""The tables of the int8 benchmark."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import torch
-
-from fewer.kernels.cpu.library import Isa, best_isa
 from fewer.report.format import grid
 from fewer.report.settings import first_metric
 
-__all__ = [
-    "LABELS",
-    "PRECISIONS",
-    "PRUNED",
-    "int8_scores_table",
-    "int8_table",
-    "results_path",
-]
+__all__ = ["LABELS", "PRECISIONS", "PRUNED", "int8_scores_table", "int8_table"]
 
 PRECISIONS = ("fp32", "bf16", "int8")
 PRUNED = {  # by the name of the system
@@ -26,12 +15,6 @@ PRUNED = {  # by the name of the system
     "fewer int8, LTP": "LTP, trained",
 }
 LABELS = ("accuracy", "agreement", "difference")
-
-
-def results_path(stem: str) -> Path:
-    """Return the file of rows of this processor: with AMX another one."""
-    suffix = "_amx" if best_isa(torch.int8) is Isa.AMX_INT8 else ""
-    return Path(f"benchmarks/results/{stem}{suffix}.jsonl")
 
 
 def int8_table(row: dict[str, Any], path: str) -> str:

@@ -55,6 +55,7 @@ from fewer.core.policy import EstimatingPolicy
 from fewer.core.removed import gather_rows, scatter_rows
 from fewer.core.trace import LayerTrace, Trace
 from fewer.methods.pruning.layer_search import find_share
+from fewer.methods.pruning.streamed_ridge import StreamedRidge, with_one
 from fewer.methods.pruning.token_counts import ROUNDING
 from fewer.methods.select import keep_top
 
@@ -122,8 +123,10 @@ class LinearShortcutPolicy(EstimatingPolicy):
         """Return whether this layer prunes, or is the last, after which kept tokens are mended."""
         return layer == (self.layer if site is Site.MIDDLE else self.num_layers - 1)
 
-    def decide(self, view: View) -> Decision:
-        """Prune tokens, or mend the last states of those that were kept."""
+    def decide(self, view: View) -> Decision | None:
+        """Prune tokens, or mend the last states of those that were kept; `None` for short texts."""
+        if self._seen is None and 0 < max(view.host_lengths, default=0) < self.method.shortest:
+            return None  # such as a batch of queries
         return self._prune(view) if view.site is Site.MIDDLE else self._mend(view)
 
     def _prune(self, view: View) -> Decision:
@@ -201,10 +204,10 @@ class LinearShortcutPolicy(EstimatingPolicy):
 
     def _fit_map(self, data: CalibrationData) -> Float[Tensor, "B"]:
         """Fit the map to the tokens of all long texts; return the length of each text."""
-        regression, lengths = _Regression(len(self.bias), len(self.bias)), []
+        regression, lengths = StreamedRidge(len(self.bias), len(self.bias)), []
         for seen, last, trace in self._watch_whole(data):
             lengths.append(lengths_of(trace))
-            regression.add(_with_one(seen.states), last - seen.states, seen.is_long)
+            regression.add(with_one(seen.states), last - seen.states, seen.is_long)
         if not any(bool((each >= self.method.shortest).any()) for each in lengths):
             raise ValueError(
                 f"texts must have {self.method.shortest} tokens or more to be pruned; got none "
@@ -215,10 +218,10 @@ class LinearShortcutPolicy(EstimatingPolicy):
 
     def _fit_errors(self, data: CalibrationData) -> None:
         """Fit what says by how much the map misses a token."""
-        regression = _Regression(len(self.bias), 1)
+        regression = StreamedRidge(len(self.bias), 1)
         for seen, last, _ in self._watch_whole(data):
             errors = (last - self._map(seen.states)).norm(dim=1, keepdim=True)
-            regression.add(_with_one(seen.states), errors, seen.is_long)
+            regression.add(with_one(seen.states), errors, seen.is_long)
         weight, _ = regression.solve(self.method.ridge)
         self.error_weight.copy_(weight[0])
 
@@ -229,14 +232,14 @@ class LinearShortcutPolicy(EstimatingPolicy):
         """
         self.kept_weight.zero_()
         self.kept_bias.zero_()
-        regression, goals = _Regression(len(self.bias), len(self.bias)), []
+        regression, goals = StreamedRidge(len(self.bias), len(self.bias)), []
         for seen, last, trace in self._watch_whole(data):
-            regression.add(_with_one(seen.states), last - seen.states, seen.is_pruned)
+            regression.add(with_one(seen.states), last - seen.states, seen.is_pruned)
             is_kept = seen.is_long & ~seen.is_pruned
             means = _text_means(last, seen.slot, trace)
             goals.append((seen.slot[is_kept], last[is_kept], means))
         self._set_map(regression)
-        regression, change = _Regression(len(self.bias), len(self.bias)), 0.0
+        regression, change = StreamedRidge(len(self.bias), len(self.bias)), 0.0
         for (slots, goal, means), batch in zip(
             goals, self._watch(data.real_batches()), strict=True
         ):
@@ -245,7 +248,7 @@ class LinearShortcutPolicy(EstimatingPolicy):
             change += float((self._means(seen, trace) - means).square().sum())
             states, is_last = _last_states(trace, slots)
             share = self._pruned_share(lengths_of(trace))[slots // trace.grid[1]]
-            regression.add(share.unsqueeze(1) * _with_one(states), goal - states, is_last)
+            regression.add(share.unsqueeze(1) * with_one(states), goal - states, is_last)
         weight, bias = regression.solve(self.method.ridge)
         self.kept_weight.copy_(weight)
         self.kept_bias.copy_(bias)
@@ -258,7 +261,7 @@ class LinearShortcutPolicy(EstimatingPolicy):
         ends = torch.cat((states[is_last], self._map(seen.states[gone]).float()))
         return _text_means(ends, torch.cat((slots[is_last], seen.slot[gone])), trace)
 
-    def _set_map(self, regression: _Regression) -> None:
+    def _set_map(self, regression: StreamedRidge) -> None:
         """Set the map to what states become, whose penalty pulls to the state itself."""
         weight, bias = regression.solve(self.method.ridge)
         self.weight.copy_(weight + torch.eye(len(bias)))
@@ -332,40 +335,6 @@ class _Seen(NamedTuple):
     states: Float[Tensor, "T D"]
     is_long: Bool[Tensor, "T"]  # of a text that is pruned
     is_pruned: Bool[Tensor, "T"]
-
-
-class _Regression:
-    """Ridge regression of numbers on states; in fp64."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        self._gram = torch.zeros(inputs + 1, inputs + 1, dtype=torch.float64)
-        self._moments = torch.zeros(inputs + 1, outputs, dtype=torch.float64)
-
-    def add(
-        self,
-        inputs: Float[Tensor, "G F"],
-        goals: Float[Tensor, "G C"],
-        rows: Bool[Tensor, "G"] | None = None,
-    ) -> None:
-        """Add states, the last number for the bias, and what is estimated from them; some rows."""
-        if rows is not None:
-            inputs, goals = inputs[rows], goals[rows]
-        inputs = inputs.detach().cpu().double()
-        self._gram += inputs.T @ inputs
-        self._moments += inputs.T @ goals.detach().cpu().double()
-
-    def solve(self, ridge: float) -> tuple[Float[Tensor, "C D"], Float[Tensor, "C"]]:
-        """Return weight and bias; the penalty is `ridge` times the mean square of an input."""
-        penalty = torch.full((len(self._gram),), ridge * float(self._gram.diagonal()[:-1].mean()))
-        penalty[-1] = 0.0  # none on the bias
-        if not bool(self._gram.any()):  # of no rows: what is estimated is 0
-            return torch.zeros_like(self._moments[:-1].T).float(), self._moments[-1].float()
-        solution = torch.linalg.solve(self._gram + penalty.double().diag(), self._moments)
-        return solution[:-1].T.float(), solution[-1].float()
-
-
-def _with_one(states: Float[Tensor, "G D"]) -> Float[Tensor, "G F"]:
-    return functional.pad(states.float(), (0, 1), value=1.0)
 
 
 def _last_states(

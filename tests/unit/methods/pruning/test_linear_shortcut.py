@@ -13,6 +13,7 @@ import fewer
 from fewer.core.stack import Stack
 from fewer.methods.pruning import LinearShortcut, TrainingFree, linear_shortcut
 from fewer.methods.pruning.linear_shortcut import LinearShortcutPolicy
+from fewer.methods.pruning.streamed_ridge import StreamedRidge
 from fewer.methods.pruning.token_counts import ROUNDING
 from tests.tiny import tiny, word_tokenizer
 from tests.unit.conftest import WORDS
@@ -191,15 +192,31 @@ def test_it_is_what_prune_fits_to_encoders_without_a_head():
 
 
 @pytest.mark.filterwarnings("ignore:the linear shortcut keeps 0.61")
-def test_it_is_fitted_to_what_an_earlier_method_leaves():
-    """TrainingFree also prunes in the layer after, and then other tokens than in the full pass."""
-    tokenizer = word_tokenizer()
+def test_it_is_fitted_to_what_an_earlier_method_leaves(monkeypatch):
+    """TrainingFree also prunes in the layer after: the last layer reads some tokens only."""
+    tokenizer, shares, rows, add = word_tokenizer(), [], [], StreamedRidge.add
+    find = linear_shortcut._last_states
+
+    def found(trace, slots):
+        states, is_last = find(trace, slots)
+        assert is_last.equal(torch.isin(slots, trace.layers[-1].slot))
+        shares.append(float(is_last.float().mean()))
+        return states.masked_fill(~is_last[:, None], torch.nan), is_last
+
+    def added(ridge, inputs, goals, chosen):
+        rows.append(goals[chosen])
+        return add(ridge, inputs, goals, chosen)
+
+    monkeypatch.setattr(linear_shortcut, "_last_states", found)
+    monkeypatch.setattr(StreamedRidge, "add", added)
     first = TrainingFree(target=0.8, merge=False, only_first_last=False)
     method = Stack((first, replace(METHOD, target=0.6, layer=0)))
     model = tiny(layers=3, width=16, initializer_range=0.3)
     fewer.prune(model, tokenizer, LONG, method=method)
     policy = _policy(model)
     shortcut = next(part for part in policy.modules() if hasattr(part, "kept_weight"))
+    assert min(shares) < 1
+    assert all(bool(goals.isfinite().all()) for goals in rows)  # of no token that was not read
     assert all(bool(tensor.isfinite().all()) for tensor in shortcut.buffers())
     with fewer.record() as traces:
         fewer.predict(model, tokenizer, LONG[:4], progress=False)
