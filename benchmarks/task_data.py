@@ -10,6 +10,10 @@ They are made of the data at hand, since it has no published set of these tasks:
   articles than those of test.
 - `pages`, questions of SQuAD 1.1 about their paragraph among its neighbours, 1,000 words and more:
   four windows of 384 tokens or more. `articles`: about all of the article.
+- `sentences`, all questions of SQuAD 1.1 with the sentence of the answer as evidence.
+- `hops`, two questions of a SQuAD article made into one: where the second names the answer of the
+  first, the first stands in its place. The paragraphs of both; evidence are the sentences of both
+  answers.
 
 Files of JSON lines in `runs/data/tasks/`; training files have ROWS rows (2,000), drawn with SEED.
 """
@@ -30,6 +34,7 @@ DATA = Path(os.environ.get("FEWER_DATA", "../shared/data"))
 FOLDER = Path("runs/data/tasks")
 ROWS, TEST_ROWS, DOCUMENTS = 2000, 1000, 10
 PAGE_WORDS, ARTICLE_SHARE = 1000, 5  # one article for so many rows of the others
+NAME_LETTERS = 4  # in an answer that another question may name
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])")
 Row = dict[str, Any]
 
@@ -84,6 +89,91 @@ def articles(split: str, count: int, draw: random.Random) -> list[Row]:
     return _questions(split, count // ARTICLE_SHARE, draw, None)
 
 
+def sentences(split: str, count: int, draw: random.Random) -> list[Row]:
+    """Questions with the sentence of the answer as evidence: all of a split, in random order."""
+    rows = [
+        {
+            "id": question["id"],
+            "question": question["question"],
+            "context": paragraph["context"],
+            "answers": _list_answers(question),
+            "evidence": [_sentence_of(paragraph["context"], question)],
+        }
+        for article in _articles(split)
+        for paragraph in article["paragraphs"]
+        for question in paragraph["qas"]
+    ]
+    draw.shuffle(rows)
+    return rows
+
+
+def hops(split: str, count: int, draw: random.Random) -> list[Row]:
+    """Questions that name the answer of another one by that question; all of a split."""
+    rows = [row for article in _articles(split) for row in _compose(article)]
+    draw.shuffle(rows)
+    return rows
+
+
+def _compose(article: Row) -> Iterator[Row]:
+    """Yield each question that names an answer of another paragraph, once."""
+    questions = [
+        (number, question)
+        for number, paragraph in enumerate(article["paragraphs"])
+        for question in paragraph["qas"]
+    ]
+    title = article["title"].replace("_", " ")
+    first_hops: dict[str, list[tuple[int, Row]]] = {}
+    for number, question in questions:
+        answer = question["answers"][0]["text"]
+        is_name = len(answer) >= NAME_LETTERS and answer[0].isupper()
+        if is_name and answer not in title and answer not in question["question"]:
+            first_hops.setdefault(answer, []).append((number, question))
+    for number, question in questions:
+        for answer, others in first_hops.items():
+            named = re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", question["question"])
+            elsewhere = (other for other in others if other[0] != number)
+            before = next(elsewhere, None) if named else None
+            if before is not None:
+                yield _join_hops(article["paragraphs"], before, (number, question), answer)
+                break
+
+
+def _join_hops(
+    paragraphs: list[Row], before: tuple[int, Row], after: tuple[int, Row], answer: str
+) -> Row:
+    """Put the first question in the place of its answer, and join both paragraphs in order."""
+    inner = before[1]["question"].strip().rstrip("?")
+    numbers = sorted((before[0], after[0]))
+    contexts = [paragraphs[number]["context"] for number in numbers]
+    shift = {numbers[0]: 0, numbers[1]: len(contexts[0]) + 1}
+    evidence = [
+        [place + shift[number] for place in _sentence_of(paragraphs[number]["context"], question)]
+        for number, question in (before, after)
+    ]
+    return {
+        "id": f"{before[1]['id']}-{after[1]['id']}",
+        "question": after[1]["question"].replace(answer, f"({inner})", 1),
+        "context": "\n".join(contexts),
+        "answers": _list_answers(after[1], shift[after[0]]),
+        "evidence": sorted(evidence),
+    }
+
+
+def _list_answers(question: Row, shift: int = 0) -> Row:
+    return {
+        "text": [answer["text"] for answer in question["answers"]],
+        "answer_start": [answer["answer_start"] + shift for answer in question["answers"]],
+    }
+
+
+def _sentence_of(text: str, question: Row) -> list[int]:
+    """Return [start, end) of the sentence in which the first answer starts, to the answer's end."""
+    answer = question["answers"][0]
+    start = answer["answer_start"]
+    first, sentence = [pair for pair in _split_sentences(text) if pair[0] <= start][-1]
+    return [first, max(first + len(sentence), start + len(answer["text"]))]
+
+
 def _questions(split: str, count: int, draw: random.Random, words: int | None) -> list[Row]:
     """Draw questions of articles that are long enough, and join paragraphs for each."""
     found = [
@@ -110,13 +200,11 @@ def _join(paragraphs: list[Row], number: int, question: Row, words: int | None) 
                 first -= 1
     contexts = [paragraph["context"] for paragraph in paragraphs[first : last + 1]]
     shift = sum(len(context) + 1 for context in contexts[: number - first])
-    texts = [answer["text"] for answer in question["answers"]]
-    starts = [answer["answer_start"] + shift for answer in question["answers"]]
     return {
         "id": question["id"],
         "question": question["question"],
         "context": "\n".join(contexts),
-        "answers": {"text": texts, "answer_start": starts},
+        "answers": _list_answers(question, shift),
     }
 
 
@@ -183,6 +271,8 @@ _READERS: dict[str, tuple[str, Callable[[str, int, random.Random], list[Row]]]] 
     "answers": ("answers-{split}.jsonl", answers),
     "pages": ("pages/{split}.jsonl", pages),
     "articles": ("articles/{split}.jsonl", articles),
+    "sentences": ("sentences/{split}.jsonl", sentences),
+    "hops": ("hops/{split}.jsonl", hops),
 }
 
 

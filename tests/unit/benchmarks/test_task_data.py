@@ -57,3 +57,31 @@ def test_a_paragraph_is_widened_by_its_neighbours_and_its_answers_move_along() -
     for row in (page, article):
         (start,) = row["answers"]["answer_start"]
         assert row["context"][start:].startswith("word4")
+
+
+def test_evidence_is_the_sentence_in_which_the_answer_starts() -> None:
+    question = {"answers": [{"text": "3.5 programs", "answer_start": CONTEXT.index("3.5")}]}
+    first, end = task_data._sentence_of(CONTEXT, question)
+    assert CONTEXT[first:end] == "She wrote 3.5 programs!"
+
+
+def test_a_question_takes_the_place_of_its_answer_in_another() -> None:
+    texts = ("Ada taught Grace. It rained.", "Nothing here.", "Snow fell. Grace wrote COBOL.")
+    asked = (("a", "Whom did Ada teach?", "Grace"), (), ("b", "What did Grace write?", "COBOL"))
+    paragraphs = []
+    for text, question in zip(texts, asked, strict=True):
+        qas = []
+        if question:
+            name, words, answer = question
+            start = {"text": answer, "answer_start": text.index(answer)}
+            qas.append({"id": name, "question": words, "answers": [start]})
+        paragraphs.append({"context": text, "qas": qas})
+    article = {"title": "Computing", "paragraphs": paragraphs}
+    (row,) = task_data._compose(article)
+    assert row["question"] == "What did (Whom did Ada teach) write?"
+    assert row["context"] == f"{texts[0]}\n{texts[2]}"
+    (start,) = row["answers"]["answer_start"]
+    assert row["context"][start:].startswith("COBOL")
+    found = [row["context"][first:end] for first, end in row["evidence"]]
+    assert found == ["Ada taught Grace.", "Grace wrote COBOL."]
+    assert not list(task_data._compose({**article, "title": "Grace Hopper and Grace"}))
