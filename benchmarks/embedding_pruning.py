@@ -137,29 +137,26 @@ def _embed(model: Any, tokenizer: Any, texts: Sequence[str]) -> Tensor:
 
 
 @contextmanager
-def _replaced(model: Any, **tensors: Tensor) -> Iterator[None]:
-    """Set tensors of the model's policy inside the block."""
-    policy = fewer.attachment(model).policy
-    saved = {name: getattr(policy, name).clone() for name in tensors}
-    policy.load_state_dict(tensors, strict=False)
+def _without(model: Any, name: str) -> Iterator[None]:
+    """Let a map of the model's policy leave states as they are, inside the block."""
+    ends = getattr(fewer.attachment(model).policy, name)
+    fitted = ends.weight.clone(), ends.bias.clone()
+    ends.reset_parameters()
     try:
         yield
     finally:
-        policy.load_state_dict(saved, strict=False)
+        ends.set_map(*fitted)
 
 
 def _embed_last_states(model: Any, tokenizer: Any, texts: Sequence[str]) -> Tensor:
     """Let pruned tokens end at their state where they were pruned."""
-    width = len(fewer.attachment(model).policy.bias)
-    with _replaced(model, weight=torch.eye(width), bias=torch.zeros(width)):
+    with _without(model, "pruned_ends"):
         return _embed(model, tokenizer, texts)
 
 
 def _embed_unmended(model: Any, tokenizer: Any, texts: Sequence[str]) -> Tensor:
     """Leave the last states of kept tokens as they are."""
-    width = len(fewer.attachment(model).policy.bias)
-    zeros = {"kept_weight": torch.zeros(width, width), "kept_bias": torch.zeros(width)}
-    with _replaced(model, **zeros):
+    with _without(model, "kept_ends"):
         return _embed(model, tokenizer, texts)
 
 

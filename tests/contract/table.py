@@ -300,10 +300,10 @@ def open_exits(model: Any) -> Any:
                 if isinstance(part, ProbeExitPolicy):
                     part.spread.fill_(0.5 if part.of_tokens else 5.0)
                 if isinstance(part, LinearShortcutPolicy):
-                    for tensor in (part.weight, part.kept_weight):
-                        tensor.normal_(std=0.3)
-                    for tensor in (part.bias, part.kept_bias, part.error_weight):
-                        tensor.normal_()
+                    for ends in (part.pruned_ends, part.kept_ends):
+                        ends.weight.normal_(std=0.3)
+                        ends.bias.normal_()
+                    part.error_weight.normal_()
                 if isinstance(part, LexicalPolicy):
                     part.idf.uniform_()
                     part.threshold.fill_(1.1)

@@ -117,7 +117,7 @@ def _texts(model, number=24):
 
 
 @needs_kernels
-@law_of_families(("ltp", "dense", "fastbert", "right-tool", "tokee"))
+@law_of_families(("ltp", "dense", "fastbert", "right-tool", "tokee", "linear-shortcut"))
 def test_a_text_has_the_same_answer_to_the_last_bit_in_every_batch(method, backbone):
     model = optimized(build(method, backbone, sizes={"width": 24}))
     number = COMPOSITIONS // 4 if backbone in SHARING else COMPOSITIONS

@@ -19,6 +19,7 @@ from fewer.core.stack import list_policies
 from fewer.hf.graphs import EncoderGraphs
 from fewer.hf.side_file import Settings
 from fewer.hf.task_heads import TaskHead
+from fewer.kernels.cpu.batch_invariant import ResidualLinear
 from fewer.kernels.cpu.library import Isa, available_isas
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Attachment(nn.Module):
             self.isa is not None and self.isa not in available_isas()
         ):  # unpickled on another processor
             log.warning("this processor has no %s: plain torch runs the model", self.isa.name)
-            self.isa = None
+            self.set_isa(None)
         isa = self.isa  # read once: another thread may remove the engine
         if isa is None:
             return bind(encoder)
@@ -98,6 +99,9 @@ class Attachment(nn.Module):
     def set_isa(self, isa: Isa | None) -> None:
         """Run inference by the kernels of `isa` or plain torch; weights are prepacked lazily."""
         self.isa, self._engine = isa, None
+        for module in self.policy.modules():
+            if isinstance(module, ResidualLinear):
+                module.set_isa(isa)
 
     def graphs(self, encoder: nn.Module) -> Graphs | None:
         """Return the CUDA graphs of an optimized encoder on a GPU, where they may run."""

@@ -2,7 +2,7 @@
 
 torch multiplies one row by other code than many rows, so the last bits of an output depend on its
 batch. The class of these modules is swapped for one that computes every row alike, and swapped
-back.
+back. Maps of token states inside a policy follow the precision of the layers.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from fewer.kernels.cpu.guard import is_pure_inference
@@ -18,7 +19,7 @@ from fewer.kernels.cpu.ops import Weight, linear
 from fewer.kernels.cpu.plain import has_own_parameters, is_plain_tensor
 from fewer.kernels.cpu.staleness import Fingerprint
 
-__all__ = ["BatchInvariantLinear", "swap_back", "swap_in"]
+__all__ = ["BatchInvariantLinear", "ResidualLinear", "swap_back", "swap_in"]
 
 
 class BatchInvariantLinear(nn.Linear):
@@ -34,9 +35,54 @@ class BatchInvariantLinear(nn.Linear):
 
     def __getstate__(self) -> dict[str, Any]:
         """Drop the prepacked weight: it points into the memory of this process."""
-        state = dict(self.__dict__)
-        state.pop("_prepacked", None)
-        return state
+        return _without_prepacked(self)
+
+
+class ResidualLinear(nn.Linear):
+    """A state and a linear map of it, h + W h + b, which is the state itself at first.
+
+    It is computed in fp32, and in the precision of the layers of an optimized model, where the
+    product alone is rounded. It is not trained.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width)
+        self.requires_grad_(False)
+        self._isa: Isa | None = None
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Map each state to itself."""
+        self.weight.zero_()
+        self.bias.zero_()
+
+    @torch.no_grad()
+    def set_map(self, weight: Float[Tensor, "D D"], bias: Float[Tensor, "D"]) -> None:
+        """Add this map of a state from now on."""
+        self.weight.copy_(weight)
+        self.bias.copy_(bias)
+
+    def set_isa(self, isa: Isa | None) -> None:
+        """Follow the layers from now on: their kernels, or plain torch."""
+        self._isa = isa
+        self.__dict__.pop("_prepacked", None)
+
+    def forward(self, input: Float[Tensor, "T D"]) -> Float[Tensor, "T D"]:
+        """Add the product to the states; in their dtype."""
+        isa = self._isa
+        if isa is None or not _supports(self, input):
+            states = input.float()
+            change = nn.functional.linear(states, self.weight.float(), self.bias.float())
+            return (states + change).to(input.dtype)
+        return linear(input, _prepack_weight(self, isa), residual=input)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Drop the prepacked weight: it points into the memory of this process."""
+        return _without_prepacked(self)
+
+
+def _without_prepacked(module: nn.Module) -> dict[str, Any]:
+    return {name: value for name, value in vars(module).items() if name != "_prepacked"}
 
 
 def _supports(module: nn.Linear, input: Tensor) -> bool:
@@ -59,7 +105,7 @@ def _prepack_weight(module: nn.Linear, isa: Isa) -> Weight:
             Fingerprint(module),
             Weight.from_modules([module], isa),
         )
-        if not isinstance(module, BatchInvariantLinear):  # another thread swapped it back
+        if type(module) is nn.Linear:  # another thread swapped it back
             module.__dict__.pop("_prepacked", None)
     return cached[1]
 

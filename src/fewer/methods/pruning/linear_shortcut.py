@@ -24,6 +24,8 @@ share f of the tokens is pruned:
     l + f (K l + k)  ~  last state in the unpruned model
 
 Short texts, such as queries, are read whole: they cost little, and there is little to leave out.
+In an optimized model both maps run in the precision of the layers; what tells the tokens that stay
+is computed in fp32.
 
 The map is the linear shortcut of "Jump to Conclusions" (Din et al., LREC-COLING 2024,
 https://arxiv.org/abs/2303.09435), which ends whole texts by it; to end single tokens so, how they
@@ -54,6 +56,7 @@ from fewer.core.phase import CALIBRATION, Phase
 from fewer.core.policy import EstimatingPolicy
 from fewer.core.removed import gather_rows, scatter_rows
 from fewer.core.trace import LayerTrace, Trace
+from fewer.kernels.cpu.batch_invariant import ResidualLinear
 from fewer.methods.pruning.layer_search import find_share
 from fewer.methods.pruning.streamed_ridge import StreamedRidge, with_one
 from fewer.methods.pruning.token_counts import ROUNDING
@@ -88,12 +91,8 @@ class LinearShortcutPolicy(EstimatingPolicy):
 
     sites = frozenset({Site.MIDDLE, Site.AFTER})
     share: Tensor
-    weight: Tensor
-    bias: Tensor
     error_weight: Tensor
     by_error: Tensor
-    kept_weight: Tensor
-    kept_bias: Tensor
 
     def __init__(self, method: LinearShortcut, spec: ModelSpec) -> None:
         super().__init__()
@@ -106,12 +105,10 @@ class LinearShortcutPolicy(EstimatingPolicy):
         self.num_layers = spec.num_layers
         self.flops_of_token = 2.0 * width * width
         self.register_buffer("share", torch.ones(()))
-        self.register_buffer("weight", torch.eye(width))
-        self.register_buffer("bias", torch.zeros(width))
         self.register_buffer("error_weight", torch.zeros(width))
         self.register_buffer("by_error", torch.zeros((), dtype=torch.bool))
-        self.register_buffer("kept_weight", torch.zeros(width, width))
-        self.register_buffer("kept_bias", torch.zeros(width))
+        self.pruned_ends = ResidualLinear(width)
+        self.kept_ends = ResidualLinear(width)
         self._seen: list[_Seen] | None = None  # of each pass, while anything is fitted
 
     def needs(self, layer: int, phase: Phase) -> Needs:
@@ -139,7 +136,8 @@ class LinearShortcutPolicy(EstimatingPolicy):
             is_long = view.lengths[tokens.sequence] >= self.method.shortest
             assert is_pruned is not None
             self._seen.append(_Seen(tokens.slot, tokens.hidden, is_long, is_pruned))
-        return replace(decision, restores=True, shortcut=Shortcut(self._map, self.flops_of_token))
+        shortcut = Shortcut(self.pruned_ends, self.flops_of_token)
+        return replace(decision, restores=True, shortcut=shortcut)
 
     def _mend(self, view: View) -> Decision:
         """Map the last states of kept tokens; texts that are read whole stay as they are."""
@@ -150,8 +148,8 @@ class LinearShortcutPolicy(EstimatingPolicy):
         # on a device the map of all tokens costs less than to wait for the number of these
         rows = (share > 0).nonzero().squeeze(1) if can_look(share) else None
         states, share = gather_rows(tokens.hidden, rows).float(), gather_rows(share, rows)
-        change = functional.linear(states, self.kept_weight.float(), self.kept_bias.float())
-        mended = (states + share.unsqueeze(1) * change).to(tokens.hidden.dtype)
+        mended = torch.lerp(states, self.kept_ends(states), share.unsqueeze(1))
+        mended = mended.to(tokens.hidden.dtype)
         flops = self.flops_of_token * (shares > 0) * tokens.count(tokens.gate)
         return Decision(states=scatter_rows(tokens.hidden, mended, rows), head_flops=flops)
 
@@ -204,7 +202,8 @@ class LinearShortcutPolicy(EstimatingPolicy):
 
     def _fit_map(self, data: CalibrationData) -> Float[Tensor, "B"]:
         """Fit the map to the tokens of all long texts; return the length of each text."""
-        regression, lengths = StreamedRidge(len(self.bias), len(self.bias)), []
+        width = self.spec.hidden_size
+        regression, lengths = StreamedRidge(width, width), []
         for seen, last, trace in self._watch_whole(data):
             lengths.append(lengths_of(trace))
             regression.add(with_one(seen.states), last - seen.states, seen.is_long)
@@ -213,14 +212,14 @@ class LinearShortcutPolicy(EstimatingPolicy):
                 f"texts must have {self.method.shortest} tokens or more to be pruned; got none "
                 "that long. Pass texts as in production, or a lower LinearShortcut(shortest=...)."
             )
-        self._set_map(regression)
+        self.pruned_ends.set_map(*regression.solve(self.method.ridge))
         return torch.cat(lengths)
 
     def _fit_errors(self, data: CalibrationData) -> None:
         """Fit what says by how much the map misses a token."""
-        regression = StreamedRidge(len(self.bias), 1)
+        regression = StreamedRidge(self.spec.hidden_size, 1)
         for seen, last, _ in self._watch_whole(data):
-            errors = (last - self._map(seen.states)).norm(dim=1, keepdim=True)
+            errors = (last - self.pruned_ends(seen.states)).norm(dim=1, keepdim=True)
             regression.add(with_one(seen.states), errors, seen.is_long)
         weight, _ = regression.solve(self.method.ridge)
         self.error_weight.copy_(weight[0])
@@ -230,16 +229,16 @@ class LinearShortcutPolicy(EstimatingPolicy):
 
         Returns by how much, squared, the means of texts change before that.
         """
-        self.kept_weight.zero_()
-        self.kept_bias.zero_()
-        regression, goals = StreamedRidge(len(self.bias), len(self.bias)), []
+        width = self.spec.hidden_size
+        self.kept_ends.reset_parameters()
+        regression, goals = StreamedRidge(width, width), []
         for seen, last, trace in self._watch_whole(data):
             regression.add(with_one(seen.states), last - seen.states, seen.is_pruned)
             is_kept = seen.is_long & ~seen.is_pruned
             means = _text_means(last, seen.slot, trace)
             goals.append((seen.slot[is_kept], last[is_kept], means))
-        self._set_map(regression)
-        regression, change = StreamedRidge(len(self.bias), len(self.bias)), 0.0
+        self.pruned_ends.set_map(*regression.solve(self.method.ridge))
+        regression, change = StreamedRidge(width, width), 0.0
         for (slots, goal, means), batch in zip(
             goals, self._watch(data.real_batches()), strict=True
         ):
@@ -249,23 +248,15 @@ class LinearShortcutPolicy(EstimatingPolicy):
             states, is_last = _last_states(trace, slots)
             share = self._pruned_share(lengths_of(trace))[slots // trace.grid[1]]
             regression.add(share.unsqueeze(1) * with_one(states), goal - states, is_last)
-        weight, bias = regression.solve(self.method.ridge)
-        self.kept_weight.copy_(weight)
-        self.kept_bias.copy_(bias)
+        self.kept_ends.set_map(*regression.solve(self.method.ridge))
         return change
 
     def _means(self, seen: _Seen, trace: Trace) -> Float[Tensor, "B D"]:
         """Return the mean over each text of its last states, those of pruned tokens estimated."""
         gone, slots = seen.is_pruned, seen.slot[~seen.is_pruned]
         states, is_last = _last_states(trace, slots)
-        ends = torch.cat((states[is_last], self._map(seen.states[gone]).float()))
+        ends = torch.cat((states[is_last], self.pruned_ends(seen.states[gone]).float()))
         return _text_means(ends, torch.cat((slots[is_last], seen.slot[gone])), trace)
-
-    def _set_map(self, regression: StreamedRidge) -> None:
-        """Set the map to what states become, whose penalty pulls to the state itself."""
-        weight, bias = regression.solve(self.method.ridge)
-        self.weight.copy_(weight + torch.eye(len(bias)))
-        self.bias.copy_(bias)
 
     def _watch_whole(
         self, data: CalibrationData
@@ -313,10 +304,6 @@ class LinearShortcutPolicy(EstimatingPolicy):
 
     def _pruned_share(self, lengths: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
         return 1.0 - self._counts(lengths, self.share) / lengths
-
-    def _map(self, states: Float[Tensor, "G D"]) -> Float[Tensor, "G D"]:
-        ends = functional.linear(states.float(), self.weight.float(), self.bias.float())
-        return ends.to(states.dtype)
 
 
 def distance_from_mean(tokens: Packed) -> Float[Tensor, "T"]:

@@ -1,8 +1,16 @@
+import pickle
+
 import pytest
 import torch
 from torch import nn
 
-from fewer.kernels.cpu.batch_invariant import BatchInvariantLinear, swap_back, swap_in
+from fewer.kernels.cpu.batch_invariant import (
+    BatchInvariantLinear,
+    ResidualLinear,
+    swap_back,
+    swap_in,
+)
+from fewer.kernels.cpu.library import best_isa
 from tests.isas import needs_kernels
 
 pytestmark = needs_kernels
@@ -73,3 +81,45 @@ def test_only_plain_linear_maps_are_swapped_and_all_are_swapped_back():
     assert [type(module) for module in modules.modules()][2:] == before[2:]
     swap_back(modules)
     assert [type(module) for module in modules.modules()] == before
+
+
+def _residual():
+    torch.manual_seed(0)
+    ends = ResidualLinear(48).eval()
+    ends.set_map(torch.randn(48, 48) / 7, torch.randn(48))
+    return ends
+
+
+def test_a_residual_map_is_the_identity_until_it_is_set_and_is_not_trained():
+    ends, x = ResidualLinear(48), torch.randn(5, 48)
+    assert torch.equal(ends(x), x)
+    assert not any(parameter.requires_grad for parameter in ends.parameters())
+    ends = _residual()
+    torch.testing.assert_close(ends(x), x + nn.functional.linear(x, ends.weight, ends.bias))
+    assert torch.equal(ends.bfloat16()(x.bfloat16()), ends.float()(x.bfloat16().float()).bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "error"), [(torch.float32, 1e-6), (torch.bfloat16, 0.01), (torch.int8, 0.02)]
+)
+@torch.inference_mode()
+def test_a_residual_map_follows_the_precision_of_the_layers(dtype, error):
+    ends, x = _residual(), torch.randn(40, 48)
+    exact = ends(x)
+    isa = best_isa(dtype)
+    if isa is None:
+        pytest.skip(f"this processor multiplies no {dtype}")
+    ends.set_isa(isa)
+    outputs = ends(x)
+    distance = float((outputs - exact).norm() / (exact - x).norm())
+    assert distance <= error
+    assert torch.equal(torch.cat([ends(row[None]) for row in x]), outputs)
+    assert torch.equal(pickle.loads(pickle.dumps(ends))(x), outputs)
+    ends.set_map(2 * ends.weight, ends.bias)
+    assert float((ends(x) - outputs).abs().max()) > 0.1
+    ends.set_isa(None)
+    assert torch.equal(ends(x), _residual_of(ends, x))
+
+
+def _residual_of(ends, x):
+    return x + nn.functional.linear(x, ends.weight, ends.bias)

@@ -92,7 +92,8 @@ def test_tokens_with_the_highest_scores_stay_and_the_others_end_at_the_map(by_er
     kept = scores.topk(math.ceil(float(policy.share) * len(ends) * (1 - ROUNDING))).indices
     pruned = torch.ones(len(ends), dtype=torch.bool)
     pruned[kept] = False
-    estimates = states[0] @ policy.weight.T + policy.bias
+    ends_of = policy.pruned_ends
+    estimates = states[0] + states[0] @ ends_of.weight.T + ends_of.bias
     torch.testing.assert_close(ends[pruned], estimates[pruned], atol=1e-5, rtol=0)
     assert (ends - estimates)[~pruned].abs().amax(1).min() > 1e-3
 
@@ -111,8 +112,7 @@ def test_that_rule_is_taken_by_which_means_change_less(monkeypatch):
     policy = _policy(encoder)
     assert [by_error for _, by_error in changes] == [False, True]
     assert (min(changes)[0], bool(policy.by_error)) == min(changes)
-    policy.kept_weight.zero_()
-    policy.kept_bias.zero_()
+    policy.kept_ends.reset_parameters()
     with torch.no_grad():
         pruned = encoder(**inputs).last_hidden_state
     change = float((pruned.mean(1) - whole.mean(1)).square().sum())
@@ -145,7 +145,7 @@ def test_the_map_is_the_ridge_regression_of_the_last_states():
     estimates = _with_bias(states[is_pruned]) @ _solve(states[is_pruned], last[is_pruned])
     errors = [
         (found - last[is_pruned]).square().sum()
-        for found in (estimates.float(), _policy(encoder)._map(states[is_pruned]))
+        for found in (estimates.float(), _policy(encoder).pruned_ends(states[is_pruned]))
     ]
     assert errors[1] < 1.01 * errors[0]
 
@@ -157,13 +157,11 @@ def test_last_states_of_kept_tokens_are_mended_by_a_regression_to_unpruned_ones(
     fewer.prune(encoder, tokenizer, LONG, method=replace(METHOD, ridge=1e-9))
     policy, found = _policy(encoder), []
     for scale in (1.0, 0.0, 0.99, 1.01):
-        saved = policy.kept_weight.clone(), policy.kept_bias.clone()
-        policy.kept_weight *= scale
-        policy.kept_bias *= scale
+        fitted = policy.kept_ends.weight.clone(), policy.kept_ends.bias.clone()
+        policy.kept_ends.set_map(*(scale * tensor for tensor in fitted))
         with torch.no_grad(), fewer.record() as traces:
             last = encoder(**inputs).last_hidden_state
-        policy.kept_weight.copy_(saved[0])
-        policy.kept_bias.copy_(saved[1])
+        policy.kept_ends.set_map(*fitted)
         is_kept = (traces[0].layers_read == 3) & ~traces[0].padding
         found.append(float((last - whole)[is_kept].square().sum()))
     assert found[0] < 0.9 * found[1]
@@ -214,10 +212,10 @@ def test_it_is_fitted_to_what_an_earlier_method_leaves(monkeypatch):
     model = tiny(layers=3, width=16, initializer_range=0.3)
     fewer.prune(model, tokenizer, LONG, method=method)
     policy = _policy(model)
-    shortcut = next(part for part in policy.modules() if hasattr(part, "kept_weight"))
+    shortcut = next(part for part in policy.modules() if isinstance(part, LinearShortcutPolicy))
     assert min(shares) < 1
     assert all(bool(goals.isfinite().all()) for goals in rows)  # of no token that was not read
-    assert all(bool(tensor.isfinite().all()) for tensor in shortcut.buffers())
+    assert all(bool(tensor.isfinite().all()) for tensor in shortcut.state_dict().values())
     with fewer.record() as traces:
         fewer.predict(model, tokenizer, LONG[:4], progress=False)
     assert 0.3 < float(fewer.attachment(model).spec.flops_ratio(traces[0])) < 0.7
