@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -201,15 +202,18 @@ class _Run:
         return tokens.replace(hidden=scatter_rows(tokens.hidden, hidden, rows))
 
     def note_undecided(self, tokens: Packed, patterns: Sequence[Pattern | None]) -> None:
-        """Note layers in which nothing was decided, each with its window, if there is one."""
+        """Note layers in which nothing was decided, each with its window, if there is one.
+
+        Neighbours with the same window share what is noted.
+        """
         keys, participation = tokens.count(None), tokens.participation
         queries = keys if participation is None else tokens.count(participation)
-        for pattern in patterns:
+        for pattern, layers in groupby(patterns):
             count = count_window(pattern, tokens)
             layer = LayerTrace(
                 *(keys, queries, queries, False, None, count, tokens.slot, participation)
             )
-            self.trace.layers.append(layer)
+            self.trace.layers.extend(layer for _ in layers)
 
     def replay_layers(self, tokens: Packed, graphs: Graphs) -> Packed | None:
         """Run through all layers by a graph; `None` where the policy acts or there is none."""

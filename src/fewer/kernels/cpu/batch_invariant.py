@@ -7,6 +7,9 @@ back. Maps of token states inside a policy follow the precision of the layers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import is_
 from typing import Any
 
 import torch
@@ -17,7 +20,7 @@ from fewer.kernels.cpu.guard import is_pure_inference
 from fewer.kernels.cpu.library import Isa, best_isa
 from fewer.kernels.cpu.ops import Weight, linear
 from fewer.kernels.cpu.plain import has_own_parameters, is_plain_tensor
-from fewer.kernels.cpu.staleness import Fingerprint
+from fewer.kernels.cpu.staleness import TensorVersions
 
 __all__ = ["BatchInvariantLinear", "ResidualLinear", "swap_back", "swap_in"]
 
@@ -99,15 +102,28 @@ def _supports(module: nn.Linear, input: Tensor) -> bool:
 
 def _prepack_weight(module: nn.Linear, isa: Isa) -> Weight:
     """Return the cached prepacked weight, prepacked again if the module was edited."""
-    cached: tuple[Fingerprint, Weight] | None = module.__dict__.get("_prepacked")
-    if cached is None or not cached[0].matches():
-        cached = module.__dict__["_prepacked"] = (
-            Fingerprint(module),
-            Weight.from_modules([module], isa),
+    tensors = [tensor for tensor in module._parameters.values() if tensor is not None]
+    cached: _Prepacked | None = module.__dict__.get("_prepacked")
+    if cached is None or not cached.is_of(tensors):
+        weight = Weight.from_modules([module], isa)
+        cached = module.__dict__["_prepacked"] = _Prepacked(
+            tensors, TensorVersions(tensors), weight
         )
         if type(module) is nn.Linear:  # another thread swapped it back
             module.__dict__.pop("_prepacked", None)
-    return cached[1]
+    return cached.weight
+
+
+@dataclass(frozen=True)
+class _Prepacked:
+    tensors: Sequence[Tensor]
+    versions: TensorVersions
+    weight: Weight
+
+    def is_of(self, tensors: Sequence[Tensor]) -> bool:
+        """Return whether these are the same tensors, unchanged; the caller runs the hooks."""
+        is_same = len(tensors) == len(self.tensors) and all(map(is_, tensors, self.tensors))
+        return is_same and self.versions.match()
 
 
 def swap_in(model: nn.Module) -> None:
