@@ -9,6 +9,7 @@ import typer
 
 from fewer.cli.common import Columns, DeviceOption, LimitOption, ThreadsOption, quiet, roles
 from fewer.cli.source import Source
+from fewer.cli.texts import read_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -135,21 +136,4 @@ def _read_items(
     labels = rows[names["label"]][:] if "label" in names else None
     if ranking is not None:
         return (*ranking.lists(rows), labels)
-    text, pair = _text_columns(rows, names)
-    return rows[text][:], None if pair is None else rows[pair][:], labels
-
-
-def _text_columns(rows: Dataset, names: dict[str, Any]) -> tuple[str, str | None]:
-    """Return the columns of texts, or of words, and of second texts, as `fewer fit` finds them."""
-    from fewer.tasks.classification import LABEL_COLUMNS, find_text_columns
-    from fewer.tasks.columns import usual_column
-
-    if "tokens" in names:
-        return names["tokens"], None
-    if "text" not in names and "tokens" in rows.column_names and "text" not in rows.column_names:
-        return "tokens", None
-    label = names.get("label") or usual_column(rows, LABEL_COLUMNS) or ""
-    text, pair = find_text_columns(rows, names.get("text"), names.get("text_pair"), label)
-    if pair is not None and "text_pair" not in names:
-        typer.echo(f"texts: pairs of the columns {text} and {pair}")
-    return text, pair
+    return (*read_texts(rows, names), labels)

@@ -21,6 +21,7 @@ from fewer.cli import (
     lengthen,
     lra,
     methods,
+    prune,
     set_threshold,
 )
 from fewer.version import __version__
@@ -38,6 +39,7 @@ for command in (
     fit.fit,
     lengthen.lengthen,
     evaluate.evaluate,
+    prune.prune,
     calibrate.calibrate,
     compare.compare,
     bench.bench,
