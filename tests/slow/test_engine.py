@@ -71,7 +71,9 @@ def _states(model, texts):
 @pytest.mark.parametrize("method", [None, LTP(final_threshold=THRESHOLD)], ids=["dense", "ltp"])
 def test_a_text_has_the_same_states_to_the_last_bit_in_every_batch(folder, method, isa):
     model = optimized(fewer.attach(fewer.load(folder, precision=None), method), isa)
-    fewer.attachment(model).has_head = True  # states of pruned tokens are wanted here, not refused
+    fewer.attachment(
+        model
+    ).reads_every_token = False  # states of pruned tokens are wanted here, not refused
     texts, draw = _texts(), random.Random(1)
     alone = [_states(model, [one]) for one in texts]
     if method is not None:

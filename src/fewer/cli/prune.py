@@ -56,7 +56,7 @@ def prune(
     quiet()
     if output.exists():
         raise ValueError(f"--output must be a new folder; got {output}, which exists.")
-    chosen = _read_method(method, set_)
+    pruning = _read_method(method, set_)
     if threads is not None:
         torch.set_num_threads(threads)
     rows = read_rows(texts, split=split).shuffle(seed=seed)
@@ -70,13 +70,13 @@ def prune(
         items,
         text_pairs=pairs,
         target=target,
-        method=chosen,
+        method=pruning,
         max_length=max_length,
     )
     save(loaded, output)
     tokenizer.save_pretrained(output)
     typer.echo(f'{attachment(loaded).method}\nthe model: fewer.load("{output}")')
-    if attachment(loaded).has_head:
+    if not attachment(loaded).reads_every_token:
         words = ["fewer", "evaluate", str(output), "--data", "LABELLED", "--baseline", model]
         typer.echo(f"measure it: {shlex.join(words)}")
 

@@ -9,7 +9,6 @@ part of the state dict and of the same safetensors file.
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -55,7 +54,7 @@ from fewer.hf.side_file import (
     write_settings,
 )
 from fewer.hf.swapped_class import Swapped, derive_class
-from fewer.hf.task_heads import model_spec, pooler_of, task_head
+from fewer.hf.task_heads import model_spec, pooler_of, reads_every_token, task_head
 from fewer.kernels import kernel as find_kernel
 from fewer.kernels.cpu.batch_invariant import swap_back
 
@@ -68,6 +67,7 @@ __all__ = [
     "evaluating",
     "is_attached",
     "parts",
+    "resolve_method",
     "running",
     "set_threshold",
 ]
@@ -121,7 +121,7 @@ class _PackedEncoder(_Attached):
         refuse_call(self.config, kwargs)
         refuse_tracing()
         attachment = self.fewer
-        if not (attachment.has_head or self.training):
+        if attachment.reads_every_token and not self.training:
             refuse_states(attachment.policy, attachment.method, self)
         backbone = attachment.backbone(self)
         tokens = pack(
@@ -226,9 +226,9 @@ def attach(
     refuse_model(hf_model, encoder)
     _refuse_shared(hf_model, encoder)
     spec = model_spec(hf_model, encoder)
-    settings = Settings(_resolve(method), kernel, tuple(protect))
+    settings = Settings(resolve_method(method), kernel, tuple(protect))
     attached = Attachment(settings, spec, task_head(hf_model)).to(encoder.device)
-    attached.has_head = hf_model is not encoder
+    attached.reads_every_token = reads_every_token(hf_model, encoder)
     if (pooler := pooler_of(hf_model, encoder)) is not None:
         for module in attached.policy.modules():
             if isinstance(module, StartsFromPooler):
@@ -244,7 +244,8 @@ def attach(
     return model
 
 
-def _resolve(method: Method | str | None) -> Method:
+def resolve_method(method: Method | str | None) -> Method:
+    """Return a method that is given itself, by its name, or not at all, which prunes nothing."""
     if method is None:
         return Dense()
     if isinstance(method, str):
@@ -359,8 +360,7 @@ def evaluating(model: Model) -> Iterator[Model]:
         shared = set(map(id, model.modules()))
         for module in list(view.modules()):
             if isinstance(module, _PackedEncoder) and id(module) not in shared:
-                attached = copy.copy(module.fewer)
-                attached.set_isa(None)  # the model owns them, and its layers train
+                attached = module.fewer.without_kernels(shared)  # the layers of the model train
                 attached.phase = None
                 module._modules["fewer"] = attached
     yield view

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+from collections.abc import Container
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +48,7 @@ class Attachment(nn.Module):
         self.spec = spec
         self.head = head
         self.policy = settings.method.build(spec)
-        self.has_head = True  # whether a head reads the encoder's states, not only the user
+        self.reads_every_token = False  # whether the user, or the head, reads all last states
         self.phase: Phase | None = None  # that `fit` is in; None: fine-tuning or inference
         self.apply_name: str | None = None  # of `APPLIES`, in place of the phase's
         self.isa: Isa | None = None  # the instruction set of the kernels; None: plain torch
@@ -102,6 +104,15 @@ class Attachment(nn.Module):
         for module in self.policy.modules():
             if isinstance(module, ResidualLinear):
                 module.set_isa(isa)
+
+    def without_kernels(self, shared: Container[int]) -> Attachment:
+        """Return a copy that runs plain torch; modules whose ids are in `shared` do not change."""
+        plain = copy.copy(self)
+        plain.isa, plain._engine = None, None
+        for module in plain.policy.modules():
+            if isinstance(module, ResidualLinear) and id(module) not in shared:
+                module.set_isa(None)
+        return plain
 
     def graphs(self, encoder: nn.Module) -> Graphs | None:
         """Return the CUDA graphs of an optimized encoder on a GPU, where they may run."""

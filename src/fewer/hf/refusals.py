@@ -164,15 +164,16 @@ def refuse_call(config: Any, arguments: Mapping[str, Any]) -> None:
 
 
 def refuse_states(policy: Policy, method: object, encoder: PreTrainedModel) -> None:
-    """Raise `ValueError` for an encoder without a head whose pruned tokens keep early states."""
+    """Raise `ValueError` for a method whose pruned tokens keep early states that are read."""
     parts = [part for part in list_policies(policy) if not isinstance(part, StackPolicy)]
     if all(isinstance(part, EstimatingPolicy) for part in parts if part.sites):
         return
     raise ValueError(
-        f"method must keep all tokens of a model without a head, or estimate their last states; "
-        f"got {method} on a {type(encoder).__name__}: its last_hidden_state holds early states of "
-        "pruned tokens, and their mean is no embedding. Use fewer.methods.pruning.LinearShortcut, "
-        "attach the method to a model with a head, or attach none."
+        f"method must keep all tokens of a model without a head or with that of a masked language "
+        f"model, or estimate their last states; got {method} on a {type(encoder).__name__}: its "
+        "last_hidden_state holds early states of pruned tokens, which make no embedding. Use "
+        "fewer.methods.pruning.LinearShortcut, attach the method to a model with another head, or "
+        "attach none."
     )
 
 

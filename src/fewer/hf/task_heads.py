@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from fewer.core.cost import ModelSpec
 
-__all__ = ["TaskHead", "model_spec", "pooler_of", "task_head"]
+__all__ = ["TaskHead", "model_spec", "pooler_of", "reads_every_token", "task_head", "task_of"]
 
 LEAST_GATE = 1e-9  # below it a gate has no gradient, which would be 1 / gate
 IGNORED = -100  # the label that losses ignore, in transformers and torch
@@ -174,6 +174,7 @@ _HEADS: dict[Task, type[TaskHead]] = {
     Task.TOKEN: TokenHead,
     Task.SPAN: SpanHead,
 }
+_OF_EVERY_TOKEN = ("ForMaskedLM", "ForPreTraining")
 _TASKS = {
     "ForSequenceClassification": Task.TEXT,
     "ForTokenClassification": Task.TOKEN,
@@ -183,12 +184,20 @@ _TASKS = {
 
 def task_head(model: PreTrainedModel) -> TaskHead:
     """Return the head of a model."""
-    return _HEADS[_task_of(model)](model.config)
+    return _HEADS[task_of(model)](model.config)
+
+
+def reads_every_token(model: PreTrainedModel, encoder: PreTrainedModel) -> bool:
+    """Return whether what a model gives depends on the last state of every token alike.
+
+    So it is without a head, and with that of a masked language model, which sparse embeddings read.
+    """
+    return model is encoder or type(model).__name__.endswith(_OF_EVERY_TOKEN)
 
 
 def model_spec(model: PreTrainedModel, encoder: PreTrainedModel) -> ModelSpec:
     """Describe a model for methods: the sizes of its encoder and the task of its head."""
-    task = _task_of(model)
+    task = task_of(model)
     labels = int(model.config.num_labels or 0) if task is not Task.OTHER else 0
     reads_first = task in WHOLE_TEXT and _pooling(model.config) in ("cls", "bos")
     return replace(bind(encoder).shape, labels=labels, task=task, reads_first_token=reads_first)
@@ -199,7 +208,8 @@ def _pooling(config: Any) -> str:
     return str(getattr(config, "classifier_pooling", "cls"))
 
 
-def _task_of(model: PreTrainedModel) -> Task:
+def task_of(model: PreTrainedModel) -> Task:
+    """Return what the head of a model answers; `Task.OTHER` without one of those that are known."""
     config, class_name = model.config, type(model).__name__
     tasks = [task for ending, task in _TASKS.items() if class_name.endswith(ending)]
     task = tasks[0] if tasks else Task.OTHER

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fewer.hf.attach import evaluating
 from fewer.hf.max_length import resolve_max_length
+from fewer.hf.sentence_transformers import transformer_of
 from fewer.inference.batching import token_budget_batches
 from fewer.inference.predict import TOKEN_BUDGET, run_batches, warn_if_closed
 from fewer.tasks.question_answering import QuestionAnswering, encode_pairs
@@ -59,6 +60,7 @@ def answer(
     >>> fewer.answer(model, tokenizer, ["Who came?"], ["Ada came late."])  # doctest: +SKIP
     [Span(text='Ada', score=0.98, start=0, end=3)]
     """
+    model = transformer_of(model)
     context_list = listed(contexts, "contexts")
     encoded = encode_for_inference(
         listed(questions, "questions"),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fewer.hf.label_thresholds import label_margins
+from fewer.hf.sentence_transformers import transformer_of
 from fewer.inference.predict import TOKEN_BUDGET, predict
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def classify(
     >>> fewer.classify(model, tokenizer, ["rain stopped the match"])  # doctest: +SKIP
     [[ScoredLabel(label='weather', score=0.93), ScoredLabel(label='sport', score=0.71)]]
     """
+    model = transformer_of(model)
     config = model.config
     is_multi_label = config.problem_type == "multi_label_classification"
     if not is_multi_label and (config.problem_type == "regression" or config.num_labels == 1):

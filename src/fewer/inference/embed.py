@@ -13,6 +13,7 @@ from fewer._validation.names import check_known
 from fewer.hf.attach import attachment, evaluating, is_attached, parts
 from fewer.hf.max_length import resolve_max_length
 from fewer.hf.refusals import refuse_states
+from fewer.hf.sentence_transformers import is_of_sentence_transformers
 from fewer.inference.batching import token_budget_batches
 from fewer.inference.predict import TOKEN_BUDGET, run_batches
 from fewer.tasks.text_windows import LongTexts, encode_long, merge_windows
@@ -33,7 +34,7 @@ def embed(
     *,
     pooling: Pooling = "mean",
     normalize: bool = False,
-    prompt: str = "",
+    prompt: str | None = None,
     token_budget: int = TOKEN_BUDGET,
     max_length: int | None = None,
     overlong: LongTexts = "truncate",
@@ -48,18 +49,28 @@ def embed(
     `TruncationWarning`, refused ("error"), or embedded in windows that share a quarter of their
     tokens, the vectors merged by "max" or "mean" before they are normalised.
 
-    Raises `ValueError` for an unknown pooling, and for a method that prunes tokens or lets texts
-    exit and does not estimate their last states, as `LinearShortcut` does.
+    Raises `ValueError` for an unknown pooling, for an object of sentence-transformers, which pools
+    by itself, and for a method that prunes tokens or lets texts exit and does not estimate their
+    last states, as `LinearShortcut` does; `TypeError` for texts or a prompt that are no strings.
 
     >>> vectors = fewer.embed(model, tokenizer, texts, normalize=True)  # doctest: +SKIP
     """
     check_known(pooling, sorted(_POOLINGS), "pooling")
+    if is_of_sentence_transformers(model):
+        raise ValueError(
+            f"model must be one of transformers for fewer.embed; got a {type(model).__name__}, "
+            "whose own pooling and later modules would be left out. Call model.encode(texts), with "
+            "fewer.attach(model) before."
+        )
+    if not isinstance(prompt, str | None):
+        raise TypeError(f"prompt must be a string; got a {type(prompt).__name__}.")
     _, encoder = parts(model)
     if is_attached(model):
         refuse_states(attachment(model).policy, attachment(model).method, encoder)
     texts = listed(texts, "texts")
     check_strings(texts, "texts")
-    texts = [f"{prompt}{text}" for text in texts]
+    if prompt:
+        texts = [f"{prompt}{text}" for text in texts]
     encoded, owners = encode_long(
         texts,
         tokenizer,

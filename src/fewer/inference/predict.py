@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fewer._progress import track
 from fewer.hf.attach import attachment, evaluating, is_attached
 from fewer.hf.max_length import resolve_max_length
+from fewer.hf.sentence_transformers import transformer_of
 from fewer.inference.batching import token_budget_batches
 from fewer.tasks.text_windows import LongTexts, encode_long, merge_windows
 from fewer.tasks.texts import EncodedRows, listed
@@ -63,6 +64,7 @@ def predict(
 
     >>> fewer.predict(model, tokenizer, reviews).argmax(-1)  # doctest: +SKIP
     """
+    model = transformer_of(model)
     texts = listed(texts, "texts")
     encoded, owners = encode_long(
         texts,

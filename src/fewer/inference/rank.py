@@ -9,6 +9,7 @@ import torch
 
 from fewer.hf.attach import evaluating
 from fewer.hf.max_length import resolve_max_length
+from fewer.hf.sentence_transformers import transformer_of
 from fewer.inference.batching import token_budget_batches
 from fewer.inference.candidate_lists import (
     LIST_BUDGET,
@@ -59,8 +60,12 @@ def rank(
 
     >>> fewer.rank(model, tokenizer, "what is pruning?", passages, top_k=3)  # doctest: +SKIP
     """
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be 1 or more; got {top_k}. Leave it out for all documents.")
+    if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+        raise ValueError(
+            f"top_k must be a whole number, 1 or more; got {top_k!r}. Leave it out for all "
+            "documents."
+        )
+    model = transformer_of(model)
     check_reranker(model)
     texts = listed(documents, "documents")
     if not isinstance(query, str):
@@ -79,12 +84,14 @@ def rank(
     lengths = list(encoded["length"])
     with evaluating(model) as reader:
         if lists is not None:
-            batches = lists.batches(lengths, token_budget or LIST_BUDGET)
+            batches = lists.batches(lengths, LIST_BUDGET if token_budget is None else token_budget)
             scores, is_read = lists.read(
                 reader, encoded, tokenizer, batches, title="rank", progress=progress
             )
         else:
-            batches = token_budget_batches(lengths, token_budget or TOKEN_BUDGET)
+            batches = token_budget_batches(
+                lengths, TOKEN_BUDGET if token_budget is None else token_budget
+            )
             logits = logits_of(reader, encoded, tokenizer, batches, title="rank", progress=progress)
             if owners is not None:
                 logits = merge_windows(logits, owners, len(texts), overlong)

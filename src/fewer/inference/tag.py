@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fewer.hf.attach import evaluating
 from fewer.hf.max_length import resolve_max_length
+from fewer.hf.sentence_transformers import transformer_of
 from fewer.inference.batching import token_budget_batches
 from fewer.inference.predict import TOKEN_BUDGET, run_batches, warn_if_closed
 from fewer.tasks import bio
@@ -52,6 +53,7 @@ def tag(
     >>> fewer.tag(model, tokenizer, [["Jim", "lives", "in", "Oslo"]])  # doctest: +SKIP
     [['B-PER', 'O', 'O', 'B-LOC']]
     """
+    model = transformer_of(model)
     _check_decode(decode)
     encoded = encode_sentences(
         listed(sentences, "sentences", item="sentence"),

@@ -29,6 +29,7 @@ from fewer._validation.types import Count, NonNegative, Probability, Seed
 from fewer.hf.attach import attachment, evaluating, is_attached, parts
 from fewer.hf.max_length import resolve_max_length
 from fewer.hf.pretrained import load_pretrained, local_folder
+from fewer.hf.task_heads import reads_every_token
 from fewer.tasks.rows import data_hash
 from fewer.tasks.texts import BATCH_TEXTS, check_strings, clean
 from fewer.training.checkpoints import newest_whole, weights_hash
@@ -124,7 +125,7 @@ def adapt(
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         after, _ = _measure_bits(masked_model, test, tokenizer, schedule.seed)
     if is_attached(model):
-        attachment(model).has_head = parts(model)[0] is not parts(model)[1]
+        attachment(model).reads_every_token = reads_every_token(*parts(model))
     model.eval()
     return AdaptationResult(before, after, masked_tokens, len(train), new_head)
 
@@ -147,7 +148,7 @@ def _add_head(
         is_new = not all(key.startswith(encoder_prefix) for key in report["missing_keys"])
     setattr(masked_model, masked_model.base_model_prefix, encoder)
     if is_attached(encoder):
-        attachment(encoder).has_head = True
+        attachment(encoder).reads_every_token = False  # trained, and measured on the way
     masked_model.config = encoder.config
     masked_model.tie_weights()
     if is_new:

@@ -7,6 +7,7 @@ from datasets import Dataset
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import fewer
+from fewer.methods.pruning import LinearShortcut
 from fewer.recipe import load_for
 from fewer.tasks import infer_reranking
 from tests.tiny import FAMILIES, tiny
@@ -135,3 +136,29 @@ def test_a_reranker_that_was_fitted_opens_as_a_cross_encoder(model_folder, tmp_p
     order = [entry["corpus_id"] for entry in encoder.rank("good film", TEXTS)]
     ranking = fewer.rank(model, tokenizer, "good film", TEXTS, max_length=24)
     assert [document for document, _ in ranking] == order
+
+
+def test_pruning_that_ruins_sparse_embeddings_is_refused_and_the_default_is_another(
+    model_folder, tmp_path
+):
+    AutoModelForMaskedLM.from_pretrained(model_folder).save_pretrained(tmp_path / "sparse")
+    AutoTokenizer.from_pretrained(model_folder).save_pretrained(tmp_path / "sparse")
+    sparse = st.SparseEncoder(str(tmp_path / "sparse"), device="cpu")
+    fewer.attach(sparse, fewer.LTP())
+    with pytest.raises(ValueError, match="masked language model"):
+        sparse.encode(TEXTS)
+    with pytest.raises(ValueError, match="texts must have 64 tokens or more"):
+        fewer.prune(sparse, sparse.tokenizer, TEXTS)
+    assert fewer.attachment(sparse).method == LinearShortcut()
+
+
+def test_functions_of_this_library_read_the_model_inside(reranker, embedder):
+    inner, tokenizer = reranker[0].auto_model, reranker.tokenizer
+    logits = fewer.predict(inner, tokenizer, ["good film"] * 5, text_pairs=TEXTS)
+    again = fewer.predict(reranker, tokenizer, ["good film"] * 5, text_pairs=TEXTS)
+    assert torch.equal(logits, again)
+    ranked = fewer.rank(reranker, tokenizer, "good film", TEXTS)
+    expected = [entry["corpus_id"] for entry in reranker.rank("good film", TEXTS)]
+    assert [entry.document for entry in ranked] == expected
+    with pytest.raises(ValueError, match=r"own pooling.*model\.encode"):
+        fewer.embed(embedder, embedder.tokenizer, TEXTS)

@@ -73,6 +73,13 @@ def test_what_is_no_string_is_refused(loaded, value, prompt):
         fewer.embed(*loaded, ["a film", value], prompt=prompt)
 
 
+def test_no_prompt_is_none_and_anything_else_is_refused(loaded):
+    plain = fewer.embed(*loaded, TEXTS)
+    assert torch.equal(fewer.embed(*loaded, TEXTS, prompt=None), plain)
+    with pytest.raises(TypeError, match="prompt must be a string; got a int"):
+        fewer.embed(*loaded, TEXTS, prompt=3)
+
+
 def test_a_method_that_prunes_tokens_is_refused(loaded):
     model, tokenizer = loaded
     fewer.attach(model, fewer.LTP())

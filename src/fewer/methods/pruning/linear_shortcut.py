@@ -34,6 +34,7 @@ are chosen, and the map of kept ones are ours.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
@@ -65,6 +66,7 @@ from fewer.methods.select import keep_top
 __all__ = ["LinearShortcut", "LinearShortcutPolicy"]
 
 LEAST_SHARE = 0.02  # of the tokens of a text that are kept
+LEAST_TOKENS = 16  # for each number of a state: below it a warning
 SHARES = (0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 
 
@@ -212,8 +214,21 @@ class LinearShortcutPolicy(EstimatingPolicy):
                 f"texts must have {self.method.shortest} tokens or more to be pruned; got none "
                 "that long. Pass texts as in production, or a lower LinearShortcut(shortest=...)."
             )
+        self._warn_if_few(regression)
         self.pruned_ends.set_map(*regression.solve(self.method.ridge))
         return torch.cat(lengths)
+
+    def _warn_if_few(self, regression: StreamedRidge) -> None:
+        """Warn of a sample that says little about other texts: short, or the same again."""
+        width, rows, rank = self.spec.hidden_size, regression.rows, regression.rank
+        if rows < LEAST_TOKENS * width or 2 * rank < width:
+            warnings.warn(
+                f"the linear shortcut is fitted to {rows} tokens of texts that are long enough to "
+                f"be pruned, whose states lie in {rank} of {width} directions: vectors of other "
+                "texts may be far off. Give some hundred different ones, of "
+                f"{LEAST_TOKENS * width} tokens or more",
+                stacklevel=2,
+            )
 
     def _fit_errors(self, data: CalibrationData) -> None:
         """Fit what says by how much the map misses a token."""

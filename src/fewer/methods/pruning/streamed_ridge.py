@@ -10,6 +10,9 @@ from torch.nn import functional
 __all__ = ["StreamedRidge", "with_one"]
 
 
+_LEAST_SPREAD = 1e-9  # of the largest: what is below is rounding
+
+
 class StreamedRidge:
     """Sums of the rows that it was given, and the regression by them; in fp64."""
 
@@ -27,6 +30,17 @@ class StreamedRidge:
         states = inputs[rows].detach().cpu().double()
         self._gram += states.T @ states
         self._moments += states.T @ goals[rows].detach().cpu().double()
+
+    @property
+    def rows(self) -> int:
+        """How many rows were added."""
+        return int(self._gram[-1, -1])
+
+    @property
+    def rank(self) -> int:
+        """In how many directions the rows lie, the bias aside."""
+        spread = torch.linalg.eigvalsh(self._gram[:-1, :-1])
+        return int((spread > _LEAST_SPREAD * spread[-1]).sum())
 
     def solve(self, ridge: float) -> tuple[Float[Tensor, "C D"], Float[Tensor, "C"]]:
         """Return weight and bias; the penalty is `ridge` times the mean square of an input."""

@@ -272,3 +272,18 @@ def test_what_makes_no_sense_is_refused():
         fewer.prune(encoder, tokenizer, SHORT)
     with pytest.warns(UserWarning, match="read every token"):
         fewer.prune(encoder, tokenizer, LONG, method=LinearShortcut(target=0.1, shortest=2))
+
+
+@pytest.mark.parametrize("texts", [LONG[:4], [LONG[0][:80]] * 60])
+def test_few_texts_and_the_same_again_are_warned_of(texts):
+    encoder = tiny(layers=3, width=64, initializer_range=0.3).base_model
+    with pytest.warns(UserWarning, match=r"fitted to \d+ tokens.* of 64 directions"):
+        fewer.prune(encoder, word_tokenizer(), texts, method=METHOD)
+
+
+def test_pairs_in_place_of_texts_are_refused_and_a_method_has_a_name():
+    encoder, tokenizer = _encoder(), word_tokenizer()
+    with pytest.raises(TypeError, match="texts, row 0"):
+        fewer.prune(encoder, tokenizer, [("a query", "a document")] * 4, method=METHOD)
+    with pytest.raises(ValueError, match="texts must have 64 tokens or more"):
+        fewer.prune(encoder, tokenizer, LONG, method="linear_shortcut")
