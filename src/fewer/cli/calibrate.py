@@ -96,25 +96,31 @@ def calibrate(
         raise ValueError("--max-drop must come with --column label=NAME; got no column of labels.")
     items, pairs, labels = _read_items(rows, names, limit, seed)
     passes = output.with_name(f"{output.name}.passes")  # of one that is interrupted
-    certificate = calibrate(
-        loaded,
-        tokenizer,
-        items,
-        text_pairs=pairs,
-        labels=labels,
-        max_disagreement=max_disagreement,
-        max_drop=max_drop,
-        flops_share=flops_share,
-        latency_ms=latency_ms,
-        confidence=confidence,
-        conditional=conditional,
-        precision=precision,
-        max_length=max_length,
-        top_k=top_k,
-        seed=seed,
-        output_dir=passes,
-        resume=resume,
-    )
+    is_new = not passes.exists()
+    try:
+        certificate = calibrate(
+            loaded,
+            tokenizer,
+            items,
+            text_pairs=pairs,
+            labels=labels,
+            max_disagreement=max_disagreement,
+            max_drop=max_drop,
+            flops_share=flops_share,
+            latency_ms=latency_ms,
+            confidence=confidence,
+            conditional=conditional,
+            precision=precision,
+            max_length=max_length,
+            top_k=top_k,
+            seed=seed,
+            output_dir=passes,
+            resume=resume,
+        )
+    except ValueError:
+        if is_new:  # with other texts or options it begins anew
+            shutil.rmtree(passes, ignore_errors=True)
+        raise
     save(loaded, output)
     tokenizer.save_pretrained(output)
     shutil.rmtree(passes)

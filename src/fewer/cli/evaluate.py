@@ -71,11 +71,11 @@ def evaluate(
     A reranker with cascade reads the documents of each query as one list, for its best --top-k.
 
     Padded and packed run the baseline if it is given, else the model's own weights without its
-    method. Example: fewer evaluate runs/reviews/model --data test.csv
-    --baseline runs/reviews/0-dense/model
+    method. Example: fewer evaluate runs/reviews/model --data test.csv --baseline my-model
     """
     from fewer.measure.evaluate import run_systems, score_systems
     from fewer.measure.predictors import judge
+    from fewer.measure.sweep import swept_points
 
     loaded = load(
         model,
@@ -93,6 +93,8 @@ def evaluate(
         precision=precision,
         device=device,
     )
+    if sweep:
+        swept_points(loaded.model)  # before the slow part
     outcomes = run_systems(
         loaded.model,
         loaded.encoded,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 from fewer.core.operating_points import OperatingPoints, Point
 
-__all__ = ["choose_point"]
+__all__ = ["choose_point", "read_point", "write_point"]
 
 BISECTIONS = 6  # between two neighbours of the path
 
@@ -41,6 +43,20 @@ def choose_point(
     point, share = min(tried, key=lambda entry: abs(entry[1] - target))
     points.turn_to(point)
     return point, share
+
+
+def write_point(point: Point | None) -> Any:
+    """Return a point as JSON holds it, which has no infinite numbers: "inf" for those."""
+    if isinstance(point, tuple):
+        return [write_point(number) for number in point]
+    return str(point) if point is not None and math.isinf(point) else point
+
+
+def read_point(written: Any) -> Any:
+    """Return the point that `write_point` wrote."""
+    if isinstance(written, list):
+        return tuple(map(read_point, written))
+    return float(written) if isinstance(written, str) else written
 
 
 def _bisect(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fewer._files.locking import lock_folder
 from fewer.compare.cells import Cells, Key, Results
-from fewer.compare.operating_point import choose_point
+from fewer.compare.operating_point import choose_point, read_point, write_point
 from fewer.compare.settings import DENSE, START, Arm, Comparison
 from fewer.compare.training import folder_of, read_cost, train_arm, train_start
 from fewer.core.cost import ModelSpec
@@ -273,7 +273,7 @@ def _measure_cell(work: _Work, planned: Planned, key: Key) -> None:
     cell |= {
         "method": arm.description(target),
         "layers": arm.layers,
-        "point": point,
+        "point": write_point(point),
         "dev_flops_share": dev_share,
         "training": read_cost(folder),
     }
@@ -292,9 +292,9 @@ def _time_cell(work: _Work, planned: Planned, key: Key) -> None:
     bench = work.benches.open(
         folder_of(work.output, planned.arm.name, planned.trained_target, key.seed)
     )
-    points, point = attachment(bench.model).policy.operating_points(), cell["point"]
+    points, point = attachment(bench.model).policy.operating_points(), read_point(cell["point"])
     if points is not None and point is not None:
-        points.turn_to(tuple(point) if isinstance(point, list) else point)
+        points.turn_to(point)
     dense = load(folder_of(work.output, DENSE, None, key.seed) / "model")
     rows = time_systems(
         {"packed": dense, "method": bench.model},

@@ -54,8 +54,11 @@ def build_systems(
     """Return the systems to compare: padded, packed, and the method if the model has one.
 
     The first two are copies of `baseline`, the dense fine-tuned model; without it, of the model
-    itself, whose weights were trained for its method.
+    itself, whose weights were trained for its method. Raises `ValueError` for a baseline with other
+    labels, or the same in another order.
     """
+    if baseline is not None:
+        _refuse_other_labels(model, baseline)
     attached, dense = attachment(model), model if baseline is None else baseline
     packed = attach(copy.deepcopy(dense), Dense(), kernel=attached.settings.kernel)
     if attached.isa is not None:
@@ -64,6 +67,20 @@ def build_systems(
     if not isinstance(attached.method, Dense):
         models["method"] = model
     return {name: system.eval() for name, system in models.items()}
+
+
+def _refuse_other_labels(model: PreTrainedModel, baseline: PreTrainedModel) -> None:
+    configs: list[Any] = [model.config, baseline.config]
+    labels, baseline_labels = (
+        [str(config.id2label[index]) for index in range(config.num_labels)] for config in configs
+    )
+    if len(labels) != len(baseline_labels) or (
+        labels != baseline_labels and sorted(labels) == sorted(baseline_labels)
+    ):
+        raise ValueError(
+            f"baseline must have the labels of the model, in the same order: {', '.join(labels)}; "
+            f"got {', '.join(baseline_labels)}. Give the model that this one was trained from."
+        )
 
 
 def batches(

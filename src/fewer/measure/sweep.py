@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["BUCKETS", "Depths", "present_threshold", "sweep"]
+__all__ = ["BUCKETS", "Depths", "present_threshold", "sweep", "swept_points"]
 
 # Lengths in tokens of short, medium and long texts, as in the Magic Pyramid paper.
 BUCKETS = ((1, 35), (36, 70), (71, None))
@@ -84,13 +84,7 @@ def sweep(
     changed answers. The model is not changed. Raises `ValueError` for a model without a threshold.
     """
     system = copy.deepcopy(model).eval()
-    attached = attachment(system)
-    operating_points = attached.policy.operating_points()
-    if operating_points is None:
-        raise ValueError(
-            f"method must have a threshold to sweep; got {attached.method}. Train a model with a "
-            "method that has one, such as magic_pyramid, fastbert, tokee or block_skim."
-        )
+    attached, operating_points = attachment(system), swept_points(system)
     texts, runs = scorer.texts(encoded), PointRuns(system, encoded, tokenizer, scorer)
     points = []
     grid = operating_points.thresholds if thresholds is None else thresholds
@@ -122,6 +116,24 @@ def sweep(
             "length_and_layers": _rank_correlation(depths.tokens, depths.token_layers),
         }
         points.append(point)
+    return points
+
+
+def swept_points(model: PreTrainedModel) -> OperatingPoints:
+    """Return the thresholds that a sweep walks over; raise `ValueError` for a model without any."""
+    attached = attachment(model)
+    points = attached.policy.operating_points()
+    if points is None:
+        raise ValueError(
+            f"method must have a threshold to sweep; got {attached.method}. Train a model with a "
+            "method that has one, such as magic_pyramid, fastbert, tokee or block_skim."
+        )
+    if points.size is not None:
+        raise ValueError(
+            f"method must have one threshold to sweep; got {attached.method}, with {points.size} "
+            "numbers. Leave the sweep out: fewer compare measures such a method at targets, and "
+            "fewer calibrate finds a setting."
+        )
     return points
 
 

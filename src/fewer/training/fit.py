@@ -149,7 +149,8 @@ def fit(
             set_seed((schedule.seed + number) % 2**32)
             _ensure_attached(model, stage_method)
             rows = _split(train, phase, schedule.seed, hold_out=hold_out)
-            _train_phase(model, phase, rows, tokenizer, phase_folder, schedule, processes)
+            steps = _count_steps(phase, schedule, len(train), processes)
+            _train_phase(model, phase, rows, tokenizer, phase_folder, schedule, processes, steps)
             with processes.main_writes() as writes:
                 if writes:
                     _save_with_manifest(model, tokenizer, phase_folder / "model")
@@ -211,6 +212,7 @@ def _train_phase(
     folder: Path,
     schedule: Schedule,
     processes: Processes,
+    steps: int,
 ) -> None:
     train, sample = rows
     device = training_device()
@@ -220,12 +222,9 @@ def _train_phase(
     if phase.calibrate and checkpoint is None:
         calibrate(model, phase, sample, collator, first=True)
     if phase.epochs:
-        rows_each = len(train) / processes.count
         trainer = PhaseTrainer(
             model=model,
-            args=_make_arguments(
-                phase, folder, schedule, precision, rows_each, device.type == "cpu"
-            ),
+            args=_make_arguments(phase, folder, schedule, precision, steps, device.type == "cpu"),
             train_dataset=train,
             data_collator=collator,
             phase=phase,
@@ -273,10 +272,8 @@ def unwrap_autocast(model: nn.Module) -> Iterator[None]:
 
 
 def _make_arguments(
-    phase: Phase, folder: Path, schedule: Schedule, precision: str, rows: float, cpu: bool
+    phase: Phase, folder: Path, schedule: Schedule, precision: str, steps: int, cpu: bool
 ) -> TrainingArguments:
-    """Make the arguments of a phase; `rows` are those of each process."""
-    steps = max(1, round(phase.epochs * rows / schedule.batch_size))
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -298,6 +295,11 @@ def _make_arguments(
         use_cpu=cpu,
         ddp_find_unused_parameters=False,  # the loss of a method is no output of the model
     )
+
+
+def _count_steps(phase: Phase, schedule: Schedule, rows: int, processes: Processes) -> int:
+    """Return the steps of a phase, the same for all methods: rows that are held out count too."""
+    return max(1, round(phase.epochs * rows / processes.count / schedule.batch_size))
 
 
 def _split(train: Dataset, phase: Phase, seed: int, *, hold_out: bool) -> tuple[Dataset, Dataset]:

@@ -45,6 +45,15 @@ def test_an_interrupted_one_is_resumed_when_asked(dense, reviews, tmp_path, monk
     assert not (tmp_path / "new.passes").exists()
 
 
+def test_one_that_fails_leaves_nothing_that_forbids_another_try(dense, reviews, tmp_path):
+    words = ["calibrate", str(dense), "--texts", str(reviews), "--column", "text=review"]
+    words += ["--output", str(tmp_path / "new"), "--confidence", "0.9"]
+    result = CliRunner().invoke(app, [*words, "--max-disagreement", "0.001"])
+    assert "Give more texts" in str(result.exception)
+    result = CliRunner().invoke(app, [*words, "--max-disagreement", "0.3"])
+    assert result.exit_code == 0, result.output
+
+
 def test_a_drop_needs_a_column_of_labels(dense, reviews, tmp_path):
     words = ["calibrate", str(dense), "--texts", str(reviews), "--max-drop", "0.3"]
     words += ["--confidence", "0.9", "--output", str(tmp_path / "new"), "--column", "text=review"]

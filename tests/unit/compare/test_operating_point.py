@@ -1,7 +1,10 @@
+import json
+import math
+
 import pytest
 import torch
 
-from fewer.compare.operating_point import choose_point
+from fewer.compare.operating_point import choose_point, read_point, write_point
 from fewer.core.operating_points import OperatingPoints
 
 PATH = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -51,3 +54,8 @@ def test_lengths_per_layer_are_chosen_among_the_path():
     assert point == (0.8, 0.6)
     assert share == pytest.approx(0.7)
     assert value.tolist() == pytest.approx([0.8, 0.6])
+
+
+@pytest.mark.parametrize("point", [None, 3, 0.25, math.inf, -math.inf, (0.5, math.inf)])
+def test_a_point_is_written_as_json_and_read_again(point):
+    assert read_point(json.loads(json.dumps(write_point(point), allow_nan=False))) == point

@@ -14,6 +14,7 @@ from fewer.measure.evaluate import build_systems, histogram, predict, three_way
 from fewer.measure.latency import latency
 from fewer.measure.rows import append_row, provenance, read_results
 from fewer.measure.scorers import TextScorer
+from tests.tiny import tiny
 from tests.unit.tasks.conftest import wordpiece
 
 LENGTHS = [3, 9, 1, 14, 5, 5, 2, 11]
@@ -82,6 +83,19 @@ def test_the_systems_are_copies_and_dense_has_no_third(
         models["packed"].classifier.weight.zero_()
     assert bool(model.classifier.weight.any())
     assert list(build_systems(fewer.attach(model))) == ["padded", "packed"]
+
+
+def test_a_baseline_with_other_labels_is_refused(model: BertForSequenceClassification) -> None:
+    for names in (["LABEL_1", "LABEL_0", "LABEL_2"], ["only"], ["a", "b"]):
+        with pytest.raises(ValueError, match="labels of the model, in the same order"):
+            build_systems(model, _with_labels(names))
+    build_systems(model, _with_labels(["down", "up", "so so"]))
+
+
+def _with_labels(names: list[str]) -> BertForSequenceClassification:
+    numbers = {name: index for index, name in enumerate(names)}
+    options = {"id2label": dict(enumerate(names)), "label2id": numbers}
+    return tiny(num_labels=len(names), **options)
 
 
 def test_latency_times_every_system_on_every_size(

@@ -9,9 +9,12 @@ import torch
 from datasets import Dataset
 
 import fewer
+from fewer.core.stack import Stack
 from fewer.measure.evaluate import run_systems
 from fewer.measure.scorers import TextScorer
-from fewer.measure.sweep import present_threshold, sweep
+from fewer.measure.sweep import present_threshold, sweep, swept_points
+from fewer.methods.exits import FastBERT
+from fewer.methods.pruning import SpAtten
 from tests.tiny import tiny, word_tokenizer
 
 TEXTS = ["a b c", "d", "e a b c d e", "a a"]
@@ -73,3 +76,12 @@ def test_a_grid_from_high_to_low_keeps_its_direction() -> None:
     assert thresholds == sorted(thresholds, reverse=True)
     assert 0.777 in thresholds
     assert len(points[0]["halves"]) == 1  # one text has no second half
+
+
+def test_a_stack_of_thresholds_is_refused_by_name():
+    model = fewer.attach(tiny(), Stack((SpAtten(), FastBERT())))
+    with pytest.raises(
+        ValueError, match=r"one threshold to sweep.* with 2 numbers.* fewer compare"
+    ):
+        swept_points(model)
+    assert swept_points(fewer.attach(tiny(), FastBERT())).size is None

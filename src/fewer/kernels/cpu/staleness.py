@@ -15,7 +15,7 @@ from fewer.kernels.cpu.plain import changed_forwards
 __all__ = ["Fingerprint", "TensorVersions"]
 
 
-_VERSION, _TRAINING = attrgetter("_version"), attrgetter("training")
+_VERSION, _TRAINING, _EPS = map(attrgetter, ("_version", "training", "eps"))
 _SAME_IN_TRAINING = (nn.Linear, nn.LayerNorm, nn.Embedding)  # new modules are in training mode
 
 
@@ -48,7 +48,8 @@ class TensorVersions:
 class Fingerprint:
     """The children, tensors, numbers and hooks of modules at the time they were packed.
 
-    It detects a new or replaced module, a new or replaced parameter, and edits of tensors.
+    It detects a new or replaced module, a new or replaced parameter, edits of tensors, and another
+    `eps` of a norm.
     """
 
     def __init__(self, *modules: nn.Module) -> None:
@@ -66,6 +67,8 @@ class Fingerprint:
         self._names = self._list_names()
         self._versions = TensorVersions([part for part in self._parts if isinstance(part, Tensor)])
         self._changed = changed_forwards(modules)
+        self._norms = [module for module in modules if hasattr(module, "eps")]
+        self._eps = [*map(_EPS, self._norms)]
 
     @property
     def has_changed_forward(self) -> bool:
@@ -84,6 +87,7 @@ class Fingerprint:
             self._list_names() == self._names
             and all(map(is_, chain.from_iterable(map(dict.values, self._members)), self._parts))
             and changed_forwards(self._modules) == self._changed
+            and [*map(_EPS, self._norms)] == self._eps
             and self._versions.match()
         )
 

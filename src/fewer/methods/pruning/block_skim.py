@@ -38,7 +38,7 @@ from typing import Annotated, Literal, cast
 
 import torch
 from annotated_types import Ge, MultipleOf
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from fewer._validation.settings import settings, validate
@@ -198,9 +198,8 @@ class BlockSkimPolicy(Policy):
         if layer == self.num_layers - 1:
             return decision
         probabilities, text = logits.detach().softmax(-1)[:, 1], blocks.text[prunable]
-        best = probabilities.new_zeros(view.tokens.grid[0])
-        best = best.scatter_reduce(0, text, probabilities, "amax", include_self=False)
-        is_kept = (probabilities >= self.threshold) | (probabilities == best[text])
+        is_best = _is_best(probabilities, text, view.tokens.grid[0])
+        is_kept = (probabilities >= self.threshold) | is_best
         all_blocks = torch.ones_like(blocks.number, dtype=torch.bool)
         return decision & Decision.keep(all_blocks.index_copy(0, prunable, is_kept)[blocks.index])
 
@@ -339,3 +338,14 @@ class BlockSkimPolicy(Policy):
 
 def _check_threshold(value: Point) -> None:
     validate(Proportion, value, "threshold")
+
+
+def _is_best(scores: Float[Tensor, "P"], text: Int[Tensor, "P"], texts: int) -> Bool[Tensor, "P"]:
+    """Return which block has the highest score of its text; of several alike, the first."""
+    best = scores.new_zeros(texts).scatter_reduce(0, text, scores, "amax", include_self=False)
+    number = torch.arange(len(scores), device=scores.device)
+    number_of_best = torch.where(scores == best[text], number, len(scores))
+    first = number.new_zeros(texts).scatter_reduce(
+        0, text, number_of_best, "amin", include_self=False
+    )
+    return number == first[text]

@@ -74,7 +74,7 @@ def results(tmp_path):
     return write
 
 
-def compared(low, high, train="train", arms=("ltp", "length_adaptive")):
+def compared(low, high, train="train", arms=("ltp", "length_adaptive"), shares=(0.4, 0.5)):
     """Make a row of `fewer compare` in which the second arm leads the first."""
     gap = {"mean": (low + high) / 2, "low": low, "high": high}
     names = {f"arm-{name}" if name != "dense" else name: {"name": name} for name in arms}
@@ -89,12 +89,13 @@ def compared(low, high, train="train", arms=("ltp", "length_adaptive")):
         "differences": [{**entry, **gap, "quartiles": [gap, gap]}],
         "cells": [
             {
+                "arm": f"arm-{name}",
                 "target": 0.5,
                 "method": {"name": name},
                 "flops_share": share,
                 "quartiles": [{"flops_share": share}, {"flops_share": share - 0.1}],
             }
-            for name, share in (("ltp", 0.4), ("length_adaptive", 0.5))
+            for name, share in zip(("ltp", "length_adaptive"), shares, strict=True)
         ],
     }
 
@@ -110,12 +111,19 @@ def compared(low, high, train="train", arms=("ltp", "length_adaptive")):
 def test_a_comparison_decides_in_the_direction_of_its_arms(
     results, low, high, shown, advantage, alike
 ):
-    folder = results("compare", compared(low, high))
+    folder = results("compare", compared(low, high, shares=(0.48, 0.5)))
     written = write_chapter("ltp", folder)
     verdicts = dict(re.findall(r"\{ #([\w-]+) \}\n\n\*\*Verdict: (.+?)\.\*\*", written))
     assert verdicts["advantage"] == advantage
     assert verdicts["alike"] == alike
-    assert f"qqp dev, 50% of the FLOPs {shown} points" in written
+    assert f"qqp dev, 0.48 and 0.50 of the FLOPs {shown} points" in written
+
+
+def test_methods_that_take_other_flops_are_not_compared(results):
+    written = write_chapter("ltp", results("compare", compared(-0.03, -0.01)))
+    verdicts = dict(re.findall(r"\{ #([\w-]+) \}\n\n\*\*Verdict: (.+?)\.\*\*", written))
+    assert verdicts["advantage"] == "not decided"
+    assert "0.40 and 0.50 of the FLOPs" not in written
 
 
 def test_trained_on_short_texts_is_told_by_the_name_of_the_file(results):

@@ -25,7 +25,15 @@ def test_one_training_for_all_targets_is_compared_with_one_for_each():
             difference("length-adaptive", "power-bert", 0.025, 0.5, 0.5),
             difference("length-adaptive", "power-bert", 0.5, 0.5, 0.67),
             difference("length-adaptive", "ltp", 0.5, 0.5, 0.5),
-        ]
+        ],
+        "cells": [
+            {"arm": arm, "target": 0.5, "flops_share": share}
+            for arm, share in (
+                ("length-adaptive", 0.52),
+                ("length-adaptive", 0.54),
+                ("power-bert", 0.5),
+            )
+        ],
     }
-    assert "points: +2.5 (+1.5 to +3.5) at 0.5." in _one_for_all(row)
-    assert _one_for_all({"differences": row["differences"][2:]}) == ""
+    assert "take: +2.5 (+1.5 to +3.5) at 0.5 (0.53 against 0.50)." in _one_for_all(row)
+    assert _one_for_all({**row, "differences": row["differences"][2:]}) == ""

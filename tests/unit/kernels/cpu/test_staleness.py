@@ -72,3 +72,10 @@ def test_a_child_under_another_name_is_an_edit():
     fingerprint = Fingerprint(*module.modules())
     module._modules["2"] = module._modules.pop("1")  # the same children, in the same order
     assert not fingerprint.matches()
+
+
+def test_another_eps_of_a_norm_is_an_edit():
+    module = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
+    fingerprint = Fingerprint(*module.modules())
+    module[1].eps = 0.1
+    assert not fingerprint.matches()

@@ -6,7 +6,7 @@ from fewer import Trace
 from fewer.hf.attach import running
 from fewer.methods.pruning import BlockSkim
 from fewer.methods.pruning.block_attention import AttentionPredictor
-from fewer.methods.pruning.block_skim import GRID
+from fewer.methods.pruning.block_skim import GRID, _is_best
 from fewer.methods.pruning.blocks import SCOPES
 from tests.batches import PHASE, calibration_data, training_batch
 from tests.contract.table import read
@@ -278,3 +278,8 @@ def test_operating_points_run_from_all_blocks_to_the_best_alone():
 def test_a_threshold_out_of_range_is_refused(threshold):
     with pytest.raises(ValueError, match="threshold"):
         fewer.set_threshold(_model(), threshold=threshold)
+
+
+def test_of_blocks_that_score_alike_the_first_stays():
+    scores, text = torch.tensor([0.5, 0.5, 0.2, 0.1, 0.3, 0.3]), torch.tensor([0, 0, 0, 2, 3, 3])
+    assert _is_best(scores, text, 5).tolist() == [True, False, False, True, True, False]
