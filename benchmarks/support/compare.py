@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from fewer.compare.figure import draw_flops, draw_times
@@ -11,7 +12,13 @@ from fewer.compare.table import markdown
 from fewer.measure.rows import read_results
 from fewer.report.svg import Drawing
 
-__all__ = ["compare_block", "comparison_figures", "comparison_name", "newest_comparisons"]
+__all__ = [
+    "compare_block",
+    "comparison_figures",
+    "comparison_name",
+    "flops_of",
+    "newest_comparisons",
+]
 
 Row = dict[str, Any]
 ONE_FOR_ALL = "length-adaptive", "power-bert"
@@ -52,14 +59,27 @@ def _one_for_all(row: Row) -> str:
     """Compare one training for all targets with one for each, where a row has both."""
     pairs = [
         f"{_points(each['mean'])} ({_points(each['low'])} to {_points(each['high'])}) at "
-        f"{each['target']:g}"
+        f"{each['target']:g} ({' against '.join(f'{share:.2f}' for share in flops_of(row, each))})"
         for each in row["differences"]
         if (each["arm"], each["reference"]) == ONE_FOR_ALL
         and each["target"] == each["reference_target"]
     ]
     one, separate = ONE_FOR_ALL
-    what = f"One training for all targets ({one}) less one for each ({separate}), points: "
+    what = (
+        f"One training for all targets ({one}) less one for each ({separate}), points, in brackets "
+        "the FLOPs that they take: "
+    )
     return f"{what}{', '.join(pairs)}.\n\n" if pairs else ""
+
+
+def flops_of(row: Row, entry: Row) -> tuple[float, float]:
+    """Return the share of the FLOPs of an entry's arm and of what it is compared with."""
+    keys = (entry["arm"], entry["target"]), (entry["reference"], entry["reference_target"])
+    arm, reference = (
+        fmean(cell["flops_share"] for cell in row["cells"] if (cell["arm"], cell["target"]) == key)
+        for key in keys
+    )
+    return arm, reference
 
 
 def _points(value: float) -> str:
