@@ -23,7 +23,8 @@ def token_budget_batches(
     """
     if budget < 1 or (max_texts is not None and max_texts < 1):
         raise ValueError(
-            f"budget and max_texts must be 1 or more; got {budget} and {max_texts}. Raise them."
+            f"token_budget and max_texts must be 1 or more; got {budget} and {max_texts}. "
+            "Raise them."
         )
     batches: list[list[int]] = []
     room = 0

@@ -15,7 +15,7 @@ from fewer.hf.max_length import resolve_max_length
 from fewer.hf.sentence_transformers import transformer_of
 from fewer.inference.batching import token_budget_batches
 from fewer.tasks.text_windows import LongTexts, encode_long, merge_windows
-from fewer.tasks.texts import EncodedRows, listed
+from fewer.tasks.texts import EncodedRows, check_strings, listed
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -66,10 +66,13 @@ def predict(
     """
     model = transformer_of(model)
     texts = listed(texts, "texts")
+    pairs = None if text_pairs is None else listed(text_pairs, "text_pairs")
+    if pairs is not None:
+        check_strings(pairs, "text_pairs")
     encoded, owners = encode_long(
         texts,
         tokenizer,
-        pairs=None if text_pairs is None else listed(text_pairs, "text_pairs"),
+        pairs=pairs,
         max_length=resolve_max_length(model, max_length, tokenizer.model_max_length),
         overlong=overlong,
     )

@@ -20,7 +20,7 @@ from fewer.inference.candidate_lists import (
 )
 from fewer.inference.predict import TOKEN_BUDGET, logits_of
 from fewer.tasks.text_windows import LongTexts, encode_long, merge_windows
-from fewer.tasks.texts import listed
+from fewer.tasks.texts import check_strings, listed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -68,6 +68,7 @@ def rank(
     model = transformer_of(model)
     check_reranker(model)
     texts = listed(documents, "documents")
+    check_strings(texts, "documents")
     if not isinstance(query, str):
         raise TypeError(f"query must be a string; got a {type(query).__name__}.")
     encoded, owners = encode_long(

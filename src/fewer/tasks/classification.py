@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from fewer._validation.names import nearest
-from fewer.tasks.columns import column_values, is_null_name, known_column, list_names, usual_column
+from fewer.tasks.columns import (
+    check_has_rows,
+    column_values,
+    is_null_name,
+    known_column,
+    list_names,
+    usual_column,
+)
 from fewer.tasks.label_values import (
     check_spelling,
     format_label,
@@ -176,8 +183,7 @@ def infer(
     point are regression; any others are classes, sorted, numbers by value. Set `label_names` for a
     model that has them: rows may lack a class, or hold indices of its outputs.
     """
-    if not len(rows):
-        raise ValueError("rows must hold rows to infer a task from; got no rows.")
+    check_has_rows(rows)
     label = _find_label_column(rows, label)
     text, text_pair = find_text_columns(rows, text, text_pair, label)
     if regression is None:

@@ -15,6 +15,20 @@ class DataWarning(UserWarning):
     """Some rows are malformed; they were repaired, dropped or left out of training."""
 
 
+def check_has_rows(rows: Dataset) -> None:
+    """Raise `TypeError` for what is no `datasets.Dataset`, `ValueError` for one without rows."""
+    from datasets import Dataset
+
+    if not isinstance(rows, Dataset):
+        split = "Choose one split: data['train']. " if isinstance(rows, dict) else ""
+        raise TypeError(
+            f"rows must be a datasets.Dataset; got a {type(rows).__name__}. {split}Make one: "
+            "Dataset.from_list(rows), Dataset.from_pandas(frame) or fewer.tasks.read_rows(file)."
+        )
+    if not len(rows):
+        raise ValueError("rows must hold rows to infer a task from; got no rows.")
+
+
 def known_column(column: str, rows: Dataset) -> str:
     """Return the name of a column that exists."""
     if column in rows.column_names:

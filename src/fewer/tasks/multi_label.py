@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fewer._validation.names import nearest
 from fewer.tasks.classification import LABEL_COLUMNS, encode_columns, find_text_columns
-from fewer.tasks.columns import column_values, is_null_name, known_column, list_names, usual_column
+from fewer.tasks.columns import (
+    check_has_rows,
+    column_values,
+    is_null_name,
+    known_column,
+    list_names,
+    usual_column,
+)
 from fewer.tasks.label_values import (
     check_spelling,
     format_label,
@@ -140,8 +147,7 @@ def infer_multi_label(
     Names are those that the column declares, or its values, sorted. Set `label_names` for a model
     that has them: rows may lack a label.
     """
-    if not len(rows):
-        raise ValueError("rows must hold rows to infer a task from; got no rows.")
+    check_has_rows(rows)
     label = _find_column(rows) if labels is None else known_column(labels, rows)
     if label is None:
         raise ValueError(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from fewer.tasks.columns import DataWarning
+from fewer.tasks.columns import DataWarning, check_has_rows
 from fewer.tasks.multihop import HOTPOT, MUSIQUE, NOWHERE
 from fewer.tasks.squad import PLAIN, SQUAD, check_answers, squad_rows
 from fewer.tasks.texts import BATCH_TEXTS, EncodedRows, TruncationWarning
@@ -171,8 +171,7 @@ def encode_pairs(
 
 def infer_question_answering(rows: Dataset) -> QuestionAnswering:
     """Guess the task of rows in any layout of `squad_rows`."""
-    if not len(rows):
-        raise ValueError("rows must hold rows to infer a task from; got no rows.")
+    check_has_rows(rows)
     answers = squad_rows(rows)["answers"][:]
     return QuestionAnswering(impossible=not all(row["text"] for row in answers))
 

@@ -13,7 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from fewer.tasks.classification import encode_columns, parse_number
-from fewer.tasks.columns import column_values, known_column, list_names, usual_column
+from fewer.tasks.columns import (
+    check_has_rows,
+    column_values,
+    known_column,
+    list_names,
+    usual_column,
+)
 from fewer.tasks.label_values import is_number
 from fewer.tasks.text_windows import LongTexts
 
@@ -166,8 +172,7 @@ def infer_reranking(
 
     Columns: the usual names in any case. `graded`: whether a label is above 1.
     """
-    if not len(rows):
-        raise ValueError("rows must hold rows to infer a task from; got no rows.")
+    check_has_rows(rows)
     task = Reranking(
         query=_known(rows, query, QUERY_COLUMNS, "query"),
         document=_known(rows, document, DOCUMENT_COLUMNS, "document"),

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fewer._validation.names import nearest
 from fewer.tasks import bio
-from fewer.tasks.columns import DataWarning, column_values, is_null_name, known_column, list_names
+from fewer.tasks.columns import (
+    DataWarning,
+    check_has_rows,
+    column_values,
+    is_null_name,
+    known_column,
+    list_names,
+)
 from fewer.tasks.named_labels import NamedLabels
 from fewer.tasks.tag_scheme import OUTSIDE, canonical, check_spelling, outside
 from fewer.tasks.words import NO_WORD, Overlong, check_words, encode_words
@@ -180,8 +187,7 @@ def infer_tagging(
     `ClassLabel` declares, or the tags that occur: "O" first, then by type, `B-X` before `I-X`. Set
     `label_names` for a model that has them, or if tags are plain numbers.
     """
-    if not len(rows):
-        raise ValueError("rows must hold rows to infer a task from; got no rows.")
+    check_has_rows(rows)
     tokens = _find_column(rows, tokens, TOKEN_COLUMNS, "tokens", strings=True)
     tags = _find_column(rows, tags, TAG_COLUMNS, "tags", strings=False)
     names = tuple(label_names) if label_names is not None else _infer_label_names(rows, tags)

@@ -35,6 +35,6 @@ def test_a_text_beyond_the_budget_is_alone():
 @pytest.mark.parametrize(("budget", "max_texts"), [(0, None), (-1, None), (5, 0)])
 def test_numbers_below_one_are_refused(budget, max_texts):
     with pytest.raises(
-        ValueError, match=f"budget and max_texts must .*got {budget} and {max_texts}"
+        ValueError, match=f"token_budget and max_texts must .*got {budget} and {max_texts}"
     ):
         token_budget_batches([1], budget, max_texts)

@@ -110,7 +110,7 @@ def test_what_cannot_be_read_is_refused(model):
         fewer.predict(model, word_tokenizer(), "a b")
     with pytest.raises(TypeError, match="row 1"):
         fewer.predict(model, word_tokenizer(), ["a", 3])
-    with pytest.raises(ValueError, match=r"budget and max_texts must .*got 0"):
+    with pytest.raises(ValueError, match=r"token_budget and max_texts must .*got 0"):
         fewer.predict(model, word_tokenizer(), ["a"], token_budget=0)
     tagger = fewer.attach(tiny(task="TokenClassification"))
     with pytest.raises(ValueError, match=r"logits of .* must .*one row per text; got \(1, 3, 3\)"):

@@ -49,6 +49,12 @@ def test_wrong_arguments_are_told_by_name(loaded, model_folder):
         fewer.rank(*loaded, "film", DOCUMENTS, top_k=0)
     with pytest.raises(TypeError, match="documents"):
         fewer.rank(*loaded, "film", "one document")
+    with pytest.raises(ValueError, match=r"top_k must be a whole number.*got 1\.5"):
+        fewer.rank(*loaded, "film", DOCUMENTS, top_k=1.5)
+    with pytest.raises(TypeError, match="documents, row 1"):
+        fewer.rank(*loaded, "film", ["a film", None])
+    with pytest.raises(ValueError, match="token_budget"):
+        fewer.rank(*loaded, "film", DOCUMENTS, token_budget=0)
     with pytest.raises(TypeError, match="query"):
         fewer.rank(*loaded, ["film"], DOCUMENTS)
     two = AutoModelForSequenceClassification.from_pretrained(model_folder, num_labels=2)
