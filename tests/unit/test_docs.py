@@ -323,6 +323,7 @@ def test_numbers_stand_between_markers_that_the_tables_fill():
         ],
         "questions.md": [
             *("compare_squad_two_stage", "compare_squad_e5", "compare_squad_unseen"),
+            "compare_squad_strong",
             *("compare_squad_pages_unseen", "compare_squad_pages", "compare_squad_skim"),
             *("skim_oracle", "ltp_limits", "squad"),
             *(
