@@ -130,12 +130,18 @@ def _compose(article: Row) -> Iterator[Row]:
             first_hops.setdefault(answer, []).append((number, question))
     for number, question in questions:
         for answer, others in first_hops.items():
-            named = re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", question["question"])
-            elsewhere = (other for other in others if other[0] != number)
-            before = next(elsewhere, None) if named else None
+            if not _names(question["question"], answer):
+                continue
+            before = next((other for other in others if other[0] != number), None)
             if before is not None:
                 yield _join_hops(article["paragraphs"], before, (number, question), answer)
                 break
+
+
+def _names(text: str, words: str) -> bool:
+    """Return whether words stand in a text as whole words."""
+    pattern = rf"(?<!\w){re.escape(words)}(?!\w)"
+    return words in text and re.search(pattern, text) is not None  # the first is far quicker
 
 
 def _join_hops(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -132,8 +132,8 @@ def _ahead(results: Results, names: tuple[str, str]) -> list[Case]:
         for _, entry, sign in differences(row, *names):
             shares = flops_of(row, entry)[::sign]
             if abs(shares[0] - shares[1]) <= _ALIKE:
-                read = " and ".join(f"{share:.2f}" for share in shares)
-                cases.append(Case(f"{_test_name(row)}, {read} of the FLOPs", lead(entry, sign)))
+                name = f"{_test_name(row)}, {_write_shares(shares)}"
+                cases.append(Case(name, lead(entry, sign)))
     return cases
 
 
@@ -168,6 +168,10 @@ def _read(row: Row, names: tuple[str, str], number: int) -> str:
         )
         for name in names
     ]
+    return _write_shares(shares)
+
+
+def _write_shares(shares: Iterable[float]) -> str:
     return " and ".join(f"{share:.2f}" for share in shares) + " of the FLOPs"
 
 

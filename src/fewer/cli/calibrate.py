@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fewer.cli.common import Columns, DeviceOption, LimitOption, ThreadsOption, quiet, roles
+from fewer.cli.common import (
+    Columns,
+    DeviceOption,
+    LimitOption,
+    ThreadsOption,
+    check_new_folder,
+    quiet,
+    roles,
+)
 from fewer.cli.source import Source
 from fewer.cli.texts import read_texts
 
@@ -74,8 +85,6 @@ def calibrate(
     thresholds.
     Example: fewer calibrate my-model --texts texts.csv --max-disagreement 0.01 --output certified
     """
-    import shutil
-
     import torch
 
     from fewer.certificate.calibrate import calibrate
@@ -83,8 +92,7 @@ def calibrate(
     from fewer.tasks.rows import read_rows
 
     quiet()
-    if output.exists():
-        raise ValueError(f"--output must be a new folder; got {output}, which exists.")
+    check_new_folder(output)
     if threads is not None:
         torch.set_num_threads(threads)
     rows = read_rows(texts, split=split)
@@ -96,8 +104,7 @@ def calibrate(
         raise ValueError("--max-drop must come with --column label=NAME; got no column of labels.")
     items, pairs, labels = _read_items(rows, names, limit, seed)
     passes = output.with_name(f"{output.name}.passes")  # of one that is interrupted
-    is_new = not passes.exists()
-    try:
+    with _removed_if_refused(passes):
         certificate = calibrate(
             loaded,
             tokenizer,
@@ -117,15 +124,26 @@ def calibrate(
             output_dir=passes,
             resume=resume,
         )
-    except ValueError:
-        if is_new:  # with other texts or options it begins anew
-            shutil.rmtree(passes, ignore_errors=True)
-        raise
     save(loaded, output)
     tokenizer.save_pretrained(output)
     shutil.rmtree(passes)
     loaded_by = f'fewer.load("{output}", precision="{certificate.precision}")'
     typer.echo(f"{certificate.promise}\nthe model: {loaded_by}")
+
+
+@contextmanager
+def _removed_if_refused(passes: Path) -> Iterator[None]:
+    """Remove a folder that is made inside the block, if that ends with a `ValueError`.
+
+    With other texts or options a calibration begins anew.
+    """
+    is_new = not passes.exists()
+    try:
+        yield
+    except ValueError:
+        if is_new:
+            shutil.rmtree(passes, ignore_errors=True)
+        raise
 
 
 def _read_items(

@@ -33,6 +33,7 @@ __all__ = [
     "ThreadsOption",
     "ThresholdOption",
     "TopKOption",
+    "check_new_folder",
     "dense_model",
     "finish",
     "load",
@@ -125,6 +126,12 @@ def _is_serious(record: logging.LogRecord) -> bool:
     """Return whether a log record is an error or a warning about weights."""
     words = ("LOAD REPORT", "weights", "keys", "initialized", "mismatch")
     return record.levelno >= 40 or any(word in record.getMessage() for word in words)
+
+
+def check_new_folder(output: Path) -> None:
+    """Raise `ValueError` for a folder of `--output` that exists."""
+    if output.exists():
+        raise ValueError(f"--output must be a new folder; got {output}, which exists.")
 
 
 def settings(pairs: list[str] | None, option: str) -> dict[str, Any]:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewer.cli.common import Columns, DeviceOption, ThreadsOption, quiet, roles, settings
+from fewer.cli.common import (
+    Columns,
+    DeviceOption,
+    ThreadsOption,
+    check_new_folder,
+    quiet,
+    roles,
+    settings,
+)
 from fewer.cli.source import Source
 from fewer.cli.texts import read_texts
 
@@ -54,8 +62,7 @@ def prune(
     from fewer.training.prune import prune
 
     quiet()
-    if output.exists():
-        raise ValueError(f"--output must be a new folder; got {output}, which exists.")
+    check_new_folder(output)
     pruning = _read_method(method, set_)
     if threads is not None:
         torch.set_num_threads(threads)

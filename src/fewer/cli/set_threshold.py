@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fewer.cli.common import quiet
+from fewer.cli.common import check_new_folder, quiet
 from fewer.cli.source import Source
 
 __all__ = ["set_threshold"]
@@ -32,8 +32,7 @@ def set_threshold(
     from fewer.report.operating_points import threshold_name
 
     quiet()
-    if output.exists():
-        raise ValueError(f"--output must be a new folder; got {output}, which exists.")
+    check_new_folder(output)
     source = Source.find(model)
     copy = source.load_model(precision=None)
     before, is_certified = present_threshold(copy), certificate_of(copy) is not None

@@ -21,7 +21,7 @@ from fewer.core.stack import list_policies
 from fewer.hf.graphs import EncoderGraphs
 from fewer.hf.side_file import Settings
 from fewer.hf.task_heads import TaskHead
-from fewer.kernels.cpu.batch_invariant import ResidualLinear
+from fewer.kernels.cpu.batch_invariant import follow_layers
 from fewer.kernels.cpu.library import Isa, available_isas
 
 if TYPE_CHECKING:
@@ -101,17 +101,13 @@ class Attachment(nn.Module):
     def set_isa(self, isa: Isa | None) -> None:
         """Run inference by the kernels of `isa` or plain torch; weights are prepacked lazily."""
         self.isa, self._engine = isa, None
-        for module in self.policy.modules():
-            if isinstance(module, ResidualLinear):
-                module.set_isa(isa)
+        follow_layers(self.policy, isa)
 
     def without_kernels(self, shared: Container[int]) -> Attachment:
         """Return a copy that runs plain torch; modules whose ids are in `shared` do not change."""
         plain = copy.copy(self)
         plain.isa, plain._engine = None, None
-        for module in plain.policy.modules():
-            if isinstance(module, ResidualLinear) and id(module) not in shared:
-                module.set_isa(None)
+        follow_layers(plain.policy, None, besides=shared)
         return plain
 
     def graphs(self, encoder: nn.Module) -> Graphs | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
 
 import torch
 
@@ -60,7 +60,7 @@ def rank(
 
     >>> fewer.rank(model, tokenizer, "what is pruning?", passages, top_k=3)  # doctest: +SKIP
     """
-    if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+    if top_k is not None and (not isinstance(top_k, SupportsIndex) or top_k < 1):
         raise ValueError(
             f"top_k must be a whole number, 1 or more; got {top_k!r}. Leave it out for all "
             "documents."

@@ -16,6 +16,7 @@ from fewer.hf.attach import attach, attachment, detach, is_attached
 from fewer.hf.optimize import optimize, precision_of
 from fewer.inference.batching import token_budget_batches
 from fewer.inference.predict import TOKEN_BUDGET
+from fewer.inference.tag import label_names
 from fewer.measure.scorers import Scorer
 
 if TYPE_CHECKING:
@@ -70,10 +71,7 @@ def build_systems(
 
 
 def _refuse_other_labels(model: PreTrainedModel, baseline: PreTrainedModel) -> None:
-    configs: list[Any] = [model.config, baseline.config]
-    labels, baseline_labels = (
-        [str(config.id2label[index]) for index in range(config.num_labels)] for config in configs
-    )
+    labels, baseline_labels = label_names(model), label_names(baseline)
     if len(labels) != len(baseline_labels) or (
         labels != baseline_labels and sorted(labels) == sorted(baseline_labels)
     ):

@@ -7,7 +7,7 @@ back. Maps of token states inside a policy follow the precision of the layers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from operator import is_
 from typing import Any
@@ -22,7 +22,7 @@ from fewer.kernels.cpu.ops import Weight, linear
 from fewer.kernels.cpu.plain import has_own_parameters, is_plain_tensor
 from fewer.kernels.cpu.staleness import TensorVersions
 
-__all__ = ["BatchInvariantLinear", "ResidualLinear", "swap_back", "swap_in"]
+__all__ = ["BatchInvariantLinear", "ResidualLinear", "follow_layers", "swap_back", "swap_in"]
 
 
 class BatchInvariantLinear(nn.Linear):
@@ -105,10 +105,9 @@ def _prepack_weight(module: nn.Linear, isa: Isa) -> Weight:
     tensors = [tensor for tensor in module._parameters.values() if tensor is not None]
     cached: _Prepacked | None = module.__dict__.get("_prepacked")
     if cached is None or not cached.is_of(tensors):
+        versions = TensorVersions(tensors)  # before the weight is read
         weight = Weight.from_modules([module], isa)
-        cached = module.__dict__["_prepacked"] = _Prepacked(
-            tensors, TensorVersions(tensors), weight
-        )
+        cached = module.__dict__["_prepacked"] = _Prepacked(tensors, versions, weight)
         if type(module) is nn.Linear:  # another thread swapped it back
             module.__dict__.pop("_prepacked", None)
     return cached.weight
@@ -124,6 +123,13 @@ class _Prepacked:
         """Return whether these are the same tensors, unchanged; the caller runs the hooks."""
         is_same = len(tensors) == len(self.tensors) and all(map(is_, tensors, self.tensors))
         return is_same and self.versions.match()
+
+
+def follow_layers(policy: nn.Module, isa: Isa | None, besides: Container[int] = ()) -> None:
+    """Let a policy's maps of states follow the layers, but for modules with an id in `besides`."""
+    for module in policy.modules():
+        if isinstance(module, ResidualLinear) and id(module) not in besides:
+            module.set_isa(isa)
 
 
 def swap_in(model: nn.Module) -> None:

@@ -48,6 +48,7 @@ from fewer.core.decision import Decision, ExitOutput, Site, View
 from fewer.core.learning import CalibrationData, PredictorResult, TrainingBatch, warn_if_missed
 from fewer.core.needs import InputNeeds, Needs
 from fewer.core.operating_points import OperatingPoints, Point
+from fewer.core.packed import text_starts
 from fewer.core.phase import Phase
 from fewer.core.policy import Policy
 from fewer.core.trace import Trace
@@ -57,6 +58,7 @@ from fewer.methods.pruning.block_states import StatePredictor
 from fewer.methods.pruning.blocks import SCOPES, Blocks
 from fewer.methods.pruning.lexical import LEXICAL_HINTS, DocumentCounts, lexical_hints
 from fewer.methods.pruning.predictor import Predictor
+from fewer.methods.select import rank_by_text
 
 __all__ = ["BlockSkim", "BlockSkimPolicy"]
 
@@ -342,10 +344,4 @@ def _check_threshold(value: Point) -> None:
 
 def _is_best(scores: Float[Tensor, "P"], text: Int[Tensor, "P"], texts: int) -> Bool[Tensor, "P"]:
     """Return which block has the highest score of its text; of several alike, the first."""
-    best = scores.new_zeros(texts).scatter_reduce(0, text, scores, "amax", include_self=False)
-    number = torch.arange(len(scores), device=scores.device)
-    number_of_best = torch.where(scores == best[text], number, len(scores))
-    first = number.new_zeros(texts).scatter_reduce(
-        0, text, number_of_best, "amin", include_self=False
-    )
-    return number == first[text]
+    return rank_by_text(scores, text, text_starts(text, texts)) == 0
