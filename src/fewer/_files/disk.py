@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-__all__ = ["read_json", "write_json", "writing"]
+__all__ = ["read_json", "read_json_list", "write_json", "writing"]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -17,15 +17,26 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises `ValueError` for all other content: broken or too deeply nested JSON, NaN, infinities.
     """
+    content: dict[str, Any] = _read(path, dict, "object")
+    return content
+
+
+def read_json_list(path: Path) -> list[Any]:
+    """Read a JSON list. Raises `ValueError` as `read_json` does."""
+    content: list[Any] = _read(path, list, "list")
+    return content
+
+
+def _read(path: Path, kind: type, name: str) -> Any:
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is not valid JSON ({error}). Restore the file or save the model again."
         ) from error
-    if not isinstance(content, dict):
+    if not isinstance(content, kind):
         raise ValueError(
-            f"{path} must hold a JSON object; got a {type(content).__name__}. Restore the file or "
+            f"{path} must hold a JSON {name}; got a {type(content).__name__}. Restore the file or "
             "save the model again."
         )
     return content

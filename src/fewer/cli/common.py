@@ -6,6 +6,7 @@ import json
 import shlex
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from fewer.measure.scorers import Scorer
+    from fewer.tasks.embedding import EmbeddingConfig
+    from fewer.tasks.task import Encoding
 
 __all__ = [
     "Columns",
@@ -182,6 +185,8 @@ def load(
     threshold: float | None = None,
     top_k: int | None = None,
     overlong: str | None = None,
+    pooling: str | None = None,
+    prompts: list[str] | None = None,
     precision: str = "fp32",
     device: str | None = None,
 ) -> Loaded:
@@ -203,7 +208,9 @@ def load(
         torch.set_num_threads(threads)
     origin = Source.find(model_name)
     # data first: a wrong column is reported before the slower loading of the model
-    table, task = _read_table(model_name, data, roles(columns), split, limit, seed)
+    embedding = origin.embedding_config(pooling, prompts)
+    named = roles(columns)
+    table, task = _read_table(model_name, data, named, split, limit, seed, embedding)
     scorer = make_scorer(task, table)
     model = origin.load_model(precision, device)
     tokenizer = origin.load_tokenizer(model)
@@ -239,6 +246,8 @@ def load(
         row["data"] |= {"queries": queries}
     if isinstance(scorer, RankingScorer):
         row["top_k"] = scorer.top_k
+    if embedding is not None:
+        row["embedding"] = asdict(embedding)
     row |= {**encoding, "threshold": threshold, **saved}
     if (certificate := attachment(model).settings.certificate) is not None:
         row["certificate"] = certificate
@@ -254,14 +263,20 @@ def _read_table(
     split: str | None,
     limit: int | None,
     seed: int,
+    embedding: EmbeddingConfig | None,
 ) -> tuple[Any, Any]:
     """Read rows and the task that they are of; of more rows than `limit` some are drawn."""
     from fewer.recipe import task_of
+    from fewer.tasks.embedding import infer_embedding
     from fewer.tasks.rows import read_rows
     from fewer.tasks.sampling import sample_rows
 
     table = read_rows(data, split=split)
-    task = task_of(table, model_name, columns)
+    task: Encoding
+    if embedding is None:
+        task = task_of(table, model_name, columns)
+    else:
+        task = infer_embedding(table, embedding, **columns)
     if limit is not None and limit < len(table):
         table = sample_rows(task, table, limit, seed)
     return table, task

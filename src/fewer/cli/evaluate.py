@@ -47,6 +47,14 @@ def evaluate(
     limit: LimitOption = None,
     max_length: Annotated[int | None, typer.Option(min=2, help="Longest text in tokens.")] = None,
     overlong: OverlongOption = None,
+    pooling: Annotated[
+        str | None,
+        typer.Option(help="Of an embedding model: mean, cls, last or max; default as its folder."),
+    ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="Of an embedding model: query=TEXT, document=TEXT or default=TEXT."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     latency: Annotated[bool, typer.Option(help="Also time batches of 1, 8 and 32.")] = True,
     runs: Annotated[int, typer.Option(min=1, help="Timed batches per batch size.")] = 20,
@@ -69,6 +77,7 @@ def evaluate(
 
     With --sweep also the curve of score against FLOPs, over the thresholds of exits or Block-Skim.
     A reranker with cascade reads the documents of each query as one list, for its best --top-k.
+    An embedding model is scored by the similarity of pairs, or by the documents that queries find.
 
     Padded and packed run the baseline if it is given, else the model's own weights without its
     method. Example: fewer evaluate runs/reviews/model --data test.csv --baseline my-model
@@ -90,6 +99,8 @@ def evaluate(
         threshold=threshold,
         top_k=top_k,
         overlong=overlong,
+        pooling=pooling,
+        prompts=prompt,
         precision=precision,
         device=device,
     )

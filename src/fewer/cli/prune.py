@@ -58,6 +58,7 @@ def prune(
 
     from fewer.hf.attach import attachment
     from fewer.hf.checkpoint import save
+    from fewer.hf.embedder_files import copy_modules, is_embedder
     from fewer.tasks.rows import read_rows
     from fewer.training.prune import prune
 
@@ -69,6 +70,8 @@ def prune(
     rows = read_rows(texts, split=split).shuffle(seed=seed)
     items, pairs = read_texts(rows, roles(column))
     source = Source.find(model)
+    if (embedding := source.embedding_config()) is not None:
+        items = embedding.prompted(items, "document")
     loaded = source.load_model("fp32", device)
     tokenizer = source.load_tokenizer(loaded)
     prune(
@@ -82,8 +85,10 @@ def prune(
     )
     save(loaded, output)
     tokenizer.save_pretrained(output)
-    typer.echo(f'{attachment(loaded).method}\nthe model: fewer.load("{output}")')
-    if not attachment(loaded).reads_every_token:
+    copy_modules(source.folder, output)
+    kind = ", SentenceTransformer" if is_embedder(output) else ""
+    typer.echo(f'{attachment(loaded).method}\nthe model: fewer.load("{output}"{kind})')
+    if embedding is not None or not attachment(loaded).reads_every_token:
         words = ["fewer", "evaluate", str(output), "--data", "LABELLED", "--baseline", model]
         typer.echo(f"measure it: {shlex.join(words)}")
 

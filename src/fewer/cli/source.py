@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from fewer.tasks.embedding import EmbeddingConfig
 
 __all__ = ["Source"]
 
@@ -35,6 +37,7 @@ class Source:
 
     def load_tokenizer(self, model: PreTrainedModel) -> PreTrainedTokenizerBase:
         """Load the tokenizer of a model of this folder. Raises `ValueError` for a missing one."""
+        from fewer.hf.embedder_files import read_max_length
         from fewer.hf.pretrained import load_tokenizer
 
         tokenizer: PreTrainedTokenizerBase = load_tokenizer(self.folder)
@@ -44,4 +47,48 @@ class Source:
                 f"{self.folder} must hold the model's tokenizer, of {model.config.vocab_size} "
                 f"tokens; got {len(tokenizer)}. Save the tokenizer into the folder."
             )
+        if limit := read_max_length(self.folder):
+            tokenizer.model_max_length = min(limit, tokenizer.model_max_length)
         return tokenizer
+
+    def embedding_config(
+        self, pooling: str | None = None, prompts: list[str] | None = None
+    ) -> EmbeddingConfig | None:
+        """Return how the vectors of a model without a head are made; `None` for other models.
+
+        `pooling` and `prompts`, KIND=TEXT each, replace what the folder says. Raises `ValueError`
+        for unknown ones, and where they are given for a model with a head.
+        """
+        from fewer._files.disk import read_json
+        from fewer.hf.embedder_files import is_embedder, read_embedding_config
+        from fewer.hf.pretrained import CONFIG
+        from fewer.tasks.embedding import check_pooling
+
+        classes = read_json(self.folder / CONFIG).get("architectures") or []
+        if not is_embedder(self.folder) and any("For" in str(name) for name in classes):
+            if pooling or prompts:
+                raise ValueError(
+                    "--pooling and --prompt must be given for a model without a head only; got "
+                    f"{' or '.join(classes)} in {self.folder}. Leave them out."
+                )
+            return None
+        config = read_embedding_config(self.folder)
+        if pooling is not None:
+            config = replace(config, pooling=check_pooling(pooling))
+        return replace(config, prompts={**config.prompts, **_read_prompts(prompts)})
+
+
+def _read_prompts(pairs: list[str] | None) -> dict[str, str]:
+    """Parse KIND=TEXT options."""
+    from fewer.tasks.embedding import KINDS
+
+    prompts = {}
+    for pair in pairs or []:
+        kind, separator, text = pair.partition("=")
+        if not separator or kind not in KINDS:
+            raise ValueError(
+                f"--prompt must be KIND=TEXT with a kind among {', '.join(KINDS)}; got {pair!r}. "
+                "Example: --prompt 'query=query: '."
+            )
+        prompts[kind] = text
+    return prompts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from fewer._files.disk import read_json
 from fewer._files.manifest import check_files, write_manifest
 from fewer.core.operating_points import list_numbers
 from fewer.hf.attach import attach, attachment, parts
+from fewer.hf.embedder_files import is_embedder
 from fewer.hf.gliner import is_of_gliner
 from fewer.hf.optimize import optimize
 from fewer.hf.pretrained import (
@@ -25,59 +26,86 @@ from fewer.hf.pretrained import (
     read_tensors,
     weight_files,
 )
-from fewer.hf.sentence_transformers import is_of_sentence_transformers
+from fewer.hf.sentence_transformers import check_class, put_inside, transformer_of
 from fewer.hf.side_file import MARK, SIDE_FILE, Settings, read_settings
 
 __all__ = ["load", "local_folder", "save"]
 
+Object = TypeVar("Object")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of weights on a GPU, by precision
 
 
 def save(model: nn.Module, folder: str | Path) -> None:
     """Save an attached model as an ordinary Hugging Face folder plus `fewer.json`.
 
-    Plain transformers still loads it. A manifest of file hashes, written last, lets `load` find
-    damage. Raises `ValueError` for adapters that are not merged, since the folder would lack the
-    base weights, and `OSError` with the file's name where a file cannot be written.
+    Plain transformers, or sentence-transformers for an object of it, still loads it. A manifest of
+    file hashes, written last, lets `load` find damage. Raises `ValueError` for adapters that are
+    not merged, since the folder would lack the base weights, and `OSError` with the file's name
+    where a file cannot be written.
     """
     hf_model, _ = parts(model)
     attachment(hf_model)
-    if is_of_sentence_transformers(model):
-        raise ValueError(
-            f"model must be a transformers model; got a {type(model).__name__}. Save it by "
-            "model.save_pretrained(folder), which also writes the method; load the model with its "
-            "method by model[0].model = fewer.load(folder)."
-        )
     if is_of_gliner(model):
         raise ValueError(
             f"model must be a transformers model; got a {type(model).__name__}. Save it by "
             "model.save_pretrained(folder), load it by its own library, and attach it again."
         )
-    if hf_model is not model:
+    if hf_model is not transformer_of(model):
         raise ValueError(
             f"model must hold no adapters; got a {type(model).__name__}. Save the model returned "
             "by model.merge_and_unload(), or the adapters alone by model.save_pretrained."
         )
-    hf_model.save_pretrained(folder)
+    saved: Any = model
+    saved.save_pretrained(str(folder))
     write_manifest(Path(folder), [Path(folder) / name for name in _model_files(Path(folder))])
 
 
+@overload
 def load(
     name: str | Path,
+    cls: None = None,
     *,
     precision: str | None = "fp32",
     device: str | torch.device | None = None,
     **kwargs: Any,
-) -> PreTrainedModel:
+) -> PreTrainedModel: ...
+
+
+@overload
+def load(
+    name: str | Path,
+    cls: type[Object],
+    *,
+    precision: str | None = "fp32",
+    device: str | torch.device | None = None,
+    **kwargs: Any,
+) -> Object: ...
+
+
+def load(
+    name: str | Path,
+    cls: type[Any] | None = None,
+    *,
+    precision: str | None = "fp32",
+    device: str | torch.device | None = None,
+    **kwargs: Any,
+) -> Any:
     """Load a folder (or hub id) that `save` wrote, attached and in eval mode.
 
+    Without `cls` it is the transformers model; `cls` is a class of sentence-transformers, such as
+    `SentenceTransformer` or `CrossEncoder`, whose object is returned with that model inside.
     A plain model gets no method. The model is optimized for inference on its device, by default a
     CPU, by `fewer.optimize(model, precision=precision)`, unless `precision` is `None`. On a CUDA
     device the weights are loaded in the precision. `kwargs` go to `from_pretrained` (`dtype`,
     `revision`, ...); code in the folder is never run. Raises `FileNotFoundError` for a missing file
     and `ValueError` for a file that is truncated, that was changed since it was saved, for a side
-    file that cannot be parsed, and for a device that this machine or its torch does not have.
+    file that cannot be parsed, for a device that this machine or its torch does not have, and for a
+    `cls` of another library or that reads another class of model.
+
+    >>> embedder = fewer.load("pruned", SentenceTransformer)  # doctest: +SKIP
     """
+    if cls is not None:
+        check_class(cls)
     target = None if device is None else _find_device(device)
     if target is not None and target.type == "cuda" and precision in _DTYPES:
         kwargs = {"dtype": _DTYPES[precision], **kwargs}
@@ -92,7 +120,7 @@ def load(
         nn.Module.to(model, target)
     if precision is not None and (target is not None or model.device.type == "cpu"):
         optimize(model, precision=precision)
-    return model
+    return model if cls is None else put_inside(cls, folder, model)
 
 
 def _find_device(name: str | torch.device) -> torch.device:
@@ -125,6 +153,8 @@ def _load_model(folder: Path, kwargs: dict[str, Any]) -> PreTrainedModel:
 
     path = folder / CONFIG
     architectures = read_json(path).get("architectures")
+    if is_embedder(folder):  # many name the class with the head that they were pretrained with
+        architectures = ["AutoModel"]
     if architectures is None or architectures == []:
         if (folder / SIDE_FILE).exists():
             raise ValueError(

@@ -19,6 +19,7 @@ from fewer._pypi_models import model_folder
 __all__ = [
     "CONFIG",
     "METHOD_TENSORS",
+    "hiding_report",
     "load_config",
     "load_pretrained",
     "load_tokenizer",
@@ -115,7 +116,7 @@ def load_pretrained(kind: Any, folder: Path, **kwargs: Any) -> tuple[Any, dict[s
             f"trust_remote_code must be False; got True. fewer never runs code in {folder}."
         )
     files = weight_files(folder)
-    with _name_broken_file(folder / CONFIG, files), _hide_report():
+    with _name_broken_file(folder / CONFIG, files), hiding_report():
         model, report = kind.from_pretrained(
             folder,
             output_loading_info=True,
@@ -335,8 +336,8 @@ def _find_broken_tokenizer_file(folder: Path) -> Path:
 
 
 @contextmanager
-def _hide_report() -> Iterator[None]:
-    """Hide the loading report of transformers; `_warn_of_weights` logs its content."""
+def hiding_report() -> Iterator[None]:
+    """Hide the loading report of transformers, whose content the caller logs."""
     logger = logging.getLogger("transformers.modeling_utils")
 
     def is_not_report(record: logging.LogRecord) -> bool:

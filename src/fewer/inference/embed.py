@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fewer._validation.names import check_known
 from fewer.hf.attach import attachment, evaluating, is_attached, parts
 from fewer.hf.max_length import resolve_max_length
 from fewer.hf.refusals import refuse_states
 from fewer.hf.sentence_transformers import is_of_sentence_transformers
 from fewer.inference.batching import token_budget_batches
 from fewer.inference.predict import TOKEN_BUDGET, run_batches
+from fewer.tasks.embedding import Pooling, check_pooling
 from fewer.tasks.text_windows import LongTexts, encode_long, merge_windows
-from fewer.tasks.texts import check_strings, listed
+from fewer.tasks.texts import EncodedRows, check_strings, listed
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["embed"]
-
-Pooling = Literal["mean", "cls", "last", "max"]
+__all__ = ["embed", "vectors_of"]
 
 
 def embed(
@@ -55,7 +54,7 @@ def embed(
 
     >>> vectors = fewer.embed(model, tokenizer, texts, normalize=True)  # doctest: +SKIP
     """
-    check_known(pooling, sorted(_POOLINGS), "pooling")
+    check_pooling(pooling)
     if is_of_sentence_transformers(model):
         raise ValueError(
             f"model must be one of transformers for fewer.embed; got a {type(model).__name__}, "
@@ -77,18 +76,33 @@ def embed(
         max_length=resolve_max_length(model, max_length, tokenizer.model_max_length),
         overlong=overlong,
     )
-    lengths = torch.tensor(encoded["length"], dtype=torch.long)
-    batches = token_budget_batches(lengths.tolist(), token_budget)
-    vectors = torch.zeros(len(lengths), encoder.config.hidden_size)
-    outputs = ("last_hidden_state",)
+    batches = token_budget_batches(list(encoded["length"]), token_budget)
     with evaluating(encoder) as reader:
-        results = run_batches(reader, encoded, tokenizer, batches, outputs, "embed", progress)
-        for rows, width, (states,) in results:
-            is_token = torch.arange(width) < lengths[rows][:, None]
-            vectors[rows] = _POOLINGS[pooling](states, is_token)
+        vectors = vectors_of(reader, encoded, tokenizer, batches, pooling, progress=progress)
     if owners is not None:
         vectors = merge_windows(vectors, owners, len(texts), overlong)
     return nn.functional.normalize(vectors, dim=1) if normalize else vectors
+
+
+def vectors_of(
+    encoder: PreTrainedModel,
+    encoded: Dataset | EncodedRows,
+    tokenizer: PreTrainedTokenizerBase,
+    batches: Sequence[Sequence[int]],
+    pooling: Pooling,
+    *,
+    title: str = "embed",
+    progress: bool = True,
+) -> Float[Tensor, "rows D"]:
+    """Return the pooled states of encoded rows, in order; `batches` hold row numbers."""
+    lengths = torch.tensor(encoded["length"], dtype=torch.long)
+    vectors = torch.zeros(len(lengths), encoder.config.hidden_size)
+    outputs = ("last_hidden_state",)
+    results = run_batches(encoder, encoded, tokenizer, batches, outputs, title, progress)
+    for rows, width, (states,) in results:
+        is_token = torch.arange(width) < lengths[rows][:, None]
+        vectors[rows] = _POOLINGS[pooling](states, is_token)
+    return vectors
 
 
 def _mean(states: Float[Tensor, "B N D"], is_token: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ __all__ = ["CONFIDENCE", "Interval", "paired_difference", "paired_mean"]
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+MOST_KEPT = 20_000  # texts of which all resamples are kept for the next pair, 300 MB
 _TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 SLOW_RESAMPLES = 300  # of a score that is no mean over texts, and is computed anew each time
 
@@ -53,15 +54,23 @@ def paired_difference(
 
 def paired_mean(gaps: NDArray[Any], *, seed: int = 0) -> Interval:
     """Bootstrap the mean of paired differences, one per text (or query); draws as above."""
-    low, high = np.quantile(_draws(len(gaps), seed) @ gaps, _TAILS)
+    if len(gaps) <= MOST_KEPT:
+        means = _draws(len(gaps), seed) @ gaps
+    else:
+        draw = np.random.default_rng(seed)
+        means = [float(_draw_weights(draw, len(gaps), 1)[0] @ gaps) for _ in range(RESAMPLES)]
+    low, high = np.quantile(means, _TAILS)
     return Interval(float(gaps.mean()), float(low), float(high))
 
 
 @lru_cache(maxsize=8)
 def _draws(texts: int, seed: int) -> NDArray[Any]:
     """Return the weight of each text in each resample, the same for all pairs of systems."""
-    draw = np.random.default_rng(seed)
-    return draw.multinomial(texts, np.full(texts, 1 / texts), size=RESAMPLES) / texts
+    return _draw_weights(np.random.default_rng(seed), texts, RESAMPLES)
+
+
+def _draw_weights(draw: np.random.Generator, texts: int, resamples: int) -> NDArray[Any]:
+    return draw.multinomial(texts, np.full(texts, 1 / texts), size=resamples) / texts
 
 
 def _resample_score(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +17,7 @@ from fewer.hf.optimize import optimize, precision_of
 from fewer.inference.batching import token_budget_batches
 from fewer.inference.predict import TOKEN_BUDGET
 from fewer.inference.tag import label_names
+from fewer.measure.bootstrap import paired_difference
 from fewer.measure.scorers import Scorer
 
 if TYPE_CHECKING:
@@ -183,8 +184,12 @@ def run_systems(
 def score_systems(
     outcomes: Mapping[str, Outcome], scorer: Scorer, texts: int
 ) -> dict[str, dict[str, Any]]:
-    """Score outcomes, and compare them with the padded dense model of Hugging Face."""
-    return {
+    """Score outcomes, and compare them with the padded dense model of Hugging Face.
+
+    The method's `difference` from packed is that of the first metric, with its paired interval; it
+    is left out where that is no mean over texts.
+    """
+    systems: dict[str, dict[str, Any]] = {
         name: {
             "metrics": scorer.score(outcome.answers),
             "halves": _score_halves(scorer, outcome.answers, texts),
@@ -192,6 +197,11 @@ def score_systems(
         }
         for name, outcome in outcomes.items()
     }
+    answers = [outcomes[name].answers for name in ("method", "packed") if name in outcomes]
+    if len(answers) == 2 and texts > 1 and scorer.each(answers[0]) is not None:
+        interval = paired_difference(scorer, answers[:1], answers[1:], range(texts))
+        systems["method"]["difference"] = asdict(interval)
+    return systems
 
 
 def cost_metrics(outcome: Outcome, dense: Outcome, scorer: Scorer) -> dict[str, Any]:

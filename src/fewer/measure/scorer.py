@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from fewer.inference.candidate_lists import CandidateLists
 
-__all__ = ["Batches", "LogitScorer", "Scorer"]
+__all__ = ["Batches", "LogitScorer", "Scorer", "WindowScorer"]
 
 Batches = Sequence[Sequence[int]]
 
@@ -74,23 +74,25 @@ class Scorer(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogitScorer(Scorer):
-    """A scorer of answers that are made of one row of logits per text, or of its windows' merged.
-
-    Its answers change as one by one they differ.
-    """
+class WindowScorer(Scorer):
+    """A scorer of answers that are made of one output per text, or of its windows' merged."""
 
     overlong: LongTexts = "truncate"  # as texts are encoded
+
+    def for_overlong(self, overlong: str) -> Scorer:
+        """Merge the outputs of windows by this rule."""
+        check_overlong(overlong)
+        return replace(self, overlong=cast("LongTexts", overlong))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitScorer(WindowScorer):
+    """A scorer of answers that are made of logits; they change as one by one they differ."""
 
     def texts(self, encoded: Dataset) -> list[int]:
         """Return the number of the text of each row, which is a text or one of its windows."""
         texts = window_texts(encoded)
         return list(range(len(encoded))) if texts is None else texts
-
-    def for_overlong(self, overlong: str) -> Scorer:
-        """Merge the logits of windows by this rule."""
-        check_overlong(overlong)
-        return replace(self, overlong=cast("LongTexts", overlong))
 
     def logits(
         self,

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from fewer._validation.names import check_known
+from fewer.measure.embedding_scorers import RetrievalScorer, SimilarityScorer
 from fewer.measure.ranking_scorer import RankingScorer
 from fewer.measure.scorer import Batches, LogitScorer, Scorer
+from fewer.measure.text_scorer import TextScorer
 from fewer.tasks.classification import TextClassification
 from fewer.tasks.columns import DataWarning
+from fewer.tasks.embedding import Retrieval, Similarity
 from fewer.tasks.multi_label import MultiLabel
 from fewer.tasks.question_answering import QuestionAnswering
 from fewer.tasks.reranking import Reranking
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from fewer.tasks.task import Task
+    from fewer.tasks.task import Encoding
 
 __all__ = [
     "MultiLabelScorer",
@@ -38,60 +41,6 @@ __all__ = [
     "TextScorer",
     "make_scorer",
 ]
-
-SAME_NUMBER = 0.1  # numbers within this share of their deviation are equal
-ROUNDING = 1e-6
-
-
-@dataclass(frozen=True)
-class TextScorer(LogitScorer):
-    """Scores texts by one label or number each; answers are logits (texts, C)."""
-
-    labels: Sequence[float]
-    regression: bool = False
-    label_names: Sequence[str] = ()
-
-    def read(
-        self,
-        model: PreTrainedModel,
-        encoded: Dataset,
-        tokenizer: PreTrainedTokenizerBase,
-        batches: Batches,
-        title: str,
-    ) -> Tensor:
-        """Return logits, in fp32 on the CPU."""
-        return self.logits(model, encoded, tokenizer, batches, title)
-
-    def score(self, answers: Tensor, rows: Sequence[int] | None = None) -> dict[str, float]:
-        """Return accuracy, F1 and Matthews, or correlations."""
-        from fewer.tasks.metrics import score
-
-        rows = range(len(self.labels)) if rows is None else rows
-        labels = [self.labels[row] for row in rows]
-        return score(answers[list(rows)].numpy(), labels, regression=self.regression)
-
-    def each(self, answers: Tensor) -> Tensor | None:
-        """Return whether each label is right; `None` for numbers, scored by correlation."""
-        if self.regression:
-            return None
-        return (answers.argmax(-1) == torch.tensor(self.labels)).double()
-
-    def differs(self, answers: Tensor, reference: Tensor) -> Tensor:
-        """Return which labels are others, or which numbers are off by a tenth of the deviation."""
-        if not self.regression:
-            return answers.argmax(-1) != reference.argmax(-1)
-        tolerance = SAME_NUMBER * float(reference.std(correction=0)) + ROUNDING
-        return (answers - reference).abs().reshape(-1) > tolerance
-
-    def remark(self, answers: Tensor) -> str:
-        """Name the label if all texts get the same."""
-        if len(answers) < 2:
-            return ""
-        if self.regression:
-            return "every text gets the same number" if not answers.std(correction=0) else ""
-        label, *more_labels = answers.argmax(-1).unique().tolist()
-        name = repr(self.label_names[label]) if self.label_names else f"number {label}"
-        return "" if more_labels else f"every text gets the label {name}"
 
 
 @dataclass(frozen=True)
@@ -264,7 +213,7 @@ class SpanScorer(Scorer):
 
 
 @singledispatch
-def make_scorer(task: Task, table: Dataset) -> Scorer:
+def make_scorer(task: Encoding, table: Dataset) -> Scorer:
     """Return the scorer of a task, with the labels of these rows."""
     raise TypeError(
         f"task must have a scorer; got a {type(task).__name__}. Register one for its class."
@@ -283,13 +232,28 @@ def _(task: MultiLabel, table: Dataset) -> Scorer:
 
 @make_scorer.register(Reranking)
 def _(task: Reranking, table: Dataset) -> Scorer:
+    relevance, queries = task.relevance(table), task.queries(table)
+    _check_relevant(relevance, queries, task.label)
+    return RankingScorer(relevance, queries)
+
+
+@make_scorer.register(Retrieval)
+def _(task: Retrieval, table: Dataset) -> Scorer:
+    relevance, (queries, documents) = task.relevance(table), task.numbers(table)
+    _check_relevant(relevance, queries, task.pairs.label)
+    return RetrievalScorer(
+        queries=queries, documents=documents, relevance=relevance, config=task.config
+    )
+
+
+def _check_relevant(relevance: Sequence[float], queries: Sequence[int], column: str) -> None:
+    """Warn of queries without a relevant document. Raises `ValueError` where no query has one."""
     from fewer.tasks.rank_metrics import has_relevant
 
-    relevance, queries = task.relevance(table), task.queries(table)
     is_scored = has_relevant(relevance, queries)
     if not is_scored.any():
         raise ValueError(
-            f"column {task.label!r} must be above 0 for a document of a query; got none that is "
+            f"column {column!r} must be above 0 for a document of a query; got none that is "
             f"relevant to one of {len(is_scored)} queries."
         )
     if not is_scored.all():
@@ -297,9 +261,13 @@ def _(task: Reranking, table: Dataset) -> Scorer:
             f"{int((~is_scored).sum())} of {len(is_scored)} queries have no relevant document; "
             "they are left out of the scores.",
             DataWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    return RankingScorer(relevance, queries)
+
+
+@make_scorer.register(Similarity)
+def _(task: Similarity, table: Dataset) -> Scorer:
+    return SimilarityScorer(labels=task.labels(table), config=task.config)
 
 
 @make_scorer.register(Tagging)

@@ -22,6 +22,7 @@ def notes(rows: Iterable[Row]) -> list[str]:
         for row in rows
         for line in (
             flops_line(row),
+            _difference_line(row),
             certificate_line(row),
             _drift_note(row),
             _closed_note(row),
@@ -47,6 +48,19 @@ def flops_line(row: Row) -> str | None:
     if abs(share - target) <= TOLERANCE:
         return line
     return f"{line} (calibrated on a sample of the training rows)"
+
+
+def _difference_line(row: Row) -> str | None:
+    """Write how far the method's score is from the dense model's, and how sure that is."""
+    method = row["systems"].get("method", {})
+    if (difference := method.get("difference")) is None:
+        return None
+    mean, low, high = (difference[name] for name in ("mean", "low", "high"))
+    metric = next(iter(method["metrics"]))
+    return (
+        f"{metric}: {mean:+.4f} against packed, 95 % interval {low:+.4f} to {high:+.4f} "
+        "(paired bootstrap over texts)"
+    )
 
 
 def certificate_line(row: Row) -> str | None:

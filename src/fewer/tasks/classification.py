@@ -327,8 +327,8 @@ def encode_columns(
 ) -> Dataset:
     """Encode the columns of texts and of second texts; add the labels, if there are any."""
     text, text_pair = columns
-    texts = _read_strings(rows, text)
-    pairs = None if text_pair is None else _read_strings(rows, text_pair)
+    texts = read_strings(rows, text)
+    pairs = None if text_pair is None else read_strings(rows, text_pair)
     check_overlong(overlong)
     if overlong == "max" or overlong == "mean":
         if labels is not None:
@@ -342,7 +342,8 @@ def encode_columns(
     return encoded if labels is None else encoded.add_column("labels", list(labels))
 
 
-def _read_strings(rows: Dataset, column: str) -> list[str]:
+def read_strings(rows: Dataset, column: str) -> list[str]:
+    """Return a column of texts. Raises `TypeError` for a value that is no string."""
     values = column_values(rows, column)
     check_strings(values, f"column {column!r}")
     return values

@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fewer.tasks.embedding import Retrieval
 from fewer.tasks.reranking import Reranking
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from fewer.tasks.task import Task
+    from fewer.tasks.task import Encoding
 
 __all__ = ["sample_rows"]
 
 
 @singledispatch
-def sample_rows(task: Task | None, rows: Dataset, count: int, seed: int) -> Dataset:
+def sample_rows(task: Encoding | None, rows: Dataset, count: int, seed: int) -> Dataset:
     """Draw so many rows with a seed; without labels there may be no task."""
     return rows.shuffle(seed=seed).select(range(count))
 
@@ -31,3 +32,9 @@ def _(task: Reranking, rows: Dataset, count: int, seed: int) -> Dataset:
     sizes = np.bincount(numbers)[order].cumsum()
     drawn_queries = order[: int((sizes < count).sum()) + 1]
     return rows.select(np.flatnonzero(np.isin(numbers, drawn_queries)).tolist())
+
+
+@sample_rows.register(Retrieval)
+def _(task: Retrieval, rows: Dataset, count: int, seed: int) -> Dataset:
+    """Draw whole queries; only the documents of their rows are left to find."""
+    return sample_rows(task.pairs, rows, count, seed)

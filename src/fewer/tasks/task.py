@@ -1,4 +1,4 @@
-"""The interface of a task for training and measuring."""
+"""The interfaces of a task for training and measuring."""
 
 from __future__ import annotations
 
@@ -10,7 +10,26 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class Task(Protocol):
+class Encoding(Protocol):
+    """What a measurement needs of a task: its rows as token ids."""
+
+    def encode(
+        self,
+        rows: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_length: int,
+        training: bool = True,
+    ) -> Dataset:
+        """Encode rows without padding, in the same order; for training with their labels.
+
+        A row that is too long may become several. In training, a row without a label may be left
+        out; without `training`, no row is.
+        """
+        ...
+
+
+class Task(Encoding, Protocol):
     """A task: its columns, its labels and the head of its models."""
 
     head: ClassVar[str]  # suffix of transformers' classes: "SequenceClassification" and so on
@@ -33,19 +52,4 @@ class Task(Protocol):
     @property
     def problem_type(self) -> str | None:
         """Problem type of the Hugging Face config, if it has one."""
-        ...
-
-    def encode(
-        self,
-        rows: Dataset,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        max_length: int,
-        training: bool = True,
-    ) -> Dataset:
-        """Encode rows without padding, in the same order; for training with their labels.
-
-        A row that is too long may become several. In training, a row without a label may be left
-        out; without `training`, no row is.
-        """
         ...

@@ -52,7 +52,22 @@ def test_an_encoder_without_a_head_gets_the_linear_shortcut(model_folder, review
     assert result.exit_code == 0, result.output
     method = fewer.attachment(fewer.load(tmp_path / "new")).method
     assert method == LinearShortcut(shortest=2, target=0.9)
-    assert "fewer evaluate" not in result.output
+    assert "fewer evaluate" in result.output
+
+
+def test_a_pruned_embedder_of_sentence_transformers_stays_one(model_folder, reviews, tmp_path):
+    st = pytest.importorskip("sentence_transformers")
+    plain = st.SentenceTransformer(str(model_folder), device="cpu", prompts={"passage": "film "})
+    plain.save_pretrained(str(tmp_path / "plain"))
+    words = [tmp_path / "plain", "--texts", reviews, "--column", "text=review"]
+    words += ["--output", tmp_path / "new", "--method", "linear_shortcut", "--set", "shortest=2"]
+    result = _run(*words)
+    assert result.exit_code == 0, result.output
+    assert "SentenceTransformer" in result.output
+    pruned = fewer.load(tmp_path / "new", st.SentenceTransformer)
+    assert fewer.attachment(pruned).method == LinearShortcut(shortest=2)
+    assert pruned.prompts["passage"] == "film "
+    assert pruned.encode(["film"]).shape == (1, 32)
 
 
 def test_queries_and_documents_are_pairs(model_folder, tmp_path):

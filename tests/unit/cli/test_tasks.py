@@ -167,3 +167,35 @@ def test_words_beyond_the_limit_are_tagged_in_windows_if_asked(model_folder: Pat
     row = measure(model, data, "--no-latency", "--overlong", "window")
     assert row["systems"]["packed"]["flops_per_text"] > cut["systems"]["packed"]["flops_per_text"]
     assert run("evaluate", model, "--data", data, "--overlong", "max") == 2
+
+
+def test_an_embedding_model_finds_documents_and_orders_pairs(
+    model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [text(number) for number in range(60)]
+    Path("texts.txt.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in 3 * texts))
+    words = ("prune", model_folder, "--texts", "texts.txt.jsonl", "--output", "pruned")
+    assert run(*words, "--method", "linear_shortcut", "--set", "shortest=4") == 0
+
+    found: list[list[object]] = [[text(n), text(n + 7)] for n in range(20)]
+    data = write(Path("found.csv"), ["anchor", "positive"], found)
+    options = ("--baseline", model_folder, "--prompt", "query=film ", "--pooling", "max")
+    row = measure(Path("pruned"), data, *options)
+    method = row["systems"]["method"]
+    assert set(method["metrics"]) == {"ndcg@10", "mrr@10", "recall@100"}
+    assert row["embedding"]["prompts"] == {"query": "film "}
+    assert row["embedding"]["pooling"] == "max"
+    assert "latency_ms" in method
+    assert "95 % interval" in capsys.readouterr().out
+
+    pairs: list[list[object]] = [[text(n), text(n + 1), n % 6] for n in range(20)]
+    data = write(Path("pairs.csv"), ["sentence1", "sentence2", "score"], pairs)
+    row = measure(Path("pruned"), data, "--no-latency")
+    assert list(row["systems"]["method"]["metrics"]) == ["spearman", "pearson"]
+    assert run("bench", "pruned", "--data", data, "--batch", 4, "--runs", 1) == 0
+    assert run("explain", "pruned", text(3), "--output", "embedder.html") == 0
+
+    for option in ("--pooling=average", "--prompt=passage=a", "--prompt=query"):
+        assert run("evaluate", "pruned", "--data", data, option) == 2
+    labels = write(Path("labels.csv"), ["text", "label"], [["film", "a"], ["plot", "b"]])
+    assert run("evaluate", "pruned", "--data", labels) == 2

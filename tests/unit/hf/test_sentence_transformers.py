@@ -1,12 +1,20 @@
 """Objects of sentence-transformers are attached themselves, and answer as before."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 import fewer
+from fewer.hf.embedder_files import read_embedding_config
 from fewer.methods.pruning import LinearShortcut
 from fewer.recipe import load_for
 from fewer.tasks import infer_reranking
@@ -94,13 +102,64 @@ def test_a_reranker_is_saved_and_loaded_with_its_method(reranker, tmp_path):
     fewer.attach(reranker, method)
     fewer.set_threshold(reranker, threshold=1)
     expected = reranker.predict(PAIRS)
-    with pytest.raises(ValueError, match="save_pretrained"):
-        fewer.save(reranker, tmp_path / "other")
-    reranker.save_pretrained(str(tmp_path / "saved"))
-    again = st.CrossEncoder(str(tmp_path / "reranker"), device="cpu")
-    again[0].model = fewer.load(tmp_path / "saved", precision=None)
+    fewer.save(reranker, tmp_path / "saved")
+    again = fewer.load(tmp_path / "saved", st.CrossEncoder)
+    assert isinstance(again, st.CrossEncoder)
     np.testing.assert_allclose(again.predict(PAIRS), expected, atol=1e-6)
     assert fewer.attachment(again).method == method
+    reranker.save_pretrained(str(tmp_path / "plainly"))  # writes the method too
+    plain = fewer.load(tmp_path / "plainly", st.CrossEncoder, precision=None)
+    np.testing.assert_allclose(plain.predict(PAIRS), expected, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:the linear shortcut keeps")  # of few tokens a whole number
+def test_an_embedder_is_saved_and_loaded_with_its_method_and_modules(embedder, tmp_path, caplog):
+    models = pytest.importorskip("sentence_transformers.models")
+    modules = [*embedder, models.Normalize()]
+    prompts = {"query": "good ", "document": ""}
+    embedder = st.SentenceTransformer(modules=modules, prompts=prompts, device="cpu")
+    method = LinearShortcut(target=0.8, shortest=4)
+    fewer.prune(
+        embedder, embedder.tokenizer, [f"{a} {b}" for a in TEXTS for b in TEXTS] * 30, method=method
+    )
+    expected = embedder.encode_query(TEXTS)
+    fewer.save(embedder, tmp_path / "saved")
+    caplog.clear()
+    again = fewer.load(tmp_path / "saved", st.SentenceTransformer, precision=None)
+    assert not caplog.records  # the method's tensors are no surprise
+    np.testing.assert_allclose(again.encode_query(TEXTS), expected, atol=1e-6)
+    assert fewer.attachment(again).method == method
+    inner = fewer.load(tmp_path / "saved", precision=None)
+    config = read_embedding_config(tmp_path / "saved")
+    vectors = fewer.embed(inner, again.tokenizer, TEXTS, prompt="good ", normalize=True)
+    np.testing.assert_allclose(vectors.numpy(), expected, atol=1e-6)
+    assert (config.pooling, config.prompts) == ("mean", {"query": "good "})
+    (tmp_path / "saved" / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        fewer.load(tmp_path / "saved", st.SentenceTransformer)
+
+
+def test_a_class_that_cannot_hold_the_model_is_refused(embedder, tmp_path):
+    fewer.save(fewer.attach(embedder), tmp_path / "saved")
+    with pytest.raises(ValueError, match="CrossEncoder, which reads a BertForSequence"):
+        fewer.load(tmp_path / "saved", st.CrossEncoder)
+    for cls in (dict, "SentenceTransformer", AutoModel):
+        with pytest.raises(ValueError, match="class of sentence-transformers"):
+            fewer.load(tmp_path / "saved", cls)
+    modules = tmp_path / "saved" / "modules.json"
+    modules.write_text(modules.read_text().replace("sentence_transformers.base.modules", "evil"))
+    with pytest.raises(ValueError, match="evil"):
+        fewer.load(tmp_path / "saved", st.SentenceTransformer)
+
+
+def test_an_embedder_whose_config_names_another_head_is_loaded(model_folder, tmp_path):
+    """Published embedders often name the class that they were pretrained with."""
+    st.SentenceTransformer(str(model_folder), device="cpu").save_pretrained(str(tmp_path))
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(
+        json.dumps({**config, "architectures": ["BertForMaskedLM"]})
+    )
+    assert type(fewer.detach(fewer.load(tmp_path))).__name__ == "BertModel"
 
 
 def test_an_object_without_a_transformer_is_refused():

@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 import torch
 
-from fewer.measure.bootstrap import paired_difference
+from fewer.measure import bootstrap
+from fewer.measure.bootstrap import paired_difference, paired_mean
 from fewer.measure.scorers import TextScorer
 
 LABELS = [row % 2 for row in range(200)]
@@ -54,3 +56,12 @@ def test_one_text_gives_no_interval():
 def test_some_texts_may_be_compared_alone():
     interval = paired_difference(TextScorer(LABELS), [with_errors(20)], [RIGHT], range(10, 50))
     assert interval.mean == pytest.approx(-10 / 40)
+
+
+def test_many_texts_are_drawn_one_resample_at_a_time_alike(monkeypatch):
+    gaps = np.random.default_rng(1).normal(size=50)
+    expected = paired_mean(gaps)
+    monkeypatch.setattr(bootstrap, "MOST_KEPT", 10)
+    found = paired_mean(gaps)
+    assert found.low == pytest.approx(expected.low)
+    assert found.high == pytest.approx(expected.high)
