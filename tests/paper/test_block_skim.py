@@ -118,7 +118,7 @@ def _blocks(rows, *, kernel="reference", gate=None, alive=None):
 
 
 def _maps(blocks):
-    index, scope = torch.arange(len(blocks.number)), SCOPES["diagonal"]
+    index, scope = torch.arange(len(blocks.table.number)), SCOPES["diagonal"]
     assert scope.count_pairs(blocks, index).tolist() == [1] * len(index)
     return scope.form(blocks, index)[:, 0]
 

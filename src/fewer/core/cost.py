@@ -23,8 +23,9 @@ def linear_flops(*modules: nn.Module) -> float:
         sum(
             2 * weight.numel()
             for module in modules
-            for weight in module.parameters()
-            if weight.ndim == 2
+            for part in module.modules()
+            for weight in part._parameters.values()  # `parameters()` takes five times as long
+            if weight is not None and weight.ndim == 2
         )
     )
 

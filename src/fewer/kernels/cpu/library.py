@@ -28,9 +28,12 @@ from fewer.kernels.cpu.structs import (
     BlockCnnStruct,
     EmbedStruct,
     FeedForwardStruct,
+    KeepBlocksStruct,
+    LayBlocksStruct,
     LayersStruct,
     LinearStruct,
     MergeStruct,
+    PoolBlocksStruct,
     RotateStruct,
 )
 
@@ -92,6 +95,9 @@ _FUNCTIONS = {
     EmbedStruct: "fewer_embed",
     BlockCnnStruct: "fewer_judge",
     MergeStruct: "fewer_merge",
+    LayBlocksStruct: "fewer_lay_blocks",
+    PoolBlocksStruct: "fewer_pool_blocks",
+    KeepBlocksStruct: "fewer_keep_blocks",
     LayersStruct: "fewer_layers",
 }
 

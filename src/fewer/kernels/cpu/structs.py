@@ -9,11 +9,14 @@ __all__ = [
     "BlockCnnStruct",
     "EmbedStruct",
     "FeedForwardStruct",
+    "KeepBlocksStruct",
+    "LayBlocksStruct",
     "LayerStruct",
     "LayersStruct",
     "LinearStruct",
     "MergeStruct",
     "NormStruct",
+    "PoolBlocksStruct",
     "QueriesStruct",
     "RotateStruct",
     "WeightStruct",
@@ -201,6 +204,67 @@ class MergeStruct(Structure):
         ("least", c_float),
         ("kept", c_void_p),
         ("states", c_void_p),
+    )
+
+
+class LayBlocksStruct(Structure):
+    """`LayBlocksCall` of abi.h."""
+
+    _fields_ = (
+        ("slot", c_void_p),
+        ("spared", c_void_p),
+        ("cu", c_void_p),
+        ("texts", c_int64),
+        ("columns", c_int64),
+        ("size", c_int64),
+        ("number", c_void_p),
+        ("text", c_void_p),
+        ("index", c_void_p),
+        ("prunable", c_void_p),
+        ("prunable_number", c_void_p),
+        ("prunable_text", c_void_p),
+        ("passage", c_void_p),
+        ("place", c_void_p),
+        ("passage_cu", c_void_p),
+        ("question", c_void_p),
+        ("question_cu", c_void_p),
+        ("counts", c_void_p),
+    )
+
+
+class PoolBlocksStruct(Structure):
+    """`PoolBlocksCall` of abi.h."""
+
+    _fields_ = (
+        ("features", c_void_p),
+        ("place", c_void_p),
+        ("number", c_void_p),
+        ("text", c_void_p),
+        ("steps", c_void_p),
+        ("tokens", c_int64),
+        ("width", c_int64),
+        ("blocks", c_int64),
+        ("near", c_int64),
+        ("out", c_void_p),
+    )
+
+
+class KeepBlocksStruct(Structure):
+    """`KeepBlocksCall` of abi.h."""
+
+    _fields_ = (
+        ("logits", c_void_p),
+        ("chance", c_void_p),
+        ("block", c_void_p),
+        ("text", c_void_p),
+        ("index", c_void_p),
+        ("scored", c_int64),
+        ("blocks", c_int64),
+        ("tokens", c_int64),
+        ("threshold", c_float),
+        ("scratch", c_void_p),
+        ("keep", c_void_p),
+        ("odds", c_void_p),
     )
 
 

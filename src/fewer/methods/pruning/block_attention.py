@@ -77,7 +77,9 @@ class AttentionPredictor(Predictor, nn.Sequential):
         """Count the network, and the attention of the blocks, which is formed once more."""
         pairs = self.scope.count_pairs(blocks, index)
         flops = torch.zeros(blocks.tokens.grid[0], device=pairs.device)
-        return flops.index_add(0, blocks.text[index], self.cnn_flops + self.pair_flops * pairs)
+        return flops.index_add(
+            0, blocks.table.text[index], self.cnn_flops + self.pair_flops * pairs
+        )
 
     def folded(self) -> tuple[Convolution, Convolution, Tensor, Tensor]:
         """Return the network as in eval mode, its norms as part of the convolutions."""

@@ -52,6 +52,7 @@ from fewer.core.packed import text_starts
 from fewer.core.phase import Phase
 from fewer.core.policy import Policy
 from fewer.core.trace import Trace
+from fewer.kernels.cpu.blocks import keep_blocks, supports
 from fewer.methods.distillation import remaining_cross_entropy, span_probabilities
 from fewer.methods.pruning.block_attention import AttentionPredictor
 from fewer.methods.pruning.block_states import StatePredictor
@@ -65,6 +66,7 @@ __all__ = ["BlockSkim", "BlockSkimPolicy"]
 GRID = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 _SKIMMING = "skimming"  # the phase in which blocks are pruned
 _ODDS = "odds"  # what a predictor hands to the next
+_ANSWER, _EVIDENCE = 1, 2  # marks of `TrainingBatch.relevant`
 _EAGER = 1.0  # only the best block of each text stays
 
 
@@ -85,7 +87,8 @@ class BlockSkim:
     prescreen: bool = False
     # share of what the model as it was says in what is learned; the labels have the rest
     distil: Proportion = 0.0
-    evidence: bool = False  # whether blocks with supporting facts count as relevant too
+    # whether blocks with supporting facts count as relevant too, also where the model teaches
+    evidence: bool = False
     training: Literal["joint", "two_stage"] = "joint"  # with the model, or after it
     epochs: NonNegative = 2.0
     skimming_epochs: NonNegative = 0.0  # of a second phase, in which blocks really leave
@@ -188,22 +191,31 @@ class BlockSkimPolicy(Policy):
         if is_before:
             self._counts.note(view.tokens)
         blocks = Blocks.of(view.tokens, view.evidence, self.method.block)
-        prunable = blocks.prunable
+        table, prunable = blocks.table, blocks.table.prunable
         if not prunable.numel():
             return None
         predictor = self._predictor(layer)
         logits = predictor.score_blocks(blocks, prunable, self._hints(layer, view))
-        output = ExitOutput(layer, blocks.number[prunable], logits)
+        output = ExitOutput(layer, table.prunable_number, logits)
         flops = predictor.flops(blocks, prunable)
-        carry = self._carry(blocks, logits) if self.method.prescreen else {}
+        keep, odds = self._judge(blocks, logits.detach())
+        carry = {_ODDS: odds} if self.method.prescreen else {}
         decision = Decision(predictor_outputs=(output,), head_flops=flops, carry=carry)
-        if layer == self.num_layers - 1:
-            return decision
-        probabilities, text = logits.detach().softmax(-1)[:, 1], blocks.text[prunable]
-        is_best = _is_best(probabilities, text, view.tokens.grid[0])
-        is_kept = (probabilities >= self.threshold) | is_best
-        all_blocks = torch.ones_like(blocks.number, dtype=torch.bool)
-        return decision & Decision.keep(all_blocks.index_copy(0, prunable, is_kept)[blocks.index])
+        return decision if layer == self.num_layers - 1 else decision & Decision.keep(keep)
+
+    def _judge(
+        self, blocks: Blocks, logits: Float[Tensor, "P 2"]
+    ) -> tuple[Bool[Tensor, "T"], Float[Tensor, "T"]]:
+        """Return which tokens stay, and the log odds of their blocks, for the next predictor."""
+        table, chance = blocks.table, logits.softmax(-1)[:, 1]
+        if supports(logits):
+            return keep_blocks(logits, chance, table, float(self.threshold))
+        is_best = _is_best(chance, table.prunable_text, blocks.tokens.grid[0])
+        stays = torch.ones_like(table.number, dtype=torch.bool)
+        stays = stays.index_copy(0, table.prunable, (chance >= self.threshold) | is_best)
+        odds = torch.zeros_like(table.number, dtype=torch.float32)
+        odds = odds.index_copy(0, table.prunable, logits.diff(dim=1).squeeze(1))
+        return stays[table.index], odds[table.index]
 
     def _hints(self, layer: int, view: View) -> Float[Tensor, "T E"] | None:
         """Return what is known of each token before: words it shares, or the last predictor."""
@@ -215,13 +227,6 @@ class BlockSkimPolicy(Policy):
         if odds is None:  # there was no block to score before, in lower layers without passages
             odds = torch.zeros_like(view.tokens.slot, dtype=torch.float32)
         return odds[:, None]
-
-    @staticmethod
-    def _carry(blocks: Blocks, logits: Float[Tensor, "P 2"]) -> dict[str, Float[Tensor, "T"]]:
-        """Hand the log odds of each block to its tokens, for the next predictor."""
-        odds = torch.zeros_like(blocks.number, dtype=torch.float32)
-        odds = odds.index_copy(0, blocks.prunable, logits.detach().diff(dim=1).squeeze(1))
-        return {_ODDS: odds[blocks.index]}
 
     def loss(self, batch: TrainingBatch) -> Tensor:
         """Weigh by alpha the sum over layers of the balanced cross entropy.
@@ -264,16 +269,16 @@ class BlockSkimPolicy(Policy):
     ) -> Float[Tensor, "K"]:
         """Return to each block of the grid whether it holds any of the answer.
 
-        With `distil`, how probable it is that the answer begins or ends there.
+        With `distil`, how probable it is that the answer begins or ends there; blocks with evidence
+        are relevant in full, where that counts.
         """
-        if learned is not None:
-            return self._by_block(learned).sum(-1).amax(1).flatten()
-        if batch.relevant is None:
-            raise ValueError(
-                "the batch must mark the tokens of the answer; got no such column. Train on rows "
-                "that QuestionAnswering.encode made, or on a file like SQuAD's."
-            )
-        return self._matters(batch.relevant).float()
+        if learned is None:
+            return self._matters(_marks(batch)).float()
+        probable = self._by_block(learned).sum(-1).amax(1).flatten()
+        if not self.method.evidence:
+            return probable
+        is_evidence = self._by_block(_marks(batch) == _EVIDENCE).any(-1).flatten()
+        return probable.masked_fill(is_evidence, 1.0)
 
     def _balanced(self, logits: Float[Tensor, "P 2"], matters: Float[Tensor, "P"]) -> Tensor:
         """Return the cross entropy, relevant blocks weighed by `balance`."""
@@ -290,7 +295,7 @@ class BlockSkimPolicy(Policy):
         return padded.view(*values.shape[:-1], -1, size)
 
     def _matters(self, relevant: Int[Tensor, "B N"]) -> Int[Tensor, "K"]:
-        marked = relevant > 0 if self.method.evidence else relevant == 1
+        marked = relevant > 0 if self.method.evidence else relevant == _ANSWER
         return self._by_block(marked).any(-1).long().flatten()
 
     def predictor_results(self, trace: Trace, relevant: Tensor) -> tuple[PredictorResult, ...]:
@@ -336,6 +341,16 @@ class BlockSkimPolicy(Policy):
     def _computes(self, layer: int, phase: Phase) -> bool:
         """Return whether the predictor is used: in the last layer only to be learned."""
         return layer < self.num_layers - 1 or phase.regularise or phase.apply == "observe"
+
+
+def _marks(batch: TrainingBatch) -> Int[Tensor, "B N"]:
+    """Return what is marked in a batch: the answer, and the evidence."""
+    if batch.relevant is None:
+        raise ValueError(
+            "the batch must mark the tokens of the answer; got no such column. Train on rows "
+            "that QuestionAnswering.encode made, or on a file like SQuAD's."
+        )
+    return batch.relevant
 
 
 def _check_threshold(value: Point) -> None:

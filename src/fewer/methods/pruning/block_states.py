@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fewer.core.cost import ModelSpec, linear_flops
 from fewer.kernels import AttentionCall, kernel
 from fewer.kernels.call import log_gate
+from fewer.kernels.cpu.blocks import BlockTable, pool_blocks, supports
 from fewer.methods.pruning.blocks import Blocks
 from fewer.methods.pruning.predictor import Predictor
 
@@ -49,40 +50,39 @@ class StatePredictor(Predictor):
         self, blocks: Blocks, index: Int[Tensor, "P"], hints: Float[Tensor, "T E"] | None = None
     ) -> Float[Tensor, "P 2"]:
         """Match the question with these blocks; hints are pooled as match and salience are."""
-        features, gate = self._match(blocks), blocks.tokens.gate
+        features, gate, table = self._match(blocks), blocks.tokens.gate, blocks.table
         if hints is not None:
-            features = torch.cat((features, hints[blocks.passage].float()), 1)
-        place = torch.searchsorted(index, blocks.index[blocks.passage])
-        gate = None if gate is None else gate[blocks.passage]
-        pooled = _pool(features, place, len(index), gate)
-        centred = pooled - _means(pooled, blocks.text[index])
-        joined = torch.cat((pooled, centred, *_neighbours(pooled, blocks, index)), 1)
+            features = torch.cat((features, hints[table.passage].float()), 1)
+        if gate is None and supports(features):
+            places = table.place, table.prunable_number, table.prunable_text
+            joined = pool_blocks(features, *places, _NEAR)
+        else:
+            gate = None if gate is None else gate[table.passage]
+            pooled = _pool(features, table.place, len(index), gate)
+            centred = pooled - _means(pooled, table.prunable_text)
+            joined = torch.cat((pooled, centred, *_neighbours(pooled, table)), 1)
         logits: Tensor = self.last(joined.to(self.norm.weight.dtype)).float()
         return logits
 
     def flops(self, blocks: Blocks, index: Int[Tensor, "P"]) -> Float[Tensor, "B"]:
         """Count projections, attention and the last network; pooling is not counted."""
-        tokens, text = blocks.tokens, blocks.text[index]
-        passage, question = (
-            tokens.offsets(rows).diff() for rows in (blocks.passage, blocks.question)
-        )
-        pairs = 4 * _HEADS * _SIZE * passage * question
-        tokenwise = linear_flops(self.passage, self.context) * passage
-        tokenwise = tokenwise + linear_flops(self.question) * question
-        count = torch.bincount(text, minlength=tokens.grid[0])
-        return (pairs + tokenwise + linear_flops(self.last) * count).float()
+        counts = blocks.table.counts
+        tokenwise = linear_flops(self.passage, self.context), linear_flops(self.question)
+        each = 4.0 * _HEADS * _SIZE, *tokenwise, linear_flops(self.last)
+        return (counts * counts.new_tensor(each)[:, None]).sum(0)
 
     def _match(self, blocks: Blocks) -> Float[Tensor, "Tp 2*C"]:
         """Compute how well each token fits the question, and its salience."""
-        tokens, passage, question = blocks.tokens, blocks.passage, blocks.question
-        hidden = tokens.hidden.to(self.norm.weight.dtype)
+        table = blocks.table
+        question, question_cu = table.questions
+        hidden = self.norm(blocks.tokens.hidden.to(self.norm.weight.dtype))
         width = _HEADS * _SIZE
-        query, salience = self.passage(self.norm(hidden[passage])).split((width, _HEADS), -1)
-        key, value = self.question(self.norm(hidden[question])).split(width, -1)
+        query, salience = self.passage(hidden[table.passage]).split((width, _HEADS), -1)
+        key, value = self.question(hidden[question]).split(width, -1)
         query, key, value = (
             projected.unflatten(-1, (_HEADS, _SIZE)) for projected in (query, key, value)
         )
-        cu = tokens.offsets(passage), tokens.offsets(question)
+        cu = table.passage_cu, question_cu
         call = AttentionCall(query, key, value, *cu, needs_logsumexp=True, training=self.training)
         attended = kernel("auto")(call)
         assert attended.logsumexp is not None
@@ -104,11 +104,9 @@ def _pool(
     return torch.cat((maxima, sums / total.clamp_min(1e-6)[:, None]), 1)
 
 
-def _neighbours(
-    values: Float[Tensor, "P F"], blocks: Blocks, index: Int[Tensor, "P"]
-) -> list[Float[Tensor, "P F"]]:
+def _neighbours(values: Float[Tensor, "P F"], table: BlockTable) -> list[Float[Tensor, "P F"]]:
     """Return to each block the values of those near it, 0 where none of these is there."""
-    number, text = blocks.number[index], blocks.text[index]
+    number, text = table.prunable_number, table.prunable_text
     neighbours = []
     for step in _NEAR:
         place = torch.searchsorted(number, number + step).clamp_max(len(number) - 1)

@@ -17,6 +17,7 @@ from fewer._cached_property import cached_property
 from fewer.core.evidence import Evidence
 from fewer.core.packed import Packed
 from fewer.core.partition import partition
+from fewer.kernels.cpu.blocks import BlockTable, lay_blocks, supports
 
 __all__ = ["SCOPES", "AttentionScope", "Blocks", "full_attention", "pair_attention"]
 
@@ -28,51 +29,35 @@ class Blocks:
     tokens: Packed
     evidence: Evidence
     size: int
-    number: Int[Tensor, "K"]  # text * blocks per row of the caller's grid + block; ascending
-    text: Int[Tensor, "K"]
-    index: Int[Tensor, "T"]  # the block of each token; of pruned tokens, any
-    rows: Int[Tensor, "K size"]  # the token at each place, -1 where there is none
-    prunable: Int[Tensor, "P"]  # blocks with a token that may be pruned
-    passage: Int[Tensor, "Tp"]  # the tokens that may be pruned
+    table: BlockTable
 
     @classmethod
     def of(cls, tokens: Packed, evidence: Evidence, size: int) -> Blocks:
-        """Lay tokens in blocks."""
-        per_row = -(-tokens.grid[1] // size)
-        column = tokens.placement.column
-        number = tokens.sequence * per_row + column // size
-        may_go = ~tokens.roles.protected
-        alive = torch.ones_like(may_go) if tokens.alive is None else tokens.alive
-        may_go = may_go & alive
-        first = _first_of_block(alive, number)
-        (firsts, _), (prunable, _), (passage, _) = partition(
-            first, _first_of_block(may_go, number), may_go
-        )
-        numbers, index = number[firsts], (first.cumsum(0) - 1).clamp_min(0)
-        rows = number.new_full((len(numbers) * size + 1,), -1)  # the last is that of pruned tokens
-        place = torch.where(alive, index * size + column % size, len(numbers) * size)
-        rows[place] = torch.arange(len(number), device=number.device)
-        return cls(
-            tokens,
-            evidence,
-            size,
-            numbers,
-            numbers // per_row,
-            index,
-            rows[:-1].view(-1, size),
-            index[prunable],
-            passage,
-        )
+        """Lay tokens in blocks; layers that prune no token share the table."""
+        if tokens.alive is not None:
+            return cls(tokens, evidence, size, _lay_blocks(tokens, size))
+        memory = tokens.placement.__dict__
+        roles, known_size, table = memory.get("_blocks", (None, 0, None))
+        if roles is not tokens.roles or known_size != size:
+            if supports(tokens.slot):
+                places = tokens.slot, tokens.roles.protected, tokens.cu
+                table = lay_blocks(*places, tokens.grid, size)
+            else:
+                table = _lay_blocks(tokens, size)
+            memory["_blocks"] = tokens.roles, size, table
+        return cls(tokens, evidence, size, table)
 
     @cached_property
-    def question(self) -> Int[Tensor, "Tq"]:
-        """The protected tokens of texts with a token that may be pruned."""
-        tokens = self.tokens
-        has_passage = torch.zeros(tokens.grid[0], dtype=torch.bool, device=self.index.device)
-        has_passage = has_passage.index_fill(0, tokens.sequence[self.passage], True)
-        mask = has_passage[tokens.sequence] & tokens.roles.protected
-        mask = mask if tokens.alive is None else mask & tokens.alive
-        return mask.nonzero().squeeze(1)
+    def rows(self) -> Int[Tensor, "K size"]:
+        """The token at each place of each block, -1 where there is none."""
+        table, column = self.table, self.tokens.placement.column
+        end = len(table.number) * self.size
+        rows = table.number.new_full((end + 1,), -1)  # the last is that of pruned tokens
+        place = table.index * self.size + column % self.size
+        if self.tokens.alive is not None:
+            place = torch.where(self.tokens.alive, place, end)
+        rows[place] = torch.arange(len(column), device=column.device)
+        return rows[:-1].view(-1, self.size)
 
     def between(
         self, queries: Int[Tensor, "P"], keys: Int[Tensor, "P"]
@@ -125,6 +110,40 @@ class Blocks:
         return by_block.masked_fill(is_empty, empty)
 
 
+def _lay_blocks(tokens: Packed, size: int) -> BlockTable:
+    """Lay tokens in blocks by PyTorch's operators, also those that are pruned but in memory."""
+    per_row = -(-tokens.grid[1] // size)
+    number = tokens.sequence * per_row + tokens.placement.column // size
+    protected, alive = tokens.roles.protected, tokens.alive
+    alive = torch.ones_like(protected) if alive is None else alive
+    may_go = ~protected & alive
+    first = _first_of_block(alive, number)
+    (firsts, _), (prunable_rows, _), (passage, _) = partition(
+        first, _first_of_block(may_go, number), may_go
+    )
+    numbers, index = number[firsts], (first.cumsum(0) - 1).clamp_min(0)
+    prunable = index[prunable_rows]
+
+    def find_questions() -> tuple[Tensor, Tensor]:
+        has_passage = torch.zeros(tokens.grid[0], dtype=torch.bool, device=index.device)
+        has_passage = has_passage.index_fill(0, tokens.sequence[passage], True)
+        question = (has_passage[tokens.sequence] & protected & alive).nonzero().squeeze(1)
+        return question, tokens.offsets(question)
+
+    return BlockTable(
+        numbers,
+        numbers // per_row,
+        index,
+        prunable,
+        numbers[prunable],
+        numbers[prunable] // per_row,
+        passage,
+        torch.searchsorted(prunable, index[passage]),
+        tokens.offsets(passage),
+        find_questions,
+    )
+
+
 def _first_of_block(mask: Bool[Tensor, "T"], number: Int[Tensor, "T"]) -> Bool[Tensor, "T"]:
     """Return which tokens are the first of their block in the mask; blocks ascend by number."""
     starts = torch.ones_like(mask)
@@ -148,7 +167,7 @@ def full_attention(blocks: Blocks, index: Int[Tensor, "P"]) -> Float[Tensor, "P 
     """
     to_all, from_all = [], []
     for block in index.tolist():
-        neighbours = (blocks.text == blocks.text[block]).nonzero().squeeze(1)
+        neighbours = (blocks.table.text == blocks.table.text[block]).nonzero().squeeze(1)
         same = torch.full_like(neighbours, block)
         to_all.append(blocks.between(same, neighbours).sum(0))
         from_all.append(blocks.between(neighbours, same).sum(0))
@@ -161,7 +180,7 @@ def _with_itself(blocks: Blocks, index: Tensor) -> Tensor:
 
 
 def _with_first(blocks: Blocks, index: Tensor) -> Tensor:
-    first = torch.searchsorted(blocks.text, blocks.text[index])
+    first = torch.searchsorted(blocks.table.text, blocks.table.text[index])
     pairs = ((index, index), (index, first), (first, index))
     return torch.stack([torch.stack(pair, -1) for pair in pairs], 1)
 
@@ -177,7 +196,7 @@ class AttentionScope:
     def count_pairs(self, blocks: Blocks, index: Int[Tensor, "P"]) -> Int[Tensor, "P"]:
         """Count the pairs of blocks that the maps of these blocks are made of."""
         if self.pairs is None:
-            return 1 + 2 * torch.bincount(blocks.text)[blocks.text[index]]
+            return 1 + 2 * torch.bincount(blocks.table.text)[blocks.table.text[index]]
         return torch.full_like(index, self.count)
 
     def form(self, blocks: Blocks, index: Int[Tensor, "P"]) -> Float[Tensor, "P count*H size size"]:

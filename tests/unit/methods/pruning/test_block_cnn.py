@@ -67,7 +67,7 @@ def test_the_compiled_predictor_equals_the_network(
     (tokens, evidence), scope = _draw(heads, width, soft), SCOPES[sees]
     blocks = Blocks.of(tokens, evidence, size)
     predictor = _predictor(scope.count, heads, size)
-    pairs = scope.pairs(blocks, torch.arange(len(blocks.number)).flip(0))
+    pairs = scope.pairs(blocks, torch.arange(len(blocks.table.number)).flip(0))
     query, key, logsumexp = evidence.attention_inputs
     network = blocks.rows, pairs, *predictor.folded()
     logits = block_cnn_logits(BlockCnnCall(query, key, logsumexp, tokens.gate, *network))
@@ -85,7 +85,7 @@ def test_the_logits_of_a_block_do_not_depend_on_its_batch_bit_by_bit():
     torch.manual_seed(0)
     (tokens, evidence), predictor = _draw(12, 32, soft=False), _predictor(1, 12, 32)
     blocks = Blocks.of(tokens, evidence, 32)
-    pairs = SCOPES["diagonal"].pairs(blocks, torch.arange(len(blocks.number)))
+    pairs = SCOPES["diagonal"].pairs(blocks, torch.arange(len(blocks.table.number)))
     attended = *evidence.attention_inputs, None
     arguments = (blocks.rows, pairs, *predictor.folded())
     together = block_cnn_logits(BlockCnnCall(*attended, *arguments))
@@ -113,7 +113,7 @@ def test_the_network_runs_where_a_pattern_masks_pairs():
     predictor.scope = SCOPES["diagonal"]
     layout = tokens.placement.attention_layout(Pattern(2), tokens.roles, 12)
     blocks = Blocks.of(tokens, replace(evidence, pairs=layout), 32)
-    numbers = torch.arange(len(blocks.number))
+    numbers = torch.arange(len(blocks.table.number))
     maps = predictor.scope.form(blocks, numbers)
     assert (maps != 0).sum(-1).max() <= 5
     logits = predictor.score_blocks(blocks, numbers)

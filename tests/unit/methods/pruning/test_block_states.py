@@ -38,7 +38,7 @@ def _prunable(blocks):
     prunable = ~blocks.tokens.roles.protected
     if blocks.tokens.alive is not None:
         prunable = prunable & blocks.tokens.alive
-    return blocks.index[prunable].unique()
+    return blocks.table.index[prunable].unique()
 
 
 def _read(predictor, tokens, text, alive):
@@ -104,7 +104,7 @@ def test_another_question_changes_the_scores_of_its_own_text():
     for batch in (tokens, tokens.replace(hidden=other)):
         blocks = Blocks.of(batch, NO_EVIDENCE, SIZE)
         scores.append(predictor.score_blocks(blocks, _prunable(blocks)))
-    first = Blocks.of(tokens, NO_EVIDENCE, SIZE).text == 0
+    first = Blocks.of(tokens, NO_EVIDENCE, SIZE).table.text == 0
     changed = (scores[0] - scores[1]).abs().amax(1) > 1e-3
     assert changed.tolist() == first[_prunable(Blocks.of(tokens, NO_EVIDENCE, SIZE))].tolist()
 

@@ -62,18 +62,18 @@ def batch(request):
 
 def _form(scope, blocks, index=None):
     """Form the maps of some blocks or of all, and count their pairs of blocks."""
-    index = torch.arange(len(blocks.number)) if index is None else index
+    index = torch.arange(len(blocks.table.number)) if index is None else index
     return SCOPES[scope].form(blocks, index), SCOPES[scope].count_pairs(blocks, index)
 
 
 def _where(blocks):
-    return [divmod(number, -(-COLUMNS // SIZE)) for number in blocks.number.tolist()]
+    return [divmod(number, -(-COLUMNS // SIZE)) for number in blocks.table.number.tolist()]
 
 
 def test_blocks_are_those_that_hold_a_token():
     blocks = Blocks.of(*_tokens(), SIZE)
     assert _where(blocks) == [(0, 0), (0, 1), (0, 2), (1, 0), (2, 0), (2, 2), (3, 0), (3, 1)]
-    assert blocks.text.tolist() == [0, 0, 0, 1, 2, 2, 3, 3]
+    assert blocks.table.text.tolist() == [0, 0, 0, 1, 2, 2, 3, 3]
     assert (blocks.rows[0] >= 0).tolist() == [True, True, False, True]
     assert (blocks.rows[3] >= 0).tolist() == [True, False, False, False]
     assert (blocks.rows >= 0).sum() == MASK.sum()
@@ -82,7 +82,7 @@ def test_blocks_are_those_that_hold_a_token():
 def test_each_token_knows_its_block():
     tokens, evidence = _tokens()
     blocks = Blocks.of(tokens, evidence, SIZE)
-    numbers = blocks.number[blocks.index]
+    numbers = blocks.table.number[blocks.table.index]
     assert torch.equal(numbers, tokens.sequence * 3 + tokens.slot % COLUMNS // SIZE)
 
 
@@ -143,7 +143,7 @@ def test_pruned_tokens_in_memory_are_in_no_block():
     alive = tokens.placement.column < 4
     blocks = Blocks.of(tokens.replace(alive=alive, gate=alive.float()), NO_EVIDENCE, SIZE)
     assert _where(blocks) == [(0, 0), (1, 0), (2, 0), (3, 0)]
-    assert blocks.index.shape == tokens.slot.shape
+    assert blocks.table.index.shape == tokens.slot.shape
 
 
 def test_half_precision_is_laid_out_in_fp32():
@@ -215,7 +215,7 @@ def _attend(pattern, *, separate=False, frozen=None):
 def _spread(tokens, evidence):
     """Attention of all blocks of each text to each other, as `(H, T, T)`."""
     blocks = Blocks.of(tokens, evidence, SIZE)
-    pairs = (blocks.text[:, None] == blocks.text).nonzero()
+    pairs = (blocks.table.text[:, None] == blocks.table.text).nonzero()
     attention = torch.zeros(HEADS, len(tokens.slot), len(tokens.slot))
     for (query_block, key_block), part in zip(
         pairs.tolist(), blocks.between(*pairs.T), strict=True

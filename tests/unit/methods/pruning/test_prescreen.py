@@ -125,6 +125,19 @@ def test_blocks_are_as_relevant_as_the_teacher_finds_it_likely_that_an_answer_is
     assert policy.loss(taught).item() == pytest.approx((expected + distance).item(), rel=1e-5)
 
 
+def test_evidence_is_relevant_beside_what_the_teacher_says():
+    policy = fewer.attachment(_model(distil=1, evidence=True)).policy
+    answers = torch.full((1, 8, 2), 1 / 8).log()
+    marks = torch.tensor([[1, 0, 0, 0, 0, 2, 2, 0]])
+    batch = training_batch(_trace(), answers, relevant=marks)
+    learned = policy._learned(batch)
+    torch.testing.assert_close(policy._relevance(batch, learned), torch.tensor([0.5, 1.0]))
+    plain = fewer.attachment(_model(distil=1)).policy
+    torch.testing.assert_close(plain._relevance(batch, learned), torch.tensor([0.5, 0.5]))
+    with pytest.raises(ValueError, match="must mark the tokens"):
+        policy._relevance(training_batch(_trace(), answers), learned)
+
+
 def test_labels_have_the_share_that_the_teacher_leaves():
     policy = fewer.attachment(_model(distil=0.25, alpha=1.0, balance=1.0)).policy
     teaching = torch.tensor([[[0.5, 0.1]] * 1 + [[0.1, 0.1]] * 4 + [[0.1, 0.5]] * 1]).log()

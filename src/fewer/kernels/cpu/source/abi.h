@@ -118,6 +118,45 @@ struct MergeCall {
   float *states;    // (rows, width)
 };
 
+// Tokens in blocks of neighbouring columns. Lists have room for `tokens`, starts for `texts` + 1.
+struct LayBlocksCall {
+  const int64_t *slot;      // (tokens): index in the padded grid, row by row
+  const uint8_t *spared;           // (tokens), 0 or 1: never pruned
+  const int64_t *cu;
+  int64_t texts, columns, size;    // columns of the grid and of a block
+  int64_t *number, *text;          // of each block: text * blocks of a row + block; text
+  int64_t *index;                  // (tokens): the block
+  int64_t *prunable, *prunable_number, *prunable_text;  // blocks with a token that may be pruned
+  int64_t *passage, *place, *passage_cu;  // those tokens, their block among the prunable, where texts start
+  int64_t *question, *question_cu;        // spared tokens of texts that have such a token
+  int64_t *counts;                        // blocks, prunable blocks, tokens of passages, of questions
+};
+
+// Features of blocks: of those of their tokens the highest and the mean; how far these lie above the
+// mean of the text's blocks; and these of the blocks so many steps away, 0 where there is none.
+struct PoolBlocksCall {
+  const float *features;        // (tokens, width)
+  const int64_t *place;         // (tokens): the block, ascending; each has a token
+  const int64_t *number, *text; // (blocks), ascending
+  const int64_t *steps;
+  int64_t tokens, width, blocks, near;  // near: how many steps
+  float *out;                   // (blocks, (2 + near) * 2 * width)
+};
+
+// Which tokens stay: those of scored blocks whose chance is no lower than the threshold or the first
+// highest of their text, and those of all other blocks. Also the log odds of each token's block.
+struct KeepBlocksCall {
+  const float *logits;   // (scored, 2)
+  const float *chance;   // (scored)
+  const int64_t *block, *text;  // (scored): number among all blocks; text, ascending
+  const int64_t *index;  // (tokens): the block
+  int64_t scored, blocks, tokens;
+  float threshold;
+  float *scratch;        // (blocks)
+  uint8_t *keep;         // (tokens)
+  float *odds;           // (tokens), or null
+};
+
 // A layer as it is in every pass: attention between two norms or none, and a feed-forward block.
 struct Layer {
   struct Norm attention_norm, output_norm, input_norm, last_norm;  // before and after each block
