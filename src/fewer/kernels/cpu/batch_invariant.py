@@ -19,10 +19,17 @@ from torch import Tensor, nn
 from fewer.kernels.cpu.guard import is_pure_inference
 from fewer.kernels.cpu.library import Isa, best_isa
 from fewer.kernels.cpu.ops import Weight, linear
-from fewer.kernels.cpu.plain import has_own_parameters, is_plain_tensor
+from fewer.kernels.cpu.plain import has_own_parameters, has_plain_call, is_plain_tensor
 from fewer.kernels.cpu.staleness import TensorVersions
 
-__all__ = ["BatchInvariantLinear", "ResidualLinear", "follow_layers", "swap_back", "swap_in"]
+__all__ = [
+    "BatchInvariantLinear",
+    "ResidualLinear",
+    "follow_layers",
+    "prepacked_weight",
+    "swap_back",
+    "swap_in",
+]
 
 
 class BatchInvariantLinear(nn.Linear):
@@ -88,14 +95,34 @@ def _without_prepacked(module: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in vars(module).items() if name != "_prepacked"}
 
 
+def prepacked_weight(module: nn.Module) -> Weight | None:
+    """Return the weight by which a call of a map in fp32 is computed.
+
+    `None` where a call does more than that, or is computed by plain torch.
+    """
+    isa = best_isa(torch.float32)
+    if isa is None or type(module) is not BatchInvariantLinear:
+        return None
+    return _prepack_weight(module, isa) if has_plain_call(module) and _is_ready(module) else None
+
+
 def _supports(module: nn.Linear, input: Tensor) -> bool:
+    return (
+        _is_ready(module)
+        and input.dtype is torch.float32
+        and input.device.type == "cpu"
+        and input.shape[-1] == module.in_features
+    )
+
+
+def _is_ready(module: nn.Linear) -> bool:
     return (
         not module.training  # gradient caching repeats a pass with gradients, bit by bit
         and is_pure_inference()
         and has_own_parameters(module)
-        and input.dtype is module.weight.dtype is torch.float32
-        and input.device.type == module.weight.device.type == "cpu"
-        and input.shape[-1:] == (module.in_features,) == module.weight.shape[1:]
+        and module.weight.dtype is torch.float32
+        and module.weight.device.type == "cpu"
+        and module.weight.shape[1:] == (module.in_features,)
         and not torch.is_autocast_enabled("cpu")
     )
 

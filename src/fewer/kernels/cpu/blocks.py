@@ -14,11 +14,26 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fewer._cached_property import cached_property
+from fewer.kernels.cpu.buffers import empty
 from fewer.kernels.cpu.guard import is_pure_inference
 from fewer.kernels.cpu.library import run_kernel, unavailable_reason
-from fewer.kernels.cpu.structs import KeepBlocksStruct, LayBlocksStruct, PoolBlocksStruct
+from fewer.kernels.cpu.ops import Norm, Weight
+from fewer.kernels.cpu.structs import (
+    KeepBlocksStruct,
+    LayBlocksStruct,
+    PoolBlocksStruct,
+    ScoreBlocksStruct,
+)
 
-__all__ = ["BlockTable", "keep_blocks", "lay_blocks", "pool_blocks", "supports"]
+__all__ = [
+    "BlockTable",
+    "LateInteraction",
+    "keep_blocks",
+    "lay_blocks",
+    "pool_blocks",
+    "score_blocks",
+    "supports",
+]
 
 
 def supports(tensor: Tensor) -> bool:
@@ -107,6 +122,66 @@ def pool_blocks(
     sizes = len(features), width, len(number), len(steps)
     run_kernel(PoolBlocksStruct(*lists, *sizes, out.data_ptr()))
     return out
+
+
+@dataclass(frozen=True)
+class LateInteraction:
+    """The norm and the maps of a predictor of blocks, in fp32, and its heads."""
+
+    norm: Norm
+    # of passages to queries and salience, of questions to keys and values, of what passages
+    # attend to to salience, of what is pooled to inner states and to logits
+    maps: tuple[Weight, ...]
+    heads: int
+    size: int  # of a head
+    steps: tuple[int, ...]  # to the blocks near it that a block is scored with
+
+
+def score_blocks(
+    predictor: LateInteraction,
+    hidden: Float[Tensor, "T D"],
+    table: BlockTable,
+    hints: Float[Tensor, "T E"] | None,
+) -> Float[Tensor, "P 2"]:
+    """Return the logits of each prunable block; `ScoreBlocksCall` of abi.h says how."""
+    question, question_cu = table.questions
+    passages, questions, blocks = len(table.passage), len(question), len(table.prunable)
+    hint_width = 0 if hints is None else hints.shape[1]
+    structs = [weight.struct for weight in predictor.maps]
+    passage_map, question_map, _, inner_map, _ = structs
+    features, joined = 2 * predictor.heads + hint_width, inner_map.k
+    if joined != 2 * features * (2 + len(predictor.steps)) or hidden.shape[1] != passage_map.k:
+        raise ValueError(
+            f"hidden and hints must have the widths that the predictor was made for; got "
+            f"{hidden.shape[1]} and {hint_width}."
+        )
+    hidden = hidden.contiguous()
+    hints = None if hints is None else hints.float().contiguous()
+    span, steps = predictor.heads * predictor.size, torch.tensor(predictor.steps)
+    per_passage = passage_map.n + span + predictor.heads + features
+    floats = max(passages, questions) * passage_map.k + passages * per_passage
+    floats += questions * question_map.n + blocks * (joined + inner_map.n)
+    scratch, logits = empty(1, floats, torch.float32), torch.empty(blocks, 2)
+    lists = table.passage, table.passage_cu, question, question_cu
+    places = table.place, table.prunable_number, table.prunable_text, steps
+    run_kernel(
+        ScoreBlocksStruct(
+            hidden.data_ptr(),
+            predictor.norm.struct,
+            *structs,
+            *(each.data_ptr() for each in lists),
+            *(len(question_cu) - 1, passages, questions, predictor.heads, predictor.size),
+            None if hints is None else hints.data_ptr(),
+            hint_width,
+            *(each.data_ptr() for each in places),
+            *(blocks, len(steps)),
+            scratch.data_ptr(),
+            logits.data_ptr(),
+            predictor.maps[0].isa,
+            torch.get_num_threads(),
+        )
+    )
+    return logits
 
 
 def keep_blocks(

@@ -35,6 +35,7 @@ from fewer.kernels.cpu.structs import (
     MergeStruct,
     PoolBlocksStruct,
     RotateStruct,
+    ScoreBlocksStruct,
 )
 
 __all__ = [
@@ -97,6 +98,7 @@ _FUNCTIONS = {
     MergeStruct: "fewer_merge",
     LayBlocksStruct: "fewer_lay_blocks",
     PoolBlocksStruct: "fewer_pool_blocks",
+    ScoreBlocksStruct: "fewer_score_blocks",
     KeepBlocksStruct: "fewer_keep_blocks",
     LayersStruct: "fewer_layers",
 }

@@ -19,6 +19,7 @@ __all__ = [
     "PoolBlocksStruct",
     "QueriesStruct",
     "RotateStruct",
+    "ScoreBlocksStruct",
     "WeightStruct",
 ]
 
@@ -246,6 +247,41 @@ class PoolBlocksStruct(Structure):
         ("blocks", c_int64),
         ("near", c_int64),
         ("out", c_void_p),
+    )
+
+
+class ScoreBlocksStruct(Structure):
+    """`ScoreBlocksCall` of abi.h."""
+
+    _fields_ = (
+        ("hidden", c_void_p),
+        ("norm", NormStruct),
+        ("passage_map", WeightStruct),
+        ("question_map", WeightStruct),
+        ("context_map", WeightStruct),
+        ("inner_map", WeightStruct),
+        ("last_map", WeightStruct),
+        ("passage", c_void_p),
+        ("passage_cu", c_void_p),
+        ("question", c_void_p),
+        ("question_cu", c_void_p),
+        ("texts", c_int64),
+        ("passages", c_int64),
+        ("questions", c_int64),
+        ("heads", c_int64),
+        ("size", c_int64),
+        ("hints", c_void_p),
+        ("hint_width", c_int64),
+        ("place", c_void_p),
+        ("number", c_void_p),
+        ("text", c_void_p),
+        ("steps", c_void_p),
+        ("blocks", c_int64),
+        ("near", c_int64),
+        ("scratch", c_void_p),
+        ("logits", c_void_p),
+        ("isa", c_int32),
+        ("threads", c_int32),
     )
 
 

@@ -22,7 +22,16 @@ from torch import Tensor, nn
 from fewer.core.cost import ModelSpec, linear_flops
 from fewer.kernels import AttentionCall, kernel
 from fewer.kernels.call import log_gate
-from fewer.kernels.cpu.blocks import BlockTable, pool_blocks, supports
+from fewer.kernels.cpu.batch_invariant import prepacked_weight
+from fewer.kernels.cpu.blocks import (
+    BlockTable,
+    LateInteraction,
+    pool_blocks,
+    score_blocks,
+    supports,
+)
+from fewer.kernels.cpu.ops import Norm
+from fewer.kernels.cpu.plain import has_plain_call
 from fewer.methods.pruning.blocks import Blocks
 from fewer.methods.pruning.predictor import Predictor
 
@@ -50,7 +59,11 @@ class StatePredictor(Predictor):
         self, blocks: Blocks, index: Int[Tensor, "P"], hints: Float[Tensor, "T E"] | None = None
     ) -> Float[Tensor, "P 2"]:
         """Match the question with these blocks; hints are pooled as match and salience are."""
-        features, gate, table = self._match(blocks), blocks.tokens.gate, blocks.table
+        gate, table, hidden = blocks.tokens.gate, blocks.table, blocks.tokens.hidden
+        compiled = self._compiled() if gate is None and hidden.dtype is torch.float32 else None
+        if compiled is not None and supports(hidden):
+            return score_blocks(compiled, hidden, table, hints)
+        features = self._match(blocks)
         if hints is not None:
             features = torch.cat((features, hints[table.passage].float()), 1)
         if gate is None and supports(features):
@@ -70,6 +83,18 @@ class StatePredictor(Predictor):
         tokenwise = linear_flops(self.passage, self.context), linear_flops(self.question)
         each = 4.0 * _HEADS * _SIZE, *tokenwise, linear_flops(self.last)
         return (counts * counts.new_tensor(each)[:, None]).sum(0)
+
+    def _compiled(self) -> LateInteraction | None:
+        """Return the maps as the compiled kernels have them; `None` where plain torch computes."""
+        inner, gelu, last = self.last
+        maps = self.passage, self.question, self.context, inner, last
+        weights = tuple(weight for module in maps if (weight := prepacked_weight(module)))
+        plain = type(self.norm) is nn.LayerNorm and type(gelu) is nn.GELU
+        if len(weights) < len(maps) or not plain or gelu.approximate != "none":
+            return None
+        if not all(map(has_plain_call, (self.norm, gelu, self.last))):
+            return None
+        return LateInteraction(Norm.from_module(self.norm), weights, _HEADS, _SIZE, _NEAR)
 
     def _match(self, blocks: Blocks) -> Float[Tensor, "Tp 2*C"]:
         """Compute how well each token fits the question, and its salience."""

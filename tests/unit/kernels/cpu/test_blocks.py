@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
+from fewer.core.cost import ModelSpec
 from fewer.core.evidence import NO_EVIDENCE
 from fewer.core.packed import Packed, plan
 from fewer.kernels.cpu import blocks as module
+from fewer.kernels.cpu.batch_invariant import swap_back, swap_in
 from fewer.methods.pruning import block_skim, block_states
 from fewer.methods.pruning import blocks as layout
 from fewer.methods.pruning.blocks import Blocks
@@ -62,7 +66,7 @@ def test_layers_that_prune_nothing_share_the_table():
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_tokens_are_pooled_to_the_same_features(seed, monkeypatch):
+def test_tokens_are_pooled_to_the_same_features(seed):
     generator = torch.Generator().manual_seed(seed)
     with torch.inference_mode():
         blocks = Blocks.of(_tokens(seed), NO_EVIDENCE, 8)
@@ -82,6 +86,72 @@ def test_a_feature_that_is_no_number_stays_none():
     first = torch.zeros(1, dtype=torch.long)
     (pooled,) = module.pool_blocks(features, torch.zeros(4, dtype=torch.long), first, first, ())
     assert pooled.isnan().all()
+
+
+def _predictor(hints: int = 3) -> Any:
+    torch.manual_seed(1)
+    predictor = block_states.StatePredictor(ModelSpec(1, 8, 2, 0.0, ()), hints).eval()
+    for parameter in predictor.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    swap_in(predictor)
+    return predictor
+
+
+def _score(predictor: Any, seed: int, *, compiled: bool, hints: int = 3) -> torch.Tensor:
+    """Score blocks by the one call, or by the operators that it stands for."""
+    blocks = Blocks.of(_tokens(seed), NO_EVIDENCE, 8)
+    torch.manual_seed(2)
+    told = torch.randn(40 * len(LENGTHS), hints)[: len(blocks.tokens.slot)] if hints else None
+    with pytest.MonkeyPatch.context() as patch:
+        if not compiled:
+            patch.setattr(block_states, "supports", lambda _: False)
+        else:
+            patch.setattr(block_states, "kernel", lambda _: pytest.fail("not in one call"))
+        return predictor.score_blocks(blocks, blocks.table.prunable, told)
+
+
+@pytest.mark.parametrize("hints", [0, 1, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_one_call_scores_as_the_operators_do(seed, hints):
+    predictor = _predictor(hints)
+    with torch.inference_mode():
+        found = _score(predictor, seed, compiled=True, hints=hints)
+        expected = _score(predictor, seed, compiled=False, hints=hints)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_edited_maps_are_read_anew():
+    predictor = _predictor()
+    with torch.inference_mode():
+        before = _score(predictor, 0, compiled=True)
+    with torch.no_grad():
+        predictor.last[2].weight.mul_(2)
+        predictor.last[2].bias.mul_(2)
+        predictor.norm.weight.mul_(1.0)
+    with torch.inference_mode():
+        torch.testing.assert_close(_score(predictor, 0, compiled=True), 2 * before)
+
+
+def test_what_a_call_would_do_besides_is_done():
+    predictor = _predictor()
+    assert predictor._compiled() is None  # gradients are on
+    with torch.inference_mode():
+        assert predictor._compiled() is not None
+        for part in (predictor.norm, predictor.passage, predictor.last, predictor.last[1]):
+            hook = part.register_forward_hook(lambda *_: None)
+            assert predictor._compiled() is None
+            hook.remove()
+        predictor.train()
+        assert predictor._compiled() is None
+        predictor.eval()
+        swap_back(predictor)
+        assert predictor._compiled() is None
+
+
+def test_hints_of_another_width_are_refused():
+    predictor = _predictor(hints=1)
+    with torch.inference_mode(), pytest.raises(ValueError, match="widths"):
+        _score(predictor, 0, compiled=True, hints=2)
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 1.0])

@@ -143,6 +143,24 @@ struct PoolBlocksCall {
   float *out;                   // (blocks, (2 + near) * 2 * width)
 };
 
+// A predictor of blocks by late interaction: tokens of passages attend to those of questions, by heads
+// of its own; what they match is pooled by block, and two maps make two logits of it.
+struct ScoreBlocksCall {
+  const float *hidden;                        // (tokens, norm's width)
+  struct Norm norm;                           // of the rows of hidden
+  struct Weight passage_map, question_map;    // to queries and salience; to keys and values
+  struct Weight context_map, inner_map, last_map;
+  const int64_t *passage, *passage_cu, *question, *question_cu;
+  int64_t texts, passages, questions, heads, size;  // size of a head
+  const float *hints;                         // (tokens, hint_width), or null
+  int64_t hint_width;
+  const int64_t *place, *number, *text, *steps;  // as in PoolBlocksCall
+  int64_t blocks, near;
+  float *scratch;                             // blocks.py knows how much
+  float *logits;                              // (blocks, 2)
+  int32_t isa, threads;
+};
+
 // Which tokens stay: those of scored blocks whose chance is no lower than the threshold or the first
 // highest of their text, and those of all other blocks. Also the log odds of each token's block.
 struct KeepBlocksCall {

@@ -79,6 +79,51 @@ extern "C" void fewer_pool_blocks(const PoolBlocksCall *call) {
   }
 }
 
+static const Norm NO_NORM = {0, 0, 0, 0};
+
+static void gather(const float *rows, const int64_t *index, int64_t count, int64_t width, float *out) {
+  for (int64_t i = 0; i < count; i++) __builtin_memcpy(out + i * width, rows + index[i] * width, width * sizeof(float));
+}
+
+extern "C" void fewer_score_blocks(const ScoreBlocksCall *call) {
+  const ScoreBlocksCall &c = *call;
+  const int64_t width = c.passage_map.k, span = c.heads * c.size, features = 2 * c.heads + c.hint_width;
+  const int64_t query_stride = c.passage_map.n, key_stride = c.question_map.n, joined = c.inner_map.k;
+  float *rows = c.scratch, *queries = rows + (c.passages > c.questions ? c.passages : c.questions) * width;
+  float *keys = queries + c.passages * query_stride, *context = keys + c.questions * key_stride;
+  float *match = context + c.passages * span, *table = match + c.passages * c.heads;
+  float *pooled = table + c.passages * features, *inner = pooled + c.blocks * joined;
+  const auto multiply = [&](const float *x, int64_t count, const Norm &norm, const Weight &w, const float *plus,
+                            int64_t plus_stride, float *out, int64_t stride, int activation) {
+    const LinearCall linear = {x, w.k, count, norm, w, 0, 0, plus, plus_stride, NO_NORM, out, stride,
+                               false, false, activation, c.isa, c.threads};
+    fewer_linear(&linear);
+  };
+  gather(c.hidden, c.passage, c.passages, width, rows);
+  multiply(rows, c.passages, c.norm, c.passage_map, 0, 0, queries, query_stride, NONE);
+  gather(c.hidden, c.question, c.questions, width, rows);
+  multiply(rows, c.questions, c.norm, c.question_map, 0, 0, keys, key_stride, NONE);
+  AttentionCall attention = {};
+  attention.q = queries, attention.k = keys, attention.v = keys + span;
+  attention.q_stride = query_stride, attention.k_stride = attention.v_stride = key_stride;
+  attention.cu_q = c.passage_cu, attention.cu_k = c.question_cu;
+  attention.texts = c.texts, attention.heads = c.heads, attention.width = c.size;
+  attention.window = -1;
+  attention.logsumexp = match, attention.out = context;
+  attention.isa = c.isa, attention.threads = c.threads;
+  fewer_attention(&attention);
+  multiply(context, c.passages, NO_NORM, c.context_map, queries + span, query_stride, table + c.heads, features, NONE);
+  for (int64_t i = 0; i < c.passages; i++) {
+    __builtin_memcpy(table + i * features, match + i * c.heads, c.heads * sizeof(float));
+    if (c.hints)
+      __builtin_memcpy(table + i * features + 2 * c.heads, c.hints + c.passage[i] * c.hint_width, c.hint_width * sizeof(float));
+  }
+  const PoolBlocksCall pool = {table, c.place, c.number, c.text, c.steps, c.passages, features, c.blocks, c.near, pooled};
+  fewer_pool_blocks(&pool);
+  multiply(pooled, c.blocks, NO_NORM, c.inner_map, 0, 0, inner, c.inner_map.n, GELU);
+  multiply(inner, c.blocks, NO_NORM, c.last_map, 0, 0, c.logits, 2, NONE);
+}
+
 extern "C" void fewer_keep_blocks(const KeepBlocksCall *call) {
   float *stays = call->scratch;
   for (int64_t block = 0; block < call->blocks; block++) stays[block] = 1.0f;

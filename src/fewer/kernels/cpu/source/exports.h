@@ -22,6 +22,7 @@ FEWER_EXPORT void fewer_embed(const struct EmbedCall *call);
 FEWER_EXPORT void fewer_merge(const struct MergeCall *call);
 FEWER_EXPORT void fewer_lay_blocks(const struct LayBlocksCall *call);
 FEWER_EXPORT void fewer_pool_blocks(const struct PoolBlocksCall *call);
+FEWER_EXPORT void fewer_score_blocks(const struct ScoreBlocksCall *call);
 FEWER_EXPORT void fewer_keep_blocks(const struct KeepBlocksCall *call);
 FEWER_EXPORT void fewer_layers(const struct LayersCall *call);
 // Let GNU OpenMP start the threads from now on: the address of its GOMP_parallel.
