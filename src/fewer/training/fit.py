@@ -52,7 +52,8 @@ _LOG = logging.getLogger("fewer")
 class Schedule:
     """Training settings that all phases of all methods share."""
 
-    batch_size: Count = 32  # texts of a step on each device
+    batch_size: Count = 32  # texts that each device reads at once
+    gradient_accumulation_steps: Count = 1  # such batches of a step
     seed: Seed = 42
     precision: Precision = "auto"
     weight_decay: NonNegative = 0.01
@@ -60,6 +61,14 @@ class Schedule:
     dropout: Probability | None = None  # None: as in the model; 0 saves some time on a CPU
     save_every: Count = 500  # steps between checkpoints
     log_every: Count = 50
+
+
+def _describe(schedule: Schedule) -> dict[str, Any]:
+    """Describe a schedule as runs that were begun before it could accumulate did."""
+    values = asdict(schedule)
+    if schedule.gradient_accumulation_steps == 1:
+        del values["gradient_accumulation_steps"]
+    return values
 
 
 def _check_phase(phase: Phase) -> None:
@@ -131,7 +140,7 @@ def fit(
         "phases": [asdict(phase) for _, phase in stages],
         "rows": len(train),
         "data": data_hash(train),
-        "schedule": asdict(schedule),
+        "schedule": _describe(schedule),
         "weights": weights_hash(model),
     }
     hold_out = any(phase.holds_out for _, phase in stages)
@@ -279,6 +288,7 @@ def _make_arguments(
         max_steps=steps,
         learning_rate=phase.learning_rate,
         per_device_train_batch_size=schedule.batch_size,
+        gradient_accumulation_steps=schedule.gradient_accumulation_steps,
         warmup_steps=round(schedule.warmup * steps),
         weight_decay=schedule.weight_decay,
         seed=schedule.seed,
@@ -299,7 +309,8 @@ def _make_arguments(
 
 def _count_steps(phase: Phase, schedule: Schedule, rows: int, processes: Processes) -> int:
     """Return the steps of a phase, the same for all methods: rows that are held out count too."""
-    return max(1, round(phase.epochs * rows / processes.count / schedule.batch_size))
+    texts = processes.count * schedule.batch_size * schedule.gradient_accumulation_steps
+    return max(1, round(phase.epochs * rows / texts))
 
 
 def _split(train: Dataset, phase: Phase, seed: int, *, hold_out: bool) -> tuple[Dataset, Dataset]:

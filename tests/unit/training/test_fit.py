@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import math
 from itertools import pairwise
 
@@ -163,6 +164,26 @@ def test_dropout_is_set_for_training_only(tmp_path, monkeypatch):
     run(tmp_path / "run", model, schedule=dataclasses.replace(QUICK, dropout=0.0))
     assert probabilities == {0.0}
     assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.1, 0.3}
+
+
+def test_accumulated_batches_are_steps_of_their_texts_together(tmp_path, monkeypatch):
+    losses, training_step = [], Trainer.training_step
+
+    def noting(*args, **kwargs):
+        losses.append(float(training_step(*args, **kwargs)))
+        return losses[-1] * torch.ones(())
+
+    monkeypatch.setattr(Trainer, "training_step", noting)
+    whole = dataclasses.replace(QUICK, dropout=0.0)
+    run(tmp_path / "whole", method=Dense(), schedule=whole)
+    expected, losses[:] = list(losses), []
+    halves = dataclasses.replace(whole, batch_size=8, gradient_accumulation_steps=2)
+    run(tmp_path / "halves", method=Dense(), schedule=halves)
+    pairs = [first + second for first, second in zip(losses[::2], losses[1::2], strict=True)]
+    assert pairs == pytest.approx(expected, abs=3e-3)  # Adam enlarges what rounding differs in
+    assert pairs[0] == pytest.approx(expected[0], rel=1e-6)
+    settings = json.loads((tmp_path / "whole" / "fit.json").read_text())["schedule"]
+    assert "gradient_accumulation_steps" not in settings  # as in runs that were begun before
 
 
 def test_the_same_seed_gives_the_same_model_and_another_another(tmp_path):
