@@ -4,7 +4,8 @@ The embedders of PyPI packages, on SQuAD as a retrieval set: paragraphs are prun
 which are short, are read whole, and each question is to find its paragraph among all. The maps are
 fitted to paragraphs of the training set. Beside the linear shortcut the same pruning with other
 ends: pruned tokens at their state where they were pruned, or left out of the mean; kept ones as
-they are. Then the time to embed some paragraphs, dense and pruned in turn.
+they are. Then the time to embed some paragraphs, dense and pruned in turn. Each precision is
+compared with the dense model in the same.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ PARAGRAPHS, FITTED, TIMED = 1000, 400, 60
 MAX_LENGTH, TOP = 256, 10
 TARGETS = (0.8, 0.7, 0.6)
 COMPARED = 0.7  # target at which ends are compared
-PRECISION, TIMED_IN = "bf16", ("bf16", "int8")
+PRECISIONS = ("bf16", "int8")  # other ends are compared in the first
 ROUNDS = 3
 MAPPED = "linear map"  # how pruned tokens end in earnest
 
@@ -62,7 +63,7 @@ def main() -> None:
         "kind": "embedding-pruning",
         **provenance(),
         "method": {"name": "linear_shortcut"},
-        "precision": PRECISION,
+        "precision": " and ".join(PRECISIONS),
         "fitted": FITTED,
         "models": measured,
     }
@@ -75,32 +76,41 @@ def _measure(name: str, of_questions: str, of_paragraphs: str) -> dict[str, Any]
     sample = [of_paragraphs + text for text in _read("train", FITTED)[0]]
     shown = [of_paragraphs + text for text in paragraphs]
     asked = [of_questions + text for text in questions]
-    dense = fewer.optimize(fewer.attach(_load(name)), precision=PRECISION)
-    vectors = _embed(dense, tokenizer, asked)
-    before = _ndcgs(vectors, _embed(dense, tokenizer, shown), owners)
+    dense = _load(name)
+    vectors, before = {}, {}
+    for precision in PRECISIONS:
+        fewer.optimize(dense, precision=precision)
+        vectors[precision] = _embed(dense, tokenizer, asked)
+        found = _embed(dense, tokenizer, shown)
+        before[precision] = _ndcgs(vectors[precision], found, owners)
     points = []
     for target in TARGETS:
         model = _load(name)
         fewer.prune(model, tokenizer, sample, target=target, max_length=MAX_LENGTH)
-        timed = {
-            precision: _speed(name, model, tokenizer, shown[:TIMED], precision)
-            for precision in TIMED_IN
-        }
-        fewer.optimize(model, precision=PRECISION)
-        with fewer.record() as traces:
-            found = {MAPPED: _embed(model, tokenizer, shown)}
+        pruned: dict[str, dict[str, Tensor]] = {MAPPED: {}}
+        speed = {}
+        for precision in reversed(PRECISIONS):  # it stays in the first for the other ends
+            speed[precision] = _speed(name, model, tokenizer, shown[:TIMED], precision)
+            with fewer.record() as traces:
+                pruned[MAPPED][precision] = _embed(model, tokenizer, shown)
         flops, dense_flops = sum_flops(model, traces)
         if target == COMPARED:
-            found |= {ends: embed(model, tokenizer, shown) for ends, embed in _OTHER_ENDS.items()}
-        for ends, pruned in found.items():
-            change = paired_mean(100 * (_ndcgs(vectors, pruned, owners) - before))
+            for ends, embed in _OTHER_ENDS.items():
+                pruned[ends] = {PRECISIONS[0]: embed(model, tokenizer, shown)}
+        for ends, found_by in pruned.items():
+            differences = {}
+            for precision, found in found_by.items():
+                ndcgs = _ndcgs(vectors[precision], found, owners)
+                change = paired_mean(100 * (ndcgs - before[precision]))
+                differences[precision] = [change.mean, change.low, change.high]
             points.append(
                 {
                     "target": target,
                     "ends": ends,
                     "flops_share": flops / dense_flops,
-                    "difference": [change.mean, change.low, change.high],
-                    "speed": timed if ends == MAPPED else None,
+                    "difference": differences[PRECISIONS[0]],
+                    "differences": differences,
+                    "speed": speed if ends == MAPPED else None,
                 }
             )
     lengths = tokenizer(shown, truncation=True, max_length=MAX_LENGTH, return_length=True)["length"]
@@ -109,7 +119,8 @@ def _measure(name: str, of_questions: str, of_paragraphs: str) -> dict[str, Any]
         "paragraphs": len(shown),
         "questions": len(asked),
         "mean_length": float(np.mean(lengths)),
-        "ndcg": float(before.mean()),
+        "ndcg": float(before[PRECISIONS[0]].mean()),
+        "ndcgs": {precision: float(ndcgs.mean()) for precision, ndcgs in before.items()},
         "points": points,
     }
 
