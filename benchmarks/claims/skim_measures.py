@@ -301,6 +301,8 @@ def evidence_score(results: Results) -> list[Case]:
         scores = [pair[key]["systems"]["packed"]["metrics"]["f1"] for key in (True, False)]
         gap = difference(scores[0], scores[1], int(pair[True]["data"]["rows"]))
         cases.append(Case(name, in_points(gap)))
+    for where, entry, first, _ in _differing_in(results, "evidence"):
+        cases.append(Case(where, lead(entry, 1 if first else -1)))
     return cases
 
 

@@ -334,6 +334,7 @@ def test_numbers_stand_between_markers_that_the_tables_fill():
                 "skim_settings",
                 "compare_squad_studies",
                 "hops",
+                "compare_squad_hops",
             ),
         ],
         "lra.md": ["lra"],
