@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from fewer.measure.scorers import Scorer
-    from fewer.tasks.embedding import EmbeddingConfig
+    from fewer.tasks.embedding import EmbeddingConfig, Retrieval, Similarity
     from fewer.tasks.task import Encoding
 
 __all__ = [
@@ -201,6 +201,7 @@ def load(
     from fewer.measure.rows import describe
     from fewer.measure.scorers import make_scorer
     from fewer.measure.sweep import present_threshold
+    from fewer.tasks.embedding import Retrieval
 
     quiet()
     check_known(precision, PRECISIONS, "--precision")
@@ -210,7 +211,7 @@ def load(
     # data first: a wrong column is reported before the slower loading of the model
     embedding = origin.embedding_config(pooling, prompts)
     named = roles(columns)
-    table, task = _read_table(model_name, data, named, split, limit, seed, embedding)
+    table, task = _read_table(model_name, data, named, split, limit, seed, embedding, prompts)
     scorer = make_scorer(task, table)
     model = origin.load_model(precision, device)
     tokenizer = origin.load_tokenizer(model)
@@ -242,7 +243,7 @@ def load(
         device=model.device,
     )
     queries = len(set(scorer.texts(encoded)))
-    if queries < len(table):  # their documents are scored together
+    if queries < len(table) or isinstance(task, Retrieval):  # their documents are scored together
         row["data"] |= {"queries": queries}
     if isinstance(scorer, RankingScorer):
         row["top_k"] = scorer.top_k
@@ -264,6 +265,7 @@ def _read_table(
     limit: int | None,
     seed: int,
     embedding: EmbeddingConfig | None,
+    prompts: list[str] | None,
 ) -> tuple[Any, Any]:
     """Read rows and the task that they are of; of more rows than `limit` some are drawn."""
     from fewer.recipe import task_of
@@ -277,9 +279,20 @@ def _read_table(
         task = task_of(table, model_name, columns)
     else:
         task = infer_embedding(table, embedding, **columns)
+        _check_prompts(prompts, task)
     if limit is not None and limit < len(table):
         table = sample_rows(task, table, limit, seed)
     return table, task
+
+
+def _check_prompts(pairs: list[str] | None, task: Similarity | Retrieval) -> None:
+    """Raise `ValueError` for a prompt of texts that these rows do not have."""
+    for pair in pairs or []:
+        if pair.partition("=")[0] not in task.prompted:
+            raise ValueError(
+                f"--prompt must be of the kind {' or '.join(task.prompted)} for these rows; got "
+                f"{pair!r}."
+            )
 
 
 def dense_model(baseline: str | None, loaded: Loaded | None = None) -> PreTrainedModel | None:

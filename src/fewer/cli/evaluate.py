@@ -83,7 +83,7 @@ def evaluate(
     method. Example: fewer evaluate runs/reviews/model --data test.csv --baseline my-model
     """
     from fewer.measure.evaluate import run_systems, score_systems
-    from fewer.measure.predictors import judge
+    from fewer.measure.predictors import check_predictors, judge
     from fewer.measure.sweep import swept_points
 
     loaded = load(
@@ -106,6 +106,8 @@ def evaluate(
     )
     if sweep:
         swept_points(loaded.model)  # before the slow part
+    if predictors:
+        check_predictors(loaded.model)
     outcomes = run_systems(
         loaded.model,
         loaded.encoded,

@@ -72,8 +72,9 @@ def lengthen(
     """
     import torch
 
-    from fewer.hf.attach import attachment
+    from fewer.hf.attach import attachment, parts
     from fewer.hf.checkpoint import save
+    from fewer.hf.embedder_files import copy_modules, is_embedder
     from fewer.hf.side_file import method_from, method_to
     from fewer.training.masked import MaskedSchedule
 
@@ -102,6 +103,8 @@ def lengthen(
         _adapt(extended, tokenizer, texts, output / RUN, schedule, source.folder, resume=resume)
     tokenizer.save_pretrained(output)
     save(extended, output)
+    if is_embedder(source.folder) and isinstance(extended, type(parts(extended)[1])):
+        copy_modules(source.folder, output, limit=False)
     shutil.rmtree(output / RUN, ignore_errors=True)
     name, described = type(extended).__name__, _describe(extended, output)
     typer.echo(f"{name}: {old_length} -> {max_length} tokens, {described}")

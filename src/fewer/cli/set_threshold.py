@@ -28,6 +28,7 @@ def set_threshold(
     from fewer.certificate.certificate import certificate_of
     from fewer.hf.attach import set_threshold
     from fewer.hf.checkpoint import save
+    from fewer.hf.embedder_files import copy_modules
     from fewer.measure.sweep import present_threshold
     from fewer.report.operating_points import threshold_name
 
@@ -40,6 +41,7 @@ def set_threshold(
     set_threshold(copy, threshold=point)
     save(copy, output)
     source.load_tokenizer(copy).save_pretrained(output)
+    copy_modules(source.folder, output)
     if is_certified:
         typer.echo("its certificate is removed, which promised nothing of this threshold")
     typer.echo(

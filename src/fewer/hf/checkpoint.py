@@ -50,7 +50,7 @@ def save(model: nn.Module, folder: str | Path) -> None:
             f"model must be a transformers model; got a {type(model).__name__}. Save it by "
             "model.save_pretrained(folder), load it by its own library, and attach it again."
         )
-    if hf_model is not transformer_of(model):
+    if hf_model is not transformer_of(model) or _has_adapters(hf_model):
         raise ValueError(
             f"model must hold no adapters; got a {type(model).__name__}. Save the model returned "
             "by model.merge_and_unload(), or the adapters alone by model.save_pretrained."
@@ -121,6 +121,12 @@ def load(
     if precision is not None and (target is not None or model.device.type == "cpu"):
         optimize(model, precision=precision)
     return model if cls is None else put_inside(cls, folder, model)
+
+
+def _has_adapters(model: nn.Module) -> bool:
+    """Return whether adapters stand in a model itself, as `model.add_adapter` puts them there."""
+    loaded = getattr(model, "_hf_peft_config_loaded", False)
+    return bool(loaded) or any(".base_layer." in name for name, _ in model.named_parameters())
 
 
 def _find_device(name: str | torch.device) -> torch.device:

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any, get_args
 
-from fewer._files.disk import read_json, read_json_list, writing
+from fewer._files.disk import read_json, read_json_list, write_json, writing
 from fewer.tasks.embedding import EmbeddingConfig, Pooling, check_pooling
 
 __all__ = [
@@ -31,7 +31,6 @@ _FLAGS = {  # of releases before 6
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
     "pooling_mode_weightedmean_tokens": "weightedmean",
 }
-_DOCUMENTS = ("document", "passage", "corpus")  # names of prompts of documents, as tried there
 
 
 def is_embedder(folder: Path) -> bool:
@@ -78,7 +77,14 @@ def read_embedding_config(folder: Path) -> EmbeddingConfig:
         pooling=_read_pooling(folder),
         similarity=similarity,
         prompts=_read_prompts(config, folder / CONFIG),
+        lower_case=_read_lower_case(folder),
     )
+
+
+def _read_lower_case(folder: Path) -> bool:
+    """Return whether texts are made lower-case before a tokenizer that may not do so."""
+    files = folder.glob("sentence_*_config.json")
+    return any(read_json(file).get("do_lower_case") is True for file in files)
 
 
 def read_max_length(folder: Path) -> int | None:
@@ -90,14 +96,21 @@ def read_max_length(folder: Path) -> int | None:
     return None
 
 
-def copy_modules(source: Path, target: Path) -> None:
-    """Copy these files to the folder of a model made of that in `source`, if it has any."""
+def copy_modules(source: Path, target: Path, *, limit: bool = True) -> None:
+    """Copy these files to the folder of a model made of that in `source`, if it has any.
+
+    Without `limit` the longest text that old releases wrote there is left out.
+    """
     if not (source / MODULES).is_file():
         return
     with writing(target):
         for name in (MODULES, CONFIG, *(file.name for file in source.glob("sentence_*.json"))):
             if (source / name).is_file():
                 shutil.copyfile(source / name, target / name)
+        for file in [] if limit else target.glob("sentence_*_config.json"):
+            content = read_json(file)
+            content.pop("max_seq_length", None)
+            write_json(content, file)
         for path in _paths(source):
             if path and (source / path).is_dir():  # packages leave out the empty one of Normalize
                 shutil.copytree(source / path, target / path, dirs_exist_ok=True)
@@ -147,13 +160,9 @@ def _read_pooling(folder: Path) -> Pooling:
 
 
 def _read_prompts(config: dict[str, Any], file: Path) -> dict[str, str]:
-    """Return the prompts of queries, of documents, and of other texts."""
+    """Return the prompts of queries, of documents, and of other texts, as release 6 takes them."""
     prompts, default = config.get("prompts") or {}, config.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(p, str) for p in prompts.values()):
         raise ValueError(f"{file}: prompts must map names to texts; got {prompts!r:.80}.")
-    names = {
-        "query": "query" if "query" in prompts else default,
-        "document": next((name for name in _DOCUMENTS if name in prompts), default),
-        "default": default,
-    }
+    names = {"query": "query", "document": "document", "default": default}
     return {kind: prompts[name] for kind, name in names.items() if prompts.get(name)}

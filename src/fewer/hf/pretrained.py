@@ -44,6 +44,7 @@ TOKENIZER_FILES = (
 )
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]
+_POOLER = "pooler."
 _MAX_INTEGER = 2**31 - 1  # in a config
 _MAX_LAYERS = 1000  # transformers would build 10**9 layers before it reads a weight
 _MAX_LABELS = 1_000_000
@@ -108,6 +109,8 @@ def load_tokenizer(name: str | Path) -> Any:
 def load_pretrained(kind: Any, folder: Path, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
     """Load a model of class `kind`; return it and the loading report of transformers.
 
+    An encoder without a head whose weights have no pooler gets none: nothing else reads it.
+
     Raises `ValueError` for weights of a wrong shape or that are not finite. Missing weights, which
     are initialised, and unused weights are logged as a warning, without the tensors of a method.
     """
@@ -116,7 +119,7 @@ def load_pretrained(kind: Any, folder: Path, **kwargs: Any) -> tuple[Any, dict[s
             f"trust_remote_code must be False; got True. fewer never runs code in {folder}."
         )
     files = weight_files(folder)
-    with _name_broken_file(folder / CONFIG, files), hiding_report():
+    with _name_broken_file(folder / CONFIG, files, kwargs), hiding_report():
         model, report = kind.from_pretrained(
             folder,
             output_loading_info=True,
@@ -137,6 +140,7 @@ def load_pretrained(kind: Any, folder: Path, **kwargs: Any) -> tuple[Any, dict[s
     report["unexpected_keys"] = {
         key for key in report["unexpected_keys"] if METHOD_TENSORS not in "." + key
     }
+    _leave_out_pooler(model, report)
     for key, parameter in model.named_parameters():
         if not _is_finite(parameter.detach()):
             raise ValueError(
@@ -145,6 +149,15 @@ def load_pretrained(kind: Any, folder: Path, **kwargs: Any) -> tuple[Any, dict[s
             )
     _warn_of_weights(folder, report)
     return model, report
+
+
+def _leave_out_pooler(model: Any, report: dict[str, Any]) -> None:
+    """Remove a pooler that is new from an encoder without a head."""
+    missing = {key for key in report["missing_keys"] if key.startswith(_POOLER)}
+    names = {key for key in model.state_dict() if key.startswith(_POOLER)}
+    if missing and missing == names and model.base_model is model:
+        model.pooler = None
+        report["missing_keys"] = set(report["missing_keys"]) - missing
 
 
 def _is_finite(weights: Any) -> bool:
@@ -267,8 +280,13 @@ def _refuse_code(content: dict[str, Any], path: Path) -> None:
 
 
 @contextmanager
-def _name_broken_file(path: Path, weights: Iterable[Path] = ()) -> Iterator[None]:
-    """Turn all exceptions of transformers into a `ValueError` that names the broken file."""
+def _name_broken_file(
+    path: Path, weights: Iterable[Path] = (), arguments: Iterable[str] = ()
+) -> Iterator[None]:
+    """Turn all exceptions of transformers into a `ValueError` that names the broken file.
+
+    One about an argument of the caller stays a `TypeError`.
+    """
     try:
         yield
     except (KeyboardInterrupt, SystemExit, MemoryError):
@@ -276,6 +294,11 @@ def _name_broken_file(path: Path, weights: Iterable[Path] = ()) -> Iterator[None
     except BaseException as error:
         if isinstance(error, ValueError | OSError) and str(path) in str(error):
             raise
+        if isinstance(error, TypeError) and (names := [n for n in arguments if n in str(error)]):
+            raise TypeError(
+                f"{names[0]} must be an argument of transformers' from_pretrained; got {error}. "
+                "Leave it out, or set it on the model."
+            ) from error
         raise _unreadable_file(_find_broken_weights(weights) or path, error) from error
 
 

@@ -52,7 +52,12 @@ def put_inside(cls: type[Object], folder: Path, model: PreTrainedModel) -> Objec
     check_modules(folder)
     build: Any = cls
     with hiding_report():  # `fewer.load` has read the same weights, and reported
-        holder: Object = build(str(folder), device=str(model.device), trust_remote_code=False)
+        holder: Object = build(
+            str(folder),
+            device=str(model.device),
+            trust_remote_code=False,
+            model_kwargs={"dtype": model.dtype},  # later modules follow
+        )
     module, name = _place(holder)
     plain = transformer_of(holder)
     if name is None or not isinstance(model, type(plain)):

@@ -49,7 +49,8 @@ def paired_difference(
     gaps = [(a - b)[list(rows)].numpy() for a, b in each if a is not None and b is not None]
     if not gaps:
         return _resample_score(scorer, answers, references, rows, seed)
-    return paired_mean(np.mean(gaps, axis=0), seed=seed)
+    mean_gaps = np.mean(gaps, axis=0)
+    return paired_mean(mean_gaps[~np.isnan(mean_gaps)], seed=seed)
 
 
 def paired_mean(gaps: NDArray[Any], *, seed: int = 0) -> Interval:

@@ -133,12 +133,10 @@ class RetrievalScorer(_EmbeddingScorer):
         del metrics["map"]  # which wants the ranks of all documents
         return {**metrics, f"recall@{FOUND}": self._recall(answers, drawn)}
 
-    def each(self, answers: Sequence[dict[int, float]]) -> Tensor | None:
-        """Return nDCG@10 of each query; `None` where one has no relevant document."""
+    def each(self, answers: Sequence[dict[int, float]]) -> Tensor:
+        """Return nDCG@10 of each query, NaN for one without a relevant document."""
         from fewer.tasks.rank_metrics import ndcg_of_each
 
-        if not all(any(grades.values()) for grades in self._grades):
-            return None
         rankings = self._rankings(answers, range(len(self._grades)))
         return torch.from_numpy(ndcg_of_each(*rankings))
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["judge"]
+__all__ = ["check_predictors", "judge"]
 
 _CUTOFF = 0.5  # probability of a relevant block
 
@@ -36,8 +36,18 @@ def judge(
     relevant blocks rank above the rest), `recall` and `accuracy` at a probability of 0.5. Layers
     without a predictor are left out. Raises `ValueError` for a model without predictors.
     """
+    check_predictors(model)
     with evaluating(model) as view:
         return _judge(view, encoded, tokenizer)
+
+
+def check_predictors(model: PreTrainedModel) -> None:
+    """Raise `ValueError` for a model without predictors of blocks."""
+    attached = attachment(model)
+    if not any(isinstance(part, PredictsRelevance) for part in list_policies(attached.policy)):
+        raise ValueError(
+            f"method must have predictors of blocks, as Block-Skim has; got {attached.method}."
+        )
 
 
 def _judge(

@@ -77,12 +77,10 @@ class RankingScorer(LogitScorer):
         relevance = [self.relevance[row] for row in order]
         return score_rankings(answers[order].double().numpy(), relevance, queries)
 
-    def each(self, answers: Tensor) -> Tensor | None:
-        """Return nDCG@10 of each query; `None` where one has no relevant document."""
-        from fewer.tasks.rank_metrics import has_relevant, ndcg_of_each
+    def each(self, answers: Tensor) -> Tensor:
+        """Return nDCG@10 of each query, NaN for one without a relevant document."""
+        from fewer.tasks.rank_metrics import ndcg_of_each
 
-        if not has_relevant(self.relevance, self.queries).all():
-            return None
         scores = answers.double().numpy()
         return torch.from_numpy(ndcg_of_each(scores, self.relevance, self.queries))
 

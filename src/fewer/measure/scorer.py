@@ -57,7 +57,10 @@ class Scorer(Protocol):
         ...
 
     def each(self, answers: Any) -> Tensor | None:
-        """Return the score of each text, (texts), whose mean is the first metric, if it is one."""
+        """Return the score of each text, (texts), whose mean is the first metric, if it is one.
+
+        A text without a score has NaN, and does not count.
+        """
         ...
 
     def differs(self, answers: Any, reference: Any) -> Tensor:

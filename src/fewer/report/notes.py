@@ -47,7 +47,7 @@ def flops_line(row: Row) -> str | None:
     line = f"FLOPs: {share:.2f} of the dense model's on {source}, target {target:.2f}"
     if abs(share - target) <= TOLERANCE:
         return line
-    return f"{line} (calibrated on a sample of the training rows)"
+    return f"{line} (calibrated on a sample of the texts that it was fitted to)"
 
 
 def _difference_line(row: Row) -> str | None:
@@ -124,6 +124,9 @@ def _closed_note(row: Row) -> str | None:
 def _queries_note(row: Row) -> str | None:
     """Explain what a text of the table is, where the documents of a query belong together."""
     queries = row.get("data", {}).get("queries")
+    if row.get("embedding") is not None:
+        text = "a pair" if queries is None else f"one of {queries:,} queries with its documents"
+        return f"a text is {text}; batches are of single texts"
     if queries is None:
         return None
     return f"a text is a query with its documents: {queries:,} of {row['data']['rows']:,} rows"

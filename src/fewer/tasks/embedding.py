@@ -7,9 +7,9 @@ relevant to it. Embedding models are measured by these tasks; sentence-transform
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
 from fewer._validation.names import check_known
 from fewer.tasks.classification import TextClassification, encode_columns, infer, read_strings
@@ -54,16 +54,20 @@ class EmbeddingConfig:
     pooling: Pooling = "mean"
     similarity: Literal["cosine", "dot"] = "cosine"
     prompts: Mapping[str, str] = field(default_factory=dict)  # by the kind of text, of `KINDS`
+    lower_case: bool = False  # whether texts are made lower-case before
 
     def prompted(self, texts: list[str], kind: str = "default") -> list[str]:
         """Put the prompt of a kind of texts before each."""
         prompt = self.prompts.get(kind, "")
-        return [prompt + text for text in texts] if prompt else texts
+        texts = [prompt + text for text in texts] if prompt else texts
+        return [text.lower() for text in texts] if self.lower_case else texts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Similarity:
     """Pairs with a number, as in STS-B: the similarity of their vectors is to order them so."""
+
+    prompted: ClassVar[tuple[str, ...]] = ("default",)  # kinds of its texts
 
     pairs: TextClassification  # the columns
     config: EmbeddingConfig = field(default_factory=EmbeddingConfig)
@@ -97,6 +101,8 @@ class Similarity:
 class Retrieval:
     """Queries that are to find their relevant documents among the documents of all rows."""
 
+    prompted: ClassVar[tuple[str, ...]] = ("query", "document")  # kinds of its texts
+
     pairs: Reranking  # the columns
     has_relevance: bool = True  # else the document of each row is relevant to its query
     config: EmbeddingConfig = field(default_factory=EmbeddingConfig)
@@ -126,7 +132,13 @@ class Retrieval:
 
         The column `text` holds the number of the text; documents come after the queries.
         """
-        queries = dict(zip(self.pairs.queries(rows), self._read(rows, "query"), strict=True))
+        queries: dict[int, str] = {}
+        for number, text in zip(self.pairs.queries(rows), self._read(rows, "query"), strict=True):
+            if queries.setdefault(number, text) != text:
+                raise ValueError(
+                    f"column {self.pairs.query!r} must have one text for each query; got "
+                    f"{text[:40]!r} and {queries[number][:40]!r} with the same id."
+                )
         documents = list(dict.fromkeys(self._read(rows, "document")))
         texts = self.config.prompted(list(queries.values()), "query")
         texts = [*texts, *self.config.prompted(documents, "document")]
@@ -150,12 +162,9 @@ def infer_embedding(
     query = columns.get("query") or usual_column(rows, ANCHORS)
     document = columns.get("document") or usual_column(rows, POSITIVES)
     if query and document and not named & {"text", "text_pair"}:
+        _check_roles(named, {"query", "document", "query_id", "label"})
         return _retrieval(rows, query, document, columns, config)
-    if unknown := named - {"text", "text_pair", "label"}:
-        raise ValueError(
-            f"columns must be query and document, or text, text_pair and label, for an embedding "
-            f"model; got {list_names(sorted(unknown))}."
-        )
+    _check_roles(named, {"text", "text_pair", "label"})
     pairs = infer(rows, regression=True, **columns)
     if pairs.text_pair is None:
         raise ValueError(
@@ -164,6 +173,15 @@ def infer_embedding(
             "text=NAME --column text_pair=NAME, or --column query=NAME --column document=NAME."
         )
     return Similarity(pairs=pairs, config=config)
+
+
+def _check_roles(named: Set[str], roles: Set[str]) -> None:
+    """Raise `ValueError` for columns named by other roles than these rows have."""
+    if unknown := named - roles:
+        raise ValueError(
+            f"columns of these rows must be named as {list_names(sorted(roles))} for an embedding "
+            f"model; got {list_names(sorted(unknown))}. Leave them out."
+        )
 
 
 def _retrieval(

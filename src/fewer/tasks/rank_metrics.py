@@ -48,11 +48,17 @@ def score_rankings(
 def ndcg_of_each(
     scores: ArrayLike, relevance: ArrayLike, queries: Sequence[int]
 ) -> NDArray[np.float64]:
-    """Return nDCG@10 of each query, in the order of their numbers."""
+    """Return nDCG@10 of each query, in the order of their numbers.
+
+    It is NaN for one without a relevant document.
+    """
     from sklearn.metrics import ndcg_score
 
-    rows = zip(*_tables(scores, relevance, queries), strict=True)
-    return np.array([ndcg_score(grades[None], ranked[None], k=CUTOFF) for ranked, grades in rows])
+    ranked, grades = _tables(scores, relevance, queries)
+    values = np.full(len(ranked), np.nan)
+    for row in np.flatnonzero(grades.max(1, initial=0) > 0):
+        values[row] = ndcg_score(grades[row, None], ranked[row, None], k=CUTOFF)
+    return values
 
 
 def has_relevant(relevance: ArrayLike, queries: Sequence[int]) -> NDArray[np.bool_]:

@@ -10,8 +10,9 @@ from transformers import PreTrainedTokenizerBase
 
 from fewer.core.cost import Task
 from fewer.core.policy import Method
-from fewer.hf.attach import attach, parts, resolve_method
+from fewer.hf.attach import attach, attachment, is_attached, parts, resolve_method
 from fewer.hf.max_length import resolve_max_length
+from fewer.hf.optimize import run_by
 from fewer.hf.task_heads import reads_every_token, task_of
 from fewer.methods.pruning.linear_shortcut import LinearShortcut
 from fewer.methods.pruning.training_free import TrainingFree
@@ -42,7 +43,7 @@ def prune(
     `LinearShortcut` (0.8). `method`, or its name, is another one whose phases train nothing, with
     its own target; one that reads the texts once, as `ProbeExit()` does, uses as many as hold
     1,048,576. For a model that tags words, `texts` are lists of words. Texts beyond `max_length`
-    tokens are truncated.
+    tokens are truncated. An optimized model is optimized again.
 
     Raises `TypeError` for items that are no strings, and `ValueError` for no texts, for a method
     that trains, and for both a method and a target.
@@ -68,9 +69,12 @@ def prune(
     else:
         pairs = None if text_pairs is None else listed(text_pairs, "text_pairs")
         encoded = encode_texts(items, tokenizer, pairs=pairs, max_length=length)
+    isa = attachment(model).isa if is_attached(model) else None
     attach(model, method)
     collator = collator_for(transformer, tokenizer)
     for phase in phases:
         sample = encoded.select(range(sample_size(encoded["length"], phase)))
         calibrate(transformer, phase, sample, collator, first=True)
+    if isa is not None:  # it was optimized
+        run_by(model, isa)
     return model

@@ -68,6 +68,9 @@ def test_a_pruned_embedder_of_sentence_transformers_stays_one(model_folder, revi
     assert fewer.attachment(pruned).method == LinearShortcut(shortest=2)
     assert pruned.prompts["passage"] == "film "
     assert pruned.encode(["film"]).shape == (1, 32)
+    turned = ["set-threshold", tmp_path / "new", "0.9", "--output", tmp_path / "turned"]
+    assert CliRunner().invoke(app, [*map(str, turned)]).exit_code == 0
+    assert fewer.load(tmp_path / "turned", st.SentenceTransformer).prompts["passage"] == "film "
 
 
 def test_queries_and_documents_are_pairs(model_folder, tmp_path):

@@ -195,7 +195,10 @@ def test_an_embedding_model_finds_documents_and_orders_pairs(
     assert run("bench", "pruned", "--data", data, "--batch", 4, "--runs", 1) == 0
     assert run("explain", "pruned", text(3), "--output", "embedder.html") == 0
 
-    for option in ("--pooling=average", "--prompt=passage=a", "--prompt=query"):
+    unused = "--prompt=query=a"  # of rows that are pairs
+    for option in ("--pooling=average", "--prompt=passage=a", "--prompt=query", unused):
         assert run("evaluate", "pruned", "--data", data, option) == 2
     labels = write(Path("labels.csv"), ["text", "label"], [["film", "a"], ["plot", "b"]])
     assert run("evaluate", "pruned", "--data", labels) == 2
+    assert run("evaluate", "pruned", "--data", data, "--predictors") == 2
+    assert "predictors of blocks" in capsys.readouterr().err

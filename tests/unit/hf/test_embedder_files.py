@@ -73,13 +73,20 @@ def test_another_pooling_is_left_to_its_library(tmp_path: Path, pooling: dict[st
 def test_prompts_are_those_that_their_library_takes(tmp_path: Path) -> None:
     prompts = {"query": "q: ", "passage": "p: ", "s2s": "s: ", "corpus": "c: "}
     folder = write(tmp_path, {"pooling_mode": "cls"}, prompts=prompts, default_prompt_name="s2s")
-    expected = {"query": "q: ", "document": "p: ", "default": "s: "}
+    expected = {"query": "q: ", "default": "s: "}  # "document" is there, and empty, in release 6
     assert read_embedding_config(folder).prompts == expected
     folder = write(tmp_path, {"pooling_mode": "cls"}, prompts={"s2s": "s: "})
     assert read_embedding_config(folder).prompts == {}
     folder = write(tmp_path, {"pooling_mode": "cls"}, prompts={"query": 3})
     with pytest.raises(ValueError, match="prompts"):
         read_embedding_config(folder)
+
+
+def test_texts_are_lower_case_where_the_folder_says_so(tmp_path: Path) -> None:
+    folder = write(tmp_path, {"pooling_mode": "cls"}, prompts={"query": "Q: "})
+    assert read_embedding_config(folder).prompted(["A b"], "query") == ["Q: A b"]
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"do_lower_case": True}))
+    assert read_embedding_config(folder).prompted(["A b"], "query") == ["q: a b"]
 
 
 def test_the_similarity_is_read(tmp_path: Path) -> None:
@@ -121,6 +128,18 @@ def test_broken_lists_of_modules_are_refused_by_name(tmp_path: Path, modules: st
     (tmp_path / "modules.json").write_text(modules)
     with pytest.raises(ValueError, match=r"modules\.json"):
         is_embedder(tmp_path)
+
+
+def test_the_old_limit_is_left_out_of_a_longer_model(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    folder = write(tmp_path / "a", {"pooling_mode": "cls"})
+    limit = {"max_seq_length": 128, "do_lower_case": True}
+    (folder / "sentence_bert_config.json").write_text(json.dumps(limit))
+    copy_modules(folder, tmp_path / "b", limit=False)
+    assert read_max_length(tmp_path / "b") is None
+    assert read_embedding_config(tmp_path / "b").lower_case
+    assert read_max_length(folder) == 128
 
 
 def test_modules_are_copied_and_missing_folders_are_no_error(tmp_path: Path) -> None:

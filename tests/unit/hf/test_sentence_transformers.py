@@ -1,8 +1,10 @@
 """Objects of sentence-transformers are attached themselves, and answer as before."""
 
 import json
+import warnings
 
 import numpy as np
+import peft
 import pytest
 import torch
 from datasets import Dataset
@@ -150,6 +152,57 @@ def test_a_class_that_cannot_hold_the_model_is_refused(embedder, tmp_path):
     modules.write_text(modules.read_text().replace("sentence_transformers.base.modules", "evil"))
     with pytest.raises(ValueError, match="evil"):
         fewer.load(tmp_path / "saved", st.SentenceTransformer)
+
+
+def test_an_encoder_without_a_pooler_is_loaded(model_folder, tmp_path):
+    """Published embedders lack it, and what `fewer.save` writes of one does."""
+    plain = AutoModel.from_pretrained(model_folder, add_pooling_layer=False).eval()
+    fewer.save(fewer.attach(plain), tmp_path / "saved")
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    tokenizer.save_pretrained(tmp_path / "saved")
+    again = fewer.load(tmp_path / "saved", precision=None)
+    assert again.pooler is None
+    expected = fewer.embed(plain, tokenizer, TEXTS)
+    torch.testing.assert_close(fewer.embed(again, tokenizer, TEXTS), expected)
+    embedder = fewer.load(tmp_path / "saved", st.SentenceTransformer)
+    np.testing.assert_allclose(embedder.encode(TEXTS), expected.numpy(), atol=1e-5)
+
+
+def test_adapters_inside_are_refused_before_anything_is_written(embedder, tmp_path):
+    settings = peft.LoraConfig(r=2, target_modules=["query"])
+    peft.inject_adapter_in_model(settings, embedder[0].auto_model)
+    fewer.attach(embedder)
+    with pytest.raises(ValueError, match="adapters"):
+        fewer.save(embedder, tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
+def test_later_modules_follow_the_dtype_of_the_model(embedder, tmp_path):
+    models = pytest.importorskip("sentence_transformers.models")
+    dense = models.Dense(in_features=32, out_features=8)
+    embedder = st.SentenceTransformer(modules=[*embedder, dense], device="cpu")
+    fewer.save(fewer.attach(embedder), tmp_path / "saved")
+    half = fewer.load(
+        tmp_path / "saved", st.SentenceTransformer, precision=None, dtype=torch.bfloat16
+    )
+    assert half[2].linear.weight.dtype == torch.bfloat16
+    np.testing.assert_allclose(half.encode(TEXTS), embedder.encode(TEXTS), atol=0.1)
+
+
+def test_an_unknown_argument_is_told_by_its_name(model_folder):
+    with pytest.raises(TypeError, match="truncate_dim must be an argument"):
+        fewer.load(model_folder, st.SentenceTransformer, truncate_dim=8)
+
+
+def test_an_optimized_model_is_optimized_again_after_pruning(embedder):
+    fewer.optimize(embedder)
+    isa = fewer.attachment(embedder).isa
+    method = LinearShortcut(target=0.8, shortest=4)
+    texts = [f"{a} {b}" for a in TEXTS for b in TEXTS] * 30
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="the linear shortcut keeps")
+        fewer.prune(embedder, embedder.tokenizer, texts, method=method)
+    assert fewer.attachment(embedder).isa is isa
 
 
 def test_an_embedder_whose_config_names_another_head_is_loaded(model_folder, tmp_path):

@@ -9,6 +9,7 @@ from datasets import Dataset
 from transformers import AutoModel, AutoTokenizer
 
 import fewer
+from fewer.measure.bootstrap import paired_difference
 from fewer.measure.embedding_scorers import RetrievalScorer, SimilarityScorer
 from fewer.measure.evaluate import three_way
 from fewer.measure.scorers import make_scorer
@@ -151,5 +152,9 @@ def test_queries_without_a_relevant_document_are_left_out_with_a_warning():
         scorer = make_scorer(infer_embedding(rows), rows)
     answers = [{0: 0.2, 1: 0.1}, {1: 0.4, 0: 0.3}]
     assert scorer.score(answers) == {"ndcg@10": 1.0, "mrr@10": 1.0, "recall@100": 1.0}
-    assert scorer.each(answers) is None
+    each = scorer.each(answers)
+    assert each.isnan().tolist() == [True, False]
+    worse = [answers[0], {0: 0.5, 1: 0.3}]
+    interval = paired_difference(scorer, [worse], [answers], range(2))
+    assert interval.mean == pytest.approx(float(scorer.each(worse)[1] - each[1]))
     assert np.isfinite(scorer.score(answers, [0])["ndcg@10"])

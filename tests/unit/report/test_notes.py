@@ -25,7 +25,7 @@ def test_the_measured_share_of_flops_stands_beside_the_target(
     (line,) = notes([shared(0.5, share)])
     start = f"FLOPs: {share:.2f} of the dense model's on reviews.csv, target 0.50"
     assert line.startswith(start)
-    assert line.endswith("sample of the training rows)") == explained
+    assert line.endswith("sample of the texts that it was fitted to)") == explained
 
 
 @pytest.mark.parametrize(

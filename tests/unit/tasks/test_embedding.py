@@ -61,8 +61,8 @@ def test_without_relevance_the_document_of_a_row_is_relevant(query, document):
 
 
 def test_queries_of_one_id_belong_together():
-    rows = FOUND.add_column("qid", [3, 1, 3, 1])
-    assert infer_embedding(rows).numbers(rows)[0] == [0, 1, 0, 1]
+    rows = FOUND.add_column("qid", [3, 1, 3, 2])
+    assert infer_embedding(rows).numbers(rows)[0] == [0, 1, 0, 2]
 
 
 def test_columns_may_be_named():
@@ -102,12 +102,19 @@ def test_a_sample_has_whole_queries():
         ({"sentence1": ["a"], "sentence2": ["b"], "label": ["same"]}, {}, "finite number"),
         ({"query": ["a"], "document": ["b"]}, {"document": "docs"}, "docs"),
         ({"sentence1": ["a"], "sentence2": ["b"], "score": [1]}, {"tags": "score"}, "tags"),
+        ({"query": ["a"], "document": ["b"]}, {"tokens": "query"}, "tokens"),
     ],
 )
 def test_other_rows_are_refused(columns, named, message):
     rows = Dataset.from_dict(columns)
     with pytest.raises(ValueError, match=message):
         infer_embedding(rows, **named).labels(rows)
+
+
+def test_a_query_has_one_text():
+    rows = Dataset.from_dict({"query": ["w5", "w6"], "document": ["w7", "w8"], "query_id": [1, 1]})
+    with pytest.raises(ValueError, match="one text for each query"):
+        encode(infer_embedding(rows), rows)
 
 
 def test_an_unknown_pooling_is_refused():
