@@ -103,7 +103,7 @@ def lengthen(
         _adapt(extended, tokenizer, texts, output / RUN, schedule, source.folder, resume=resume)
     tokenizer.save_pretrained(output)
     save(extended, output)
-    if is_embedder(source.folder) and isinstance(extended, type(parts(extended)[1])):
+    if is_embedder(source.folder) and parts(extended)[1] is extended:
         copy_modules(source.folder, output, limit=False)
     shutil.rmtree(output / RUN, ignore_errors=True)
     name, described = type(extended).__name__, _describe(extended, output)

@@ -294,9 +294,10 @@ def _name_broken_file(
     except BaseException as error:
         if isinstance(error, ValueError | OSError) and str(path) in str(error):
             raise
-        if isinstance(error, TypeError) and (names := [n for n in arguments if n in str(error)]):
+        unknown = [name for name in arguments if f"argument '{name}'" in str(error)]
+        if isinstance(error, TypeError) and unknown:
             raise TypeError(
-                f"{names[0]} must be an argument of transformers' from_pretrained; got {error}. "
+                f"{unknown[0]} must be an argument of transformers' from_pretrained; got {error}. "
                 "Leave it out, or set it on the model."
             ) from error
         raise _unreadable_file(_find_broken_weights(weights) or path, error) from error

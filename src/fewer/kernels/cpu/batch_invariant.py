@@ -111,7 +111,7 @@ def _supports(module: nn.Linear, input: Tensor) -> bool:
         _is_ready(module)
         and input.dtype is torch.float32
         and input.device.type == "cpu"
-        and input.shape[-1] == module.in_features
+        and input.shape[-1:] == (module.in_features,)
     )
 
 
