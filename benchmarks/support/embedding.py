@@ -55,31 +55,36 @@ def embedding_memory_table(row: dict[str, Any], path: str) -> str:
 def embedding_pruning_table(row: dict[str, Any], path: str) -> str:
     """Write a table for each model: a line for each target and way in which pruned tokens end."""
     tables = [
-        f"{one['model']}, dense {one['ndcg']:.4f} nDCG@10; {one['questions']:,} questions, "
+        f"{one['model']}, dense nDCG@10 {_by_precision(one['ndcgs'])}; "
+        f"{one['questions']:,} questions, "
         f"{one['paragraphs']:,} paragraphs of {one['mean_length']:.0f} tokens on average:\n\n"
         f"{_pruning_table(one['points'])}"
         for one in row["models"]
     ]
     note = (
-        f"Fitted to {row['fitted']} paragraphs; {row['precision']}; speed over the same "
-        f"model packed, embedding, {row['threads']} thread of {row['processor']}. Row in `{path}`."
+        f"Fitted to {row['fitted']} paragraphs; each against the same model packed, in the same "
+        f"precision; {row['threads']} thread of {row['processor']}. Row in `{path}`."
     )
     return "\n\n".join((*tables, note))
 
 
+def _by_precision(numbers: dict[str, float]) -> str:
+    return ", ".join(f"{number:.4f} in {precision}" for precision, number in numbers.items())
+
+
 def _pruning_table(points: list[dict[str, Any]]) -> str:
+    precisions = sorted(points[0]["differences"])
+    header = ["target", "pruned tokens end at", "FLOPs"]
+    for precision in precisions:
+        header += [f"points of nDCG@10, {precision}", "speed"]
     lines = []
     for point in points:
-        mean, low, high = point["difference"]
-        speeds = point["speed"] or {}
-        lines.append(
-            (
-                f"{point['target']:g}",
-                point["ends"],
-                f"{1 / point['flops_share']:.2f}x fewer",
-                f"{mean:+.1f} ({low:+.1f} to {high:+.1f})",
-                *(f"{speeds[name]:.2f}x" if speeds else "-" for name in ("bf16", "int8")),
+        line = [f"{point['target']:g}", point["ends"], f"{1 / point['flops_share']:.2f}x fewer"]
+        for precision in precisions:
+            difference, speeds = point["differences"].get(precision), point["speed"]
+            line.append(
+                "-" if difference is None else "{:+.1f} ({:+.1f} to {:+.1f})".format(*difference)
             )
-        )
-    header = ("target", "pruned tokens end at", "FLOPs", "points of nDCG@10", "speed, bf16", "int8")
+            line.append(f"{speeds[precision]:.2f}x" if speeds else "-")
+        lines.append(line)
     return grid([header, *lines], words=2)
