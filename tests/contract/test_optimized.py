@@ -117,7 +117,12 @@ def _texts(model, number=24):
 
 
 @needs_kernels
-@law_of_families(("ltp", "dense", "fastbert", "right-tool", "tokee", "linear-shortcut"))
+@law_of_families(
+    (
+        *("ltp", "dense", "fastbert", "right-tool", "tokee", "linear-shortcut"),
+        "block-skim-states-prescreen",
+    )
+)
 def test_a_text_has_the_same_answer_to_the_last_bit_in_every_batch(method, backbone):
     model = optimized(build(method, backbone, sizes={"width": 24}))
     number = COMPOSITIONS // 4 if backbone in SHARING else COMPOSITIONS
