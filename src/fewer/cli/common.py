@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -197,11 +197,10 @@ def load(
     from fewer.hf.max_length import resolve_max_length
     from fewer.hf.optimize import PRECISIONS, kernels_of, precision_of
     from fewer.inference.candidate_lists import check_whole
-    from fewer.measure.ranking_scorer import RankingScorer, for_best
+    from fewer.measure.ranking_scorer import for_best
     from fewer.measure.rows import describe
     from fewer.measure.scorers import make_scorer
     from fewer.measure.sweep import present_threshold
-    from fewer.tasks.embedding import Retrieval
 
     quiet()
     check_known(precision, PRECISIONS, "--precision")
@@ -209,9 +208,9 @@ def load(
         torch.set_num_threads(threads)
     origin = Source.find(model_name)
     # data first: a wrong column is reported before the slower loading of the model
-    embedding = origin.embedding_config(pooling, prompts)
-    named = roles(columns)
-    table, task = _read_table(model_name, data, named, split, limit, seed, embedding, prompts)
+    prompt_of, named = _read_prompts(prompts), roles(columns)
+    embedding = origin.embedding_config(pooling, prompt_of)
+    table, task = _read_table(model_name, data, named, split, limit, seed, embedding, prompt_of)
     scorer = make_scorer(task, table)
     model = origin.load_model(precision, device)
     tokenizer = origin.load_tokenizer(model)
@@ -242,11 +241,7 @@ def load(
         kernels=kernels_of(model),
         device=model.device,
     )
-    queries = len(set(scorer.texts(encoded)))
-    if queries < len(table) or isinstance(task, Retrieval):  # their documents are scored together
-        row["data"] |= {"queries": queries}
-    if isinstance(scorer, RankingScorer):
-        row["top_k"] = scorer.top_k
+    _note_queries(row, scorer, encoded)
     if embedding is not None:
         row["embedding"] = asdict(embedding)
     row |= {**encoding, "threshold": threshold, **saved}
@@ -257,6 +252,18 @@ def load(
     return Loaded(model, tokenizer, scorer, encoded, row, encode_training)
 
 
+def _note_queries(row: dict[str, Any], scorer: Scorer, encoded: Dataset) -> None:
+    """Note in a row how many queries there are, whose documents are scored together."""
+    from fewer.measure.embedding_scorers import RetrievalScorer
+    from fewer.measure.ranking_scorer import RankingScorer
+
+    queries = len(set(scorer.texts(encoded)))
+    if queries < row["data"]["rows"] or isinstance(scorer, RetrievalScorer):
+        row["data"] |= {"queries": queries}
+    if isinstance(scorer, RankingScorer):
+        row["top_k"] = scorer.top_k
+
+
 def _read_table(
     model_name: str,
     data: str,
@@ -265,7 +272,7 @@ def _read_table(
     limit: int | None,
     seed: int,
     embedding: EmbeddingConfig | None,
-    prompts: list[str] | None,
+    prompts: Mapping[str, str],
 ) -> tuple[Any, Any]:
     """Read rows and the task that they are of; of more rows than `limit` some are drawn."""
     from fewer.recipe import task_of
@@ -285,13 +292,29 @@ def _read_table(
     return table, task
 
 
-def _check_prompts(pairs: list[str] | None, task: Similarity | Retrieval) -> None:
-    """Raise `ValueError` for a prompt of texts that these rows do not have."""
+def _read_prompts(pairs: list[str] | None) -> dict[str, str]:
+    """Parse KIND=TEXT options."""
+    from fewer.tasks.embedding import KINDS
+
+    prompts = {}
     for pair in pairs or []:
-        if pair.partition("=")[0] not in task.prompted:
+        kind, separator, text = pair.partition("=")
+        if not separator or kind not in KINDS:
+            raise ValueError(
+                f"--prompt must be KIND=TEXT with a kind among {', '.join(KINDS)}; got {pair!r}. "
+                "Example: --prompt 'query=query: '."
+            )
+        prompts[kind] = text
+    return prompts
+
+
+def _check_prompts(prompts: Mapping[str, str], task: Similarity | Retrieval) -> None:
+    """Raise `ValueError` for a prompt of texts that these rows do not have."""
+    for kind in prompts:
+        if kind not in task.prompted:
             raise ValueError(
                 f"--prompt must be of the kind {' or '.join(task.prompted)} for these rows; got "
-                f"{pair!r}."
+                f"{kind!r}."
             )
 
 

@@ -33,6 +33,18 @@ OverlongOption = Annotated[
         "them in windows and merge the logits; window for tagging. Default truncate."
     ),
 ]
+PoolingOption = Annotated[
+    str | None,
+    typer.Option(help="Of an embedding model: mean, cls, last or max; default as its folder."),
+]
+PromptOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Of an embedding model: query=TEXT, document=TEXT or default=TEXT."),
+]
+SweepOption = Annotated[bool, typer.Option("--sweep", help="Also evaluate a range of thresholds.")]
+PredictorsOption = Annotated[
+    bool, typer.Option("--predictors", help="Also score the predictor of each layer.")
+]
 
 
 def evaluate(
@@ -47,23 +59,13 @@ def evaluate(
     limit: LimitOption = None,
     max_length: Annotated[int | None, typer.Option(min=2, help="Longest text in tokens.")] = None,
     overlong: OverlongOption = None,
-    pooling: Annotated[
-        str | None,
-        typer.Option(help="Of an embedding model: mean, cls, last or max; default as its folder."),
-    ] = None,
-    prompt: Annotated[
-        list[str] | None,
-        typer.Option(help="Of an embedding model: query=TEXT, document=TEXT or default=TEXT."),
-    ] = None,
+    pooling: PoolingOption = None,
+    prompt: PromptOption = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     latency: Annotated[bool, typer.Option(help="Also time batches of 1, 8 and 32.")] = True,
     runs: Annotated[int, typer.Option(min=1, help="Timed batches per batch size.")] = 20,
-    sweep: Annotated[
-        bool, typer.Option("--sweep", help="Also evaluate a range of thresholds.")
-    ] = False,
-    predictors: Annotated[
-        bool, typer.Option("--predictors", help="Also score the predictor of each layer.")
-    ] = False,
+    sweep: SweepOption = False,
+    predictors: PredictorsOption = False,
     precision: PrecisionOption = "fp32",
     device: DeviceOption = None,
     threshold: ThresholdOption = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,12 +53,12 @@ class Source:
         return tokenizer
 
     def embedding_config(
-        self, pooling: str | None = None, prompts: list[str] | None = None
+        self, pooling: str | None = None, prompts: Mapping[str, str] | None = None
     ) -> EmbeddingConfig | None:
         """Return how the vectors of a model without a head are made; `None` for other models.
 
-        `pooling` and `prompts`, KIND=TEXT each, replace what the folder says. Raises `ValueError`
-        for unknown ones, and where they are given for a model with a head.
+        `pooling` and `prompts`, by kind, replace what the folder says. Raises `ValueError` for an
+        unknown pooling, and where they are given for a model with a head.
         """
         from fewer._files.disk import read_json
         from fewer.hf.embedder_files import is_embedder, read_embedding_config
@@ -75,20 +76,4 @@ class Source:
         config = read_embedding_config(self.folder)
         if pooling is not None:
             config = replace(config, pooling=check_pooling(pooling))
-        return replace(config, prompts={**config.prompts, **_read_prompts(prompts)})
-
-
-def _read_prompts(pairs: list[str] | None) -> dict[str, str]:
-    """Parse KIND=TEXT options."""
-    from fewer.tasks.embedding import KINDS
-
-    prompts = {}
-    for pair in pairs or []:
-        kind, separator, text = pair.partition("=")
-        if not separator or kind not in KINDS:
-            raise ValueError(
-                f"--prompt must be KIND=TEXT with a kind among {', '.join(KINDS)}; got {pair!r}. "
-                "Example: --prompt 'query=query: '."
-            )
-        prompts[kind] = text
-    return prompts
+        return replace(config, prompts={**config.prompts, **(prompts or {})})

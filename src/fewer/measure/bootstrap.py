@@ -14,7 +14,7 @@ from fewer.measure.scorers import Scorer
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["CONFIDENCE", "Interval", "paired_difference", "paired_mean"]
+__all__ = ["CONFIDENCE", "Interval", "mean_difference", "paired_difference", "paired_mean"]
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -45,10 +45,23 @@ def paired_difference(
     Texts are drawn with replacement, the same for all systems and seeds: the interval tells what
     other texts would give with these trained models, at 95 % confidence.
     """
+    interval = mean_difference(scorer, answers, references, rows, seed=seed)
+    return interval or _resample_score(scorer, answers, references, rows, seed)
+
+
+def mean_difference(
+    scorer: Scorer,
+    answers: Sequence[Any],
+    references: Sequence[Any],
+    rows: Sequence[int],
+    *,
+    seed: int = 0,
+) -> Interval | None:
+    """Do as `paired_difference`; return `None` where the first metric is no mean over texts."""
     each = [(scorer.each(a), scorer.each(b)) for a, b in zip(answers, references, strict=True)]
     gaps = [(a - b)[list(rows)].numpy() for a, b in each if a is not None and b is not None]
     if not gaps:
-        return _resample_score(scorer, answers, references, rows, seed)
+        return None
     mean_gaps = np.mean(gaps, axis=0)
     return paired_mean(mean_gaps[~np.isnan(mean_gaps)], seed=seed)
 

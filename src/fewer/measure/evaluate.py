@@ -17,7 +17,7 @@ from fewer.hf.optimize import optimize, precision_of
 from fewer.inference.batching import token_budget_batches
 from fewer.inference.predict import TOKEN_BUDGET
 from fewer.inference.tag import label_names
-from fewer.measure.bootstrap import paired_difference
+from fewer.measure.bootstrap import mean_difference
 from fewer.measure.scorers import Scorer
 
 if TYPE_CHECKING:
@@ -198,9 +198,10 @@ def score_systems(
         for name, outcome in outcomes.items()
     }
     answers = [outcomes[name].answers for name in ("method", "packed") if name in outcomes]
-    if len(answers) == 2 and texts > 1 and scorer.each(answers[0]) is not None:
-        interval = paired_difference(scorer, answers[:1], answers[1:], range(texts))
-        systems["method"]["difference"] = asdict(interval)
+    if len(answers) == 2 and texts > 1:
+        interval = mean_difference(scorer, answers[:1], answers[1:], range(texts))
+        if interval is not None:
+            systems["method"]["difference"] = asdict(interval)
     return systems
 
 

@@ -120,7 +120,7 @@ struct MergeCall {
 
 // Tokens in blocks of neighbouring columns. Lists have room for `tokens`, starts for `texts` + 1.
 struct LayBlocksCall {
-  const int64_t *slot;      // (tokens): index in the padded grid, row by row
+  const int64_t *slot;             // (tokens): index in the padded grid, row by row
   const uint8_t *spared;           // (tokens), 0 or 1: never pruned
   const int64_t *cu;
   int64_t texts, columns, size;    // columns of the grid and of a block
@@ -172,7 +172,7 @@ struct KeepBlocksCall {
   float threshold;
   float *scratch;        // (blocks)
   uint8_t *keep;         // (tokens)
-  float *odds;           // (tokens), or null
+  float *odds;           // (tokens)
 };
 
 // A layer as it is in every pass: attention between two norms or none, and a feed-forward block.

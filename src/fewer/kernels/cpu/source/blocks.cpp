@@ -136,7 +136,6 @@ extern "C" void fewer_keep_blocks(const KeepBlocksCall *call) {
     stays[call->block[best]] = 1.0f;
   }
   for (int64_t i = 0; i < call->tokens; i++) call->keep[i] = stays[call->index[i]] != 0.0f;
-  if (!call->odds) return;
   for (int64_t block = 0; block < call->blocks; block++) stays[block] = 0.0f;
   for (int64_t i = 0; i < call->scored; i++) stays[call->block[i]] = call->logits[2 * i + 1] - call->logits[2 * i];
   for (int64_t i = 0; i < call->tokens; i++) call->odds[i] = stays[call->index[i]];
